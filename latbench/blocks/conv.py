@@ -1,0 +1,37 @@
+"""Convolution, batch norm, activation: stems and last convolutions."""
+
+from __future__ import annotations
+
+import msgspec
+
+from latbench.blocks.graph import INPUT, Activation, Graph, GraphBuilder
+
+
+class ConvBlock(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag_field="block",
+    tag="conv",
+):
+    """A ``kernel`` x ``kernel`` convolution with batch norm and activation."""
+
+    in_channels: int
+    out_channels: int
+    kernel: int
+    stride: int
+    activation: Activation
+    input_size: int
+
+    def graph(self) -> Graph:
+        g = GraphBuilder(self.in_channels, self.input_size)
+        g.conv_norm_act(
+            "conv",
+            INPUT,
+            out_channels=self.out_channels,
+            kernel=self.kernel,
+            stride=self.stride,
+            activation=self.activation,
+        )
+        return g.build()

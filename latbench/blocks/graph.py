@@ -1,0 +1,235 @@
+"""A block's layers as a small graph of data: one description for every renderer and counter.
+
+A graph has one input and one output. Nodes stand in the order of execution; a node names the
+nodes it reads, and carries the shape it produces. Shapes are ``(C, H, W)``: the batch is no
+property of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Shape = tuple[int, int, int]
+Activation = Literal["relu", "relu6", "swish", "sigmoid", "hswish", "hsigmoid"]
+
+INPUT = "input"
+NORM_EPSILON = 1e-5  # torch's default, which all the reproduced papers keep
+
+
+@dataclass(frozen=True, slots=True)
+class Conv:
+    """2-D convolution with zero padding ``padding`` on every side; square kernel."""
+
+    in_channels: int
+    out_channels: int
+    kernel: int = 1
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+    bias: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """Batch normalisation over ``channels``."""
+
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """Pointwise activation."""
+
+    kind: Activation
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """Sum of two maps of equal shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mul:
+    """Product of a map and a map of equal shape or of shape ``(C, 1, 1)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Global average pooling to ``(C, 1, 1)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """Fully connected layer on a ``(C, 1, 1)`` map."""
+
+    in_features: int
+    out_features: int
+
+
+Layer = Conv | Norm | Act | Add | Mul | Pool | Linear
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One layer at its place: what it reads, and the shape ``(C, H, W)`` it produces."""
+
+    name: str
+    layer: Layer
+    inputs: tuple[str, ...]
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Nodes in the order of execution, from ``INPUT`` to the last node."""
+
+    input_shape: Shape
+    nodes: tuple[Node, ...]
+
+    @property
+    def output(self) -> str:
+        """Name of the node whose value the graph returns."""
+        return self.nodes[-1].name if self.nodes else INPUT
+
+    @property
+    def output_shape(self) -> Shape:
+        return self.nodes[-1].shape if self.nodes else self.input_shape
+
+    def shape_of(self, name: str) -> Shape:
+        """Shape of a node's value, or of the graph's input."""
+        if name == INPUT:
+            return self.input_shape
+        return next(node.shape for node in self.nodes if node.name == name)
+
+
+class GraphBuilder:
+    """Builds a graph layer by layer and works out the shapes on the way."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        self._input_shape: Shape = (channels, size, size)
+        self._shapes: dict[str, Shape] = {INPUT: self._input_shape}
+        self._nodes: list[Node] = []
+
+    def build(self) -> Graph:
+        return Graph(self._input_shape, tuple(self._nodes))
+
+    def conv(
+        self,
+        name: str,
+        x: str,
+        *,
+        out_channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        depthwise: bool = False,
+        bias: bool = False,
+    ) -> str:
+        """Convolution with padding ``kernel // 2``, so that stride 1 keeps the map's size."""
+        channels, height, width = self._shapes[x]
+        padding = kernel // 2
+        groups = channels if depthwise else 1
+        layer = Conv(channels, out_channels, kernel, stride, padding, groups, bias)
+        out = tuple((size + 2 * padding - kernel) // stride + 1 for size in (height, width))
+        return self._add(name, layer, (x,), (out_channels, out[0], out[1]))
+
+    def norm(self, name: str, x: str) -> str:
+        return self._add(name, Norm(self._shapes[x][0]), (x,), self._shapes[x])
+
+    def act(self, name: str, x: str, kind: Activation) -> str:
+        return self._add(name, Act(kind), (x,), self._shapes[x])
+
+    def add(self, name: str, x: str, y: str) -> str:
+        return self._add(name, Add(), (x, y), self._shapes[x])
+
+    def mul(self, name: str, x: str, gate: str) -> str:
+        return self._add(name, Mul(), (x, gate), self._shapes[x])
+
+    def pool(self, name: str, x: str) -> str:
+        return self._add(name, Pool(), (x,), (self._shapes[x][0], 1, 1))
+
+    def linear(self, name: str, x: str, out_features: int) -> str:
+        layer = Linear(self._shapes[x][0], out_features)
+        return self._add(name, layer, (x,), (out_features, 1, 1))
+
+    def conv_norm_act(
+        self,
+        name: str,
+        x: str,
+        *,
+        out_channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        depthwise: bool = False,
+        activation: Activation | None = None,
+    ) -> str:
+        """The brick of every network here: convolution, batch norm and maybe an activation."""
+        x = self.conv(
+            name,
+            x,
+            out_channels=out_channels,
+            kernel=kernel,
+            stride=stride,
+            depthwise=depthwise,
+        )
+        x = self.norm(f"{name}_norm", x)
+        return x if activation is None else self.act(f"{name}_act", x, activation)
+
+    def squeeze_excite(
+        self, name: str, x: str, *, channels: int, activation: Activation, gate: Activation
+    ) -> str:
+        """Channel attention: pool, two biased 1x1 convolutions, gate (Hu et al. 2018)."""
+        full = self._shapes[x][0]
+        y = self.pool(f"{name}_pool", x)
+        y = self.conv(f"{name}_reduce", y, out_channels=channels, bias=True)
+        y = self.act(f"{name}_act", y, activation)
+        y = self.conv(f"{name}_expand", y, out_channels=full, bias=True)
+        y = self.act(f"{name}_gate", y, gate)
+        return self.mul(f"{name}_scale", x, y)
+
+    def _add(self, name: str, layer: Layer, inputs: tuple[str, ...], shape: Shape) -> str:
+        self._shapes[name] = shape
+        self._nodes.append(Node(name, layer, inputs, shape))
+        return name
+
+
+def chain(graphs: Sequence[Graph]) -> Graph:
+    """Connect graphs one after another; node ``x`` of graph ``i`` becomes ``i.x``.
+
+    Raises:
+        ValueError: A graph's input shape is not its predecessor's output shape.
+    """
+    nodes: list[Node] = []
+    source, shape = INPUT, graphs[0].input_shape
+    for index, graph in enumerate(graphs):
+        if graph.input_shape != shape:
+            raise ValueError(f"block {index} reads {graph.input_shape}, but is given {shape}")
+        names = {INPUT: source} | {node.name: f"{index}.{node.name}" for node in graph.nodes}
+        for node in graph.nodes:
+            inputs = tuple(names[name] for name in node.inputs)
+            nodes.append(replace(node, name=names[node.name], inputs=inputs))
+        source, shape = names[graph.output], graph.output_shape
+    return Graph(graphs[0].input_shape, tuple(nodes))
+
+
+def fold_norms(graph: Graph) -> Graph:
+    """The graph with every batch norm folded into the convolution before it.
+
+    A folded convolution gets a bias; nodes that read the norm read the convolution.
+    """
+    readers: dict[str, int] = {}
+    for node in graph.nodes:
+        for name in node.inputs:
+            readers[name] = readers.get(name, 0) + 1
+    folded: dict[str, Node] = {}
+    renamed: dict[str, str] = {}
+    for node in graph.nodes:
+        inputs = tuple(renamed.get(name, name) for name in node.inputs)
+        before = folded.get(inputs[0]) if isinstance(node.layer, Norm) else None
+        if before is not None and isinstance(before.layer, Conv) and readers[before.name] == 1:
+            folded[before.name] = replace(before, layer=replace(before.layer, bias=True))
+            renamed[node.name] = before.name
+        else:
+            folded[node.name] = replace(node, inputs=inputs)
+    return Graph(graph.input_shape, tuple(folded.values()))

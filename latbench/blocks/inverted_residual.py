@@ -1,0 +1,69 @@
+"""The inverted residual block of MobileNetV2 (Sandler et al. 2018), with squeeze-excite."""
+
+from __future__ import annotations
+
+import msgspec
+
+from latbench.blocks.graph import INPUT, Activation, Graph, GraphBuilder
+
+
+class InvertedResidual(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag_field="block",
+    tag="inverted-residual",
+):
+    """1x1 expansion to ``width``, depthwise convolution, squeeze-excite, 1x1 projection.
+
+    Batch norm after every convolution but those of squeeze-excite; the projection has no
+    activation; the input is added where shapes agree.
+
+    Attributes:
+        width: Channels between the two 1x1 convolutions (mid or expanded channels).
+        se_channels: Squeezed channels of squeeze-excite; 0 means none. Its inner activation is
+            the block's, its gate a sigmoid, as in TF-NAS.
+        expand: Whether there is an expansion convolution; without it ``width`` is
+            ``in_channels``.
+    """
+
+    in_channels: int
+    out_channels: int
+    width: int
+    kernel: int
+    stride: int
+    activation: Activation
+    input_size: int
+    se_channels: int = 0
+    expand: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.expand and self.width != self.in_channels:
+            raise ValueError(
+                f"without an expansion convolution width is in_channels = {self.in_channels}, "
+                f"not {self.width}"
+            )
+
+    def graph(self) -> Graph:
+        g = GraphBuilder(self.in_channels, self.input_size)
+        x = INPUT
+        if self.expand:
+            x = g.conv_norm_act("expand", x, out_channels=self.width, activation=self.activation)
+        x = g.conv_norm_act(
+            "depthwise",
+            x,
+            out_channels=self.width,
+            kernel=self.kernel,
+            stride=self.stride,
+            depthwise=True,
+            activation=self.activation,
+        )
+        if self.se_channels:
+            x = g.squeeze_excite(
+                "se", x, channels=self.se_channels, activation=self.activation, gate="sigmoid"
+            )
+        x = g.conv_norm_act("project", x, out_channels=self.out_channels)
+        if self.stride == 1 and self.in_channels == self.out_channels:
+            g.add("residual", x, INPUT)
+        return g.build()

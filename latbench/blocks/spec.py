@@ -1,0 +1,45 @@
+"""What a block spec is: a block with its shapes, the key of everything."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import msgspec
+
+from latbench.blocks.graph import Graph, Shape
+
+
+@runtime_checkable
+class BlockSpec(Protocol):
+    """One block with its shapes. Equal specs are one block wherever they stand in a network.
+
+    Members are frozen ``msgspec.Struct`` classes tagged with ``block``: hashable, comparable,
+    read from and written to JSON. ``input_size`` is the side of the square input map in pixels.
+    """
+
+    @property
+    def input_size(self) -> int: ...
+
+    def graph(self) -> Graph:
+        """The block's layers."""
+        ...
+
+
+Network = tuple[BlockSpec, ...]
+"""A whole network: block specs in the order of execution."""
+
+
+def block_key(spec: BlockSpec) -> str:
+    """Canonical JSON of a block spec: equal specs, equal text; defaults are left out."""
+    return msgspec.json.encode(spec).decode()
+
+
+def block_width(spec: BlockSpec) -> int | None:
+    """The elastic width of a block in channels, or None where its kind has none."""
+    width: int | None = getattr(spec, "width", None)
+    return width
+
+
+def output_shape(spec: BlockSpec) -> Shape:
+    """Shape ``(C, H, W)`` of what a block produces."""
+    return spec.graph().output_shape

@@ -1,0 +1,86 @@
+"""Multiply-accumulates, parameters and activation bytes, counted from a block's graph.
+
+The counting rule: MACs are those of convolutions and linear layers, nothing else (no biases,
+pooling, norms or activations); parameters are trained ones (weights, biases, norm scale and
+shift), not running statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+
+from latbench.blocks import BlockSpec, Graph
+from latbench.blocks.graph import Conv, Linear, Norm
+
+BYTES_PER_FLOAT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Counts for one image; costs add up over blocks.
+
+    Attributes:
+        conv_macs: Multiply-accumulates of convolutions.
+        linear_macs: Multiply-accumulates of linear layers.
+        params: Trained parameters.
+        activation_bytes: Bytes of all layers' fp32 outputs, summed (traffic, not peak memory).
+    """
+
+    conv_macs: int = 0
+    linear_macs: int = 0
+    params: int = 0
+    activation_bytes: int = 0
+
+    @property
+    def macs(self) -> int:
+        return self.conv_macs + self.linear_macs
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.conv_macs + other.conv_macs,
+            self.linear_macs + other.linear_macs,
+            self.params + other.params,
+            self.activation_bytes + other.activation_bytes,
+        )
+
+    def in_millions(self) -> dict[str, float]:
+        """The counts as ``latbench cost`` prints them."""
+        return {
+            "macs_m": self.macs / 1e6,
+            "conv_macs_m": self.conv_macs / 1e6,
+            "params_m": self.params / 1e6,
+        }
+
+
+@lru_cache(maxsize=16384)  # a space has some thousand distinct blocks, asked for over and over
+def block_cost(spec: BlockSpec) -> Cost:
+    """Cost of one block for one image."""
+    return graph_cost(spec.graph())
+
+
+def network_cost(network: Iterable[BlockSpec]) -> Cost:
+    """Cost of a whole network for one image."""
+    return sum((block_cost(spec) for spec in network), Cost())
+
+
+def graph_cost(graph: Graph) -> Cost:
+    """Cost of a graph for one image."""
+    total = Cost()
+    for node in graph.nodes:
+        layer = node.layer
+        activation_bytes = BYTES_PER_FLOAT * prod(node.shape)
+        conv_macs = linear_macs = params = 0
+        if isinstance(layer, Conv):
+            weights = layer.out_channels * layer.kernel**2 * layer.in_channels // layer.groups
+            conv_macs = weights * node.shape[1] * node.shape[2]
+            params = weights + (layer.out_channels if layer.bias else 0)
+        elif isinstance(layer, Linear):
+            linear_macs = layer.in_features * layer.out_features
+            params = linear_macs + layer.out_features
+        elif isinstance(layer, Norm):
+            params = 2 * layer.channels
+        total += Cost(conv_macs, linear_macs, params, activation_bytes)
+    return total

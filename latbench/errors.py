@@ -1,0 +1,120 @@
+"""What can go wrong, and what to do about it.
+
+Every error a user can cause is one of these; its message is one line that names the bad value,
+what is allowed and the next step. The command line prints it and exits with code 2.
+
+    LatbenchError
+     ├─ UnknownNameError      a name that is in no registry; lists the choices and the nearest
+     ├─ InvalidValueError     a value out of range, of the wrong form or without its unit
+     ├─ InvalidFileError      a file that is foreign, truncated or does not fit
+     ├─ MismatchError         two things that do not belong together (table and space, ...)
+     ├─ BudgetError           a budget out of reach; carries the nearest feasible one
+     ├─ MissingExtraError     an optional dependency that is not installed
+     ├─ RuntimeFailure        an inference runtime refused a model; raised by profilers only
+     └─ DeviceBusyError       another process measures on the same device
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LatbenchError(Exception):
+    """Base of all errors that a user can cause and mend.
+
+    Attributes:
+        kind: Stable machine-readable name of the class of error.
+        path: Where in a file or value the offence stands, such as ``$.stages[0][1].op``.
+        choices: The allowed names, where there is a list of them.
+        nearest_ms: The nearest feasible latency in ms, for budgets.
+    """
+
+    kind = "error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str | None = None,
+        choices: Iterable[str] | None = None,
+        nearest_ms: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.path = path
+        self.choices = None if choices is None else list(choices)
+        self.nearest_ms = nearest_ms
+
+    def as_dict(self) -> dict[str, object]:
+        """The error as the JSON object that ``--json`` prints."""
+        known = {
+            "kind": self.kind,
+            "message": self.message,
+            "path": self.path,
+            "choices": self.choices,
+            "nearest_ms": self.nearest_ms,
+        }
+        return {key: value for key, value in known.items() if value is not None}
+
+
+class UnknownNameError(LatbenchError):
+    """A name that is not among the choices."""
+
+    kind = "unknown-name"
+
+    def __init__(
+        self, what: str, name: str, choices: Iterable[str], *, path: str | None = None
+    ) -> None:
+        known = list(choices)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        place = f" at {path}" if path else ""
+        message = f"unknown {what} {name!r}{place}: {hint}choose from {', '.join(known)}"
+        super().__init__(message, path=path, choices=known)
+
+
+class InvalidValueError(LatbenchError):
+    """A value that is out of range, of the wrong form or without its unit."""
+
+    kind = "invalid-value"
+
+
+class InvalidFileError(LatbenchError):
+    """A file that is foreign, truncated, damaged or does not fit its schema."""
+
+    kind = "invalid-file"
+
+
+class MismatchError(LatbenchError):
+    """Two things that do not belong together, such as a table and another space."""
+
+    kind = "mismatch"
+
+
+class BudgetError(LatbenchError):
+    """A budget that cannot be met; ``nearest_ms`` says which one can."""
+
+    kind = "infeasible-budget"
+
+
+class MissingExtraError(LatbenchError):
+    """An optional dependency that is not installed."""
+
+    kind = "missing-extra"
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} is not installed: run `pip install 'latbench[{extra}]'`")
+        self.extra = extra
+
+
+class RuntimeFailure(LatbenchError):
+    """An inference runtime refused a model or a device."""
+
+    kind = "runtime-failure"
+
+
+class DeviceBusyError(LatbenchError):
+    """Another process measures on the same device; two would spoil each other's times."""
+
+    kind = "device-busy"

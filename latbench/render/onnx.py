@@ -1,0 +1,151 @@
+"""Graph to ONNX model, built node by node: a millisecond a block.
+
+The input and the output are called ``input`` and ``output``; the batch size is fixed. ONNX has
+no Swish before opset 24, so Swish is Sigmoid and Mul, which runtimes recognise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from latbench.blocks.graph import (
+    INPUT,
+    NORM_EPSILON,
+    Act,
+    Add,
+    Conv,
+    Graph,
+    Linear,
+    Mul,
+    Node,
+    Norm,
+    Pool,
+    fold_norms,
+)
+from latbench.render.parameters import Parameters, fold_parameters, random_parameters
+
+OUTPUT = "output"
+OPSET = 17  # old enough for the runtimes of small boards, has HardSwish
+IR_VERSION = 8  # the one that belongs to opset 17
+
+_POINTWISE = {"relu": "Relu", "sigmoid": "Sigmoid", "hswish": "HardSwish"}
+
+
+def render_onnx(
+    graph: Graph,
+    parameters: Parameters | None = None,
+    *,
+    batch_size: int = 1,
+    fold: bool = True,
+) -> onnx.ModelProto:
+    """Build the ONNX model of a graph.
+
+    Args:
+        graph: The layers, of a block or of a whole network.
+        parameters: Values by torch name; random ones of sane scale if None.
+        batch_size: N of the input ``(N, C, H, W)``.
+        fold: Fold batch norms into convolutions, as a deployed model has it.
+
+    Returns:
+        A model that reads ``input`` ``(N, C, H, W)`` and writes ``output``: ``(N, K)`` if the
+        last layer is linear, else ``(N, C, H, W)``.
+    """
+    if fold:
+        folded = fold_norms(graph)
+        if parameters is None:
+            parameters = random_parameters(folded)
+        else:
+            parameters = fold_parameters(graph, parameters)
+        graph = folded
+    elif parameters is None:
+        parameters = random_parameters(graph)
+
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.nodes:
+        output = OUTPUT if node.name == graph.output else node.name
+        nodes.extend(_nodes(node, output))
+    initializers = [_tensor(name, value) for name, value in parameters.items()]
+    if any(isinstance(node.layer, Act) and node.layer.kind == "relu6" for node in graph.nodes):
+        initializers += [_tensor(f"relu6.{name}", np.float32(v)) for name, v in _CLIP.items()]
+
+    linear_end = bool(graph.nodes) and isinstance(graph.nodes[-1].layer, Linear)
+    out_shape = graph.output_shape[:1] if linear_end else graph.output_shape
+    model_graph = helper.make_graph(
+        nodes,
+        "latbench",
+        [_value(INPUT, (batch_size, *graph.input_shape))],
+        [_value(OUTPUT, (batch_size, *out_shape))],
+        initializers,
+    )
+    return helper.make_model(
+        model_graph,
+        producer_name="latbench",
+        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+    )
+
+
+_CLIP = {"min": 0.0, "max": 6.0}
+
+
+def _nodes(node: Node, output: str) -> Iterator[onnx.NodeProto]:
+    layer, inputs, name = node.layer, list(node.inputs), node.name
+    if isinstance(layer, Conv):
+        parameters = [f"{name}.weight"] + ([f"{name}.bias"] if layer.bias else [])
+        yield helper.make_node(
+            "Conv",
+            inputs + parameters,
+            [output],
+            name,
+            kernel_shape=[layer.kernel] * 2,
+            strides=[layer.stride] * 2,
+            pads=[layer.padding] * 4,
+            group=layer.groups,
+        )
+    elif isinstance(layer, Norm):
+        parameters = [f"{name}.{p}" for p in ("weight", "bias", "running_mean", "running_var")]
+        yield helper.make_node(
+            "BatchNormalization", inputs + parameters, [output], name, epsilon=NORM_EPSILON
+        )
+    elif isinstance(layer, Act):
+        yield from _activation(layer, inputs, output, name)
+    elif isinstance(layer, Add | Mul):
+        yield helper.make_node(type(layer).__name__, inputs, [output], name)
+    elif isinstance(layer, Pool):
+        yield helper.make_node("GlobalAveragePool", inputs, [output], name)
+    elif isinstance(layer, Linear):
+        flat = f"{name}.flat"
+        yield helper.make_node("Flatten", inputs, [flat], flat)
+        weights = [f"{name}.weight", f"{name}.bias"]
+        yield helper.make_node("Gemm", [flat, *weights], [output], name, transB=1)
+
+
+def _activation(
+    layer: Act, inputs: list[str], output: str, name: str
+) -> Iterator[onnx.NodeProto]:
+    if layer.kind == "swish":
+        gate = f"{name}.sigmoid"
+        yield helper.make_node("Sigmoid", inputs, [gate], gate)
+        yield helper.make_node("Mul", [*inputs, gate], [output], name)
+    elif layer.kind == "relu6":
+        bounds = [f"relu6.{bound}" for bound in _CLIP]
+        yield helper.make_node("Clip", inputs + bounds, [output], name)
+    elif layer.kind == "hsigmoid":
+        yield helper.make_node("HardSigmoid", inputs, [output], name, alpha=1 / 6, beta=0.5)
+    else:
+        yield helper.make_node(_POINTWISE[layer.kind], inputs, [output], name)
+
+
+def _tensor(name: str, value: np.ndarray | np.float32) -> onnx.TensorProto:
+    data = np.ascontiguousarray(value, dtype="<f4")
+    tensor = onnx.TensorProto(name=name, data_type=TensorProto.FLOAT, dims=np.shape(value))
+    tensor.raw_data = data.tobytes()
+    return tensor
+
+
+def _value(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)

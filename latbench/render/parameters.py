@@ -1,0 +1,94 @@
+"""Parameters of a graph: names, shapes, random values of sane scale, batch-norm folding.
+
+Names follow torch: ``{node}.weight``, ``{node}.bias``, ``{node}.running_mean`` and
+``{node}.running_var``, so a state dict of the torch rendering is a parameter set of the ONNX one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from math import prod, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latbench.blocks.graph import NORM_EPSILON, Conv, Graph, Layer, Linear, Norm
+
+Array = NDArray[np.float32]
+Parameters = Mapping[str, Array]
+
+_POOL_SIZE = 1 << 21  # floats (8 MiB): more than the largest layer of the spaces here
+
+
+def parameter_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a layer's parameters, running statistics included."""
+    if isinstance(layer, Conv):
+        weight = (layer.out_channels, layer.in_channels // layer.groups, layer.kernel, layer.kernel)
+        return {"weight": weight} | ({"bias": (layer.out_channels,)} if layer.bias else {})
+    if isinstance(layer, Linear):
+        return {"weight": (layer.out_features, layer.in_features), "bias": (layer.out_features,)}
+    if isinstance(layer, Norm):
+        names = ("weight", "bias", "running_mean", "running_var")
+        return {name: (layer.channels,) for name in names}
+    return {}
+
+
+@lru_cache(maxsize=2)
+def _pool(seed: int) -> Array:
+    return np.random.default_rng(seed).standard_normal(_POOL_SIZE, dtype=np.float32)
+
+
+def random_parameters(graph: Graph, *, seed: int = 0) -> dict[str, Array]:
+    """Random parameters under which activations keep their scale through the network.
+
+    Values are cut from one shared pool of normal numbers, which is what makes a block's
+    rendering a matter of a millisecond. Scales matter for timing: random weights that let
+    activations fade produce denormal numbers, and those are slow to compute with.
+    """
+    pool, cursor = _pool(seed), 0
+
+    def cut(shape: tuple[int, ...]) -> Array:
+        nonlocal cursor
+        size = prod(shape)
+        if cursor + size > len(pool):
+            cursor = 0
+        values = pool[cursor : cursor + size] if size <= len(pool) else np.resize(pool, size)
+        cursor += size
+        return values.reshape(shape)
+
+    parameters: dict[str, Array] = {}
+    for node in graph.nodes:
+        for name, shape in parameter_shapes(node.layer).items():
+            values = cut(shape)
+            if name == "weight" and len(shape) > 1:
+                values = values * np.float32(sqrt(2.0 / prod(shape[1:])))  # He et al. 2015
+            elif name == "weight":
+                values = 1.0 + np.float32(0.1) * values
+            elif name == "running_var":
+                values = 1.0 + np.float32(0.1) * np.abs(values)
+            else:
+                values = np.float32(0.1) * values
+            parameters[f"{node.name}.{name}"] = values
+    return parameters
+
+
+def fold_parameters(graph: Graph, parameters: Parameters) -> dict[str, Array]:
+    """Parameters of ``fold_norms(graph)`` that give the outputs of ``graph``.
+
+    With scale s = weight / sqrt(running_var + epsilon), the folded convolution has weight w s
+    and bias (b - running_mean) s + norm bias.
+    """
+    folded = {name: np.asarray(value, dtype=np.float32) for name, value in parameters.items()}
+    before = {node.name: node for node in graph.nodes}
+    for node in graph.nodes:
+        if not isinstance(node.layer, Norm):
+            continue
+        conv = before[node.inputs[0]].name
+        names = parameter_shapes(node.layer)
+        weight, bias, mean, variance = (folded.pop(f"{node.name}.{name}") for name in names)
+        scale = weight / np.sqrt(variance + np.float32(NORM_EPSILON))
+        kernel = folded[f"{conv}.weight"]
+        folded[f"{conv}.weight"] = kernel * scale[:, None, None, None]
+        folded[f"{conv}.bias"] = (folded.get(f"{conv}.bias", np.float32(0)) - mean) * scale + bias
+    return folded

@@ -1,0 +1,127 @@
+"""Graph to ``torch.nn.Module``: single networks, for training and for the PyTorch runtime.
+
+A module's parameters are named as in ``latbench.render.parameters``; a network is the list of
+its blocks, so that parameter ``x`` of block ``i`` is ``blocks.i.x``.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from latbench.blocks import BlockSpec, Graph, Network
+from latbench.blocks.graph import (
+    INPUT,
+    NORM_EPSILON,
+    Act,
+    Add,
+    Conv,
+    Layer,
+    Linear,
+    Mul,
+    Norm,
+    Pool,
+)
+from latbench.render.parameters import Parameters
+
+
+class _Add(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+class _Mul(nn.Module):
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        return x * gate
+
+
+class _Linear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1))
+
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "swish": nn.SiLU,
+    "sigmoid": nn.Sigmoid,
+    "hswish": nn.Hardswish,
+    "hsigmoid": nn.Hardsigmoid,
+}
+
+
+def _module(layer: Layer) -> nn.Module:
+    if isinstance(layer, Conv):
+        return nn.Conv2d(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel,
+            layer.stride,
+            layer.padding,
+            groups=layer.groups,
+            bias=layer.bias,
+        )
+    if isinstance(layer, Norm):
+        return nn.BatchNorm2d(layer.channels, eps=NORM_EPSILON)
+    if isinstance(layer, Act):
+        return _ACTIVATIONS[layer.kind]()
+    if isinstance(layer, Pool):
+        return nn.AdaptiveAvgPool2d(1)
+    if isinstance(layer, Linear):
+        return _Linear(layer.in_features, layer.out_features)
+    return _Add() if isinstance(layer, Add) else cast(nn.Module, _Mul())
+
+
+class GraphModule(nn.Module):
+    """A graph as a module: reads ``(N, C, H, W)``, writes the last node's value."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.graph = graph
+        for node in graph.nodes:
+            self.add_module(node.name, _module(node.layer))
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = {INPUT: x}
+        for node in self.graph.nodes:
+            inputs = (values[name] for name in node.inputs)
+            values[node.name] = self.get_submodule(node.name)(*inputs)
+        return values[self.graph.output]
+
+
+class NetworkModule(nn.Module):
+    """A whole network as the list of its blocks: ``(N, 3, H, W)`` to ``(N, classes)``."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(render_torch(spec) for spec in network)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def parameter_values(self) -> Parameters:
+        """Parameters and running statistics by the names of ``network_graph``."""
+        state = self.state_dict()
+        return {
+            name.removeprefix("blocks."): value.detach().cpu().numpy()
+            for name, value in state.items()
+            if not name.endswith("num_batches_tracked")
+        }
+
+
+def render_torch(spec: BlockSpec) -> GraphModule:
+    """The module of one block."""
+    return GraphModule(spec.graph())
+
+
+def load_parameters(module: GraphModule, parameters: Parameters) -> None:
+    """Copy parameters by name into a module that needs exactly these."""
+    state = {name: torch.from_numpy(value.copy()) for name, value in parameters.items()}
+    missing, unexpected = module.load_state_dict(state, strict=False)
+    wrong = [name for name in missing if not name.endswith("num_batches_tracked")] + unexpected
+    if wrong:
+        raise ValueError(f"parameters do not fit the module: {', '.join(wrong)}")

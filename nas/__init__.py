@@ -1,0 +1,1 @@
+"""Networks: spaces, architectures, supernets, searches, training. Knows no milliseconds."""

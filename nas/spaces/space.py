@@ -1,0 +1,204 @@
+"""What a search space is: blocks around stages of layers, each layer a set of candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from latbench.blocks import BlockSpec, Network
+from latbench.cost import block_cost
+from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError
+from nas.spaces.architecture import FORMAT, Architecture, Choice
+
+WIDTH_STEP = 8
+"""`profile` prices widths divisible by this many channels, the grain of vector units."""
+
+
+class Layer(Protocol):
+    """One searchable layer: a row of the space's table."""
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        """Names of the candidate operations."""
+        ...
+
+    def widths(self, op: str) -> range:
+        """Every width the operation may have here, in channels."""
+        ...
+
+    def block(self, choice: Choice) -> BlockSpec:
+        """The block that a choice stands for."""
+        ...
+
+
+WidthsOf = Callable[[Layer, str], Sequence[int]]
+"""Which widths of an operation at a layer may be drawn; never empty."""
+
+
+def aligned_widths(layer: Layer, op: str) -> list[int]:
+    """The widths of an operation that are divisible by ``WIDTH_STEP``."""
+    return [width for width in layer.widths(op) if width % WIDTH_STEP == 0]
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Stem, stages of candidate layers, tail.
+
+    Attributes:
+        stem: Fixed blocks before the stages.
+        stages: Layers by stage; an architecture keeps the first d of a stage, d >= 1.
+        tail: Fixed blocks after the stages.
+    """
+
+    name: str
+    input_size: int
+    classes: int
+    stem: Network
+    stages: tuple[tuple[Layer, ...], ...]
+    tail: Network
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return tuple(layer for stage in self.stages for layer in stage)
+
+    def size(self) -> int:
+        """How many architectures there are, every integer width counted."""
+        total = 1
+        for stage in self.stages:
+            depths, paths = 0, 1
+            for layer in stage:
+                paths *= sum(len(layer.widths(op)) for op in layer.ops)
+                depths += paths
+            total *= depths
+        return total
+
+    def blocks(self, widths: WidthsOf = aligned_widths) -> list[BlockSpec]:
+        """Every distinct block at the given widths, stem and tail included."""
+        found: dict[BlockSpec, None] = dict.fromkeys(self.stem)
+        for layer in self.layers:
+            for choice in candidates(layer, widths):
+                found[layer.block(choice)] = None
+        found.update(dict.fromkeys(self.tail))
+        return list(found)
+
+    def searchable_blocks(self, widths: WidthsOf = aligned_widths) -> int:
+        """How many of the distinct blocks stand for a choice."""
+        return len(self.blocks(widths)) - len({*self.stem, *self.tail})
+
+    def architecture(self, stages: Sequence[Sequence[Choice]]) -> Architecture:
+        """The architecture of this space with these choices, checked."""
+        made = Architecture(
+            format=FORMAT,
+            space=self.name,
+            input_size=self.input_size,
+            classes=self.classes,
+            stages=tuple(tuple(stage) for stage in stages),
+        )
+        self.check(made)
+        return made
+
+    def check(self, architecture: Architecture) -> None:
+        """Refuse an architecture that does not fit.
+
+        Raises:
+            UnknownNameError: An operation that the space does not have.
+            InvalidFileError: Anything else; both carry the path of the offending value.
+        """
+        stages = architecture.stages
+        if len(stages) != len(self.stages):
+            _refuse("$.stages", f"{self.name} has {len(self.stages)} stages, not {len(stages)}")
+        for s, (stage, layers) in enumerate(zip(stages, self.stages, strict=True)):
+            if not 1 <= len(stage) <= len(layers):
+                _refuse(
+                    f"$.stages[{s}]",
+                    f"depth is 1 to {len(layers)} here, not {len(stage)}",
+                )
+            for i, (choice, layer) in enumerate(zip(stage, layers, strict=False)):
+                _check_choice(choice, layer, path=f"$.stages[{s}][{i}]")
+
+    def lower(self, architecture: Architecture) -> Network:
+        """The architecture's blocks in the order of execution; it is checked first."""
+        self.check(architecture)
+        chosen = tuple(
+            layer.block(choice)
+            for stage, layers in zip(architecture.stages, self.stages, strict=True)
+            for choice, layer in zip(stage, layers, strict=False)
+        )
+        return (*self.stem, *chosen, *self.tail)
+
+    def random(
+        self, rng: np.random.Generator, widths: WidthsOf = aligned_widths
+    ) -> Architecture:
+        """Draw depths, operations and widths uniformly."""
+        stages = []
+        for layers in self.stages:
+            depth = int(rng.integers(1, len(layers) + 1))
+            stage = []
+            for layer in layers[:depth]:
+                op = layer.ops[int(rng.integers(len(layer.ops)))]
+                allowed = widths(layer, op)
+                width = int(allowed[int(rng.integers(len(allowed)))]) if allowed else None
+                stage.append(Choice(op, width))
+            stages.append(stage)
+        return self.architecture(stages)
+
+    def smallest(self) -> Architecture:
+        """The architecture of fewest MACs."""
+        return self.architecture(
+            [[min(_extremes(layers[0]), key=_macs(layers[0]))] for layers in self.stages]
+        )
+
+    def largest(self) -> Architecture:
+        """The architecture of most MACs."""
+        return self.architecture(
+            [[max(_extremes(layer), key=_macs(layer)) for layer in ls] for ls in self.stages]
+        )
+
+
+def candidates(layer: Layer, widths: WidthsOf) -> Iterator[Choice]:
+    """Every choice of a layer at the given widths."""
+    for op in layer.ops:
+        for width in widths(layer, op):
+            yield Choice(op, int(width))
+
+
+def _extremes(layer: Layer) -> list[Choice]:
+    """Narrowest and widest choice of every operation: MACs grow with width."""
+    return [Choice(op, ws[end]) for op in layer.ops for ws in (layer.widths(op),) for end in (0, -1)]
+
+
+def _macs(layer: Layer) -> Callable[[Choice], int]:
+    return lambda choice: block_cost(layer.block(choice)).macs
+
+
+def _check_choice(choice: Choice, layer: Layer, *, path: str) -> None:
+    if choice.op not in layer.ops:
+        raise UnknownNameError("op", choice.op, layer.ops, path=f"{path}.op")
+    allowed = layer.widths(choice.op)
+    if choice.width is None or choice.width not in allowed:
+        _refuse(
+            f"{path}.width",
+            f"{choice.op} is {allowed[0]} to {allowed[-1]} channels wide here, "
+            f"not {choice.width}",
+        )
+
+
+def _refuse(path: str, why: str) -> None:
+    raise InvalidFileError(f"the architecture does not fit at {path}: {why}", path=path)
+
+
+def check_shape(input_size: int, classes: int, *, smallest_input: int) -> None:
+    """Refuse an input size or a number of classes that no network can have.
+
+    Raises:
+        InvalidValueError: Out of range.
+    """
+    if not smallest_input <= input_size <= 2048:
+        raise InvalidValueError(
+            f"input size {input_size} is out of range: choose {smallest_input} to 2048 pixels"
+        )
+    if not 1 <= classes <= 1_000_000:
+        raise InvalidValueError(f"{classes} classes are out of range: choose 1 to 1000000")
