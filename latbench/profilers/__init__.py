@@ -1,0 +1,32 @@
+"""Runtimes that can be measured. A new one is one file here and one line in ``PROFILERS``."""
+
+from __future__ import annotations
+
+from latbench.device import DeviceProfile
+from latbench.errors import RuntimeFailure
+from latbench.profilers.base import Profiler, Session
+from latbench.registry import Registry
+
+PROFILERS: Registry[type[Profiler]] = Registry(
+    "runtime",
+    {
+        "onnxruntime": "latbench.profilers.onnxruntime:OnnxRuntimeProfiler",
+    },
+)
+
+
+def make_profiler(profile: DeviceProfile) -> Profiler:
+    """The profiler of a device profile.
+
+    Raises:
+        UnknownNameError: No such runtime.
+        RuntimeFailure: The profile cannot run here; says why.
+    """
+    family = PROFILERS[profile.runtime]
+    reason = family.unavailable(profile)
+    if reason is not None:
+        raise RuntimeFailure(f"{profile.name} cannot run here: {reason}")
+    return family(profile)
+
+
+__all__ = ["PROFILERS", "Profiler", "Session", "make_profiler"]

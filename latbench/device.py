@@ -1,0 +1,123 @@
+"""Device profiles: what is measured with, and how. One TOML file each.
+
+A profile is found by name among those that are shipped (``device_profiles``), or by path.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from latbench.errors import InvalidFileError, UnknownNameError
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
+Fraction = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=10_000)]
+
+_PACKAGE = "device_profiles"
+
+
+class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How visits are made and when to stop (the ``[sweep]`` section).
+
+    The defaults are those under which sums of block prices were found to agree with whole
+    networks on shared machines; see docs/measurement.md.
+
+    Attributes:
+        warmup_calls: Untimed calls at the start of a visit.
+        hot_calls: Timed calls one after another, at least.
+        cold_calls: Timed calls, each after writing a buffer of the L2 cache's size.
+        block_dwell_ms: Hot calls to a block go on for this long.
+        network_dwell_ms: Hot calls to a network go on for this long: a network needs some calls
+            to gather its weights in the shared cache, and a quiet moment among them.
+        min_passes: Passes before a sweep may stop; below, an interval says nothing.
+        max_passes: Passes after which a sweep stops.
+        quantile: Quantile over visits of a visit's fastest call: low, because a shared machine
+            only ever adds time.
+        block_tolerance: Half width of the 95 % interval, relative, below which a block's
+            estimate counts as converged.
+        network_tolerance: The same for the sum over the calibration networks.
+        floor_tolerance: Disagreement of the calibration networks with themselves, between two
+            halves of the sweep, above which the whole sweep is called noisy.
+        networks: Calibration networks in every shuffle.
+        network_visits: Visits to each of them a pass.
+        verify_visits: Visits to each network of a verification.
+    """
+
+    warmup_calls: Count = 2
+    hot_calls: Count = 3
+    cold_calls: Count = 3
+    block_dwell_ms: Milliseconds = 0.5
+    network_dwell_ms: Milliseconds = 30.0
+    min_passes: Count = 20
+    max_passes: Count = 60
+    quantile: Fraction = 0.05
+    block_tolerance: Fraction = 0.02
+    network_tolerance: Fraction = 0.01
+    floor_tolerance: Fraction = 0.03
+    networks: Count = 12
+    network_visits: Count = 4
+    verify_visits: Count = 40
+
+
+class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A device and the runtime on it.
+
+    Attributes:
+        name: What tables call the device.
+        runtime: Inference runtime, a name in ``latbench.profilers.PROFILERS``.
+        device: What the runtime computes on.
+        batch_size: Images a call; latencies are of the whole batch.
+        precision: Of weights and activations.
+        threads: Threads of one call.
+        options: Passed to the runtime as they stand; each profiler says which it knows.
+        sweep: The measuring protocol.
+    """
+
+    name: str
+    runtime: str
+    device: Literal["cpu", "cuda"] = "cpu"
+    batch_size: Count = 1
+    precision: Literal["fp32", "fp16"] = "fp32"
+    threads: Count = 1
+    options: dict[str, str] = msgspec.field(default_factory=dict)
+    sweep: SweepProtocol = msgspec.field(default_factory=SweepProtocol)
+
+    def same_device(self, other: DeviceProfile) -> bool:
+        """Whether latencies of the two may be compared: all but the protocol is equal."""
+        return self == msgspec.structs.replace(other, sweep=self.sweep)
+
+
+def shipped_profiles() -> list[str]:
+    """Names of the profiles that come with the package."""
+    files = resources.files(_PACKAGE).iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+def load_profile(name_or_path: str) -> DeviceProfile:
+    """Read a device profile by shipped name or by path.
+
+    Raises:
+        UnknownNameError: Neither a shipped profile nor a file.
+        InvalidFileError: The file is no device profile.
+    """
+    path = Path(name_or_path)
+    shipped = shipped_profiles()
+    if name_or_path in shipped:
+        text = resources.files(_PACKAGE).joinpath(f"{name_or_path}.toml").read_bytes()
+    elif path.is_file():
+        text = path.read_bytes()
+    else:
+        raise UnknownNameError("device profile", name_or_path, shipped)
+    try:
+        return msgspec.toml.decode(text, type=DeviceProfile)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        place = re.search(r"`(\$.*?)`", str(error))
+        raise InvalidFileError(
+            f"{name_or_path} is no device profile: {error}",
+            path=place.group(1) if place else None,
+        ) from error

@@ -1,0 +1,103 @@
+"""What a measurement was taken on: machine, clocks, versions, date."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from latbench import __version__
+
+_CPU = Path("/sys/devices/system/cpu/cpu0")
+_DEFAULT_L2_BYTES = 1 << 20  # where the system does not say: common to phones and servers
+
+
+class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The machine and the software at one moment.
+
+    Attributes:
+        cpu: Model name of the processor.
+        cores: Processors that this process may use.
+        governor: Frequency governor of processor 0, where the system tells.
+        clock_mhz: Clock of processor 0 now, where the system tells.
+        l2_bytes: Size of the L2 cache of processor 0.
+        memory_mib: Memory of the machine.
+        system: Operating system and its release.
+        versions: Of Python, of this package and of the runtime.
+        taken_at: Date and time, UTC, ISO 8601.
+    """
+
+    cpu: str
+    cores: int
+    governor: str | None
+    clock_mhz: float | None
+    l2_bytes: int
+    memory_mib: int
+    system: str
+    versions: dict[str, str]
+    taken_at: str
+
+    def differences(self, other: Environment) -> list[str]:
+        """What differs between two environments in a way that changes latencies."""
+        found = []
+        for field in ("cpu", "cores", "governor", "l2_bytes"):
+            ours, theirs = getattr(self, field), getattr(other, field)
+            if ours != theirs:
+                found.append(f"{field} is {ours}, was {theirs}")
+        for name in sorted(self.versions.keys() | other.versions.keys()):
+            ours, theirs = self.versions.get(name), other.versions.get(name)
+            if ours != theirs:
+                found.append(f"{name} is {ours}, was {theirs}")
+        return found
+
+
+def current_environment(runtime_versions: Mapping[str, str]) -> Environment:
+    """Record the machine as it is now."""
+    versions = {"python": platform.python_version(), "latbench": __version__, **runtime_versions}
+    return Environment(
+        cpu=_cpu_model(),
+        cores=len(os.sched_getaffinity(0)),
+        governor=_read(_CPU / "cpufreq/scaling_governor"),
+        clock_mhz=_clock_mhz(),
+        l2_bytes=l2_bytes(),
+        memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        versions=versions,
+        taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def l2_bytes() -> int:
+    """Size of the L2 cache of processor 0 in bytes; 1 MiB where the system does not say."""
+    for index in sorted(_CPU.glob("cache/index*")):
+        if _read(index / "level") == "2":
+            size = re.fullmatch(r"(\d+)([KM]?)", _read(index / "size") or "")
+            if size:
+                return int(size.group(1)) << {"": 0, "K": 10, "M": 20}[size.group(2)]
+    return _DEFAULT_L2_BYTES
+
+
+def _cpu_model() -> str:
+    info = _read(Path("/proc/cpuinfo")) or ""
+    match = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", info, re.MULTILINE)
+    return match.group(1).strip() if match else platform.processor() or platform.machine()
+
+
+def _clock_mhz() -> float | None:
+    khz = _read(_CPU / "cpufreq/scaling_cur_freq")
+    if khz:
+        return int(khz) / 1e3
+    match = re.search(r"^cpu MHz\s*:\s*([\d.]+)", _read(Path("/proc/cpuinfo")) or "", re.MULTILINE)
+    return float(match.group(1)) if match else None
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None

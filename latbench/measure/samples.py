@@ -1,0 +1,77 @@
+"""What a sweep has gathered so far, reduced to the fastest call of each visit."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latbench.measure.statistics import low_quantile, low_quantile_interval
+from latbench.measure.visit import Visit
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate in ms between the ends of its 95 % interval."""
+
+    estimate_ms: float
+    low_ms: float
+    high_ms: float
+
+    @property
+    def half_width(self) -> float:
+        """Half the interval's width, relative to the estimate."""
+        return (self.high_ms - self.low_ms) / 2 / self.estimate_ms
+
+
+@dataclass
+class Samples:
+    """Fastest hot and cold call of every visit in ms, by target id."""
+
+    hot_ms: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    cold_ms: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, visits: Iterable[tuple[int, Visit]]) -> None:
+        for target, visit in visits:
+            self.hot_ms[target].append(min(visit.hot_ns) / 1e6)
+            if visit.cold_ns:
+                self.cold_ms[target].append(min(visit.cold_ns) / 1e6)
+
+    def intervals(
+        self, targets: Iterable[int], quantile: float, *, cold: bool = False
+    ) -> dict[int, Interval]:
+        """Estimates of the targets that were visited."""
+        values = self.cold_ms if cold else self.hot_ms
+        by_count: dict[int, list[int]] = defaultdict(list)
+        for target in targets:
+            if values.get(target):
+                by_count[len(values[target])].append(target)
+        found: dict[int, Interval] = {}
+        for ids in by_count.values():
+            stacked = np.array([values[id_] for id_ in ids])  # (targets, visits)
+            ends = low_quantile_interval(stacked, quantile)
+            for id_, *row in zip(ids, *ends, strict=True):
+                found[id_] = Interval(*map(float, row))
+        return found
+
+    def joint_half_width(self, targets: Iterable[int], quantile: float) -> float:
+        """Relative half width of the interval of the sum over targets of equal visits."""
+        stacked = np.array([self.hot_ms[id_] for id_ in targets])
+        estimate, low, high = low_quantile_interval(stacked.mean(axis=0, keepdims=True), quantile)
+        return float((high - low)[0] / 2 / estimate[0])
+
+    def floor(self, targets: Iterable[int], quantile: float) -> float | None:
+        """Targets against themselves: mean disagreement of two halves of the sweep."""
+        rows = [np.array(self.hot_ms[id_]) for id_ in targets if len(self.hot_ms[id_]) >= 4]
+        if not rows:
+            return None
+        halves = [
+            [low_quantile(half, quantile) for half in (row[: len(row) // 2], row[len(row) // 2 :])]
+            for row in rows
+        ]
+        return float(np.mean([abs(first / second - 1) for first, second in halves]))

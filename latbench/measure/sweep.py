@@ -1,0 +1,123 @@
+"""The interleaved sweep: all targets visited in turn, in shuffled passes.
+
+A shared machine changes state several times a second, so targets measured minutes apart cannot
+be compared; targets visited in turn can. Every visit opens its session anew: a session keeps the
+luck of its memory's placement for life, and a deployed network will have another. It also keeps
+the memory of a sweep at one network, however many targets there are.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+
+from latbench.blocks import Network
+from latbench.device import SweepProtocol
+from latbench.environment import l2_bytes
+from latbench.measure.visit import CacheFlusher, Visit, visit
+from latbench.profilers import Profiler
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something to visit: a block (a network of one) or a whole network.
+
+    Attributes:
+        id: Number under which the visits are stored.
+        visits: Visits a pass.
+        dwell_ms: How long hot calls go on.
+        cold: Whether cold calls are made.
+    """
+
+    id: int
+    network: Network
+    visits: int
+    dwell_ms: float
+    cold: bool = True
+
+
+def block_target(target_id: int, network: Network, protocol: SweepProtocol) -> Target:
+    """A target measured as blocks are: one short visit a pass, hot and cold."""
+    return Target(target_id, network, visits=1, dwell_ms=protocol.block_dwell_ms)
+
+
+def network_target(
+    target_id: int, network: Network, protocol: SweepProtocol, *, visits: int
+) -> Target:
+    """A target measured as networks are: long hot visits, several a pass."""
+    dwell_ms = protocol.network_dwell_ms
+    return Target(target_id, network, visits=visits, dwell_ms=dwell_ms, cold=False)
+
+
+@dataclass
+class PassRecord:
+    """One finished pass.
+
+    Attributes:
+        number: Which pass, from 0.
+        visits: Target id and raw times, in the order of the visits.
+        seconds: Wall time of the pass.
+        open_s: Of it, opening and closing sessions.
+        calls_s: Of it, inside timed calls.
+    """
+
+    number: int
+    visits: list[tuple[int, Visit]] = field(default_factory=list)
+    seconds: float = 0.0
+    open_s: float = 0.0
+    calls_s: float = 0.0
+
+
+def sweep_pass(
+    profiler: Profiler,
+    targets: Sequence[Target],
+    *,
+    number: int,
+    on_visit: Callable[[int, int], None] = lambda done, total: None,
+) -> PassRecord:
+    """Visit every target in an order drawn from the pass's number.
+
+    Args:
+        profiler: Opens the sessions.
+        targets: What to visit.
+        number: Of the pass; it seeds the shuffle.
+        on_visit: Called after each visit with visits done and in all.
+
+    Raises:
+        RuntimeFailure: The runtime refused a target.
+    """
+    protocol = profiler.profile.sweep
+    order = [target for target in targets for _ in range(target.visits)]
+    shuffle = np.random.default_rng(number).permutation(len(order))
+    flush = CacheFlusher(l2_bytes())
+    record = PassRecord(number)
+    begin = perf_counter()
+    collecting = gc.isenabled()
+    gc.disable()  # a collection inside a call would be timed
+    try:
+        for done, index in enumerate(shuffle, start=1):
+            target = order[index]
+            opening = perf_counter()
+            session = profiler.open(target.network)
+            opened = perf_counter()
+            taken = visit(
+                session,
+                protocol,
+                dwell_ms=target.dwell_ms,
+                flush=flush if target.cold else None,
+            )
+            closing = perf_counter()
+            session.close()
+            record.open_s += opened - opening + perf_counter() - closing
+            record.calls_s += taken.calls_ns / 1e9
+            record.visits.append((target.id, taken))
+            on_visit(done, len(order))
+    finally:
+        if collecting:
+            gc.enable()
+    record.seconds = perf_counter() - begin
+    return record

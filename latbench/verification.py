@@ -1,0 +1,189 @@
+"""Verification: whole networks measured against what the table says of them.
+
+The table's calibration networks are visited in the same shuffle. Their latency now over their
+latency then is the machine's drift, which tells a machine that changed from a table that is
+wrong. Drift need not be the same for all networks: when neighbours take more of the shared cache,
+large networks slow down more than small ones, so it is fitted as a line in the weight bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latbench.blocks import Network
+from latbench.cost import BYTES_PER_FLOAT, network_cost
+from latbench.errors import MismatchError
+from latbench.measure.lock import device_lock
+from latbench.measure.samples import Interval, Samples
+from latbench.measure.statistics import kendall_tau
+from latbench.measure.sweep import network_target, sweep_pass
+from latbench.profilers import Profiler
+from latbench.tables import LatencyTable, Prediction
+
+Floats = NDArray[np.float64]
+
+_MIN_PROBES = 3  # below, a line through the probes says nothing
+_VISITS_A_PASS = 2
+
+
+@dataclass(frozen=True)
+class VerifiedNetwork:
+    """One network, predicted and measured.
+
+    Attributes:
+        error: predicted / measured - 1.
+        error_drift_corrected: The same with the machine's drift since profiling taken out.
+    """
+
+    predicted: Prediction
+    measured: Interval
+    error: float
+    error_drift_corrected: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The verdict over all networks; errors are fractions.
+
+    Attributes:
+        mape: Mean absolute error as measured.
+        bias: Mean signed error.
+        max_error: Largest absolute error.
+        kendall_tau: Rank correlation of predicted and measured; None below two networks.
+        drift: Latency of the probes now over then, geometric mean; None without probes.
+        mape_drift_corrected: ``mape`` with the drift taken out.
+        max_error_drift_corrected: ``max_error`` with the drift taken out.
+        coverage: Fraction of measured latencies inside their predicted interval.
+        floor: The networks against themselves, between two halves of this sweep.
+    """
+
+    networks: tuple[VerifiedNetwork, ...]
+    mape: float
+    bias: float
+    max_error: float
+    kendall_tau: float | None
+    drift: float | None
+    mape_drift_corrected: float | None
+    max_error_drift_corrected: float | None
+    coverage: float | None
+    floor: float | None
+
+
+def verify(
+    profiler: Profiler,
+    table: LatencyTable,
+    networks: Sequence[Network],
+    *,
+    progress: Callable[[float, str], None] = lambda fraction, words: None,
+) -> Verification:
+    """Measure networks and compare with the table.
+
+    Args:
+        profiler: Of the table's device.
+        table: What to verify.
+        networks: Networks of the table's space, none of which the prices were fitted on.
+        progress: Told what is going on.
+
+    Raises:
+        MismatchError: The profiler is of another device, a network was fitted on, or one of its
+            blocks has no price.
+        DeviceBusyError: Another process measures on the device.
+    """
+    if not profiler.profile.same_device(table.device):
+        raise MismatchError(
+            f"{table.path} is a table of {table.device.name}, not of {profiler.profile.name}"
+        )
+    fitted = set(table.networks)
+    if any(network in fitted for network in networks):
+        raise MismatchError(
+            "a network that the prices were fitted on cannot verify them: choose another seed"
+        )
+    predicted = [table.predict(network) for network in networks]
+    probes = list(table.networks)
+    samples = _measure(profiler, [*networks, *probes], progress)
+    quantile = profiler.profile.sweep.quantile
+    measured = samples.intervals(range(len(networks)), quantile)
+    now = samples.intervals(range(len(networks), len(networks) + len(probes)), quantile)
+
+    then_ms = np.array([table.networks[probe].hot_ms for probe in probes])
+    now_ms = np.array([interval.estimate_ms for interval in now.values()])
+    drift_of = _fit_drift(_weight_bytes(probes), now_ms / then_ms if probes else np.empty(0))
+    drifts = drift_of(_weight_bytes(networks))
+    rows = []
+    for index, prediction in enumerate(predicted):
+        real = measured[index]
+        ratio = prediction.latency_ms / real.estimate_ms
+        rows.append(
+            VerifiedNetwork(prediction, real, ratio - 1, float(ratio * drifts[index]) - 1)
+        )
+    return _summarise(
+        rows,
+        drift=float(np.exp(np.log(now_ms / then_ms).mean())) if probes else None,
+        floor=samples.floor(range(len(networks)), quantile),
+    )
+
+
+def _measure(
+    profiler: Profiler, networks: Sequence[Network], progress: Callable[[float, str], None]
+) -> Samples:
+    protocol = profiler.profile.sweep
+    targets = [
+        network_target(index, network, protocol, visits=_VISITS_A_PASS)
+        for index, network in enumerate(networks)
+    ]
+    passes = -(-protocol.verify_visits // _VISITS_A_PASS)
+    samples = Samples()
+    with device_lock(profiler.profile.device):
+        for number in range(passes):
+
+            def visited(done: int, total: int, number: int = number) -> None:
+                words = f"pass {number + 1} of {passes}"
+                progress((number + done / total) / passes, words)
+
+            record = sweep_pass(profiler, targets, number=number, on_visit=visited)
+            samples.add(record.visits)
+    return samples
+
+
+def _weight_bytes(networks: Sequence[Network]) -> Floats:
+    return np.array([network_cost(n).params * BYTES_PER_FLOAT for n in networks], dtype=np.float64)
+
+
+def _fit_drift(weight_bytes: Floats, ratios: Floats) -> Callable[[Floats], Floats]:
+    """The drift as a function of weight bytes: a line in the logarithm of the ratio."""
+    if len(ratios) < _MIN_PROBES:
+        return lambda wanted: np.ones_like(wanted)
+    slope, intercept = np.polyfit(weight_bytes, np.log(ratios), 1)
+    low, high = weight_bytes.min(), weight_bytes.max()
+    return lambda wanted: np.exp(intercept + slope * np.clip(wanted, low, high))
+
+
+def _summarise(
+    rows: Sequence[VerifiedNetwork], *, drift: float | None, floor: float | None
+) -> Verification:
+    errors = np.array([row.error for row in rows])
+    corrected = np.abs([row.error_drift_corrected for row in rows])
+    inside = [
+        row.predicted.low_ms <= row.measured.estimate_ms <= row.predicted.high_ms
+        for row in rows
+        if row.predicted.low_ms is not None and row.predicted.high_ms is not None
+    ]
+    return Verification(
+        networks=tuple(rows),
+        mape=float(np.abs(errors).mean()),
+        bias=float(errors.mean()),
+        max_error=float(np.abs(errors).max()),
+        kendall_tau=kendall_tau(
+            [row.predicted.latency_ms for row in rows],
+            [row.measured.estimate_ms for row in rows],
+        ),
+        drift=drift,
+        mape_drift_corrected=float(corrected.mean()) if drift is not None else None,
+        max_error_drift_corrected=float(corrected.max()) if drift is not None else None,
+        coverage=float(np.mean(inside)) if inside else None,
+        floor=floor,
+    )
