@@ -1,1 +1,736 @@
-def main(): ...
+"""The command line: parses, joins the two packages, renders.
+
+Heavy imports stand inside the commands that need them, so that ``latbench --help`` is quick and
+measuring needs no torch. Exit codes: 0 done; 1 a check or verdict failed, its result is printed
+all the same; 2 wrong use or bad input, in one line that says what to do next; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from latbench.errors import InvalidValueError, LatbenchError, UnknownNameError
+from latbench.units import format_ms, format_s, parse_duration_s, parse_latency_ms
+
+if TYPE_CHECKING:
+    from latbench.tables import LatencyTable
+    from nas.priced import PricedSpace
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXIT_FAILED_CHECK = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130  # what shells report of a program ended by Ctrl-C
+
+
+class _Group(click.Group):
+    """Commands, of which an unknown one is answered with the nearest."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            raise UnknownNameError("command", args[0], sorted(self.commands))
+        return super().resolve_command(ctx, args)
+
+
+class _Latency(click.ParamType):
+    """A latency with its unit, in ms."""
+
+    name = "latency"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        return value if isinstance(value, float) else parse_latency_ms(value)
+
+
+class _Duration(click.ParamType):
+    """A duration with its unit, in s."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        return value if isinstance(value, float) else parse_duration_s(value)
+
+
+class _Named(click.ParamType):
+    """One of some names; a wrong one is answered with the nearest."""
+
+    def __init__(self, what: str, choices: Callable[[], list[str]]) -> None:
+        self.name, self.choices = what, choices
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        known = self.choices()
+        if value not in known:
+            raise UnknownNameError(self.name, value, known)
+        return str(value)
+
+
+LATENCY, DURATION = _Latency(), _Duration()
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+COUNT = click.IntRange(min=1)
+SEED = click.IntRange(min=0)
+
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+table_option = click.option(
+    "--table", "table_path", type=FILE, required=True, help="Latency table, made by `profile`."
+)
+
+
+def _named(what: str, *choices: str) -> _Named:
+    return _Named(what, lambda: list(choices))
+
+
+widths_option = click.option(
+    "--widths",
+    type=_named("widths", "any", "efficient"),
+    default="any",
+    show_default=True,
+    help="Every priced width, or only those that no wider one beats in latency.",
+)
+
+
+def _emit(result: dict[str, Any], *, as_json: bool, render: Callable[[], None]) -> None:
+    """Print a result as one JSON object, or for a person."""
+    if as_json:
+        click.echo(json.dumps(result, allow_nan=False))
+    else:
+        render()
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="latbench")
+def latbench() -> None:
+    """Profile a device, search a network under a latency budget, verify the latency."""
+
+
+# Devices and spaces
+
+
+@latbench.command()
+@as_json
+def devices(as_json: bool) -> None:
+    """Device profiles, and which of them can run here."""
+    from latbench.device import load_profile, shipped_profiles
+    from latbench.profilers import PROFILERS
+    from latbench.report.terminal import print_table
+
+    rows = []
+    for name in shipped_profiles():
+        profile = load_profile(name)
+        try:
+            reason = PROFILERS[profile.runtime].unavailable(profile)
+        except LatbenchError as error:
+            reason = error.message
+        rows.append(
+            {
+                "name": name,
+                "runtime": profile.runtime,
+                "device": profile.device,
+                "batch_size": profile.batch_size,
+                "precision": profile.precision,
+                "threads": profile.threads,
+                "available": reason is None,
+                "reason": reason,
+            }
+        )
+
+    def render() -> None:
+        print_table(
+            ("device profile", "runtime", "device", "batch", "threads", "runs here"),
+            [
+                (
+                    row["name"],
+                    row["runtime"],
+                    row["device"],
+                    str(row["batch_size"]),
+                    str(row["threads"]),
+                    row["reason"] or "yes",
+                )
+                for row in rows
+            ],
+        )
+
+    _emit({"devices": rows}, as_json=as_json, render=render)
+
+
+@latbench.command()
+@click.argument("name", required=False)
+@click.option("--draw", type=_named("draw", "smallest", "largest", "random"))
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option("--input-size", type=int, help="Side of the input image in pixels.")
+@click.option("--classes", type=int)
+@click.option("-o", "--output", type=FILE, help="Where the drawn architecture goes.")
+@as_json
+def spaces(
+    name: str | None,
+    draw: str | None,
+    seed: int,
+    input_size: int | None,
+    classes: int | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Search spaces: size, operations a layer, blocks to price; or draw an architecture."""
+    import numpy as np
+
+    from latbench.report.terminal import print_lines, print_table
+    from nas.spaces import SPACES, make_space
+
+    if draw is not None:
+        if name is None:
+            raise InvalidValueError("--draw needs a space: latbench spaces NAME --draw ...")
+        space = make_space(name, input_size, classes)
+        draws = {
+            "smallest": space.smallest,
+            "largest": space.largest,
+            "random": lambda: space.random(np.random.default_rng(seed)),
+        }
+        drawn = draws[draw]()
+        if output is not None:
+            _write(output, drawn.to_json())
+        _emit(
+            {"architecture": drawn.as_dict()},
+            as_json=as_json,
+            render=lambda: print_lines([f"wrote {output}"] if output else [drawn.to_json()]),
+        )
+        return
+    if output is not None:
+        raise InvalidValueError("-o needs --draw: there is nothing else to write")
+    rows = []
+    for known in [name] if name is not None else list(SPACES):
+        space = make_space(known, input_size, classes)
+        rows.append(
+            {
+                "name": space.name,
+                "input_size": space.input_size,
+                "classes": space.classes,
+                "size": str(space.size()),
+                "layers": len(space.layers),
+                "depths": [len(stage) for stage in space.stages],
+                "ops": list(space.layers[0].ops),
+                "blocks": space.searchable_blocks(),
+            }
+        )
+
+    def render() -> None:
+        print_table(
+            ("space", "input", "classes", "architectures", "layers", "ops", "blocks to price"),
+            [
+                (
+                    row["name"],
+                    f"{row['input_size']} px",
+                    str(row["classes"]),
+                    f"{float(row['size']):.1e}",
+                    str(row["layers"]),
+                    str(len(row["ops"])),
+                    str(row["blocks"]),
+                )
+                for row in rows
+            ],
+        )
+        if name is not None:
+            print_lines([f"ops: {' '.join(rows[0]['ops'])}"])
+
+    _emit({"spaces": rows}, as_json=as_json, render=render)
+
+
+# Tables
+
+
+@latbench.command()
+@click.argument("device")
+@click.argument("space")
+@click.option("-o", "--output", type=FILE, required=True, help="Latency table to fill or resume.")
+@click.option("--input-size", type=int, help="Side of the input image in pixels.")
+@click.option("--classes", type=int)
+@click.option("--time-limit", type=DURATION, default="20min", show_default=True)
+@as_json
+def profile(
+    device: str,
+    space: str,
+    output: Path,
+    input_size: int | None,
+    classes: int | None,
+    time_limit: float,
+    as_json: bool,
+) -> None:
+    """Measure every block of SPACE on DEVICE into a latency table, or go on with one."""
+    from dataclasses import asdict
+
+    from latbench.device import load_profile
+    from latbench.profilers import make_profiler
+    from latbench.profiling import open_or_create
+    from latbench.profiling import profile as run_profile
+    from latbench.report.terminal import print_lines, progress_bar
+    from nas.priced import space_label
+    from nas.spaces import make_space, spread_networks
+
+    profiler = make_profiler(load_profile(device))
+    made = make_space(space, input_size, classes)
+    with (
+        open_or_create(output, profiler, space_label(made)) as store,
+        progress_bar("profiling") as progress,
+    ):
+        result = run_profile(
+            profiler,
+            store,
+            blocks=made.blocks(),
+            networks=spread_networks(made, profiler.profile.sweep.networks, seed=0),
+            time_limit_s=time_limit,
+            progress=progress,
+        )
+
+    def render() -> None:
+        lines = [
+            f"{result.measured} of {result.blocks} blocks measured in "
+            f"{format_s(result.seconds)} ({result.passes} passes; stopped: {result.stopped}), "
+            f"{result.noisy} noisy",
+        ]
+        if result.loo_error is not None and result.floor is not None:
+            lines.append(
+                f"networks left out of the fit: {result.loo_error:.1%} mean error; "
+                f"networks against themselves: {result.floor:.1%}"
+            )
+        if result.noisy_sweep:
+            lines.append(
+                "this sweep is noisy: run the same command again on a quieter machine, "
+                "it goes on where it stopped"
+            )
+        lines.append(f"next: latbench verify --random 24 --seed 7 --table {output}")
+        print_lines(lines)
+
+    _emit(asdict(result), as_json=as_json, render=render)
+    if result.stopped == "interrupted":
+        sys.exit(EXIT_INTERRUPTED)
+
+
+@latbench.group(cls=_Group)
+def table() -> None:
+    """Look at latency tables, check and convert them."""
+
+
+@table.command("show")
+@click.argument("path", type=FILE)
+@click.option("--worst", type=COUNT, default=15, show_default=True, help="Entries to list.")
+@as_json
+def table_show(path: Path, worst: int, as_json: bool) -> None:
+    """What a table is of, and its entries of widest interval."""
+    from latbench.report.terminal import print_lines, print_table
+    from latbench.tables import LatencyTable
+    from latbench.tables.export import describe, entries
+
+    opened = LatencyTable.open(path)
+    rows: list[dict[str, Any]] = entries(opened)
+
+    def render() -> None:
+        price, environment = opened.price_model, opened.environment
+        print_lines(
+            [
+                f"{opened.space} on {opened.device.name}, batch {opened.device.batch_size}, "
+                f"{len(rows)} blocks",
+                f"{environment.cpu}, {environment.system}, {environment.taken_at}",
+                "  ".join(f"{name} {version}" for name, version in environment.versions.items()),
+                f"price = {price.scale:.3f} x {price.basis} + {format_ms(price.block_ms)} a block; "
+                f"{format_ms(price.network_ms)} a network"
+                + (
+                    f" and {price.excess_ms_per_byte * 1e6:.3g} ms for each MB of weights "
+                    f"beyond {price.cache_bytes / 1e6:.1f} MB"
+                    if price.excess_ms_per_byte
+                    else ""
+                ),
+                f"error of networks left out: {_percent(price.loo_error)}; "
+                f"networks against themselves: {_percent(opened.fit.floor)}",
+                "",
+            ]
+        )
+        rows.sort(key=_relative_width, reverse=True)
+        print_table(
+            ("widest intervals", "price", "hot", "interval", "visits", ""),
+            [
+                (
+                    _short_key(row["block"]),
+                    format_ms(row["price_ms"]),
+                    format_ms(row["hot_ms"]),
+                    f"±{_relative_width(row):.1%}",
+                    str(row["visits"]),
+                    "noisy" if row["noisy"] else "",
+                )
+                for row in rows[:worst]
+            ],
+        )
+
+    _emit(describe(opened) | {"entries": rows}, as_json=as_json, render=render)
+
+
+@table.command("check")
+@click.argument("path", type=FILE)
+@as_json
+def table_check(path: Path, as_json: bool) -> None:
+    """Find non-positive, noisy and stale entries; exit code 1 if there are any."""
+    from latbench.environment import current_environment
+    from latbench.profilers import make_profiler
+    from latbench.report.terminal import print_lines
+    from latbench.tables import LatencyTable
+
+    opened = LatencyTable.open(path)
+    now = current_environment(make_profiler(opened.device).versions())
+    found = opened.check(now)
+    result = {
+        "entries": found.entries,
+        "negative": len(found.negative),
+        "noisy": len(found.noisy),
+        "unmapped": 0,
+        "unpriced": found.unpriced,
+        "stale": list(found.stale),
+        "passed": found.passed,
+    }
+
+    def render() -> None:
+        print_lines(
+            [
+                f"{found.entries} entries: {len(found.negative)} not positive, "
+                f"{len(found.noisy)} noisy, {found.unpriced} without a price",
+                *(f"not positive: {_short_key(key)}" for key in found.negative[:5]),
+                *(f"stale: {difference}" for difference in found.stale),
+            ]
+        )
+
+    _emit(result, as_json=as_json, render=render)
+    if not found.passed:
+        sys.exit(EXIT_FAILED_CHECK)
+
+
+@table.command("export")
+@click.argument("path", type=FILE)
+@click.option("--format", "kind", type=_named("format", "json", "csv"), default="json")
+@click.option("-o", "--output", type=FILE, required=True)
+@as_json
+def table_export(path: Path, kind: str, output: Path, as_json: bool) -> None:
+    """Write a table as JSON or CSV."""
+    from latbench.report.terminal import print_lines
+    from latbench.tables import LatencyTable
+    from latbench.tables.export import FORMATS
+
+    opened = LatencyTable.open(path)
+    _write(output, FORMATS[kind](opened))
+    result = {"entries": len(opened.estimates), "path": str(output)}
+    _emit(
+        result,
+        as_json=as_json,
+        render=lambda: print_lines([f"wrote {len(opened.estimates)} entries to {output}"]),
+    )
+
+
+# Architectures
+
+
+@latbench.command()
+@click.argument("architecture", type=FILE)
+@as_json
+def cost(architecture: Path, as_json: bool) -> None:
+    """Multiply-accumulates and parameters of ARCHITECTURE, in millions."""
+    from latbench.cost import network_cost
+    from latbench.report.terminal import print_lines
+    from nas.spaces import load_architecture
+
+    arch, space = load_architecture(architecture)
+    result = network_cost(space.lower(arch)).in_millions()
+    _emit(
+        result,
+        as_json=as_json,
+        render=lambda: print_lines(
+            [
+                f"{result['macs_m']:.3f} M MACs ({result['conv_macs_m']:.3f} M in convolutions), "
+                f"{result['params_m']:.3f} M parameters"
+            ]
+        ),
+    )
+
+
+@latbench.command()
+@click.argument("architecture", type=FILE)
+@table_option
+@as_json
+def predict(architecture: Path, table_path: Path, as_json: bool) -> None:
+    """Latency of ARCHITECTURE according to a table."""
+    from dataclasses import asdict
+
+    from latbench.report.terminal import print_lines
+    from nas.priced import space_label
+    from nas.spaces import load_architecture
+
+    arch, space = load_architecture(architecture)
+    opened = _open_table(table_path)
+    opened.require_space(space_label(space))
+    result = opened.predict(space.lower(arch))
+    _emit(
+        asdict(result),
+        as_json=as_json,
+        render=lambda: print_lines(
+            [
+                f"{format_ms(result.latency_ms)} for {_images(opened.device.batch_size)} on "
+                f"{opened.device.name}"
+            ]
+        ),
+    )
+
+
+@latbench.command()
+@click.argument("architectures", nargs=-1, type=FILE)
+@click.option("--random", "random_count", type=COUNT, help="Verify this many random networks.")
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@widths_option
+@click.option("--tolerance", type=click.FloatRange(min=0), default=0.05, show_default=True)
+@table_option
+@as_json
+def verify(
+    architectures: tuple[Path, ...],
+    random_count: int | None,
+    seed: int,
+    widths: str,
+    tolerance: float,
+    table_path: Path,
+    as_json: bool,
+) -> None:
+    """Measure whole networks against a table; exit code 1 if the mean error is too large."""
+    import numpy as np
+
+    from latbench.profilers import make_profiler
+    from latbench.report.terminal import print_lines, print_table, progress_bar
+    from latbench.verification import verify as run_verify
+    from nas.priced import PricedSpace
+    from nas.spaces import load_architecture
+
+    if not architectures and random_count is None:
+        raise InvalidValueError("nothing to verify: name architectures, or give --random N")
+    opened = _open_table(table_path)
+    priced = _priced_space(opened)
+    named = []
+    for path in architectures:
+        arch, space = load_architecture(path)
+        PricedSpace(space, opened)
+        named.append((path.name, arch))
+    rng = np.random.default_rng(seed)
+    drawn_from = priced.widths if widths == "any" else priced.efficient_widths
+    for index in range(random_count or 0):
+        named.append((f"random {index + 1}", priced.space.random(rng, drawn_from)))
+    profiler = make_profiler(opened.device)
+    with progress_bar("verifying") as progress:
+        result = run_verify(
+            profiler,
+            opened,
+            [priced.space.lower(arch) for _, arch in named],
+            progress=progress,
+        )
+    passed = result.mape <= tolerance
+    rows = [
+        {
+            "architecture": arch.as_dict(),
+            "predicted_ms": row.predicted.latency_ms,
+            "low_ms": row.predicted.low_ms,
+            "high_ms": row.predicted.high_ms,
+            "measured_ms": row.measured.estimate_ms,
+            "measured_low_ms": row.measured.low_ms,
+            "measured_high_ms": row.measured.high_ms,
+            "error": row.error,
+            "error_drift_corrected": row.error_drift_corrected,
+        }
+        for (_, arch), row in zip(named, result.networks, strict=True)
+    ]
+    summary = {
+        "mape": result.mape,
+        "bias": result.bias,
+        "max_error": result.max_error,
+        "kendall_tau": result.kendall_tau,
+        "drift": result.drift,
+        "mape_drift_corrected": result.mape_drift_corrected,
+        "max_error_drift_corrected": result.max_error_drift_corrected,
+        "coverage": result.coverage,
+        "floor": result.floor,
+        "passed": passed,
+    }
+
+    def render() -> None:
+        print_table(
+            ("network", "predicted", "measured", "error", "drift out"),
+            [
+                (
+                    name,
+                    format_ms(row.predicted.latency_ms),
+                    f"{format_ms(row.measured.estimate_ms)} ±{row.measured.half_width:.1%}",
+                    f"{row.error:+.1%}",
+                    f"{row.error_drift_corrected:+.1%}",
+                )
+                for (name, _), row in zip(named, result.networks, strict=True)
+            ],
+        )
+        verdict = "within" if passed else "beyond"
+        print_lines(
+            [
+                f"mean error {result.mape:.1%}, {verdict} the tolerance of {tolerance:.1%}; "
+                f"largest {result.max_error:.1%}, bias {result.bias:+.1%}",
+                f"machine drift since profiling {_percent(_less_one(result.drift), signed=True)}; "
+                f"without it mean {_percent(result.mape_drift_corrected)}, "
+                f"largest {_percent(result.max_error_drift_corrected)}",
+                f"networks against themselves {_percent(result.floor)}"
+                + (
+                    f"; rank correlation {result.kendall_tau:.3f}"
+                    if result.kendall_tau is not None
+                    else ""
+                ),
+            ]
+        )
+
+    _emit({"rows": rows, **summary}, as_json=as_json, render=render)
+    if not passed:
+        sys.exit(EXIT_FAILED_CHECK)
+
+
+@latbench.command()
+@click.argument("architecture", type=FILE)
+@table_option
+@click.option("--target", type=LATENCY, required=True, help="Such as 15ms.")
+@click.option("--method", type=_named("method", "exact", "greedy"), default="exact")
+@click.option("-o", "--output", type=FILE, help="Where the fitted architecture goes.")
+@as_json
+def fit(
+    architecture: Path,
+    table_path: Path,
+    target: float,
+    method: str,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Scale the widths of ARCHITECTURE to a latency."""
+    from latbench.report.terminal import print_lines
+    from nas.priced import PricedSpace
+    from nas.scaling import METHODS
+    from nas.spaces import load_architecture
+
+    arch, space = load_architecture(architecture)
+    priced = PricedSpace(space, _open_table(table_path))
+    result = METHODS[method](priced, arch, target)
+    if output is not None:
+        _write(output, result.architecture.to_json())
+
+    def render() -> None:
+        print_lines(
+            [
+                f"{format_ms(result.latency_ms)}, {1 - result.latency_ms / target:.2%} below the "
+                f"target; this architecture reaches {format_ms(result.min_ms)} to "
+                f"{format_ms(result.max_ms)}",
+                f"wrote {output}" if output else result.architecture.to_json(),
+            ]
+        )
+
+    _emit(
+        {
+            "target_ms": target,
+            "latency_ms": result.latency_ms,
+            "min_ms": result.min_ms,
+            "max_ms": result.max_ms,
+            "architecture": result.architecture.as_dict(),
+        },
+        as_json=as_json,
+        render=render,
+    )
+
+
+# Helpers
+
+
+def _open_table(path: Path) -> LatencyTable:
+    from latbench.tables import LatencyTable
+
+    return LatencyTable.open(path)
+
+
+def _priced_space(opened: LatencyTable) -> PricedSpace:
+    """The space that a table was filled for, with its prices."""
+    from nas.priced import PricedSpace
+    from nas.spaces import make_space
+
+    label = opened.space
+    return PricedSpace(make_space(label.name, label.input_size, label.classes), opened)
+
+
+def _write(path: Path, text: str) -> None:
+    from latbench.files import write_atomically
+
+    write_atomically(path, text)
+
+
+def _percent(value: float | None, *, signed: bool = False) -> str:
+    if value is None:
+        return "unknown"
+    return f"{value:+.1%}" if signed else f"{value:.1%}"
+
+
+def _less_one(value: float | None) -> float | None:
+    return None if value is None else value - 1
+
+
+def _images(batch_size: int) -> str:
+    return "one image" if batch_size == 1 else f"a batch of {batch_size}"
+
+
+def _relative_width(row: dict[str, Any]) -> float:
+    width: float = (row["hot_high_ms"] - row["hot_low_ms"]) / 2 / row["hot_ms"]
+    return width
+
+
+def _short_key(key: str) -> str:
+    """A block's JSON key in the order of its fields, without the names that say themselves."""
+    fields = json.loads(key)
+    kind = fields.pop("block")
+    return kind + " " + " ".join(f"{name}={value}" for name, value in fields.items())
+
+
+def _fail(error: LatbenchError, *, as_json: bool) -> NoReturn:
+    if as_json:
+        click.echo(json.dumps({"error": error.as_dict()}))
+    else:
+        click.echo(f"latbench: {error.message}", err=True)
+    sys.exit(EXIT_BAD_INPUT)
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line; every error a user can cause is one line and exit code 2."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    as_json = "--json" in sys.argv
+    try:
+        code = latbench.main(standalone_mode=False)
+    except LatbenchError as error:
+        _fail(error, as_json=as_json)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "latbench"
+        message = " ".join(error.format_message().split())
+        _fail(InvalidValueError(f"{message} See `{where} --help`."), as_json=as_json)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted: what was finished is saved, the same command goes on", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -244,7 +244,11 @@ def _work_out(
                 latency_ms=hot[id_].estimate_ms,
             )
         )
-    price = fit_price(data)
+    price = fit_price(
+        data,
+        least_cold_ms=min(interval.estimate_ms for interval in cold.values()),
+        least_hot_ms=min(hot[id_].estimate_ms for id_ in blocks),
+    )
     basis = cold if price.basis == "cold" else hot
     floor = samples.floor(networks, quantile)
     noisy_sweep = floor is not None and floor > protocol.floor_tolerance

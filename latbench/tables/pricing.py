@@ -41,6 +41,7 @@ Basis = Literal["cold", "hot"]
 MIN_NETWORKS = 6  # below, four coefficients and a held-out network leave nothing to judge by
 _KNEES = 8  # candidates for B, spread over the networks' sizes
 _SIMPLER = 0.9  # a more complex form must cut the cross-validated error to this fraction
+_LEAST_PRICE = 0.1  # the cheapest block's price is at least this fraction of a x_b
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,16 @@ class _Form:
     knee: float | None
 
 
-def fit_price(samples: Sequence[NetworkSample]) -> PriceModel:
+def fit_price(
+    samples: Sequence[NetworkSample], *, least_cold_ms: float = 0.0, least_hot_ms: float = 0.0
+) -> PriceModel:
     """Fit the price on measured networks and choose its form by cross-validation.
+
+    Args:
+        samples: The measured networks.
+        least_cold_ms: Cold estimate of the fastest block to be priced; ``k`` is bounded so that
+            even this block's price is positive.
+        least_hot_ms: Its hot estimate.
 
     Raises:
         InvalidValueError: Fewer than ``MIN_NETWORKS`` networks.
@@ -132,7 +141,7 @@ def fit_price(samples: Sequence[NetworkSample]) -> PriceModel:
             f"{len(samples)} calibration networks are too few to fit prices: "
             f"measure {MIN_NETWORKS} or more"
         )
-    data = _Data.of(samples)
+    data = _Data.of(samples, {"cold": least_cold_ms, "hot": least_hot_ms})
     form = _choose(data)
     held_out = [_held_out_error(data, i, choose=True) for i in range(len(samples))]
     a, k, c, e = _solve(data, form)
@@ -154,9 +163,10 @@ class _Data:
     sums: dict[Basis, Floats]
     weight_bytes: Floats
     latency: Floats
+    least: dict[Basis, float]  # x_b of the fastest block to be priced
 
     @classmethod
-    def of(cls, samples: Sequence[NetworkSample]) -> _Data:
+    def of(cls, samples: Sequence[NetworkSample], least: dict[Basis, float]) -> _Data:
         return cls(
             np.array([s.blocks for s in samples], dtype=np.float64),
             {
@@ -165,6 +175,7 @@ class _Data:
             },
             np.array([s.weight_bytes for s in samples], dtype=np.float64),
             np.array([s.latency_ms for s in samples]),
+            least,
         )
 
     def pick(self, rows: NDArray[np.intp]) -> _Data:
@@ -173,28 +184,42 @@ class _Data:
             {basis: values[rows] for basis, values in self.sums.items()},
             self.weight_bytes[rows],
             self.latency[rows],
+            self.least,
         )
 
     def without(self, row: int) -> _Data:
         return self.pick(np.flatnonzero(np.arange(len(self.latency)) != row))
 
-    def features(self, form: _Form) -> Floats:
-        columns = [self.sums[form.basis], self.blocks, np.ones_like(self.latency)]
+    def features(self, form: _Form) -> dict[str, Floats]:
+        """Columns of the least-squares problem by coefficient, each ``(networks,)``."""
+        columns = {"a": self.sums[form.basis], "k": self.blocks, "C": np.ones_like(self.latency)}
         if form.knee is not None:
-            columns.append(np.maximum(0.0, self.weight_bytes - form.knee))
-        return np.stack(columns, axis=1)  # (networks, coefficients)
+            columns["e"] = np.maximum(0.0, self.weight_bytes - form.knee)
+        return columns
 
 
 def _solve(data: _Data, form: _Form) -> tuple[float, float, float, float]:
-    """Coefficients a, k, C, e of least squares of the relative error."""
-    relative = data.features(form) / data.latency[:, None]
-    scale = np.abs(relative).max(axis=0)  # bytes and ms differ by many orders of magnitude
-    solution = np.linalg.lstsq(relative / scale, np.ones_like(data.latency), rcond=None)[0] / scale
-    a, k, c = (float(value) for value in solution[:3])
-    e = float(solution[3]) if form.knee is not None else 0.0
-    if e < 0:  # more weights never make a network faster: the term explains noise
+    """Coefficients a, k, C, e of least squares of the relative error, with prices above zero."""
+    columns = data.features(form)
+    found = _least_squares(columns, data.latency)
+    lowest_k = (_LEAST_PRICE - 1) * data.least[form.basis]  # times a
+    if found["k"] < lowest_k * found["a"]:
+        bound = {"a": columns["a"] + lowest_k * columns.pop("k")} | {
+            name: column for name, column in columns.items() if name != "a"
+        }
+        found = _least_squares(bound, data.latency)
+        found["k"] = lowest_k * found["a"]
+    if found.get("e", 0.0) < 0:  # more weights never make a network faster: this is noise
         return _solve(data, _Form(form.basis, None))
-    return a, k, c, e
+    return found["a"], found["k"], found["C"], found.get("e", 0.0)
+
+
+def _least_squares(columns: dict[str, Floats], latency: Floats) -> dict[str, float]:
+    relative = np.stack(list(columns.values()), axis=1) / latency[:, None]
+    scale = np.abs(relative).max(axis=0)  # bytes and ms differ by many orders of magnitude
+    scale[scale == 0] = 1.0
+    solution = np.linalg.lstsq(relative / scale, np.ones_like(latency), rcond=None)[0] / scale
+    return dict(zip(columns, map(float, solution), strict=True))
 
 
 def _held_out_error(data: _Data, row: int, *, form: _Form | None = None, choose: bool) -> float:

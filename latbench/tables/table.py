@@ -82,7 +82,7 @@ class LatencyTable:
         self.fit = fit
         price = fit.price
         self._prices_ms = {
-            spec: price.block_price_ms(e.cold_ms if e.cold_ms is not None else e.hot_ms, e.hot_ms)
+            spec: price.block_price_ms(e.cold_ms or e.hot_ms, e.hot_ms)
             for spec, e in estimates.items()
         }
 
@@ -132,6 +132,13 @@ class LatencyTable:
             raise MismatchError(
                 f"{self.path} does not price {block_key(spec)}: it was filled for {self.space}"
             ) from None
+
+    def price_interval_ms(self, spec: BlockSpec) -> tuple[float, float]:
+        """Prices in ms at the ends of the block's measured 95 % interval."""
+        e, price = self.estimates[spec], self.price_model
+        low = price.block_price_ms(e.cold_low_ms or e.hot_low_ms, e.hot_low_ms)
+        high = price.block_price_ms(e.cold_high_ms or e.hot_high_ms, e.hot_high_ms)
+        return low, high
 
     def predict(self, network: Iterable[BlockSpec]) -> Prediction:
         """Latency of a whole network, for the whole batch.

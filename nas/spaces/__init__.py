@@ -7,7 +7,7 @@ from pathlib import Path
 
 from latbench.registry import Registry
 from nas.spaces.architecture import Architecture, Choice, read_architecture
-from nas.spaces.space import Layer, SearchSpace, WidthsOf, aligned_widths
+from nas.spaces.space import Layer, SearchSpace, WidthsOf, aligned_widths, spread_networks
 
 SPACES: Registry[Callable[[int | None, int | None], SearchSpace]] = Registry(
     "search space",
@@ -62,4 +62,5 @@ __all__ = [
     "make_space",
     "read_architecture",
     "space_of",
+    "spread_networks",
 ]

@@ -9,12 +9,16 @@ from typing import Protocol
 import numpy as np
 
 from latbench.blocks import BlockSpec, Network
-from latbench.cost import block_cost
+from latbench.cost import block_cost, network_cost
 from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError
 from nas.spaces.architecture import FORMAT, Architecture, Choice
 
 WIDTH_STEP = 8
 """`profile` prices widths divisible by this many channels, the grain of vector units."""
+
+
+_DRAWN_FOR_ONE = 8  # networks drawn for each that is kept: enough to reach the tails
+_SPREAD_STREAM = 1  # keeps these draws apart from those of `random` under the same seed
 
 
 class Layer(Protocol):
@@ -156,6 +160,19 @@ class SearchSpace:
         return self.architecture(
             [[max(_extremes(layer), key=_macs(layer)) for layer in ls] for ls in self.stages]
         )
+
+
+def spread_networks(space: SearchSpace, count: int, *, seed: int) -> list[Network]:
+    """Random networks spread evenly over the sizes that random networks have.
+
+    Prices are fitted on these, so they should span what will be priced: of many drawn at random
+    the quantiles by parameters are kept.
+    """
+    rng = np.random.default_rng([seed, _SPREAD_STREAM])
+    drawn = [space.lower(space.random(rng)) for _ in range(_DRAWN_FOR_ONE * count)]
+    drawn.sort(key=lambda network: network_cost(network).params)
+    picks = np.linspace(0, len(drawn) - 1, count).round().astype(int)
+    return [drawn[i] for i in picks]
 
 
 def candidates(layer: Layer, widths: WidthsOf) -> Iterator[Choice]:

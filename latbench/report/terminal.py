@@ -1,0 +1,87 @@
+"""What a person sees in the terminal: progress with time left, and tables.
+
+Results go to standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from time import monotonic
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from latbench.units import format_s
+
+_LOG_EVERY_S = 30.0  # where standard error is no terminal, a line this often
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
+    """Yield a function that shows the fraction done and a few words; with time left."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _logger(title)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[words]}", justify="left"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(title, total=1.0, words="")
+
+        def show(fraction: float, words: str) -> None:
+            progress.update(task, completed=fraction, words=words)
+
+        yield show
+
+
+def _logger(title: str) -> Callable[[float, str], None]:
+    begin = monotonic()
+    last = begin
+
+    def log(fraction: float, words: str) -> None:
+        nonlocal last
+        now = monotonic()
+        if now - last < _LOG_EVERY_S:
+            return
+        last = now
+        left = (now - begin) * (1 - fraction) / fraction if fraction > 0 else float("nan")
+        time_left = f", {format_s(left)} left" if left == left else ""
+        sys.stderr.write(f"{title}: {fraction:.0%}{time_left} ({words})\n")
+
+    return log
+
+
+def print_table(
+    headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None
+) -> None:
+    """Print rows under headers; all columns after the first are set right."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    _stdout().print(table)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print plain lines, wrapped at the terminal's width."""
+    console = _stdout()
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+
+
+def warn(message: str) -> None:
+    """Say something on standard error."""
+    Console(stderr=True).print(message, highlight=False, markup=False)
+
+
+def _stdout() -> Console:
+    return Console()

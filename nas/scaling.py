@@ -1,0 +1,298 @@
+"""Elasticity scaling: widths of an architecture brought to a target latency.
+
+``greedy`` follows Algorithm 1 of TF-NAS: all layers shrink or expand together, then the later
+stages expand again and again, as long as the target allows. Differences from the published code:
+the expansion keeps its last step when the target is above the maximum, and every step lands on a
+priced width.
+
+``exact`` finds the latency closest to the target from below among networks that keep the shape:
+every width over its start lies within 10 % of the common scale, wherever bounds allow. Which sums
+of prices can be reached is a set of integers, held as the bits of one number and widened layer by
+layer, so that a network takes milliseconds and not a search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latbench.errors import BudgetError
+from latbench.units import format_ms
+from nas.priced import PricedSpace
+from nas.spaces import Architecture, Choice, Layer
+
+Floats = NDArray[np.float64]
+
+SHAPE_TOLERANCE = 0.10  # how far a layer's scale may be from the common one
+_BINS = 400_000  # resolution of latencies as integers: rounding errs below 0.005 % in all
+_SCALES = 48  # common scales tried, spread evenly between the narrowest and the widest network
+_NEAR = 6  # of them, how many nearest the target are solved exactly
+_GOOD_ENOUGH = 1e-4  # relative gap below the target at which looking further is pointless
+_TRIES = 64  # reachable sums looked at below the target, for each piece of the price
+
+
+@dataclass(frozen=True)
+class Fit:
+    """An architecture brought to a target.
+
+    Attributes:
+        target_ms: What was asked.
+        latency_ms: Predicted latency of ``architecture``.
+        min_ms: Least latency that its operations and depths can have.
+        max_ms: Greatest.
+    """
+
+    target_ms: float
+    latency_ms: float
+    min_ms: float
+    max_ms: float
+    architecture: Architecture
+
+
+Row = tuple[Layer, Choice]
+"""One layer of the architecture and what it starts from."""
+
+
+def fit_exact(priced: PricedSpace, architecture: Architecture, target_ms: float) -> Fit:
+    """The closest latency at or below the target that keeps the network's shape.
+
+    Raises:
+        BudgetError: The operations and depths cannot reach the target; has the nearest bound.
+    """
+    rows = _rows(priced, architecture)
+    low, high = reach_ms(priced, rows)
+    check_reach(target_ms, low, high, what="this architecture")
+    start = np.array([choice.width for _, choice in rows], dtype=np.float64)
+    options = [priced.widths(layer, choice.op) for layer, choice in rows]
+    best: list[int] | None = None
+    best_ms = -np.inf
+    for scale in _scales_by_nearness(priced, rows, options, start, target_ms):
+        widths = _closest_below(priced, rows, _near(options, start, scale), target_ms)
+        if widths is None:
+            continue
+        latency_ms = priced.latency_ms(_with_widths(priced, architecture, widths))
+        if latency_ms > best_ms:
+            best, best_ms = widths, latency_ms
+        if best_ms >= target_ms * (1 - _GOOD_ENOUGH):
+            break
+    if best is None:  # no uniform shape fits below the target: only the narrowest network does
+        best = [int(ws[int(np.argmin(_prices(priced, r, ws)))]) for r, ws in zip(rows, options, strict=True)]
+    scaled = _with_widths(priced, architecture, best)
+    return Fit(target_ms, priced.latency_ms(scaled), low, high, scaled)
+
+
+def fit_greedy(
+    priced: PricedSpace, architecture: Architecture, target_ms: float, *, clamp: bool = False
+) -> Fit:
+    """Algorithm 1 of TF-NAS on priced widths.
+
+    Args:
+        priced: The space and its prices.
+        architecture: Where to start.
+        target_ms: Latency not to exceed.
+        clamp: Take the nearest reachable latency for a target out of reach, as elasticity
+            scaling inside a search does.
+
+    Raises:
+        BudgetError: The target is out of reach, and ``clamp`` is off.
+    """
+    rows = _rows(priced, architecture)
+    low, high = reach_ms(priced, rows)
+    if not clamp:
+        check_reach(target_ms, low, high, what="this architecture")
+    goal_ms = max(target_ms, low)
+    start = np.array([choice.width for _, choice in rows], dtype=np.int64)
+    steps = np.maximum(1, np.round(start / start.min())).astype(np.int64)
+    options = [np.array(priced.widths(layer, choice.op)) for layer, choice in rows]
+    stage_of = np.repeat(np.arange(len(architecture.stages)), [len(s) for s in architecture.stages])
+
+    def snap(wanted: NDArray[np.int64]) -> list[int]:
+        return [int(ws[np.abs(ws - w).argmin()]) for ws, w in zip(options, wanted, strict=True)]
+
+    def latency(widths: Sequence[int]) -> float:
+        return priced.latency_ms(_with_widths(priced, architecture, widths))
+
+    widest = max(int(ws[-1]) for ws in options)
+    current, shift = start, 0
+    while latency(snap(current)) > goal_ms and shift < widest:  # shrink all together
+        shift += 1
+        current = start - shift * steps
+    if latency(snap(current)) > goal_ms:  # prices that do not grow with width
+        narrowest = [ws[int(np.argmin(_prices(priced, r, ws)))] for r, ws in zip(rows, options, strict=True)]
+        current = np.array(narrowest, dtype=np.int64)
+    current = np.array(snap(current), dtype=np.int64)
+    for stage in range(len(architecture.stages)):  # expand all, then later and later stages
+        grown = stage_of >= stage
+        current = _expand(current, steps * grown, snap, lambda w: latency(w) <= goal_ms)
+    scaled = _with_widths(priced, architecture, [int(w) for w in current])
+    return Fit(target_ms, priced.latency_ms(scaled), low, high, scaled)
+
+
+METHODS: dict[str, Callable[[PricedSpace, Architecture, float], Fit]] = {
+    "exact": fit_exact,
+    "greedy": fit_greedy,
+}
+
+
+def check_reach(target_ms: float, low_ms: float, high_ms: float, *, what: str) -> None:
+    """Refuse a target outside a range.
+
+    Raises:
+        BudgetError: With the nearer bound as ``nearest_ms``.
+    """
+    if low_ms <= target_ms <= high_ms:
+        return
+    nearest = low_ms if target_ms < low_ms else high_ms
+    raise BudgetError(
+        f"{format_ms(target_ms)} is out of reach: {what} takes {format_ms(low_ms)} to "
+        f"{format_ms(high_ms)} on this device; the nearest feasible target is {nearest:.6g}ms",
+        nearest_ms=nearest,
+    )
+
+
+def reach_ms(priced: PricedSpace, rows: Sequence[Row]) -> tuple[float, float]:
+    """Least and greatest latency over widths with operations and depths as they are."""
+    return priced.range_ms([[(layer, choice.op)] for layer, choice in rows])
+
+
+def _rows(priced: PricedSpace, architecture: Architecture) -> list[Row]:
+    return [
+        (layer, choice)
+        for stage, layers in zip(architecture.stages, priced.space.stages, strict=True)
+        for choice, layer in zip(stage, layers, strict=False)
+    ]
+
+
+def _with_widths(
+    priced: PricedSpace, architecture: Architecture, widths: Sequence[int]
+) -> Architecture:
+    left = iter(widths)
+    return priced.space.architecture(
+        [[Choice(choice.op, next(left)) for choice in stage] for stage in architecture.stages]
+    )
+
+
+def _prices(priced: PricedSpace, row: Row, widths: Sequence[int]) -> Floats:
+    layer, choice = row
+    return np.array([priced.addend_ms(layer, Choice(choice.op, int(w))).max() for w in widths])
+
+
+def _expand(
+    current: NDArray[np.int64],
+    steps: NDArray[np.int64],
+    snap: Callable[[NDArray[np.int64]], list[int]],
+    fits: Callable[[Sequence[int]], bool],
+) -> NDArray[np.int64]:
+    """Take as many steps as fit, the last one included, until no layer can grow."""
+    widest = np.array(snap(current + np.sign(steps) * np.iinfo(np.int32).max), dtype=np.int64)
+    best, wanted = current, current
+    while (wanted < widest).any():
+        wanted = wanted + steps
+        widths = snap(wanted)
+        if not fits(widths):
+            break
+        best = np.array(widths, dtype=np.int64)
+    return best
+
+
+def _scales_by_nearness(
+    priced: PricedSpace,
+    rows: Sequence[Row],
+    options: Sequence[Sequence[int]],
+    start: Floats,
+    target_ms: float,
+) -> list[float]:
+    """Common scales whose uniformly scaled network is nearest the target, nearest first."""
+    lowest = min(ws[0] / w for ws, w in zip(options, start, strict=True))
+    highest = max(ws[-1] / w for ws, w in zip(options, start, strict=True))
+    scales = np.geomspace(lowest, highest, _SCALES)
+    latencies = np.repeat(priced.base_ms[None], _SCALES, axis=0)  # (scales, pieces)
+    for (layer, choice), ws, w in zip(rows, options, start, strict=True):
+        widths = np.array(ws)
+        nearest = np.abs(widths[None] - scales[:, None] * w).argmin(axis=1)
+        addends = {i: priced.addend_ms(layer, Choice(choice.op, ws[i])) for i in set(nearest.tolist())}
+        latencies += np.array([addends[i] for i in nearest.tolist()])
+    order = np.argsort(np.abs(latencies.max(axis=1) - target_ms), kind="stable")
+    return [float(scales[i]) for i in order[:_NEAR]]
+
+
+def _near(
+    options: Sequence[Sequence[int]], start: Floats, scale: float
+) -> list[list[int]]:
+    """Widths within the shape's tolerance of a scale; where there is none, the nearest one."""
+    near = []
+    for ws, w in zip(options, start, strict=True):
+        inside = [x for x in ws if abs(x / w / scale - 1) <= SHAPE_TOLERANCE]
+        near.append(inside or [min(ws, key=lambda x: abs(x - w * scale))])  # noqa: B023
+    return near
+
+
+def _closest_below(
+    priced: PricedSpace,
+    rows: Sequence[Row],
+    options: Sequence[Sequence[int]],
+    target_ms: float,
+) -> list[int] | None:
+    """Widths, one of each layer's options, of the greatest latency at or below the target."""
+    addends = [
+        np.array([priced.addend_ms(layer, Choice(choice.op, w)) for w in ws])
+        for (layer, choice), ws in zip(rows, options, strict=True)
+    ]  # by layer, (options, pieces)
+    best: list[int] | None = None
+    best_ms = -np.inf
+    for piece in range(len(priced.base_ms)):
+        base_ms = float(priced.base_ms[piece])
+        floor_ms = np.array([a[:, piece].min() for a in addends])
+        room_ms = target_ms - base_ms - floor_ms.sum()
+        if room_ms < 0:
+            continue
+        unit = max(room_ms, 1e-9) / _BINS
+        extra = [
+            np.ceil((a[:, piece] - f) / unit).astype(np.int64).tolist()
+            for a, f in zip(addends, floor_ms, strict=True)
+        ]
+        reachable = _reachable_sums(extra)
+        within = reachable[-1] & ((1 << (_BINS + 1)) - 1)
+        for _ in range(_TRIES):
+            if not within:
+                break
+            total = within.bit_length() - 1
+            picks = _trace(reachable, extra, total)
+            latency_ms = float(
+                (priced.base_ms + sum(a[i] for a, i in zip(addends, picks, strict=True))).max()
+            )
+            if best_ms < latency_ms <= target_ms:
+                best = [int(ws[i]) for ws, i in zip(options, picks, strict=True)]
+                best_ms = latency_ms
+            if latency_ms <= target_ms:
+                break
+            within ^= 1 << total
+    return best
+
+
+def _reachable_sums(extra: Sequence[Sequence[int]]) -> list[int]:
+    """After each layer, the reachable sums of one cost a layer, as bits of a number."""
+    mask = (1 << (_BINS + 1)) - 1
+    sums = [1]
+    for costs in extra:
+        widened = 0
+        for cost in set(costs):
+            if cost <= _BINS:
+                widened |= sums[-1] << cost
+        sums.append(widened & mask)
+    return sums
+
+
+def _trace(reachable: Sequence[int], extra: Sequence[Sequence[int]], total: int) -> list[int]:
+    """One choice of cost a layer that adds up to ``total``."""
+    picks: list[int] = []
+    for layer in range(len(extra) - 1, -1, -1):
+        for index, cost in enumerate(extra[layer]):
+            if cost <= total and reachable[layer] >> (total - cost) & 1:
+                picks.append(index)
+                total -= cost
+                break
+    return picks[::-1]
