@@ -11,18 +11,31 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from latbench.errors import InvalidValueError, LatbenchError, UnknownNameError
+from latbench.errors import (
+    InvalidFileError,
+    InvalidValueError,
+    LatbenchError,
+    MismatchError,
+    MissingExtraError,
+    UnknownNameError,
+)
 from latbench.units import format_ms, format_s, parse_duration_s, parse_latency_ms
 
 if TYPE_CHECKING:
+    from latbench.registry import Registry
     from latbench.tables import LatencyTable
+    from nas.data import ImageData
     from nas.priced import PricedSpace
+    from nas.searchers import Searcher
+    from nas.spaces import Architecture, SearchSpace
+    from nas.training.run_folder import RunFolder
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -99,6 +112,15 @@ widths_option = click.option(
     default="any",
     show_default=True,
     help="Every priced width, or only those that no wider one beats in latency.",
+)
+
+
+data_option = click.option(
+    "--data", type=_Named("data set", lambda: list(_datasets())), required=True
+)
+data_dir_option = click.option("--data-dir", type=FOLDER, help="Where the data set's files are.")
+run_option = click.option(
+    "-o", "--output", type=FOLDER, required=True, help="Folder of the run, new or to go on with."
 )
 
 
@@ -517,16 +539,15 @@ def verify(
     if not architectures and random_count is None:
         raise InvalidValueError("nothing to verify: name architectures, or give --random N")
     opened = _open_table(table_path)
-    priced = _priced_space(opened)
+    priced = _priced_space(opened, widths)
     named = []
     for path in architectures:
         arch, space = load_architecture(path)
         PricedSpace(space, opened)
         named.append((path.name, arch))
     rng = np.random.default_rng(seed)
-    drawn_from = priced.widths if widths == "any" else priced.efficient_widths
     for index in range(random_count or 0):
-        named.append((f"random {index + 1}", priced.space.random(rng, drawn_from)))
+        named.append((f"random {index + 1}", priced.space.random(rng, priced.widths)))
     profiler = make_profiler(opened.device)
     with progress_bar("verifying") as progress:
         result = run_verify(
@@ -604,6 +625,7 @@ def verify(
 @table_option
 @click.option("--target", type=LATENCY, required=True, help="Such as 15ms.")
 @click.option("--method", type=_named("method", "exact", "greedy"), default="exact")
+@widths_option
 @click.option("-o", "--output", type=FILE, help="Where the fitted architecture goes.")
 @as_json
 def fit(
@@ -611,6 +633,7 @@ def fit(
     table_path: Path,
     target: float,
     method: str,
+    widths: str,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -621,7 +644,7 @@ def fit(
     from nas.spaces import load_architecture
 
     arch, space = load_architecture(architecture)
-    priced = PricedSpace(space, _open_table(table_path))
+    priced = PricedSpace(space, _open_table(table_path), efficient=widths == "efficient")
     result = METHODS[method](priced, arch, target)
     if output is not None:
         _write(output, result.architecture.to_json())
@@ -649,6 +672,229 @@ def fit(
     )
 
 
+# Search and training
+
+
+@latbench.command()
+@click.argument("space")
+@click.option("--searcher", default="tfnas", show_default=True)
+@table_option
+@click.option(
+    "--target", "targets", type=LATENCY, multiple=True, required=True, help="Once a budget."
+)
+@click.option("--widths", type=_named("widths", "any", "efficient"), default="efficient")
+@data_option
+@data_dir_option
+@click.option("--images", type=COUNT, help="Search on this many training images.")
+@click.option("--epochs", type=COUNT, help="Scales the published schedule.")
+@click.option("--batch-size", type=COUNT)
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@run_option
+@as_json
+def search(
+    space: str,
+    searcher: str,
+    table_path: Path,
+    targets: tuple[float, ...],
+    widths: str,
+    data: str,
+    data_dir: Path | None,
+    images: int | None,
+    epochs: int | None,
+    batch_size: int | None,
+    seed: int,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Find architectures of SPACE under latency budgets; the same -o goes on where it stopped."""
+    import msgspec
+
+    from latbench.report.terminal import print_lines, print_table, progress_bar
+    from nas.spaces import make_space
+
+    family = _searchers()[searcher]
+    from nas.searchers.base import SearchSettings
+
+    make_space(space)
+    opened = _open_table(table_path)
+    if opened.space.name != space:
+        raise MismatchError(f"{table_path} prices {opened.space}, not {space}")
+    made = family(_priced_space(opened, widths), SearchSettings(epochs, batch_size, seed))
+    made.check_targets(targets)
+    loaded = _load_data(data, data_dir, opened.space.input_size, opened.space.classes, images)
+    folder = _run_folder(
+        output,
+        {
+            "command": "search",
+            "space": space,
+            "searcher": searcher,
+            "table": {"device": opened.device.name, "space": str(opened.space)},
+            "price": msgspec.to_builtins(opened.price_model),
+            "targets_ms": list(targets),
+            "widths": widths,
+            "data": data,
+            "images": images,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "seed": seed,
+        },
+    )
+    with progress_bar("searching") as progress:
+        results = made.search(loaded, targets, folder, progress=progress)
+
+    def render() -> None:
+        print_table(
+            ("target", "predicted", "below", "supernet accuracy", "architecture"),
+            [
+                (
+                    format_ms(result.target_ms),
+                    format_ms(result.latency_ms),
+                    f"{1 - result.latency_ms / result.target_ms:.2%}",
+                    f"{result.score:.1%}",
+                    str(output / "architectures" / f"{result.target_ms:.6g}ms.json"),
+                )
+                for result in results
+            ],
+        )
+        print_lines(["next: latbench train ARCHITECTURE --data NAME -o RUN"])
+
+    _emit({"results": [r.as_dict() for r in results]}, as_json=as_json, render=render)
+
+
+@latbench.command()
+@click.argument("architecture", type=FILE)
+@data_option
+@data_dir_option
+@click.option("--images", type=COUNT, help="Train on this many images.")
+@click.option("--epochs", type=COUNT, default=30, show_default=True)
+@click.option("--batch-size", type=COUNT, default=64, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@run_option
+@as_json
+def train(
+    architecture: Path,
+    data: str,
+    data_dir: Path | None,
+    images: int | None,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Train ARCHITECTURE from scratch; the same -o goes on where it stopped."""
+    from dataclasses import asdict
+
+    from latbench.report.terminal import print_lines, progress_bar
+    from nas.spaces import load_architecture
+
+    arch, space = load_architecture(architecture)
+    loaded = _load_data(data, data_dir, arch.input_size, arch.classes, images)
+    config = {
+        "command": "train",
+        "architecture": arch.as_dict(),
+        "data": data,
+        "images": images,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    folder = _run_folder(output, config)
+    from nas.training import scratch
+
+    recipe = scratch.Recipe(epochs=epochs, batch_size=batch_size, seed=seed)
+    with progress_bar("training") as progress:
+        score = scratch.train(space.lower(arch), loaded, recipe, folder, progress=progress)
+    _emit(
+        asdict(score),
+        as_json=as_json,
+        render=lambda: print_lines(
+            [f"top-1 {score.top1:.2%}, top-5 {score.top5:.2%}; weights in {output}"]
+        ),
+    )
+
+
+@latbench.command()
+@click.argument("run", type=FOLDER)
+@data_option
+@data_dir_option
+@as_json
+def evaluate(run: Path, data: str, data_dir: Path | None, as_json: bool) -> None:
+    """Test the network that was trained in RUN."""
+    from dataclasses import asdict
+
+    from latbench.report.terminal import print_lines
+
+    arch, space = _trained_architecture(run)
+    loaded = _load_data(data, data_dir, arch.input_size, arch.classes, None)
+    from nas.training import scratch
+
+    model = scratch.load_model(space.lower(arch), run / scratch.WEIGHTS)
+    score = scratch.test(model, loaded, loaded.test)
+    _emit(
+        asdict(score),
+        as_json=as_json,
+        render=lambda: print_lines([f"top-1 {score.top1:.2%}, top-5 {score.top5:.2%}"]),
+    )
+
+
+@latbench.command()
+@click.argument("architecture", type=FILE)
+@click.option("--weights", type=FILE, help="Of a trained run; fresh ones without.")
+@click.option("-o", "--output", type=FILE, required=True)
+@as_json
+def export(architecture: Path, weights: Path | None, output: Path, as_json: bool) -> None:
+    """Write ARCHITECTURE as a deployable ONNX model, checked against torch."""
+    from latbench.report.terminal import print_lines
+    from nas.spaces import load_architecture
+
+    arch, space = load_architecture(architecture)
+    with _needs_torch():
+        from nas.deployment import export_onnx
+    deviation = export_onnx(space.lower(arch), weights, output)
+    _emit(
+        {"path": str(output), "deviation": deviation},
+        as_json=as_json,
+        render=lambda: print_lines(
+            [f"wrote {output}; it deviates from torch by {deviation:.1e} of the largest logit"]
+        ),
+    )
+
+
+@latbench.command()
+@click.option("-o", "--output", type=FOLDER, default="runs/demo", show_default=True)
+@as_json
+def demo(output: Path, as_json: bool) -> None:
+    """Profile this machine, search, train and verify a network, in minutes."""
+    from latbench.report.terminal import print_lines, print_table, progress_bar
+
+    with _needs_torch():
+        from nas.demo import run_demo
+    result = run_demo(output, progress_bar)
+    payload = {
+        "target_ms": result.target_ms,
+        "predicted_ms": result.predicted_ms,
+        "measured_ms": result.measured_ms,
+        "top1": result.top1,
+        "error": result.error,
+        "architecture": result.architecture.as_dict(),
+    }
+
+    def render() -> None:
+        print_table(
+            ("", ""),
+            [
+                ("target", format_ms(result.target_ms)),
+                ("predicted", format_ms(result.predicted_ms)),
+                ("measured", f"{format_ms(result.measured_ms)} ({result.error:+.1%})"),
+                ("top-1 on digits", f"{result.top1:.1%}"),
+            ],
+        )
+        print_lines([f"everything is in {output}"])
+
+    _emit(payload, as_json=as_json, render=render)
+
+
 # Helpers
 
 
@@ -658,13 +904,64 @@ def _open_table(path: Path) -> LatencyTable:
     return LatencyTable.open(path)
 
 
-def _priced_space(opened: LatencyTable) -> PricedSpace:
+def _priced_space(opened: LatencyTable, widths: str) -> PricedSpace:
     """The space that a table was filled for, with its prices."""
     from nas.priced import PricedSpace
     from nas.spaces import make_space
 
     label = opened.space
-    return PricedSpace(make_space(label.name, label.input_size, label.classes), opened)
+    space = make_space(label.name, label.input_size, label.classes)
+    return PricedSpace(space, opened, efficient=widths == "efficient")
+
+
+@contextmanager
+def _needs_torch() -> Iterator[None]:
+    """Imports that fail for want of torch say which extra brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(str(error.name), "nas") from error
+
+
+def _datasets() -> Iterable[str]:
+    with _needs_torch():
+        from nas.data import DATASETS
+    return DATASETS
+
+
+def _searchers() -> Registry[type[Searcher]]:
+    with _needs_torch():
+        from nas.searchers import SEARCHERS
+    return SEARCHERS
+
+
+def _load_data(
+    name: str, folder: Path | None, input_size: int, classes: int, images: int | None
+) -> ImageData:
+    from nas.data import load_data
+
+    loaded = load_data(name, input_size=input_size, classes=classes, data_dir=folder)
+    return loaded if images is None else loaded.subset(images, seed=0)
+
+
+def _run_folder(path: Path, config: dict[str, Any]) -> RunFolder:
+    from nas.training.run_folder import RunFolder
+
+    return RunFolder(path, config)
+
+
+def _trained_architecture(run: Path) -> tuple[Architecture, SearchSpace]:
+    with _needs_torch():
+        from nas.training.run_folder import read_config
+    from nas.spaces import space_of
+    from nas.spaces.architecture import parse_architecture
+
+    config = read_config(run)
+    if "architecture" not in config:
+        raise InvalidFileError(f"{run} holds a {config.get('command')} run, not a training")
+    text = json.dumps(config["architecture"])
+    arch = parse_architecture(text, source=f"{run}/config.json")
+    return arch, space_of(arch)
 
 
 def _write(path: Path, text: str) -> None:

@@ -117,9 +117,7 @@ def verify(
     for index, prediction in enumerate(predicted):
         real = measured[index]
         ratio = prediction.latency_ms / real.estimate_ms
-        rows.append(
-            VerifiedNetwork(prediction, real, ratio - 1, float(ratio * drifts[index]) - 1)
-        )
+        rows.append(VerifiedNetwork(prediction, real, ratio - 1, float(ratio * drifts[index]) - 1))
     return _summarise(
         rows,
         drift=float(np.exp(np.log(now_ms / then_ms).mean())) if probes else None,
@@ -156,7 +154,7 @@ def _weight_bytes(networks: Sequence[Network]) -> Floats:
 def _fit_drift(weight_bytes: Floats, ratios: Floats) -> Callable[[Floats], Floats]:
     """The drift as a function of weight bytes: a line in the logarithm of the ratio."""
     if len(ratios) < _MIN_PROBES:
-        return lambda wanted: np.ones_like(wanted)
+        return np.ones_like
     slope, intercept = np.polyfit(weight_bytes, np.log(ratios), 1)
     low, high = weight_bytes.min(), weight_bytes.max()
     return lambda wanted: np.exp(intercept + slope * np.clip(wanted, low, high))

@@ -9,7 +9,7 @@ choice has one addend for every piece; see ``latbench.tables.pricing``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -32,15 +32,21 @@ def space_label(space: SearchSpace) -> SpaceLabel:
 class PricedSpace:
     """A space whose blocks a table prices.
 
+    Args:
+        space: The space.
+        table: Its latency table.
+        efficient: Leave out widths that a wider one beats in latency.
+
     Raises:
         MismatchError: The table is of another space, or leaves an operation without a price.
     """
 
-    def __init__(self, space: SearchSpace, table: LatencyTable) -> None:
+    def __init__(self, space: SearchSpace, table: LatencyTable, *, efficient: bool = False) -> None:
         table.require_space(space_label(space))
         self.space = space
         self.table = table
-        self.widths = lru_cache(maxsize=None)(self._priced_widths)
+        choose = self._efficient_widths if efficient else self._priced_widths
+        self.widths: Callable[[Layer, str], tuple[int, ...]] = lru_cache(maxsize=None)(choose)
 
     def _priced_widths(self, layer: Layer, op: str) -> tuple[int, ...]:
         """The widths of an operation at a layer that have a price, in ascending order."""
@@ -49,11 +55,11 @@ class PricedSpace:
             raise MismatchError(f"{self.table.path} prices no width of {op} in {layer}")
         return found
 
-    def efficient_widths(self, layer: Layer, op: str) -> tuple[int, ...]:
+    def _efficient_widths(self, layer: Layer, op: str) -> tuple[int, ...]:
         """The priced widths that no wider one beats in latency beyond its interval."""
         found: list[int] = []
         least_high_ms = float("inf")  # upper end of the fastest wider width
-        for width in reversed(self.widths(layer, op)):
+        for width in reversed(self._priced_widths(layer, op)):
             low_ms, high_ms = self.table.price_interval_ms(layer.block(Choice(op, width)))
             if low_ms <= least_high_ms:
                 found.append(width)
@@ -104,7 +110,7 @@ class PricedSpace:
                         for layer, op in options
                         for width in self.widths(layer, op)
                     )
-                    total += pick(addends, key=lambda addend: float(addend[piece]))  # noqa: B023
+                    total += pick(addends, key=lambda addend: float(addend[piece]))
                 sums.append(float(total.max()))
             ends.append(pick(sums))
         return ends[0], ends[1]

@@ -79,7 +79,10 @@ def fit_exact(priced: PricedSpace, architecture: Architecture, target_ms: float)
         if best_ms >= target_ms * (1 - _GOOD_ENOUGH):
             break
     if best is None:  # no uniform shape fits below the target: only the narrowest network does
-        best = [int(ws[int(np.argmin(_prices(priced, r, ws)))]) for r, ws in zip(rows, options, strict=True)]
+        best = [
+            int(ws[int(np.argmin(_prices(priced, r, ws)))])
+            for r, ws in zip(rows, options, strict=True)
+        ]
     scaled = _with_widths(priced, architecture, best)
     return Fit(target_ms, priced.latency_ms(scaled), low, high, scaled)
 
@@ -121,7 +124,9 @@ def fit_greedy(
         shift += 1
         current = start - shift * steps
     if latency(snap(current)) > goal_ms:  # prices that do not grow with width
-        narrowest = [ws[int(np.argmin(_prices(priced, r, ws)))] for r, ws in zip(rows, options, strict=True)]
+        narrowest = [
+            ws[int(np.argmin(_prices(priced, r, ws)))] for r, ws in zip(rows, options, strict=True)
+        ]
         current = np.array(narrowest, dtype=np.int64)
     current = np.array(snap(current), dtype=np.int64)
     for stage in range(len(architecture.stages)):  # expand all, then later and later stages
@@ -213,20 +218,20 @@ def _scales_by_nearness(
     for (layer, choice), ws, w in zip(rows, options, start, strict=True):
         widths = np.array(ws)
         nearest = np.abs(widths[None] - scales[:, None] * w).argmin(axis=1)
-        addends = {i: priced.addend_ms(layer, Choice(choice.op, ws[i])) for i in set(nearest.tolist())}
+        addends = {
+            i: priced.addend_ms(layer, Choice(choice.op, ws[i])) for i in set(nearest.tolist())
+        }
         latencies += np.array([addends[i] for i in nearest.tolist()])
     order = np.argsort(np.abs(latencies.max(axis=1) - target_ms), kind="stable")
     return [float(scales[i]) for i in order[:_NEAR]]
 
 
-def _near(
-    options: Sequence[Sequence[int]], start: Floats, scale: float
-) -> list[list[int]]:
+def _near(options: Sequence[Sequence[int]], start: Floats, scale: float) -> list[list[int]]:
     """Widths within the shape's tolerance of a scale; where there is none, the nearest one."""
     near = []
     for ws, w in zip(options, start, strict=True):
         inside = [x for x in ws if abs(x / w / scale - 1) <= SHAPE_TOLERANCE]
-        near.append(inside or [min(ws, key=lambda x: abs(x - w * scale))])  # noqa: B023
+        near.append(inside or [min(ws, key=lambda x: abs(x - w * scale))])
     return near
 
 

@@ -22,6 +22,7 @@ class Session(ABC):
     def call(self) -> None:
         """Compute one batch and return when the result is there."""
 
+    @abstractmethod
     def close(self) -> None:
         """Release the device's memory; ``call`` must not be used afterwards."""
 

@@ -60,9 +60,7 @@ class OnnxRuntimeProfiler(Profiler):
             (self.profile.batch_size, *graph.input_shape), dtype=np.float32
         )
         try:
-            session = ort.InferenceSession(
-                model.SerializeToString(), options, providers=_PROVIDERS
-            )
+            session = ort.InferenceSession(model.SerializeToString(), options, providers=_PROVIDERS)
         except Exception as error:  # its exceptions share no base class
             raise RuntimeFailure(f"ONNX Runtime refused the network: {error}") from error
         return OnnxRuntimeSession(session, image)

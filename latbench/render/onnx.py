@@ -124,9 +124,7 @@ def _nodes(node: Node, output: str) -> Iterator[onnx.NodeProto]:
         yield helper.make_node("Gemm", [flat, *weights], [output], name, transB=1)
 
 
-def _activation(
-    layer: Act, inputs: list[str], output: str, name: str
-) -> Iterator[onnx.NodeProto]:
+def _activation(layer: Act, inputs: list[str], output: str, name: str) -> Iterator[onnx.NodeProto]:
     if layer.kind == "swish":
         gate = f"{name}.sigmoid"
         yield helper.make_node("Sigmoid", inputs, [gate], gate)

@@ -30,7 +30,7 @@ def parameter_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
         return {"weight": (layer.out_features, layer.in_features), "bias": (layer.out_features,)}
     if isinstance(layer, Norm):
         names = ("weight", "bias", "running_mean", "running_var")
-        return {name: (layer.channels,) for name in names}
+        return dict.fromkeys(names, (layer.channels,))
     return {}
 
 

@@ -20,7 +20,6 @@ from latbench.blocks.graph import (
     Conv,
     Layer,
     Linear,
-    Mul,
     Norm,
     Pool,
 )
@@ -52,7 +51,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def _module(layer: Layer) -> nn.Module:
+def _module(layer: Layer, *, batch_norms: bool) -> nn.Module:
     if isinstance(layer, Conv):
         return nn.Conv2d(
             layer.in_channels,
@@ -64,7 +63,8 @@ def _module(layer: Layer) -> nn.Module:
             bias=layer.bias,
         )
     if isinstance(layer, Norm):
-        return nn.BatchNorm2d(layer.channels, eps=NORM_EPSILON)
+        own = not batch_norms
+        return nn.BatchNorm2d(layer.channels, eps=NORM_EPSILON, affine=own, track_running_stats=own)
     if isinstance(layer, Act):
         return _ACTIVATIONS[layer.kind]()
     if isinstance(layer, Pool):
@@ -75,13 +75,19 @@ def _module(layer: Layer) -> nn.Module:
 
 
 class GraphModule(nn.Module):
-    """A graph as a module: reads ``(N, C, H, W)``, writes the last node's value."""
+    """A graph as a module: reads ``(N, C, H, W)``, writes the last node's value.
 
-    def __init__(self, graph: Graph) -> None:
+    Args:
+        graph: The layers.
+        batch_norms: Norms have no parameters and always use the batch's statistics, as in
+            supernets.
+    """
+
+    def __init__(self, graph: Graph, *, batch_norms: bool = False) -> None:
         super().__init__()
         self.graph = graph
         for node in graph.nodes:
-            self.add_module(node.name, _module(node.layer))
+            self.add_module(node.name, _module(node.layer, batch_norms=batch_norms))
 
     def forward(self, x: Tensor) -> Tensor:
         values = {INPUT: x}
@@ -113,9 +119,9 @@ class NetworkModule(nn.Module):
         }
 
 
-def render_torch(spec: BlockSpec) -> GraphModule:
-    """The module of one block."""
-    return GraphModule(spec.graph())
+def render_torch(spec: BlockSpec, *, batch_norms: bool = False) -> GraphModule:
+    """The module of one block; ``batch_norms`` as in ``GraphModule``."""
+    return GraphModule(spec.graph(), batch_norms=batch_norms)
 
 
 def load_parameters(module: GraphModule, parameters: Parameters) -> None:

@@ -52,8 +52,9 @@ def _logger(title: str) -> Callable[[float, str], None]:
         if now - last < _LOG_EVERY_S:
             return
         last = now
-        left = (now - begin) * (1 - fraction) / fraction if fraction > 0 else float("nan")
-        time_left = f", {format_s(left)} left" if left == left else ""
+        time_left = ""
+        if fraction > 0:
+            time_left = f", {format_s((now - begin) * (1 - fraction) / fraction)} left"
         sys.stderr.write(f"{title}: {fraction:.0%}{time_left} ({words})\n")
 
     return log

@@ -17,9 +17,7 @@ SPACES: Registry[Callable[[int | None, int | None], SearchSpace]] = Registry(
 )
 
 
-def make_space(
-    name: str, input_size: int | None = None, classes: int | None = None
-) -> SearchSpace:
+def make_space(name: str, input_size: int | None = None, classes: int | None = None) -> SearchSpace:
     """The space called ``name``; its published input size and classes where None.
 
     Raises:

@@ -33,6 +33,10 @@ class Layer(Protocol):
         """Every width the operation may have here, in channels."""
         ...
 
+    def start_width(self, op: str) -> int:
+        """The width at which a search begins."""
+        ...
+
     def block(self, choice: Choice) -> BlockSpec:
         """The block that a choice stands for."""
         ...
@@ -133,9 +137,7 @@ class SearchSpace:
         )
         return (*self.stem, *chosen, *self.tail)
 
-    def random(
-        self, rng: np.random.Generator, widths: WidthsOf = aligned_widths
-    ) -> Architecture:
+    def random(self, rng: np.random.Generator, widths: WidthsOf = aligned_widths) -> Architecture:
         """Draw depths, operations and widths uniformly."""
         stages = []
         for layers in self.stages:
@@ -184,7 +186,9 @@ def candidates(layer: Layer, widths: WidthsOf) -> Iterator[Choice]:
 
 def _extremes(layer: Layer) -> list[Choice]:
     """Narrowest and widest choice of every operation: MACs grow with width."""
-    return [Choice(op, ws[end]) for op in layer.ops for ws in (layer.widths(op),) for end in (0, -1)]
+    return [
+        Choice(op, ws[end]) for op in layer.ops for ws in (layer.widths(op),) for end in (0, -1)
+    ]
 
 
 def _macs(layer: Layer) -> Callable[[Choice], int]:
@@ -198,8 +202,7 @@ def _check_choice(choice: Choice, layer: Layer, *, path: str) -> None:
     if choice.width is None or choice.width not in allowed:
         _refuse(
             f"{path}.width",
-            f"{choice.op} is {allowed[0]} to {allowed[-1]} channels wide here, "
-            f"not {choice.width}",
+            f"{choice.op} is {allowed[0]} to {allowed[-1]} channels wide here, not {choice.width}",
         )
 
 

@@ -126,6 +126,4 @@ def tfnas(input_size: int | None = None, classes: int | None = None) -> SearchSp
         channels = out_channels
     last = ConvBlock(channels, LAST_CHANNELS, 1, 1, "swish", size)
     head = Classifier(LAST_CHANNELS, classes, size)
-    return SearchSpace(
-        "tfnas", input_size, classes, (stem, second), tuple(stages), (last, head)
-    )
+    return SearchSpace("tfnas", input_size, classes, (stem, second), tuple(stages), (last, head))

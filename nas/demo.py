@@ -1,0 +1,112 @@
+"""The main job on this machine in minutes: profile, search, train, verify.
+
+A rough table at 32 px, a short search on scikit-learn's digits, the found network trained from
+scratch and measured against its prediction. Everything is kept in one folder; a demo that was
+interrupted goes on there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from latbench.device import load_profile
+from latbench.profilers import make_profiler
+from latbench.profiling import open_or_create, profile
+from latbench.tables import LatencyTable
+from latbench.verification import verify
+from nas.data import load_data
+from nas.priced import PricedSpace, space_label
+from nas.searchers import SEARCHERS, SearchSettings
+from nas.spaces import Architecture, make_space, spread_networks
+from nas.training import scratch
+from nas.training.run_folder import RunFolder
+
+Stage = Callable[[str], AbstractContextManager[Callable[[float, str], None]]]
+"""Opens a progress bar under a title."""
+
+DEVICE, SPACE, DATA = "cpu-onnxruntime", "tfnas", "digits"
+INPUT_SIZE, CLASSES = 32, 10
+PROFILE_S = 150.0
+SEARCH_EPOCHS, TRAIN_EPOCHS = 9, 30
+_TARGET_QUANTILE = 0.3  # of random networks' latencies: ambitious, and quick to train
+_DRAWN = 200
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo found.
+
+    Attributes:
+        error: measured / target - 1.
+    """
+
+    target_ms: float
+    predicted_ms: float
+    measured_ms: float
+    top1: float
+    error: float
+    architecture: Architecture
+
+
+def run_demo(folder: Path, stage: Stage) -> DemoResult:
+    """Run, or finish, the demo in a folder."""
+    profiler = make_profiler(load_profile(DEVICE))
+    space = make_space(SPACE, INPUT_SIZE, CLASSES)
+    data = load_data(DATA, input_size=INPUT_SIZE, classes=CLASSES)
+    path = folder / "table.sqlite"
+    with open_or_create(path, profiler, space_label(space)) as store:
+        if store.fit() is None:
+            with stage("profile") as progress:
+                result = profile(
+                    profiler,
+                    store,
+                    blocks=space.blocks(),
+                    networks=spread_networks(space, profiler.profile.sweep.networks, seed=0),
+                    time_limit_s=PROFILE_S,
+                    progress=progress,
+                )
+            if result.stopped == "interrupted":
+                raise KeyboardInterrupt
+    table = LatencyTable.open(path)
+    priced = PricedSpace(space, table, efficient=True)
+
+    target_ms = _target_ms(priced)
+    settings = SearchSettings(epochs=SEARCH_EPOCHS)
+    search_folder = RunFolder(
+        folder / "search", {"searcher": "tfnas", "epochs": SEARCH_EPOCHS, "target_ms": target_ms}
+    )
+    with stage("search") as progress:
+        searcher = SEARCHERS["tfnas"](priced, settings)
+        found = searcher.search(data, [target_ms], search_folder, progress=progress)[0]
+
+    network = space.lower(found.architecture)
+    recipe = scratch.Recipe(epochs=TRAIN_EPOCHS)
+    train_folder = RunFolder(
+        folder / "train",
+        {"architecture": found.architecture.as_dict(), "data": DATA, "epochs": recipe.epochs},
+    )
+    with stage("train") as progress:
+        score = scratch.train(network, data, recipe, train_folder, progress=progress)
+    with stage("verify") as progress:
+        verified = verify(profiler, table, [network], progress=progress).networks[0]
+    measured_ms = verified.measured.estimate_ms
+    return DemoResult(
+        target_ms=target_ms,
+        predicted_ms=found.latency_ms,
+        measured_ms=measured_ms,
+        top1=score.top1,
+        error=measured_ms / target_ms - 1,
+        architecture=found.architecture,
+    )
+
+
+def _target_ms(priced: PricedSpace) -> float:
+    """A budget that a person might set: a low quantile of random networks, two digits."""
+    rng = np.random.default_rng(0)
+    latencies = [priced.latency_ms(priced.space.random(rng, priced.widths)) for _ in range(_DRAWN)]
+    return float(f"{np.quantile(latencies, _TARGET_QUANTILE):.2g}")

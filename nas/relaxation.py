@@ -1,0 +1,83 @@
+"""A relaxed architecture: the space with every choice a probability; its expected latency.
+
+Pure Python: a weight is a float or a torch scalar, and the same arithmetic serves both, so the
+expectation is differentiable wherever the weights are.
+
+Glossary, after TF-NAS (Hu et al., ECCV 2020):
+
+    p_lo      probability of operation o at layer l of a stage (softmax of alpha)
+    beta_d    probability of depth d of a stage; depth d keeps layers 1..d
+    P(l)      sum of beta_d over d >= l: probability that layer l is kept
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nas.priced import PricedSpace
+from nas.spaces import Architecture, Choice, SearchSpace
+
+Weight = Any
+"""A float, or a torch scalar."""
+
+Widths = Sequence[Sequence[Mapping[str, int]]]
+"""Current width of every operation: by stage, by layer, by name of the operation."""
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """Weights of every choice; a choice that is absent has weight zero and is not computed.
+
+    Attributes:
+        ops: By stage, by layer: weight by index of the operation.
+        depths: By stage: weight by depth, from 1.
+    """
+
+    ops: tuple[tuple[Mapping[int, Weight], ...], ...]
+    depths: tuple[Mapping[int, Weight], ...]
+
+
+def one_hot(space: SearchSpace, architecture: Architecture) -> Relaxed:
+    """An architecture as a relaxation with every weight 1."""
+    return Relaxed(
+        ops=tuple(
+            tuple(
+                {layer.ops.index(choice.op): 1.0}
+                for choice, layer in zip(stage, layers, strict=False)
+            )
+            for stage, layers in zip(architecture.stages, space.stages, strict=True)
+        ),
+        depths=tuple({len(stage): 1.0} for stage in architecture.stages),
+    )
+
+
+def expected_latency_ms(priced: PricedSpace, relaxed: Relaxed, widths: Widths) -> Weight:
+    """Expected latency over the architectures that a relaxation stands for.
+
+    Depth latency is cumulative: a stage adds, over its layers, P(l) times the sum of p_lo times
+    the price of o (TF-NAS, Eq. 6 to 8). A network's latency is the largest of a few sums over
+    blocks; the expectation of each sum is exact, and the largest of them is returned. Where one
+    sum is the largest for all architectures in question that is the exact expectation, else a
+    lower bound of it (Jensen).
+
+    Args:
+        priced: The space and its prices.
+        relaxed: Weights of all choices; those of a layer and of a stage's depths sum to 1.
+        widths: Width of every operation.
+
+    Returns:
+        ms, a float or a torch scalar as the weights are.
+    """
+    sums: list[Weight] = priced.base_ms.tolist()
+    for s, (rows, depths) in enumerate(zip(relaxed.ops, relaxed.depths, strict=True)):
+        for i, row in enumerate(rows):
+            kept = sum(weight for depth, weight in depths.items() if depth > i)
+            layer = priced.space.stages[s][i]
+            for index, weight in row.items():
+                op = layer.ops[index]
+                addend = priced.addend_ms(layer, Choice(op, widths[s][i][op])).tolist()
+                share = kept * weight
+                sums = [total + share * ms for total, ms in zip(sums, addend, strict=True)]
+    return max(sums, key=float)

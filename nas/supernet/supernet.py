@@ -1,0 +1,126 @@
+"""The supernet: weights shared by all architectures of a space.
+
+One forward for everything: a sampled path is a one-hot relaxation, of which only the path is
+computed. Depth is sink-connecting (TF-NAS, Section 3.2): a stage's output is the sum of its
+layers' outputs weighted by the probability of ending there, so that no layer is skipped and
+shallow networks are real candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from latbench.blocks import InvertedResidual
+from latbench.render.torch import render_torch
+from nas.relaxation import Relaxed, Weight, Widths
+from nas.spaces import Architecture, Choice, Layer, SearchSpace
+from nas.supernet.elastic import ElasticInvertedResidual, Selection
+
+
+class Supernet(nn.Module):
+    """All candidates of a space at their widest, each with the set of channels in use.
+
+    Args:
+        space: A space whose blocks are inverted residuals.
+        start_widths: Width of every operation to begin with.
+        seed: Of the initial weights.
+    """
+
+    def __init__(self, space: SearchSpace, *, start_widths: Widths, seed: int) -> None:
+        super().__init__()
+        self.space = space
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.stem = nn.ModuleList(render_torch(spec, batch_norms=True) for spec in space.stem)
+            self.stages = nn.ModuleList(
+                nn.ModuleList(
+                    nn.ModuleList(_elastic(layer, op, widths[op]) for op in layer.ops)
+                    for layer, widths in zip(layers, row, strict=True)
+                )
+                for layers, row in zip(space.stages, start_widths, strict=True)
+            )
+            self.tail = nn.ModuleList(render_torch(spec, batch_norms=True) for spec in space.tail)
+            self.apply(_initialise)
+
+    def block(self, stage: int, layer: int, op: int) -> ElasticInvertedResidual:
+        """The candidate at a place, by the index of its operation."""
+        stages = cast(list[list[list[ElasticInvertedResidual]]], self.stages)
+        return stages[stage][layer][op]
+
+    def forward(self, images: Tensor, relaxed: Relaxed) -> Tensor:
+        """``(N, 3, S, S)`` to logits ``(N, classes)``."""
+        x = images
+        for block in self.stem:
+            x = block(x)
+        for s, (rows, depths) in enumerate(zip(relaxed.ops, relaxed.depths, strict=True)):
+            by_depth: dict[int, Tensor] = {}
+            for i, row in enumerate(rows[: max(depths)]):
+                x = _mix({op: self.block(s, i, op)(x) for op in row}, row)
+                by_depth[i + 1] = x
+            x = _mix({depth: by_depth[depth] for depth in depths}, depths)
+        for block in self.tail:
+            x = block(x)
+        return x
+
+    def widths(self) -> list[list[dict[str, int]]]:
+        """Present width of every operation: by stage, by layer, by name."""
+        return [
+            [
+                {op: self.block(s, i, index).width for index, op in enumerate(layer.ops)}
+                for i, layer in enumerate(layers)
+            ]
+            for s, layers in enumerate(self.space.stages)
+        ]
+
+    def set_widths(self, architecture: Architecture) -> None:
+        """Give the architecture's operations its widths; all others stay as they are."""
+        for s, stage in enumerate(architecture.stages):
+            for i, choice in enumerate(stage):
+                assert choice.width is not None
+                index = self.space.stages[s][i].ops.index(choice.op)
+                self.block(s, i, index).set_width(choice.width)
+
+    def selections(self) -> Mapping[nn.Parameter, Selection]:
+        """For every parameter that is partly in use, its axis and indices in use."""
+        found: dict[nn.Parameter, Selection] = {}
+        for module in self.modules():
+            if isinstance(module, ElasticInvertedResidual):
+                found.update(module.selections())
+        return found
+
+
+def start_widths(space: SearchSpace) -> list[list[dict[str, int]]]:
+    """Widths at which a search begins."""
+    return [
+        [{op: layer.start_width(op) for op in layer.ops} for layer in layers]
+        for layers in space.stages
+    ]
+
+
+def _elastic(layer: Layer, op: str, width: int) -> ElasticInvertedResidual:
+    widest = layer.block(Choice(op, layer.widths(op)[-1]))
+    if not isinstance(widest, InvertedResidual):
+        raise TypeError(f"no elastic form of {widest}")
+    return ElasticInvertedResidual(widest, width=width)
+
+
+def _initialise(module: nn.Module) -> None:
+    """He's normal initialisation by fan-out, as published."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.01)
+        nn.init.zeros_(module.bias)
+
+
+def _mix(values: Mapping[int, Tensor], weights: Mapping[int, Weight]) -> Tensor:
+    """Weighted sum; a single choice is passed on as it is."""
+    if len(weights) == 1:
+        return next(iter(values.values()))
+    return cast(Tensor, sum(weights[key] * value for key, value in values.items()))

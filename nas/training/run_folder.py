@@ -1,0 +1,126 @@
+"""A run's folder: its configuration, its metrics, its checkpoints.
+
+The same configuration goes on where the folder ends; another one is refused. Checkpoints are
+written beside the old one and renamed, so a killed run always has a whole one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from time import time
+from typing import Any
+
+import torch
+
+from latbench.errors import InvalidFileError, MismatchError, MissingExtraError
+from latbench.files import write_atomically
+
+
+class RunFolder:
+    """``config.json``, ``metrics.jsonl``, TensorBoard events and ``checkpoint/``.
+
+    Args:
+        path: The folder; made if there is none.
+        config: What the run does, as JSON values.
+
+    Raises:
+        MismatchError: The folder belongs to a run of another configuration.
+        InvalidFileError: The folder cannot be used.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+        self.path = path
+        file = path / "config.json"
+        ours = json.loads(json.dumps(config))
+        if file.exists():
+            theirs = read_config(path)
+            differing = sorted(
+                key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)
+            )
+            if differing:
+                raise MismatchError(
+                    f"{path} holds another run (it differs in {', '.join(differing)}): "
+                    "choose another -o, or repeat its command to go on with it"
+                )
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise MismatchError(f"{path} exists and holds no run: choose another -o")
+        else:
+            write_atomically(file, json.dumps(ours, indent=2) + "\n")
+
+    def checkpoint(self, name: str) -> dict[str, Any] | None:
+        """The last state saved under ``name``, or None.
+
+        Raises:
+            InvalidFileError: The file is damaged.
+        """
+        file = self._checkpoint_file(name)
+        if not file.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(file, weights_only=True)
+        except Exception as error:  # torch raises whatever its unpickler met
+            raise InvalidFileError(
+                f"{file} is damaged: {error}; delete it to begin anew"
+            ) from error
+        return state
+
+    def save_checkpoint(self, name: str, state: Mapping[str, Any]) -> None:
+        file = self._checkpoint_file(name)
+        file.parent.mkdir(exist_ok=True)
+        temporary = file.with_suffix(".part")
+        torch.save(dict(state), temporary)
+        temporary.replace(file)
+
+    def _checkpoint_file(self, name: str) -> Path:
+        return self.path / "checkpoint" / f"{name}.pt"
+
+    @contextmanager
+    def metrics(self) -> Iterator[Metrics]:
+        """Where numbers are logged while a run goes on."""
+        opened = Metrics(self.path)
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+
+class Metrics:
+    """Appends to ``metrics.jsonl`` and, where TensorBoard is installed, to its events."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard.writer import SummaryWriter
+        except ImportError:
+            raise MissingExtraError("tensorboard", "nas") from None
+        self._file = (folder / "metrics.jsonl").open("a")
+        self._events = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+
+    def log(self, phase: str, epoch: int, values: Mapping[str, float | None]) -> None:
+        """Append one line: phase, epoch, time in s since 1970 and the values."""
+        line = {"phase": phase, "epoch": epoch, "time_s": round(time(), 3), **values}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if value is not None:
+                self._events.add_scalar(f"{phase}/{name}", value, epoch)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()  # type: ignore[no-untyped-call]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration of the run in a folder.
+
+    Raises:
+        InvalidFileError: The folder holds no run.
+    """
+    file = path / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidFileError(f"{path} holds no run: {error}") from error
+    return config

@@ -1,0 +1,105 @@
+"""Shared pieces: a small space, a table with known prices, the published reference data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import pytest
+
+from latbench.blocks import BlockSpec, Classifier, ConvBlock, block_key, block_width
+from latbench.device import DeviceProfile, SweepProtocol, load_profile
+from latbench.environment import current_environment
+from latbench.tables import Estimate, LatencyTable, StoredFit, TableStore
+from latbench.tables.pricing import PriceModel
+from nas.priced import space_label
+from nas.spaces import SearchSpace
+from nas.spaces.tfnas import TFNASLayer
+
+REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """Published artefacts; tests that read them are skipped where they are not at hand."""
+    if not REFERENCE.is_dir():
+        pytest.skip("the published reference data is not beside this checkout")
+    return REFERENCE
+
+
+def make_tiny_space() -> SearchSpace:
+    """Two stages of two and one layers, few channels, 8 px: small enough to enumerate."""
+    stem = ConvBlock(3, 8, 3, 1, "relu", 8)
+    first = TFNASLayer(8, 16, 2, "relu", 8)
+    second = TFNASLayer(16, 16, 1, "relu", 4)
+    last = TFNASLayer(16, 24, 1, "swish", 4)
+    tail = (ConvBlock(24, 32, 1, 1, "swish", 4), Classifier(32, 10, 4))
+    return SearchSpace("tiny", 8, 10, (stem,), ((first, second), (last,)), tail)
+
+
+@pytest.fixture
+def tiny_space() -> SearchSpace:
+    return make_tiny_space()
+
+
+@pytest.fixture
+def profile() -> DeviceProfile:
+    return load_profile("cpu-onnxruntime")
+
+
+@pytest.fixture
+def quick_profile(profile: DeviceProfile) -> DeviceProfile:
+    """The shipped profile with a protocol of as few calls as it allows."""
+    sweep = SweepProtocol(
+        warmup_calls=1,
+        hot_calls=1,
+        cold_calls=1,
+        block_dwell_ms=0,
+        network_dwell_ms=0,
+        min_passes=2,
+        max_passes=4,
+        networks=6,
+        network_visits=1,
+        verify_visits=2,
+    )
+    return DeviceProfile(name="quick", runtime=profile.runtime, sweep=sweep)
+
+
+Prices = Callable[[BlockSpec], float]
+
+
+def random_price(spec: BlockSpec) -> float:
+    """A price in ms that depends on the block alone and grows with its width."""
+    draw = np.random.default_rng(crc32(block_key(spec).encode())).uniform(0.01, 0.02)
+    return float(draw) + 0.002 * (block_width(spec) or 0)
+
+
+def write_table(
+    path: Path,
+    space: SearchSpace,
+    device: DeviceProfile,
+    *,
+    prices: Prices = random_price,
+    model: PriceModel | None = None,
+) -> LatencyTable:
+    """A table of a space whose prices are given, as if they had been measured."""
+    model = model or PriceModel("hot", 1.0, 0.0, 0.25)
+    with TableStore.create(
+        path, device=device, space=space_label(space), environment=current_environment({})
+    ) as store:
+        store.add_targets(space.blocks(), [])
+        store.set_estimates(
+            {
+                id_: Estimate(p, 0.99 * p, 1.01 * p, p, 0.99 * p, 1.01 * p, 20, noisy=False)
+                for id_, p in ((id_, prices(spec)) for id_, spec in store.blocks().items())
+            }
+        )
+        store.add_fit(StoredFit(model, floor=0.01, noisy=False))
+    return LatencyTable.open(path)
+
+
+@pytest.fixture
+def tiny_table(tmp_path: Path, tiny_space: SearchSpace, profile: DeviceProfile) -> LatencyTable:
+    return write_table(tmp_path / "tiny.sqlite", tiny_space, profile)

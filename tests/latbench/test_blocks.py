@@ -1,0 +1,157 @@
+"""Blocks: one description, the same block everywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+
+from latbench.blocks import (
+    BLOCKS,
+    BlockSpec,
+    Classifier,
+    ConvBlock,
+    InvertedResidual,
+    block_key,
+    fold_norms,
+    network_graph,
+    output_shape,
+    parse_block,
+)
+from latbench.blocks.graph import Norm
+from latbench.cost import Cost, block_cost, graph_cost, network_cost
+from latbench.errors import InvalidFileError
+from latbench.render.onnx import render_onnx
+from latbench.render.parameters import parameter_shapes, random_parameters
+from latbench.render.torch import NetworkModule, load_parameters, render_torch
+from nas.spaces import space_of
+from nas.spaces.architecture import parse_architecture
+from tests.conftest import make_tiny_space
+
+# every kind of block, every activation, with and without each part
+SAMPLES: list[BlockSpec] = [
+    ConvBlock(3, 16, 3, 2, "relu", 15),
+    ConvBlock(16, 24, 1, 1, "relu6", 7),
+    ConvBlock(8, 8, 5, 1, "hswish", 9),
+    ConvBlock(8, 8, 1, 1, "hsigmoid", 4),
+    ConvBlock(8, 8, 1, 1, "sigmoid", 4),
+    InvertedResidual(8, 8, 20, 3, 1, "relu", 9),
+    InvertedResidual(8, 12, 33, 5, 2, "swish", 9, se_channels=16),
+    InvertedResidual(16, 8, 16, 3, 1, "relu", 8, se_channels=4, expand=False),
+    InvertedResidual(8, 8, 24, 5, 1, "hswish", 6, se_channels=8),
+    Classifier(12, 10, 4),
+]
+TOLERANCE = 1e-4
+
+
+def _run_onnx(model: onnx.ModelProto, image: np.ndarray) -> np.ndarray:
+    onnx.checker.check_model(model, full_check=True)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    output: np.ndarray = session.run(None, {"input": image})[0]
+    return output
+
+
+def test_every_kind_has_a_sample() -> None:
+    assert {type(spec) for spec in SAMPLES} == set(BLOCKS.values())
+
+
+@pytest.mark.parametrize("spec", SAMPLES, ids=block_key)
+@pytest.mark.parametrize("fold", [True, False], ids=["folded", "unfolded"])
+def test_onnx_equals_torch(spec: BlockSpec, fold: bool) -> None:
+    graph = spec.graph()
+    parameters = random_parameters(graph, seed=1)
+    image = np.random.default_rng(2).standard_normal((2, *graph.input_shape), dtype=np.float32)
+    module = render_torch(spec).eval()
+    load_parameters(module, parameters)
+    with torch.no_grad():
+        expected = module(torch.from_numpy(image)).numpy()
+    got = _run_onnx(render_onnx(graph, parameters, batch_size=2, fold=fold), image)
+    assert np.abs(got.reshape(expected.shape) - expected).max() < TOLERANCE
+    assert expected.std() > 0.01
+
+
+def test_a_whole_network_renders_as_its_blocks() -> None:
+    space = make_tiny_space()
+    network = space.lower(space.largest())
+    model = NetworkModule(network).eval()
+    graph = network_graph(network)
+    image = np.random.default_rng(0).standard_normal((1, *graph.input_shape), dtype=np.float32)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(image)).numpy()
+    got = _run_onnx(render_onnx(graph, model.parameter_values()), image)
+    assert np.abs(got - expected).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("spec", SAMPLES, ids=block_key)
+def test_a_key_is_read_back_as_its_block(spec: BlockSpec) -> None:
+    assert parse_block(block_key(spec)) == spec
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"block":"none"}', '{"block":"conv","x":1}', "[1"])
+def test_what_is_no_block_is_refused(text: str) -> None:
+    with pytest.raises(InvalidFileError):
+        parse_block(text)
+
+
+@pytest.mark.parametrize("spec", SAMPLES, ids=block_key)
+def test_shapes_and_parameters_are_those_of_torch(spec: BlockSpec) -> None:
+    graph = spec.graph()
+    module = render_torch(spec)
+    out = module.eval()(torch.zeros(1, *graph.input_shape))
+    assert output_shape(spec) == (*out.shape[1:], 1, 1)[:3]
+    assert block_cost(spec).params == sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize("spec", SAMPLES, ids=block_key)
+def test_folding_leaves_macs_and_drops_norms(spec: BlockSpec) -> None:
+    folded = fold_norms(spec.graph())
+    assert not any(isinstance(node.layer, Norm) for node in folded.nodes)
+    assert graph_cost(folded).macs == block_cost(spec).macs
+
+
+def test_random_activations_keep_their_scale() -> None:
+    """Fading activations would be denormal numbers, which are slow to compute with."""
+    spec = InvertedResidual(16, 16, 96, 3, 1, "swish", 8, se_channels=16)
+    graph = network_graph((spec,) * 12)
+    image = np.random.default_rng(0).standard_normal((1, *graph.input_shape), dtype=np.float32)
+    output = _run_onnx(render_onnx(graph), image)
+    assert 1e-2 < output.std() < 1e3
+
+
+def test_random_parameters_have_the_declared_shapes() -> None:
+    graph = InvertedResidual(8, 8, 24, 5, 1, "hswish", 6, se_channels=8).graph()
+    parameters = random_parameters(graph)
+    wanted = {
+        f"{node.name}.{name}": shape
+        for node in graph.nodes
+        for name, shape in parameter_shapes(node.layer).items()
+    }
+    assert {name: value.shape for name, value in parameters.items()} == wanted
+
+
+def test_without_expansion_the_width_is_given() -> None:
+    with pytest.raises(ValueError, match="in_channels"):
+        InvertedResidual(16, 8, 24, 3, 1, "relu", 8, expand=False)
+
+
+def test_blocks_that_do_not_fit_are_not_chained() -> None:
+    with pytest.raises(ValueError, match="block 1"):
+        network_graph((SAMPLES[0], SAMPLES[1]))
+
+
+def test_costs_add_up() -> None:
+    assert network_cost(SAMPLES) == sum((block_cost(spec) for spec in SAMPLES), Cost())
+
+
+def test_costs_of_published_networks(reference: Path) -> None:
+    for sample in json.loads((reference / "tfnas" / "cost_samples.json").read_text()):
+        text = json.dumps(sample["architecture"])
+        architecture = parse_architecture(text, source=sample["name"])
+        cost = network_cost(space_of(architecture).lower(architecture))
+        assert cost.macs / 1e6 == pytest.approx(sample["macs_m"], abs=1e-6)
+        assert cost.params / 1e6 == pytest.approx(sample["params_m"], abs=1e-6)

@@ -1,0 +1,221 @@
+"""Profiling and verification, on a runtime that really runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import latbench.profiling
+from latbench.blocks import Network
+from latbench.device import DeviceProfile
+from latbench.environment import current_environment
+from latbench.errors import MismatchError
+from latbench.measure.sweep import block_target, network_target, sweep_pass
+from latbench.measure.visit import CacheFlusher, visit
+from latbench.profilers import Profiler, Session, make_profiler
+from latbench.profiling import ProfileResult, open_or_create, profile
+from latbench.tables import LatencyTable
+from latbench.verification import _fit_drift, verify
+from nas.priced import space_label
+from nas.spaces import SearchSpace, spread_networks
+from tests.conftest import write_table
+
+
+class CountingProfiler(Profiler):
+    """Stands in for a runtime: counts calls and opened sessions, computes nothing."""
+
+    def __init__(self, profile: DeviceProfile) -> None:
+        super().__init__(profile)
+        self.opened: list[Network] = []
+        self.live = self.most_live = self.calls = 0
+
+    @staticmethod
+    def unavailable(profile: DeviceProfile) -> str | None:
+        return None
+
+    def open(self, network: Network) -> Session:
+        self.opened.append(network)
+        self.live += 1
+        self.most_live = max(self.live, self.most_live)
+        return _CountingSession(self)
+
+    def versions(self) -> dict[str, str]:
+        return {"counting": "1"}
+
+
+class _CountingSession(Session):
+    def __init__(self, profiler: CountingProfiler) -> None:
+        self.profiler = profiler
+
+    def call(self) -> None:
+        self.profiler.calls += 1
+
+    def close(self) -> None:
+        self.profiler.live -= 1
+
+
+def _run(
+    profiler: Profiler, path: Path, space: SearchSpace, *, limit_s: float = 600
+) -> ProfileResult:
+    with open_or_create(path, profiler, space_label(space)) as store:
+        return profile(
+            profiler,
+            store,
+            blocks=space.blocks(),
+            networks=spread_networks(space, profiler.profile.sweep.networks, seed=0),
+            time_limit_s=limit_s,
+        )
+
+
+def test_a_visit_makes_the_calls_it_is_asked_for(profile: DeviceProfile) -> None:
+    profiler = CountingProfiler(profile)
+    session = profiler.open(())
+    p = profile.sweep
+    taken = visit(session, p, dwell_ms=0, flush=CacheFlusher(64))
+    assert (len(taken.hot_ns), len(taken.cold_ns)) == (p.hot_calls, p.cold_calls)
+    assert profiler.calls == p.warmup_calls + p.hot_calls + p.cold_calls
+    assert visit(session, p, dwell_ms=0, flush=None).cold_ns == ()
+    assert len(visit(session, p, dwell_ms=5, flush=None).hot_ns) > p.hot_calls
+
+
+def test_a_pass_visits_every_target_in_a_new_order(
+    quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    profiler = CountingProfiler(quick_profile)
+    blocks = tiny_space.blocks()
+    targets = [block_target(i, (b,), quick_profile.sweep) for i, b in enumerate(blocks)]
+    network = tiny_space.lower(tiny_space.largest())
+    targets.append(network_target(99, network, quick_profile.sweep, visits=3))
+    first, again, second = (sweep_pass(profiler, targets, number=n) for n in (0, 0, 1))
+    orders = [[id_ for id_, _ in record.visits] for record in (first, again, second)]
+    assert sorted(orders[0]) == [*range(len(blocks)), 99, 99, 99]
+    assert orders[0] == orders[1] != orders[2]
+    assert profiler.most_live == 1
+
+
+def test_profiling_resumes_where_it_was(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    path = tmp_path / "t.sqlite"
+    profiler = make_profiler(quick_profile)
+    first = _run(profiler, path, tiny_space, limit_s=1e-3)
+    assert (first.stopped, first.passes) == ("time limit", 1)
+    assert first.measured == first.blocks == len(tiny_space.blocks())
+    rest = _run(profiler, path, tiny_space)
+    assert rest.passes >= quick_profile.sweep.min_passes
+    done = _run(profiler, path, tiny_space)
+    assert done.passes == rest.passes
+
+
+def test_ctrl_c_saves_the_finished_passes(
+    tmp_path: Path,
+    quick_profile: DeviceProfile,
+    tiny_space: SearchSpace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, path = sweep_pass, tmp_path / "t.sqlite"
+
+    def interrupted(*args: object, number: int, **others: object) -> object:
+        if number == 2:
+            raise KeyboardInterrupt
+        return real(*args, number=number, **others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(latbench.profiling, "sweep_pass", interrupted)
+    result = _run(make_profiler(quick_profile), path, tiny_space)
+    assert (result.stopped, result.passes) == ("interrupted", 2)
+    assert len(LatencyTable.open(path).estimates) == len(tiny_space.blocks())
+
+
+def test_another_device_or_space_is_refused(
+    tmp_path: Path, quick_profile: DeviceProfile, profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    path = tmp_path / "t.sqlite"
+    profiler = make_profiler(quick_profile)
+    open_or_create(path, profiler, space_label(tiny_space)).close()
+    with pytest.raises(MismatchError, match="table of quick"):
+        open_or_create(path, make_profiler(profile), space_label(tiny_space))
+    other = SearchSpace("other", 8, 10, tiny_space.stem, tiny_space.stages, tiny_space.tail)
+    with pytest.raises(MismatchError, match="not other"):
+        open_or_create(path, profiler, space_label(other))
+
+
+def test_verification_compares_what_it_measures(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    profiler = make_profiler(quick_profile)
+    _run(profiler, tmp_path / "t.sqlite", tiny_space)
+    table = LatencyTable.open(tmp_path / "t.sqlite")
+    rng = np.random.default_rng(7)
+    networks = [tiny_space.lower(tiny_space.random(rng)) for _ in range(3)]
+    result = verify(profiler, table, networks)
+    assert len(result.networks) == 3
+    for network, row in zip(networks, result.networks, strict=True):
+        assert row.predicted == table.predict(network)
+        ratio = row.predicted.latency_ms / row.measured.estimate_ms
+        assert row.error == pytest.approx(ratio - 1)
+    errors = [row.error for row in result.networks]
+    assert result.mape == pytest.approx(np.abs(errors).mean())
+    assert result.bias == pytest.approx(np.mean(errors))
+    assert result.drift is not None
+    assert result.mape_drift_corrected is not None
+
+
+def test_networks_that_were_fitted_on_verify_nothing(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    profiler = make_profiler(quick_profile)
+    _run(profiler, tmp_path / "t.sqlite", tiny_space, limit_s=1e-3)
+    table = LatencyTable.open(tmp_path / "t.sqlite")
+    with pytest.raises(MismatchError, match="fitted on"):
+        verify(profiler, table, [next(iter(table.networks))])
+
+
+def test_drift_that_grows_with_size_is_taken_out() -> None:
+    sizes = np.linspace(1e6, 9e6, 12)
+    drift = _fit_drift(sizes, np.exp(0.02 + 1e-8 * sizes))
+    wanted = np.array([2e6, 5e6, 99e6])
+    assert drift(wanted) == pytest.approx(np.exp(0.02 + 1e-8 * np.minimum(wanted, 9e6)))
+
+
+def test_too_few_probes_show_no_drift() -> None:
+    assert _fit_drift(np.array([1.0, 2.0]), np.array([2.0, 2.0]))(np.array([5.0])) == [1.0]
+
+
+def test_a_table_finds_what_is_not_to_be_trusted(
+    tmp_path: Path, profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    bad = tiny_space.blocks()[3]
+    table = write_table(
+        tmp_path / "t.sqlite",
+        tiny_space,
+        profile,
+        prices=lambda spec: -0.1 if spec == bad else 0.1,
+    )
+    now = table.environment
+    assert len(table.check(now).negative) == 1
+    assert table.check(now).entries == len(tiny_space.blocks())
+    assert not table.check(now).passed
+    other = current_environment({"onnxruntime": "0.0"})
+    assert table.check(other).stale == ("onnxruntime is 0.0, was None",)
+
+
+def test_a_prediction_is_the_sum_of_its_prices(
+    tiny_table: LatencyTable, tiny_space: SearchSpace
+) -> None:
+    network = tiny_space.lower(tiny_space.largest())
+    expected = sum(map(tiny_table.price_ms, network)) + tiny_table.price_model.network_ms
+    assert tiny_table.predict(network).latency_ms == pytest.approx(expected)
+
+
+def test_an_unknown_block_has_no_price(tiny_table: LatencyTable) -> None:
+    space = SearchSpace("x", 8, 10, tiny_table_stem(), (), ())
+    with pytest.raises(MismatchError, match="does not price"):
+        tiny_table.predict(space.stem)
+
+
+def tiny_table_stem() -> Network:
+    from latbench.blocks import ConvBlock
+
+    return (ConvBlock(3, 99, 3, 1, "relu", 8),)

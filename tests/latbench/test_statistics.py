@@ -1,0 +1,67 @@
+"""Estimates: low quantiles, their intervals, ranks, samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import kendalltau
+
+from latbench.measure.samples import Samples
+from latbench.measure.statistics import kendall_tau, low_quantile_interval
+from latbench.measure.visit import Visit
+
+
+def test_the_interval_encloses_the_estimate_and_shrinks_with_visits() -> None:
+    rng = np.random.default_rng(0)
+    widths = []
+    for visits in (10, 1000):
+        samples = 1 + rng.exponential(0.1, size=(5, visits))
+        estimate, low, high = low_quantile_interval(samples, 0.05)
+        assert (low <= estimate).all()
+        assert (estimate <= high).all()
+        widths.append((high - low).mean())
+    assert widths[1] < widths[0] / 3
+
+
+def test_interrupting_noise_does_not_move_the_estimate() -> None:
+    """A neighbour that slows half of the visits fourfold changes the low quantile little."""
+    rng = np.random.default_rng(1)
+    quiet = 1 + rng.exponential(0.01, size=(1, 200))
+    noisy = np.where(rng.random((1, 200)) < 0.5, quiet * 4, quiet)
+    a, b = (low_quantile_interval(s, 0.05)[0][0] for s in (quiet, noisy))
+    assert b == pytest.approx(a, rel=0.01)
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=2, max_size=20))
+def test_kendall_tau_is_that_of_scipy(pairs: list[tuple[int, int]]) -> None:
+    """Where there are no ties; with ties tau-a counts them as no agreement."""
+    x, y = [p[0] for p in pairs], [p[1] for p in pairs]
+    if len(set(x)) == len(x) and len(set(y)) == len(y):
+        assert kendall_tau(x, y) == pytest.approx(kendalltau(x, y).statistic)
+
+
+def test_one_network_has_no_rank() -> None:
+    assert kendall_tau([1.0], [1.0]) is None
+
+
+def test_a_visit_counts_as_its_fastest_call() -> None:
+    samples = Samples()
+    samples.add([(7, Visit((3_000_000, 2_000_000), (5_000_000,))), (7, Visit((4_000_000,), ()))])
+    assert samples.hot_ms[7] == [2.0, 4.0]
+    assert samples.cold_ms[7] == [5.0]
+
+
+def test_targets_of_different_visits_are_estimated_together() -> None:
+    samples = Samples()
+    samples.add([(1, Visit((10**6,), ()))] * 3 + [(2, Visit((2 * 10**6,), ()))] * 5)
+    intervals = samples.intervals([1, 2, 3], 0.1)
+    assert {id_: i.estimate_ms for id_, i in intervals.items()} == {1: 1.0, 2: 2.0}
+
+
+def test_the_floor_is_the_disagreement_of_two_halves() -> None:
+    samples = Samples()
+    samples.add([(1, Visit((ms * 10**6,), ())) for ms in (11, 11, 10, 10)])
+    assert samples.floor([1], 0.5) == pytest.approx(0.1)
+    assert samples.floor([2], 0.5) is None

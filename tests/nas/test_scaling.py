@@ -1,0 +1,252 @@
+"""Prices of choices, width scaling, derivation: never above the target."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from latbench.device import DeviceProfile, load_profile
+from latbench.errors import BudgetError, MismatchError
+from latbench.tables import LatencyTable
+from latbench.tables.pricing import PriceModel
+from nas.priced import PricedSpace
+from nas.relaxation import Relaxed, expected_latency_ms, one_hot
+from nas.scaling import SHAPE_TOLERANCE, fit_exact, fit_greedy, reach_ms
+from nas.searchers.derivation import derive, most_probable
+from nas.spaces import Choice, SearchSpace, make_space
+from nas.supernet.supernet import start_widths
+from tests.conftest import make_tiny_space, write_table
+
+# none, and one under which small networks of the tiny space are flat and large ones are not
+MODELS = [
+    PriceModel("hot", 1.0, 0.0, 0.25),
+    PriceModel("hot", 1.0, 0.0, 0.25, excess_ms_per_byte=1e-5, cache_bytes=30e3),
+]
+
+
+@pytest.fixture(scope="module", params=MODELS, ids=["additive", "with cache term"])
+def priced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PricedSpace:
+    space = make_tiny_space()
+    path = tmp_path_factory.mktemp("tables") / "t.sqlite"
+    device = load_profile("cpu-onnxruntime")
+    return PricedSpace(space, write_table(path, space, device, model=request.param))
+
+
+@pytest.fixture(scope="module")
+def priced_tfnas(tmp_path_factory: pytest.TempPathFactory) -> PricedSpace:
+    space = make_space("tfnas", 32, 10)
+    path = tmp_path_factory.mktemp("tables") / "t.sqlite"
+    return PricedSpace(space, write_table(path, space, load_profile("cpu-onnxruntime")))
+
+
+def _all_architectures(space: SearchSpace) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Every (depths, operation indices of all layers, absent ones included)."""
+    depths = product(*(range(1, len(layers) + 1) for layers in space.stages))
+    ops = list(product(*(range(len(layer.ops)) for layer in space.layers)))
+    return [(d, o) for d in depths for o in ops]
+
+
+def test_expected_latency_is_that_of_enumeration(
+    tiny_space: SearchSpace, tmp_path: Path, profile: DeviceProfile
+) -> None:
+    """Over all 1,024 pairs of depths and operations, to the last digits."""
+    table = write_table(tmp_path / "t.sqlite", tiny_space, profile)
+    priced = PricedSpace(tiny_space, table)
+    rng = np.random.default_rng(0)
+    p = [[rng.dirichlet(np.ones(8)) for _ in layers] for layers in tiny_space.stages]
+    beta = [rng.dirichlet(np.ones(len(layers))) for layers in tiny_space.stages]
+    widths = start_widths(tiny_space)
+    relaxed = Relaxed(
+        tuple(tuple(dict(enumerate(map(float, row))) for row in rows) for rows in p),
+        tuple(dict(enumerate(map(float, row), start=1)) for row in beta),
+    )
+    flat = [row for rows in p for row in rows]
+    total = probability = 0.0
+    for depths, ops in _all_architectures(tiny_space):
+        weight = float(np.prod([b[d - 1] for b, d in zip(beta, depths, strict=True)]))
+        weight *= float(np.prod([row[o] for row, o in zip(flat, ops, strict=True)]))
+        left = iter(ops)
+        stages = []
+        for s, layers in enumerate(tiny_space.stages):
+            names = [layer.ops[next(left)] for layer in layers][: depths[s]]
+            stages.append([Choice(n, widths[s][i][n]) for i, n in enumerate(names)])
+        total += weight * priced.latency_ms(tiny_space.architecture(stages))
+        probability += weight
+    assert probability == pytest.approx(1)
+    assert expected_latency_ms(priced, relaxed, widths) == pytest.approx(total, rel=1e-12)
+
+
+def test_a_one_hot_expectation_is_the_prediction(priced: PricedSpace) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        drawn = priced.space.random(rng)
+        widths = start_widths(priced.space)
+        for s, stage in enumerate(drawn.stages):
+            for i, choice in enumerate(stage):
+                assert choice.width is not None
+                widths[s][i][choice.op] = choice.width
+        expected = expected_latency_ms(priced, one_hot(priced.space, drawn), widths)
+        assert expected == pytest.approx(priced.latency_ms(drawn))
+
+
+@given(seed=st.integers(0, 10_000), where=st.floats(0, 1))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@pytest.mark.parametrize("fit", [fit_exact, fit_greedy])
+def test_a_fit_keeps_operations_and_depths_and_is_never_above(
+    priced: PricedSpace, fit: object, seed: int, where: float
+) -> None:
+    start = priced.space.random(np.random.default_rng(seed))
+    low, high = _reach(priced, start)
+    target = low + where * (high - low)
+    fitted = fit(priced, start, target)  # type: ignore[operator]
+    assert fitted.latency_ms <= target * (1 + 1e-12)
+    assert fitted.latency_ms == pytest.approx(priced.latency_ms(fitted.architecture))
+    assert (fitted.min_ms, fitted.max_ms) == (low, high)
+    assert [[c.op for c in s] for s in fitted.architecture.stages] == [
+        [c.op for c in s] for s in start.stages
+    ]
+
+
+def test_the_exact_fit_is_the_best_of_all_near_the_shape(priced: PricedSpace) -> None:
+    """Against enumeration of every width, on networks of the tiny space."""
+    rng = np.random.default_rng(5)
+    for _ in range(5):
+        start = priced.space.random(rng)
+        low, high = _reach(priced, start)
+        target = (low + high) / 2
+        fitted = fit_exact(priced, start, target)
+        best = _best_near_the_shape(priced, fitted.architecture, start, target)
+        assert fitted.latency_ms >= best * (1 - 2e-4)
+
+
+def _best_near_the_shape(
+    priced: PricedSpace, fitted: object, start: object, target: float
+) -> float:
+    layers = [
+        (layer, choice)
+        for stage, row in zip(start.stages, priced.space.stages, strict=True)  # type: ignore[attr-defined]
+        for choice, layer in zip(stage, row, strict=False)
+    ]
+    scales = [
+        new.width / old.width
+        for new, (_, old) in zip(fitted.choices, layers, strict=True)  # type: ignore[attr-defined]
+    ]
+    common = float(np.median(scales))
+    options = [
+        [w for w in priced.widths(layer, c.op) if abs(w / c.width / common - 1) <= SHAPE_TOLERANCE]
+        or [min(priced.widths(layer, c.op), key=lambda w: abs(w - common * c.width))]
+        for layer, c in layers
+    ]
+    best = 0.0
+    for widths in product(*options):
+        sums = priced.base_ms + sum(
+            priced.addend_ms(layer, Choice(c.op, w))
+            for (layer, c), w in zip(layers, widths, strict=True)
+        )
+        if sums.max() <= target:
+            best = max(best, float(sums.max()))
+    return best
+
+
+def test_targets_out_of_reach_are_refused_with_the_nearer_bound(priced: PricedSpace) -> None:
+    start = priced.space.random(np.random.default_rng(1))
+    low, high = _reach(priced, start)
+    for target, nearest in ((low * 0.9, low), (high * 1.1, high)):
+        for fit in (fit_exact, fit_greedy):
+            with pytest.raises(BudgetError) as caught:
+                fit(priced, start, target)
+            assert caught.value.nearest_ms == nearest
+    assert fit_greedy(priced, start, high * 1.1, clamp=True).latency_ms == pytest.approx(high)
+    assert fit_greedy(priced, start, low * 0.9, clamp=True).latency_ms == pytest.approx(low)
+
+
+def test_the_exact_fit_is_close_on_real_depths(priced_tfnas: PricedSpace) -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(10):
+        start = priced_tfnas.space.random(rng)
+        low, high = _reach(priced_tfnas, start)
+        target = low + 0.5 * (high - low)
+        assert fit_exact(priced_tfnas, start, target).latency_ms > target * 0.999
+
+
+def test_the_reach_of_a_space_holds_all_its_architectures(priced: PricedSpace) -> None:
+    low, high = priced.reachable_ms()
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        assert low <= priced.latency_ms(priced.space.random(rng)) <= high
+
+
+def test_efficient_widths_are_those_that_no_wider_one_beats(
+    tiny_space: SearchSpace, tmp_path: Path, profile: DeviceProfile
+) -> None:
+    """Where every second width is slow, only the fast ones are left."""
+
+    def prices(spec: object) -> float:
+        width = getattr(spec, "width", 0)
+        return 0.1 + 1e-4 * width + (1.0 if width % 16 else 0.0)
+
+    table = write_table(tmp_path / "t.sqlite", tiny_space, profile, prices=prices)
+    every = PricedSpace(tiny_space, table)
+    efficient = PricedSpace(tiny_space, table, efficient=True)
+    layer = tiny_space.stages[0][1]
+    assert every.widths(layer, "k3_e6") == tuple(range(64, 129, 8))
+    assert efficient.widths(layer, "k3_e6") == tuple(range(64, 129, 16))
+
+
+def test_a_table_of_another_space_is_refused(tiny_table: LatencyTable) -> None:
+    with pytest.raises(MismatchError, match="prices tiny"):
+        PricedSpace(make_space("tfnas"), tiny_table)
+
+
+def test_what_is_derived_meets_the_target_though_the_most_probable_does_not(
+    priced_tfnas: PricedSpace,
+) -> None:
+    """Probabilities that favour the largest network, a target that only small ones meet."""
+    space = priced_tfnas.space
+    log_ops = [[np.log(np.arange(1, 9) / 36).tolist() for _ in ls] for ls in space.stages]
+    log_depths = [np.log(_rising(len(ls))).tolist() for ls in space.stages]
+    widths = start_widths(space)
+    low, high = priced_tfnas.reachable_ms()
+    for share in (0.05, 0.3, 0.6):
+        target = low + share * (high - low)
+        fitted = derive(
+            priced_tfnas, log_ops=log_ops, log_depths=log_depths, widths=widths, target_ms=target
+        )
+        assert target * 0.995 <= fitted.latency_ms <= target
+
+
+def test_a_reachable_target_keeps_the_most_probable_architecture(priced_tfnas: PricedSpace) -> None:
+    space = priced_tfnas.space
+    rng = np.random.default_rng(0)
+    log_ops = [[np.log(rng.dirichlet(np.ones(8))).tolist() for _ in ls] for ls in space.stages]
+    log_depths = [np.log(rng.dirichlet(np.ones(len(ls)))).tolist() for ls in space.stages]
+    widths = start_widths(space)
+    wanted = most_probable(priced_tfnas, log_ops, log_depths, widths)
+    low, high = _reach(priced_tfnas, wanted)
+    fitted = derive(
+        priced_tfnas,
+        log_ops=log_ops,
+        log_depths=log_depths,
+        widths=widths,
+        target_ms=(low + high) / 2,
+    )
+    assert [c.op for c in fitted.architecture.choices] == [c.op for c in wanted.choices]
+
+
+def _rising(count: int) -> np.ndarray:
+    ramp = np.arange(1.0, count + 1)
+    return ramp / ramp.sum()
+
+
+def _reach(priced: PricedSpace, architecture: object) -> tuple[float, float]:
+    rows = [
+        (layer, choice)
+        for stage, layers in zip(architecture.stages, priced.space.stages, strict=True)  # type: ignore[attr-defined]
+        for choice, layer in zip(stage, layers, strict=False)
+    ]
+    return reach_ms(priced, rows)

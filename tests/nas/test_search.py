@@ -1,0 +1,265 @@
+"""Searches and trainings: resumed equals uninterrupted, budgets are met, data are right."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from latbench.device import load_profile
+from latbench.errors import BudgetError, InvalidFileError, MismatchError
+from nas.data import load_data
+from nas.data.fashion_mnist import fashion_mnist, read_idx
+from nas.data.images import ImageData, Split, augment, batches, generator, image_data, resize
+from nas.deployment import export_onnx
+from nas.priced import PricedSpace
+from nas.searchers import SearchSettings
+from nas.searchers.tfnas import Recipe, TFNASSearcher
+from nas.spaces import SearchSpace
+from nas.training import scratch
+from nas.training.run_folder import RunFolder
+from tests.conftest import make_tiny_space, write_table
+
+
+def tiny_data(count: int = 96) -> ImageData:
+    """Images whose class is the brightness of their left half: learnable, and made in no time."""
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.randint(10, (count,), generator=rng)
+    images = torch.randint(0, 20, (count, 1, 8, 8), generator=rng)
+    images[..., :4] += labels[:, None, None, None] * 20
+    split = Split(images.to(torch.uint8), labels)
+    return image_data("tiny", train=split, test=split, classes=10, input_size=8, flip=False)
+
+
+@pytest.fixture(scope="module")
+def priced(tmp_path_factory: pytest.TempPathFactory) -> PricedSpace:
+    space = make_tiny_space()
+    path = tmp_path_factory.mktemp("tables") / "t.sqlite"
+    return PricedSpace(space, write_table(path, space, load_profile("cpu-onnxruntime")))
+
+
+class Stop(Exception):
+    """Raised in the middle of an epoch, as a kill would end it."""
+
+
+def _search(
+    priced: PricedSpace, folder: Path, targets: list[float], *, stop_after: int | None = None
+) -> list[dict[str, Any]]:
+    searcher = TFNASSearcher(priced, SearchSettings(epochs=4, batch_size=16, seed=3), Recipe())
+    calls = 0
+
+    def progress(fraction: float, words: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == stop_after:
+            raise Stop
+
+    found = searcher.search(tiny_data(), targets, RunFolder(folder, {}), progress=progress)
+    return [result.as_dict() for result in found]
+
+
+def _targets(priced: PricedSpace) -> list[float]:
+    low, high = priced.reachable_ms()
+    return [low + 0.35 * (high - low), low + 0.2 * (high - low)]
+
+
+def test_a_resumed_search_is_bit_identical(priced: PricedSpace, tmp_path: Path) -> None:
+    """Stopped in warm-up, in the first search and in the second; weights, choices, results."""
+    targets = _targets(priced)
+    whole = _search(priced, tmp_path / "whole", targets)
+    for stop_after in (3, 5, 9):
+        with pytest.raises(Stop):
+            _search(priced, tmp_path / "cut", targets, stop_after=stop_after)
+    assert _search(priced, tmp_path / "cut", targets) == whole
+    for file in sorted((tmp_path / "whole" / "checkpoint").iterdir()):
+        ours = torch.load(file, weights_only=True)
+        theirs = torch.load(tmp_path / "cut" / "checkpoint" / file.name, weights_only=True)
+        _assert_equal(ours, theirs)
+
+
+def _assert_equal(a: Any, b: Any) -> None:
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            _assert_equal(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        for x, y in zip(a, b, strict=True):
+            _assert_equal(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
+def test_results_come_in_the_order_asked_and_below_their_targets(
+    priced: PricedSpace, tmp_path: Path
+) -> None:
+    targets = _targets(priced)
+    found = _search(priced, tmp_path / "run", targets)
+    assert [result["target_ms"] for result in found] == targets
+    assert all(r["latency_ms"] <= r["target_ms"] for r in found)
+    assert {file.name for file in (tmp_path / "run").iterdir()} > {
+        "config.json",
+        "metrics.jsonl",
+        "architectures",
+        "checkpoint",
+    }
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["derived_ms"] is not None
+
+
+def test_an_infeasible_target_is_refused_before_training(
+    priced: PricedSpace, tmp_path: Path
+) -> None:
+    with pytest.raises(BudgetError) as caught:
+        _search(priced, tmp_path / "run", [1e-4])
+    assert caught.value.nearest_ms == priced.reachable_ms()[0]
+    assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_the_schedule_ends_at_its_temperature() -> None:
+    recipe = Recipe()
+    for epochs in (9, 90):
+        warmup = recipe.warmup_epochs(epochs)
+        assert recipe.tau(warmup, epochs) == recipe.tau_start
+        assert recipe.tau(epochs - 1, epochs) == pytest.approx(recipe.tau_end)
+    assert recipe.tau(11, 90) / recipe.tau(10, 90) == pytest.approx(0.96, abs=1e-3)
+
+
+def _train(
+    space: SearchSpace, folder: Path, *, epochs: int = 3, stop_after: int | None = None
+) -> scratch.Score:
+    calls = 0
+
+    def progress(fraction: float, words: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == stop_after:
+            raise Stop
+
+    return scratch.train(
+        space.lower(space.largest()),
+        tiny_data(),
+        scratch.Recipe(epochs=epochs, batch_size=16, shift=0),
+        RunFolder(folder, {"epochs": epochs}),
+        progress=progress,
+    )
+
+
+def test_a_resumed_training_is_bit_identical(tiny_space: SearchSpace, tmp_path: Path) -> None:
+    whole = _train(tiny_space, tmp_path / "whole")
+    with pytest.raises(Stop):
+        _train(tiny_space, tmp_path / "cut", stop_after=9)
+    assert _train(tiny_space, tmp_path / "cut") == whole
+    weights = [(tmp_path / run / scratch.WEIGHTS).read_bytes() for run in ("whole", "cut")]
+    assert weights[0] == weights[1]
+
+
+def test_training_learns(tiny_space: SearchSpace, tmp_path: Path) -> None:
+    score = _train(tiny_space, tmp_path / "run", epochs=15)
+    assert score.top1 > 0.5
+    assert score.top5 >= score.top1
+
+
+def test_trained_weights_are_read_and_exported(tiny_space: SearchSpace, tmp_path: Path) -> None:
+    _train(tiny_space, tmp_path / "run", epochs=1)
+    network = tiny_space.lower(tiny_space.largest())
+    weights = tmp_path / "run" / scratch.WEIGHTS
+    assert export_onnx(network, weights, tmp_path / "m.onnx") < 1e-4
+    with pytest.raises(MismatchError, match="another network"):
+        scratch.load_model(tiny_space.lower(tiny_space.smallest()), weights)
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(InvalidFileError, match="cannot read weights"):
+        scratch.load_model(network, weights)
+
+
+def test_another_configuration_is_refused(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "run", {"seed": 0})
+    RunFolder(tmp_path / "run", {"seed": 0})
+    with pytest.raises(MismatchError, match="differs in seed"):
+        RunFolder(tmp_path / "run", {"seed": 1})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("precious")
+    with pytest.raises(MismatchError, match="holds no run"):
+        RunFolder(tmp_path / "other", {"seed": 0})
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run", {})
+    folder.save_checkpoint("last", {"epoch": 1})
+    file = tmp_path / "run" / "checkpoint" / "last.pt"
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(InvalidFileError, match=r"last\.pt"):
+        folder.checkpoint("last")
+
+
+def test_digits_are_real_and_divided_once() -> None:
+    data = load_data("digits", input_size=16, classes=10)
+    assert len(data.train) + len(data.test) == 1797
+    assert data.train.images.shape[1:] == (1, 16, 16)
+    assert set(data.test.labels.tolist()) == set(range(10))
+    with pytest.raises(MismatchError, match="10 classes"):
+        load_data("digits", input_size=16, classes=100)
+
+
+def _write_idx(path: Path, values: np.ndarray) -> None:
+    header = struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
+    raw = header + values.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+
+
+def test_fashion_mnist_is_read_from_idx_files(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (20, 28, 28)), rng.integers(0, 10, 20)
+    _write_idx(tmp_path / "train-images-idx3-ubyte.gz", images)
+    _write_idx(tmp_path / "train-labels-idx1-ubyte", labels)
+    _write_idx(tmp_path / "t10k-images-idx3-ubyte", images)
+    _write_idx(tmp_path / "t10k-labels-idx1-ubyte.gz", labels)
+    data = fashion_mnist(28, tmp_path)
+    assert torch.equal(data.train.images[:, 0], torch.from_numpy(images).to(torch.uint8))
+    assert data.test.labels.tolist() == labels.tolist()
+    assert fashion_mnist(32, tmp_path).train.images.shape == (20, 1, 32, 32)
+
+
+def test_damaged_and_missing_idx_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x-idx1-ubyte"
+    _write_idx(path, np.arange(20))
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(InvalidFileError, match="truncated"):
+        read_idx(path)
+    path.write_bytes(b"PNG")
+    with pytest.raises(InvalidFileError, match="no IDX file"):
+        read_idx(path)
+    with pytest.raises(InvalidFileError, match="--data-dir"):
+        fashion_mnist(32, tmp_path)
+
+
+def test_augmentation_shifts_and_mirrors() -> None:
+    images = torch.arange(2 * 1 * 4 * 4, dtype=torch.uint8).reshape(2, 1, 4, 4)
+    assert torch.equal(augment(images, generator(0), flip=False, shift=0), images)
+    many = images[:1].expand(64, -1, -1, -1)
+    made = augment(many, generator(1), flip=True, shift=0)
+    mirrored = sum(bool(torch.equal(one, images[0].flip(-1))) for one in made)
+    assert 0 < mirrored < 64
+    assert all(torch.equal(o, images[0]) or torch.equal(o, images[0].flip(-1)) for o in made)
+    moved = augment(many, generator(1), flip=False, shift=1)
+    assert len({tuple(one.flatten().tolist()) for one in moved}) == 9
+
+
+def test_an_epoch_shows_every_image_once() -> None:
+    split = Split(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.arange(10))
+    whole = [labels for _, labels in batches(split, 4, generator(0), drop_last=False)]
+    assert sorted(torch.cat(whole).tolist()) == list(range(10))
+    assert [len(labels) for _, labels in batches(split, 4, generator(0))] == [4, 4]
+
+
+def test_resizing_keeps_brightness() -> None:
+    images = torch.full((2, 1, 8, 8), 93, dtype=torch.uint8)
+    assert torch.equal(resize(images, 32), torch.full((2, 1, 32, 32), 93, dtype=torch.uint8))

@@ -1,0 +1,141 @@
+"""Search spaces and architectures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latbench.blocks import InvertedResidual
+from latbench.cost import network_cost
+from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError, UnknownNameError
+from nas.spaces import SPACES, Architecture, Choice, make_space, read_architecture, spread_networks
+from nas.spaces.architecture import parse_architecture
+
+NAMES = list(SPACES)
+SIZES = [None, 32]
+
+
+def test_tfnas_prices_the_published_number_of_blocks() -> None:
+    space = make_space("tfnas")
+    assert space.searchable_blocks() == 2802
+    assert space.searchable_blocks(lambda layer, op: layer.widths(op)) == 21_954
+
+
+def test_tfnas_is_the_table_of_the_paper() -> None:
+    space = make_space("tfnas")
+    widest = space.lower(space.largest())
+    shapes = [(b.input_size, b.in_channels, b.out_channels, b.stride) for b in widest[2:-2]]  # type: ignore[attr-defined]
+    assert shapes[:3] == [(112, 16, 24, 2), (56, 24, 24, 1), (56, 24, 40, 2)]
+    assert shapes[-1] == (7, 192, 320, 1)
+    assert len(shapes) == 18
+    layer = space.stages[1][0]
+    se = layer.block(Choice("k5_e6_se", 144))
+    assert isinstance(se, InvertedResidual)
+    assert (se.se_channels, se.kernel, se.activation) == (48, 5, "swish")
+    assert (layer.widths("k3_e3")[0], layer.widths("k3_e6")[-1]) == (48, 192)
+
+
+def test_below_64_px_the_stem_keeps_the_resolution() -> None:
+    assert [make_space("tfnas", size).stem[1].input_size for size in (224, 64, 32)] == [112, 32, 32]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", SIZES)
+@given(seed=st.integers(0, 2**31))
+def test_random_architectures_fit_and_lie_between_the_extremes(
+    name: str, size: int | None, seed: int
+) -> None:
+    space = make_space(name, size)
+    drawn = space.random(np.random.default_rng(seed))
+    least, most = (network_cost(space.lower(a)).macs for a in (space.smallest(), space.largest()))
+    assert least <= network_cost(space.lower(drawn)).macs <= most
+    assert parse_architecture(drawn.to_json(), source="drawn") == drawn
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_random_network_is_made_of_priced_blocks(name: str) -> None:
+    space = make_space(name, 32)
+    blocks = set(space.blocks())
+    for network in spread_networks(space, 6, seed=0):
+        assert blocks.issuperset(network)
+
+
+def test_spread_networks_span_the_sizes_and_repeat() -> None:
+    space = make_space("tfnas", 32, 10)
+    networks = spread_networks(space, 12, seed=0)
+    params = [network_cost(n).params for n in networks]
+    assert params == sorted(params)
+    assert params[-1] > 2 * params[0]
+    assert networks == spread_networks(space, 12, seed=0)
+
+
+def _tfnas(**changes: object) -> dict[str, object]:
+    plain = make_space("tfnas", 32, 10).smallest().as_dict()
+    return plain | changes
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "path"),
+    [
+        ((0, 0, "op"), "k7_e3", "$.stages[0][0].op"),
+        ((2, 0, "width"), 7, "$.stages[2][0].width"),
+        ((1, 0, "width"), None, "$.stages[1][0].width"),
+    ],
+)
+def test_a_choice_that_does_not_fit_is_named(
+    place: tuple[int, int, str], value: object, path: str
+) -> None:
+    plain = _tfnas()
+    stage, layer, field = place
+    plain["stages"][stage][layer][field] = value  # type: ignore[index]
+    with pytest.raises(LatbenchError) as caught:
+        _check(plain)
+    assert caught.value.path == path
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"stages": []}, {"format": 2}, {"colour": "red"}, {"input_size": "big"}, {"classes": None}],
+)
+def test_what_is_no_architecture_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(InvalidFileError):
+        _check(_tfnas(**changes))
+
+
+def test_a_stage_that_is_too_deep_is_refused() -> None:
+    plain = _tfnas()
+    plain["stages"][5] *= 2  # type: ignore[index]
+    with pytest.raises(InvalidFileError, match="depth is 1 to 1"):
+        _check(plain)
+
+
+def _check(plain: dict[str, object]) -> None:
+    import msgspec
+
+    parsed = parse_architecture(msgspec.json.encode(plain), source="test")
+    make_space(parsed.space, parsed.input_size, parsed.classes).check(parsed)
+
+
+def test_unknown_spaces_and_impossible_sizes_are_refused() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'tfnas'"):
+        make_space("tfnass")
+    with pytest.raises(InvalidValueError, match="input size"):
+        make_space("tfnas", 4)
+    with pytest.raises(InvalidValueError, match="classes"):
+        make_space("tfnas", 32, -1)
+
+
+def test_a_file_is_read_and_a_foreign_one_refused(tmp_path: Path) -> None:
+    drawn: Architecture = make_space("tfnas").smallest()
+    path = tmp_path / "a.txt"  # known by its content
+    path.write_text(drawn.to_json())
+    assert read_architecture(path) == drawn
+    path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(InvalidFileError):
+        read_architecture(path)
+    with pytest.raises(InvalidFileError, match="cannot read"):
+        read_architecture(tmp_path / "absent.json")

@@ -1,0 +1,295 @@
+"""The command line: contracts of output, exit codes and errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cli
+from latbench.device import DeviceProfile
+from nas.spaces import make_space
+from tests.conftest import write_table
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command in this process; return exit code, standard output and error."""
+
+    def call(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["latbench", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        code = ended.value.code
+        return int(code or 0), out, err
+
+    return call
+
+
+@pytest.fixture
+def table(tmp_path: Path, profile: DeviceProfile) -> Path:
+    path = tmp_path / "tfnas.sqlite"
+    write_table(path, make_space("tfnas", 32, 10), profile)
+    return path
+
+
+@pytest.fixture
+def architecture(tmp_path: Path, run: Any) -> Path:
+    path = tmp_path / "a.json"
+    code, _, _ = run(
+        "spaces", "tfnas", "--draw", "random", "--seed", 1, "--input-size", 32, "--classes", 10,
+        "-o", path,
+    )  # fmt: skip
+    assert code == 0
+    return path
+
+
+def _json(run: Any, *args: object) -> tuple[int, dict[str, Any]]:
+    code, out, _ = run(*args, "--json")
+    result: dict[str, Any] = json.loads(out)
+    return code, result
+
+
+def test_devices_and_spaces(run: Any) -> None:
+    _, result = _json(run, "devices")
+    by_name = {device["name"]: device for device in result["devices"]}
+    assert by_name["cpu-onnxruntime"]["available"] is True
+    assert by_name["cpu-onnxruntime"]["reason"] is None
+    _, result = _json(run, "spaces")
+    assert result["spaces"][0]["blocks"] == 2802
+    assert "2802" in run("spaces", "tfnas")[1]
+
+
+def test_drawing_is_a_function_of_the_seed(run: Any) -> None:
+    draws = [_json(run, "spaces", "tfnas", "--draw", "random", "--seed", s)[1] for s in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_cost_predict_and_fit(run: Any, architecture: Path, table: Path, tmp_path: Path) -> None:
+    _, cost = _json(run, "cost", architecture)
+    assert 0 < cost["conv_macs_m"] < cost["macs_m"]
+    _, predicted = _json(run, "predict", architecture, "--table", table)
+    assert predicted["low_ms"] is None
+    target = predicted["latency_ms"]
+    for method in ("exact", "greedy"):
+        out = tmp_path / f"{method}.json"
+        code, fitted = _json(
+            run, "fit", architecture, "--table", table, "--target", f"{target}ms",
+            "--method", method, "-o", out,
+        )  # fmt: skip
+        assert code == 0
+        assert fitted["latency_ms"] <= fitted["target_ms"] == pytest.approx(target)
+        assert json.loads(out.read_text()) == fitted["architecture"]
+
+
+def test_table_commands(run: Any, table: Path, tmp_path: Path) -> None:
+    assert "price" in run("table", "show", table)[1]
+    code, checked = _json(run, "table", "check", table)
+    assert code == 1  # the synthetic table names no onnxruntime: it is stale
+    assert (checked["entries"], checked["negative"], checked["noisy"]) == (2806, 0, 0)
+    for kind in ("json", "csv"):
+        out = tmp_path / f"table.{kind}"
+        assert run("table", "export", table, "--format", kind, "-o", out)[0] == 0
+    assert len(json.loads((tmp_path / "table.json").read_text())["entries"]) == 2806
+    assert len((tmp_path / "table.csv").read_text().splitlines()) == 2807
+
+
+WRONG = [
+    ("profil", "unknown-name", "did you mean 'profile'"),
+    ("spaces tfna", "unknown-name", "did you mean 'tfnas'"),
+    ("profile cpu-onnx tfnas -o {tmp}/x", "unknown-name", "cpu-onnxruntime"),
+    ("profile cpu-onnxruntime tfnas -o {tmp}/x --time-limit 3", "invalid-value", "unit"),
+    ("profile cpu-onnxruntime tfnas -o {table}", "mismatch", "32 px"),
+    (
+        "profile cpu-onnxruntime-mt tfnas --input-size 32 --classes 10 -o {table}",
+        "mismatch",
+        "cpu-onnxruntime",
+    ),
+    ("profile cpu-onnxruntime tfnas -o {arch}", "invalid-file", "no latency table"),
+    ("predict {arch} --table {tmp}/absent", "invalid-file", "latbench profile"),
+    ("predict {arch} --table {arch}", "invalid-file", "no latency table"),
+    ("predict {table} --table {table}", "invalid-file", "no architecture"),
+    ("predict {big} --table {table}", "mismatch", "224 px"),
+    ("fit {arch} --table {table} --target 15", "invalid-value", "unit"),
+    ("fit {arch} --table {table} --target 1ms", "infeasible-budget", "nearest"),
+    (
+        "search tfnas --table {table} --target 0.01ms --data digits -o {tmp}/r",
+        "infeasible-budget",
+        "nearest",
+    ),
+    (
+        "search tfnas --searcher tf-nas --table {table} --target 9ms --data digits -o {tmp}/r",
+        "unknown-name",
+        "tfnas",
+    ),
+    ("search tfnas --table {table} --target 9ms --data digit -o {tmp}/r", "unknown-name", "digits"),
+    ("train {big} --data digits -o {tmp}/r", "mismatch", "10 classes"),
+    ("train {arch} --data fashion-mnist --data-dir {tmp} -o {tmp}/r", "invalid-file", "--data-dir"),
+    ("evaluate {tmp} --data digits", "invalid-file", "holds no run"),
+    ("verify --table {table}", "invalid-value", "--random"),
+    ("verify {big} --table {table}", "mismatch", "224 px"),
+    ("cost", "invalid-value", "--help"),
+    ("cost {tmp}/absent.json", "invalid-file", "cannot read"),
+    ("spaces --draw random", "invalid-value", "space"),
+    ("export {arch} --weights {arch} -o {tmp}/m.onnx", "invalid-file", "weights"),
+]
+
+
+@pytest.mark.parametrize(("command", "kind", "says"), WRONG)
+def test_wrong_use_is_one_line_and_writes_nothing(
+    run: Any, architecture: Path, table: Path, tmp_path: Path, command: str, kind: str, says: str
+) -> None:
+    big = tmp_path / "big.json"
+    big.write_text(make_space("tfnas").smallest().to_json())
+    places = {"tmp": tmp_path, "table": table, "arch": architecture, "big": big}
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    filled = command.format(**places).split()
+    code, out, err = run(*filled)
+    assert (code, out) == (2, "")
+    assert len(err.strip().splitlines()) == 1
+    assert says in err
+    code, out, _ = run(*filled, "--json")
+    error = json.loads(out)["error"]
+    assert (code, error["kind"]) == (2, kind)
+    if kind == "unknown-name":
+        assert error["choices"]
+    if kind == "infeasible-budget":
+        assert error["nearest_ms"] > 0
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_an_architecture_that_does_not_fit_is_refused_with_its_path(
+    run: Any, architecture: Path
+) -> None:
+    plain = json.loads(architecture.read_text())
+    plain["stages"][1][0]["width"] = 3
+    architecture.write_text(json.dumps(plain))
+    code, result = _json(run, "cost", architecture)
+    assert code == 2
+    assert result["error"]["path"] == "$.stages[1][0].width"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(table: Path) -> None:
+    command = f"{sys.executable} -m cli table show --json {table} | head -c 10"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ('{"device":', "")
+
+
+CORE_ONLY = """
+import sys
+for name in ("torch", "torchvision", "sklearn", "scipy", "tensorboard", "safetensors"):
+    sys.modules[name] = None  # importing it fails, as if it were not installed
+import cli
+sys.argv = ["latbench", *sys.argv[1:]]
+cli.main()
+"""
+
+
+def _core_only(*args: object, home: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", CORE_ONLY, *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=home,  # another folder, and no home to speak of
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+
+
+def test_profile_and_verify_without_torch(tmp_path: Path, architecture: Path) -> None:
+    """The main journey on a core-only install: the whole space, one rough pass."""
+    device = tmp_path / "device.toml"
+    device.write_text(
+        'name = "quick"\nruntime = "onnxruntime"\n'
+        "[sweep]\nwarmup_calls = 1\nhot_calls = 1\ncold_calls = 1\nblock_dwell_ms = 0\n"
+        "network_dwell_ms = 1\nverify_visits = 2\nnetworks = 6\n"
+    )
+    table = tmp_path / "t.sqlite"
+    small = ["--input-size", 32, "--classes", 10]
+    done = _core_only(
+        "profile", device, "tfnas", *small, "-o", table, "--time-limit", "1s", "--json",
+        home=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["blocks"], result["measured"], result["passes"]) == (2806, 2806, 1)
+    assert (result["interpolated"], result["heldout_error"]) == (0, None)
+    done = _core_only(
+        "verify", "--random", 2, "--table", table, "--tolerance", 100, "--json", home=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    verdict = json.loads(done.stdout)
+    assert len(verdict["rows"]) == 2
+    assert verdict["mape"] >= 0
+    for command in (
+        ["devices"],
+        ["spaces"],
+        ["cost", architecture],
+        ["predict", architecture, "--table", table],
+        ["table", "show", table],
+    ):
+        assert _core_only(*command, home=tmp_path).returncode == 0
+    done = _core_only(
+        "verify", "--random", 2, "--table", table, "--tolerance", 0, "--json", home=tmp_path
+    )
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["passed"] is False
+
+
+def test_commands_that_need_torch_name_the_extra(tmp_path: Path, architecture: Path) -> None:
+    done = _core_only("train", architecture, "--data", "digits", "-o", "r", home=tmp_path)
+    assert done.returncode == 2
+    assert "latbench[nas]" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_search_train_evaluate_export(
+    run: Any, tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second journey, as short as it can be, on real images."""
+    target = sum(cli._priced_space(cli._open_table(table), "any").reachable_ms()) / 3
+    code, result = _json(
+        run, "search", "tfnas", "--table", table, "--target", f"{target}ms", "--data", "digits",
+        "--images", 48, "--epochs", 2, "--batch-size", 16, "-o", tmp_path / "search",
+    )  # fmt: skip
+    assert code == 0
+    found = result["results"][0]
+    assert target * 0.995 <= found["latency_ms"] <= target
+    (file,) = (tmp_path / "search" / "architectures").iterdir()
+    assert json.loads(file.read_text()) == found["architecture"]
+    again = _json(
+        run, "search", "tfnas", "--table", table, "--target", f"{target}ms", "--data", "digits",
+        "--images", 48, "--epochs", 2, "--batch-size", 16, "--seed", 1, "-o", tmp_path / "search",
+    )  # fmt: skip
+    assert again[0] == 2
+    assert "seed" in again[1]["error"]["message"]
+    run_folder = tmp_path / "train"
+    code, trained = _json(
+        run, "train", file, "--data", "digits", "--images", 64, "--epochs", 1, "-o", run_folder
+    )
+    assert code == 0
+    assert _json(run, "evaluate", run_folder, "--data", "digits") == (0, trained)
+    model = tmp_path / "m.onnx"
+    weights = run_folder / "weights.safetensors"
+    code, _ = _json(run, "export", file, "--weights", weights, "-o", model)
+    assert code == 0
+    assert model.stat().st_size > 100_000
+
+
+def test_help_is_quick_because_it_imports_nothing_slow() -> None:
+    code = (
+        "import sys, cli; slow = ('torch', 'numpy', 'onnxruntime', 'rich');"
+        "print(*(name for name in slow if name in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""

@@ -1,0 +1,104 @@
+"""Imports run downwards only: cli -> nas -> latbench, and along the floors inside each."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# a module may import from its own line and from the lines above it
+FLOORS = {
+    "latbench": [
+        ("errors", "units", "files"),
+        ("registry",),
+        ("blocks", "device", "environment"),
+        ("cost", "render"),
+        ("profilers",),
+        ("measure",),
+        ("tables",),
+        ("profiling", "verification", "report"),
+    ],
+    "nas": [
+        ("spaces",),
+        ("priced",),
+        ("relaxation", "scaling", "data"),
+        ("supernet",),
+        ("training",),
+        ("searchers",),
+        ("deployment", "demo"),
+    ],
+}
+HEAVY = {"torch", "torchvision", "sklearn", "scipy", "matplotlib", "openvino", "tensorrt"}
+# the only modules of latbench that may import torch
+TORCH_ROOMS = {"latbench/render/torch.py"}
+
+
+def _modules(package: str) -> Iterator[Path]:
+    return (ROOT / package).rglob("*.py")
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def _top_level_imports(path: Path) -> Iterator[str]:
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def _floor(package: str, room: str) -> int:
+    for number, rooms in enumerate(FLOORS[package]):
+        if room in rooms:
+            return number
+    raise AssertionError(f"{package}.{room} is on no floor: add it to FLOORS and ARCHITECTURE.md")
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_imports_go_down_the_floors(package: str) -> None:
+    for path in _modules(package):
+        room = path.relative_to(ROOT / package).parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        for name in _imports(path):
+            parts = name.split(".")
+            if parts[0] == package and len(parts) > 1:
+                assert _floor(package, parts[1]) <= _floor(package, room), f"{path} imports {name}"
+
+
+def test_latbench_knows_nothing_of_nas_or_the_command_line() -> None:
+    for path in _modules("latbench"):
+        assert not {"nas", "cli"} & {name.split(".")[0] for name in _imports(path)}, path
+
+
+def test_nas_does_not_import_the_command_line() -> None:
+    for path in _modules("nas"):
+        assert "cli" not in {name.split(".")[0] for name in _imports(path)}, path
+
+
+def test_spaces_prices_and_scaling_need_no_torch() -> None:
+    for room in ("spaces", "priced.py", "scaling.py", "relaxation.py"):
+        paths = (ROOT / "nas" / room).rglob("*.py") if "." not in room else [ROOT / "nas" / room]
+        for path in paths:
+            assert not HEAVY & {name.split(".")[0] for name in _imports(path)}, path
+
+
+def test_heavy_imports_of_latbench_stand_in_their_rooms() -> None:
+    for path in _modules("latbench"):
+        if path.relative_to(ROOT).as_posix() not in TORCH_ROOMS:
+            assert not HEAVY & {name.split(".")[0] for name in _imports(path)}, path
+
+
+def test_the_command_line_imports_nothing_slow_before_a_command_runs() -> None:
+    slow = HEAVY | {"numpy", "onnx", "onnxruntime", "rich", "msgspec"}
+    assert not slow & {name.split(".")[0] for name in _top_level_imports(ROOT / "cli.py")}
