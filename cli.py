@@ -31,7 +31,7 @@ from latbench.units import format_ms, format_s, parse_duration_s, parse_latency_
 if TYPE_CHECKING:
     from latbench.registry import Registry
     from latbench.tables import LatencyTable
-    from nas.data import ImageData
+    from nas.data.images import ImageData
     from nas.priced import PricedSpace
     from nas.searchers import Searcher
     from nas.spaces import Architecture, SearchSpace
@@ -55,7 +55,7 @@ class _Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
-class _Latency(click.ParamType):
+class _Latency(click.ParamType[Any]):
     """A latency with its unit, in ms."""
 
     name = "latency"
@@ -66,7 +66,7 @@ class _Latency(click.ParamType):
         return value if isinstance(value, float) else parse_latency_ms(value)
 
 
-class _Duration(click.ParamType):
+class _Duration(click.ParamType[Any]):
     """A duration with its unit, in s."""
 
     name = "duration"
@@ -77,7 +77,7 @@ class _Duration(click.ParamType):
         return value if isinstance(value, float) else parse_duration_s(value)
 
 
-class _Named(click.ParamType):
+class _Named(click.ParamType[Any]):
     """One of some names; a wrong one is answered with the nearest."""
 
     def __init__(self, what: str, choices: Callable[[], list[str]]) -> None:
@@ -149,7 +149,7 @@ def devices(as_json: bool) -> None:
     from latbench.profilers import PROFILERS
     from latbench.report.terminal import print_table
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in shipped_profiles():
         profile = load_profile(name)
         try:
@@ -215,12 +215,10 @@ def spaces(
         if name is None:
             raise InvalidValueError("--draw needs a space: latbench spaces NAME --draw ...")
         space = make_space(name, input_size, classes)
-        draws = {
-            "smallest": space.smallest,
-            "largest": space.largest,
-            "random": lambda: space.random(np.random.default_rng(seed)),
-        }
-        drawn = draws[draw]()
+        if draw == "random":
+            drawn = space.random(np.random.default_rng(seed))
+        else:
+            drawn = space.smallest() if draw == "smallest" else space.largest()
         if output is not None:
             _write(output, drawn.to_json())
         _emit(
@@ -231,7 +229,7 @@ def spaces(
         return
     if output is not None:
         raise InvalidValueError("-o needs --draw: there is nothing else to write")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for known in [name] if name is not None else list(SPACES):
         space = make_space(known, input_size, classes)
         rows.append(
@@ -991,8 +989,8 @@ def _relative_width(row: dict[str, Any]) -> float:
 
 def _short_key(key: str) -> str:
     """A block's JSON key in the order of its fields, without the names that say themselves."""
-    fields = json.loads(key)
-    kind = fields.pop("block")
+    fields: dict[str, object] = json.loads(key)
+    kind = str(fields.pop("block"))
     return kind + " " + " ".join(f"{name}={value}" for name, value in fields.items())
 
 

@@ -9,8 +9,8 @@ choice has one addend for every piece; see ``latbench.tables.pricing``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import cached_property, lru_cache
+from collections.abc import Iterable
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,15 @@ class PricedSpace:
         self.space = space
         self.table = table
         choose = self._efficient_widths if efficient else self._priced_widths
-        self.widths: Callable[[Layer, str], tuple[int, ...]] = lru_cache(maxsize=None)(choose)
+        self._choose_widths = choose
+        self._widths: dict[tuple[Layer, str], tuple[int, ...]] = {}
+        self._extremes: dict[tuple[Layer, str], tuple[Floats, Floats]] = {}
+
+    def widths(self, layer: Layer, op: str) -> tuple[int, ...]:
+        """The widths that an operation at a layer may be given, in ascending order."""
+        if (layer, op) not in self._widths:
+            self._widths[layer, op] = self._choose_widths(layer, op)
+        return self._widths[layer, op]
 
     def _priced_widths(self, layer: Layer, op: str) -> tuple[int, ...]:
         """The widths of an operation at a layer that have a price, in ascending order."""
@@ -99,21 +107,22 @@ class PricedSpace:
             layers: For every layer in the network, the pairs of layer and operation to choose
                 from.
         """
-        ends = []
-        for pick in (min, max):
-            sums = []
-            for piece in range(len(self.base_ms)):  # least in one piece is least in all, nearly
-                total = self.base_ms.copy()
-                for options in layers:
-                    addends = (
-                        self.addend_ms(layer, Choice(op, width))
-                        for layer, op in options
-                        for width in self.widths(layer, op)
-                    )
-                    total += pick(addends, key=lambda addend: float(addend[piece]))
-                sums.append(float(total.max()))
-            ends.append(pick(sums))
-        return ends[0], ends[1]
+        low = np.tile(self.base_ms, (len(self.base_ms), 1))  # (least in this piece, pieces)
+        high = low.copy()
+        for options in layers:
+            narrow, wide = zip(*(self._ends(layer, op) for layer, op in options), strict=True)
+            for piece in range(len(self.base_ms)):
+                low[piece] += min((ends[piece] for ends in narrow), key=lambda e: e[piece])
+                high[piece] += max((ends[piece] for ends in wide), key=lambda e: e[piece])
+        return float(low.max(axis=1).min()), float(high.max(axis=1).max())
+
+    def _ends(self, layer: Layer, op: str) -> tuple[Floats, Floats]:
+        """Addends of the widths that are least and greatest in each piece, ``(piece, pieces)``."""
+        if (layer, op) not in self._extremes:
+            widths = self.widths(layer, op)
+            addends = np.array([self.addend_ms(layer, Choice(op, width)) for width in widths])
+            self._extremes[layer, op] = addends[addends.argmin(0)], addends[addends.argmax(0)]
+        return self._extremes[layer, op]
 
     def reachable_ms(self) -> tuple[float, float]:
         """Least and greatest latency of the whole space: shallowest and deepest stages."""

@@ -80,4 +80,9 @@ def expected_latency_ms(priced: PricedSpace, relaxed: Relaxed, widths: Widths) -
                 addend = priced.addend_ms(layer, Choice(op, widths[s][i][op])).tolist()
                 share = kept * weight
                 sums = [total + share * ms for total, ms in zip(sums, addend, strict=True)]
-    return max(sums, key=float)
+    return max(sums, key=_value)
+
+
+def _value(weight: Weight) -> float:
+    """A weight as a plain number, cut off from the graph of derivatives."""
+    return float(weight.detach() if hasattr(weight, "detach") else weight)

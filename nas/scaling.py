@@ -13,7 +13,7 @@ layer, so that a network takes milliseconds and not a search.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,7 +109,7 @@ def fit_greedy(
     goal_ms = max(target_ms, low)
     start = np.array([choice.width for _, choice in rows], dtype=np.int64)
     steps = np.maximum(1, np.round(start / start.min())).astype(np.int64)
-    options = [np.array(priced.widths(layer, choice.op)) for layer, choice in rows]
+    options = [np.array(priced.widths(layer, choice.op), dtype=np.int64) for layer, choice in rows]
     stage_of = np.repeat(np.arange(len(architecture.stages)), [len(s) for s in architecture.stages])
 
     def snap(wanted: NDArray[np.int64]) -> list[int]:
@@ -180,7 +180,7 @@ def _with_widths(
     )
 
 
-def _prices(priced: PricedSpace, row: Row, widths: Sequence[int]) -> Floats:
+def _prices(priced: PricedSpace, row: Row, widths: Iterable[int]) -> Floats:
     layer, choice = row
     return np.array([priced.addend_ms(layer, Choice(choice.op, int(w))).max() for w in widths])
 

@@ -275,7 +275,11 @@ class TableStore:
     def estimates(self) -> dict[int, Estimate]:
         """Estimates by target id."""
         rows = self._db.execute("SELECT * FROM estimates ORDER BY target")
-        return {row[0]: Estimate(*row[1:-1], noisy=bool(row[-1])) for row in rows}
+        found = {}
+        for target, *values in rows:
+            named = dict(zip(Estimate.__slots__, values, strict=True))
+            found[target] = Estimate(**named | {"noisy": bool(named["noisy"])})
+        return found
 
     def add_fit(self, fit: StoredFit) -> None:
         price = msgspec.json.encode(fit.price).decode()

@@ -86,7 +86,7 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Shuffled batches of one epoch: images uint8 ``(B, C, S, S)``, labels ``(B,)``."""
     order = torch.randperm(len(split), generator=rng)
-    for index in order.split(batch_size):
+    for index in torch.split(order, batch_size):
         if drop_last and len(index) < batch_size and len(split) >= batch_size:
             return
         yield split.images[index], split.labels[index]
@@ -123,7 +123,7 @@ def resize(images: Tensor, input_size: int) -> Tensor:
         .round_()
         .clamp_(0, 255)
         .to(torch.uint8)
-        for part in images.split(_RESIZE_CHUNK)
+        for part in torch.split(images, _RESIZE_CHUNK)
     ]
     return torch.cat(parts)
 

@@ -26,7 +26,7 @@ LogProbabilities = Sequence[Sequence[Sequence[float]]]
 
 CLOSE_ENOUGH = 0.005  # a fit within this fraction below the target ends the search
 _BINS = 2_000  # latencies told apart by the dynamic programme
-_CANDIDATES = 40  # architectures tried, most probable first
+_CANDIDATES = 40  # architectures within reach of the target that are tried
 
 
 def derive(
@@ -47,20 +47,21 @@ def derive(
         target_ms: Never exceeded.
 
     Raises:
-        BudgetError: No architecture that was tried reaches the target.
+        BudgetError: No architecture reaches the target.
     """
     best: Fit | None = None
     refusal: BudgetError | None = None
-    candidates = _by_probability(priced, log_ops, log_depths, widths)
-    for _, architecture in zip(range(_CANDIDATES), candidates, strict=False):
+    tried = 0
+    for architecture in _by_probability(priced, log_ops, log_depths, widths):
         try:
             fitted = fit_exact(priced, architecture, target_ms)
         except BudgetError as error:
             refusal = refusal or error
             continue
+        tried += 1
         if best is None or fitted.latency_ms > best.latency_ms:
             best = fitted
-        if best.latency_ms >= target_ms * (1 - CLOSE_ENOUGH):
+        if best.latency_ms >= target_ms * (1 - CLOSE_ENOUGH) or tried == _CANDIDATES:
             return best
     if best is not None:
         return best

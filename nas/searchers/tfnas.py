@@ -88,7 +88,7 @@ class _State:
     def __init__(self, priced: PricedSpace, recipe: Recipe, seed: int) -> None:
         space = priced.space
         self.supernet = Supernet(space, start_widths=start_widths(space), seed=seed)
-        self.supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.supernet.to(memory_format=torch.channels_last)
         self.alphas = [[_uniform(len(layer.ops)) for layer in ls] for ls in space.stages]
         self.betas = [_uniform(len(layers)) for layers in space.stages]
         self.sgd = ElasticSGD(
@@ -319,13 +319,13 @@ class TFNASSearcher(Searcher):
         state.supernet.requires_grad_(False)  # no backward for frozen weights
         loss = F.cross_entropy(state.supernet(x, relaxed), labels)
         loss = loss + self.recipe.latency_weight * abs(latency_ms / target_ms - 1)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         state.supernet.requires_grad_(True)
         state.adam.step()
         with torch.no_grad():
             for parameter in state.choice_parameters():
                 parameter.copy_(parameter.log_softmax(0))
-        return float(latency_ms)
+        return float(latency_ms.detach())
 
     def _scale(self, state: _State, target_ms: float) -> float:
         """Elasticity scaling of the derived architecture; return its latency in ms."""

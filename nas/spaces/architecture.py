@@ -10,7 +10,7 @@ import msgspec
 
 from latbench.errors import InvalidFileError
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 _MAX_FILE_BYTES = 1 << 20  # an architecture takes a few kilobytes; anything larger is foreign
 
 
@@ -47,7 +47,7 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def as_dict(self) -> dict[str, object]:
         """The architecture as plain JSON values."""
-        plain: dict[str, object] = msgspec.to_builtins(self)
+        plain: dict[str, object] = msgspec.json.decode(msgspec.json.encode(self))
         return plain
 
     def to_json(self) -> str:

@@ -96,7 +96,7 @@ class Metrics:
         except ImportError:
             raise MissingExtraError("tensorboard", "nas") from None
         self._file = (folder / "metrics.jsonl").open("a")
-        self._events = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._events = SummaryWriter(str(folder))
 
     def log(self, phase: str, epoch: int, values: Mapping[str, float | None]) -> None:
         """Append one line: phase, epoch, time in s since 1970 and the values."""
@@ -105,11 +105,11 @@ class Metrics:
         self._file.flush()
         for name, value in values.items():
             if value is not None:
-                self._events.add_scalar(f"{phase}/{name}", value, epoch)  # type: ignore[no-untyped-call]
+                self._events.add_scalar(f"{phase}/{name}", value, epoch)
 
     def close(self) -> None:
         self._file.close()
-        self._events.close()  # type: ignore[no-untyped-call]
+        self._events.close()
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def make_model(network: Network, *, seed: int) -> NetworkModule:
             elif isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.to(memory_format=torch.channels_last)
 
 
 def load_model(network: Network, weights: Path) -> NetworkModule:

@@ -87,10 +87,10 @@ def test_a_pass_visits_every_target_in_a_new_order(
     blocks = tiny_space.blocks()
     targets = [block_target(i, (b,), quick_profile.sweep) for i, b in enumerate(blocks)]
     network = tiny_space.lower(tiny_space.largest())
-    targets.append(network_target(99, network, quick_profile.sweep, visits=3))
+    targets.append(network_target(999, network, quick_profile.sweep, visits=3))
     first, again, second = (sweep_pass(profiler, targets, number=n) for n in (0, 0, 1))
     orders = [[id_ for id_, _ in record.visits] for record in (first, again, second)]
-    assert sorted(orders[0]) == [*range(len(blocks)), 99, 99, 99]
+    assert sorted(orders[0]) == [*range(len(blocks)), 999, 999, 999]
     assert orders[0] == orders[1] != orders[2]
     assert profiler.most_live == 1
 
