@@ -26,7 +26,7 @@ from latbench.errors import (
     MissingExtraError,
     UnknownNameError,
 )
-from latbench.units import format_ms, format_s, parse_duration_s, parse_latency_ms
+from latbench.units import format_ms, parse_duration_s, parse_latency_ms
 
 if TYPE_CHECKING:
     from latbench.registry import Registry
@@ -147,7 +147,7 @@ def devices(as_json: bool) -> None:
     """Device profiles, and which of them can run here."""
     from latbench.device import load_profile, shipped_profiles
     from latbench.profilers import PROFILERS
-    from latbench.report.terminal import print_table
+    from latbench.report.results import show_devices
 
     rows: list[dict[str, Any]] = []
     for name in shipped_profiles():
@@ -169,23 +169,7 @@ def devices(as_json: bool) -> None:
             }
         )
 
-    def render() -> None:
-        print_table(
-            ("device profile", "runtime", "device", "batch", "threads", "runs here"),
-            [
-                (
-                    row["name"],
-                    row["runtime"],
-                    row["device"],
-                    str(row["batch_size"]),
-                    str(row["threads"]),
-                    row["reason"] or "yes",
-                )
-                for row in rows
-            ],
-        )
-
-    _emit({"devices": rows}, as_json=as_json, render=render)
+    _emit({"devices": rows}, as_json=as_json, render=lambda: show_devices(rows))
 
 
 @latbench.command()
@@ -294,7 +278,8 @@ def profile(
     from latbench.profilers import make_profiler
     from latbench.profiling import open_or_create
     from latbench.profiling import profile as run_profile
-    from latbench.report.terminal import print_lines, progress_bar
+    from latbench.report.results import show_profile
+    from latbench.report.terminal import progress_bar
     from nas.priced import space_label
     from nas.spaces import make_space, spread_networks
 
@@ -313,26 +298,7 @@ def profile(
             progress=progress,
         )
 
-    def render() -> None:
-        lines = [
-            f"{result.measured} of {result.blocks} blocks measured in "
-            f"{format_s(result.seconds)} ({result.passes} passes; stopped: {result.stopped}), "
-            f"{result.noisy} noisy",
-        ]
-        if result.loo_error is not None and result.floor is not None:
-            lines.append(
-                f"networks left out of the fit: {result.loo_error:.1%} mean error; "
-                f"networks against themselves: {result.floor:.1%}"
-            )
-        if result.noisy_sweep:
-            lines.append(
-                "this sweep is noisy: run the same command again on a quieter machine, "
-                "it goes on where it stopped"
-            )
-        lines.append(f"next: latbench verify --random 24 --seed 7 --table {output}")
-        print_lines(lines)
-
-    _emit(asdict(result), as_json=as_json, render=render)
+    _emit(asdict(result), as_json=as_json, render=lambda: show_profile(result, output))
     if result.stopped == "interrupted":
         sys.exit(EXIT_INTERRUPTED)
 
@@ -348,51 +314,16 @@ def table() -> None:
 @as_json
 def table_show(path: Path, worst: int, as_json: bool) -> None:
     """What a table is of, and its entries of widest interval."""
-    from latbench.report.terminal import print_lines, print_table
+    from latbench.report.results import show_table
     from latbench.tables import LatencyTable
     from latbench.tables.export import describe, entries
 
     opened = LatencyTable.open(path)
-    rows: list[dict[str, Any]] = entries(opened)
-
-    def render() -> None:
-        price, environment = opened.price_model, opened.environment
-        print_lines(
-            [
-                f"{opened.space} on {opened.device.name}, batch {opened.device.batch_size}, "
-                f"{len(rows)} blocks",
-                f"{environment.cpu}, {environment.system}, {environment.taken_at}",
-                "  ".join(f"{name} {version}" for name, version in environment.versions.items()),
-                f"price = {price.scale:.3f} x {price.basis} + {format_ms(price.block_ms)} a block; "
-                f"{format_ms(price.network_ms)} a network"
-                + (
-                    f" and {price.excess_ms_per_byte * 1e6:.3g} ms for each MB of weights "
-                    f"beyond {price.cache_bytes / 1e6:.1f} MB"
-                    if price.excess_ms_per_byte
-                    else ""
-                ),
-                f"error of networks left out: {_percent(price.loo_error)}; "
-                f"networks against themselves: {_percent(opened.fit.floor)}",
-                "",
-            ]
-        )
-        rows.sort(key=_relative_width, reverse=True)
-        print_table(
-            ("widest intervals", "price", "hot", "interval", "visits", ""),
-            [
-                (
-                    _short_key(row["block"]),
-                    format_ms(row["price_ms"]),
-                    format_ms(row["hot_ms"]),
-                    f"±{_relative_width(row):.1%}",
-                    str(row["visits"]),
-                    "noisy" if row["noisy"] else "",
-                )
-                for row in rows[:worst]
-            ],
-        )
-
-    _emit(describe(opened) | {"entries": rows}, as_json=as_json, render=render)
+    _emit(
+        describe(opened) | {"entries": entries(opened)},
+        as_json=as_json,
+        render=lambda: show_table(opened, worst=worst),
+    )
 
 
 @table.command("check")
@@ -402,7 +333,7 @@ def table_check(path: Path, as_json: bool) -> None:
     """Find non-positive, noisy and stale entries; exit code 1 if there are any."""
     from latbench.environment import current_environment
     from latbench.profilers import make_profiler
-    from latbench.report.terminal import print_lines
+    from latbench.report.results import show_check
     from latbench.tables import LatencyTable
 
     opened = LatencyTable.open(path)
@@ -418,17 +349,7 @@ def table_check(path: Path, as_json: bool) -> None:
         "passed": found.passed,
     }
 
-    def render() -> None:
-        print_lines(
-            [
-                f"{found.entries} entries: {len(found.negative)} not positive, "
-                f"{len(found.noisy)} noisy, {found.unpriced} without a price",
-                *(f"not positive: {_short_key(key)}" for key in found.negative[:5]),
-                *(f"stale: {difference}" for difference in found.stale),
-            ]
-        )
-
-    _emit(result, as_json=as_json, render=render)
+    _emit(result, as_json=as_json, render=lambda: show_check(found))
     if not found.passed:
         sys.exit(EXIT_FAILED_CHECK)
 
@@ -529,7 +450,8 @@ def verify(
     import numpy as np
 
     from latbench.profilers import make_profiler
-    from latbench.report.terminal import print_lines, print_table, progress_bar
+    from latbench.report.results import show_verification
+    from latbench.report.terminal import progress_bar
     from latbench.verification import verify as run_verify
     from nas.priced import PricedSpace
     from nas.spaces import load_architecture
@@ -582,38 +504,11 @@ def verify(
         "passed": passed,
     }
 
-    def render() -> None:
-        print_table(
-            ("network", "predicted", "measured", "error", "drift out"),
-            [
-                (
-                    name,
-                    format_ms(row.predicted.latency_ms),
-                    f"{format_ms(row.measured.estimate_ms)} ±{row.measured.half_width:.1%}",
-                    f"{row.error:+.1%}",
-                    f"{row.error_drift_corrected:+.1%}",
-                )
-                for (name, _), row in zip(named, result.networks, strict=True)
-            ],
-        )
-        verdict = "within" if passed else "beyond"
-        print_lines(
-            [
-                f"mean error {result.mape:.1%}, {verdict} the tolerance of {tolerance:.1%}; "
-                f"largest {result.max_error:.1%}, bias {result.bias:+.1%}",
-                f"machine drift since profiling {_percent(_less_one(result.drift), signed=True)}; "
-                f"without it mean {_percent(result.mape_drift_corrected)}, "
-                f"largest {_percent(result.max_error_drift_corrected)}",
-                f"networks against themselves {_percent(result.floor)}"
-                + (
-                    f"; rank correlation {result.kendall_tau:.3f}"
-                    if result.kendall_tau is not None
-                    else ""
-                ),
-            ]
-        )
-
-    _emit({"rows": rows, **summary}, as_json=as_json, render=render)
+    _emit(
+        {"rows": rows, **summary},
+        as_json=as_json,
+        render=lambda: show_verification([name for name, _ in named], result, tolerance=tolerance),
+    )
     if not passed:
         sys.exit(EXIT_FAILED_CHECK)
 
@@ -968,30 +863,8 @@ def _write(path: Path, text: str) -> None:
     write_atomically(path, text)
 
 
-def _percent(value: float | None, *, signed: bool = False) -> str:
-    if value is None:
-        return "unknown"
-    return f"{value:+.1%}" if signed else f"{value:.1%}"
-
-
-def _less_one(value: float | None) -> float | None:
-    return None if value is None else value - 1
-
-
 def _images(batch_size: int) -> str:
     return "one image" if batch_size == 1 else f"a batch of {batch_size}"
-
-
-def _relative_width(row: dict[str, Any]) -> float:
-    width: float = (row["hot_high_ms"] - row["hot_low_ms"]) / 2 / row["hot_ms"]
-    return width
-
-
-def _short_key(key: str) -> str:
-    """A block's JSON key in the order of its fields, without the names that say themselves."""
-    fields: dict[str, object] = json.loads(key)
-    kind = str(fields.pop("block"))
-    return kind + " " + " ".join(f"{name}={value}" for name, value in fields.items())
 
 
 def _fail(error: LatbenchError, *, as_json: bool) -> NoReturn:

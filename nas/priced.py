@@ -9,7 +9,7 @@ choice has one addend for every piece; see ``latbench.tables.pricing``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -48,7 +48,7 @@ class PricedSpace:
         choose = self._efficient_widths if efficient else self._priced_widths
         self._choose_widths = choose
         self._widths: dict[tuple[Layer, str], tuple[int, ...]] = {}
-        self._extremes: dict[tuple[Layer, str], tuple[Floats, Floats]] = {}
+        self._extremes: dict[tuple[Layer, str, int, int], tuple[Choice, Floats]] = {}
 
     def widths(self, layer: Layer, op: str) -> tuple[int, ...]:
         """The widths that an operation at a layer may be given, in ascending order."""
@@ -100,32 +100,55 @@ class PricedSpace:
         result: Floats = self.table.price_ms(spec) + self._slopes * weight_bytes
         return result
 
-    def range_ms(self, layers: Iterable[Iterable[tuple[Layer, str]]]) -> tuple[float, float]:
-        """Least and greatest latency over widths, one operation chosen from each layer's.
+    def fastest(self, layers: Sequence[Sequence[tuple[Layer, str]]]) -> tuple[list[Choice], float]:
+        """The choices of least latency, one for each layer, and the latency in ms.
 
         Args:
-            layers: For every layer in the network, the pairs of layer and operation to choose
-                from.
+            layers: For every layer of the network, the pairs of layer and operation to choose
+                from; any priced width may be chosen.
         """
-        low = np.tile(self.base_ms, (len(self.base_ms), 1))  # (least in this piece, pieces)
-        high = low.copy()
-        for options in layers:
-            narrow, wide = zip(*(self._ends(layer, op) for layer, op in options), strict=True)
-            for piece in range(len(self.base_ms)):
-                low[piece] += min((ends[piece] for ends in narrow), key=lambda e: e[piece])
-                high[piece] += max((ends[piece] for ends in wide), key=lambda e: e[piece])
-        return float(low.max(axis=1).min()), float(high.max(axis=1).max())
+        return self._extreme(layers, sign=1)
 
-    def _ends(self, layer: Layer, op: str) -> tuple[Floats, Floats]:
-        """Addends of the widths that are least and greatest in each piece, ``(piece, pieces)``."""
-        if (layer, op) not in self._extremes:
-            widths = self.widths(layer, op)
-            addends = np.array([self.addend_ms(layer, Choice(op, width)) for width in widths])
-            self._extremes[layer, op] = addends[addends.argmin(0)], addends[addends.argmax(0)]
-        return self._extremes[layer, op]
+    def slowest(self, layers: Sequence[Sequence[tuple[Layer, str]]]) -> tuple[list[Choice], float]:
+        """The choices of greatest latency, as ``fastest``."""
+        return self._extreme(layers, sign=-1)
+
+    def _extreme(
+        self, layers: Sequence[Sequence[tuple[Layer, str]]], *, sign: int
+    ) -> tuple[list[Choice], float]:
+        """What is extreme in one piece of the latency is, of these, extreme in all."""
+        best: list[Choice] = []
+        best_ms = np.inf * sign
+        for piece in range(len(self.base_ms)):
+            total = self.base_ms.copy()
+            choices = []
+            for options in layers:
+                found = [self._extreme_width(layer, op, piece, sign) for layer, op in options]
+                choice, addend = min(found, key=lambda pair: sign * pair[1][piece])
+                choices.append(choice)
+                total += addend
+            if sign * total.max() < sign * best_ms:
+                best, best_ms = choices, float(total.max())
+        return best, best_ms
+
+    def _extreme_width(self, layer: Layer, op: str, piece: int, sign: int) -> tuple[Choice, Floats]:
+        key = (layer, op, piece, sign)
+        if key not in self._extremes:
+            choices = [Choice(op, width) for width in self.widths(layer, op)]
+            pairs = [(choice, self.addend_ms(layer, choice)) for choice in choices]
+            self._extremes[key] = min(pairs, key=lambda pair: sign * pair[1][piece])
+        return self._extremes[key]
+
+    def extremes(self) -> tuple[Architecture, Architecture]:
+        """The fastest architecture of the space, and the slowest."""
+        shallow = [[(layers[0], op) for op in layers[0].ops] for layers in self.space.stages]
+        deep = [[(layer, op) for op in layer.ops] for layer in self.space.layers]
+        fast = [[choice] for choice in self.fastest(shallow)[0]]
+        left = iter(self.slowest(deep)[0])
+        slow = [[next(left) for _ in layers] for layers in self.space.stages]
+        return self.space.architecture(fast), self.space.architecture(slow)
 
     def reachable_ms(self) -> tuple[float, float]:
-        """Least and greatest latency of the whole space: shallowest and deepest stages."""
-        shallow = [[(ls[0], op) for op in ls[0].ops] for ls in self.space.stages]
-        deep = [[(layer, op) for op in layer.ops] for layer in self.space.layers]
-        return self.range_ms(shallow)[0], self.range_ms(deep)[1]
+        """Least and greatest latency of the whole space."""
+        fastest, slowest = self.extremes()
+        return self.latency_ms(fastest), self.latency_ms(slowest)

@@ -13,7 +13,7 @@ layer, so that a network takes milliseconds and not a search.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,11 +78,8 @@ def fit_exact(priced: PricedSpace, architecture: Architecture, target_ms: float)
             best, best_ms = widths, latency_ms
         if best_ms >= target_ms * (1 - _GOOD_ENOUGH):
             break
-    if best is None:  # no uniform shape fits below the target: only the narrowest network does
-        best = [
-            int(ws[int(np.argmin(_prices(priced, r, ws)))])
-            for r, ws in zip(rows, options, strict=True)
-        ]
+    if best is None:  # no uniform shape fits below the target: the fastest widths do
+        best = _fastest_widths(priced, rows)
     scaled = _with_widths(priced, architecture, best)
     return Fit(target_ms, priced.latency_ms(scaled), low, high, scaled)
 
@@ -124,10 +121,7 @@ def fit_greedy(
         shift += 1
         current = start - shift * steps
     if latency(snap(current)) > goal_ms:  # prices that do not grow with width
-        narrowest = [
-            ws[int(np.argmin(_prices(priced, r, ws)))] for r, ws in zip(rows, options, strict=True)
-        ]
-        current = np.array(narrowest, dtype=np.int64)
+        current = np.array(_fastest_widths(priced, rows), dtype=np.int64)
     current = np.array(snap(current), dtype=np.int64)
     for stage in range(len(architecture.stages)):  # expand all, then later and later stages
         grown = stage_of >= stage
@@ -160,7 +154,8 @@ def check_reach(target_ms: float, low_ms: float, high_ms: float, *, what: str) -
 
 def reach_ms(priced: PricedSpace, rows: Sequence[Row]) -> tuple[float, float]:
     """Least and greatest latency over widths with operations and depths as they are."""
-    return priced.range_ms([[(layer, choice.op)] for layer, choice in rows])
+    options = [[(layer, choice.op)] for layer, choice in rows]
+    return priced.fastest(options)[1], priced.slowest(options)[1]
 
 
 def _rows(priced: PricedSpace, architecture: Architecture) -> list[Row]:
@@ -180,9 +175,9 @@ def _with_widths(
     )
 
 
-def _prices(priced: PricedSpace, row: Row, widths: Iterable[int]) -> Floats:
-    layer, choice = row
-    return np.array([priced.addend_ms(layer, Choice(choice.op, int(w))).max() for w in widths])
+def _fastest_widths(priced: PricedSpace, rows: Sequence[Row]) -> list[int]:
+    choices, _ = priced.fastest([[(layer, choice.op)] for layer, choice in rows])
+    return [choice.width for choice in choices if choice.width is not None]
 
 
 def _expand(

@@ -20,7 +20,8 @@ FLOORS = {
         ("profilers",),
         ("measure",),
         ("tables",),
-        ("profiling", "verification", "report"),
+        ("profiling", "verification"),
+        ("report",),
     ],
     "nas": [
         ("spaces",),

@@ -17,7 +17,7 @@ from torch import Tensor
 from latbench.errors import InvalidFileError, MissingExtraError
 from nas.data.images import ImageData, Split, image_data
 
-_DEBIAN = Path("/usr/share/dataset-fashion-mnist")
+_DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _UNSIGNED_BYTE = 0x08
 _FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),

@@ -104,7 +104,11 @@ def _by_probability(
     log_depths: Sequence[Sequence[float]],
     widths: Widths,
 ) -> Iterator[Architecture]:
-    """The most probable architecture, then the best of every latency, most probable first."""
+    """The most probable architecture, then the best of every latency, most probable first.
+
+    The fastest and the slowest of the space come last: some architecture reaches any latency
+    that the space does.
+    """
     yield most_probable(priced, log_ops, log_depths, widths)
     unit_ms = priced.reachable_ms()[1] / _BINS
     score = np.full(_BINS + 1, -np.inf)
@@ -132,8 +136,9 @@ def _by_probability(
         score = ended
     for end in np.argsort(-score, kind="stable"):
         if np.isneginf(score[end]):
-            return
+            break
         yield _trace(priced, trail, widths, int(end))
+    yield from priced.extremes()
 
 
 def _shift(values: Floats, by: int) -> Floats:

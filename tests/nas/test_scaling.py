@@ -212,7 +212,7 @@ def test_what_is_derived_meets_the_target_though_the_most_probable_does_not(
     log_depths = [np.log(_rising(len(ls))).tolist() for ls in space.stages]
     widths = start_widths(space)
     low, high = priced_tfnas.reachable_ms()
-    for share in (0.05, 0.3, 0.6):
+    for share in (0.0, 0.05, 0.3, 0.6):
         target = low + share * (high - low)
         fitted = derive(
             priced_tfnas, log_ops=log_ops, log_depths=log_depths, widths=widths, target_ms=target

@@ -1,0 +1,149 @@
+"""Results of this package as a person reads them in the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from latbench.profiling import ProfileResult
+from latbench.report.terminal import print_lines, print_table
+from latbench.tables import LatencyTable, TableCheck
+from latbench.tables.export import entries
+from latbench.tables.pricing import PriceModel
+from latbench.units import format_ms, format_s
+from latbench.verification import Verification
+
+_SHOWN_NEGATIVE = 5  # the first few say what kind of block it is
+
+
+def show_devices(devices: Sequence[Mapping[str, Any]]) -> None:
+    """Device profiles and whether they run here."""
+    columns = ("name", "runtime", "device", "batch_size", "threads")
+    print_table(
+        ("device profile", "runtime", "device", "batch", "threads", "runs here"),
+        [(*(str(row[c]) for c in columns), row["reason"] or "yes") for row in devices],
+    )
+
+
+def show_profile(result: ProfileResult, path: Path) -> None:
+    """What a profiling run reached, and what to type next."""
+    lines = [
+        f"{result.measured} of {result.blocks} blocks measured in {format_s(result.seconds)} "
+        f"({result.passes} passes; stopped: {result.stopped}), {result.noisy} noisy",
+        f"networks left out of the fit: {percent(result.loo_error)} mean error; "
+        f"networks against themselves: {percent(result.floor)}",
+    ]
+    if result.noisy_sweep:
+        lines.append(
+            "this sweep is noisy: run the same command again on a quieter machine, it goes on "
+            "where it stopped"
+        )
+    print_lines([*lines, f"next: latbench verify --random 24 --seed 7 --table {path}"])
+
+
+def show_table(table: LatencyTable, *, worst: int) -> None:
+    """What a table is of, and its entries of widest interval."""
+    environment = table.environment
+    rows: list[dict[str, Any]] = sorted(entries(table), key=_relative_width, reverse=True)
+    print_lines(
+        [
+            f"{table.space} on {table.device.name}, batch {table.device.batch_size}, "
+            f"{len(rows)} blocks",
+            f"{environment.cpu}, {environment.system}, {environment.taken_at}",
+            "  ".join(f"{name} {version}" for name, version in environment.versions.items()),
+            _price_in_words(table.price_model),
+            f"networks left out of the fit: {percent(table.price_model.loo_error)} mean error; "
+            f"networks against themselves: {percent(table.fit.floor)}",
+            "",
+        ]
+    )
+    print_table(
+        ("widest intervals", "price", "hot", "interval", "visits", ""),
+        [
+            (
+                _short_key(row["block"]),
+                format_ms(row["price_ms"]),
+                format_ms(row["hot_ms"]),
+                f"±{_relative_width(row):.1%}",
+                str(row["visits"]),
+                "noisy" if row["noisy"] else "",
+            )
+            for row in rows[:worst]
+        ],
+    )
+
+
+def show_check(found: TableCheck) -> None:
+    """What is not to be trusted in a table."""
+    print_lines(
+        [
+            f"{found.entries} entries: {len(found.negative)} not positive, "
+            f"{len(found.noisy)} noisy, {found.unpriced} without a price",
+            *(f"not positive: {_short_key(key)}" for key in found.negative[:_SHOWN_NEGATIVE]),
+            *(f"stale: {difference}" for difference in found.stale),
+        ]
+    )
+
+
+def show_verification(names: Sequence[str], result: Verification, *, tolerance: float) -> None:
+    """A row a network, then the verdict."""
+    print_table(
+        ("network", "predicted", "measured", "error", "drift out"),
+        [
+            (
+                name,
+                format_ms(row.predicted.latency_ms),
+                f"{format_ms(row.measured.estimate_ms)} ±{row.measured.half_width:.1%}",
+                f"{row.error:+.1%}",
+                f"{row.error_drift_corrected:+.1%}",
+            )
+            for name, row in zip(names, result.networks, strict=True)
+        ],
+    )
+    verdict = "within" if result.mape <= tolerance else "beyond"
+    lines = [
+        f"mean error {result.mape:.1%}, {verdict} the tolerance of {tolerance:.1%}; "
+        f"largest {result.max_error:.1%}, bias {result.bias:+.1%}",
+    ]
+    if result.drift is not None:
+        lines.append(
+            f"machine drift since profiling {result.drift - 1:+.1%}; without it mean "
+            f"{percent(result.mape_drift_corrected)}, "
+            f"largest {percent(result.max_error_drift_corrected)}"
+        )
+    lines.append(f"networks against themselves {percent(result.floor)}")
+    if result.kendall_tau is not None:
+        lines[-1] += f"; rank correlation {result.kendall_tau:.3f}"
+    print_lines(lines)
+
+
+def percent(value: float | None) -> str:
+    """A fraction as per cent; None is unknown."""
+    return "unknown" if value is None else f"{value:.1%}"
+
+
+def _price_in_words(price: PriceModel) -> str:
+    words = (
+        f"price = {price.scale:.3f} x {price.basis} + {format_ms(price.block_ms)} a block; "
+        f"{format_ms(price.network_ms)} a network"
+    )
+    if price.excess_ms_per_byte:
+        words += (
+            f" and {price.excess_ms_per_byte * 1e6:.3g} ms for each MB of weights beyond "
+            f"{price.cache_bytes / 1e6:.1f} MB"
+        )
+    return words
+
+
+def _relative_width(row: Mapping[str, Any]) -> float:
+    width: float = (row["hot_high_ms"] - row["hot_low_ms"]) / 2 / row["hot_ms"]
+    return width
+
+
+def _short_key(key: str) -> str:
+    """A block's JSON key as words."""
+    fields: dict[str, object] = json.loads(key)
+    kind = str(fields.pop("block"))
+    return kind + " " + " ".join(f"{name}={value}" for name, value in fields.items())
