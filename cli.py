@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -94,7 +95,8 @@ LATENCY, DURATION = _Latency(), _Duration()
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 COUNT = click.IntRange(min=1)
-SEED = click.IntRange(min=0)
+SEED = click.IntRange(min=0, max=2**31 - 1)
+BATCH = click.IntRange(min=2)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 table_option = click.option(
@@ -276,7 +278,6 @@ def profile(
 
     from latbench.device import load_profile
     from latbench.profilers import make_profiler
-    from latbench.profiling import open_or_create
     from latbench.profiling import profile as run_profile
     from latbench.report.results import show_profile
     from latbench.report.terminal import progress_bar
@@ -285,13 +286,11 @@ def profile(
 
     profiler = make_profiler(load_profile(device))
     made = make_space(space, input_size, classes)
-    with (
-        open_or_create(output, profiler, space_label(made)) as store,
-        progress_bar("profiling") as progress,
-    ):
+    with progress_bar("profiling") as progress:
         result = run_profile(
             profiler,
-            store,
+            output,
+            space_label(made),
             blocks=made.blocks(),
             networks=spread_networks(made, profiler.profile.sweep.networks, seed=0),
             time_limit_s=time_limit,
@@ -332,12 +331,14 @@ def table_show(path: Path, worst: int, as_json: bool) -> None:
 def table_check(path: Path, as_json: bool) -> None:
     """Find non-positive, noisy and stale entries; exit code 1 if there are any."""
     from latbench.environment import current_environment
-    from latbench.profilers import make_profiler
+    from latbench.profilers import PROFILERS, make_profiler
     from latbench.report.results import show_check
     from latbench.tables import LatencyTable
 
     opened = LatencyTable.open(path)
-    now = current_environment(make_profiler(opened.device).versions())
+    now = None
+    if PROFILERS[opened.device.runtime].unavailable(opened.device) is None:
+        now = current_environment(make_profiler(opened.device).versions())
     found = opened.check(now)
     result = {
         "entries": found.entries,
@@ -580,7 +581,7 @@ def fit(
 @data_dir_option
 @click.option("--images", type=COUNT, help="Search on this many training images.")
 @click.option("--epochs", type=COUNT, help="Scales the published schedule.")
-@click.option("--batch-size", type=COUNT)
+@click.option("--batch-size", type=BATCH)
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @run_option
 @as_json
@@ -660,7 +661,7 @@ def search(
 @data_dir_option
 @click.option("--images", type=COUNT, help="Train on this many images.")
 @click.option("--epochs", type=COUNT, default=30, show_default=True)
-@click.option("--batch-size", type=COUNT, default=64, show_default=True)
+@click.option("--batch-size", type=BATCH, default=64, show_default=True)
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @run_option
 @as_json
@@ -773,13 +774,15 @@ def demo(output: Path, as_json: bool) -> None:
         "architecture": result.architecture.as_dict(),
     }
 
+    away = result.measured_ms / result.target_ms - 1
+
     def render() -> None:
         print_table(
             ("", ""),
             [
                 ("target", format_ms(result.target_ms)),
                 ("predicted", format_ms(result.predicted_ms)),
-                ("measured", f"{format_ms(result.measured_ms)} ({result.error:+.1%})"),
+                ("measured", f"{format_ms(result.measured_ms)} ({away:+.1%} of the target)"),
                 ("top-1 on digits", f"{result.top1:.1%}"),
             ],
         )
@@ -871,7 +874,7 @@ def _fail(error: LatbenchError, *, as_json: bool) -> NoReturn:
     if as_json:
         click.echo(json.dumps({"error": error.as_dict()}))
     else:
-        click.echo(f"latbench: {error.message}", err=True)
+        click.echo(f"latbench: {' '.join(error.message.split())}", err=True)
     sys.exit(EXIT_BAD_INPUT)
 
 
@@ -887,16 +890,25 @@ def main() -> None:
         code = latbench.main(standalone_mode=False)
     except LatbenchError as error:
         _fail(error, as_json=as_json)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(0)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "latbench"
         message = " ".join(error.format_message().split())
         _fail(InvalidValueError(f"{message} See `{where} --help`."), as_json=as_json)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: what was finished is saved, the same command goes on", err=True)
+        click.echo(
+            "interrupted: the passes and epochs that were finished are saved, the same command "
+            "goes on from there",
+            err=True,
+        )
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except (OSError, sqlite3.Error) as error:  # a full disk, a file without permission, ...
+        _fail(InvalidFileError(f"a file could not be read or written: {error}"), as_json=as_json)
     sys.exit(code if isinstance(code, int) else 0)
 
 

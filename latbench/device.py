@@ -59,9 +59,9 @@ class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     block_tolerance: Fraction = 0.02
     network_tolerance: Fraction = 0.01
     floor_tolerance: Fraction = 0.03
-    networks: Count = 12
+    networks: Annotated[int, msgspec.Meta(ge=6, le=1000)] = 12
     network_visits: Count = 4
-    verify_visits: Count = 40
+    verify_visits: Count = 60
 
 
 class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

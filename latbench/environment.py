@@ -13,6 +13,7 @@ import msgspec
 
 from latbench import __version__
 
+_HARMLESS = {"python", "latbench"}  # versions that no runtime's call depends on
 _CPU = Path("/sys/devices/system/cpu/cpu0")
 _DEFAULT_L2_BYTES = 1 << 20  # where the system does not say: common to phones and servers
 
@@ -43,13 +44,13 @@ class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     taken_at: str
 
     def differences(self, other: Environment) -> list[str]:
-        """What differs between two environments in a way that changes latencies."""
+        """What differs from an earlier environment in a way that changes latencies."""
         found = []
         for field in ("cpu", "cores", "governor", "l2_bytes"):
             ours, theirs = getattr(self, field), getattr(other, field)
             if ours != theirs:
                 found.append(f"{field} is {ours}, was {theirs}")
-        for name in sorted(self.versions.keys() | other.versions.keys()):
+        for name in sorted((self.versions.keys() | other.versions.keys()) - _HARMLESS):
             ours, theirs = self.versions.get(name), other.versions.get(name)
             if ours != theirs:
                 found.append(f"{name} is {ours}, was {theirs}")

@@ -16,8 +16,12 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         InvalidFileError: The file cannot be written; an old one is as it was.
     """
     raw = data.encode() if isinstance(data, str) else data
+    path = path.resolve()
     temporary: str | None = None
     try:
+        if path.exists() and not path.is_file():  # a device or a pipe, such as /dev/stdout
+            path.write_bytes(raw)
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(descriptor, "wb") as file:

@@ -16,7 +16,7 @@ from typing import Literal
 from latbench.blocks import BlockSpec, Network
 from latbench.cost import BYTES_PER_FLOAT, network_cost
 from latbench.device import SweepProtocol
-from latbench.environment import current_environment
+from latbench.environment import Environment, current_environment
 from latbench.errors import MismatchError
 from latbench.measure.lock import device_lock
 from latbench.measure.samples import Interval, Samples
@@ -27,6 +27,8 @@ from latbench.tables.pricing import NetworkSample, fit_price
 
 Progress = Callable[[float, str], None]
 """Called now and then with the fraction done, 0 to 1, and a few words."""
+
+Stopped = Literal["converged", "time limit", "pass limit", "interrupted"]
 
 _CHECK_EVERY = 5  # passes between looks at convergence, each of which takes about a second
 
@@ -56,7 +58,7 @@ class ProfileResult:
     noisy: int
     passes: int
     seconds: float
-    stopped: Literal["converged", "time limit", "pass limit", "interrupted"]
+    stopped: Stopped
     overhead: float
     loo_error: float | None
     floor: float | None
@@ -64,13 +66,60 @@ class ProfileResult:
     heldout_error: float | None = None
 
 
-def open_or_create(path: Path, profiler: Profiler, space: SpaceLabel) -> TableStore:
-    """The table at ``path`` for this device and space, made if there is none.
+def profile(
+    profiler: Profiler,
+    path: Path,
+    space: SpaceLabel,
+    *,
+    blocks: Sequence[BlockSpec],
+    networks: Sequence[Network],
+    time_limit_s: float,
+    progress: Progress = lambda fraction, words: None,
+) -> ProfileResult:
+    """Fill the table at ``path``, or go on filling it, and fit its prices.
+
+    The limit is shared over all blocks: each gets a price, only a rougher one. One pass is
+    always finished. An interrupt (``KeyboardInterrupt``) loses the pass in flight and ends the
+    run as a time limit does.
+
+    Args:
+        profiler: Of the device.
+        path: The table; made if there is none, and removed again if not one pass was finished.
+        space: What the table is to be called a table of.
+        blocks: Blocks to price; those already in the table go on where they were.
+        networks: Calibration networks, whose blocks are all among ``blocks``.
+        time_limit_s: Wall time in s for this run.
+        progress: Told what is going on.
 
     Raises:
+        DeviceBusyError: Another process measures on the device.
         InvalidFileError: The file is no table.
         MismatchError: The table is of another device or space.
+        RuntimeFailure: The runtime refused a block.
     """
+    begin = monotonic()
+    with device_lock(profiler.profile.device):
+        is_new = not path.exists()
+        with _open_or_create(path, profiler, space) as store:
+            try:
+                environment = current_environment(profiler.versions())
+                _require_same_machine(store, environment)
+                store.record_environment(environment)
+                store.add_targets(blocks, networks)
+                run = _Run(profiler, store, begin=begin, limit_s=time_limit_s, progress=progress)
+                stopped = run.measure()
+                if store.passes() == 0:
+                    raise KeyboardInterrupt
+            except BaseException:
+                if is_new and store.passes() == 0:
+                    path.unlink(missing_ok=True)
+                raise
+            progress(1.0, "fitting prices")
+            return _result(store, run, stopped, seconds=monotonic() - begin)
+
+
+def _open_or_create(path: Path, profiler: Profiler, space: SpaceLabel) -> TableStore:
+    """The table at ``path`` for this device and space, made if there is none."""
     if not path.exists():
         environment = current_environment(profiler.versions())
         return TableStore.create(
@@ -91,45 +140,18 @@ def open_or_create(path: Path, profiler: Profiler, space: SpaceLabel) -> TableSt
     return store
 
 
-def profile(
-    profiler: Profiler,
-    store: TableStore,
-    *,
-    blocks: Sequence[BlockSpec],
-    networks: Sequence[Network],
-    time_limit_s: float,
-    progress: Progress = lambda fraction, words: None,
-) -> ProfileResult:
-    """Measure until converged or out of time, then estimate and fit prices.
+def _require_same_machine(store: TableStore, now: Environment) -> None:
+    """Visits of two machines, or of two versions of a runtime, are not pooled."""
+    differences = now.differences(store.environment)
+    if differences and store.passes():
+        raise MismatchError(
+            f"{store.path} was measured elsewhere ({'; '.join(differences)}), and visits are not "
+            "pooled: choose another file"
+        )
 
-    The limit is shared over all blocks: each gets a price, only a rougher one. One pass is
-    always finished. An interrupt (``KeyboardInterrupt``) loses the pass in flight and ends the
-    run as a time limit does.
 
-    Args:
-        profiler: Of the table's device.
-        store: The open table.
-        blocks: Blocks to price; those already in the table go on where they were.
-        networks: Calibration networks, whose blocks are all among ``blocks``; used if the table
-            has none yet.
-        time_limit_s: Wall time in s for this run.
-        progress: Told what is going on.
-
-    Raises:
-        DeviceBusyError: Another process measures on the device.
-        RuntimeFailure: The runtime refused a block.
-    """
-    begin = monotonic()
-    protocol = profiler.profile.sweep
-    with device_lock(profiler.profile.device):
-        store.record_environment(current_environment(profiler.versions()))
-        store.add_targets(blocks, [] if store.networks() else networks)
-        run = _Run(profiler, store, begin=begin, limit_s=time_limit_s, progress=progress)
-        stopped = run.measure()
-    if store.passes() == 0:
-        raise KeyboardInterrupt
-    progress(1.0, "fitting prices")
-    floor, noisy_sweep, loo_error = _work_out(store, run.samples, protocol)
+def _result(store: TableStore, run: _Run, stopped: Stopped, *, seconds: float) -> ProfileResult:
+    floor, noisy_sweep, loo_error = _work_out(store, run.samples, run.protocol)
     estimates = store.estimates()
     block_ids = store.blocks()
     timing = store.timing()
@@ -141,7 +163,7 @@ def profile(
         interpolated=0,
         noisy=sum(estimates[id_].noisy for id_ in block_ids if id_ in estimates),
         passes=store.passes(),
-        seconds=monotonic() - begin,
+        seconds=seconds,
         stopped=stopped,
         overhead=outside / timing["seconds"],
         loo_error=loo_error,
@@ -176,13 +198,14 @@ class _Run:
         self.samples = Samples()
         self.samples.add(store.visits())
         self.pass_s = 0.0
+        self.passes_before = store.passes()
 
-    def measure(self) -> Literal["converged", "time limit", "pass limit", "interrupted"]:
+    def measure(self) -> Stopped:
         done_here = 0
         try:
             while True:
                 done = self.store.passes()
-                if done >= self.protocol.max_passes:
+                if done_here >= self.protocol.max_passes:
                     return "pass limit"
                 if done_here and self._elapsed_s() + self.pass_s / 2 > self.limit_s:
                     return "time limit"
@@ -218,7 +241,7 @@ class _Run:
         if done % 16 and done != total:
             return
         passes = self.store.passes()
-        by_passes = (passes + done / total) / self.protocol.max_passes
+        by_passes = (passes - self.passes_before + done / total) / self.protocol.max_passes
         fraction = max(by_passes, self._elapsed_s() / self.limit_s)
         self.progress(min(fraction, 1.0), f"pass {passes + 1}, {done} of {total} visits")
 
@@ -252,18 +275,19 @@ def _work_out(
     basis = cold if price.basis == "cold" else hot
     floor = samples.floor(networks, quantile)
     noisy_sweep = floor is not None and floor > protocol.floor_tolerance
-    store.set_estimates(
+    store.set_results(
         {
             id_: _estimate(
                 hot[id_],
                 cold.get(id_),
                 visits=len(samples.hot_ms[id_]),
-                noisy=basis.get(id_, hot[id_]).half_width > protocol.block_tolerance,
+                noisy=len(samples.hot_ms[id_]) < protocol.min_passes
+                or basis.get(id_, hot[id_]).half_width > protocol.block_tolerance,
             )
             for id_ in hot
-        }
+        },
+        StoredFit(price, floor, noisy_sweep),
     )
-    store.add_fit(StoredFit(price, floor, noisy_sweep))
     return floor, noisy_sweep, price.loo_error
 
 

@@ -2,8 +2,7 @@
 
 The table's calibration networks are visited in the same shuffle. Their latency now over their
 latency then is the machine's drift, which tells a machine that changed from a table that is
-wrong. Drift need not be the same for all networks: when neighbours take more of the shared cache,
-large networks slow down more than small ones, so it is fitted as a line in the weight bytes.
+wrong.
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from latbench.blocks import Network
-from latbench.cost import BYTES_PER_FLOAT, network_cost
+from latbench.environment import current_environment
 from latbench.errors import MismatchError
 from latbench.measure.lock import device_lock
 from latbench.measure.samples import Interval, Samples
@@ -24,9 +22,6 @@ from latbench.measure.sweep import network_target, sweep_pass
 from latbench.profilers import Profiler
 from latbench.tables import LatencyTable, Prediction
 
-Floats = NDArray[np.float64]
-
-_MIN_PROBES = 3  # below, a line through the probes says nothing
 _VISITS_A_PASS = 2
 
 
@@ -42,7 +37,7 @@ class VerifiedNetwork:
     predicted: Prediction
     measured: Interval
     error: float
-    error_drift_corrected: float
+    error_drift_corrected: float | None
 
 
 @dataclass(frozen=True)
@@ -97,6 +92,12 @@ def verify(
         raise MismatchError(
             f"{table.path} is a table of {table.device.name}, not of {profiler.profile.name}"
         )
+    now = current_environment(profiler.versions())
+    if now.cpu != table.environment.cpu:
+        raise MismatchError(
+            f"{table.path} was measured on {table.environment.cpu}, this is {now.cpu}: profile "
+            "this machine first"
+        )
     fitted = set(table.networks)
     if any(network in fitted for network in networks):
         raise MismatchError(
@@ -107,22 +108,15 @@ def verify(
     samples = _measure(profiler, [*networks, *probes], progress)
     quantile = profiler.profile.sweep.quantile
     measured = samples.intervals(range(len(networks)), quantile)
-    now = samples.intervals(range(len(networks), len(networks) + len(probes)), quantile)
-
-    then_ms = np.array([table.networks[probe].hot_ms for probe in probes])
-    now_ms = np.array([interval.estimate_ms for interval in now.values()])
-    drift_of = _fit_drift(_weight_bytes(probes), now_ms / then_ms if probes else np.empty(0))
-    drifts = drift_of(_weight_bytes(networks))
+    probed = samples.intervals(range(len(networks), len(networks) + len(probes)), quantile)
+    drift = _drift([table.networks[p].hot_ms for p in probes], list(probed.values()))
     rows = []
     for index, prediction in enumerate(predicted):
-        real = measured[index]
-        ratio = prediction.latency_ms / real.estimate_ms
-        rows.append(VerifiedNetwork(prediction, real, ratio - 1, float(ratio * drifts[index]) - 1))
-    return _summarise(
-        rows,
-        drift=float(np.exp(np.log(now_ms / then_ms).mean())) if probes else None,
-        floor=samples.floor(range(len(networks)), quantile),
-    )
+        ratio = prediction.latency_ms / measured[index].estimate_ms
+        corrected = None if drift is None else ratio * drift - 1
+        rows.append(VerifiedNetwork(prediction, measured[index], ratio - 1, corrected))
+    floor = samples.floor(range(len(networks)), quantile)
+    return _summarise(rows, drift=drift, floor=floor)
 
 
 def _measure(
@@ -147,24 +141,21 @@ def _measure(
     return samples
 
 
-def _weight_bytes(networks: Sequence[Network]) -> Floats:
-    return np.array([network_cost(n).params * BYTES_PER_FLOAT for n in networks], dtype=np.float64)
-
-
-def _fit_drift(weight_bytes: Floats, ratios: Floats) -> Callable[[Floats], Floats]:
-    """The drift as a function of weight bytes: a line in the logarithm of the ratio."""
-    if len(ratios) < _MIN_PROBES:
-        return np.ones_like
-    slope, intercept = np.polyfit(weight_bytes, np.log(ratios), 1)
-    low, high = weight_bytes.min(), weight_bytes.max()
-    return lambda wanted: np.exp(intercept + slope * np.clip(wanted, low, high))
+def _drift(then_ms: Sequence[float], now: Sequence[Interval]) -> float | None:
+    """Latency of the probes now over then, geometric mean; None without probes."""
+    if not now:
+        return None
+    ratios = [new.estimate_ms / old for new, old in zip(now, then_ms, strict=True)]
+    return float(np.exp(np.log(ratios).mean()))
 
 
 def _summarise(
     rows: Sequence[VerifiedNetwork], *, drift: float | None, floor: float | None
 ) -> Verification:
     errors = np.array([row.error for row in rows])
-    corrected = np.abs([row.error_drift_corrected for row in rows])
+    corrected = [
+        abs(row.error_drift_corrected) for row in rows if row.error_drift_corrected is not None
+    ]
     inside = [
         row.predicted.low_ms <= row.measured.estimate_ms <= row.predicted.high_ms
         for row in rows
@@ -180,8 +171,8 @@ def _summarise(
             [row.measured.estimate_ms for row in rows],
         ),
         drift=drift,
-        mape_drift_corrected=float(corrected.mean()) if drift is not None else None,
-        max_error_drift_corrected=float(corrected.max()) if drift is not None else None,
+        mape_drift_corrected=float(np.mean(corrected)) if corrected else None,
+        max_error_drift_corrected=max(corrected) if corrected else None,
         coverage=float(np.mean(inside)) if inside else None,
         floor=floor,
     )

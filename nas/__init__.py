@@ -1,1 +1,4 @@
-"""Networks: spaces, architectures, supernets, searches, training. Knows no milliseconds."""
+"""Networks: spaces, architectures, supernets, searches, training.
+
+Every millisecond comes from ``latbench``.
+"""

@@ -7,6 +7,7 @@ interrupted goes on there.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from latbench.device import load_profile
+from latbench.files import write_atomically
 from latbench.profilers import make_profiler
-from latbench.profiling import open_or_create, profile
+from latbench.profiling import profile
 from latbench.tables import LatencyTable
 from latbench.verification import verify
 from nas.data import load_data
@@ -42,7 +44,7 @@ class DemoResult:
     """What the demo found.
 
     Attributes:
-        error: measured / target - 1.
+        error: predicted / measured - 1.
     """
 
     target_ms: float
@@ -59,23 +61,26 @@ def run_demo(folder: Path, stage: Stage) -> DemoResult:
     space = make_space(SPACE, INPUT_SIZE, CLASSES)
     data = load_data(DATA, input_size=INPUT_SIZE, classes=CLASSES)
     path = folder / "table.sqlite"
-    with open_or_create(path, profiler, space_label(space)) as store:
-        if store.fit() is None:
-            with stage("profile") as progress:
-                result = profile(
-                    profiler,
-                    store,
-                    blocks=space.blocks(),
-                    networks=spread_networks(space, profiler.profile.sweep.networks, seed=0),
-                    time_limit_s=PROFILE_S,
-                    progress=progress,
-                )
-            if result.stopped == "interrupted":
-                raise KeyboardInterrupt
+    budget = folder / "budget.json"  # written when profiling is done, and never again
+    if not budget.exists():
+        with stage("profile") as progress:
+            result = profile(
+                profiler,
+                path,
+                space_label(space),
+                blocks=space.blocks(),
+                networks=spread_networks(space, profiler.profile.sweep.networks, seed=0),
+                time_limit_s=PROFILE_S,
+                progress=progress,
+            )
+        if result.stopped == "interrupted":
+            raise KeyboardInterrupt
     table = LatencyTable.open(path)
     priced = PricedSpace(space, table, efficient=True)
+    if not budget.exists():
+        write_atomically(budget, json.dumps({"target_ms": _target_ms(priced)}) + "\n")
+    target_ms = float(json.loads(budget.read_text())["target_ms"])
 
-    target_ms = _target_ms(priced)
     settings = SearchSettings(epochs=SEARCH_EPOCHS)
     search_folder = RunFolder(
         folder / "search", {"searcher": "tfnas", "epochs": SEARCH_EPOCHS, "target_ms": target_ms}
@@ -102,7 +107,7 @@ def run_demo(folder: Path, stage: Stage) -> DemoResult:
         predicted_ms=found.latency_ms,
         measured_ms=measured_ms,
         top1=score.top1,
-        error=measured_ms / target_ms - 1,
+        error=found.latency_ms / measured_ms - 1,
         architecture=found.architecture,
     )
 

@@ -31,6 +31,7 @@ _BINS = 400_000  # resolution of latencies as integers: rounding errs below 0.00
 _SCALES = 48  # common scales tried, spread evenly between the narrowest and the widest network
 _NEAR = 6  # of them, how many nearest the target are solved exactly
 _GOOD_ENOUGH = 1e-4  # relative gap below the target at which looking further is pointless
+_ROUNDING = 1e-9  # sums of the same prices in another order differ in their last digits
 _TRIES = 64  # reachable sums looked at below the target, for each piece of the price
 
 
@@ -142,12 +143,13 @@ def check_reach(target_ms: float, low_ms: float, high_ms: float, *, what: str) -
     Raises:
         BudgetError: With the nearer bound as ``nearest_ms``.
     """
-    if low_ms <= target_ms <= high_ms:
+    if low_ms * (1 - _ROUNDING) <= target_ms <= high_ms * (1 + _ROUNDING):
         return
-    nearest = low_ms if target_ms < low_ms else high_ms
+    nearest, inwards = (low_ms, 1 + 1e-5) if target_ms < low_ms else (high_ms, 1 - 1e-5)
     raise BudgetError(
         f"{format_ms(target_ms)} is out of reach: {what} takes {format_ms(low_ms)} to "
-        f"{format_ms(high_ms)} on this device; the nearest feasible target is {nearest:.6g}ms",
+        f"{format_ms(high_ms)} on this device; the nearest feasible "
+        f"target is {nearest * inwards:.6g}ms",
         nearest_ms=nearest,
     )
 

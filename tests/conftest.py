@@ -39,6 +39,12 @@ def make_tiny_space() -> SearchSpace:
     return SearchSpace("tiny", 8, 10, (stem,), ((first, second), (last,)), tail)
 
 
+@pytest.fixture(autouse=True)
+def own_lock(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests run while somebody measures."""
+    monkeypatch.setattr("latbench.measure.lock.LOCK_FOLDER", tmp_path_factory.getbasetemp())
+
+
 @pytest.fixture
 def tiny_space() -> SearchSpace:
     return make_tiny_space()
@@ -90,13 +96,13 @@ def write_table(
         path, device=device, space=space_label(space), environment=current_environment({})
     ) as store:
         store.add_targets(space.blocks(), [])
-        store.set_estimates(
+        store.set_results(
             {
                 id_: Estimate(p, 0.99 * p, 1.01 * p, p, 0.99 * p, 1.01 * p, 20, noisy=False)
                 for id_, p in ((id_, prices(spec)) for id_, spec in store.blocks().items())
-            }
+            },
+            StoredFit(model, floor=0.01, noisy=False),
         )
-        store.add_fit(StoredFit(model, floor=0.01, noisy=False))
     return LatencyTable.open(path)
 
 

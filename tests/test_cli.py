@@ -13,7 +13,8 @@ import pytest
 
 import cli
 from latbench.device import DeviceProfile
-from nas.spaces import make_space
+from latbench.tables import LatencyTable
+from nas.spaces import load_architecture, make_space
 from tests.conftest import write_table
 
 ROOT = Path(__file__).parents[1]
@@ -102,7 +103,26 @@ def test_table_commands(run: Any, table: Path, tmp_path: Path) -> None:
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 2807
 
 
+def test_the_target_that_a_refusal_suggests_is_accepted(
+    run: Any, architecture: Path, table: Path
+) -> None:
+    for target in ("0.01ms", "99s"):
+        _, refused = _json(run, "fit", architecture, "--table", table, "--target", target)
+        suggested = refused["error"]["message"].split()[-1]
+        code, fitted = _json(run, "fit", architecture, "--table", table, "--target", suggested)
+        assert code == 0
+        assert fitted["latency_ms"] <= fitted["target_ms"]
+
+
+def test_bare_commands_show_their_help(run: Any) -> None:
+    for command in ([], ["table"]):
+        code, out, _ = run(*command)
+        assert (code, out.splitlines()[0].split()[0]) == (0, "Usage:")
+
+
 WRONG = [
+    ("spaces tfnas --input-size 0", "invalid-value", "input size 0"),
+    ("spaces tfnas --classes 0", "invalid-value", "0 classes"),
     ("profil", "unknown-name", "did you mean 'profile'"),
     ("spaces tfna", "unknown-name", "did you mean 'tfnas'"),
     ("profile cpu-onnx tfnas -o {tmp}/x", "unknown-name", "cpu-onnxruntime"),
@@ -150,7 +170,7 @@ def test_wrong_use_is_one_line_and_writes_nothing(
     big = tmp_path / "big.json"
     big.write_text(make_space("tfnas").smallest().to_json())
     places = {"tmp": tmp_path, "table": table, "arch": architecture, "big": big}
-    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    before = {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")}
     filled = command.format(**places).split()
     code, out, err = run(*filled)
     assert (code, out) == (2, "")
@@ -163,18 +183,27 @@ def test_wrong_use_is_one_line_and_writes_nothing(
         assert error["choices"]
     if kind == "infeasible-budget":
         assert error["nearest_ms"] > 0
-    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")} == before
 
 
 def test_an_architecture_that_does_not_fit_is_refused_with_its_path(
     run: Any, architecture: Path
 ) -> None:
-    plain = json.loads(architecture.read_text())
-    plain["stages"][1][0]["width"] = 3
-    architecture.write_text(json.dumps(plain))
-    code, result = _json(run, "cost", architecture)
-    assert code == 2
-    assert result["error"]["path"] == "$.stages[1][0].width"
+    whole = architecture.read_text()
+    for path, change in {
+        "$.stages[1][0].width": lambda plain: plain["stages"][1][0].update(width=3),
+        "$.stages[0][0].colour": lambda plain: plain["stages"][0][0].update(colour="red"),
+        "$.stages": lambda plain: plain.pop("stages"),
+        "$.space": lambda plain: plain.update(space="tfnat"),
+        "$.input_size": lambda plain: plain.update(input_size=0),
+        "$.classes": lambda plain: plain.update(classes=-1),
+    }.items():
+        plain = json.loads(whole)
+        change(plain)
+        architecture.write_text(json.dumps(plain))
+        code, result = _json(run, "cost", architecture)
+        assert code == 2
+        assert result["error"]["path"] == path
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(table: Path) -> None:
@@ -234,6 +263,7 @@ def test_profile_and_verify_without_torch(tmp_path: Path, architecture: Path) ->
         ["spaces"],
         ["cost", architecture],
         ["predict", architecture, "--table", table],
+        ["fit", architecture, "--table", table, "--target", f"{_predicted(architecture, table)}ms"],
         ["table", "show", table],
     ):
         assert _core_only(*command, home=tmp_path).returncode == 0
@@ -242,6 +272,11 @@ def test_profile_and_verify_without_torch(tmp_path: Path, architecture: Path) ->
     )
     assert done.returncode == 1
     assert json.loads(done.stdout)["passed"] is False
+
+
+def _predicted(architecture: Path, table: Path) -> float:
+    arch, space = load_architecture(architecture)
+    return LatencyTable.open(table).predict(space.lower(arch)).latency_ms
 
 
 def test_commands_that_need_torch_name_the_extra(tmp_path: Path, architecture: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
 from typing import Any, cast
 
 import msgspec
@@ -19,8 +21,7 @@ BLOCKS: dict[str, type[Any]] = {
     "classifier": Classifier,
 }
 
-_AnyBlock: Any = ConvBlock | InvertedResidual | Classifier
-_block_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_AnyBlock)
+_block_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(reduce(or_, BLOCKS.values()))
 
 
 def parse_block(key: str) -> BlockSpec:

@@ -97,12 +97,6 @@ class Graph:
     def output_shape(self) -> Shape:
         return self.nodes[-1].shape if self.nodes else self.input_shape
 
-    def shape_of(self, name: str) -> Shape:
-        """Shape of a node's value, or of the graph's input."""
-        if name == INPUT:
-            return self.input_shape
-        return next(node.shape for node in self.nodes if node.name == name)
-
 
 class GraphBuilder:
     """Builds a graph layer by layer and works out the shapes on the way."""

@@ -16,6 +16,9 @@ from pathlib import Path
 
 from latbench.errors import DeviceBusyError
 
+# the same for all users and whatever their TMPDIR, or the lock would not be device-wide
+LOCK_FOLDER = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
+
 
 @contextmanager
 def device_lock(device: str) -> Iterator[None]:
@@ -24,9 +27,13 @@ def device_lock(device: str) -> Iterator[None]:
     Raises:
         DeviceBusyError: Another process holds it; names the process.
     """
-    path = Path(tempfile.gettempdir()) / f"latbench-{device}.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    with os.fdopen(descriptor, "r+") as file:
+    path = LOCK_FOLDER / f"latbench-{device}.lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:  # made by another user: it can be locked all the same
+        descriptor = os.open(path, os.O_RDONLY)
+    writable = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+    with os.fdopen(descriptor, "r+" if writable else "r") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -35,10 +42,12 @@ def device_lock(device: str) -> Iterator[None]:
                 f"{device} is being measured by {holder}: wait until it has finished, "
                 "two measurements would spoil each other"
             ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} ({' '.join(sys.argv)[:200]})\n")
-        file.flush()
+        if writable:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} ({' '.join(sys.argv)[:200]})\n")
+            file.flush()
         try:
             yield
         finally:
-            file.truncate(0)
+            if writable:
+                file.truncate(0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from latbench.measure.statistics import low_quantile, low_quantile_interval
+from latbench.measure.statistics import bootstrap, low_quantile, low_quantile_interval
 from latbench.measure.visit import Visit
 
 Floats = NDArray[np.float64]
@@ -61,9 +61,10 @@ class Samples:
 
     def joint_half_width(self, targets: Iterable[int], quantile: float) -> float:
         """Relative half width of the interval of the sum over targets of equal visits."""
-        stacked = np.array([self.hot_ms[id_] for id_ in targets])
-        estimate, low, high = low_quantile_interval(stacked.mean(axis=0, keepdims=True), quantile)
-        return float((high - low)[0] / 2 / estimate[0])
+        stacked = np.array([self.hot_ms[id_] for id_ in targets])  # (targets, visits)
+        drawn = bootstrap(stacked, quantile).sum(axis=1)  # (resamples,)
+        low, high = np.quantile(drawn, (0.025, 0.975))
+        return float((high - low) / 2 / low_quantile(stacked, quantile).sum())
 
     def floor(self, targets: Iterable[int], quantile: float) -> float | None:
         """Targets against themselves: mean disagreement of two halves of the sweep."""

@@ -23,13 +23,21 @@ def low_quantile(samples: Floats, quantile: float) -> Floats:
     return result
 
 
+def bootstrap(samples: Floats, quantile: float, *, seed: int = 0) -> Floats:
+    """Low quantiles of resampled visits: ``(targets, visits)`` to ``(resamples, targets)``.
+
+    The resampling is the same for all targets, so that sums over targets that were visited in
+    the same passes keep their joint noise.
+    """
+    count = samples.shape[-1]
+    picks = np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))
+    return np.stack([low_quantile(samples[:, pick], quantile) for pick in picks])
+
+
 def low_quantile_interval(
     samples: Floats, quantile: float, *, seed: int = 0
 ) -> tuple[Floats, Floats, Floats]:
     """Estimate and 95 % bootstrap interval.
-
-    The resampling is the same for all targets of a call, so that sums over targets visited in
-    the same passes keep their joint noise.
 
     Args:
         samples: Fastest calls in ms, ``(targets, visits)``.
@@ -40,9 +48,7 @@ def low_quantile_interval(
         Estimate, lower and upper end, each ``(targets,)``; the estimate lies between the ends.
     """
     estimate = low_quantile(samples, quantile)
-    count = samples.shape[-1]
-    picks = np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))
-    drawn = np.stack([low_quantile(samples[:, pick], quantile) for pick in picks])
+    drawn = bootstrap(samples, quantile, seed=seed)
     tail = (1 - _CONFIDENCE) / 2
     low, high = np.quantile(drawn, (tail, 1 - tail), axis=0)
     return estimate, np.minimum(low, estimate), np.maximum(high, estimate)

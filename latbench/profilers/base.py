@@ -8,8 +8,6 @@ It touches the device only between ``open`` and ``close``; the timing loop is no
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from latbench.blocks import Network
 from latbench.device import DeviceProfile
@@ -45,15 +43,6 @@ class Profiler(ABC):
         Raises:
             RuntimeFailure: The runtime refused it.
         """
-
-    @contextmanager
-    def session(self, network: Network) -> Iterator[Session]:
-        """A session that is closed on leaving the block."""
-        opened = self.open(network)
-        try:
-            yield opened
-        finally:
-            opened.close()
 
     @abstractmethod
     def versions(self) -> dict[str, str]:

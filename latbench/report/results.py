@@ -97,7 +97,7 @@ def show_verification(names: Sequence[str], result: Verification, *, tolerance: 
                 format_ms(row.predicted.latency_ms),
                 f"{format_ms(row.measured.estimate_ms)} ±{row.measured.half_width:.1%}",
                 f"{row.error:+.1%}",
-                f"{row.error_drift_corrected:+.1%}",
+                percent(row.error_drift_corrected, signed=True),
             )
             for name, row in zip(names, result.networks, strict=True)
         ],
@@ -119,9 +119,11 @@ def show_verification(names: Sequence[str], result: Verification, *, tolerance: 
     print_lines(lines)
 
 
-def percent(value: float | None) -> str:
+def percent(value: float | None, *, signed: bool = False) -> str:
     """A fraction as per cent; None is unknown."""
-    return "unknown" if value is None else f"{value:.1%}"
+    if value is None:
+        return "unknown"
+    return f"{value:+.1%}" if signed else f"{value:.1%}"
 
 
 def _price_in_words(price: PriceModel) -> str:

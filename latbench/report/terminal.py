@@ -16,6 +16,7 @@ from rich.table import Table
 
 from latbench.units import format_s
 
+_REDRAW_EVERY_S = 0.25
 _LOG_EVERY_S = 30.0  # where standard error is no terminal, a line this often
 
 
@@ -33,11 +34,17 @@ def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[words]}", justify="left"),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    # no thread may redraw while a call is being timed, so it is redrawn only when told
+    with Progress(*columns, console=console, transient=True, auto_refresh=False) as progress:
         task = progress.add_task(title, total=1.0, words="")
+        last = 0.0
 
         def show(fraction: float, words: str) -> None:
+            nonlocal last
             progress.update(task, completed=fraction, words=words)
+            if monotonic() - last > _REDRAW_EVERY_S:
+                progress.refresh()
+                last = monotonic()
 
         yield show
 
@@ -60,29 +67,18 @@ def _logger(title: str) -> Callable[[float, str], None]:
     return log
 
 
-def print_table(
-    headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None
-) -> None:
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows under headers; all columns after the first are set right."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for index, header in enumerate(headers):
         table.add_column(header, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    _stdout().print(table)
+    Console().print(table)
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print plain lines, wrapped at the terminal's width."""
-    console = _stdout()
+    """Print plain lines; a command in them can be copied whole."""
+    console = Console()
     for line in lines:
-        console.print(line, highlight=False, markup=False)
-
-
-def warn(message: str) -> None:
-    """Say something on standard error."""
-    Console(stderr=True).print(message, highlight=False, markup=False)
-
-
-def _stdout() -> Console:
-    return Console()
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

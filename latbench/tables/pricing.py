@@ -110,10 +110,6 @@ class PriceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return (flat, (slope, self.network_ms - slope * self.cache_bytes))
 
 
-IDENTITY = PriceModel("hot", 1.0, 0.0, 0.0)
-"""Prices as they stand: for tables whose entries are prices already."""
-
-
 @dataclass(frozen=True)
 class _Form:
     """A form of the price: its basis, and the knee B in bytes, or None without the term."""

@@ -8,8 +8,10 @@ pass.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -119,26 +121,31 @@ class TableStore:
     def create(
         cls, path: Path, *, device: DeviceProfile, space: SpaceLabel, environment: Environment
     ) -> TableStore:
-        """A new, empty table.
+        """A new, empty table, complete from the moment that its name exists.
 
         Raises:
             InvalidFileError: The file cannot be created.
         """
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.new")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            db = sqlite3.connect(path)
-            db.executescript(
-                f"BEGIN; PRAGMA application_id = {_APPLICATION_ID};"
-                f"PRAGMA user_version = {SCHEMA_VERSION}; {_SCHEMA} COMMIT;"
-            )
+            db = sqlite3.connect(unfinished)
+            with closing(db):
+                db.executescript(
+                    f"PRAGMA application_id = {_APPLICATION_ID};"
+                    f"PRAGMA user_version = {SCHEMA_VERSION}; {_SCHEMA}"
+                )
+                store = cls(unfinished, db)
+                with db:
+                    store._set("device", device)
+                    store._set("space", space)
+                    store._set("environment", environment)
+            unfinished.replace(path)
         except (OSError, sqlite3.Error) as error:
+            with suppress(OSError):
+                unfinished.unlink()
             raise InvalidFileError(f"cannot create {path}: {error}") from error
-        store = cls(path, db)
-        with db:
-            store._set("device", device)
-            store._set("space", space)
-            store._set("environment", environment)
-        return store
+        return cls.open(path)
 
     @classmethod
     def open(cls, path: Path) -> TableStore:
@@ -149,7 +156,10 @@ class TableStore:
         """
         if not path.is_file():
             raise InvalidFileError(f"no latency table at {path}: make one with `latbench profile`")
-        db = sqlite3.connect(path)
+        try:
+            db = sqlite3.connect(path)
+        except sqlite3.Error as error:
+            raise InvalidFileError(f"cannot open {path}: {error}") from error
         try:
             if db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
                 raise InvalidFileError(f"{path} is no latency table")
@@ -261,7 +271,9 @@ class TableStore:
 
     # What was worked out
 
-    def set_estimates(self, estimates: dict[int, Estimate]) -> None:
+    def set_results(self, estimates: dict[int, Estimate], fit: StoredFit) -> None:
+        """Replace the estimates and add the fit that was made on them, both or neither."""
+        price = msgspec.json.encode(fit.price).decode()
         with self._db:
             self._db.execute("DELETE FROM estimates")
             self._db.executemany(
@@ -270,6 +282,10 @@ class TableStore:
                     (id_, *(getattr(e, name) for name in Estimate.__slots__))
                     for id_, e in estimates.items()
                 ],
+            )
+            self._db.execute(
+                "INSERT INTO fits (price, floor, noisy) VALUES (?, ?, ?)",
+                (price, fit.floor, fit.noisy),
             )
 
     def estimates(self) -> dict[int, Estimate]:
@@ -280,14 +296,6 @@ class TableStore:
             named = dict(zip(Estimate.__slots__, values, strict=True))
             found[target] = Estimate(**named | {"noisy": bool(named["noisy"])})
         return found
-
-    def add_fit(self, fit: StoredFit) -> None:
-        price = msgspec.json.encode(fit.price).decode()
-        with self._db:
-            self._db.execute(
-                "INSERT INTO fits (price, floor, noisy) VALUES (?, ?, ?)",
-                (price, fit.floor, fit.noisy),
-            )
 
     def fit(self) -> StoredFit | None:
         """The last fit, which is the one that prices are read with."""

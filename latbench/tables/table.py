@@ -130,7 +130,8 @@ class LatencyTable:
             return self._prices_ms[spec]
         except KeyError:
             raise MismatchError(
-                f"{self.path} does not price {block_key(spec)}: it was filled for {self.space}"
+                f"{self.path} does not price {block_key(spec)}: it was filled for {self.space}, at "
+                "widths divisible by 8; `latbench fit` brings an architecture to priced widths"
             ) from None
 
     def price_interval_ms(self, spec: BlockSpec) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import zlib
 from math import prod
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from nas.data.images import ImageData, Split, image_data
 
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _UNSIGNED_BYTE = 0x08
+_GZIP = b"\x1f\x8b"
+_CLASSES = 10
 _FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
@@ -35,7 +38,7 @@ def fashion_mnist(input_size: int, data_dir: Path | None) -> ImageData:
     folder = data_dir or (_DEBIAN if _DEBIAN.is_dir() else _download())
     train, test = (_split(folder, *names) for names in _FILES.values())
     return image_data(
-        "fashion-mnist", train=train, test=test, classes=10, input_size=input_size, flip=True
+        "fashion-mnist", train=train, test=test, classes=_CLASSES, input_size=input_size, flip=True
     )
 
 
@@ -46,8 +49,10 @@ def read_idx(path: Path) -> Tensor:
         InvalidFileError: Foreign, truncated or unreadable.
     """
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+        raw = path.read_bytes()
+        if raw.startswith(_GZIP):
+            raw = gzip.decompress(raw)
+    except (OSError, EOFError, zlib.error) as error:
         raise InvalidFileError(f"cannot read {path}: {error}") from error
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] != _UNSIGNED_BYTE:
         raise InvalidFileError(f"{path} is no IDX file of bytes")
@@ -62,6 +67,8 @@ def _split(folder: Path, images_name: str, labels_name: str) -> Split:
     images, labels = (read_idx(_find(folder, name)) for name in (images_name, labels_name))
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
         raise InvalidFileError(f"{folder}: {images_name} and {labels_name} do not fit together")
+    if len(labels) == 0 or int(labels.max()) >= _CLASSES:
+        raise InvalidFileError(f"{folder}: {labels_name} holds no labels of {_CLASSES} classes")
     return Split(images[:, None], labels.long())
 
 

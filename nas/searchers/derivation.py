@@ -110,7 +110,7 @@ def _by_probability(
     that the space does.
     """
     yield most_probable(priced, log_ops, log_depths, widths)
-    unit_ms = priced.reachable_ms()[1] / _BINS
+    unit_ms = _widest_sum_ms(priced, widths) / _BINS
     score = np.full(_BINS + 1, -np.inf)
     score[0] = 0.0
     trail: list[_Stage] = []
@@ -122,7 +122,7 @@ def _by_probability(
                 float(priced.addend_ms(layer, Choice(op, widths[s][i][op])).max())
                 for op in layer.ops
             ]
-            costs = [max(0, round(price / unit_ms)) for price in prices]
+            costs = [max(0, int(price / unit_ms)) for price in prices]
             shifted = np.stack(
                 [_shift(total, cost) + lp for cost, lp in zip(costs, log_ops[s][i], strict=True)]
             )  # (operations, bins)
@@ -139,6 +139,15 @@ def _by_probability(
             break
         yield _trace(priced, trail, widths, int(end))
     yield from priced.extremes()
+
+
+def _widest_sum_ms(priced: PricedSpace, widths: Widths) -> float:
+    """The sum of the costliest choices of all layers: no path costs more."""
+    return sum(
+        max(float(priced.addend_ms(layer, Choice(op, widths[s][i][op])).max()) for op in layer.ops)
+        for s, layers in enumerate(priced.space.stages)
+        for i, layer in enumerate(layers)
+    )
 
 
 def _shift(values: Floats, by: int) -> Floats:

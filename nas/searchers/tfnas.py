@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
 from nas.data.images import ImageData, Split, augment, batches, generator
 from nas.priced import PricedSpace
@@ -80,6 +81,7 @@ class Recipe:
 
 
 _WARMUP = "warmup"
+_FEWEST_IMAGES = 8  # batch norm needs a batch
 
 
 class _State:
@@ -154,6 +156,11 @@ class TFNASSearcher(Searcher):
     ) -> list[SearchResult]:
         torch.set_flush_denormal(True)
         train, held_out = data.held_out(self.recipe.held_out, seed=self.settings.seed)
+        if min(len(train), len(held_out)) < _FEWEST_IMAGES:
+            raise InvalidValueError(
+                f"{len(data.train)} training images are too few to search on: a fifth is held "
+                f"out, and either part needs {_FEWEST_IMAGES}"
+            )
         work = _Work(data, train, held_out, folder, progress)
         total = self.warmup + len(targets_ms) * (self.epochs - self.warmup)
         with folder.metrics() as metrics:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from latbench.errors import UnknownNameError
 from latbench.registry import Registry
 from nas.spaces.architecture import Architecture, Choice, read_architecture
 from nas.spaces.space import Layer, SearchSpace, WidthsOf, aligned_widths, spread_networks
@@ -33,6 +34,8 @@ def space_of(architecture: Architecture) -> SearchSpace:
     Raises:
         LatbenchError: The space is unknown or the architecture does not fit it.
     """
+    if architecture.space not in SPACES:
+        raise UnknownNameError("search space", architecture.space, SPACES, path="$.space")
     space = make_space(architecture.space, architecture.input_size, architecture.classes)
     space.check(architecture)
     return space

@@ -73,10 +73,18 @@ def parse_architecture(text: bytes | str, *, source: str) -> Architecture:
     try:
         return msgspec.json.decode(text, type=Architecture)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        place = re.search(r"`(\$.*?)`", str(error))
         raise InvalidFileError(
-            f"{source} is no architecture: {error}", path=place.group(1) if place else None
+            f"{source} is no architecture: {error}", path=offence(str(error))
         ) from error
+
+
+def offence(message: str) -> str | None:
+    """Where the value stands that a schema error speaks of, as a JSON path."""
+    place = re.search(r"`(\$.*?)`", message)
+    field = re.search(r"(?:unknown|missing required) field `(.*?)`", message)
+    if place is None and field is None:
+        return None
+    return (place.group(1) if place else "$") + (f".{field.group(1)}" if field else "")
 
 
 def read_architecture(path: Path) -> Architecture:

@@ -115,6 +115,10 @@ class SearchSpace:
             UnknownNameError: An operation that the space does not have.
             InvalidFileError: Anything else; both carry the path of the offending value.
         """
+        for field in ("input_size", "classes"):
+            ours, theirs = getattr(self, field), getattr(architecture, field)
+            if ours != theirs:
+                _refuse(f"$.{field}", f"this space has {ours}, not {theirs}")
         stages = architecture.stages
         if len(stages) != len(self.stages):
             _refuse("$.stages", f"{self.name} has {len(self.stages)} stages, not {len(stages)}")
@@ -218,7 +222,10 @@ def check_shape(input_size: int, classes: int, *, smallest_input: int) -> None:
     """
     if not smallest_input <= input_size <= 2048:
         raise InvalidValueError(
-            f"input size {input_size} is out of range: choose {smallest_input} to 2048 pixels"
+            f"input size {input_size} is out of range: choose {smallest_input} to 2048 pixels",
+            path="$.input_size",
         )
     if not 1 <= classes <= 1_000_000:
-        raise InvalidValueError(f"{classes} classes are out of range: choose 1 to 1000000")
+        raise InvalidValueError(
+            f"{classes} classes are out of range: choose 1 to 1000000", path="$.classes"
+        )

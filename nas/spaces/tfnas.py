@@ -100,7 +100,8 @@ def tfnas(input_size: int | None = None, classes: int | None = None) -> SearchSp
     Raises:
         InvalidValueError: The input size or the number of classes is out of range.
     """
-    input_size, classes = input_size or 224, classes or 1000
+    input_size = 224 if input_size is None else input_size
+    classes = 1000 if classes is None else classes
     check_shape(input_size, classes, smallest_input=16)
     stem_stride = 1 if input_size < SMALL_INPUT else 2
     stem = ConvBlock(3, STEM_CHANNELS, 3, stem_stride, "relu", input_size)

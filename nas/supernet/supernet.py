@@ -103,7 +103,7 @@ def start_widths(space: SearchSpace) -> list[list[dict[str, int]]]:
 
 def _elastic(layer: Layer, op: str, width: int) -> ElasticInvertedResidual:
     widest = layer.block(Choice(op, layer.widths(op)[-1]))
-    if not isinstance(widest, InvertedResidual):
+    if not (isinstance(widest, InvertedResidual) and widest.expand):
         raise TypeError(f"no elastic form of {widest}")
     return ElasticInvertedResidual(widest, width=width)
 

@@ -120,7 +120,9 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     file = path / "config.json"
     try:
-        config: dict[str, Any] = json.loads(file.read_text())
+        config = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise InvalidFileError(f"{path} holds no run: {error}") from error
+    if not isinstance(config, dict):
+        raise InvalidFileError(f"{path} holds no run: config.json is no JSON object")
     return config

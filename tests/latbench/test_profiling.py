@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,14 @@ import latbench.profiling
 from latbench.blocks import Network
 from latbench.device import DeviceProfile
 from latbench.environment import current_environment
-from latbench.errors import MismatchError
+from latbench.errors import DeviceBusyError, MismatchError
+from latbench.measure.lock import device_lock
 from latbench.measure.sweep import block_target, network_target, sweep_pass
 from latbench.measure.visit import CacheFlusher, visit
 from latbench.profilers import Profiler, Session, make_profiler
-from latbench.profiling import ProfileResult, open_or_create, profile
+from latbench.profiling import ProfileResult, profile
 from latbench.tables import LatencyTable
-from latbench.verification import _fit_drift, verify
+from latbench.verification import verify
 from nas.priced import space_label
 from nas.spaces import SearchSpace, spread_networks
 from tests.conftest import write_table
@@ -59,14 +61,14 @@ class _CountingSession(Session):
 def _run(
     profiler: Profiler, path: Path, space: SearchSpace, *, limit_s: float = 600
 ) -> ProfileResult:
-    with open_or_create(path, profiler, space_label(space)) as store:
-        return profile(
-            profiler,
-            store,
-            blocks=space.blocks(),
-            networks=spread_networks(space, profiler.profile.sweep.networks, seed=0),
-            time_limit_s=limit_s,
-        )
+    return profile(
+        profiler,
+        path,
+        space_label(space),
+        blocks=space.blocks(),
+        networks=spread_networks(space, profiler.profile.sweep.networks, seed=0),
+        time_limit_s=limit_s,
+    )
 
 
 def test_a_visit_makes_the_calls_it_is_asked_for(profile: DeviceProfile) -> None:
@@ -103,10 +105,29 @@ def test_profiling_resumes_where_it_was(
     first = _run(profiler, path, tiny_space, limit_s=1e-3)
     assert (first.stopped, first.passes) == ("time limit", 1)
     assert first.measured == first.blocks == len(tiny_space.blocks())
+    assert first.noisy == first.blocks  # one visit says nothing of its own doubt
     rest = _run(profiler, path, tiny_space)
-    assert rest.passes >= quick_profile.sweep.min_passes
-    done = _run(profiler, path, tiny_space)
-    assert done.passes == rest.passes
+    assert first.passes < rest.passes <= first.passes + quick_profile.sweep.max_passes
+    assert rest.stopped in ("converged", "pass limit")
+
+
+def test_visits_of_two_machines_are_not_pooled(
+    tmp_path: Path,
+    quick_profile: DeviceProfile,
+    tiny_space: SearchSpace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "t.sqlite"
+    profiler = make_profiler(quick_profile)
+    _run(profiler, path, tiny_space, limit_s=1e-3)
+    before = path.read_bytes()
+    monkeypatch.setattr(profiler, "versions", lambda: {"onnxruntime": "0.0"})
+    with pytest.raises(MismatchError, match=r"onnxruntime is 0\.0"):
+        _run(profiler, path, tiny_space)
+    monkeypatch.setattr("latbench.environment._cpu_model", lambda: "Z80")
+    with pytest.raises(MismatchError, match="Z80"):
+        verify(profiler, LatencyTable.open(path), [tiny_space.lower(tiny_space.largest())])
+    assert path.read_bytes() == before
 
 
 def test_ctrl_c_saves_the_finished_passes(
@@ -133,12 +154,38 @@ def test_another_device_or_space_is_refused(
 ) -> None:
     path = tmp_path / "t.sqlite"
     profiler = make_profiler(quick_profile)
-    open_or_create(path, profiler, space_label(tiny_space)).close()
+    _run(profiler, path, tiny_space, limit_s=1e-3)
+    before = path.read_bytes()
     with pytest.raises(MismatchError, match="table of quick"):
-        open_or_create(path, make_profiler(profile), space_label(tiny_space))
+        _run(make_profiler(profile), path, tiny_space)
     other = SearchSpace("other", 8, 10, tiny_space.stem, tiny_space.stages, tiny_space.tail)
     with pytest.raises(MismatchError, match="not other"):
-        open_or_create(path, profiler, space_label(other))
+        _run(profiler, path, other)
+    assert path.read_bytes() == before
+
+
+def test_a_busy_device_leaves_no_file(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    path = tmp_path / "t.sqlite"
+    with device_lock("cpu"), pytest.raises(DeviceBusyError):
+        _run(make_profiler(quick_profile), path, tiny_space)
+    assert not path.exists()
+
+
+def test_an_interrupt_before_the_first_pass_leaves_no_file(
+    tmp_path: Path,
+    quick_profile: DeviceProfile,
+    tiny_space: SearchSpace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object, **__: object) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(latbench.profiling, "sweep_pass", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _run(make_profiler(quick_profile), tmp_path / "t.sqlite", tiny_space)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_verification_compares_what_it_measures(
@@ -172,15 +219,29 @@ def test_networks_that_were_fitted_on_verify_nothing(
         verify(profiler, table, [next(iter(table.networks))])
 
 
-def test_drift_that_grows_with_size_is_taken_out() -> None:
-    sizes = np.linspace(1e6, 9e6, 12)
-    drift = _fit_drift(sizes, np.exp(0.02 + 1e-8 * sizes))
-    wanted = np.array([2e6, 5e6, 99e6])
-    assert drift(wanted) == pytest.approx(np.exp(0.02 + 1e-8 * np.minimum(wanted, 9e6)))
+def test_drift_is_taken_out_in_the_right_direction(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    """A machine that is twice as fast as when it was profiled: a drift of about one half."""
+    profiler = make_profiler(quick_profile)
+    _run(profiler, tmp_path / "t.sqlite", tiny_space)
+    table = LatencyTable.open(tmp_path / "t.sqlite")
+    for network, estimate in table.networks.items():
+        table.networks[network] = replace(estimate, hot_ms=2 * estimate.hot_ms)
+    network = tiny_space.lower(tiny_space.random(np.random.default_rng(1)))
+    result = verify(profiler, table, [network])
+    assert result.drift is not None
+    assert 0.1 < result.drift < 0.9
+    row = result.networks[0]
+    assert row.error_drift_corrected == pytest.approx((1 + row.error) * result.drift - 1)
 
 
-def test_too_few_probes_show_no_drift() -> None:
-    assert _fit_drift(np.array([1.0, 2.0]), np.array([2.0, 2.0]))(np.array([5.0])) == [1.0]
+def test_without_probes_there_is_no_drift(
+    tiny_table: LatencyTable, quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    profiler = make_profiler(tiny_table.device)
+    result = verify(profiler, tiny_table, [tiny_space.lower(tiny_space.smallest())])
+    assert (result.drift, result.mape_drift_corrected) == (None, None)
 
 
 def test_a_table_finds_what_is_not_to_be_trusted(

@@ -217,7 +217,7 @@ def test_what_is_derived_meets_the_target_though_the_most_probable_does_not(
         fitted = derive(
             priced_tfnas, log_ops=log_ops, log_depths=log_depths, widths=widths, target_ms=target
         )
-        assert target * 0.995 <= fitted.latency_ms <= target
+        assert target * 0.995 <= fitted.latency_ms <= target * (1 + 1e-9)
 
 
 def test_a_reachable_target_keeps_the_most_probable_architecture(priced_tfnas: PricedSpace) -> None:
