@@ -19,8 +19,8 @@ from nas.data.fashion_mnist import fashion_mnist, read_idx
 from nas.data.images import ImageData, Split, augment, batches, generator, image_data, resize
 from nas.deployment import export_onnx
 from nas.priced import PricedSpace
-from nas.searchers import SearchSettings
-from nas.searchers.tfnas import Recipe, TFNASSearcher
+from nas.searchers import SEARCHERS, SearchSettings
+from nas.searchers.tfnas import Recipe
 from nas.spaces import SearchSpace
 from nas.training import scratch
 from nas.training.run_folder import RunFolder
@@ -48,10 +48,18 @@ class Stop(Exception):
     """Raised in the middle of an epoch, as a kill would end it."""
 
 
+EVERY_SEARCHER = pytest.mark.parametrize("name", list(SEARCHERS))
+
+
 def _search(
-    priced: PricedSpace, folder: Path, targets: list[float], *, stop_after: int | None = None
+    name: str,
+    priced: PricedSpace,
+    folder: Path,
+    targets: list[float],
+    *,
+    stop_after: int | None = None,
 ) -> list[dict[str, Any]]:
-    searcher = TFNASSearcher(priced, SearchSettings(epochs=4, batch_size=16, seed=3), Recipe())
+    searcher = SEARCHERS[name](priced, SearchSettings(epochs=4, batch_size=16, seed=3))
     calls = 0
 
     def progress(fraction: float, words: str) -> None:
@@ -69,14 +77,15 @@ def _targets(priced: PricedSpace) -> list[float]:
     return [low + 0.35 * (high - low), low + 0.2 * (high - low)]
 
 
-def test_a_resumed_search_is_bit_identical(priced: PricedSpace, tmp_path: Path) -> None:
+@EVERY_SEARCHER
+def test_a_resumed_search_is_bit_identical(name: str, priced: PricedSpace, tmp_path: Path) -> None:
     """Stopped in warm-up, in the first search and in the second; weights, choices, results."""
     targets = _targets(priced)
-    whole = _search(priced, tmp_path / "whole", targets)
+    whole = _search(name, priced, tmp_path / "whole", targets)
     for stop_after in (3, 5, 9, 6):  # 4 steps an epoch, 3 epochs a target
         with pytest.raises(Stop):
-            _search(priced, tmp_path / "cut", targets, stop_after=stop_after)
-    assert _search(priced, tmp_path / "cut", targets) == whole
+            _search(name, priced, tmp_path / "cut", targets, stop_after=stop_after)
+    assert _search(name, priced, tmp_path / "cut", targets) == whole
     for file in sorted((tmp_path / "whole" / "checkpoint").iterdir()):
         ours = torch.load(file, weights_only=True)
         theirs = torch.load(tmp_path / "cut" / "checkpoint" / file.name, weights_only=True)
@@ -98,11 +107,12 @@ def _assert_equal(a: Any, b: Any) -> None:
         assert a == b
 
 
+@EVERY_SEARCHER
 def test_results_come_in_the_order_asked_and_below_their_targets(
-    priced: PricedSpace, tmp_path: Path
+    name: str, priced: PricedSpace, tmp_path: Path
 ) -> None:
     targets = _targets(priced)
-    found = _search(priced, tmp_path / "run", targets)
+    found = _search(name, priced, tmp_path / "run", targets)
     assert [result["target_ms"] for result in found] == targets
     assert all(r["latency_ms"] <= r["target_ms"] for r in found)
     assert {file.name for file in (tmp_path / "run").iterdir()} > {
@@ -115,11 +125,12 @@ def test_results_come_in_the_order_asked_and_below_their_targets(
     assert json.loads(lines[-1])["derived_ms"] is not None
 
 
+@EVERY_SEARCHER
 def test_an_infeasible_target_is_refused_before_training(
-    priced: PricedSpace, tmp_path: Path
+    name: str, priced: PricedSpace, tmp_path: Path
 ) -> None:
     with pytest.raises(BudgetError) as caught:
-        _search(priced, tmp_path / "run", [1e-4])
+        _search(name, priced, tmp_path / "run", [1e-4])
     assert caught.value.nearest_ms == priced.reachable_ms()[0]
     assert not (tmp_path / "run" / "checkpoint").exists()
 
