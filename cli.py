@@ -278,25 +278,15 @@ def profile(
 
     from latbench.device import load_profile
     from latbench.profilers import make_profiler
-    from latbench.profiling import profile as run_profile
     from latbench.report.results import show_profile
     from latbench.report.terminal import progress_bar
-    from nas.priced import space_label
-    from nas.spaces import make_space, spread_networks
+    from nas.priced import profile_space
+    from nas.spaces import make_space
 
     profiler = make_profiler(load_profile(device))
     made = make_space(space, input_size, classes)
     with progress_bar("profiling") as progress:
-        result = run_profile(
-            profiler,
-            output,
-            space_label(made),
-            blocks=made.blocks(),
-            networks=spread_networks(made, profiler.profile.sweep.networks, seed=0),
-            time_limit_s=time_limit,
-            progress=progress,
-        )
-
+        result = profile_space(profiler, output, made, time_limit_s=time_limit, progress=progress)
     _emit(asdict(result), as_json=as_json, render=lambda: show_profile(result, output))
     if result.stopped == "interrupted":
         sys.exit(EXIT_INTERRUPTED)

@@ -18,13 +18,12 @@ import numpy as np
 from latbench.device import load_profile
 from latbench.files import write_atomically
 from latbench.profilers import make_profiler
-from latbench.profiling import profile
 from latbench.tables import LatencyTable
 from latbench.verification import verify
 from nas.data import load_data
-from nas.priced import PricedSpace, space_label
+from nas.priced import PricedSpace, profile_space
 from nas.searchers import SEARCHERS, SearchSettings
-from nas.spaces import Architecture, make_space, spread_networks
+from nas.spaces import Architecture, make_space
 from nas.training import scratch
 from nas.training.run_folder import RunFolder
 
@@ -64,15 +63,7 @@ def run_demo(folder: Path, stage: Stage) -> DemoResult:
     budget = folder / "budget.json"  # written when profiling is done, and never again
     if not budget.exists():
         with stage("profile") as progress:
-            result = profile(
-                profiler,
-                path,
-                space_label(space),
-                blocks=space.blocks(),
-                networks=spread_networks(space, profiler.profile.sweep.networks, seed=0),
-                time_limit_s=PROFILE_S,
-                progress=progress,
-            )
+            result = profile_space(profiler, path, space, time_limit_s=PROFILE_S, progress=progress)
         if result.stopped == "interrupted":
             raise KeyboardInterrupt
     table = LatencyTable.open(path)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,10 @@ from numpy.typing import NDArray
 from latbench.blocks import BlockSpec
 from latbench.cost import BYTES_PER_FLOAT, block_cost
 from latbench.errors import MismatchError
+from latbench.profilers import Profiler
+from latbench.profiling import ProfileResult, Progress, profile
 from latbench.tables import LatencyTable, SpaceLabel
-from nas.spaces import Architecture, Choice, Layer, SearchSpace
+from nas.spaces import Architecture, Choice, Layer, SearchSpace, spread_networks
 
 Floats = NDArray[np.float64]
 
@@ -27,6 +30,30 @@ Floats = NDArray[np.float64]
 def space_label(space: SearchSpace) -> SpaceLabel:
     """How a table calls this space."""
     return SpaceLabel(space.name, space.input_size, space.classes)
+
+
+def profile_space(
+    profiler: Profiler,
+    path: Path,
+    space: SearchSpace,
+    *,
+    time_limit_s: float,
+    progress: Progress = lambda fraction, words: None,
+) -> ProfileResult:
+    """Fill the table of a space: all its blocks, and random networks to fit prices on.
+
+    Raises:
+        LatbenchError: As ``latbench.profiling.profile``.
+    """
+    return profile(
+        profiler,
+        path,
+        space_label(space),
+        blocks=space.blocks(),
+        networks=spread_networks(space, profiler.profile.sweep.networks, seed=0),
+        time_limit_s=time_limit_s,
+        progress=progress,
+    )
 
 
 class PricedSpace:

@@ -72,10 +72,10 @@ def test_too_few_networks_are_refused() -> None:
 
 
 @given(
-    prices=st.lists(st.floats(0.001, 1), min_size=1, max_size=20),
-    sizes=st.lists(st.floats(1e3, 5e6), min_size=20, max_size=20),
-    slope=st.floats(0, 1e-6),
-    knee=st.floats(0, 2e7),
+    prices=st.lists(st.floats(0.001, 1, allow_subnormal=False), min_size=1, max_size=20),
+    sizes=st.lists(st.floats(1e3, 5e6, allow_subnormal=False), min_size=20, max_size=20),
+    slope=st.floats(0, 1e-6, allow_subnormal=False),
+    knee=st.floats(0, 2e7, allow_subnormal=False),
 )
 def test_a_latency_is_the_largest_of_its_pieces(
     prices: list[float], sizes: list[float], slope: float, knee: float

@@ -17,11 +17,11 @@ from latbench.measure.lock import device_lock
 from latbench.measure.sweep import block_target, network_target, sweep_pass
 from latbench.measure.visit import CacheFlusher, visit
 from latbench.profilers import Profiler, Session, make_profiler
-from latbench.profiling import ProfileResult, profile
+from latbench.profiling import ProfileResult
 from latbench.tables import LatencyTable
 from latbench.verification import verify
-from nas.priced import space_label
-from nas.spaces import SearchSpace, spread_networks
+from nas.priced import profile_space
+from nas.spaces import SearchSpace
 from tests.conftest import write_table
 
 
@@ -61,14 +61,7 @@ class _CountingSession(Session):
 def _run(
     profiler: Profiler, path: Path, space: SearchSpace, *, limit_s: float = 600
 ) -> ProfileResult:
-    return profile(
-        profiler,
-        path,
-        space_label(space),
-        blocks=space.blocks(),
-        networks=spread_networks(space, profiler.profile.sweep.networks, seed=0),
-        time_limit_s=limit_s,
-    )
+    return profile_space(profiler, path, space, time_limit_s=limit_s)
 
 
 def test_a_visit_makes_the_calls_it_is_asked_for(profile: DeviceProfile) -> None:

@@ -121,9 +121,7 @@ PROFILING = textwrap.dedent(
     from pathlib import Path
     from latbench.device import DeviceProfile, SweepProtocol
     from latbench.profilers import make_profiler
-    from latbench.profiling import profile
-    from nas.priced import space_label
-    from nas.spaces import spread_networks
+    from nas.priced import profile_space
     import latbench.measure.lock
     from tests.conftest import make_tiny_space
 
@@ -131,14 +129,7 @@ PROFILING = textwrap.dedent(
     device = DeviceProfile(name="quick", runtime="onnxruntime", sweep=sweep)
     space = make_tiny_space()
     latbench.measure.lock.LOCK_FOLDER = Path(sys.argv[1]).parent
-    profile(
-        make_profiler(device),
-        Path(sys.argv[1]),
-        space_label(space),
-        blocks=space.blocks(),
-        networks=spread_networks(space, 6, seed=0),
-        time_limit_s=600,
-    )
+    profile_space(make_profiler(device), Path(sys.argv[1]), space, time_limit_s=600)
     """
 )
 

@@ -1,4 +1,7 @@
-"""Prices of choices, width scaling, derivation: never above the target."""
+"""Prices of choices, width scaling, derivation: never above the target.
+
+Runtimes that ran earlier in this process flush denormals, so none are drawn.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +97,7 @@ def test_a_one_hot_expectation_is_the_prediction(priced: PricedSpace) -> None:
         assert expected == pytest.approx(priced.latency_ms(drawn))
 
 
-@given(seed=st.integers(0, 10_000), where=st.floats(0, 1))
+@given(seed=st.integers(0, 10_000), where=st.floats(0, 1, allow_subnormal=False))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @pytest.mark.parametrize("fit", [fit_exact, fit_greedy])
 def test_a_fit_keeps_operations_and_depths_and_is_never_above(
