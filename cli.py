@@ -626,21 +626,22 @@ def search(
     with progress_bar("searching") as progress:
         results = made.search(loaded, targets, folder, progress=progress)
 
+    files = [output / "architectures" / f"{r.target_ms:.6g}ms.json" for r in results]
+
     def render() -> None:
         print_table(
-            ("target", "predicted", "below", "supernet accuracy", "architecture"),
+            ("target", "predicted", "below target", "supernet accuracy"),
             [
                 (
                     format_ms(result.target_ms),
                     format_ms(result.latency_ms),
                     f"{1 - result.latency_ms / result.target_ms:.2%}",
                     f"{result.score:.1%}",
-                    str(output / "architectures" / f"{result.target_ms:.6g}ms.json"),
                 )
                 for result in results
             ],
         )
-        print_lines(["next: latbench train ARCHITECTURE --data NAME -o RUN"])
+        print_lines([f"next: latbench train {file} --data {data} -o RUN" for file in files])
 
     _emit({"results": [r.as_dict() for r in results]}, as_json=as_json, render=render)
 

@@ -71,7 +71,10 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows under headers; all columns after the first are set right."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, header in enumerate(headers):
-        table.add_column(header, justify="left" if index == 0 else "right", overflow="fold")
+        first = index == 0
+        table.add_column(
+            header, justify="left" if first else "right", overflow="fold", no_wrap=not first
+        )
     for row in rows:
         table.add_row(*row)
     Console().print(table)
