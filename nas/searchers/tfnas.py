@@ -43,6 +43,7 @@ from nas.searchers.base import Progress, Searcher, SearchResult, SearchSettings
 from nas.searchers.derivation import derive, most_probable
 from nas.spaces.architecture import read_architecture
 from nas.supernet.supernet import Supernet, start_widths
+from nas.training.memory import keep_freed_memory
 from nas.training.optimizer import ElasticSGD
 from nas.training.run_folder import Metrics, RunFolder
 
@@ -155,6 +156,7 @@ class TFNASSearcher(Searcher):
         progress: Progress,
     ) -> list[SearchResult]:
         torch.set_flush_denormal(True)
+        keep_freed_memory()
         train, held_out = data.held_out(self.recipe.held_out, seed=self.settings.seed)
         if min(len(train), len(held_out)) < _FEWEST_IMAGES:
             raise InvalidValueError(

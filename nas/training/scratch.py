@@ -23,6 +23,7 @@ from latbench.errors import InvalidFileError, MismatchError
 from latbench.files import write_atomically
 from latbench.render.torch import NetworkModule
 from nas.data.images import ImageData, Split, augment, batches, generator
+from nas.training.memory import keep_freed_memory
 from nas.training.run_folder import RunFolder
 
 WEIGHTS = "weights.safetensors"
@@ -64,6 +65,7 @@ def train(
 ) -> Score:
     """Train to the end of the recipe, write the weights, return the test score."""
     torch.set_flush_denormal(True)
+    keep_freed_memory()
     model = make_model(network, seed=recipe.seed)
     optimizer = _optimizer(model, recipe)
     saved = folder.checkpoint(_LAST)
