@@ -172,13 +172,13 @@ def spread_networks(space: SearchSpace, count: int, *, seed: int) -> list[Networ
     """Random networks spread evenly over the sizes that random networks have.
 
     Prices are fitted on these, so they should span what will be priced: of many drawn at random
-    the quantiles by parameters are kept.
+    the quantiles by parameters are kept, without the ends: one extreme network would have as
+    much say in the fit as all that are like the rest.
     """
     rng = np.random.default_rng([seed, _SPREAD_STREAM])
     drawn = [space.lower(space.random(rng)) for _ in range(_DRAWN_FOR_ONE * count)]
     drawn.sort(key=lambda network: network_cost(network).params)
-    picks = np.linspace(0, len(drawn) - 1, count).round().astype(int)
-    return [drawn[i] for i in picks]
+    return [drawn[_DRAWN_FOR_ONE * i + _DRAWN_FOR_ONE // 2] for i in range(count)]
 
 
 def candidates(layer: Layer, widths: WidthsOf) -> Iterator[Choice]:

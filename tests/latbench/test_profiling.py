@@ -12,14 +12,14 @@ import latbench.profiling
 from latbench.blocks import Network
 from latbench.device import DeviceProfile
 from latbench.environment import current_environment
-from latbench.errors import DeviceBusyError, MismatchError
+from latbench.errors import DeviceBusyError, LatbenchError, MismatchError
 from latbench.measure.lock import device_lock
 from latbench.measure.sweep import block_target, network_target, sweep_pass
 from latbench.measure.visit import CacheFlusher, visit
 from latbench.profilers import Profiler, Session, make_profiler
 from latbench.profiling import ProfileResult
 from latbench.tables import LatencyTable
-from latbench.verification import verify
+from latbench.verification import verify, verify_apart
 from nas.priced import profile_space
 from nas.spaces import SearchSpace
 from tests.conftest import write_table
@@ -200,6 +200,20 @@ def test_verification_compares_what_it_measures(
     assert result.bias == pytest.approx(np.mean(errors))
     assert result.drift is not None
     assert result.mape_drift_corrected is not None
+
+
+def test_a_process_of_its_own_verifies_and_passes_errors_on(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    path = tmp_path / "t.sqlite"
+    _run(make_profiler(quick_profile), path, tiny_space, limit_s=1e-3)
+    network = tiny_space.lower(tiny_space.random(np.random.default_rng(7)))
+    told: list[float] = []
+    result = verify_apart(path, [network], progress=lambda fraction, _: told.append(fraction))
+    assert result.networks[0].predicted == LatencyTable.open(path).predict(network)
+    assert told[-1] == 1.0
+    with pytest.raises(LatbenchError, match="fitted on"):
+        verify_apart(path, [next(iter(LatencyTable.open(path).networks))])
 
 
 def test_networks_that_were_fitted_on_verify_nothing(
