@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from nas.searchers import Searcher
     from nas.spaces import Architecture, SearchSpace
     from nas.training.run_folder import RunFolder
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 EXIT_FAILED_CHECK = 1
 EXIT_BAD_INPUT = 2

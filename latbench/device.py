@@ -5,14 +5,13 @@ A profile is found by name among those that are shipped (``device_profiles``), o
 
 from __future__ import annotations
 
-import re
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
-from latbench.errors import InvalidFileError, UnknownNameError
+from latbench.errors import InvalidFileError, UnknownNameError, offence
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, lt=1)]
@@ -116,8 +115,6 @@ def load_profile(name_or_path: str) -> DeviceProfile:
     try:
         return msgspec.toml.decode(text, type=DeviceProfile)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        place = re.search(r"`(\$.*?)`", str(error))
         raise InvalidFileError(
-            f"{name_or_path} is no device profile: {error}",
-            path=place.group(1) if place else None,
+            f"{name_or_path} is no device profile: {error}", path=offence(str(error))
         ) from error

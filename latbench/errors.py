@@ -17,6 +17,7 @@ what is allowed and the next step. The command line prints it and exits with cod
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -118,3 +119,12 @@ class DeviceBusyError(LatbenchError):
     """Another process measures on the same device; two would spoil each other's times."""
 
     kind = "device-busy"
+
+
+def offence(message: str) -> str | None:
+    """Where the value stands that a schema error speaks of, as a JSON path."""
+    place = re.search(r"`(\$.*?)`", message)
+    field = re.search(r"(?:unknown|missing required) field `(.*?)`", message)
+    if place is None and field is None:
+        return None
+    return (place.group(1) if place else "$") + (f".{field.group(1)}" if field else "")

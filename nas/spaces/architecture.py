@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from latbench.errors import InvalidFileError
+from latbench.errors import InvalidFileError, offence
 
 FORMAT: Literal[1] = 1
 _MAX_FILE_BYTES = 1 << 20  # an architecture takes a few kilobytes; anything larger is foreign
@@ -76,15 +76,6 @@ def parse_architecture(text: bytes | str, *, source: str) -> Architecture:
         raise InvalidFileError(
             f"{source} is no architecture: {error}", path=offence(str(error))
         ) from error
-
-
-def offence(message: str) -> str | None:
-    """Where the value stands that a schema error speaks of, as a JSON path."""
-    place = re.search(r"`(\$.*?)`", message)
-    field = re.search(r"(?:unknown|missing required) field `(.*?)`", message)
-    if place is None and field is None:
-        return None
-    return (place.group(1) if place else "$") + (f".{field.group(1)}" if field else "")
 
 
 def read_architecture(path: Path) -> Architecture:
