@@ -7,6 +7,7 @@ no Swish before opset 24, so Swish is Sigmoid and Mul, which runtimes recognise.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 import numpy as np
 import onnx
@@ -26,7 +27,12 @@ from latbench.blocks.graph import (
     Pool,
     fold_norms,
 )
-from latbench.render.parameters import Parameters, fold_parameters, random_parameters
+from latbench.render.parameters import (
+    Parameters,
+    fold_parameters,
+    parameter_shapes,
+    random_parameters,
+)
 
 OUTPUT = "output"
 OPSET = 17  # old enough for the runtimes of small boards, has HardSwish
@@ -63,14 +69,31 @@ def render_onnx(
         graph = folded
     elif parameters is None:
         parameters = random_parameters(graph)
+    return _model(graph, [_tensor(*item) for item in parameters.items()], batch_size)
 
+
+def render_onnx_apart(graph: Graph, *, batch_size: int = 1) -> onnx.ModelProto:
+    """The model of a graph as it stands, without its parameters: references by name.
+
+    For runtimes that take weights from memory: megabytes of them are then neither copied into
+    the model nor out of its bytes.
+    """
+    references = [
+        _reference(f"{node.name}.{name}", shape)
+        for node in graph.nodes
+        for name, shape in parameter_shapes(node.layer).items()
+    ]
+    return _model(graph, references, batch_size)
+
+
+def _model(graph: Graph, weights: list[onnx.TensorProto], batch_size: int) -> onnx.ModelProto:
     nodes: list[onnx.NodeProto] = []
     for node in graph.nodes:
         output = OUTPUT if node.name == graph.output else node.name
         nodes.extend(_nodes(node, output))
-    initializers = [_tensor(name, value) for name, value in parameters.items()]
+    constants = []
     if any(isinstance(node.layer, Act) and node.layer.kind == "relu6" for node in graph.nodes):
-        initializers += [_tensor(f"relu6.{name}", np.float32(v)) for name, v in _CLIP.items()]
+        constants = [_tensor(f"relu6.{name}", np.float32(v)) for name, v in _CLIP.items()]
 
     linear_end = bool(graph.nodes) and isinstance(graph.nodes[-1].layer, Linear)
     out_shape = graph.output_shape[:1] if linear_end else graph.output_shape
@@ -79,7 +102,7 @@ def render_onnx(
         "latbench",
         [_value(INPUT, (batch_size, *graph.input_shape))],
         [_value(OUTPUT, (batch_size, *out_shape))],
-        initializers,
+        weights + constants,
     )
     return helper.make_model(
         model_graph,
@@ -142,6 +165,16 @@ def _tensor(name: str, value: np.ndarray | np.float32) -> onnx.TensorProto:
     data = np.ascontiguousarray(value, dtype="<f4")
     tensor = onnx.TensorProto(name=name, data_type=TensorProto.FLOAT, dims=np.shape(value))
     tensor.raw_data = data.tobytes()
+    return tensor
+
+
+def _reference(name: str, shape: tuple[int, ...]) -> onnx.TensorProto:
+    """A tensor whose values are given by name when the model is loaded."""
+    tensor = onnx.TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape)
+    tensor.data_location = TensorProto.EXTERNAL
+    where = {"location": "memory", "offset": "0", "length": str(4 * prod(shape))}
+    for key, text in where.items():
+        tensor.external_data.add(key=key, value=text)
     return tensor
 
 

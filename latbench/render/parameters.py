@@ -36,7 +36,15 @@ def parameter_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
 
 @lru_cache(maxsize=2)
 def _pool(seed: int) -> Array:
-    return np.random.default_rng(seed).standard_normal(_POOL_SIZE, dtype=np.float32)
+    pool = np.random.default_rng(seed).standard_normal(_POOL_SIZE, dtype=np.float32)
+    pool.setflags(write=False)
+    return pool
+
+
+def random_input(shape: tuple[int, ...], *, seed: int = 0) -> Array:
+    """An array of normal numbers, to be read only: it may be shared."""
+    pool, size = _pool(seed), prod(shape)
+    return pool[:size].reshape(shape) if size <= len(pool) else np.resize(pool, shape)
 
 
 def random_parameters(graph: Graph, *, seed: int = 0) -> dict[str, Array]:

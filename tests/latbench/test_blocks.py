@@ -26,7 +26,7 @@ from latbench.blocks import (
 from latbench.blocks.graph import Norm
 from latbench.cost import Cost, block_cost, graph_cost, network_cost
 from latbench.errors import InvalidFileError
-from latbench.render.onnx import render_onnx
+from latbench.render.onnx import render_onnx, render_onnx_apart
 from latbench.render.parameters import parameter_shapes, random_parameters
 from latbench.render.torch import NetworkModule, load_parameters, render_torch
 from nas.spaces import space_of
@@ -112,6 +112,21 @@ def test_folding_leaves_macs_and_drops_norms(spec: BlockSpec) -> None:
     folded = fold_norms(spec.graph())
     assert not any(isinstance(node.layer, Norm) for node in folded.nodes)
     assert graph_cost(folded).macs == block_cost(spec).macs
+
+
+@pytest.mark.parametrize("spec", SAMPLES, ids=block_key)
+def test_weights_given_apart_give_the_same_outputs(spec: BlockSpec) -> None:
+    graph = fold_norms(spec.graph())
+    image = np.random.default_rng(0).standard_normal((1, *graph.input_shape), dtype=np.float32)
+    parameters = random_parameters(graph)
+    options = ort.SessionOptions()
+    options.add_external_initializers(
+        list(parameters), [ort.OrtValue.ortvalue_from_numpy(v) for v in parameters.values()]
+    )
+    model = render_onnx_apart(graph).SerializeToString()
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    got = session.run(None, {"input": image})[0]
+    np.testing.assert_array_equal(got, _run_onnx(render_onnx(graph, parameters), image))
 
 
 def test_random_activations_keep_their_scale() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from latbench.blocks import Classifier, ConvBlock, InvertedResidual, Network
+from latbench.blocks import Classifier, ConvBlock, InvertedResidual, Network, network_graph
 from latbench.device import load_profile, shipped_profiles
 from latbench.errors import RuntimeFailure
 from latbench.profilers import PROFILERS, make_profiler
@@ -44,10 +44,9 @@ def test_what_a_runtime_refuses_is_translated(
 ) -> None:
     profiler = make_profiler(load_profile(runnable))
 
-    class Foreign:
-        def SerializeToString(self) -> bytes:  # noqa: N802
-            return b"no model"
-
-    monkeypatch.setattr("latbench.profilers.onnxruntime.render_onnx", lambda *_, **__: Foreign())
+    monkeypatch.setattr(
+        "latbench.profilers.onnxruntime._rendered",
+        lambda network, _: (network_graph(network), b"no model"),
+    )
     with pytest.raises(RuntimeFailure, match="refused"):
         profiler.open(NETWORK)
