@@ -23,7 +23,7 @@ from latbench.measure.samples import Interval, Samples
 from latbench.measure.sweep import Target, block_target, network_target, sweep_pass
 from latbench.profilers import Profiler
 from latbench.tables import Estimate, SpaceLabel, StoredFit, TableStore
-from latbench.tables.pricing import NetworkSample, fit_price
+from latbench.tables.pricing import NetworkSample, PriceModel, fit_price
 
 Progress = Callable[[float, str], None]
 """Called now and then with the fraction done, 0 to 1, and a few words."""
@@ -272,7 +272,6 @@ def _work_out(
         least_cold_ms=min(interval.estimate_ms for interval in cold.values()),
         least_hot_ms=min(hot[id_].estimate_ms for id_ in blocks),
     )
-    basis = cold if price.basis == "cold" else hot
     floor = samples.floor(networks, quantile)
     noisy_sweep = floor is not None and floor > protocol.floor_tolerance
     store.set_results(
@@ -282,13 +281,25 @@ def _work_out(
                 cold.get(id_),
                 visits=len(samples.hot_ms[id_]),
                 noisy=len(samples.hot_ms[id_]) < protocol.min_passes
-                or basis.get(id_, hot[id_]).half_width > protocol.block_tolerance,
+                or _price_half_width(price, hot[id_], cold.get(id_)) > protocol.block_tolerance,
             )
             for id_ in hot
         },
         StoredFit(price, floor, noisy_sweep),
     )
     return floor, noisy_sweep, price.loo_error
+
+
+def _price_half_width(price: PriceModel, hot: Interval, cold: Interval | None) -> float:
+    """Half width of the interval of a block's price, relative; of a network's its own."""
+    if cold is None:
+        return hot.half_width
+    ends = [
+        price.cold_scale * c + price.hot_scale * h
+        for c, h in ((cold.low_ms, hot.low_ms), (cold.high_ms, hot.high_ms))
+    ]
+    middle_ms = price.cold_scale * cold.estimate_ms + price.hot_scale * hot.estimate_ms
+    return (ends[1] - ends[0]) / 2 / middle_ms if middle_ms else hot.half_width
 
 
 def _estimate(hot: Interval, cold: Interval | None, *, visits: int, noisy: bool) -> Estimate:

@@ -91,7 +91,7 @@ def write_table(
     model: PriceModel | None = None,
 ) -> LatencyTable:
     """A table of a space whose prices are given, as if they had been measured."""
-    model = model or PriceModel("hot", 1.0, 0.0, 0.25)
+    model = model or PriceModel(0.0, 1.0, 0.0, 0.25)
     with TableStore.create(
         path, device=device, space=space_label(space), environment=current_environment({})
     ) as store:

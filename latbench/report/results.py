@@ -127,16 +127,18 @@ def percent(value: float | None, *, signed: bool = False) -> str:
 
 
 def _price_in_words(price: PriceModel) -> str:
+    scales = ((price.cold_scale, "cold"), (price.hot_scale, "hot"))
+    measured = " + ".join(f"{scale:.3f} x {name}" for scale, name in scales if scale)
     words = (
-        f"price = {price.scale:.3f} x {price.basis} + {format_ms(price.block_ms)} a block; "
-        f"{format_ms(price.network_ms)} a network"
+        f"price = {measured or 0} {'-' if price.block_ms < 0 else '+'} "
+        f"{format_ms(abs(price.block_ms))} a block; {format_ms(price.network_ms)} a network"
     )
-    if price.excess_ms_per_byte:
-        words += (
-            f" and {price.excess_ms_per_byte * 1e6:.3g} ms for each MB of weights beyond "
-            f"{price.cache_bytes / 1e6:.1f} MB"
-        )
-    return words
+    knees = [
+        f"{format_ms(knee.ms_per_byte * 1e6)} for each MB of weights beyond "
+        f"{knee.above_bytes / 1e6:.1f} MB"
+        for knee in price.knees
+    ]
+    return " and ".join([words, *knees])
 
 
 def _relative_width(row: Mapping[str, Any]) -> float:

@@ -1,33 +1,35 @@
 """From what was measured on blocks to what a network takes: the fitted price.
 
-Glossary, for a network of n blocks b:
+Glossary, for a network of blocks b:
 
     cold_b   low quantile of calls of block b after its weights left the cache, in ms
     hot_b    the same for calls one after another
     bytes    fp32 weight bytes of the whole network
-    x_b      cold_b or hot_b, whichever predicts better
 
-The price of a block is ``a x_b + k``; the latency of a network is
+The price of a block is ``a cold_b + h hot_b + k``; the latency of a network is
 
-    sum_b (a x_b + k) + C + e max(0, bytes - B)
+    sum_b (a cold_b + h hot_b + k) + C + sum_j e_j max(0, bytes - B_j)
 
-``a``, ``k`` and ``C`` stand for what separates a block alone from the same block inside a
-network: each call has its own overhead and layout changes, which a network pays once. The last
-term stands for the cache that all cores share: a network whose weights exceed what is left of it
-(B bytes) fetches the rest from memory at every inference, which no measurement of single blocks
-can show. Cross-validation drops the term (e = 0) where it does not help. It is the larger of two
-sums over blocks, and so stays easy to search: see ``PriceModel.pieces``.
+``k`` and ``C`` stand for what separates a block alone from the same block inside a network: each
+call has its own overhead and layout changes, which a network pays once. The last sum stands for
+the caches that all cores share: a network whose weights exceed what is left of them fetches the
+rest from memory at every inference, which no measurement of single blocks can show. The more
+exceeds, the larger the part that is fetched, so the sum is convex in the bytes; a latency is then
+the largest of a few sums over blocks, and stays easy to search: see ``PriceModel.pieces``.
 
-The coefficients are fitted by least squares of relative errors on networks that were visited in
-the same shuffle as the blocks; they differ by runtime, input size and machine state even in
-sign, so there is no default and a fit is never carried over to another sweep.
+All coefficients but k are bounded at zero, k at nine tenths of the cheapest block's price. The
+bounds are what makes twelve networks enough for ten coefficients: most end at their bound, and
+what a network costs can be told beyond the sizes that were measured. The coefficients are fitted
+by least squares of relative errors on networks that were visited in the same shuffle as the
+blocks; they differ by runtime, input size and machine state, so there is no default and a fit is
+never carried over to another sweep.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from math import ceil
 
 import msgspec
 import numpy as np
@@ -36,12 +38,12 @@ from numpy.typing import NDArray
 from latbench.errors import InvalidValueError
 
 Floats = NDArray[np.float64]
-Basis = Literal["cold", "hot"]
 
-MIN_NETWORKS = 6  # below, four coefficients and a held-out network leave nothing to judge by
-_KNEES = 8  # candidates for B, spread over the networks' sizes
-_SIMPLER = 0.9  # a more complex form must cut the cross-validated error to this fraction
-_LEAST_PRICE = 0.1  # the cheapest block's price is at least this fraction of a x_b
+MIN_NETWORKS = 6  # below, a network left out says nothing of the rest
+COVERAGE = 0.9  # of the intervals
+_KNEES = 6  # candidates for B_j, spread over the networks' sizes
+_LARGEST_KNEE = 0.8  # quantile of the sizes: beyond, a slope would rest on too few networks
+_LEAST_PRICE = 0.1  # the cheapest block's price is at least this fraction of a cold + h hot
 
 
 @dataclass(frozen=True)
@@ -63,38 +65,63 @@ class NetworkSample:
     latency_ms: float
 
 
+class Knee(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From ``above_bytes`` of weights on, every further byte of a network takes ``ms_per_byte``."""
+
+    above_bytes: float
+    ms_per_byte: float
+
+
 class PriceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Coefficients of the fitted price, as stored beside the measurements.
 
     Attributes:
-        basis: Which estimate of a block is x_b.
-        scale: a, dimensionless.
+        cold_scale: a, dimensionless.
+        hot_scale: h, dimensionless.
         block_ms: k, ms a block.
         network_ms: C, ms a network.
-        excess_ms_per_byte: e, ms for each weight byte beyond ``cache_bytes``; never negative.
-        cache_bytes: B.
-        loo_error: Mean absolute error of networks left out of the fit and of the choice of its
-            form (nested leave-one-out), a fraction.
-        networks: Networks it was fitted on.
+        knees: B_j and e_j, by ascending B_j; slopes are positive.
+        left_out_errors: predicted / measured - 1 of every network when it was left out of the
+            fit.
     """
 
-    basis: Basis
-    scale: float
+    cold_scale: float
+    hot_scale: float
     block_ms: float
     network_ms: float
-    excess_ms_per_byte: float = 0.0
-    cache_bytes: float = 0.0
-    loo_error: float | None = None
-    networks: int = 0
+    knees: tuple[Knee, ...] = ()
+    left_out_errors: tuple[float, ...] = ()
+
+    @property
+    def networks(self) -> int:
+        """Networks that the price was fitted on."""
+        return len(self.left_out_errors)
+
+    @property
+    def loo_error(self) -> float | None:
+        """Mean absolute error of networks left out of the fit; None without networks."""
+        if not self.left_out_errors:
+            return None
+        return float(np.abs(self.left_out_errors).mean())
+
+    def half_width(self) -> float | None:
+        """Half width of the 90 % interval of a latency, relative; None for too few networks.
+
+        The interval is conformal: of n networks left out, the error of rank 0.9 (n + 1) by size.
+        """
+        rank = ceil(COVERAGE * (self.networks + 1))
+        if rank > self.networks:
+            return None
+        return float(np.sort(np.abs(self.left_out_errors))[rank - 1])
 
     def block_price_ms(self, cold_ms: float, hot_ms: float) -> float:
         """Price of one block in ms."""
-        return self.scale * (cold_ms if self.basis == "cold" else hot_ms) + self.block_ms
+        return self.cold_scale * cold_ms + self.hot_scale * hot_ms + self.block_ms
 
     def network_latency_ms(self, prices_ms: float, weight_bytes: float) -> float:
         """Latency of a network from the sum of its blocks' prices and its weight bytes."""
-        excess = max(0.0, weight_bytes - self.cache_bytes) * self.excess_ms_per_byte
-        return prices_ms + self.network_ms + excess
+        excess = (max(0.0, weight_bytes - k.above_bytes) * k.ms_per_byte for k in self.knees)
+        return prices_ms + self.network_ms + sum(excess)
 
     def pieces(self) -> tuple[tuple[float, float], ...]:
         """The latency as the largest of sums over blocks.
@@ -103,25 +130,17 @@ class PriceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             Pairs (ms a weight byte, ms a network): the latency is the largest, over the pairs,
             of the sum of ``price + first * weight bytes`` over blocks, plus ``second``.
         """
-        flat = (0.0, self.network_ms)
-        if self.excess_ms_per_byte == 0.0:
-            return (flat,)
-        slope = self.excess_ms_per_byte
-        return (flat, (slope, self.network_ms - slope * self.cache_bytes))
-
-
-@dataclass(frozen=True)
-class _Form:
-    """A form of the price: its basis, and the knee B in bytes, or None without the term."""
-
-    basis: Basis
-    knee: float | None
+        found = [(0.0, self.network_ms)]
+        for knee in self.knees:
+            slope, constant = found[-1]
+            found.append((slope + knee.ms_per_byte, constant - knee.ms_per_byte * knee.above_bytes))
+        return tuple(found)
 
 
 def fit_price(
     samples: Sequence[NetworkSample], *, least_cold_ms: float = 0.0, least_hot_ms: float = 0.0
 ) -> PriceModel:
-    """Fit the price on measured networks and choose its form by cross-validation.
+    """Fit the price on measured networks.
 
     Args:
         samples: The measured networks.
@@ -137,107 +156,85 @@ def fit_price(
             f"{len(samples)} calibration networks are too few to fit prices: "
             f"measure {MIN_NETWORKS} or more"
         )
-    data = _Data.of(samples, {"cold": least_cold_ms, "hot": least_hot_ms})
-    form = _choose(data)
-    held_out = [_held_out_error(data, i, choose=True) for i in range(len(samples))]
-    a, k, c, e = _solve(data, form)
+    least = (least_cold_ms, least_hot_ms)
+    errors = []
+    for index, sample in enumerate(samples):
+        model = _fit([*samples[:index], *samples[index + 1 :]], least)
+        errors.append(float(predict_sample_ms(model, sample) / sample.latency_ms - 1))
+    return msgspec.structs.replace(_fit(samples, least), left_out_errors=tuple(errors))
+
+
+def predict_sample_ms(model: PriceModel, sample: NetworkSample) -> float:
+    """Latency of a network whose blocks' estimates are already summed."""
+    prices_ms = (
+        model.cold_scale * sample.cold_ms
+        + model.hot_scale * sample.hot_ms
+        + model.block_ms * sample.blocks
+    )
+    return model.network_latency_ms(prices_ms, sample.weight_bytes)
+
+
+def _fit(samples: Sequence[NetworkSample], least: tuple[float, float]) -> PriceModel:
+    blocks = np.array([s.blocks for s in samples], dtype=np.float64)
+    weight_bytes = np.array([s.weight_bytes for s in samples], dtype=np.float64)
+    latency_ms = np.array([s.latency_ms for s in samples])
+    lowest_k = [(_LEAST_PRICE - 1) * x for x in least]  # times a and times h
+    knees = np.quantile(weight_bytes, np.linspace(0.0, _LARGEST_KNEE, _KNEES))
+    columns = [
+        np.array([s.cold_ms for s in samples]) + lowest_k[0] * blocks,
+        np.array([s.hot_ms for s in samples]) + lowest_k[1] * blocks,
+        blocks,
+        np.ones_like(blocks),
+        *(np.maximum(0.0, weight_bytes - knee) for knee in knees),
+    ]
+    relative = np.stack(columns, axis=1) / latency_ms[:, None]
+    a, h, above_lowest, c, *slopes = nonnegative_least_squares(
+        relative, np.ones_like(latency_ms)
+    ).tolist()
     return PriceModel(
-        basis=form.basis,
-        scale=a,
-        block_ms=k,
+        cold_scale=a,
+        hot_scale=h,
+        block_ms=above_lowest + lowest_k[0] * a + lowest_k[1] * h,
         network_ms=c,
-        excess_ms_per_byte=e,
-        cache_bytes=form.knee if form.knee is not None and e > 0 else 0.0,
-        loo_error=float(np.mean(held_out)),
-        networks=len(samples),
+        knees=tuple(Knee(float(b), e) for b, e in zip(knees, slopes, strict=True) if e > 0),
     )
 
 
-@dataclass(frozen=True)
-class _Data:
-    blocks: Floats
-    sums: dict[Basis, Floats]
-    weight_bytes: Floats
-    latency: Floats
-    least: dict[Basis, float]  # x_b of the fastest block to be priced
+def nonnegative_least_squares(matrix: Floats, wanted: Floats) -> Floats:
+    """Minimise ``|matrix x - wanted|`` over x >= 0 by the active-set method.
 
-    @classmethod
-    def of(cls, samples: Sequence[NetworkSample], least: dict[Basis, float]) -> _Data:
-        return cls(
-            np.array([s.blocks for s in samples], dtype=np.float64),
-            {
-                "cold": np.array([s.cold_ms for s in samples]),
-                "hot": np.array([s.hot_ms for s in samples]),
-            },
-            np.array([s.weight_bytes for s in samples], dtype=np.float64),
-            np.array([s.latency_ms for s in samples]),
-            least,
-        )
+    Lawson and Hanson, Solving Least Squares Problems (1974), chapter 23. scipy has it too, but is
+    no dependency of measuring.
 
-    def pick(self, rows: NDArray[np.intp]) -> _Data:
-        return _Data(
-            self.blocks[rows],
-            {basis: values[rows] for basis, values in self.sums.items()},
-            self.weight_bytes[rows],
-            self.latency[rows],
-            self.least,
-        )
+    Args:
+        matrix: ``(rows, columns)``.
+        wanted: ``(rows,)``.
 
-    def without(self, row: int) -> _Data:
-        return self.pick(np.flatnonzero(np.arange(len(self.latency)) != row))
-
-    def features(self, form: _Form) -> dict[str, Floats]:
-        """Columns of the least-squares problem by coefficient, each ``(networks,)``."""
-        columns = {"a": self.sums[form.basis], "k": self.blocks, "C": np.ones_like(self.latency)}
-        if form.knee is not None:
-            columns["e"] = np.maximum(0.0, self.weight_bytes - form.knee)
-        return columns
-
-
-def _solve(data: _Data, form: _Form) -> tuple[float, float, float, float]:
-    """Coefficients a, k, C, e of least squares of the relative error, with prices above zero."""
-    columns = data.features(form)
-    found = _least_squares(columns, data.latency)
-    lowest_k = (_LEAST_PRICE - 1) * data.least[form.basis]  # times a
-    if found["k"] < lowest_k * found["a"]:
-        bound = {"a": columns["a"] + lowest_k * columns.pop("k")} | {
-            name: column for name, column in columns.items() if name != "a"
-        }
-        found = _least_squares(bound, data.latency)
-        found["k"] = lowest_k * found["a"]
-    if found.get("e", 0.0) < 0:  # more weights never make a network faster: this is noise
-        return _solve(data, _Form(form.basis, None))
-    return found["a"], found["k"], found["C"], found.get("e", 0.0)
-
-
-def _least_squares(columns: dict[str, Floats], latency: Floats) -> dict[str, float]:
-    relative = np.stack(list(columns.values()), axis=1) / latency[:, None]
-    scale = np.abs(relative).max(axis=0)  # bytes and ms differ by many orders of magnitude
-    scale[scale == 0] = 1.0
-    solution = np.linalg.lstsq(relative / scale, np.ones_like(latency), rcond=None)[0] / scale
-    return dict(zip(columns, map(float, solution), strict=True))
-
-
-def _held_out_error(data: _Data, row: int, *, form: _Form | None = None, choose: bool) -> float:
-    rest = data.without(row)
-    form = _choose(rest) if choose or form is None else form
-    a, k, c, e = _solve(rest, form)
-    one = data.pick(np.array([row]))
-    excess = np.maximum(0.0, one.weight_bytes - (form.knee or 0.0))
-    predicted = a * one.sums[form.basis] + k * one.blocks + c + e * excess
-    return float(np.abs(predicted / one.latency - 1)[0])
-
-
-def _choose(data: _Data) -> _Form:
-    """The form of smallest leave-one-out error; a knee must earn its place."""
-
-    def error(form: _Form) -> float:
-        rows = range(len(data.latency))
-        return float(np.mean([_held_out_error(data, i, form=form, choose=False) for i in rows]))
-
-    plain = {form: error(form) for form in (_Form("cold", None), _Form("hot", None))}
-    best = min(plain, key=plain.__getitem__)
-    inner = np.quantile(data.weight_bytes, np.linspace(0.0, 0.8, _KNEES))
-    kneed = {form: error(form) for form in (_Form(best.basis, float(knee)) for knee in inner)}
-    candidate = min(kneed, key=kneed.__getitem__)
-    return candidate if kneed[candidate] < _SIMPLER * plain[best] else best
+    Returns:
+        x, ``(columns,)``.
+    """
+    size = np.abs(matrix).max(axis=0)  # bytes and ms differ by many orders of magnitude
+    size[size == 0] = 1.0
+    scaled = matrix / size
+    tolerance = 1e-10 * len(wanted)
+    x = np.zeros(scaled.shape[1])
+    free = np.zeros(len(x), dtype=bool)
+    for _ in range(10 * len(x)):
+        gradient = scaled.T @ (wanted - scaled @ x)
+        gradient[free] = -np.inf
+        if free.all() or gradient.max() <= tolerance:
+            break
+        free[gradient.argmax()] = True
+        while free.any():
+            best = np.zeros_like(x)
+            best[free] = np.linalg.lstsq(scaled[:, free], wanted, rcond=None)[0]
+            blocking = free & (best <= 0)
+            if not blocking.any():
+                x = best
+                break
+            step = (x[blocking] / np.maximum(x[blocking] - best[blocking], 1e-300)).min()
+            x = x + step * (best - x)
+            free &= x > tolerance
+            x[~free] = 0.0
+    result: Floats = x / size
+    return result

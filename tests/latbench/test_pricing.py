@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.optimize
 from hypothesis import given
 from hypothesis import strategies as st
 
 from latbench.errors import InvalidValueError
-from latbench.tables.pricing import NetworkSample, PriceModel, fit_price
+from latbench.tables.pricing import (
+    Knee,
+    NetworkSample,
+    PriceModel,
+    fit_price,
+    nonnegative_least_squares,
+    predict_sample_ms,
+)
 
 
 def _samples(
@@ -28,36 +36,50 @@ def _samples(
 
 def test_coefficients_are_found() -> None:
     model = fit_price(_samples(12, a=0.9, k=-0.01, c=0.3), least_cold_ms=0.2, least_hot_ms=0.1)
-    assert model.basis == "cold"
-    assert (model.scale, model.block_ms, model.network_ms) == pytest.approx((0.9, -0.01, 0.3))
-    assert model.loo_error == pytest.approx(0, abs=1e-9)
+    found = (model.cold_scale, model.hot_scale, model.block_ms, model.network_ms)
+    assert found == pytest.approx((0.9, 0.0, -0.01, 0.3), abs=1e-6)
+    assert model.loo_error == pytest.approx(0, abs=1e-6)
 
 
-def test_the_cache_term_is_found_where_it_is_and_dropped_where_it_is_not() -> None:
+def _excess_ms(model: PriceModel, weight_bytes: float) -> float:
+    return model.network_latency_ms(0.0, weight_bytes) - model.network_ms
+
+
+def test_the_cache_term_is_found_where_it_is_and_negligible_where_it_is_not() -> None:
     with_term = fit_price(_samples(24, a=1.0, k=0.0, c=0.2, e=1e-7, knee=12e6, noise=0.003))
-    assert with_term.excess_ms_per_byte == pytest.approx(1e-7, rel=0.25)
+    assert _excess_ms(with_term, 24e6) == pytest.approx(1.2, rel=0.15)
+    assert _excess_ms(with_term, 8e6) == pytest.approx(0, abs=0.1)
     samples = _samples(24, a=1.0, k=0.0, c=0.2, noise=0.003)
-    without = fit_price(samples)
-    largest_ms = without.excess_ms_per_byte * (24e6 - without.cache_bytes)
-    assert largest_ms < 0.01 * np.median([sample.latency_ms for sample in samples])
+    typical_ms = float(np.median([sample.latency_ms for sample in samples]))
+    assert _excess_ms(fit_price(samples), 24e6) < 0.01 * typical_ms
 
 
 def test_the_reported_error_is_that_of_fresh_networks() -> None:
     samples = _samples(60, a=1.0, k=0.01, c=0.2, noise=0.02)
     model = fit_price(samples[:20])
-    fresh = [
-        abs(
-            model.network_latency_ms(
-                model.scale * (s.cold_ms if model.basis == "cold" else s.hot_ms)
-                + model.block_ms * s.blocks,
-                s.weight_bytes,
-            )
-            / s.latency_ms
-            - 1
-        )
-        for s in samples[20:]
+    fresh = [predict_sample_ms(model, s) / s.latency_ms - 1 for s in samples[20:]]
+    assert model.loo_error == pytest.approx(float(np.mean(np.abs(fresh))), abs=0.01)
+
+
+def test_the_interval_covers_fresh_networks() -> None:
+    samples = _samples(300, a=1.0, k=0.01, c=0.2, noise=0.02)
+    model = fit_price(samples[:24])
+    half_width = model.half_width()
+    assert half_width is not None
+    inside = [
+        abs(predict_sample_ms(model, s) / s.latency_ms - 1) <= half_width for s in samples[24:]
     ]
-    assert model.loo_error == pytest.approx(float(np.mean(fresh)), abs=0.01)
+    assert 0.8 < np.mean(inside) < 0.99
+    assert fit_price(samples[:6]).half_width() is None
+
+
+def test_bounded_least_squares_equal_scipys() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        matrix = rng.standard_normal((12, 10)) + 0.5
+        wanted = rng.standard_normal(12) + 1.0
+        expected = scipy.optimize.nnls(matrix, wanted)[0]
+        assert nonnegative_least_squares(matrix, wanted) == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_cheapest_block_keeps_a_positive_price() -> None:
@@ -74,13 +96,14 @@ def test_too_few_networks_are_refused() -> None:
 @given(
     prices=st.lists(st.floats(0.001, 1, allow_subnormal=False), min_size=1, max_size=20),
     sizes=st.lists(st.floats(1e3, 5e6, allow_subnormal=False), min_size=20, max_size=20),
-    slope=st.floats(0, 1e-6, allow_subnormal=False),
-    knee=st.floats(0, 2e7, allow_subnormal=False),
+    slopes=st.lists(st.floats(0, 1e-6, allow_subnormal=False), min_size=2, max_size=2),
+    ends=st.lists(st.floats(0, 2e7, allow_subnormal=False), min_size=2, max_size=2),
 )
 def test_a_latency_is_the_largest_of_its_pieces(
-    prices: list[float], sizes: list[float], slope: float, knee: float
+    prices: list[float], sizes: list[float], slopes: list[float], ends: list[float]
 ) -> None:
-    model = PriceModel("hot", 1.0, 0.0, 0.3, slope, knee)
+    knees = tuple(Knee(b, e) for b, e in zip(sorted(ends), slopes, strict=True))
+    model = PriceModel(0.0, 1.0, 0.0, 0.3, knees)
     total = sum(sizes[: len(prices)])
     pieces = [
         sum(p + s * w for p, w in zip(prices, sizes, strict=False)) + c for s, c in model.pieces()

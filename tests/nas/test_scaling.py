@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from latbench.device import DeviceProfile, load_profile
 from latbench.errors import BudgetError, MismatchError
 from latbench.tables import LatencyTable
-from latbench.tables.pricing import PriceModel
+from latbench.tables.pricing import Knee, PriceModel
 from nas.priced import PricedSpace
 from nas.relaxation import Relaxed, expected_latency_ms, one_hot
 from nas.scaling import SHAPE_TOLERANCE, fit_exact, fit_greedy, reach_ms
@@ -27,8 +27,8 @@ from tests.conftest import make_tiny_space, write_table
 
 # none, and one under which small networks of the tiny space are flat and large ones are not
 MODELS = [
-    PriceModel("hot", 1.0, 0.0, 0.25),
-    PriceModel("hot", 1.0, 0.0, 0.25, excess_ms_per_byte=1e-5, cache_bytes=30e3),
+    PriceModel(0.0, 1.0, 0.0, 0.25),
+    PriceModel(0.0, 1.0, 0.0, 0.25, knees=(Knee(20e3, 4e-6), Knee(30e3, 6e-6))),
 ]
 
 
