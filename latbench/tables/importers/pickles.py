@@ -1,0 +1,176 @@
+"""Pickles read as data: nothing of what a pickle says is ever imported or called.
+
+``pickle.loads`` runs whatever the file names. An ``Unpickler`` with a strict ``find_class`` does
+not, but a few bytes still make it reserve gigabytes (a huge memo index, a huge announced length)
+or exhaust the stack (the hash of a tuple nested a million deep), and repeated keys vanish in its
+dicts. A latency table needs mappings, sequences, texts and numbers, so here is a machine that
+knows the opcodes of those and refuses all others by name.
+
+A container may stand in one place only, as YAML without aliases: shared ones are how a small file
+becomes a huge table, or one that contains itself. Texts may be shared, as pickle itself does.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import warnings
+from collections.abc import Callable
+
+from latbench.tables.importers.base import ForeignFormatError, Pairs, shown
+
+# opcodes, each of which makes at most one object; a published table of 0.4 MB has 74,000
+_MAX_OPCODES = 2_000_000
+_PLAIN = "only plain dicts, lists, texts and numbers are read, so convert it to those"
+
+_LITERALS = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING"),  # texts written by Python 2
+}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_IGNORED = {"PROTO", "FRAME"}
+
+
+class _OrderedDictClass:
+    """Stands for ``collections.OrderedDict``, the one class that a pickle may name."""
+
+
+def read_pickle(raw: bytes) -> object:
+    """The value of a pickle, its mappings as ``Pairs``.
+
+    Raises:
+        ForeignFormatError: Truncated, no pickle, or a pickle of anything but plain data; says
+            what it would have built.
+    """
+    machine = _Machine()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of ill-formed escapes in a foreign text
+        try:
+            for number, (opcode, argument, _) in enumerate(pickletools.genops(raw)):
+                if number >= _MAX_OPCODES:
+                    raise ForeignFormatError("it is too large to be a latency table")
+                if opcode.name == "STOP":
+                    return machine.pop()
+                machine.step(opcode.name, argument)
+        except (ValueError, IndexError, KeyError) as error:
+            raise ForeignFormatError("it is no pickle, or a truncated or damaged one") from error
+    raise ForeignFormatError("it is a truncated pickle")
+
+
+class _Machine:
+    """The stack machine of pickles, without its dangerous half."""
+
+    def __init__(self) -> None:
+        self._stack: list[object] = []
+        self._below: list[list[object]] = []  # what lies under each open mark
+        self._memo: dict[int, object] = {}
+        self._steps: dict[str, Callable[[object], None]] = {
+            "MARK": self._mark,
+            "EMPTY_DICT": lambda _: self.push(Pairs()),
+            "EMPTY_LIST": lambda _: self.push([]),
+            "EMPTY_TUPLE": lambda _: self.push([]),
+            "DICT": lambda _: self.push(_pairs(self._marked())),
+            "LIST": lambda _: self.push(self._marked()),
+            "TUPLE": lambda _: self.push(self._marked()),
+            "TUPLE1": lambda _: self.push(self._last(1)),
+            "TUPLE2": lambda _: self.push(self._last(2)),
+            "TUPLE3": lambda _: self.push(self._last(3)),
+            "SETITEM": lambda _: self._set_items(self._last(2)),
+            "SETITEMS": lambda _: self._set_items(self._marked()),
+            "APPEND": lambda _: self._append(self._last(1)),
+            "APPENDS": lambda _: self._append(self._marked()),
+            **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), self._put),
+            "MEMOIZE": lambda _: self._put(len(self._memo)),
+            **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), self._get),
+            "GLOBAL": self._name_class,
+            "STACK_GLOBAL": lambda _: self._name_class(" ".join(map(_text, self._last(2)))),
+            "REDUCE": self._build,
+        }
+
+    def step(self, name: str, argument: object) -> None:
+        if name in _LITERALS:
+            self.push(argument)
+        elif name in _CONSTANTS:
+            self.push(_CONSTANTS[name])
+        elif name in self._steps:
+            self._steps[name](argument)
+        elif name not in _IGNORED:
+            raise ForeignFormatError(f"it is a pickle of objects (opcode {name}): {_PLAIN}")
+
+    def push(self, value: object) -> None:
+        self._stack.append(value)
+
+    def pop(self) -> object:
+        return self._stack.pop()
+
+    def _mark(self, _: object) -> None:
+        self._below.append(self._stack)
+        self._stack = []
+
+    def _marked(self) -> list[object]:
+        marked, self._stack = self._stack, self._below.pop()
+        return marked
+
+    def _last(self, count: int) -> list[object]:
+        taken = [self._stack.pop() for _ in range(count)]
+        return taken[::-1]
+
+    def _set_items(self, items: list[object]) -> None:
+        mapping = self._stack[-1]
+        if not isinstance(mapping, Pairs):
+            raise ValueError("no mapping to set items of")
+        mapping.extend(_pairs(items))
+
+    def _append(self, items: list[object]) -> None:
+        sequence = self._stack[-1]
+        if not isinstance(sequence, list) or isinstance(sequence, Pairs):
+            raise ValueError("no list to append to")
+        sequence.extend(items)
+
+    def _put(self, index: object) -> None:
+        assert isinstance(index, int)
+        self._memo[index] = self._stack[-1]
+
+    def _get(self, index: object) -> None:
+        assert isinstance(index, int)
+        value = self._memo[index]
+        if isinstance(value, list):
+            raise ForeignFormatError(
+                "it uses one container in several places: save it with a copy in each"
+            )
+        self.push(value)
+
+    def _name_class(self, place: object) -> None:
+        if place != "collections OrderedDict":
+            name = _text(place).replace(" ", ".")
+            raise ForeignFormatError(f"it is a pickle that would use {shown(name)}: {_PLAIN}")
+        self.push(_OrderedDictClass())
+
+    def _build(self, _: object) -> None:
+        called, arguments = self._last(2)
+        if not isinstance(called, _OrderedDictClass):
+            raise ForeignFormatError(f"it is a pickle that would call {shown(called)}: {_PLAIN}")
+        content = Pairs()
+        for argument in _list(arguments):  # none, or the list of pairs that Python 2 wrote
+            for pair in _list(argument):
+                key, value = _list(pair)
+                content.append((key, value))
+        self.push(content)
+
+
+def _pairs(items: list[object]) -> Pairs:
+    if len(items) % 2:
+        raise ValueError("a key without its value")
+    return Pairs(zip(items[::2], items[1::2], strict=True))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("no text")
+    return value
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise ValueError("no sequence")
+    return value

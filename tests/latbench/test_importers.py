@@ -1,0 +1,337 @@
+"""Foreign latency tables: what they say is kept, what is wrong is counted, nothing is run."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pickle
+from collections import OrderedDict
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latbench.blocks import InvertedResidual
+from latbench.errors import InvalidFileError, UnknownNameError
+from latbench.tables import SpaceLabel
+from latbench.tables.importers import IMPORTERS, MAX_FILE_BYTES, ForeignTable, read_foreign_table
+from latbench.tables.importers.base import Pairs
+from latbench.tables.importers.pickles import read_pickle
+from nas.spaces import Choice, make_space
+from nas.spaces.architecture import parse_architecture
+
+KINDS = list(IMPORTERS)
+
+TFNAS_KEY = "MBInvertedResBlock_56_24_48_40_k5_s2_swish"
+TFNAS_BLOCK = InvertedResidual(24, 40, 96, 5, 2, "swish", 56, se_channels=48)
+SAMPLES = {
+    "tfnas": pickle.dumps(
+        OrderedDict(base=2.0, **{TFNAS_KEY: OrderedDict({95: -0.5, 96: 1.5})}), protocol=3
+    ),
+}
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Any:
+    """Write bytes to a file, or pickle a value there, and read it as a table."""
+
+    def _read(kind: str, content: object, **options: Any) -> ForeignTable:
+        path = tmp_path / "foreign"
+        path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
+        return read_foreign_table(path, kind, **options)
+
+    return _read
+
+
+# Every format
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_table_of_the_format_is_read(kind: str, read: Any) -> None:
+    table = read(kind, SAMPLES[kind])
+    assert table.entries
+    assert table.duplicates == 0
+    assert table.defects == ()
+    in_seconds, in_ms = (read(kind, SAMPLES[kind], unit=unit) for unit in ("s", "ms"))
+    assert table in (in_seconds, in_ms)
+    assert in_seconds.base_ms == pytest.approx(1000 * in_ms.base_ms)
+    for slow, fast in zip(in_seconds.entries, in_ms.entries, strict=True):
+        assert slow.latency_ms == pytest.approx(1000 * fast.latency_ms)
+
+
+@pytest.mark.parametrize(("kind", "other"), list(permutations(KINDS, 2)))
+def test_a_table_of_another_format_is_refused_in_one_line(kind: str, other: str, read: Any) -> None:
+    with pytest.raises(InvalidFileError, match=f"in format {kind}: .*; expected the") as error:
+        read(kind, SAMPLES[other])
+    assert "\n" not in error.value.message
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "raw", [b"", b"\0", b"no table", b"{}", b"[]", b"null", b"a: b", b"\x80\x04N.", b"\x80\x04}."]
+)
+def test_what_is_no_table_is_refused(kind: str, raw: bytes, read: Any) -> None:
+    with pytest.raises(InvalidFileError, match="expected"):
+        read(kind, raw)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_truncated_file_is_refused_or_shorter(kind: str, read: Any) -> None:
+    """YAML that is cut may still be YAML; the others have an end that would be missing."""
+    whole = SAMPLES[kind]
+    keys = [entry.key for entry in read(kind, whole).entries]
+    for length in range(0, len(whole), max(1, len(whole) // 200)):
+        try:
+            table = read(kind, whole[:length])
+        except InvalidFileError:
+            continue
+        assert kind == "ofa"
+        assert [entry.key for entry in table.entries] == keys[: len(table.entries)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(raw=st.binary(max_size=200))
+def test_no_bytes_raise_anything_but_a_refusal(
+    kind: str, raw: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    _read_or_refuse(kind, raw, tmp_path_factory)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data())
+def test_no_damage_raises_anything_but_a_refusal(
+    kind: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    whole = SAMPLES[kind]
+    start = data.draw(st.integers(0, len(whole)))
+    end = data.draw(st.integers(start, min(len(whole), start + 20)))
+    raw = whole[:start] + data.draw(st.binary(max_size=20)) + whole[end:]
+    _read_or_refuse(kind, raw, tmp_path_factory)
+
+
+def _read_or_refuse(kind: str, raw: bytes, factory: pytest.TempPathFactory) -> None:
+    path = factory.getbasetemp() / f"damaged-{kind}"
+    path.write_bytes(raw)
+    with contextlib.suppress(InvalidFileError):
+        assert read_foreign_table(path, kind).entries
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_file_and_too_large_a_file_are_refused(kind: str, tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(InvalidFileError, match="no file at"):
+            read_foreign_table(path, kind)
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+    with pytest.raises(InvalidFileError, match="too large"):
+        read_foreign_table(large, kind)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with pytest.raises(InvalidFileError, match="no file at"):
+        read_foreign_table(fifo, kind)
+
+
+def test_an_unknown_format_lists_the_choices(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'tfnas'"):
+        read_foreign_table(tmp_path, "tf-nas")
+
+
+# TF-NAS
+
+
+@pytest.mark.parametrize(
+    ("device", "negative", "base_ms"), [("gpu", 88, 1.985808), ("cpu", 84, 9.356470)]
+)
+def test_the_published_tables_of_tfnas_price_the_whole_space(
+    device: str, negative: int, base_ms: float, reference: Path
+) -> None:
+    table = read_foreign_table(reference / "tfnas" / f"latency_{device}.pkl", "tfnas")
+    assert len(table.entries) == 36_480
+    assert table.not_positive == negative
+    assert (table.not_finite, table.unmapped, table.duplicates) == (0, 0, 0)
+    assert table.base_ms == pytest.approx(base_ms, abs=1e-6)
+    assert table.space == SpaceLabel("tfnas", 224, 1000)
+    priced = {entry.spec for entry in table.entries}
+    for layer in (layer for stage in make_space("tfnas").stages for layer in stage):
+        for op in layer.ops:
+            assert all(layer.block(Choice(op, width)) in priced for width in layer.widths(op))
+
+
+@pytest.mark.parametrize(
+    ("device", "column"), [("gpu", "titan_rtx_b32_ms"), ("cpu", "xeon_gold_6130_b1_ms")]
+)
+def test_prices_of_tfnas_networks_add_up_to_the_published_ones(
+    device: str, column: str, reference: Path
+) -> None:
+    table = read_foreign_table(reference / "tfnas" / f"latency_{device}.pkl", "tfnas")
+    price_ms = {entry.spec: entry.latency_ms for entry in table.entries}
+    space = make_space("tfnas")
+    for sample in json.loads((reference / "tfnas" / "cost_samples.json").read_text()):
+        architecture = parse_architecture(json.dumps(sample["architecture"]), source="sample")
+        searched = space.lower(architecture)[len(space.stem) : -len(space.tail)]
+        total_ms = table.base_ms + sum(price_ms[spec] for spec in searched)
+        assert total_ms == pytest.approx(sample[column])
+
+
+def test_defects_of_tfnas_are_counted_and_their_entries_kept(read: Any) -> None:
+    widths = {1: -0.1, 2: 0.0, 3: float("nan"), 4: float("inf"), 96: 1.5}
+    foreign = "MBInvertedResBlock_56_24_48_40_k5_s2_gelu"
+    table = read("tfnas", {"base": 2.0, TFNAS_KEY: widths, foreign: {0: 1.0, 8: 1}})
+    assert [entry.width for entry in table.entries] == [1, 2, 3, 4, 96, 0, 8]
+    assert (table.not_positive, table.not_finite, table.unmapped) == (2, 2, 2)
+    assert table.entries[4].spec == TFNAS_BLOCK
+    assert table.entries[5].spec is None
+
+
+def test_a_tfnas_block_as_wide_as_its_input_has_no_expansion(read: Any) -> None:
+    entries = read("tfnas", {TFNAS_KEY: {23: 1.0, 24: 1.0, 25: 1.0}}).entries
+    assert [entry.spec.expand for entry in entries] == [True, False, True]
+
+
+def test_repeated_keys_are_counted_and_the_last_stands(read: Any) -> None:
+    """No dict can be pickled so, but files can be written so."""
+    raw = io.BytesIO()
+    raw.write(b"\x80\x02}(")
+    for value in (1.0, 2.0):
+        raw.write(pickle.dumps(TFNAS_KEY, 2)[2:-1] + b"}(")
+        for width in (95, 96, 96):
+            raw.write(pickle.dumps(width, 2)[2:-1] + pickle.dumps(value, 2)[2:-1])
+        raw.write(b"u" + pickle.dumps("base", 2)[2:-1] + pickle.dumps(value, 2)[2:-1])
+    raw.write(b"u.")
+    table = read("tfnas", raw.getvalue())
+    assert [(e.width, e.latency_ms) for e in table.entries] == [(95, 2.0), (96, 2.0)]
+    assert (table.base_ms, table.duplicates) == (2.0, 5)
+
+
+@pytest.mark.parametrize("base", [{}, {"base": -2.0}, {"base": float("nan")}])
+def test_a_base_that_cannot_be_is_a_defect(base: dict[str, float], read: Any) -> None:
+    table = read("tfnas", base | {TFNAS_KEY: {96: 1.5}})
+    assert table.base_ms == 0
+    assert "base" in table.defects[0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [TFNAS_KEY, 1.0],
+        {TFNAS_KEY: 1.0},
+        {TFNAS_KEY: {96: "1.5"}},
+        {TFNAS_KEY: {96: True}},
+        {TFNAS_KEY: {96: {1: 2}}},
+        {TFNAS_KEY: {"96": 1.5}},
+        {TFNAS_KEY: {2**70: 1.5}},
+        {TFNAS_KEY: {}},
+        {TFNAS_KEY: {96: 1.5}, 7: 2.0},
+        {"base": 2.0},
+    ],
+)
+def test_a_pickle_of_another_structure_is_refused(content: object, read: Any) -> None:
+    with pytest.raises(InvalidFileError, match="in format tfnas"):
+        read("tfnas", content)
+
+
+# Pickles
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_plain_pickles_of_every_protocol_are_read(protocol: int) -> None:
+    value = {"a": [1, 2.5, (None, True, False), 2**80, -7], "b": OrderedDict(c={}, d=())}
+    assert read_pickle(pickle.dumps(value, protocol)) == _as_pairs(value)
+
+
+def test_a_pickle_of_python_2_is_read() -> None:
+    """As Python 2 wrote ``{'a': OrderedDict([('b', 1.5)])}``, protocol 2."""
+    pairs = b"]q\x04]q\x05(U\x01bq\x06G?\xf8\0\0\0\0\0\0ea\x85q\x07R"
+    raw = b"\x80\x02}q\x01U\x01aq\x02ccollections\nOrderedDict\nq\x03" + pairs + b"q\x08s."
+    assert pickle.loads(raw) == {"a": OrderedDict(b=1.5)}
+    assert read_pickle(raw) == _as_pairs({"a": {"b": 1.5}})
+
+
+def _as_pairs(value: object) -> object:
+    if isinstance(value, dict):
+        return Pairs((key, _as_pairs(item)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return [_as_pairs(item) for item in value]
+    return value
+
+
+class _Runs:
+    """Its pickle runs a command when it is loaded."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> object:
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("kind", ["tfnas"])
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_malicious_pickle_runs_nothing(
+    kind: str, protocol: int, tmp_path: Path, read: Any
+) -> None:
+    trace = tmp_path / "trace"
+    content = {TFNAS_KEY: {96: 1.5}, "base": _Runs(f"touch {trace}")}
+    raw = pickle.dumps(content, protocol)
+    with pytest.raises(InvalidFileError, match=r"would use 'posix\.system'"):
+        read(kind, raw)
+    assert not trace.exists()
+    pickle.loads(raw)
+    assert trace.exists(), "the attack itself must work, or this test shows nothing"
+
+
+SYSTEM = b"cos\nsystem\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"cbuiltins\neval\n(V1+1\ntR.", r"builtins\.eval"),
+        (b"\x80\x04\x8c\x08builtins\x8c\x04exec\x93.", r"builtins\.exec"),
+        (b"c__builtin__\nexecfile\n.", r"__builtin__\.execfile"),
+        (b"ccollections\nOrderedDict.fromkeys\n.", r"OrderedDict\.fromkeys"),
+        (b"ccollections\nOrderedDict\n)\x81}b.", "opcode NEWOBJ"),
+        (b"(V1\nios\nsystem\n.", "opcode INST"),
+        (b"(" + SYSTEM + b"V1\no.", r"os\.system"),
+        (b"ccollections\nOrderedDict\n)R}b.", "opcode BUILD"),
+        (b"Vid\nQ.", "opcode BINPERSID"),
+        (b"Pid\n.", "opcode PERSID"),
+        (b"\x82\x01.", "opcode EXT1"),
+        (b"cnumpy.core.multiarray\nscalar\n.", r"numpy\.core\.multiarray\.scalar"),
+        (b"V1\n)R.", "would call '1'"),
+        (b"\x80\x04C\x01a.", "opcode SHORT_BINBYTES"),
+        (b"\x80\x05\x97.", "opcode NEXT_BUFFER"),
+        (b"}2.", "opcode DUP"),
+        (b"}q\x00h\x00.", "in several places"),
+        (b"\x80\x02}q\x00(V1\nh\x00u.", "in several places"),
+        pytest.param(b"N" * 2_100_000, "too large", id="long"),
+        pytest.param(b"]" * 200_000 + b"a" * 199_999 + b".", "holds a list", id="deep list"),
+        pytest.param(b"}]" + b"\x85" * 200_000 + b"Ns.", "none of its keys", id="deep tuple key"),
+        (b"\x80\x02}r\xff\xff\xff\xff.", "none of its keys"),
+        (b"\x80\x04\x96\xff\xff\xff\xff\xff\xff\xff\x7f.", "damaged"),
+        (b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\x7f.", "damaged"),
+        (b"\x80\x02\x8b\xff\xff\xff\x7f.", "damaged"),
+        (b"S'\\d'\n.", r"holds '\\\\d'"),
+        (b"ccollections\nOrderedDict\nV1\nR.", "damaged"),
+        (b"ccollections\nOrderedDict\n.", "holds a"),
+        (b"}V1\ns.", "damaged"),
+        (b"}(V1\nu.", "damaged"),
+        (b"(dV1\na.", "damaged"),
+        (b"V1\n(u.", "damaged"),
+        (b".", "damaged"),
+        (b"e.", "damaged"),
+        (b"g9\n.", "damaged"),
+        (b"N", "damaged"),
+    ],
+)
+def test_a_pickle_that_is_more_than_data_is_refused(raw: bytes, reason: str, read: Any) -> None:
+    """Says what it would have built; bombs neither fill the memory nor end the process."""
+    with pytest.raises(InvalidFileError, match=reason) as error:
+        read("tfnas", raw)
+    assert len(error.value.message.splitlines()) == 1
