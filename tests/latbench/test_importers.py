@@ -8,7 +8,7 @@ import json
 import os
 import pickle
 from collections import OrderedDict
-from itertools import permutations
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,30 @@ KINDS = list(IMPORTERS)
 
 TFNAS_KEY = "MBInvertedResBlock_56_24_48_40_k5_s2_swish"
 TFNAS_BLOCK = InvertedResidual(24, 40, 96, 5, 2, "swish", 56, se_channels=48)
+
+
+def hardcore_content() -> dict[str, float]:
+    """What HardCoRe-NAS pickles for its space: all keys, a made-up latency in seconds."""
+    channels, strides, sizes = (16, 24, 40, 80, 112, 192), (2, 2, 2, 1, 2), (112, 56, 28, 14, 14)
+    layers = []
+    for ins, outs, stride, size in zip(channels, channels[1:], strides, sizes, strict=False):
+        act = 1 if outs <= 40 else 0
+        layers += [(ins, outs, stride, size, act), (outs, outs, 1, size // stride, act)]
+    content = {
+        f"in_channels_{i}_out_channels_{o}_stride_{s}_resolution_{r}_er_{e}_k_{k}_se_{q}_act_{a}": (
+            1e-6 * i * e
+        )
+        for i, o, s, r, a in layers
+        for e, k, q in product((3, 4, 6), (3, 5), (0, 0.25))
+    }
+    return content | {"general": 0.004}
+
+
 SAMPLES = {
     "tfnas": pickle.dumps(
         OrderedDict(base=2.0, **{TFNAS_KEY: OrderedDict({95: -0.5, 96: 1.5})}), protocol=3
     ),
+    "hardcore": pickle.dumps(hardcore_content(), protocol=4),
 }
 
 
@@ -236,6 +256,45 @@ def test_a_pickle_of_another_structure_is_refused(content: object, read: Any) ->
         read("tfnas", content)
 
 
+# HardCoRe-NAS
+
+
+def test_hardcore_blocks_without_squeeze_excite_are_mapped(read: Any) -> None:
+    table = read("hardcore", SAMPLES["hardcore"])
+    assert len(table.entries) == 120
+    assert table.unmapped == 60
+    assert table.base_ms == pytest.approx(4.0)
+    assert table.space is None
+    for entry in table.entries:
+        assert entry.width is not None
+        assert entry.width % 8 == 0
+        assert (entry.spec is None) == ("se_0.25" in entry.key)
+    key = "in_channels_24_out_channels_40_stride_2_resolution_56_er_6_k_5_se_0_act_1"
+    entry = next(entry for entry in table.entries if entry.key == key)
+    assert entry.spec == InvertedResidual(24, 40, 144, 5, 2, "relu", 56)
+    assert entry.latency_ms == pytest.approx(0.144)
+
+
+def test_the_hardcore_sample_is_as_large_as_tables_made_with_the_published_code() -> None:
+    """Both tables in thanquannguyen/HardCoReNAS_pi have 10,499 bytes, as their LFS pointers say."""
+    assert len(SAMPLES["hardcore"]) == 10_499
+
+
+@pytest.mark.parametrize(("er", "width"), [("2", 48), ("2.5", 64), ("3", 72), ("0.4", 16)])
+def test_hardcore_widths_are_rounded_as_the_network_does(er: str, width: int, read: Any) -> None:
+    key = f"in_channels_24_out_channels_24_stride_1_resolution_56_er_{er}_k_3_se_0.25_act_0"
+    table = read("hardcore", {key: 0.001, "general": 0.001, "another": -1.0})
+    assert [entry.width for entry in table.entries] == [width, None]
+    assert (table.unmapped, table.not_positive) == (2, 1)
+
+
+def test_keys_that_mean_one_block_are_duplicates(read: Any) -> None:
+    key = "in_channels_24_out_channels_24_stride_1_resolution_56_er_{}_k_3_se_0_act_0"
+    table = read("hardcore", {key.format("3"): 0.001, key.format("3.0"): 0.002, "general": 0.001})
+    assert [entry.latency_ms for entry in table.entries] == [2.0]
+    assert table.duplicates == 1
+
+
 # Pickles
 
 
@@ -271,7 +330,7 @@ class _Runs:
         return os.system, (self.command,)
 
 
-@pytest.mark.parametrize("kind", ["tfnas"])
+@pytest.mark.parametrize("kind", ["tfnas", "hardcore"])
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_malicious_pickle_runs_nothing(
     kind: str, protocol: int, tmp_path: Path, read: Any
