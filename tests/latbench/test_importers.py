@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latbench.blocks import InvertedResidual
+from latbench.blocks import Classifier, ConvBlock, InvertedResidual, output_shape
 from latbench.errors import InvalidFileError, UnknownNameError
 from latbench.tables import SpaceLabel
 from latbench.tables.importers import IMPORTERS, MAX_FILE_BYTES, ForeignTable, read_foreign_table
@@ -29,6 +29,30 @@ KINDS = list(IMPORTERS)
 
 TFNAS_KEY = "MBInvertedResBlock_56_24_48_40_k5_s2_swish"
 TFNAS_BLOCK = InvertedResidual(24, 40, 96, 5, 2, "swish", 56, se_channels=48)
+PROXYLESS = """\
+Conv-input:224x224x3-output:112x112x32: {count: 9, mean: 4.4, var: 0.1}
+Conv_1-input:7x7x320-output:7x7x1280: {count: 9, mean: 6.3}
+Logits-input:7x7x1280-output:1000: {count: 9, mean: 0.9}
+expanded_conv-input:112x112x32-output:112x112x16-expand:1-kernel:3-stride:1-idskip:0:
+  count: 9
+  mean: 4.0
+expanded_conv-input:14x14x80-output:14x14x80-expand:3-kernel:7-stride:1-idskip:1:
+  count: 9
+  mean: 2.5
+"""
+MOBILENET_V3 = """\
+AvgPool2D-input:5x5x1152-output:1x1x1152: {count: 9, mean: 0.01, std: 0.001}
+Conv-input:160x160x3-output:80x80x24: {count: 9, mean: 0.5}
+Conv_1-input:5x5x192-output:5x5x1152: {count: 9, mean: 0.4}
+Conv_2-input:1x1x1152-output:1x1x1536: {count: 9, mean: 0.7}
+Logits-input:1x1x1536-output:1000: {count: 9, mean: 0.6}
+expanded_conv-input:80x80x24-output:80x80x24-expand:24-kernel:3-stride:1-idskip:1-se:0-hs:0:
+  mean: 0.8
+expanded_conv-input:20x20x48-output:10x10x96-expand:144-kernel:5-stride:2-idskip:0-se:0-hs:1:
+  mean: 0.43
+expanded_conv-input:5x5x192-output:5x5x192-expand:576-kernel:3-stride:1-idskip:1-se:1-hs:1:
+  mean: 0.62
+"""
 
 
 def hardcore_content() -> dict[str, float]:
@@ -52,6 +76,7 @@ SAMPLES = {
     "tfnas": pickle.dumps(
         OrderedDict(base=2.0, **{TFNAS_KEY: OrderedDict({95: -0.5, 96: 1.5})}), protocol=3
     ),
+    "ofa": PROXYLESS.encode(),
     "hardcore": pickle.dumps(hardcore_content(), protocol=4),
 }
 
@@ -293,6 +318,94 @@ def test_keys_that_mean_one_block_are_duplicates(read: Any) -> None:
     table = read("hardcore", {key.format("3"): 0.001, key.format("3.0"): 0.002, "general": 0.001})
     assert [entry.latency_ms for entry in table.entries] == [2.0]
     assert table.duplicates == 1
+
+
+# Once-for-All and ProxylessNAS
+
+
+def test_proxyless_blocks_expand_by_a_ratio_and_have_relu6(read: Any) -> None:
+    table = read("ofa", PROXYLESS.encode())
+    assert [entry.spec for entry in table.entries] == [
+        ConvBlock(3, 32, 3, 2, "relu6", 224),
+        ConvBlock(320, 1280, 1, 1, "relu6", 7),
+        Classifier(1280, 1000, 7),
+        InvertedResidual(32, 16, 32, 3, 1, "relu6", 112, expand=False),
+        InvertedResidual(80, 80, 240, 7, 1, "relu6", 14),
+    ]
+    assert [entry.width for entry in table.entries] == [None, None, None, 32, 240]
+    assert [entry.latency_ms for entry in table.entries] == [4.4, 6.3, 0.9, 4.0, 2.5]
+    assert (table.base_ms, table.space) == (0, None)
+
+
+def test_once_for_all_blocks_name_their_width_and_activation(read: Any) -> None:
+    table = read("ofa", MOBILENET_V3.encode())
+    pool, stem, last, mix, logits, first, plain, excited = table.entries
+    assert stem.spec == ConvBlock(3, 24, 3, 2, "hswish", 160)
+    assert last.spec == ConvBlock(192, 1152, 1, 1, "hswish", 5)
+    assert first.spec == InvertedResidual(24, 24, 24, 3, 1, "relu", 80, expand=False)
+    assert plain.spec == InvertedResidual(48, 96, 144, 5, 2, "hswish", 20)
+    assert {e.spec for e in (pool, mix, logits, excited)} == {None}
+    assert (excited.width, table.unmapped) == (576, 4)
+
+
+@pytest.mark.parametrize("text", [PROXYLESS, MOBILENET_V3])
+def test_blocks_of_ofa_keys_produce_the_shape_of_the_key(text: str, read: Any) -> None:
+    for entry in read("ofa", text.encode()).entries:
+        if entry.spec is not None and "Logits" not in entry.key:
+            channels, *size = output_shape(entry.spec)
+            assert f"-output:{size[0]}x{size[1]}x{channels}" in entry.key
+
+
+def test_the_same_table_as_json_is_read(read: Any) -> None:
+    key = "expanded_conv-input:14x14x80-output:14x14x80-expand:3-kernel:7-stride:1-idskip:1"
+    as_json = json.dumps({key: {"count": 9, "mean": 2.5, "std": 1e-05}}).encode()
+    assert read("ofa", as_json).entries == read("ofa", PROXYLESS.encode()).entries[-1:]
+
+
+def test_defects_of_ofa_are_counted(read: Any) -> None:
+    line = "expanded_conv-input:14x14x80-output:{}-expand:3-kernel:7-stride:1-idskip:{}: {}"
+    lines = [
+        line.format("14x14x80", 1, "{mean: -1e-05}"),
+        line.format("14x14x80", 1, "{mean: .nan}"),  # again: the last stands
+        line.format("14x14x80", 0, "{mean: 1.0}"),  # a residual that the key denies
+        line.format("7x7x96", 0, "{mean: 0}"),  # a size that stride 1 does not produce
+        "Sigmoid-input:7x7x96: {mean: 1.0, mean: 2.0}",
+    ]
+    table = read("ofa", "\n".join(lines).encode())
+    assert (len(table.entries), table.duplicates, table.unmapped) == (4, 2, 3)
+    assert (table.not_finite, table.not_positive) == (1, 1)
+    assert table.entries[-1].latency_ms == 2.0
+
+
+def test_stems_beside_blocks_of_both_kinds_stay_unmapped(read: Any) -> None:
+    table = read("ofa", (PROXYLESS + MOBILENET_V3).encode())
+    assert {e.spec for e in table.entries if not e.key.startswith("expanded")} == {None}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: &a {mean: 1}\nb: *a", "anchors"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "anchors"),
+        ("a: !!python/object/apply:os.system [exit]", "tag"),
+        ("a: {mean: !!float 1}", "tag"),
+        ("a: {mean: {b: 1}}", "nested"),
+        ("a: [1, 2]", "nested"),
+        ("? [a]\n: 1", "nested"),
+        ("- a", "no YAML mapping"),
+        ("a: {mean: 1}\n---\nb: {mean: 1}", "more than one"),
+        ("a: {mean: 1", "truncated"),
+        ('"\\UFFFFFFFF": 1', "no YAML"),
+        (PROXYLESS + "b: {count: 1}", "without a mean"),
+        (PROXYLESS + "b: {mean: fast}", "where a latency should be"),
+        (PROXYLESS + "b: 1.0", "without a mean"),
+        pytest.param("[" * 100_000, "no YAML mapping", id="deep lists"),
+        pytest.param("{" * 100_000, "nested", id="deep mappings"),
+    ],
+)
+def test_yaml_that_is_more_than_a_table_is_refused(text: str, reason: str, read: Any) -> None:
+    with pytest.raises(InvalidFileError, match=reason):
+        read("ofa", text.encode())
 
 
 # Pickles

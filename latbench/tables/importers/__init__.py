@@ -22,6 +22,7 @@ IMPORTERS: Registry[Importer] = Registry(
     "table format",
     {
         "tfnas": "latbench.tables.importers.tfnas:IMPORTER",
+        "ofa": "latbench.tables.importers.ofa:IMPORTER",
         "hardcore": "latbench.tables.importers.hardcore:IMPORTER",
     },
 )
@@ -36,7 +37,7 @@ def read_foreign_table(path: Path, kind: str, *, unit: Unit | None = None) -> Fo
         path: The file.
         kind: Its format, a name in ``IMPORTERS``.
         unit: Unit of the file's latencies; None for the one in which the format's own tools
-            write: ms for ``tfnas``, s for ``hardcore``.
+            write: ms for ``tfnas`` and ``ofa``, s for ``hardcore``.
 
     Raises:
         UnknownNameError: No such format.
