@@ -77,6 +77,9 @@ SAMPLES = {
         OrderedDict(base=2.0, **{TFNAS_KEY: OrderedDict({95: -0.5, 96: 1.5})}), protocol=3
     ),
     "ofa": PROXYLESS.encode(),
+    "osnaslib": json.dumps(
+        {"flops": [[1.0, 0.0]], "latency": [[0.001, 0.0], [0.002, 1e-6]], "base_latency": 0.003}
+    ).encode(),
     "hardcore": pickle.dumps(hardcore_content(), protocol=4),
 }
 
@@ -406,6 +409,54 @@ def test_stems_beside_blocks_of_both_kinds_stay_unmapped(read: Any) -> None:
 def test_yaml_that_is_more_than_a_table_is_refused(text: str, reason: str, read: Any) -> None:
     with pytest.raises(InvalidFileError, match=reason):
         read("ofa", text.encode())
+
+
+# OSNASLib
+
+
+def test_osnaslib_entries_are_known_by_their_place_and_unmapped(read: Any) -> None:
+    table = read("osnaslib", SAMPLES["osnaslib"])
+    assert [entry.key for entry in table.entries] == [
+        f"latency[{layer}][{candidate}]" for layer in (0, 1) for candidate in (0, 1)
+    ]
+    assert [e.latency_ms for e in table.entries] == pytest.approx([1.0, 0.0, 2.0, 0.001])
+    assert (table.base_ms, table.unmapped, table.not_positive) == (3.0, 4, 1)
+    assert {(entry.width, entry.spec) for entry in table.entries} == {(None, None)}
+
+
+def test_the_first_osnaslib_tables_had_no_base(read: Any) -> None:
+    table = read("osnaslib", b'{"latency": [[NaN, -Infinity, -1, 1e400, 5]]}')
+    assert table.base_ms == 0
+    assert "missing" in table.defects[0]
+    assert (table.not_finite, table.not_positive) == (3, 1)
+
+
+def test_repeated_osnaslib_rows_are_counted(read: Any) -> None:
+    table = read("osnaslib", b'{"latency": [[1, 2]], "base_latency": 1, "latency": [[3, 4]]}')
+    assert [entry.latency_ms for entry in table.entries] == [3000.0, 4000.0]
+    assert table.duplicates == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"flops": [[1.0]], "base_flops": 1.0}',
+        '{"latency": 1.0}',
+        '{"latency": [1.0]}',
+        '{"latency": {"0": [1.0]}}',
+        '{"latency": [[null]]}',
+        '{"latency": [["1.0"]]}',
+        '{"latency": [[true]]}',
+        '{"latency": [[]]}',
+        '{"latency": [[1.0]], "base_latency": "?"}',
+        pytest.param('{"latency": [[' + "1," * 600_000 + "1]]}", id="too many entries"),
+        pytest.param('{"latency": ' + "[" * 100_000, id="deep lists"),
+        pytest.param('{"latency": [[' + "9" * 100_000 + "]]}", id="long number"),
+    ],
+)
+def test_json_of_something_else_is_refused(text: str, read: Any) -> None:
+    with pytest.raises(InvalidFileError, match="in format osnaslib"):
+        read("osnaslib", text.encode())
 
 
 # Pickles

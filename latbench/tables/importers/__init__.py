@@ -23,6 +23,7 @@ IMPORTERS: Registry[Importer] = Registry(
     {
         "tfnas": "latbench.tables.importers.tfnas:IMPORTER",
         "ofa": "latbench.tables.importers.ofa:IMPORTER",
+        "osnaslib": "latbench.tables.importers.osnaslib:IMPORTER",
         "hardcore": "latbench.tables.importers.hardcore:IMPORTER",
     },
 )
@@ -37,7 +38,7 @@ def read_foreign_table(path: Path, kind: str, *, unit: Unit | None = None) -> Fo
         path: The file.
         kind: Its format, a name in ``IMPORTERS``.
         unit: Unit of the file's latencies; None for the one in which the format's own tools
-            write: ms for ``tfnas`` and ``ofa``, s for ``hardcore``.
+            write: ms for ``tfnas`` and ``ofa``, s for ``osnaslib`` and ``hardcore``.
 
     Raises:
         UnknownNameError: No such format.
