@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
@@ -31,7 +31,7 @@ from latbench.units import format_ms, parse_duration_s, parse_latency_ms
 
 if TYPE_CHECKING:
     from latbench.registry import Registry
-    from latbench.tables import LatencyTable
+    from latbench.tables import LatencyTable, TableCheck
     from nas.data.images import ImageData
     from nas.priced import PricedSpace
     from nas.searchers import Searcher
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 EXIT_FAILED_CHECK = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # what shells report of a program ended by Ctrl-C
+CALIBRATION_STREAM = (
+    2  # keeps its networks apart from those that `verify` draws under the same seed
+)
 
 
 class _Group(click.Group):
@@ -106,13 +109,14 @@ def _named(what: str, *choices: str) -> _Named:
     return _Named(what, lambda: list(choices))
 
 
-widths_option = click.option(
-    "--widths",
-    type=_named("widths", "any", "efficient"),
-    default="any",
-    show_default=True,
-    help="Every priced width, or only those that no wider one beats in latency.",
-)
+def _widths_option(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(
+        "--widths",
+        type=_named("widths", "any", "efficient"),
+        default=default,
+        show_default=True,
+        help="Every priced width, or only those that no wider one matches in latency.",
+    )
 
 
 data_option = click.option(
@@ -325,22 +329,70 @@ def table_check(path: Path, as_json: bool) -> None:
 
     opened = LatencyTable.open(path)
     now = None
-    if PROFILERS[opened.device.runtime].unavailable(opened.device) is None:
+    if (
+        opened.origin is None
+        and PROFILERS[opened.device.runtime].unavailable(opened.device) is None
+    ):
         now = current_environment(make_profiler(opened.device).versions())
     found = opened.check(now)
-    result = {
+    _emit(
+        _check_result(found),
+        as_json=as_json,
+        render=lambda: show_check(found, imported=opened.origin is not None),
+    )
+    if not found.passed:
+        sys.exit(EXIT_FAILED_CHECK)
+
+
+def _check_result(found: TableCheck) -> dict[str, Any]:
+    return {
         "entries": found.entries,
         "negative": len(found.negative),
         "noisy": len(found.noisy),
-        "unmapped": 0,
+        "unmapped": found.unmapped,
+        "not_finite": found.not_finite,
+        "duplicates": found.duplicates,
         "unpriced": found.unpriced,
         "stale": list(found.stale),
         "passed": found.passed,
     }
 
-    _emit(result, as_json=as_json, render=lambda: show_check(found))
-    if not found.passed:
-        sys.exit(EXIT_FAILED_CHECK)
+
+@table.command("import")
+@click.argument("file", type=FILE)
+@click.option("--format", "kind", required=True, help="tfnas, ofa, osnaslib or hardcore.")
+@click.option("--unit", type=_named("unit", "ms", "s"), help="Of the file; else its format's own.")
+@click.option("--device", required=True, help="What to call the device, freely.")
+@click.option("-o", "--output", type=FILE, required=True)
+@as_json
+def table_import(
+    file: Path, kind: str, unit: Literal["ms", "s"] | None, device: str, output: Path, as_json: bool
+) -> None:
+    """Make a latency table of another program's; its defects are counted, not hidden."""
+    from latbench.report.results import show_check
+    from latbench.report.terminal import print_lines
+    from latbench.tables import LatencyTable, Origin
+    from latbench.tables.foreign import import_table
+    from latbench.tables.importers import read_foreign_table
+    from nas.spaces import make_space
+
+    foreign = read_foreign_table(file, kind, unit=unit)
+    label = foreign.space
+    included: tuple[Any, ...] = ()
+    if label is not None:
+        space = make_space(label.name, label.input_size, label.classes)
+        included = (*space.stem, *space.tail)
+    origin = Origin(
+        kind, file.name, foreign.duplicates, foreign.unmapped, foreign.not_finite, foreign.defects
+    )
+    import_table(foreign, output, origin=origin, device=device, included=included)
+    found = LatencyTable.open(output).check(None)
+
+    def render() -> None:
+        show_check(found, imported=True)
+        print_lines([*(f"defect: {d}" for d in origin.defects), f"wrote {output}"])
+
+    _emit(_check_result(found), as_json=as_json, render=render)
 
 
 @table.command("export")
@@ -413,6 +465,11 @@ def predict(architecture: Path, table_path: Path, as_json: bool) -> None:
             [
                 f"{format_ms(result.latency_ms)} for {_images(opened.device.batch_size)} on "
                 f"{opened.device.name}"
+                + (
+                    f"; 90 % interval {format_ms(result.low_ms)} to {format_ms(result.high_ms)}"
+                    if result.low_ms is not None and result.high_ms is not None
+                    else "; `latbench calibrate` adds an interval"
+                )
             ]
         ),
     )
@@ -422,7 +479,7 @@ def predict(architecture: Path, table_path: Path, as_json: bool) -> None:
 @click.argument("architectures", nargs=-1, type=FILE)
 @click.option("--random", "random_count", type=COUNT, help="Verify this many random networks.")
 @click.option("--seed", type=SEED, default=0, show_default=True)
-@widths_option
+@_widths_option("efficient")
 @click.option("--tolerance", type=click.FloatRange(min=0), default=0.05, show_default=True)
 @table_option
 @as_json
@@ -489,6 +546,8 @@ def verify(
         "mape_drift_corrected": result.mape_drift_corrected,
         "max_error_drift_corrected": result.max_error_drift_corrected,
         "coverage": result.coverage,
+        "interval_width": result.interval_width,
+        "spread": result.spread,
         "floor": result.floor,
         "passed": passed,
     }
@@ -503,11 +562,48 @@ def verify(
 
 
 @latbench.command()
+@click.argument("table_path", metavar="TABLE", type=FILE)
+@click.option("--networks", type=COUNT, default=24, show_default=True, help="Networks to add.")
+@click.option("--seed", type=SEED, default=0, show_default=True)
+@_widths_option("efficient")
+@as_json
+def calibrate(table_path: Path, networks: int, seed: int, widths: str, as_json: bool) -> None:
+    """Measure more whole networks and fit the prices of TABLE on them too."""
+    import numpy as np
+
+    from latbench.profilers import make_profiler
+    from latbench.report.results import show_calibration
+    from latbench.report.terminal import progress_bar
+    from latbench.verification import calibrate as run_calibrate
+
+    opened = _open_table(table_path)
+    profiler = make_profiler(opened.device)
+    priced = _priced_space(opened, widths)
+    rng = np.random.default_rng([seed, CALIBRATION_STREAM])
+    drawn = [priced.space.lower(priced.space.random(rng, priced.widths)) for _ in range(networks)]
+    with progress_bar("calibrating") as progress:
+        stored = run_calibrate(profiler, opened, drawn, progress=progress)
+    result = {
+        "networks": stored.price.networks,
+        "loo_error": stored.price.loo_error,
+        "max_loo_error": max(map(abs, stored.price.left_out_errors)),
+        "loo_error_before": opened.price_model.loo_error,
+        "interval_half_width": stored.price.half_width(),
+        "floor": stored.floor,
+    }
+    _emit(
+        result,
+        as_json=as_json,
+        render=lambda: show_calibration(stored, before=opened.price_model, path=table_path),
+    )
+
+
+@latbench.command()
 @click.argument("architecture", type=FILE)
 @table_option
 @click.option("--target", type=LATENCY, required=True, help="Such as 15ms.")
 @click.option("--method", type=_named("method", "exact", "greedy"), default="exact")
-@widths_option
+@_widths_option("any")
 @click.option("-o", "--output", type=FILE, help="Where the fitted architecture goes.")
 @as_json
 def fit(
@@ -564,7 +660,7 @@ def fit(
 @click.option(
     "--target", "targets", type=LATENCY, multiple=True, required=True, help="Once a budget."
 )
-@click.option("--widths", type=_named("widths", "any", "efficient"), default="efficient")
+@_widths_option("efficient")
 @data_option
 @data_dir_option
 @click.option("--images", type=COUNT, help="Search on this many training images.")

@@ -84,3 +84,8 @@ def graph_cost(graph: Graph) -> Cost:
             params = 2 * layer.channels
         total += Cost(conv_macs, linear_macs, params, activation_bytes)
     return total
+
+
+def weight_bytes(network: Iterable[BlockSpec]) -> int:
+    """fp32 bytes of a network's weights."""
+    return network_cost(network).params * BYTES_PER_FLOAT

@@ -18,6 +18,8 @@ Fraction = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=10_000)]
 
 _PACKAGE = "device_profiles"
+IMPORTED = "imported"
+"""The runtime of tables that were measured by another program: nothing runs on it."""
 
 
 class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -73,6 +73,21 @@ def current_environment(runtime_versions: Mapping[str, str]) -> Environment:
     )
 
 
+def unknown_environment(machine: str) -> Environment:
+    """What is known of a machine that somebody else measured on: its name."""
+    return Environment(
+        cpu=machine,
+        cores=0,
+        governor=None,
+        clock_mhz=None,
+        l2_bytes=0,
+        memory_mib=0,
+        system="unknown",
+        versions={},
+        taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
 def l2_bytes() -> int:
     """Size of the L2 cache of processor 0 in bytes; 1 MiB where the system does not say."""
     for index in sorted(_CPU.glob("cache/index*")):

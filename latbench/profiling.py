@@ -1,29 +1,35 @@
 """Profiling: fill a latency table, or go on filling it.
 
-All blocks and the calibration networks are visited in the same shuffled passes until the
-estimates have converged or the time is up. Every finished pass is committed; whatever ends a
-run, the same call goes on where it ended.
+First all widths of a stretch of a few blocks, to find the width classes of the runtime. Then
+knots of every block's curve over width, held-out widths to check the interpolation by, and the
+calibration networks, all visited in the same shuffled passes until the estimates have converged
+or the time is up; more knots join where the first ones disagree. Every finished pass is
+committed; whatever ends a run, the same call goes on where it ended.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Literal
 
-from latbench.blocks import BlockSpec, Network
-from latbench.cost import BYTES_PER_FLOAT, network_cost
-from latbench.device import SweepProtocol
+import numpy as np
+
+from latbench.blocks import BlockSpec, Network, block_width, with_width
+from latbench.cost import block_cost
 from latbench.environment import Environment, current_environment
 from latbench.errors import MismatchError
 from latbench.measure.lock import device_lock
-from latbench.measure.samples import Interval, Samples
+from latbench.measure.samples import Samples
 from latbench.measure.sweep import Target, block_target, network_target, sweep_pass
 from latbench.profilers import Profiler
-from latbench.tables import Estimate, SpaceLabel, StoredFit, TableStore
-from latbench.tables.pricing import NetworkSample, PriceModel, fit_price
+from latbench.tables import SpaceLabel, StoredFit, TableStore
+from latbench.tables.curves import Curves
+from latbench.tables.estimation import as_estimate, work_out
+from latbench.tables.widths import discover_alignment, first_knots, refined_knots
 
 Progress = Callable[[float, str], None]
 """Called now and then with the fraction done, 0 to 1, and a few words."""
@@ -32,13 +38,23 @@ Stopped = Literal["converged", "time limit", "pass limit", "interrupted"]
 
 _CHECK_EVERY = 5  # passes between looks at convergence, each of which takes about a second
 
+SCANNED_BLOCKS = 4  # whose widths are scanned for the runtime's classes
+SCANNED_WIDTHS = 64  # of each: two periods of the largest modulus
+SCAN_PASSES = 8  # enough for a class three times as slow, and for steps of some percent
+KNOTS_A_CLASS = 5  # of every curve, at first
+MEASURED_SHARE = 0.12  # of all widths, at most, before a time limit is thought of
+HELD_OUT_SHARE = 0.08  # of the knots: widths that only check the interpolation
+_REFINE_AFTER = (6, 12)  # passes over the knots, after which more knots may join
+_REFINE_TOLERANCE = 0.03  # disagreement of a knot with its neighbours that calls for more
+_SEED = 0
+
 
 @dataclass(frozen=True)
 class ProfileResult:
     """What a profiling run leaves.
 
     Attributes:
-        blocks: Blocks in the table.
+        blocks: Blocks with a price, every width counted.
         measured: Blocks with a price of their own measurement.
         interpolated: Blocks with a price between measured ones.
         noisy: Blocks whose interval is wider than the tolerance.
@@ -49,7 +65,8 @@ class ProfileResult:
         loo_error: Error of calibration networks left out of the fit.
         floor: Calibration networks against themselves, between two halves of the sweep.
         noisy_sweep: The floor exceeds the protocol's tolerance.
-        heldout_error: Error at widths held out of interpolation; None without interpolation.
+        heldout_error: Mean absolute error at widths held out of interpolation; None without them.
+        alignment: Width classes of the runtime, in words.
     """
 
     blocks: int
@@ -63,7 +80,8 @@ class ProfileResult:
     loo_error: float | None
     floor: float | None
     noisy_sweep: bool
-    heldout_error: float | None = None
+    heldout_error: float | None
+    alignment: str
 
 
 def profile(
@@ -86,8 +104,9 @@ def profile(
         profiler: Of the device.
         path: The table; made if there is none, and removed again if not one pass was finished.
         space: What the table is to be called a table of.
-        blocks: Blocks to price; those already in the table go on where they were.
-        networks: Calibration networks, whose blocks are all among ``blocks``.
+        blocks: Blocks to price. Of those that differ in width alone some are measured, the
+            others interpolated; what is already in the table goes on where it was.
+        networks: Networks to fit prices on, whose blocks are all among ``blocks``.
         time_limit_s: Wall time in s for this run.
         progress: Told what is going on.
 
@@ -101,21 +120,24 @@ def profile(
     with device_lock(profiler.profile.device):
         is_new = not path.exists()
         with _open_or_create(path, profiler, space) as store:
+            run = None
             try:
                 environment = current_environment(profiler.versions())
                 _require_same_machine(store, environment)
                 store.record_environment(environment)
-                store.add_targets(blocks, networks)
-                run = _Run(profiler, store, begin=begin, limit_s=time_limit_s, progress=progress)
-                stopped = run.measure()
-                if store.passes() == 0:
+                sweep = store.begin_sweep("profile", environment)
+                store.add_networks(networks, "profile")
+                run = _Run(profiler, store, sweep, begin, time_limit_s, progress)
+                stopped = run.measure(_Plan(store, blocks))
+                if not run.samples.hot_ms.keys() & store.networks("profile").keys():
                     raise KeyboardInterrupt
             except BaseException:
-                if is_new and store.passes() == 0:
+                if is_new and (run is None or store.passes(run.sweep) == 0):
                     path.unlink(missing_ok=True)
                 raise
             progress(1.0, "fitting prices")
-            return _result(store, run, stopped, seconds=monotonic() - begin)
+            fit = work_out(store, profiler.profile.sweep)
+            return _result(store, run, fit, stopped, seconds=monotonic() - begin)
 
 
 def _open_or_create(path: Path, profiler: Profiler, space: SpaceLabel) -> TableStore:
@@ -143,33 +165,139 @@ def _open_or_create(path: Path, profiler: Profiler, space: SpaceLabel) -> TableS
 def _require_same_machine(store: TableStore, now: Environment) -> None:
     """Visits of two machines, or of two versions of a runtime, are not pooled."""
     differences = now.differences(store.environment)
-    if differences and store.passes():
+    if differences and store.sweeps("profile", done=False):
         raise MismatchError(
             f"{store.path} was measured elsewhere ({'; '.join(differences)}), and visits are not "
             "pooled: choose another file"
         )
 
 
-def _result(store: TableStore, run: _Run, stopped: Stopped, *, seconds: float) -> ProfileResult:
-    floor, noisy_sweep, loo_error = _work_out(store, run.samples, run.protocol)
+def _result(
+    store: TableStore, run: _Run, fit: StoredFit, stopped: Stopped, *, seconds: float
+) -> ProfileResult:
     estimates = store.estimates()
-    block_ids = store.blocks()
-    timing = store.timing()
+    blocks = store.blocks()
+    alignment = store.alignment
+    knots = {
+        spec: estimates[id_] for id_, spec in store.blocks("block").items() if id_ in estimates
+    }
+    interpolated = sum(1 for _ in Curves(alignment, knots).between_specs()) if alignment else 0
+    measured = sum(id_ in estimates for id_ in blocks)
+    timing = store.timing(run.sweep)
     outside = timing["seconds"] - timing["open_s"] - timing["calls_s"]
-    measured = sum(id_ in estimates for id_ in block_ids)
+    held_out = sum(id_ in estimates for id_ in store.blocks("held-out"))
     return ProfileResult(
-        blocks=len(block_ids),
+        blocks=measured + interpolated - held_out,
         measured=measured,
-        interpolated=0,
-        noisy=sum(estimates[id_].noisy for id_ in block_ids if id_ in estimates),
-        passes=store.passes(),
+        interpolated=interpolated - held_out,
+        noisy=sum(estimates[id_].noisy for id_ in blocks if id_ in estimates),
+        passes=store.passes(run.sweep),
         seconds=seconds,
         stopped=stopped,
         overhead=outside / timing["seconds"],
-        loo_error=loo_error,
-        floor=floor,
-        noisy_sweep=noisy_sweep,
+        loo_error=fit.price.loo_error,
+        floor=fit.floor,
+        noisy_sweep=fit.noisy,
+        heldout_error=fit.held_out_error,
+        alignment=str(alignment) if alignment else "no elastic widths",
     )
+
+
+class _Plan:
+    """Which of the blocks are measured: a scan, then knots, then more knots.
+
+    Args:
+        store: Where blocks are registered as soon as they are to be measured.
+        blocks: All blocks that are to have a price.
+    """
+
+    def __init__(self, store: TableStore, blocks: Sequence[BlockSpec]) -> None:
+        self.store = store
+        grouped: dict[BlockSpec, list[int]] = defaultdict(list)
+        self.rigid: list[BlockSpec] = []
+        for spec in blocks:
+            width = block_width(spec)
+            if width is None:
+                self.rigid.append(spec)
+            else:
+                grouped[with_width(spec, 0)].append(width)
+        self.widths = {shape: sorted(found) for shape, found in grouped.items()}
+
+    def scan(self) -> list[BlockSpec]:
+        """The blocks whose widths tell the classes: stretches of some narrow curves.
+
+        A step of 16 channels is a large part of a narrow block and a small one of a wide one.
+        """
+        curves = sorted(
+            self.widths.items(),
+            key=lambda item: (len(item[1]) < SCANNED_WIDTHS, item[1][0], _macs(item[0], item[1])),
+        )
+        half = curves[: max(SCANNED_BLOCKS, len(curves) // 2)]
+        picked = np.unique(np.linspace(0, len(half) - 1, SCANNED_BLOCKS).round().astype(int))
+        return [
+            with_width(half[i][0], width)
+            for i in (picked if half else [])
+            for width in half[i][1][:SCANNED_WIDTHS]
+        ]
+
+    def add_knots(self, samples: Samples, quantile: float) -> None:
+        """Find the classes from the scan; register knots and held-out widths."""
+        scanned = self.store.blocks()
+        fastest = samples.intervals(scanned, quantile)
+        by_curve: dict[BlockSpec, dict[int, float]] = defaultdict(dict)
+        for id_, spec in scanned.items():
+            width = block_width(spec)
+            if width is not None and id_ in fastest:
+                by_curve[with_width(spec, 0)][width] = fastest[id_].estimate_ms
+        alignment = discover_alignment(list(by_curve.values()))
+        knots = [
+            with_width(shape, width)
+            for shape, widths in self.widths.items()
+            for width in first_knots(widths, alignment, count=KNOTS_A_CLASS)
+        ]
+        self.store.add_blocks([*self.rigid, *knots])
+        known = set(self.store.blocks().values())
+        free = [
+            with_width(shape, width)
+            for shape, widths in self.widths.items()
+            for width in widths
+            if with_width(shape, width) not in known
+        ]
+        count = min(len(free), round(HELD_OUT_SHARE * len(knots)))
+        drawn = np.random.default_rng(_SEED).choice(len(free), size=count, replace=False)
+        self.store.add_blocks([free[i] for i in drawn], "held-out")
+        self.store.record_alignment(alignment)
+
+    def refine(self, samples: Samples, quantile: float) -> bool:
+        """Register widths where knots disagree with their neighbours; whether there were any."""
+        alignment = self.store.alignment
+        blocks = self.store.blocks("block")
+        if alignment is None or not self.widths:
+            return False
+        hot = samples.intervals(blocks, quantile)
+        curves = Curves(
+            alignment,
+            {blocks[id_]: as_estimate(interval, None, visits=0) for id_, interval in hot.items()},
+        )
+        wanted = sorted(
+            (
+                (error, shape, width)
+                for shape, widths in self.widths.items()
+                if (curve := curves.curve(with_width(shape, widths[0]))) is not None
+                for error, width in refined_knots(
+                    widths, curve, alignment, tolerance=_REFINE_TOLERANCE
+                )
+            ),
+            key=lambda found: -found[0],
+        )
+        room = round(MEASURED_SHARE * sum(map(len, self.widths.values()))) - len(blocks)
+        more = [with_width(shape, width) for _, shape, width in wanted[: max(0, room)]]
+        self.store.add_blocks(more)
+        return bool(more)
+
+
+def _macs(shape: BlockSpec, widths: Sequence[int]) -> int:
+    return block_cost(with_width(shape, widths[0])).macs
 
 
 class _Run:
@@ -179,47 +307,80 @@ class _Run:
         self,
         profiler: Profiler,
         store: TableStore,
-        *,
+        sweep: int,
         begin: float,
         limit_s: float,
         progress: Progress,
     ) -> None:
-        protocol = profiler.profile.sweep
-        self.profiler, self.store, self.protocol = profiler, store, protocol
+        self.profiler, self.store, self.sweep = profiler, store, sweep
+        self.protocol = profiler.profile.sweep
         self.begin, self.limit_s, self.progress = begin, limit_s, progress
-        self.block_ids = list(store.blocks())
-        self.network_ids = list(store.networks())
-        blocks = [block_target(id_, (spec,), protocol) for id_, spec in store.blocks().items()]
-        visits = protocol.network_visits
-        self.targets: list[Target] = blocks + [
-            network_target(id_, network, protocol, visits=visits)
-            for id_, network in store.networks().items()
-        ]
         self.samples = Samples()
-        self.samples.add(store.visits())
+        self.samples.add(store.visits(sweep))
         self.pass_s = 0.0
-        self.passes_before = store.passes()
+        self.passes_before = store.passes(sweep)
+        self.network_ids = list(store.networks("profile"))
 
-    def measure(self) -> Stopped:
-        done_here = 0
+    def measure(self, plan: _Plan) -> Stopped:
+        """Scan, measure, refine, until there is a reason to stop."""
         try:
-            while True:
-                done = self.store.passes()
-                if done_here >= self.protocol.max_passes:
-                    return "pass limit"
-                if done_here and self._elapsed_s() + self.pass_s / 2 > self.limit_s:
-                    return "time limit"
-                if self._due(done) and self._converged():
-                    return "converged"
-                record = sweep_pass(
-                    self.profiler, self.targets, number=done, on_visit=self._visited
-                )
-                self.store.add_pass(record)
-                self.samples.add(record.visits)
-                self.pass_s = record.seconds
-                done_here += 1
+            if self.store.alignment is None:
+                self._scan(plan)
+            return self._passes(plan)
         except KeyboardInterrupt:
             return "interrupted"
+
+    def _scan(self, plan: _Plan) -> None:
+        self.store.add_blocks(plan.scan())
+        targets = self._block_targets()
+        while targets and self.store.passes(self.sweep) < SCAN_PASSES:
+            self._pass(targets, words="scanning widths")
+        plan.add_knots(self.samples, self.protocol.quantile)
+
+    def _passes(self, plan: _Plan) -> Stopped:
+        targets = self._targets()
+        done_here = 0
+        while True:
+            seen = self._network_passes()
+            if done_here >= self.protocol.max_passes:
+                return "pass limit"
+            if done_here and self._elapsed_s() + self.pass_s / 2 > self.limit_s:
+                return "time limit"
+            if seen in _REFINE_AFTER and plan.refine(self.samples, self.protocol.quantile):
+                targets = self._targets()
+            if self._due(seen) and self._converged():
+                return "converged"
+            self._pass(targets, words=f"pass {seen + 1}")
+            done_here += 1
+
+    def _pass(self, targets: Sequence[Target], *, words: str) -> None:
+        number = self.store.passes(self.sweep)
+
+        def visited(done: int, total: int) -> None:
+            if done % 16 == 0 or done == total:
+                self._tell(number, done / total, f"{words}, {done} of {total} visits")
+
+        record = sweep_pass(self.profiler, targets, number=number, on_visit=visited)
+        self.store.add_pass(self.sweep, record)
+        self.samples.add(record.visits)
+        self.pass_s = record.seconds
+
+    def _block_targets(self) -> list[Target]:
+        return [
+            block_target(id_, (spec,), self.protocol) for id_, spec in self.store.blocks().items()
+        ]
+
+    def _targets(self) -> list[Target]:
+        visits = self.protocol.network_visits
+        return self._block_targets() + [
+            network_target(id_, network, self.protocol, visits=visits)
+            for id_, network in self.store.networks("profile").items()
+        ]
+
+    def _network_passes(self) -> int:
+        """Passes so far in which the networks were visited."""
+        counts = [len(self.samples.hot_ms.get(id_, ())) for id_ in self.network_ids]
+        return min(counts) // self.protocol.network_visits if counts else 0
 
     def _due(self, done: int) -> bool:
         return done >= self.protocol.min_passes and done % _CHECK_EVERY == 0
@@ -228,88 +389,17 @@ class _Run:
         p = self.protocol
         if self.samples.joint_half_width(self.network_ids, p.quantile) > p.network_tolerance:
             return False
+        blocks = list(self.store.blocks())
         return all(
             interval.half_width <= p.block_tolerance
             for cold in (False, True)
-            for interval in self.samples.intervals(self.block_ids, p.quantile, cold=cold).values()
+            for interval in self.samples.intervals(blocks, p.quantile, cold=cold).values()
         )
 
     def _elapsed_s(self) -> float:
         return monotonic() - self.begin
 
-    def _visited(self, done: int, total: int) -> None:
-        if done % 16 and done != total:
-            return
-        passes = self.store.passes()
-        by_passes = (passes - self.passes_before + done / total) / self.protocol.max_passes
+    def _tell(self, number: int, share: float, words: str) -> None:
+        by_passes = (number - self.passes_before + share) / self.protocol.max_passes
         fraction = max(by_passes, self._elapsed_s() / self.limit_s)
-        self.progress(min(fraction, 1.0), f"pass {passes + 1}, {done} of {total} visits")
-
-
-def _work_out(
-    store: TableStore, samples: Samples, protocol: SweepProtocol
-) -> tuple[float | None, bool, float | None]:
-    """Estimate every target, fit the prices, store both; return floor, noise and fit error."""
-    blocks, networks = store.blocks(), store.networks()
-    quantile = protocol.quantile
-    hot = samples.intervals([*blocks, *networks], quantile)
-    cold = samples.intervals(blocks, quantile, cold=True)
-    ids = {spec: id_ for id_, spec in blocks.items()}
-    data = []
-    for id_, network in networks.items():
-        members = [ids[spec] for spec in network]
-        data.append(
-            NetworkSample(
-                blocks=len(network),
-                cold_ms=sum(cold[m].estimate_ms for m in members),
-                hot_ms=sum(hot[m].estimate_ms for m in members),
-                weight_bytes=network_cost(network).params * BYTES_PER_FLOAT,
-                latency_ms=hot[id_].estimate_ms,
-            )
-        )
-    price = fit_price(
-        data,
-        least_cold_ms=min(interval.estimate_ms for interval in cold.values()),
-        least_hot_ms=min(hot[id_].estimate_ms for id_ in blocks),
-    )
-    floor = samples.floor(networks, quantile)
-    noisy_sweep = floor is not None and floor > protocol.floor_tolerance
-    store.set_results(
-        {
-            id_: _estimate(
-                hot[id_],
-                cold.get(id_),
-                visits=len(samples.hot_ms[id_]),
-                noisy=len(samples.hot_ms[id_]) < protocol.min_passes
-                or _price_half_width(price, hot[id_], cold.get(id_)) > protocol.block_tolerance,
-            )
-            for id_ in hot
-        },
-        StoredFit(price, floor, noisy_sweep),
-    )
-    return floor, noisy_sweep, price.loo_error
-
-
-def _price_half_width(price: PriceModel, hot: Interval, cold: Interval | None) -> float:
-    """Half width of the interval of a block's price, relative; of a network's its own."""
-    if cold is None:
-        return hot.half_width
-    ends = [
-        price.cold_scale * c + price.hot_scale * h
-        for c, h in ((cold.low_ms, hot.low_ms), (cold.high_ms, hot.high_ms))
-    ]
-    middle_ms = price.cold_scale * cold.estimate_ms + price.hot_scale * hot.estimate_ms
-    return (ends[1] - ends[0]) / 2 / middle_ms if middle_ms else hot.half_width
-
-
-def _estimate(hot: Interval, cold: Interval | None, *, visits: int, noisy: bool) -> Estimate:
-    return Estimate(
-        hot.estimate_ms,
-        hot.low_ms,
-        hot.high_ms,
-        cold.estimate_ms if cold else None,
-        cold.low_ms if cold else None,
-        cold.high_ms if cold else None,
-        visits,
-        noisy,
-    )
+        self.progress(min(fraction, 1.0), words)

@@ -1,14 +1,9 @@
-"""Verification: whole networks measured against what the table says of them.
-
-The table's calibration networks are visited in the same shuffle. Their latency now over their
-latency then is the machine's drift, which tells a machine that changed from a table that is
-wrong.
-"""
+"""Verification and calibration: whole networks measured against what the table says of them."""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,16 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from latbench.blocks import Network
-from latbench.environment import current_environment
+from latbench.cost import weight_bytes
 from latbench.errors import LatbenchError, MismatchError, RuntimeFailure
-from latbench.measure.lock import device_lock
-from latbench.measure.samples import Interval, Samples
+from latbench.measure.samples import Interval
 from latbench.measure.statistics import kendall_tau
-from latbench.measure.sweep import network_target, sweep_pass
+from latbench.networks import MeasuredNetworks, Progress, measure_networks, require_device
 from latbench.profilers import Profiler, make_profiler
-from latbench.tables import LatencyTable, Prediction
-
-_VISITS_A_PASS = 2
+from latbench.tables import LatencyTable, Prediction, StoredFit, TableStore
+from latbench.tables.estimation import work_out
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,10 @@ class Verification:
         drift: Latency of the probes now over then, geometric mean; None without probes.
         mape_drift_corrected: ``mape`` with the drift taken out.
         max_error_drift_corrected: ``max_error`` with the drift taken out.
-        coverage: Fraction of measured latencies inside their predicted interval.
+        coverage: Fraction of measured latencies, drift taken out, inside their predicted
+            interval; None without intervals.
+        interval_width: Mean width of the predicted intervals, relative; None without intervals.
+        spread: Largest measured latency over the least.
         floor: The networks against themselves, between two halves of this sweep.
     """
 
@@ -68,6 +64,8 @@ class Verification:
     mape_drift_corrected: float | None
     max_error_drift_corrected: float | None
     coverage: float | None
+    interval_width: float | None
+    spread: float
     floor: float | None
 
 
@@ -76,7 +74,7 @@ def verify(
     table: LatencyTable,
     networks: Sequence[Network],
     *,
-    progress: Callable[[float, str], None] = lambda fraction, words: None,
+    progress: Progress = lambda fraction, words: None,
 ) -> Verification:
     """Measure networks and compare with the table.
 
@@ -91,42 +89,56 @@ def verify(
             blocks has no price.
         DeviceBusyError: Another process measures on the device.
     """
-    if not profiler.profile.same_device(table.device):
-        raise MismatchError(
-            f"{table.path} is a table of {table.device.name}, not of {profiler.profile.name}"
-        )
-    now = current_environment(profiler.versions())
-    if now.cpu != table.environment.cpu:
-        raise MismatchError(
-            f"{table.path} was measured on {table.environment.cpu}, this is {now.cpu}: profile "
-            "this machine first"
-        )
-    fitted = set(table.networks)
-    if any(network in fitted for network in networks):
+    require_device(profiler, table)
+    if any(network in table.networks for network in networks):
         raise MismatchError(
             "a network that the prices were fitted on cannot verify them: choose another seed"
         )
     predicted = [table.predict(network) for network in networks]
-    probes = list(table.networks)
-    samples = _measure(profiler, [*networks, *probes], progress)
-    quantile = profiler.profile.sweep.quantile
-    measured = samples.intervals(range(len(networks)), quantile)
-    probed = samples.intervals(range(len(networks), len(networks) + len(probes)), quantile)
-    drift = _drift([table.networks[p].hot_ms for p in probes], list(probed.values()))
-    rows = []
-    for index, prediction in enumerate(predicted):
-        ratio = prediction.latency_ms / measured[index].estimate_ms
-        corrected = None if drift is None else ratio * drift - 1
-        rows.append(VerifiedNetwork(prediction, measured[index], ratio - 1, corrected))
-    floor = samples.floor(range(len(networks)), quantile)
-    return _summarise(rows, drift=drift, floor=floor)
+    found = measure_networks(profiler, table, networks, purpose="verification", progress=progress)
+    return _summarise(networks, predicted, found)
+
+
+def calibrate(
+    profiler: Profiler,
+    table: LatencyTable,
+    networks: Sequence[Network],
+    *,
+    progress: Progress = lambda fraction, words: None,
+) -> StoredFit:
+    """Measure more networks, and fit the prices on them and on those of the profiling.
+
+    What was measured before stays as it is. Networks that are already in the table count without
+    being measured again.
+
+    Args:
+        profiler: Of the table's device.
+        table: What to calibrate.
+        networks: Networks of the table's space.
+        progress: Told what is going on.
+
+    Returns:
+        The fit that was stored.
+
+    Raises:
+        MismatchError: The table is of another device or machine, or does not price a network.
+        DeviceBusyError: Another process measures on the device.
+    """
+    require_device(profiler, table)
+    for network in networks:
+        table.predict(network)
+    fresh = [network for network in networks if network not in table.networks]
+    if fresh:
+        measure_networks(profiler, table, fresh, purpose="calibration", progress=progress)
+    with TableStore.open(table.path) as store:
+        return work_out(store, profiler.profile.sweep)
 
 
 def verify_apart(
     path: Path,
     networks: Sequence[Network],
     *,
-    progress: Callable[[float, str], None] = lambda fraction, words: None,
+    progress: Progress = lambda fraction, words: None,
 ) -> Verification:
     """``verify`` the table at ``path`` in a process of its own.
 
@@ -167,60 +179,44 @@ def _verify_child(pipe: Connection, path: Path, networks: Sequence[Network]) -> 
         pipe.send(LatbenchError(error.message))
 
 
-def _measure(
-    profiler: Profiler, networks: Sequence[Network], progress: Callable[[float, str], None]
-) -> Samples:
-    protocol = profiler.profile.sweep
-    targets = [
-        network_target(index, network, protocol, visits=_VISITS_A_PASS)
-        for index, network in enumerate(networks)
-    ]
-    passes = -(-protocol.verify_visits // _VISITS_A_PASS)
-    samples = Samples()
-    with device_lock(profiler.profile.device):
-        for number in range(passes):
-
-            def visited(done: int, total: int, number: int = number) -> None:
-                words = f"pass {number + 1} of {passes}"
-                progress((number + done / total) / passes, words)
-
-            record = sweep_pass(profiler, targets, number=number, on_visit=visited)
-            samples.add(record.visits)
-    return samples
-
-
-def _drift(then_ms: Sequence[float], now: Sequence[Interval]) -> float | None:
-    """Latency of the probes now over then, geometric mean; None without probes."""
-    if not now:
-        return None
-    ratios = [new.estimate_ms / old for new, old in zip(now, then_ms, strict=True)]
-    return float(np.exp(np.log(ratios).mean()))
-
-
 def _summarise(
-    rows: Sequence[VerifiedNetwork], *, drift: float | None, floor: float | None
+    networks: Sequence[Network], predicted: Sequence[Prediction], found: MeasuredNetworks
 ) -> Verification:
+    drift = found.drift
+    rows = []
+    then_ms = []  # what was measured, with the drift taken out
+    for network, prediction, measured in zip(networks, predicted, found.measured, strict=True):
+        now_ms = measured.estimate_ms
+        then_ms.append(drift.then_ms(now_ms, weight_bytes(network)) if drift else now_ms)
+        corrected = prediction.latency_ms / then_ms[-1] - 1 if drift else None
+        rows.append(
+            VerifiedNetwork(prediction, measured, prediction.latency_ms / now_ms - 1, corrected)
+        )
     errors = np.array([row.error for row in rows])
-    corrected = [
+    corrected_errors = [
         abs(row.error_drift_corrected) for row in rows if row.error_drift_corrected is not None
     ]
-    inside = [
-        row.predicted.low_ms <= row.measured.estimate_ms <= row.predicted.high_ms
-        for row in rows
-        if row.predicted.low_ms is not None and row.predicted.high_ms is not None
+    bounded = [
+        (p.low_ms, m, p.high_ms, p.latency_ms)
+        for p, m in zip(predicted, then_ms, strict=True)
+        if p.low_ms is not None and p.high_ms is not None
     ]
+    measured_ms = [m.estimate_ms for m in found.measured]
     return Verification(
         networks=tuple(rows),
         mape=float(np.abs(errors).mean()),
         bias=float(errors.mean()),
         max_error=float(np.abs(errors).max()),
-        kendall_tau=kendall_tau(
-            [row.predicted.latency_ms for row in rows],
-            [row.measured.estimate_ms for row in rows],
-        ),
-        drift=drift,
-        mape_drift_corrected=float(np.mean(corrected)) if corrected else None,
-        max_error_drift_corrected=max(corrected) if corrected else None,
-        coverage=float(np.mean(inside)) if inside else None,
-        floor=floor,
+        kendall_tau=kendall_tau([p.latency_ms for p in predicted], measured_ms),
+        drift=drift.ratio if drift else None,
+        mape_drift_corrected=float(np.mean(corrected_errors)) if corrected_errors else None,
+        max_error_drift_corrected=max(corrected_errors) if corrected_errors else None,
+        coverage=float(np.mean([low <= m <= high for low, m, high, _ in bounded]))
+        if bounded
+        else None,
+        interval_width=float(np.mean([(high - low) / mid for low, _, high, mid in bounded]))
+        if bounded
+        else None,
+        spread=max(measured_ms) / min(measured_ms),
+        floor=found.floor,
     )

@@ -22,7 +22,7 @@ from latbench.errors import MismatchError
 from latbench.profilers import Profiler
 from latbench.profiling import ProfileResult, Progress, profile
 from latbench.tables import LatencyTable, SpaceLabel
-from nas.spaces import Architecture, Choice, Layer, SearchSpace, spread_networks
+from nas.spaces import Architecture, Choice, Layer, SearchSpace, every_width, spread_networks
 
 Floats = NDArray[np.float64]
 
@@ -40,7 +40,7 @@ def profile_space(
     time_limit_s: float,
     progress: Progress = lambda fraction, words: None,
 ) -> ProfileResult:
-    """Fill the table of a space: all its blocks, and random networks to fit prices on.
+    """Fill the table of a space: blocks of all widths, and random networks to fit prices on.
 
     Raises:
         LatbenchError: As ``latbench.profiling.profile``.
@@ -49,7 +49,7 @@ def profile_space(
         profiler,
         path,
         space_label(space),
-        blocks=space.blocks(),
+        blocks=space.blocks(every_width),
         networks=spread_networks(space, profiler.profile.sweep.networks, seed=0),
         time_limit_s=time_limit_s,
         progress=progress,
@@ -62,7 +62,7 @@ class PricedSpace:
     Args:
         space: The space.
         table: Its latency table.
-        efficient: Leave out widths that a wider one beats in latency.
+        efficient: Leave out widths that a wider one matches or beats in latency.
 
     Raises:
         MismatchError: The table is of another space, or leaves an operation without a price.
@@ -91,14 +91,21 @@ class PricedSpace:
         return found
 
     def _efficient_widths(self, layer: Layer, op: str) -> tuple[int, ...]:
-        """The priced widths that no wider one beats in latency beyond its interval."""
+        """The priced widths that no wider one matches or beats in latency beyond its interval.
+
+        A wider width matches where the runtime rounds both up to the same number of channels.
+        """
         found: list[int] = []
+        steps: set[object] = set()
         least_high_ms = float("inf")  # upper end of the fastest wider width
         for width in reversed(self._priced_widths(layer, op)):
-            low_ms, high_ms = self.table.price_interval_ms(layer.block(Choice(op, width)))
-            if low_ms <= least_high_ms:
+            spec = layer.block(Choice(op, width))
+            price, curve = self.table.price(spec), self.table.curves.curve(spec)
+            step = curve.step(width) if curve is not None else width
+            if price.low_ms <= least_high_ms and step not in steps:
                 found.append(width)
-            least_high_ms = min(least_high_ms, high_ms)
+            steps.add(step)
+            least_high_ms = min(least_high_ms, price.high_ms)
         return tuple(reversed(found))
 
     def latency_ms(self, architecture: Architecture) -> float:

@@ -14,6 +14,7 @@ from latbench.device import DeviceProfile, SweepProtocol, load_profile
 from latbench.environment import current_environment
 from latbench.tables import Estimate, LatencyTable, StoredFit, TableStore
 from latbench.tables.pricing import PriceModel
+from latbench.tables.widths import Alignment, WidthClass
 from nas.priced import space_label
 from nas.spaces import SearchSpace
 from nas.spaces.tfnas import TFNASLayer
@@ -90,12 +91,13 @@ def write_table(
     prices: Prices = random_price,
     model: PriceModel | None = None,
 ) -> LatencyTable:
-    """A table of a space whose prices are given, as if they had been measured."""
+    """A table of a space whose prices at widths divisible by 8 are given, and no others."""
     model = model or PriceModel(0.0, 1.0, 0.0, 0.25)
     with TableStore.create(
         path, device=device, space=space_label(space), environment=current_environment({})
     ) as store:
-        store.add_targets(space.blocks(), [])
+        store.add_blocks(space.blocks())
+        store.record_alignment(Alignment((WidthClass(8, 8), WidthClass(1, 1))))
         store.set_results(
             {
                 id_: Estimate(p, 0.99 * p, 1.01 * p, p, 0.99 * p, 1.01 * p, 20, noisy=False)

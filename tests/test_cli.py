@@ -249,8 +249,9 @@ def test_profile_and_verify_without_torch(tmp_path: Path, architecture: Path) ->
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert (result["blocks"], result["measured"], result["passes"]) == (2806, 2806, 1)
-    assert (result["interpolated"], result["heldout_error"]) == (0, None)
+    assert result["blocks"] == result["measured"] + result["interpolated"] == 21_958
+    assert result["measured"] < 0.12 * result["blocks"]
+    assert result["heldout_error"] is not None
     done = _core_only(
         "verify", "--random", 2, "--table", table, "--tolerance", 100, "--json", home=tmp_path
     )

@@ -20,7 +20,8 @@ FLOORS = {
         ("profilers",),
         ("measure",),
         ("tables",),
-        ("profiling", "verification"),
+        ("profiling", "networks"),
+        ("verification",),
         ("report",),
     ],
     "nas": [

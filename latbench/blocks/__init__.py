@@ -12,7 +12,14 @@ from latbench.blocks.classifier import Classifier
 from latbench.blocks.conv import ConvBlock
 from latbench.blocks.graph import Graph, chain, fold_norms
 from latbench.blocks.inverted_residual import InvertedResidual
-from latbench.blocks.spec import BlockSpec, Network, block_key, block_width, output_shape
+from latbench.blocks.spec import (
+    BlockSpec,
+    Network,
+    block_key,
+    block_width,
+    output_shape,
+    with_width,
+)
 from latbench.errors import InvalidFileError
 
 BLOCKS: dict[str, type[Any]] = {
@@ -55,4 +62,5 @@ __all__ = [
     "network_graph",
     "output_shape",
     "parse_block",
+    "with_width",
 ]

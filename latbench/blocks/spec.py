@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import msgspec
 
@@ -37,9 +37,14 @@ def block_key(spec: BlockSpec) -> str:
 
 
 def block_width(spec: BlockSpec) -> int | None:
-    """The elastic width of a block in channels, or None where its kind has none."""
+    """The elastic width of a block in channels, or None where it has none."""
     width: int | None = getattr(spec, "width", None)
-    return width
+    return width if getattr(spec, "expand", True) else None
+
+
+def with_width(spec: BlockSpec, width: int) -> BlockSpec:
+    """An elastic block at another width; at width 0 it names what all its widths share."""
+    return cast(BlockSpec, msgspec.structs.replace(cast(msgspec.Struct, spec), width=width))
 
 
 def output_shape(spec: BlockSpec) -> Shape:

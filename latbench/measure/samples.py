@@ -28,6 +28,10 @@ class Interval:
         """Half the interval's width, relative to the estimate."""
         return (self.high_ms - self.low_ms) / 2 / self.estimate_ms
 
+    def scaled(self, factor: float) -> Interval:
+        """The interval of a latency ``factor`` times as large."""
+        return Interval(self.estimate_ms * factor, self.low_ms * factor, self.high_ms * factor)
+
 
 @dataclass
 class Samples:

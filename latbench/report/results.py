@@ -9,7 +9,7 @@ from typing import Any
 
 from latbench.profiling import ProfileResult
 from latbench.report.terminal import print_lines, print_table
-from latbench.tables import LatencyTable, TableCheck
+from latbench.tables import LatencyTable, StoredFit, TableCheck
 from latbench.tables.export import entries
 from latbench.tables.pricing import PriceModel
 from latbench.units import format_ms, format_s
@@ -30,8 +30,10 @@ def show_devices(devices: Sequence[Mapping[str, Any]]) -> None:
 def show_profile(result: ProfileResult, path: Path) -> None:
     """What a profiling run reached, and what to type next."""
     lines = [
-        f"{result.measured} of {result.blocks} blocks measured in {format_s(result.seconds)} "
-        f"({result.passes} passes; stopped: {result.stopped}), {result.noisy} noisy",
+        f"{result.blocks} blocks priced in {format_s(result.seconds)} ({result.passes} passes; "
+        f"stopped: {result.stopped}): {result.measured} measured, {result.interpolated} between "
+        f"measured widths, {result.noisy} noisy",
+        f"widths: {result.alignment}; error at held-out widths {percent(result.heldout_error)}",
         f"networks left out of the fit: {percent(result.loo_error)} mean error; "
         f"networks against themselves: {percent(result.floor)}",
     ]
@@ -50,9 +52,11 @@ def show_table(table: LatencyTable, *, worst: int) -> None:
     print_lines(
         [
             f"{table.space} on {table.device.name}, batch {table.device.batch_size}, "
-            f"{len(rows)} blocks",
+            f"{len(rows)} blocks measured",
             f"{environment.cpu}, {environment.system}, {environment.taken_at}",
             "  ".join(f"{name} {version}" for name, version in environment.versions.items()),
+            f"widths: {table.curves.alignment}; error at held-out widths "
+            f"{percent(table.fit.held_out_error)}",
             _price_in_words(table.price_model),
             f"networks left out of the fit: {percent(table.price_model.loo_error)} mean error; "
             f"networks against themselves: {percent(table.fit.floor)}",
@@ -75,14 +79,36 @@ def show_table(table: LatencyTable, *, worst: int) -> None:
     )
 
 
-def show_check(found: TableCheck) -> None:
+def show_check(found: TableCheck, *, imported: bool = False) -> None:
     """What is not to be trusted in a table."""
     print_lines(
         [
             f"{found.entries} entries: {len(found.negative)} not positive, "
             f"{len(found.noisy)} noisy, {found.unpriced} without a price",
+            *(
+                [
+                    f"imported: {found.unmapped} fit no block known here, {found.not_finite} are "
+                    f"no number, {found.duplicates} stood twice"
+                ]
+                if imported
+                else []
+            ),
             *(f"not positive: {_short_key(key)}" for key in found.negative[:_SHOWN_NEGATIVE]),
             *(f"stale: {difference}" for difference in found.stale),
+        ]
+    )
+
+
+def show_calibration(fit: StoredFit, *, before: PriceModel, path: Path) -> None:
+    """What more networks made of the prices."""
+    half_width = fit.price.half_width()
+    print_lines(
+        [
+            f"prices fitted on {fit.price.networks} networks (before: {before.networks}); left "
+            f"out of the fit, they are predicted to {percent(fit.price.loo_error)} in the mean "
+            f"(before: {percent(before.loo_error)})",
+            f"90 % interval of a latency: ±{percent(half_width)}",
+            f"next: latbench verify --random 24 --seed 7 --table {path}",
         ]
     )
 
@@ -113,9 +139,17 @@ def show_verification(names: Sequence[str], result: Verification, *, tolerance: 
             f"{percent(result.mape_drift_corrected)}, "
             f"largest {percent(result.max_error_drift_corrected)}"
         )
+    if result.coverage is not None:
+        lines.append(
+            f"{result.coverage:.0%} of the networks inside their 90 % interval, which is "
+            f"{percent(result.interval_width)} wide"
+        )
     lines.append(f"networks against themselves {percent(result.floor)}")
     if result.kendall_tau is not None:
-        lines[-1] += f"; rank correlation {result.kendall_tau:.3f}"
+        lines[-1] += (
+            f"; rank correlation {result.kendall_tau:.3f} over latencies that differ "
+            f"{result.spread:.2g}-fold"
+        )
     print_lines(lines)
 
 
@@ -133,6 +167,8 @@ def _price_in_words(price: PriceModel) -> str:
         f"price = {measured or 0} {'-' if price.block_ms < 0 else '+'} "
         f"{format_ms(abs(price.block_ms))} a block; {format_ms(price.network_ms)} a network"
     )
+    if price.near_ms_per_byte:
+        words += f"; {format_ms(price.near_ms_per_byte * 1e6)} for each MB of weights near"
     knees = [
         f"{format_ms(knee.ms_per_byte * 1e6)} for each MB of weights beyond "
         f"{knee.above_bytes / 1e6:.1f} MB"

@@ -15,6 +15,9 @@ COLUMNS = (
     "block",
     "width",
     "price_ms",
+    "low_ms",
+    "high_ms",
+    "source",
     "hot_ms",
     "hot_low_ms",
     "hot_high_ms",
@@ -26,16 +29,29 @@ COLUMNS = (
 )
 
 
-def entries(table: LatencyTable) -> list[dict[str, object]]:
-    """One row a priced block, with the columns ``COLUMNS``."""
+def entries(table: LatencyTable, *, interpolated: bool = False) -> list[dict[str, object]]:
+    """One row a priced block, with the columns ``COLUMNS``.
+
+    Args:
+        table: The table.
+        interpolated: Rows also for the widths between measured ones; what is measured there is
+            null.
+    """
+    specs = list(table.estimates)
+    if interpolated:
+        specs += [spec for spec in table.curves.between_specs() if spec not in table.estimates]
     rows = []
-    for spec, estimate in table.estimates.items():
+    for spec in specs:
+        price, estimate = table.price(spec), table.estimates.get(spec)
         row: dict[str, object] = {
             "block": block_key(spec),
             "width": block_width(spec),
-            "price_ms": table.price_ms(spec),
+            "price_ms": price.price_ms,
+            "low_ms": price.low_ms,
+            "high_ms": price.high_ms,
+            "source": price.source,
         }
-        row.update({name: getattr(estimate, name) for name in COLUMNS[3:]})
+        row.update({name: getattr(estimate, name, None) for name in COLUMNS[6:]})
         rows.append(row)
     return rows
 
@@ -46,15 +62,14 @@ def describe(table: LatencyTable) -> dict[str, object]:
         "device": msgspec.to_builtins(table.device),
         "space": msgspec.to_builtins(table.space),
         "environment": msgspec.to_builtins(table.environment),
-        "price": msgspec.to_builtins(table.price_model),
-        "floor": table.fit.floor,
-        "noisy_sweep": table.fit.noisy,
+        "alignment": msgspec.to_builtins(table.curves.alignment),
+        "fit": msgspec.to_builtins(table.fit),
     }
 
 
 def to_json(table: LatencyTable) -> str:
     """The table with its device, environment and price model as one JSON object."""
-    plain = describe(table) | {"entries": entries(table)}
+    plain = describe(table) | {"entries": entries(table, interpolated=True)}
     return msgspec.json.format(msgspec.json.encode(plain), indent=1).decode() + "\n"
 
 
@@ -63,7 +78,7 @@ def to_csv(table: LatencyTable) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(entries(table))
+    writer.writerows(entries(table, interpolated=True))
     return text.getvalue()
 
 

@@ -6,19 +6,23 @@ Glossary, for a network of blocks b:
     hot_b    the same for calls one after another
     bytes    fp32 weight bytes of the whole network
 
-The price of a block is ``a cold_b + h hot_b + k``; the latency of a network is
+    near_b   weight bytes of block b that stay in its core's own cache when b is called alone:
+             the lesser of its bytes and half of the L2 cache
 
-    sum_b (a cold_b + h hot_b + k) + C + sum_j e_j max(0, bytes - B_j)
+The price of a block is ``a cold_b + h hot_b + k + r near_b``; the latency of a network is
 
-``k`` and ``C`` stand for what separates a block alone from the same block inside a network: each
-call has its own overhead and layout changes, which a network pays once. The last sum stands for
-the caches that all cores share: a network whose weights exceed what is left of them fetches the
-rest from memory at every inference, which no measurement of single blocks can show. The more
-exceeds, the larger the part that is fetched, so the sum is convex in the bytes; a latency is then
-the largest of a few sums over blocks, and stays easy to search: see ``PriceModel.pieces``.
+    sum_b (a cold_b + h hot_b + k + r near_b) + C + sum_j e_j max(0, bytes - B_j)
+
+``k``, ``r`` and ``C`` stand for what separates a block alone from the same block inside a network:
+each call has its own overhead and layout changes, which a network pays once, and its weights
+near. The last sum stands for the caches that all cores share: a network whose weights exceed what
+is left of them fetches the rest from memory at every inference, which no measurement of single
+blocks can show. The more exceeds, the larger the part that is fetched, so the sum is convex in the
+bytes; a latency is then the largest of a few sums over blocks, and stays easy to search: see
+``PriceModel.pieces``.
 
 All coefficients but k are bounded at zero, k at nine tenths of the cheapest block's price. The
-bounds are what makes twelve networks enough for ten coefficients: most end at their bound, and
+bounds are what makes twelve networks enough for eleven coefficients: most end at their bound, and
 what a network costs can be told beyond the sizes that were measured. The coefficients are fitted
 by least squares of relative errors on networks that were visited in the same shuffle as the
 blocks; they differ by runtime, input size and machine state, so there is no default and a fit is
@@ -55,6 +59,7 @@ class NetworkSample:
         cold_ms: Sum of the blocks' cold estimates.
         hot_ms: Sum of the blocks' hot estimates.
         weight_bytes: fp32 weight bytes of the network.
+        near_bytes: Sum over blocks of the weight bytes that stay near.
         latency_ms: The network's own hot estimate.
     """
 
@@ -62,6 +67,7 @@ class NetworkSample:
     cold_ms: float
     hot_ms: float
     weight_bytes: float
+    near_bytes: float
     latency_ms: float
 
 
@@ -80,6 +86,8 @@ class PriceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         hot_scale: h, dimensionless.
         block_ms: k, ms a block.
         network_ms: C, ms a network.
+        near_ms_per_byte: r, ms a byte.
+        near_limit_bytes: Half of the L2 cache.
         knees: B_j and e_j, by ascending B_j; slopes are positive.
         left_out_errors: predicted / measured - 1 of every network when it was left out of the
             fit.
@@ -89,6 +97,8 @@ class PriceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hot_scale: float
     block_ms: float
     network_ms: float
+    near_ms_per_byte: float = 0.0
+    near_limit_bytes: float = 0.0
     knees: tuple[Knee, ...] = ()
     left_out_errors: tuple[float, ...] = ()
 
@@ -114,9 +124,10 @@ class PriceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return None
         return float(np.sort(np.abs(self.left_out_errors))[rank - 1])
 
-    def block_price_ms(self, cold_ms: float, hot_ms: float) -> float:
+    def block_price_ms(self, cold_ms: float, hot_ms: float, weight_bytes: float) -> float:
         """Price of one block in ms."""
-        return self.cold_scale * cold_ms + self.hot_scale * hot_ms + self.block_ms
+        near_ms = min(weight_bytes, self.near_limit_bytes) * self.near_ms_per_byte
+        return self.cold_scale * cold_ms + self.hot_scale * hot_ms + self.block_ms + near_ms
 
     def network_latency_ms(self, prices_ms: float, weight_bytes: float) -> float:
         """Latency of a network from the sum of its blocks' prices and its weight bytes."""
@@ -138,7 +149,11 @@ class PriceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def fit_price(
-    samples: Sequence[NetworkSample], *, least_cold_ms: float = 0.0, least_hot_ms: float = 0.0
+    samples: Sequence[NetworkSample],
+    *,
+    least_cold_ms: float = 0.0,
+    least_hot_ms: float = 0.0,
+    near_limit_bytes: float = 0.0,
 ) -> PriceModel:
     """Fit the price on measured networks.
 
@@ -147,6 +162,7 @@ def fit_price(
         least_cold_ms: Cold estimate of the fastest block to be priced; ``k`` is bounded so that
             even this block's price is positive.
         least_hot_ms: Its hot estimate.
+        near_limit_bytes: What ``near_bytes`` of the samples were counted with.
 
     Raises:
         InvalidValueError: Fewer than ``MIN_NETWORKS`` networks.
@@ -161,7 +177,9 @@ def fit_price(
     for index, sample in enumerate(samples):
         model = _fit([*samples[:index], *samples[index + 1 :]], least)
         errors.append(float(predict_sample_ms(model, sample) / sample.latency_ms - 1))
-    return msgspec.structs.replace(_fit(samples, least), left_out_errors=tuple(errors))
+    return msgspec.structs.replace(
+        _fit(samples, least), near_limit_bytes=near_limit_bytes, left_out_errors=tuple(errors)
+    )
 
 
 def predict_sample_ms(model: PriceModel, sample: NetworkSample) -> float:
@@ -170,6 +188,7 @@ def predict_sample_ms(model: PriceModel, sample: NetworkSample) -> float:
         model.cold_scale * sample.cold_ms
         + model.hot_scale * sample.hot_ms
         + model.block_ms * sample.blocks
+        + model.near_ms_per_byte * sample.near_bytes
     )
     return model.network_latency_ms(prices_ms, sample.weight_bytes)
 
@@ -185,10 +204,11 @@ def _fit(samples: Sequence[NetworkSample], least: tuple[float, float]) -> PriceM
         np.array([s.hot_ms for s in samples]) + lowest_k[1] * blocks,
         blocks,
         np.ones_like(blocks),
+        np.array([s.near_bytes for s in samples]),
         *(np.maximum(0.0, weight_bytes - knee) for knee in knees),
     ]
     relative = np.stack(columns, axis=1) / latency_ms[:, None]
-    a, h, above_lowest, c, *slopes = nonnegative_least_squares(
+    a, h, above_lowest, c, r, *slopes = nonnegative_least_squares(
         relative, np.ones_like(latency_ms)
     ).tolist()
     return PriceModel(
@@ -196,6 +216,7 @@ def _fit(samples: Sequence[NetworkSample], least: tuple[float, float]) -> PriceM
         hot_scale=h,
         block_ms=above_lowest + lowest_k[0] * a + lowest_k[1] * h,
         network_ms=c,
+        near_ms_per_byte=r,
         knees=tuple(Knee(float(b), e) for b, e in zip(knees, slopes, strict=True) if e > 0),
     )
 

@@ -1,9 +1,13 @@
 """The latency table's file: one SQLite database, one commit a pass.
 
-Holds what was measured, raw and for ever: targets (blocks and calibration networks), passes and
-every visit's times. Beside it, never over it, what was worked out: estimates and fits, which are
-written again whenever there are more visits. Killed at any moment, the file holds every finished
-pass.
+Holds what was measured, raw and for ever: targets (blocks and whole networks), sweeps of them in
+passes, and every visit's times. Beside it, never over it, what was worked out: estimates and
+fits, which are written again whenever there are more visits. Killed at any moment, the file holds
+every finished pass.
+
+A sweep is what may be compared without a second thought: profiling is one, however often it is
+resumed; each calibration and each verification is one more, tied to the first by the networks
+that all of them visit.
 """
 
 from __future__ import annotations
@@ -13,9 +17,10 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -27,34 +32,52 @@ from latbench.errors import InvalidFileError
 from latbench.measure.sweep import PassRecord
 from latbench.measure.visit import Visit
 from latbench.tables.pricing import PriceModel
+from latbench.tables.widths import Alignment
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
+Role = Literal["block", "held-out", "included", "profile", "calibration", "verification"]
+"""What a target is for: a block's price, a held-out width, a block without a price because every
+network pays for it once, or a network of a sweep's purpose."""
+
+Purpose = Literal["profile", "calibration", "verification"]
+"""What a sweep is for."""
+
+SCHEMA_VERSION = 2
 _APPLICATION_ID = 0x6C61746E  # "latn", in the SQLite header: tables are known by their content
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE targets (
     id INTEGER PRIMARY KEY,
-    kind TEXT NOT NULL CHECK (kind IN ('block', 'network')),
+    role TEXT NOT NULL,        -- a Role
     key TEXT NOT NULL UNIQUE,  -- canonical JSON: a block spec, or an array of them
     width INTEGER              -- elastic width of a block, in channels
 );
+CREATE TABLE sweeps (
+    id INTEGER PRIMARY KEY,
+    purpose TEXT NOT NULL,     -- a Purpose
+    detail TEXT NOT NULL,      -- what a resumed sweep must have in common with this one
+    environment TEXT NOT NULL,
+    done INTEGER NOT NULL DEFAULT 0
+);
 CREATE TABLE passes (
-    number INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY,
+    sweep INTEGER NOT NULL REFERENCES sweeps (id),
+    number INTEGER NOT NULL,
     finished_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
     seconds REAL NOT NULL,
     open_s REAL NOT NULL,
-    calls_s REAL NOT NULL
+    calls_s REAL NOT NULL,
+    UNIQUE (sweep, number)
 );
 CREATE TABLE visits (
     target INTEGER NOT NULL REFERENCES targets (id),
-    pass INTEGER NOT NULL REFERENCES passes (number),
+    pass INTEGER NOT NULL REFERENCES passes (id),
     hot_ns BLOB NOT NULL,      -- little-endian int64, in the order of the calls
     cold_ns BLOB NOT NULL
 );
-CREATE INDEX visits_by_target ON visits (target);
+CREATE INDEX visits_by_pass ON visits (pass);
 CREATE TABLE estimates (
     target INTEGER PRIMARY KEY REFERENCES targets (id),
     hot_ms REAL NOT NULL, hot_low_ms REAL NOT NULL, hot_high_ms REAL NOT NULL,
@@ -62,12 +85,15 @@ CREATE TABLE estimates (
     visits INTEGER NOT NULL,
     noisy INTEGER NOT NULL
 );
+CREATE TABLE foreign_entries (
+    key TEXT NOT NULL,         -- as the foreign table has it
+    width INTEGER,
+    latency_ms REAL            -- null where it is no number
+);
 CREATE TABLE fits (
     id INTEGER PRIMARY KEY,
     made_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
-    price TEXT NOT NULL,       -- JSON of the price model
-    floor REAL,                -- networks against themselves, two halves of the sweep
-    noisy INTEGER NOT NULL     -- the floor exceeds the tolerance
+    fit TEXT NOT NULL          -- JSON of a StoredFit
 );
 """
 
@@ -81,6 +107,26 @@ class SpaceLabel(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.name} at {self.input_size} px and {self.classes} classes"
+
+
+class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a table that was not measured here comes from.
+
+    Attributes:
+        format: Name of the foreign format.
+        file: Name of the file.
+        duplicates: Entries dropped because another stands for the same thing.
+        unmapped: Entries that price no block known here; they are kept.
+        not_finite: Entries whose latency is no number; they are kept.
+        defects: What else is wrong, in words.
+    """
+
+    format: str
+    file: str
+    duplicates: int
+    unmapped: int
+    not_finite: int
+    defects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +147,38 @@ class Estimate:
     noisy: bool
 
 
-@dataclass(frozen=True)
-class StoredFit:
-    """A price model with what the sweep says of itself."""
+class StoredFit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A price model with what the measurements say of themselves.
+
+    Attributes:
+        price: The model.
+        floor: Calibration networks against themselves, between two halves of the sweep; None
+            for too few visits.
+        noisy: The floor exceeds the protocol's tolerance.
+        held_out_errors: predicted / measured - 1 at widths that were measured for this purpose
+            alone and take no part in the interpolation.
+        calibrated: Networks were added to those of the profiling.
+    """
 
     price: PriceModel
-    floor: float | None
-    noisy: bool
+    floor: float | None = None
+    noisy: bool = False
+    held_out_errors: tuple[float, ...] = ()
+    calibrated: bool = False
+
+    @property
+    def held_out_error(self) -> float | None:
+        """Mean absolute error of interpolation; None without held-out widths."""
+        if not self.held_out_errors:
+            return None
+        return float(np.abs(self.held_out_errors).mean())
+
+    @property
+    def held_out_p95(self) -> float | None:
+        """The error of interpolation that 95 % of the held-out widths stay below."""
+        if not self.held_out_errors:
+            return None
+        return float(np.quantile(np.abs(self.held_out_errors), 0.95))
 
 
 class TableStore:
@@ -169,6 +240,10 @@ class TableStore:
                     f"{path} has schema {version}, this latbench reads up to {SCHEMA_VERSION}: "
                     "upgrade latbench"
                 )
+            if version < SCHEMA_VERSION:
+                raise InvalidFileError(
+                    f"{path} has schema {version} of an unreleased latbench: profile again"
+                )
             damage = db.execute("PRAGMA quick_check(1)").fetchone()[0]
             if damage != "ok":
                 raise InvalidFileError(f"{path} is damaged: {damage}")
@@ -213,67 +288,141 @@ class TableStore:
         with self._db:
             self._set("environment", environment)
 
+    @property
+    def origin(self) -> Origin | None:
+        """Where an imported table comes from; None of one that was measured."""
+        return self._get("origin", Origin) if self._has("origin") else None
+
+    def record_origin(self, origin: Origin, kept: Iterable[tuple[str, int | None, float]]) -> None:
+        """Note where a table comes from, and its entries that price nothing here."""
+        with self._db:
+            self._set("origin", origin)
+            self._db.executemany(
+                "INSERT INTO foreign_entries VALUES (?, ?, ?)",
+                [(key, width, ms if isfinite(ms) else None) for key, width, ms in kept],
+            )
+
+    @property
+    def alignment(self) -> Alignment | None:
+        """The width classes of the runtime; None until they were discovered."""
+        return self._get("alignment", Alignment) if self._has("alignment") else None
+
+    def record_alignment(self, alignment: Alignment) -> None:
+        with self._db:
+            self._set("alignment", alignment)
+
     # Targets
 
-    def add_targets(self, blocks: Iterable[BlockSpec], networks: Iterable[Network]) -> None:
-        """Register targets; those already there keep their ids and visits."""
-        rows = [("block", block_key(spec), block_width(spec)) for spec in blocks]
-        rows += [("network", _network_key(network), None) for network in networks]
+    def add_blocks(self, blocks: Iterable[BlockSpec], role: Role = "block") -> None:
+        """Register blocks; those already there keep their ids, roles and visits."""
+        self._add_targets((role, block_key(spec), block_width(spec)) for spec in blocks)
+
+    def add_networks(self, networks: Iterable[Network], purpose: Purpose) -> list[int]:
+        """Register networks; return their ids, also of those that were there before."""
+        keys = [_network_key(network) for network in networks]
+        self._add_targets((purpose, key, None) for key in keys)
+        find = "SELECT id FROM targets WHERE key = ?"
+        return [int(self._db.execute(find, (key,)).fetchone()[0]) for key in keys]
+
+    def _add_targets(self, rows: Iterable[tuple[Role, str, int | None]]) -> None:
         with self._db:
             self._db.executemany(
-                "INSERT INTO targets (kind, key, width) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                "INSERT INTO targets (role, key, width) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
                 rows,
             )
 
-    def blocks(self) -> dict[int, BlockSpec]:
-        """Block specs by target id."""
-        return {id_: parse_block(key) for id_, key in self._keys("block")}
+    def blocks(self, *roles: Role) -> dict[int, BlockSpec]:
+        """Block specs by target id, of some roles, or all blocks."""
+        return {id_: parse_block(key) for id_, key in self._keys(roles or ("block", "held-out"))}
 
-    def networks(self) -> dict[int, Network]:
-        """Calibration networks by target id."""
-        return {id_: _parse_network(key) for id_, key in self._keys("network")}
+    def networks(self, *roles: Role) -> dict[int, Network]:
+        """Whole networks by target id, of some roles."""
+        return {id_: _parse_network(key) for id_, key in self._keys(roles)}
 
     # Measurements
 
-    def passes(self) -> int:
-        """Number of finished passes."""
-        return int(self._db.execute("SELECT count(*) FROM passes").fetchone()[0])
-
-    def timing(self) -> dict[str, float]:
-        """Seconds of all passes: in all, in opening sessions, inside timed calls."""
+    def begin_sweep(self, purpose: Purpose, environment: Environment, *, detail: str = "") -> int:
+        """The unfinished sweep of this purpose and detail, or a new one; returns its id."""
         row = self._db.execute(
-            "SELECT total(seconds), total(open_s), total(calls_s) FROM passes"
+            "SELECT id FROM sweeps WHERE purpose = ? AND detail = ? AND NOT done "
+            "ORDER BY id DESC LIMIT 1",
+            (purpose, detail),
+        ).fetchone()
+        if row:
+            return int(row[0])
+        taken = msgspec.json.encode(environment).decode()
+        with self._db:
+            cursor = self._db.execute(
+                "INSERT INTO sweeps (purpose, detail, environment) VALUES (?, ?, ?)",
+                (purpose, detail, taken),
+            )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def finish_sweep(self, sweep: int) -> None:
+        """Mark a sweep as done: the next of its kind begins anew."""
+        with self._db:
+            self._db.execute("UPDATE sweeps SET done = 1 WHERE id = ?", (sweep,))
+
+    def sweep_of(self, purpose: Purpose, detail: str) -> int | None:
+        """The last finished sweep of a purpose and detail."""
+        row = self._db.execute(
+            "SELECT max(id) FROM sweeps WHERE purpose = ? AND detail = ? AND done",
+            (purpose, detail),
+        ).fetchone()
+        return None if row[0] is None else int(row[0])
+
+    def passes(self, sweep: int) -> int:
+        """Number of finished passes of a sweep."""
+        counted = self._db.execute("SELECT count(*) FROM passes WHERE sweep = ?", (sweep,))
+        return int(counted.fetchone()[0])
+
+    def timing(self, sweep: int) -> dict[str, float]:
+        """Seconds of a sweep's passes: in all, in opening sessions, inside timed calls."""
+        row = self._db.execute(
+            "SELECT total(seconds), total(open_s), total(calls_s) FROM passes WHERE sweep = ?",
+            (sweep,),
         ).fetchone()
         return dict(zip(("seconds", "open_s", "calls_s"), row, strict=True))
 
-    def add_pass(self, record: PassRecord) -> None:
+    def add_pass(self, sweep: int, record: PassRecord) -> None:
         """Commit a finished pass, whole or not at all."""
         with self._db:
-            self._db.execute(
-                "INSERT INTO passes (number, seconds, open_s, calls_s) VALUES (?, ?, ?, ?)",
-                (record.number, record.seconds, record.open_s, record.calls_s),
+            cursor = self._db.execute(
+                "INSERT INTO passes (sweep, number, seconds, open_s, calls_s) "
+                "VALUES (?, ?, ?, ?, ?)",
+                (sweep, record.number, record.seconds, record.open_s, record.calls_s),
             )
             self._db.executemany(
                 "INSERT INTO visits (target, pass, hot_ns, cold_ns) VALUES (?, ?, ?, ?)",
                 [
-                    (id_, record.number, _pack(visit.hot_ns), _pack(visit.cold_ns))
+                    (id_, cursor.lastrowid, _pack(visit.hot_ns), _pack(visit.cold_ns))
                     for id_, visit in record.visits
                 ],
             )
 
-    def visits(self) -> Iterator[tuple[int, Visit]]:
-        """Target id and raw times of every visit, in the order in which they were made."""
+    def visits(self, sweep: int) -> Iterator[tuple[int, Visit]]:
+        """Target id and raw times of every visit of a sweep, in the order they were made in."""
         rows = self._db.execute(
-            "SELECT target, hot_ns, cold_ns FROM visits ORDER BY pass, visits.rowid"
+            "SELECT target, hot_ns, cold_ns FROM visits JOIN passes ON passes.id = visits.pass "
+            "WHERE sweep = ? ORDER BY passes.number, visits.rowid",
+            (sweep,),
         )
         for target, hot, cold in rows:
             yield target, Visit(_unpack(hot), _unpack(cold))
+
+    def sweeps(self, purpose: Purpose, *, done: bool = True) -> list[int]:
+        """Ids of the sweeps of a purpose, oldest first."""
+        rows = self._db.execute(
+            "SELECT id FROM sweeps WHERE purpose = ? AND done = ? ORDER BY id", (purpose, done)
+        )
+        return [int(row[0]) for row in rows]
 
     # What was worked out
 
     def set_results(self, estimates: dict[int, Estimate], fit: StoredFit) -> None:
         """Replace the estimates and add the fit that was made on them, both or neither."""
-        price = msgspec.json.encode(fit.price).decode()
+        text = msgspec.json.encode(fit).decode()
         with self._db:
             self._db.execute("DELETE FROM estimates")
             self._db.executemany(
@@ -283,10 +432,7 @@ class TableStore:
                     for id_, e in estimates.items()
                 ],
             )
-            self._db.execute(
-                "INSERT INTO fits (price, floor, noisy) VALUES (?, ?, ?)",
-                (price, fit.floor, fit.noisy),
-            )
+            self._db.execute("INSERT INTO fits (fit) VALUES (?)", (text,))
 
     def estimates(self) -> dict[int, Estimate]:
         """Estimates by target id."""
@@ -299,30 +445,34 @@ class TableStore:
 
     def fit(self) -> StoredFit | None:
         """The last fit, which is the one that prices are read with."""
-        row = self._db.execute(
-            "SELECT price, floor, noisy FROM fits ORDER BY id DESC LIMIT 1"
-        ).fetchone()
-        if row is None:
-            return None
-        return StoredFit(msgspec.json.decode(row[0], type=PriceModel), row[1], bool(row[2]))
+        row = self._db.execute("SELECT fit FROM fits ORDER BY id DESC LIMIT 1").fetchone()
+        return None if row is None else self._decode("fit", row[0], StoredFit)
 
     # Helpers
 
-    def _keys(self, kind: str) -> Sequence[tuple[int, str]]:
+    def _keys(self, roles: Sequence[Role]) -> Sequence[tuple[int, str]]:
+        marks = ", ".join("?" * len(roles))
         return self._db.execute(
-            "SELECT id, key FROM targets WHERE kind = ? ORDER BY id", (kind,)
+            f"SELECT id, key FROM targets WHERE role IN ({marks}) ORDER BY id", tuple(roles)
         ).fetchall()
 
     def _set(self, key: str, value: msgspec.Struct) -> None:
         text = msgspec.json.encode(value).decode()
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, text))
 
+    def _has(self, key: str) -> bool:
+        found = self._db.execute("SELECT 1 FROM meta WHERE key = ?", (key,)).fetchone()
+        return found is not None
+
     def _get(self, key: str, kind: type[T]) -> T:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return self._decode(key, row[0] if row else b"", kind)
+
+    def _decode(self, what: str, text: str | bytes, kind: type[T]) -> T:
         try:
-            return msgspec.json.decode(row[0] if row else b"", type=kind)
+            return msgspec.json.decode(text, type=kind)
         except msgspec.DecodeError as error:
-            raise InvalidFileError(f"{self.path} is damaged: its {key} is {error}") from error
+            raise InvalidFileError(f"{self.path} is damaged: its {what} is {error}") from error
 
 
 def _network_key(network: Network) -> str:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from latbench.blocks import BlockSpec, Network, block_key
 from latbench.cost import BYTES_PER_FLOAT, block_cost
 from latbench.device import DeviceProfile
 from latbench.environment import Environment
 from latbench.errors import InvalidFileError, MismatchError
+from latbench.tables.curves import Curves
 from latbench.tables.pricing import PriceModel
-from latbench.tables.store import Estimate, SpaceLabel, StoredFit, TableStore
+from latbench.tables.store import Estimate, Origin, SpaceLabel, StoredFit, TableStore
+from latbench.tables.widths import Alignment
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class TableCheck:
         entries: Priced blocks.
         negative: Keys of blocks whose price is not positive.
         noisy: Keys of blocks whose interval is wider than the tolerance.
+        unmapped: Entries of an imported table that price no block known here.
+        not_finite: Entries of an imported table whose latency is no number.
+        duplicates: Entries of an imported table dropped for others of the same thing.
         unpriced: Blocks that were registered but have no measurement yet.
         stale: What differs between the table's environment and the present one.
     """
@@ -39,12 +45,32 @@ class TableCheck:
     entries: int
     negative: tuple[str, ...]
     noisy: tuple[str, ...]
+    unmapped: int
+    not_finite: int
+    duplicates: int
     unpriced: int
     stale: tuple[str, ...]
 
     @property
     def passed(self) -> bool:
-        return not (self.negative or self.noisy or self.unpriced or self.stale)
+        return not (self.negative or self.noisy or self.not_finite or self.unpriced or self.stale)
+
+
+@dataclass(frozen=True)
+class Price:
+    """Price of a block in ms, and how far to trust it.
+
+    Attributes:
+        low_ms: Lower end of the 95 % interval.
+        high_ms: Upper end.
+        source: Measured at this width, interpolated between widths, imported as it stands, or
+            included in what every network pays once.
+    """
+
+    price_ms: float
+    low_ms: float
+    high_ms: float
+    source: Literal["measured", "interpolated", "imported", "included"]
 
 
 class LatencyTable:
@@ -56,8 +82,10 @@ class LatencyTable:
         space: The search space whose blocks these are.
         environment: The machine at the last profiling run.
         estimates: What was measured, by block.
-        networks: The calibration networks, with what was measured on them.
-        fit: The price model with the sweep's floor.
+        networks: The networks that prices were fitted on, with what was measured on them.
+        curves: Estimates over width.
+        fit: The price model with what the measurements say of themselves.
+        origin: Where an imported table comes from; None of one that was measured.
     """
 
     def __init__(
@@ -69,8 +97,11 @@ class LatencyTable:
         environment: Environment,
         estimates: dict[BlockSpec, Estimate],
         networks: dict[Network, Estimate],
+        curves: Curves,
+        included: frozenset[BlockSpec],
         unpriced: int,
         fit: StoredFit,
+        origin: Origin | None,
     ) -> None:
         self.path = path
         self.device = device
@@ -78,13 +109,12 @@ class LatencyTable:
         self.environment = environment
         self.estimates = estimates
         self.networks = networks
+        self.curves = curves
         self.unpriced = unpriced
         self.fit = fit
-        price = fit.price
-        self._prices_ms = {
-            spec: price.block_price_ms(e.cold_ms or e.hot_ms, e.hot_ms)
-            for spec, e in estimates.items()
-        }
+        self.origin = origin
+        self._included = included
+        self._prices_ms: dict[BlockSpec, float | None] = dict.fromkeys(included, 0.0)
 
     @classmethod
     def open(cls, path: Path) -> LatencyTable:
@@ -101,16 +131,23 @@ class LatencyTable:
                     "run the same `latbench profile` command again"
                 )
             by_id = store.estimates()
-            blocks = store.blocks()
+            blocks = store.blocks("block")
+            knots = {spec: by_id[id_] for id_, spec in blocks.items() if id_ in by_id}
+            held_out = store.blocks("held-out")
+            networks = store.networks("profile", "calibration", "verification")
             return cls(
                 path,
                 device=store.device,
                 space=store.space,
                 environment=store.environment,
-                estimates={spec: by_id[id_] for id_, spec in blocks.items() if id_ in by_id},
-                networks={n: by_id[id_] for id_, n in store.networks().items() if id_ in by_id},
-                unpriced=sum(id_ not in by_id for id_ in blocks),
+                estimates=knots
+                | {spec: by_id[id_] for id_, spec in held_out.items() if id_ in by_id},
+                networks={n: by_id[id_] for id_, n in networks.items() if id_ in by_id},
+                curves=Curves(store.alignment or Alignment(), knots),
+                included=frozenset(store.blocks("included").values()),
+                unpriced=sum(id_ not in by_id for id_ in blocks | held_out),
                 fit=fit,
+                origin=store.origin,
             )
 
     @property
@@ -118,7 +155,7 @@ class LatencyTable:
         return self.fit.price
 
     def __contains__(self, spec: BlockSpec) -> bool:
-        return spec in self._prices_ms
+        return self._price_ms(spec) is not None
 
     def price_ms(self, spec: BlockSpec) -> float:
         """Price of a block in ms, without the terms that a network pays once.
@@ -126,23 +163,50 @@ class LatencyTable:
         Raises:
             MismatchError: The table does not price this block.
         """
-        try:
-            return self._prices_ms[spec]
-        except KeyError:
+        found = self._price_ms(spec)
+        if found is None:
             raise MismatchError(
-                f"{self.path} does not price {block_key(spec)}: it was filled for {self.space}, at "
-                "widths divisible by 8; `latbench fit` brings an architecture to priced widths"
-            ) from None
+                f"{self.path} does not price {block_key(spec)}: it was filled for {self.space}"
+            )
+        return found
 
-    def price_interval_ms(self, spec: BlockSpec) -> tuple[float, float]:
-        """Prices in ms at the ends of the block's measured 95 % interval."""
-        e, price = self.estimates[spec], self.price_model
-        low = price.block_price_ms(e.cold_low_ms or e.hot_low_ms, e.hot_low_ms)
-        high = price.block_price_ms(e.cold_high_ms or e.hot_high_ms, e.hot_high_ms)
-        return low, high
+    def _price_ms(self, spec: BlockSpec) -> float | None:
+        if spec not in self._prices_ms:
+            e = self.estimates.get(spec) or self.curves.between(spec)
+            self._prices_ms[spec] = None if e is None else self._at(spec, e.cold_ms, e.hot_ms)
+        return self._prices_ms[spec]
+
+    def price(self, spec: BlockSpec) -> Price:
+        """Price of a block with its interval and its source.
+
+        The interval of an interpolated price is wider by the error that 95 % of the held-out
+        widths stay below.
+
+        Raises:
+            MismatchError: The table does not price this block.
+        """
+        middle_ms = self.price_ms(spec)
+        if spec in self._included:
+            return Price(middle_ms, middle_ms, middle_ms, "included")
+        measured = self.estimates.get(spec)
+        e = measured or self.curves.between(spec)
+        assert e is not None, "a price comes from an estimate"
+        low_ms = self._at(spec, e.cold_low_ms, e.hot_low_ms)
+        high_ms = self._at(spec, e.cold_high_ms, e.hot_high_ms)
+        if measured is not None:
+            return Price(middle_ms, low_ms, high_ms, "imported" if self.origin else "measured")
+        doubt_ms = (self.fit.held_out_p95 or 0.0) * middle_ms
+        return Price(middle_ms, low_ms - doubt_ms, high_ms + doubt_ms, "interpolated")
+
+    def _at(self, spec: BlockSpec, cold_ms: float | None, hot_ms: float) -> float:
+        """Price at given latencies; without a cold one the hot one stands for it."""
+        weight_bytes = block_cost(spec).params * BYTES_PER_FLOAT
+        return self.price_model.block_price_ms(
+            hot_ms if cold_ms is None else cold_ms, hot_ms, weight_bytes
+        )
 
     def predict(self, network: Iterable[BlockSpec]) -> Prediction:
-        """Latency of a whole network, for the whole batch.
+        """Latency of a whole network, for the whole batch, with its 90 % interval.
 
         Raises:
             MismatchError: The table does not price one of its blocks.
@@ -152,7 +216,10 @@ class LatencyTable:
             prices_ms += self.price_ms(spec)
             parameters += block_cost(spec).params
         latency_ms = self.price_model.network_latency_ms(prices_ms, parameters * BYTES_PER_FLOAT)
-        return Prediction(latency_ms)
+        half_width = self.price_model.half_width() if self.fit.calibrated else None
+        if half_width is None:
+            return Prediction(latency_ms)
+        return Prediction(latency_ms, latency_ms / (1 + half_width), latency_ms / (1 - half_width))
 
     def require_space(self, space: SpaceLabel) -> None:
         """Refuse to price another space's networks.
@@ -169,13 +236,19 @@ class LatencyTable:
         Args:
             now: The present environment, or None where the device cannot run here.
         """
+        origin = self.origin
+        unmapped = origin.unmapped if origin else 0
+        not_finite = origin.not_finite if origin else 0
         return TableCheck(
-            entries=len(self._prices_ms),
-            negative=self._keys(lambda spec: self._prices_ms[spec] <= 0),
+            entries=len(self.estimates) + unmapped + not_finite,
+            unmapped=unmapped,
+            not_finite=not_finite,
+            duplicates=origin.duplicates if origin else 0,
+            negative=self._keys(lambda spec: self.price_ms(spec) <= 0),
             noisy=self._keys(lambda spec: self.estimates[spec].noisy),
             unpriced=self.unpriced,
             stale=tuple(now.differences(self.environment)) if now else (),
         )
 
     def _keys(self, wanted: Callable[[BlockSpec], bool]) -> tuple[str, ...]:
-        return tuple(block_key(spec) for spec in self._prices_ms if wanted(spec))
+        return tuple(block_key(spec) for spec in self.estimates if wanted(spec))

@@ -8,7 +8,14 @@ from pathlib import Path
 from latbench.errors import UnknownNameError
 from latbench.registry import Registry
 from nas.spaces.architecture import Architecture, Choice, read_architecture
-from nas.spaces.space import Layer, SearchSpace, WidthsOf, aligned_widths, spread_networks
+from nas.spaces.space import (
+    Layer,
+    SearchSpace,
+    WidthsOf,
+    aligned_widths,
+    every_width,
+    spread_networks,
+)
 
 SPACES: Registry[Callable[[int | None, int | None], SearchSpace]] = Registry(
     "search space",
@@ -59,6 +66,7 @@ __all__ = [
     "SearchSpace",
     "WidthsOf",
     "aligned_widths",
+    "every_width",
     "load_architecture",
     "make_space",
     "read_architecture",

@@ -14,8 +14,8 @@ from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameErro
 from nas.spaces.architecture import FORMAT, Architecture, Choice
 
 WIDTH_STEP = 8
-"""`profile` prices widths divisible by this many channels, the grain of vector units."""
-
+"""Networks are drawn at widths divisible by this many channels, the grain of vector units, as
+long as nothing is known of a device."""
 
 _DRAWN_FOR_ONE = 8  # networks drawn for each that is kept: enough to reach the tails
 _SPREAD_STREAM = 1  # keeps these draws apart from those of `random` under the same seed
@@ -49,6 +49,11 @@ WidthsOf = Callable[[Layer, str], Sequence[int]]
 def aligned_widths(layer: Layer, op: str) -> list[int]:
     """The widths of an operation that are divisible by ``WIDTH_STEP``."""
     return [width for width in layer.widths(op) if width % WIDTH_STEP == 0]
+
+
+def every_width(layer: Layer, op: str) -> range:
+    """Every width of an operation."""
+    return layer.widths(op)
 
 
 @dataclass(frozen=True)
@@ -171,14 +176,33 @@ class SearchSpace:
 def spread_networks(space: SearchSpace, count: int, *, seed: int) -> list[Network]:
     """Random networks spread evenly over the sizes that random networks have.
 
-    Prices are fitted on these, so they should span what will be priced: of many drawn at random
-    the quantiles by parameters are kept, without the ends: one extreme network would have as
-    much say in the fit as all that are like the rest.
+    Prices are fitted on these, so they should span what will be priced: searches find networks
+    of one block a stage as well as the deepest ones, and a network drawn uniformly is neither. So
+    each is drawn with a leaning of its own to be shallow or deep, narrow or wide; of the many,
+    sorted by parameters and cut into ``count`` equal parts, each part gives its shallowest or its
+    deepest network in turn.
     """
     rng = np.random.default_rng([seed, _SPREAD_STREAM])
-    drawn = [space.lower(space.random(rng)) for _ in range(_DRAWN_FOR_ONE * count)]
+    drawn = [space.lower(_leaning(space, rng)) for _ in range(_DRAWN_FOR_ONE * count)]
     drawn.sort(key=lambda network: network_cost(network).params)
-    return [drawn[_DRAWN_FOR_ONE * i + _DRAWN_FOR_ONE // 2] for i in range(count)]
+    parts = [drawn[i : i + _DRAWN_FOR_ONE] for i in range(0, len(drawn), _DRAWN_FOR_ONE)]
+    return [(min if i % 2 else max)(part, key=len) for i, part in enumerate(parts)]
+
+
+def _leaning(space: SearchSpace, rng: np.random.Generator) -> Architecture:
+    """A random architecture with leanings in depth and width that are drawn first."""
+    depth_leaning, width_leaning = rng.uniform(size=2)
+    stages = []
+    for layers in space.stages:
+        depth = 1 + int(rng.binomial(len(layers) - 1, depth_leaning))
+        stage = []
+        for layer in layers[:depth]:
+            op = layer.ops[int(rng.integers(len(layer.ops)))]
+            allowed = aligned_widths(layer, op)
+            index = int(rng.binomial(max(0, len(allowed) - 1), width_leaning))
+            stage.append(Choice(op, allowed[index] if allowed else None))
+        stages.append(stage)
+    return space.architecture(stages)
 
 
 def candidates(layer: Layer, widths: WidthsOf) -> Iterator[Choice]:

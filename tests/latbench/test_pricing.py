@@ -30,7 +30,8 @@ def _samples(
         size = float(rng.uniform(4e6, 24e6))
         latency = a * cold + k * blocks + c + e * max(0.0, size - knee)
         latency *= 1 + noise * float(rng.standard_normal())
-        made.append(NetworkSample(blocks, cold, cold * float(rng.uniform(0.7, 0.9)), size, latency))
+        hot = cold * float(rng.uniform(0.7, 0.9))
+        made.append(NetworkSample(blocks, cold, hot, size, 0.0, latency))
     return made
 
 
@@ -85,7 +86,7 @@ def test_bounded_least_squares_equal_scipys() -> None:
 def test_the_cheapest_block_keeps_a_positive_price() -> None:
     """A negative overhead a block must not make small blocks cost less than nothing."""
     model = fit_price(_samples(12, a=1.0, k=-0.05, c=0.3), least_cold_ms=0.02, least_hot_ms=0.02)
-    assert model.block_price_ms(0.02, 0.02) > 0
+    assert model.block_price_ms(0.02, 0.02, 0) > 0
 
 
 def test_too_few_networks_are_refused() -> None:
@@ -103,7 +104,7 @@ def test_a_latency_is_the_largest_of_its_pieces(
     prices: list[float], sizes: list[float], slopes: list[float], ends: list[float]
 ) -> None:
     knees = tuple(Knee(b, e) for b, e in zip(sorted(ends), slopes, strict=True))
-    model = PriceModel(0.0, 1.0, 0.0, 0.3, knees)
+    model = PriceModel(0.0, 1.0, 0.0, 0.3, knees=knees)
     total = sum(sizes[: len(prices)])
     pieces = [
         sum(p + s * w for p, w in zip(prices, sizes, strict=False)) + c for s, c in model.pieces()

@@ -11,6 +11,8 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,8 @@ def store(tmp_path: Path, profile: DeviceProfile, tiny_space: SearchSpace) -> It
         tmp_path / "t.sqlite", device=profile, space=LABEL, environment=current_environment({})
     )
     network = tiny_space.lower(tiny_space.smallest())
-    made.add_targets(tiny_space.blocks(), [network])
+    made.add_blocks(tiny_space.blocks())
+    made.add_networks([network], "profile")
     yield made
     made.close()
 
@@ -43,31 +46,43 @@ def test_what_is_written_is_read_back(
     store: TableStore, profile: DeviceProfile, tiny_space: SearchSpace
 ) -> None:
     record = PassRecord(0, [(1, Visit((5, 6), (7,))), (2, Visit((8,), ()))], 1.5, 0.5, 0.25)
-    store.add_pass(record)
+    sweep = store.begin_sweep("profile", store.environment)
+    store.add_pass(sweep, record)
     store.close()
     with TableStore.open(store.path) as again:
         assert again.device == profile
         assert again.space == LABEL
         assert list(again.blocks().values()) == tiny_space.blocks()
-        assert list(again.networks().values()) == [tiny_space.lower(tiny_space.smallest())]
-        assert list(again.visits()) == record.visits
-        assert again.timing() == {"seconds": 1.5, "open_s": 0.5, "calls_s": 0.25}
+        assert list(again.networks("profile").values()) == [tiny_space.lower(tiny_space.smallest())]
+        assert list(again.visits(sweep)) == record.visits
+        assert again.timing(sweep) == {"seconds": 1.5, "open_s": 0.5, "calls_s": 0.25}
 
 
 def test_targets_keep_their_ids_when_added_again(
     store: TableStore, tiny_space: SearchSpace
 ) -> None:
     before = store.blocks()
-    store.add_targets(reversed(tiny_space.blocks()), [])
+    store.add_blocks(reversed(tiny_space.blocks()), "held-out")
     assert store.blocks() == before
 
 
 def test_a_pass_is_committed_whole_or_not_at_all(store: TableStore) -> None:
     bad = PassRecord(0, [(1, Visit((5,), ())), (2, Visit((2**70,), ()))])
+    sweep = store.begin_sweep("profile", store.environment)
     with pytest.raises(OverflowError):
-        store.add_pass(bad)
-    assert store.passes() == 0
-    assert list(store.visits()) == []
+        store.add_pass(sweep, bad)
+    assert store.passes(sweep) == 0
+    assert list(store.visits(sweep)) == []
+
+
+def test_an_unfinished_sweep_is_gone_on_with(store: TableStore) -> None:
+    here = store.environment
+    first = store.begin_sweep("calibration", here, detail="a")
+    assert store.begin_sweep("calibration", here, detail="a") == first
+    assert store.begin_sweep("calibration", here, detail="b") != first
+    store.finish_sweep(first)
+    assert store.begin_sweep("calibration", here, detail="a") != first
+    assert store.sweeps("calibration") == [first]
 
 
 def test_a_table_without_prices_says_so(store: TableStore) -> None:
@@ -158,14 +173,24 @@ def test_killed_at_random_moments_no_finished_pass_is_lost(tmp_path: Path) -> No
         process.send_signal(signal.SIGKILL)
         process.wait()
         with TableStore.open(path) as store:
-            passes = store.passes()
+            (sweep,) = store.sweeps("profile", done=False)
+            passes = store.passes(sweep)
             assert passes >= committed > seen
             seen = passes
-            blocks, networks = len(store.blocks()), len(store.networks())
-            assert sum(1 for _ in store.visits()) == passes * (blocks + networks)
+            assert _passes_are_whole(path)
     assert _start_profiling(path, 2).wait() == 0
     assert _passes(path) > seen
     LatencyTable.open(path)
+
+
+def _passes_are_whole(path: Path) -> bool:
+    """Whether every pass visited all blocks of the ones before it, and as many as any like it."""
+    with closing(sqlite3.connect(path)) as db:
+        rows = db.execute("SELECT pass, group_concat(target) FROM visits GROUP BY pass").fetchall()
+        counted = db.execute("SELECT count(*) FROM passes").fetchone()[0]
+    visited = [sorted(map(int, targets.split(","))) for _, targets in sorted(rows)]
+    growing = all(set(a) <= set(b) for a, b in pairwise(visited))
+    return len(visited) == counted and growing
 
 
 def _passes(path: Path) -> int:
@@ -173,6 +198,6 @@ def _passes(path: Path) -> int:
         return 0
     try:
         with TableStore.open(path) as store:
-            return store.passes()
+            return sum(store.passes(sweep) for sweep in store.sweeps("profile", done=False))
     except (InvalidFileError, sqlite3.OperationalError):
         return -1  # it is being created, or a commit is under way

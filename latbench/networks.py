@@ -1,0 +1,120 @@
+"""Whole networks measured beside those of the profiling: what calibration and verification share.
+
+The networks that were visited while profiling are visited again in the same shuffle. Their
+latency now over then is the machine's drift, which tells a machine that changed from a table that
+is wrong. The visits are stored in the table pass by pass, so that an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from latbench.blocks import Network
+from latbench.cost import weight_bytes
+from latbench.environment import Environment, current_environment
+from latbench.errors import MismatchError
+from latbench.measure.lock import device_lock
+from latbench.measure.samples import Interval, Samples
+from latbench.measure.sweep import network_target, sweep_pass
+from latbench.profilers import Profiler
+from latbench.tables import LatencyTable, TableStore
+from latbench.tables.estimation import Drift
+from latbench.tables.store import Purpose
+
+Progress = Callable[[float, str], None]
+
+_VISITS_A_PASS = 2
+
+
+@dataclass(frozen=True)
+class MeasuredNetworks:
+    """Networks measured now.
+
+    Attributes:
+        measured: Latency of each as it is now, in the order asked.
+        drift: Of the machine since the profiling; None without networks to tell it.
+        floor: The networks against themselves, between two halves of this sweep.
+        sweep: Under which the visits are stored.
+    """
+
+    measured: tuple[Interval, ...]
+    drift: Drift | None
+    floor: float | None
+    sweep: int
+
+
+def require_device(profiler: Profiler, table: LatencyTable) -> Environment:
+    """The present environment, if the table is of this device and machine.
+
+    Raises:
+        MismatchError: It is not.
+    """
+    if not profiler.profile.same_device(table.device):
+        raise MismatchError(
+            f"{table.path} is a table of {table.device.name}, not of {profiler.profile.name}"
+        )
+    now = current_environment(profiler.versions())
+    if now.cpu != table.environment.cpu:
+        raise MismatchError(
+            f"{table.path} was measured on {table.environment.cpu}, this is {now.cpu}: profile "
+            "this machine first"
+        )
+    return now
+
+
+def measure_networks(
+    profiler: Profiler,
+    table: LatencyTable,
+    networks: Sequence[Network],
+    *,
+    purpose: Purpose,
+    progress: Progress = lambda fraction, words: None,
+) -> MeasuredNetworks:
+    """Measure networks beside those of the profiling, or finish doing so.
+
+    Args:
+        profiler: Of the table's device.
+        table: Where the visits are stored.
+        networks: What to measure; none of them was visited while profiling.
+        purpose: What the visits are stored as.
+        progress: Told what is going on.
+
+    Raises:
+        MismatchError: The table is of another device or machine.
+        DeviceBusyError: Another process measures on the device.
+    """
+    environment = require_device(profiler, table)
+    protocol = profiler.profile.sweep
+    passes = -(-protocol.verify_visits // _VISITS_A_PASS)
+    with device_lock(profiler.profile.device), TableStore.open(table.path) as store:
+        ids = store.add_networks(networks, purpose)
+        probes = store.networks("profile")
+        detail = sha256(repr(sorted(ids)).encode()).hexdigest()
+        sweep = store.begin_sweep(purpose, environment, detail=detail)
+        targets = [
+            network_target(id_, network, protocol, visits=_VISITS_A_PASS)
+            for id_, network in [*zip(ids, networks, strict=True), *probes.items()]
+        ]
+        for number in range(store.passes(sweep), passes):
+
+            def visited(done: int, total: int, number: int = number) -> None:
+                progress((number + done / total) / passes, f"pass {number + 1} of {passes}")
+
+            record = sweep_pass(profiler, targets, number=number, on_visit=visited)
+            store.add_pass(sweep, record)
+        store.finish_sweep(sweep)
+        samples = Samples()
+        samples.add(store.visits(sweep))
+    intervals = samples.intervals([*ids, *probes], protocol.quantile)
+    return MeasuredNetworks(
+        measured=tuple(intervals[id_] for id_ in ids),
+        drift=Drift.between(
+            [table.networks[network].hot_ms for network in probes.values()],
+            [intervals[id_].estimate_ms for id_ in probes],
+            [weight_bytes(network) for network in probes.values()],
+        ),
+        floor=samples.floor(ids, protocol.quantile),
+        sweep=sweep,
+    )

@@ -1,0 +1,76 @@
+"""Estimates of all widths of a table's blocks: measured ones as they are, others interpolated."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+
+import numpy as np
+
+from latbench.blocks import BlockSpec, block_width, with_width
+from latbench.tables.store import Estimate
+from latbench.tables.widths import Alignment, Floats, WidthCurve
+
+
+class Curves:
+    """Estimates by block, between measured widths too.
+
+    Args:
+        alignment: Width classes of the runtime.
+        knots: Measured estimates that interpolation may use.
+    """
+
+    def __init__(self, alignment: Alignment, knots: Mapping[BlockSpec, Estimate]) -> None:
+        self.alignment = alignment
+        self._knots = knots
+        grouped: dict[BlockSpec, dict[int, Estimate]] = defaultdict(dict)
+        for spec, estimate in knots.items():
+            width = block_width(spec)
+            if width is not None:
+                grouped[with_width(spec, 0)][width] = estimate
+        self.measured = {shape: dict(sorted(found.items())) for shape, found in grouped.items()}
+        self._curves = {
+            shape: WidthCurve(alignment, {w: _values(e) for w, e in found.items()})
+            for shape, found in self.measured.items()
+        }
+
+    def estimate(self, spec: BlockSpec) -> Estimate | None:
+        """The block's estimate, measured or interpolated; None if there is neither."""
+        return self._knots.get(spec) or self.between(spec)
+
+    def between(self, spec: BlockSpec) -> Estimate | None:
+        """The estimate at a block's width from the widths around it; None beyond them."""
+        width, curve = block_width(spec), self.curve(spec)
+        if width is None or curve is None:
+            return None
+        values = curve.at(width)
+        return None if values is None else _estimate(values)
+
+    def curve(self, spec: BlockSpec) -> WidthCurve | None:
+        """The curve that a block's width lies on; None for blocks of no elastic width."""
+        if block_width(spec) is None:
+            return None
+        return self._curves.get(with_width(spec, 0))
+
+    def between_specs(self) -> Iterator[BlockSpec]:
+        """Every block whose width was not measured but lies between widths that were."""
+        for shape, known in self.measured.items():
+            for width in range(min(known), max(known) + 1):
+                if width not in known and self._curves[shape].at(width) is not None:
+                    yield with_width(shape, width)
+
+
+_FIELDS = [field.name for field in fields(Estimate) if field.name.endswith("_ms")]
+
+
+def _values(estimate: Estimate) -> Floats:
+    """The latencies of an estimate, ``(6,)``; nan where there is none."""
+    found = (getattr(estimate, name) for name in _FIELDS)
+    return np.array([np.nan if value is None else value for value in found])
+
+
+def _estimate(values: Floats) -> Estimate:
+    latencies = [None if np.isnan(value) else float(value) for value in values]
+    named = dict(zip(_FIELDS, latencies, strict=True))
+    return Estimate(**named, visits=0, noisy=False)  # type: ignore[arg-type]

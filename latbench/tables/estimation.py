@@ -1,0 +1,219 @@
+"""From a table's visits to its estimates and prices: what every new measurement is followed by.
+
+Latencies of two sweeps differ by what the machine did meanwhile. The networks of the profiling
+are visited in every sweep; their latencies now and then tell the drift, and bring what a later
+sweep measured to the time of the profiling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from latbench.blocks import BlockSpec, Network
+from latbench.cost import BYTES_PER_FLOAT, block_cost, weight_bytes
+from latbench.device import SweepProtocol
+from latbench.measure.samples import Interval, Samples
+from latbench.tables.curves import Curves
+from latbench.tables.pricing import NetworkSample, PriceModel, fit_price
+from latbench.tables.store import Estimate, Role, StoredFit, TableStore
+from latbench.tables.widths import Alignment
+
+_PROBES_FOR_TWO = 6  # networks that a drift of two numbers asks for
+
+# a network that was verified may be calibrated with later, and is then fitted on
+_LATER: tuple[Role, ...] = ("calibration", "verification")
+
+
+def work_out(store: TableStore, protocol: SweepProtocol) -> StoredFit:
+    """Estimate every target of a table, fit its prices, and store both.
+
+    Args:
+        store: A table with at least one finished pass.
+        protocol: Which quantile to take, and what counts as noisy.
+
+    Returns:
+        The fit that was stored.
+    """
+    quantile = protocol.quantile
+    (profiled,) = store.sweeps("profile", done=False)
+    samples = Samples()
+    samples.add(store.visits(profiled))
+    blocks = {id_: spec for id_, spec in store.blocks().items() if id_ in samples.hot_ms}
+    held_out = store.blocks("held-out").keys() & blocks.keys()
+    networks = store.networks("profile")
+    hot = samples.intervals([*blocks, *networks], quantile)
+    cold = samples.intervals(blocks, quantile, cold=True)
+    estimates = {
+        id_: as_estimate(hot[id_], cold.get(id_), visits=len(samples.hot_ms[id_])) for id_ in hot
+    }
+    calibration = _calibration_networks(store, estimates, quantile)
+    estimates |= calibration
+    curves = Curves(
+        store.alignment or Alignment(),
+        {spec: estimates[id_] for id_, spec in blocks.items() if id_ not in held_out},
+    )
+    networks |= {id_: n for id_, n in store.networks(*_LATER).items() if id_ in calibration}
+    near_bytes = store.environment.l2_bytes / 2
+    price = fit_price(
+        [
+            _sample(network, curves, near_bytes, estimates[id_].hot_ms)
+            for id_, network in networks.items()
+            if id_ in estimates
+        ],
+        least_cold_ms=min(estimates[id_].cold_ms or estimates[id_].hot_ms for id_ in blocks),
+        least_hot_ms=min(estimates[id_].hot_ms for id_ in blocks),
+        near_limit_bytes=near_bytes,
+    )
+    floor = samples.floor(store.networks("profile"), quantile)
+    fit = StoredFit(
+        price,
+        floor=floor,
+        noisy=floor is not None and floor > protocol.floor_tolerance,
+        held_out_errors=_held_out_errors(
+            price, curves, [(blocks[id_], estimates[id_]) for id_ in sorted(held_out)]
+        ),
+        calibrated=bool(calibration),
+    )
+    marked = {id_: _marked(estimate, price, protocol) for id_, estimate in estimates.items()}
+    store.set_results(marked, fit)
+    return fit
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What became of the machine between two sweeps: ``now = scale x then + bytes x slope``.
+
+    A neighbour takes its share of the processor and its share of the caches and of the memory
+    behind them; the second is felt by networks of many weights. So a drift has two numbers.
+
+    Attributes:
+        ratio: Latency now over then, geometric mean over the probes.
+        scale: Of what a network takes whatever its weights.
+        ms_per_byte: Of each byte of its weights.
+    """
+
+    ratio: float
+    scale: float
+    ms_per_byte: float
+
+    @classmethod
+    def between(
+        cls, then_ms: Sequence[float], now_ms: Sequence[float], weight_bytes: Sequence[float]
+    ) -> Drift | None:
+        """The drift that the same networks, measured then and now, tell of; None without any."""
+        if not then_ms:
+            return None
+        then, now = np.array(then_ms), np.array(now_ms)
+        ratio = float(np.exp(np.mean(np.log(now / then))))
+        if len(then) < _PROBES_FOR_TWO:
+            return cls(ratio, ratio, 0.0)
+        columns = np.stack([np.ones_like(then), np.array(weight_bytes) / then], axis=1)
+        size = np.abs(columns).max(axis=0)
+        found = np.linalg.lstsq(columns / size, now / then, rcond=None)[0] / size
+        return cls(ratio, float(found[0]), float(found[1]))
+
+    def now_ms(self, then_ms: float, weight_bytes: float) -> float:
+        """What a network that took ``then_ms`` takes now."""
+        return self.scale * then_ms + self.ms_per_byte * weight_bytes
+
+    def then_ms(self, now_ms: float, weight_bytes: float) -> float:
+        """What a network that takes ``now_ms`` took then."""
+        return (now_ms - self.ms_per_byte * weight_bytes) / self.scale
+
+
+def as_estimate(hot: Interval, cold: Interval | None, *, visits: int) -> Estimate:
+    """An estimate that has not been judged yet."""
+    return Estimate(
+        hot.estimate_ms,
+        hot.low_ms,
+        hot.high_ms,
+        cold.estimate_ms if cold else None,
+        cold.low_ms if cold else None,
+        cold.high_ms if cold else None,
+        visits,
+        noisy=False,
+    )
+
+
+def _calibration_networks(
+    store: TableStore, profiled: Mapping[int, Estimate], quantile: float
+) -> dict[int, Estimate]:
+    """Estimates of calibration networks as they would have been while profiling."""
+    found: dict[int, Estimate] = {}
+    networks, later = store.networks("profile"), store.networks(*_LATER)
+    probes = [id_ for id_ in networks if id_ in profiled]
+    for sweep in store.sweeps("calibration"):
+        samples = Samples()
+        samples.add(store.visits(sweep))
+        intervals = samples.intervals(list(samples.hot_ms), quantile)
+        drift = Drift.between(
+            [profiled[id_].hot_ms for id_ in probes],
+            [intervals[id_].estimate_ms for id_ in probes],
+            [weight_bytes(networks[id_]) for id_ in probes],
+        )
+        for id_ in intervals.keys() & later.keys():
+            now = intervals[id_]
+            then_ms = now.estimate_ms
+            if drift is not None:
+                then_ms = drift.then_ms(now.estimate_ms, weight_bytes(later[id_]))
+            then = now.scaled(then_ms / now.estimate_ms)
+            found[id_] = as_estimate(then, None, visits=len(samples.hot_ms[id_]))
+    return found
+
+
+def _sample(
+    members: Network, curves: Curves, near_limit_bytes: float, latency_ms: float
+) -> NetworkSample:
+    estimates = [curves.estimate(spec) for spec in members]
+    known = [e for e in estimates if e is not None]
+    assert len(known) == len(members), "calibration networks are made of priced blocks"
+    return NetworkSample(
+        blocks=len(members),
+        cold_ms=sum(e.cold_ms or e.hot_ms for e in known),
+        hot_ms=sum(e.hot_ms for e in known),
+        weight_bytes=weight_bytes(members),
+        near_bytes=sum(
+            min(block_cost(spec).params * BYTES_PER_FLOAT, near_limit_bytes) for spec in members
+        ),
+        latency_ms=latency_ms,
+    )
+
+
+def _held_out_errors(
+    price: PriceModel, curves: Curves, held_out: Sequence[tuple[BlockSpec, Estimate]]
+) -> tuple[float, ...]:
+    errors = []
+    for spec, measured in held_out:
+        between = curves.between(spec)
+        if between is None:
+            continue
+        predicted_ms, measured_ms = (
+            price.block_price_ms(
+                e.hot_ms if e.cold_ms is None else e.cold_ms,
+                e.hot_ms,
+                block_cost(spec).params * BYTES_PER_FLOAT,
+            )
+            for e in (between, measured)
+        )
+        errors.append(predicted_ms / measured_ms - 1)
+    return tuple(errors)
+
+
+def _marked(estimate: Estimate, price: PriceModel, protocol: SweepProtocol) -> Estimate:
+    """The estimate with its verdict: too few visits, or too wide an interval of the price."""
+    tolerance = protocol.block_tolerance
+    few = estimate.visits < protocol.min_passes
+    return replace(estimate, noisy=few or price_half_width(price, estimate) > tolerance)
+
+
+def price_half_width(price: PriceModel, e: Estimate) -> float:
+    """Half width of the interval of a block's price, relative; of a network its own."""
+    if e.cold_ms is None or e.cold_low_ms is None or e.cold_high_ms is None:
+        return (e.hot_high_ms - e.hot_low_ms) / 2 / e.hot_ms
+    width_ms = price.cold_scale * (e.cold_high_ms - e.cold_low_ms)
+    width_ms += price.hot_scale * (e.hot_high_ms - e.hot_low_ms)
+    middle_ms = price.cold_scale * e.cold_ms + price.hot_scale * e.hot_ms
+    return width_ms / 2 / middle_ms if middle_ms else (e.hot_high_ms - e.hot_low_ms) / 2 / e.hot_ms

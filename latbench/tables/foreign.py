@@ -1,0 +1,72 @@
+"""A foreign table as one of ours: its prices as they stand, its defects kept and counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from latbench.blocks import BlockSpec
+from latbench.device import IMPORTED, DeviceProfile
+from latbench.environment import unknown_environment
+from latbench.errors import InvalidFileError
+from latbench.tables.importers import ForeignTable
+from latbench.tables.pricing import PriceModel
+from latbench.tables.store import Estimate, Origin, SpaceLabel, StoredFit, TableStore
+
+
+def import_table(
+    foreign: ForeignTable,
+    path: Path,
+    *,
+    origin: Origin,
+    device: str,
+    included: Iterable[BlockSpec] = (),
+) -> None:
+    """Write a foreign table as a latency table.
+
+    Its prices have no visits and are used as they stand; the base is paid once a network.
+    Entries that price no block known here, or whose latency is no number, are kept beside.
+
+    Args:
+        foreign: What was read.
+        path: The new table.
+        origin: Where it comes from.
+        device: What to call the device, freely.
+        included: Blocks that the base pays for.
+
+    Raises:
+        InvalidFileError: There is a file at ``path`` already, or it cannot be written.
+    """
+    if path.exists():
+        raise InvalidFileError(f"{path} exists: an import never writes over a file")
+    usable = [e for e in foreign.entries if e.spec is not None and math.isfinite(e.latency_ms)]
+    kept = [e for e in foreign.entries if e.spec is None or not math.isfinite(e.latency_ms)]
+    with TableStore.create(
+        path,
+        device=DeviceProfile(name=device, runtime=IMPORTED),
+        space=foreign.space or SpaceLabel(origin.format, 0, 0),
+        environment=unknown_environment(device),
+    ) as store:
+        try:
+            store.record_origin(origin, [(e.key, e.width, e.latency_ms) for e in kept])
+            store.add_blocks(included, "included")
+            specs = [e.spec for e in usable if e.spec is not None]
+            store.add_blocks(specs)
+            ids = {spec: id_ for id_, spec in store.blocks("block").items()}
+            store.set_results(
+                {
+                    ids[spec]: _as_it_stands(entry.latency_ms)
+                    for spec, entry in zip(specs, usable, strict=True)
+                },
+                StoredFit(PriceModel(0.0, 1.0, 0.0, foreign.base_ms)),
+            )
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def _as_it_stands(latency_ms: float) -> Estimate:
+    """An estimate of which nothing is known but its value."""
+    hot = (latency_ms, latency_ms, latency_ms)
+    return Estimate(*hot, None, None, None, visits=0, noisy=False)

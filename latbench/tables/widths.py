@@ -1,0 +1,249 @@
+"""Latency over width: alignment classes, knots, interpolation inside a class.
+
+How a runtime's latency depends on a block's elastic width is not smooth. ONNX Runtime on a CPU
+takes three times as long where the width is no multiple of 4, and climbs in steps of 16 where it
+is; other runtimes have other steps. So widths fall into **classes**: a class holds the widths that
+its divisor divides and no larger divisor of the alignment does. Inside a class, latency is a
+function of the width rounded up to a multiple of the class's step, and that function is smooth
+enough to be interpolated between **knots**, the widths that were measured. Nothing is ever
+extrapolated, and no class speaks for another.
+
+Which divisors and steps a runtime has is found by measuring all widths of a stretch of some
+blocks and asking which alignment predicts each of them best from the others.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from itertools import combinations
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+MODULI = (1, 2, 4, 8, 16, 32)
+_SIMPLER = 1.15  # a simpler alignment is as good if its error is within this factor of the least
+_ALIKE = 0.001  # or within this difference
+
+
+class WidthClass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Widths divisible by ``divisor`` whose latency depends on their multiple of ``step``."""
+
+    divisor: int
+    step: int
+
+    def abscissa(self, width: int) -> int:
+        """The width rounded up to a multiple of the step."""
+        return -(-width // self.step) * self.step
+
+
+class Alignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The classes of a runtime, by descending divisor; the last divisor is 1.
+
+    Attributes:
+        error: Mean absolute relative error of the scanned widths, each predicted from the others;
+            None where nothing was scanned.
+    """
+
+    classes: tuple[WidthClass, ...] = (WidthClass(1, 1),)
+    error: float | None = None
+
+    def class_of(self, width: int) -> WidthClass:
+        """The class that a width belongs to."""
+        return next(c for c in self.classes if width % c.divisor == 0)
+
+    def __str__(self) -> str:
+        named = [
+            f"{'multiples of ' + str(c.divisor) if c.divisor > 1 else 'any width'}"
+            f"{' in steps of ' + str(c.step) if c.step > c.divisor else ''}"
+            for c in self.classes
+        ]
+        return ", then ".join(named)
+
+
+class WidthCurve:
+    """Values over width, known at some widths and interpolated between them.
+
+    Args:
+        alignment: The runtime's classes.
+        known: Measured values by width, each ``(values,)``.
+    """
+
+    def __init__(self, alignment: Alignment, known: Mapping[int, Floats]) -> None:
+        self.known = known
+        self._alignment = alignment
+        grouped: dict[WidthClass, dict[int, list[Floats]]] = defaultdict(lambda: defaultdict(list))
+        for width, values in known.items():
+            group = alignment.class_of(width)
+            grouped[group][group.abscissa(width)].append(values)
+        self._knots = {
+            group: (
+                np.array(sorted(by_abscissa), dtype=np.float64),
+                np.array([np.mean(by_abscissa[x], axis=0) for x in sorted(by_abscissa)]),
+            )
+            for group, by_abscissa in grouped.items()
+        }  # (knots,) and (knots, values)
+
+    def at(self, width: int) -> Floats | None:
+        """Values at a width, measured or interpolated; None beyond what the class measured."""
+        if width in self.known:
+            return self.known[width]
+        group = self._alignment.class_of(width)
+        if group not in self._knots:
+            return None
+        xs, ys = self._knots[group]
+        x = group.abscissa(width)
+        if not xs[0] <= x <= xs[-1]:
+            return None
+        upper = int(np.searchsorted(xs, x))
+        if xs[upper] == x:
+            result: Floats = ys[upper]
+            return result
+        share = (x - xs[upper - 1]) / (xs[upper] - xs[upper - 1])
+        between: Floats = (1 - share) * ys[upper - 1] + share * ys[upper]
+        return between
+
+    def step(self, width: int) -> tuple[WidthClass, int]:
+        """Class and multiple of its step: widths that agree in both have one latency."""
+        group = self._alignment.class_of(width)
+        return group, group.abscissa(width)
+
+    def left_out_error(self, width: int) -> float | None:
+        """Relative error at a measured width of the curve without it; None if it is an end."""
+        rest = {w: v for w, v in self.known.items() if w != width}
+        predicted = WidthCurve(self._alignment, rest).at(width)
+        if predicted is None:
+            return None
+        return float(predicted[0] / self.known[width][0] - 1)
+
+
+def first_knots(widths: Sequence[int], alignment: Alignment, *, count: int) -> list[int]:
+    """Widths to measure first: the ends of every class and some evenly between them.
+
+    Args:
+        widths: All widths of the curve, ascending.
+        alignment: The runtime's classes.
+        count: Knots a class, fewer where it has fewer.
+    """
+    found: set[int] = set()
+    for members in _by_abscissa(widths, alignment).values():
+        positions = np.unique(np.linspace(0, len(members) - 1, count).round().astype(int))
+        abscissae = sorted(members)
+        found.update(members[abscissae[i]] for i in positions)
+    return sorted(found)
+
+
+def refined_knots(
+    widths: Sequence[int], curve: WidthCurve, alignment: Alignment, *, tolerance: float
+) -> list[tuple[float, int]]:
+    """Widths to measure next: both sides of a knot that the others predict badly.
+
+    Returns:
+        Pairs of error and width: the absolute relative error that asks for the width, and the
+        width, none of which is known yet.
+    """
+    found: dict[int, float] = {}
+    for group, members in _by_abscissa(widths, alignment).items():
+        abscissae = sorted(members)
+        known = sorted({group.abscissa(w) for w in curve.known if alignment.class_of(w) == group})
+        for before, knot, after in zip(known, known[1:], known[2:], strict=False):
+            here = [w for w in curve.known if alignment.class_of(w) == group]
+            width = next(w for w in here if group.abscissa(w) == knot)
+            error = abs(curve.left_out_error(width) or 0.0)
+            if error <= tolerance:
+                continue
+            for low, high in ((before, knot), (knot, after)):
+                between = [x for x in abscissae if low < x < high]
+                if between:
+                    middle = members[between[len(between) // 2]]
+                    found[middle] = max(error, found.get(middle, 0.0))
+    return sorted(((error, width) for width, error in found.items()), reverse=True)
+
+
+def _by_abscissa(widths: Iterable[int], alignment: Alignment) -> dict[WidthClass, dict[int, int]]:
+    """By class, the widest width of every multiple of its step."""
+    found: dict[WidthClass, dict[int, int]] = defaultdict(dict)
+    for width in widths:
+        group = alignment.class_of(width)
+        found[group][group.abscissa(width)] = width
+    return found
+
+
+def discover_alignment(scans: Sequence[Mapping[int, float]]) -> Alignment:
+    """The alignment under which scanned widths predict each other best.
+
+    Args:
+        scans: Latency by width, for a stretch of consecutive widths of each of some blocks.
+
+    Returns:
+        The simplest alignment whose error is close to the best one's.
+    """
+    frozen = tuple(tuple(sorted(scan.items())) for scan in scans if scan)
+    if not frozen:
+        return Alignment()
+
+    @cache
+    def best_step(divisor: int, larger: tuple[int, ...]) -> tuple[float, int, int]:
+        """Summed error of a class at its best step, that step, and the class's size."""
+        members = [
+            [(w, y) for w, y in scan if w % divisor == 0 and all(w % d for d in larger)]
+            for scan in frozen
+        ]
+        size = sum(map(len, members))
+        errors = {
+            step: sum(_left_out_errors(points, WidthClass(divisor, step)) for points in members)
+            for step in MODULI
+            if step >= divisor
+        }
+        # of steps that predict alike the largest: its plateaus are real, and knots between
+        # plateaus would be wasted
+        step = max(s for s in errors if _close(errors[s], min(errors.values()), size))
+        return errors[step], step, size
+
+    candidates = []
+    for extra in range(len(MODULI)):
+        for chosen in combinations(MODULI[1:], extra):
+            divisors = sorted((1, *chosen), reverse=True)
+            parts = [best_step(d, tuple(divisors[:i])) for i, d in enumerate(divisors)]
+            if any(size == 0 for _, _, size in parts):
+                continue
+            error = sum(part[0] for part in parts) / sum(part[2] for part in parts)
+            classes = tuple(WidthClass(d, s) for d, (_, s, _) in zip(divisors, parts, strict=True))
+            candidates.append(Alignment(classes, error))
+    least = min(c.error or 0.0 for c in candidates)
+    close = [c for c in candidates if _close(c.error or 0.0, least, 1)]
+    return min(close, key=lambda c: (len(c.classes), c.error))
+
+
+def _close(error: float, least: float, size: int) -> bool:
+    """Whether a summed error is no worse than the least one, for what noise can tell."""
+    return error <= max(_SIMPLER * least, least + _ALIKE * size)
+
+
+def _left_out_errors(points: Sequence[tuple[int, float]], group: WidthClass) -> float:
+    """Sum of absolute relative errors of points, each predicted from the others."""
+    by_abscissa: dict[int, list[float]] = defaultdict(list)
+    for width, value in points:
+        by_abscissa[group.abscissa(width)].append(value)
+    xs = sorted(by_abscissa)
+    means = {x: sum(by_abscissa[x]) / len(by_abscissa[x]) for x in xs}
+    total = 0.0
+    for index, x in enumerate(xs):
+        alike = by_abscissa[x]
+        for value in alike:
+            if len(alike) > 1:
+                predicted = (sum(alike) - value) / (len(alike) - 1)
+            elif 0 < index < len(xs) - 1:
+                low, high = xs[index - 1], xs[index + 1]
+                share = (x - low) / (high - low)
+                predicted = (1 - share) * means[low] + share * means[high]
+            elif len(xs) > 1:  # an end: the nearest other multiple is all there is
+                predicted = means[xs[1] if index == 0 else xs[-2]]
+            else:
+                predicted = value
+            total += abs(predicted / value - 1)
+    return total
