@@ -30,6 +30,7 @@ from latbench.errors import (
 from latbench.units import format_ms, parse_duration_s, parse_latency_ms
 
 if TYPE_CHECKING:
+    from latbench.measure.noise import NoiseCheck
     from latbench.registry import Registry
     from latbench.tables import LatencyTable, TableCheck
     from nas.data.images import ImageData
@@ -146,14 +147,29 @@ def latbench() -> None:
 
 
 @latbench.command()
+@click.option(
+    "--check",
+    is_flag=False,
+    flag_value="",
+    metavar="[DEVICE]",
+    help="Measure noise and drift of one device; without a name, list what can run.",
+)
+@click.option("--duration", type=DURATION, default="60s", show_default=True, help="Of the check.")
 @as_json
-def devices(as_json: bool) -> None:
+def devices(check: str | None, duration: float, as_json: bool) -> None:
     """Device profiles, and which of them can run here."""
+    from dataclasses import asdict
+
     from latbench.device import load_profile, shipped_profiles
     from latbench.profilers import PROFILERS
-    from latbench.report.results import show_devices
+    from latbench.report.results import show_devices, show_noise
 
-    rows: list[dict[str, Any]] = []
+    if check:
+        noise = _check_noise(check, duration)
+        rows = [{"name": check, "available": True, "reason": None, **asdict(noise)}]
+        _emit({"devices": rows}, as_json=as_json, render=lambda: show_noise(check, noise))
+        return
+    rows = []
     for name in shipped_profiles():
         profile = load_profile(name)
         try:
@@ -174,6 +190,20 @@ def devices(as_json: bool) -> None:
         )
 
     _emit({"devices": rows}, as_json=as_json, render=lambda: show_devices(rows))
+
+
+def _check_noise(device: str, seconds: float) -> NoiseCheck:
+    from latbench.device import load_profile
+    from latbench.environment import current_environment
+    from latbench.measure.lock import device_lock
+    from latbench.measure.noise import check_noise
+    from latbench.profilers import make_profiler
+    from latbench.report.terminal import progress_bar
+
+    profiler = make_profiler(load_profile(device))
+    environment = current_environment(profiler.versions())
+    with device_lock(profiler.profile.device), progress_bar("checking") as progress:
+        return check_noise(profiler, environment, seconds=seconds, progress=progress)
 
 
 @latbench.command()
@@ -261,32 +291,53 @@ def spaces(
 @latbench.command()
 @click.argument("device")
 @click.argument("space")
-@click.option("-o", "--output", type=FILE, required=True, help="Latency table to fill or resume.")
+@click.option("-o", "--output", type=FILE, help="Latency table to fill or resume.")
 @click.option("--input-size", type=int, help="Side of the input image in pixels.")
 @click.option("--classes", type=int)
 @click.option("--time-limit", type=DURATION, default="20min", show_default=True)
+@click.option(
+    "--from", "source", type=FILE, help="Tell most of it from another device's table of SPACE."
+)
+@click.option("--plan", is_flag=True, help="Say blocks, minutes and memory, and measure nothing.")
 @as_json
 def profile(
     device: str,
     space: str,
-    output: Path,
+    output: Path | None,
     input_size: int | None,
     classes: int | None,
     time_limit: float,
+    source: Path | None,
+    plan: bool,
     as_json: bool,
 ) -> None:
-    """Measure every block of SPACE on DEVICE into a latency table, or go on with one."""
+    """Measure the blocks of SPACE on DEVICE into a latency table, or go on with one."""
     from dataclasses import asdict
 
     from latbench.device import load_profile
     from latbench.profilers import make_profiler
-    from latbench.report.results import show_profile
+    from latbench.report.results import show_forecast, show_profile, show_transfer
     from latbench.report.terminal import progress_bar
-    from nas.priced import profile_space
+    from nas.priced import forecast_space, profile_space, transfer_space
     from nas.spaces import make_space
 
     profiler = make_profiler(load_profile(device))
     made = make_space(space, input_size, classes)
+    if plan:
+        expected = forecast_space(profiler, made, time_limit_s=time_limit)
+        _emit(asdict(expected), as_json=as_json, render=lambda: show_forecast(expected))
+        return
+    if output is None:
+        raise InvalidValueError("profile needs -o TABLE, the latency table to fill or resume")
+    if source is not None:
+        with progress_bar("transferring") as progress:
+            told = transfer_space(profiler, output, made, _open_table(source), progress=progress)
+        _emit(
+            {**asdict(told), "fit": None, "loo_error": told.fit.price.loo_error},
+            as_json=as_json,
+            render=lambda: show_transfer(told, output),
+        )
+        return
     with progress_bar("profiling") as progress:
         result = profile_space(profiler, output, made, time_limit_s=time_limit, progress=progress)
     _emit(asdict(result), as_json=as_json, render=lambda: show_profile(result, output))
@@ -301,20 +352,28 @@ def table() -> None:
 
 @table.command("show")
 @click.argument("path", type=FILE)
-@click.option("--worst", type=COUNT, default=15, show_default=True, help="Entries to list.")
+@click.option("--worst", type=COUNT, default=10, show_default=True, help="Entries to list.")
+@click.option("--curves", type=COUNT, default=3, show_default=True, help="Width curves to draw.")
+@click.option("--picture", type=FILE, help="Draw width curves into this file (png, svg, pdf).")
 @as_json
-def table_show(path: Path, worst: int, as_json: bool) -> None:
-    """What a table is of, and its entries of widest interval."""
+def table_show(path: Path, worst: int, curves: int, picture: Path | None, as_json: bool) -> None:
+    """What a table is of, its entries of widest interval, and latency over width."""
+    from latbench.report.curves import draw_curves, show_curves
     from latbench.report.results import show_table
+    from latbench.report.terminal import print_lines
     from latbench.tables import LatencyTable
     from latbench.tables.export import describe, entries
 
     opened = LatencyTable.open(path)
-    _emit(
-        describe(opened) | {"entries": entries(opened)},
-        as_json=as_json,
-        render=lambda: show_table(opened, worst=worst),
-    )
+    drawn = draw_curves(opened, picture) if picture is not None else 0
+
+    def render() -> None:
+        show_table(opened, worst=worst)
+        show_curves(opened, count=curves)
+        if picture is not None:
+            print_lines(["", f"wrote {drawn} curves to {picture}"])
+
+    _emit(describe(opened) | {"entries": entries(opened)}, as_json=as_json, render=render)
 
 
 @table.command("check")
@@ -395,24 +454,72 @@ def table_import(
     _emit(_check_result(found), as_json=as_json, render=render)
 
 
+@table.command("diff")
+@click.argument("before", type=FILE)
+@click.argument("after", type=FILE)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=0.05,
+    show_default=True,
+    help="Change of a latency that does not matter, a fraction.",
+)
+@as_json
+def table_diff(before: Path, after: Path, tolerance: float, as_json: bool) -> None:
+    """Say of every block whether AFTER is slower than BEFORE; exit code 1 if one is."""
+    from latbench.blocks import block_key
+    from latbench.report.results import show_difference
+    from latbench.tables import TableStore
+    from latbench.tables.comparison import compare
+
+    with TableStore.open(before) as old, TableStore.open(after) as new:
+        found = compare(old, new, tolerance=tolerance)
+    slower = found.count("SLOWER")
+    result = {
+        "blocks": [
+            {
+                "block": block_key(change.spec),
+                "ratio": change.ratio,
+                "low": change.low,
+                "high": change.high,
+                "p_value": change.p_value,
+                "verdict": change.verdict,
+            }
+            for change in found.changes
+        ],
+        "same": found.count("SAME"),
+        "faster": found.count("FASTER"),
+        "slower": slower,
+        "unsure": found.count("UNSURE"),
+        "ratio": found.ratio,
+        "only_before": found.only_before,
+        "only_after": found.only_after,
+        "environment": list(found.environment),
+        "passed": slower == 0,
+    }
+    _emit(result, as_json=as_json, render=lambda: show_difference(found, tolerance=tolerance))
+    if slower:
+        sys.exit(EXIT_FAILED_CHECK)
+
+
 @table.command("export")
 @click.argument("path", type=FILE)
-@click.option("--format", "kind", type=_named("format", "json", "csv"), default="json")
+@click.option("--format", "kind", type=_named("format", "json", "csv", "parquet"), default="json")
 @click.option("-o", "--output", type=FILE, required=True)
 @as_json
 def table_export(path: Path, kind: str, output: Path, as_json: bool) -> None:
-    """Write a table as JSON or CSV."""
+    """Write a table as JSON, CSV or Parquet."""
+    from latbench.files import write_atomically
     from latbench.report.terminal import print_lines
     from latbench.tables import LatencyTable
     from latbench.tables.export import FORMATS
 
     opened = LatencyTable.open(path)
-    _write(output, FORMATS[kind](opened))
-    result = {"entries": len(opened.estimates), "path": str(output)}
+    write_atomically(output, FORMATS[kind](opened))
     _emit(
-        result,
+        {"path": str(output)},
         as_json=as_json,
-        render=lambda: print_lines([f"wrote {len(opened.estimates)} entries to {output}"]),
+        render=lambda: print_lines([f"wrote {opened.space} to {output}"]),
     )
 
 

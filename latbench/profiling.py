@@ -9,7 +9,7 @@ committed; whatever ends a run, the same call goes on where it ended.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +18,18 @@ from typing import Literal
 
 import numpy as np
 
-from latbench.blocks import BlockSpec, Network, block_width, with_width
-from latbench.cost import block_cost
+from latbench.blocks import BlockSpec, Network
+from latbench.cost import weight_bytes
 from latbench.environment import Environment, current_environment
 from latbench.errors import MismatchError
+from latbench.knots import KnotPlan, likely_blocks
 from latbench.measure.lock import device_lock
 from latbench.measure.samples import Samples
 from latbench.measure.sweep import Target, block_target, network_target, sweep_pass
 from latbench.profilers import Profiler
 from latbench.tables import SpaceLabel, StoredFit, TableStore
 from latbench.tables.curves import Curves
-from latbench.tables.estimation import as_estimate, work_out
-from latbench.tables.widths import discover_alignment, first_knots, refined_knots
+from latbench.tables.estimation import work_out
 
 Progress = Callable[[float, str], None]
 """Called now and then with the fraction done, 0 to 1, and a few words."""
@@ -38,15 +38,10 @@ Stopped = Literal["converged", "time limit", "pass limit", "interrupted"]
 
 _CHECK_EVERY = 5  # passes between looks at convergence, each of which takes about a second
 
-SCANNED_BLOCKS = 4  # whose widths are scanned for the runtime's classes
-SCANNED_WIDTHS = 64  # of each: two periods of the largest modulus
 SCAN_PASSES = 8  # enough for a class three times as slow, and for steps of some percent
-KNOTS_A_CLASS = 5  # of every curve, at first
-MEASURED_SHARE = 0.12  # of all widths, at most, before a time limit is thought of
-HELD_OUT_SHARE = 0.08  # of the knots: widths that only check the interpolation
+_SAMPLED = 40  # blocks that a forecast visits
+_COPIES = 4  # of a network's weights while its session opens, and what the runtime keeps of them
 _REFINE_AFTER = (6, 12)  # passes over the knots, after which more knots may join
-_REFINE_TOLERANCE = 0.03  # disagreement of a knot with its neighbours that calls for more
-_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -119,7 +114,7 @@ def profile(
     begin = monotonic()
     with device_lock(profiler.profile.device):
         is_new = not path.exists()
-        with _open_or_create(path, profiler, space) as store:
+        with open_or_create(path, profiler, space) as store:
             run = None
             try:
                 environment = current_environment(profiler.versions())
@@ -128,7 +123,7 @@ def profile(
                 sweep = store.begin_sweep("profile", environment)
                 store.add_networks(networks, "profile")
                 run = _Run(profiler, store, sweep, begin, time_limit_s, progress)
-                stopped = run.measure(_Plan(store, blocks))
+                stopped = run.measure(KnotPlan(store, blocks))
                 if not run.samples.hot_ms.keys() & store.networks("profile").keys():
                     raise KeyboardInterrupt
             except BaseException:
@@ -140,8 +135,78 @@ def profile(
             return _result(store, run, fit, stopped, seconds=monotonic() - begin)
 
 
-def _open_or_create(path: Path, profiler: Profiler, space: SpaceLabel) -> TableStore:
-    """The table at ``path`` for this device and space, made if there is none."""
+@dataclass(frozen=True)
+class Forecast:
+    """What a profiling run would take.
+
+    Attributes:
+        blocks: Blocks that would have a price.
+        measured: How many of them would be measured, about.
+        networks: Networks that prices would be fitted on.
+        pass_s: Seconds of one pass over all of them.
+        minutes: Until the least number of passes that a sweep may stop after.
+        passes: Passes that the time limit allows.
+        memory_mib: Peak memory of the process, about.
+    """
+
+    blocks: int
+    measured: int
+    networks: int
+    pass_s: float
+    minutes: float
+    passes: int
+    memory_mib: int
+
+
+def forecast(
+    profiler: Profiler,
+    *,
+    blocks: Sequence[BlockSpec],
+    networks: Sequence[Network],
+    time_limit_s: float,
+) -> Forecast:
+    """Say what ``profile`` would take, from one visit to a sample of its targets.
+
+    Raises:
+        DeviceBusyError: Another process measures on the device.
+        RuntimeFailure: The runtime refused a block.
+    """
+    protocol = profiler.profile.sweep
+    measured = likely_blocks(blocks)
+    rng = np.random.default_rng(0)
+    drawn = rng.choice(len(measured), size=min(_SAMPLED, len(measured)), replace=False)
+    sample = [block_target(0, (measured[i],), protocol) for i in drawn]
+    few = [network_target(1, n, protocol, visits=1) for n in (networks[0], networks[-1])]
+    with device_lock(profiler.profile.device):
+        sweep_pass(profiler, sample, number=0)  # what is made once a process
+        block_s = sweep_pass(profiler, sample, number=1).seconds / len(sample)
+        network_s = sweep_pass(profiler, few, number=1).seconds / len(few)
+    pass_s = len(measured) * block_s + len(networks) * protocol.network_visits * network_s
+    largest = max(weight_bytes(network) for network in networks)
+    return Forecast(
+        blocks=len(blocks),
+        measured=len(measured),
+        networks=len(networks),
+        pass_s=pass_s,
+        minutes=protocol.min_passes * pass_s / 60,
+        passes=max(1, min(protocol.max_passes, int(time_limit_s / pass_s))),
+        memory_mib=(_peak_bytes() + _COPIES * largest) >> 20,
+    )
+
+
+def _peak_bytes() -> int:
+    """Most memory that this process has had so far."""
+    kib: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib << 10
+
+
+def open_or_create(path: Path, profiler: Profiler, space: SpaceLabel) -> TableStore:
+    """The table at ``path`` for this device and space, made if there is none.
+
+    Raises:
+        InvalidFileError: The file is no table.
+        MismatchError: The table is of another device or space.
+    """
     if not path.exists():
         environment = current_environment(profiler.versions())
         return TableStore.create(
@@ -203,103 +268,6 @@ def _result(
     )
 
 
-class _Plan:
-    """Which of the blocks are measured: a scan, then knots, then more knots.
-
-    Args:
-        store: Where blocks are registered as soon as they are to be measured.
-        blocks: All blocks that are to have a price.
-    """
-
-    def __init__(self, store: TableStore, blocks: Sequence[BlockSpec]) -> None:
-        self.store = store
-        grouped: dict[BlockSpec, list[int]] = defaultdict(list)
-        self.rigid: list[BlockSpec] = []
-        for spec in blocks:
-            width = block_width(spec)
-            if width is None:
-                self.rigid.append(spec)
-            else:
-                grouped[with_width(spec, 0)].append(width)
-        self.widths = {shape: sorted(found) for shape, found in grouped.items()}
-
-    def scan(self) -> list[BlockSpec]:
-        """The blocks whose widths tell the classes: stretches of some narrow curves.
-
-        A step of 16 channels is a large part of a narrow block and a small one of a wide one.
-        """
-        curves = sorted(
-            self.widths.items(),
-            key=lambda item: (len(item[1]) < SCANNED_WIDTHS, item[1][0], _macs(item[0], item[1])),
-        )
-        half = curves[: max(SCANNED_BLOCKS, len(curves) // 2)]
-        picked = np.unique(np.linspace(0, len(half) - 1, SCANNED_BLOCKS).round().astype(int))
-        return [
-            with_width(half[i][0], width)
-            for i in (picked if half else [])
-            for width in half[i][1][:SCANNED_WIDTHS]
-        ]
-
-    def add_knots(self, samples: Samples, quantile: float) -> None:
-        """Find the classes from the scan; register knots and held-out widths."""
-        scanned = self.store.blocks()
-        fastest = samples.intervals(scanned, quantile)
-        by_curve: dict[BlockSpec, dict[int, float]] = defaultdict(dict)
-        for id_, spec in scanned.items():
-            width = block_width(spec)
-            if width is not None and id_ in fastest:
-                by_curve[with_width(spec, 0)][width] = fastest[id_].estimate_ms
-        alignment = discover_alignment(list(by_curve.values()))
-        knots = [
-            with_width(shape, width)
-            for shape, widths in self.widths.items()
-            for width in first_knots(widths, alignment, count=KNOTS_A_CLASS)
-        ]
-        self.store.add_blocks([*self.rigid, *knots])
-        known = set(self.store.blocks().values())
-        free = [
-            with_width(shape, width)
-            for shape, widths in self.widths.items()
-            for width in widths
-            if with_width(shape, width) not in known
-        ]
-        count = min(len(free), round(HELD_OUT_SHARE * len(knots)))
-        drawn = np.random.default_rng(_SEED).choice(len(free), size=count, replace=False)
-        self.store.add_blocks([free[i] for i in drawn], "held-out")
-        self.store.record_alignment(alignment)
-
-    def refine(self, samples: Samples, quantile: float) -> bool:
-        """Register widths where knots disagree with their neighbours; whether there were any."""
-        alignment = self.store.alignment
-        blocks = self.store.blocks("block")
-        if alignment is None or not self.widths:
-            return False
-        hot = samples.intervals(blocks, quantile)
-        curves = Curves(
-            alignment,
-            {blocks[id_]: as_estimate(interval, None, visits=0) for id_, interval in hot.items()},
-        )
-        wanted = sorted(
-            (
-                (error, shape, width)
-                for shape, widths in self.widths.items()
-                if (curve := curves.curve(with_width(shape, widths[0]))) is not None
-                for error, width in refined_knots(
-                    widths, curve, alignment, tolerance=_REFINE_TOLERANCE
-                )
-            ),
-            key=lambda found: -found[0],
-        )
-        room = round(MEASURED_SHARE * sum(map(len, self.widths.values()))) - len(blocks)
-        more = [with_width(shape, width) for _, shape, width in wanted[: max(0, room)]]
-        self.store.add_blocks(more)
-        return bool(more)
-
-
-def _macs(shape: BlockSpec, widths: Sequence[int]) -> int:
-    return block_cost(with_width(shape, widths[0])).macs
-
-
 class _Run:
     """The measuring part of a profiling run."""
 
@@ -321,23 +289,25 @@ class _Run:
         self.passes_before = store.passes(sweep)
         self.network_ids = list(store.networks("profile"))
 
-    def measure(self, plan: _Plan) -> Stopped:
+    def measure(self, plan: KnotPlan) -> Stopped:
         """Scan, measure, refine, until there is a reason to stop."""
         try:
-            if self.store.alignment is None:
+            alignment = self.store.alignment
+            if alignment is None or alignment.error is None:  # not found here, or not at all
                 self._scan(plan)
             return self._passes(plan)
         except KeyboardInterrupt:
             return "interrupted"
 
-    def _scan(self, plan: _Plan) -> None:
-        self.store.add_blocks(plan.scan())
-        targets = self._block_targets()
-        while targets and self.store.passes(self.sweep) < SCAN_PASSES:
+    def _scan(self, plan: KnotPlan) -> None:
+        scanned = plan.scan()
+        self.store.add_blocks(scanned)
+        targets = [target for target in self._block_targets() if target.network[0] in set(scanned)]
+        while any(len(self.samples.hot_ms.get(t.id, ())) < SCAN_PASSES for t in targets):
             self._pass(targets, words="scanning widths")
-        plan.add_knots(self.samples, self.protocol.quantile)
+        plan.add_knots(scanned, self.samples, self.protocol.quantile)
 
-    def _passes(self, plan: _Plan) -> Stopped:
+    def _passes(self, plan: KnotPlan) -> Stopped:
         targets = self._targets()
         done_here = 0
         while True:
@@ -400,6 +370,7 @@ class _Run:
         return monotonic() - self.begin
 
     def _tell(self, number: int, share: float, words: str) -> None:
-        by_passes = (number - self.passes_before + share) / self.protocol.max_passes
+        expected = self.protocol.max_passes + max(0, SCAN_PASSES - self.passes_before)
+        by_passes = (number - self.passes_before + share) / expected
         fraction = max(by_passes, self._elapsed_s() / self.limit_s)
         self.progress(min(fraction, 1.0), words)

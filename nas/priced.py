@@ -20,8 +20,9 @@ from latbench.blocks import BlockSpec
 from latbench.cost import BYTES_PER_FLOAT, block_cost
 from latbench.errors import MismatchError
 from latbench.profilers import Profiler
-from latbench.profiling import ProfileResult, Progress, profile
+from latbench.profiling import Forecast, ProfileResult, Progress, forecast, profile
 from latbench.tables import LatencyTable, SpaceLabel
+from latbench.transfer import TransferResult, transfer
 from nas.spaces import Architecture, Choice, Layer, SearchSpace, every_width, spread_networks
 
 Floats = NDArray[np.float64]
@@ -53,6 +54,38 @@ def profile_space(
         networks=spread_networks(space, profiler.profile.sweep.networks, seed=0),
         time_limit_s=time_limit_s,
         progress=progress,
+    )
+
+
+def transfer_space(
+    profiler: Profiler,
+    path: Path,
+    space: SearchSpace,
+    source: LatencyTable,
+    *,
+    progress: Progress = lambda fraction, words: None,
+) -> TransferResult:
+    """Fill the table of a space from another device's table and few measurements.
+
+    Raises:
+        LatbenchError: As ``latbench.transfer.transfer``; the source is of another space.
+    """
+    source.require_space(space_label(space))
+    networks = spread_networks(space, profiler.profile.sweep.networks, seed=0)
+    return transfer(profiler, path, source, networks=networks, progress=progress)
+
+
+def forecast_space(profiler: Profiler, space: SearchSpace, *, time_limit_s: float) -> Forecast:
+    """What ``profile_space`` would take.
+
+    Raises:
+        LatbenchError: As ``latbench.profiling.forecast``.
+    """
+    return forecast(
+        profiler,
+        blocks=space.blocks(every_width),
+        networks=spread_networks(space, profiler.profile.sweep.networks, seed=0),
+        time_limit_s=time_limit_s,
     )
 
 

@@ -96,11 +96,69 @@ def test_table_commands(run: Any, table: Path, tmp_path: Path) -> None:
     code, checked = _json(run, "table", "check", table)
     assert code == 1  # the synthetic table names no onnxruntime: it is stale
     assert (checked["entries"], checked["negative"], checked["noisy"]) == (2806, 0, 0)
-    for kind in ("json", "csv"):
+    for kind in ("json", "csv", "parquet"):
         out = tmp_path / f"table.{kind}"
         assert run("table", "export", table, "--format", kind, "-o", out)[0] == 0
     assert len(json.loads((tmp_path / "table.json").read_text())["entries"]) == 2806
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 2807
+
+
+@pytest.mark.parametrize(
+    ("name", "negative", "key"),
+    [("latency_gpu", 88, "titan_rtx_b32_ms"), ("latency_cpu", 84, "xeon_gold_6130_b1_ms")],
+)
+def test_published_tables_are_imported_with_their_defects(
+    run: Any, reference: Path, tmp_path: Path, name: str, negative: int, key: str
+) -> None:
+    made = tmp_path / "imported.sqlite"
+    file = reference / "tfnas" / f"{name}.pkl"
+    asked = ["table", "import", file, "--format", "tfnas", "-o", made, "--device", "Titan"]
+    code, found = _json(run, *asked)
+    assert (code, found["entries"], found["negative"]) == (0, 36_480, negative)
+    code, checked = _json(run, "table", "check", made)
+    assert (code, checked["entries"], checked["negative"]) == (1, 36_480, negative)
+    for sample in json.loads((reference / "tfnas" / "cost_samples.json").read_text()):
+        path = tmp_path / "a.json"
+        path.write_text(json.dumps(sample["architecture"]))
+        _, predicted = _json(run, "predict", path, "--table", made)
+        assert predicted["latency_ms"] == pytest.approx(sample[key], rel=1e-6)
+    code, refused = _json(run, "calibrate", made)
+    assert code == 2
+    assert "imported" in refused["error"]["message"]
+    code, refused = _json(run, *asked)
+    assert code == 2
+    assert "exists" in refused["error"]["message"]
+
+
+def test_a_table_is_compared_and_drawn(run: Any, tmp_path: Path, table: Path) -> None:
+    picture = tmp_path / "curves.png"
+    code, out, _ = run("table", "show", table, "--picture", picture)
+    assert code == 0
+    assert "█" in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert run("table", "show", table, "--picture", tmp_path / "curves.doc")[0] == 2
+    code, refused = _json(run, "table", "diff", table, table)
+    assert code == 2
+    assert "no measured block" in refused["error"]["message"]
+
+
+def test_a_device_is_checked_for_noise(run: Any) -> None:
+    code, found = _json(run, "devices", "--check", "cpu-onnxruntime", "--duration", "1s")
+    assert code == 0
+    (row,) = found["devices"]
+    assert row["name"] == "cpu-onnxruntime"
+    assert row["tolerance"] > 0
+    assert all(target["latency_ms"] > 0 for target in row["targets"])
+    assert _json(run, "devices", "--check", "cpu-onnxruntim")[0] == 2
+
+
+def test_a_plan_measures_nothing(run: Any, tmp_path: Path) -> None:
+    small = ["--input-size", 32, "--classes", 10]
+    code, plan = _json(run, "profile", "cpu-onnxruntime", "tfnas", *small, "--plan")
+    assert (code, plan["blocks"]) == (0, 21_958)
+    assert 0 < plan["measured"] < 0.12 * plan["blocks"]
+    assert plan["minutes"] > 0
+    assert run("profile", "cpu-onnxruntime", "tfnas")[0] == 2
 
 
 def test_the_target_that_a_refusal_suggests_is_accepted(

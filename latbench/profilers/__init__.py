@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from latbench.device import DeviceProfile
+from latbench.device import IMPORTED, DeviceProfile
 from latbench.errors import RuntimeFailure
 from latbench.profilers.base import Profiler, Session
 from latbench.registry import Registry
@@ -22,6 +22,10 @@ def make_profiler(profile: DeviceProfile) -> Profiler:
         UnknownNameError: No such runtime.
         RuntimeFailure: The profile cannot run here; says why.
     """
+    if profile.runtime == IMPORTED:
+        raise RuntimeFailure(
+            f"{profile.name} is the device of an imported table: nothing can be measured on it"
+        )
     family = PROFILERS[profile.runtime]
     reason = family.unavailable(profile)
     if reason is not None:

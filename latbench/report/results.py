@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from math import log
 from pathlib import Path
 from typing import Any
 
-from latbench.profiling import ProfileResult
+from latbench.blocks import block_key
+from latbench.measure.noise import NoiseCheck
+from latbench.profiling import Forecast, ProfileResult
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable, StoredFit, TableCheck
+from latbench.tables.comparison import TableDifference
 from latbench.tables.export import entries
 from latbench.tables.pricing import PriceModel
+from latbench.transfer import TransferResult
 from latbench.units import format_ms, format_s
 from latbench.verification import Verification
 
+_SHOWN_CHANGES = 20
 _SHOWN_NEGATIVE = 5  # the first few say what kind of block it is
 
 
@@ -24,6 +30,44 @@ def show_devices(devices: Sequence[Mapping[str, Any]]) -> None:
     print_table(
         ("device profile", "runtime", "device", "batch", "threads", "runs here"),
         [(*(str(row[c]) for c in columns), row["reason"] or "yes") for row in devices],
+    )
+
+
+def show_noise(device: str, check: NoiseCheck) -> None:
+    """What a minute of measuring says of a device, and what to do about it."""
+    print_table(
+        (device, "latency", "noise", "drift", "interval"),
+        [
+            (
+                target.name,
+                format_ms(target.latency_ms),
+                percent(target.noise),
+                percent(target.drift),
+                f"±{percent(target.half_width)}",
+            )
+            for target in check.targets
+        ],
+    )
+    print_lines(
+        [
+            f"reachable tolerance: {percent(check.tolerance)} for whole networks at this hour "
+            f"({check.visits} visits)",
+            *(f"- {advice}" for advice in check.advice),
+        ]
+    )
+
+
+def show_forecast(expected: Forecast) -> None:
+    """What a profiling run would take."""
+    print_lines(
+        [
+            f"{expected.blocks} blocks to price, about {expected.measured} of them to measure, "
+            f"beside {expected.networks} networks",
+            f"a pass takes about {format_s(expected.pass_s)}; the least that a sweep may stop "
+            f"after, about {expected.minutes:.0f} min; the time limit allows {expected.passes} "
+            "passes",
+            f"peak memory about {expected.memory_mib} MiB",
+        ]
     )
 
 
@@ -43,6 +87,19 @@ def show_profile(result: ProfileResult, path: Path) -> None:
             "where it stopped"
         )
     print_lines([*lines, f"next: latbench verify --random 24 --seed 7 --table {path}"])
+
+
+def show_transfer(result: TransferResult, path: Path) -> None:
+    """What a transfer reached, and what to type next."""
+    print_lines(
+        [
+            f"{result.blocks} blocks, {result.measured} of them measured here, the others told: "
+            f"blocks left out are told to {percent(result.left_out_error)} in the mean, "
+            f"±{percent(result.half_width)} with 95 % confidence",
+            f"networks left out of the fit: {percent(result.fit.price.loo_error)} mean error",
+            f"next: the same `latbench profile` without --from measures what was told ({path})",
+        ]
+    )
 
 
 def show_table(table: LatencyTable, *, worst: int) -> None:
@@ -97,6 +154,39 @@ def show_check(found: TableCheck, *, imported: bool = False) -> None:
             *(f"stale: {difference}" for difference in found.stale),
         ]
     )
+
+
+def show_difference(found: TableDifference, *, tolerance: float) -> None:
+    """The blocks that changed most, then the verdict."""
+    changed = [c for c in found.changes if c.verdict in ("SLOWER", "FASTER")]
+    changed.sort(key=lambda change: -abs(log(change.ratio)))
+    if changed:
+        print_table(
+            ("block", "after / before", "95 % interval", ""),
+            [
+                (
+                    _short_key(block_key(change.spec)),
+                    f"{change.ratio:.3f}",
+                    f"{change.low:.3f} to {change.high:.3f}",
+                    change.verdict,
+                )
+                for change in changed[:_SHOWN_CHANGES]
+            ],
+        )
+    counts = ", ".join(f"{found.count(v)} {v}" for v in ("SLOWER", "FASTER", "SAME", "UNSURE"))
+    lines = [
+        f"of {len(found.changes)} blocks {counts} (changes of more than {tolerance:.1%} count); "
+        f"all in all {found.ratio - 1:+.1%}",
+        *(f"changed: {difference}" for difference in found.environment),
+    ]
+    if found.count("UNSURE"):
+        lines.append("UNSURE wants more visits: profile both tables for longer")
+    if found.only_before or found.only_after:
+        lines.append(
+            f"not compared: {found.only_before} blocks measured only before, {found.only_after} "
+            "only after"
+        )
+    print_lines(lines)
 
 
 def show_calibration(fit: StoredFit, *, before: PriceModel, path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from latbench.blocks import BlockSpec, Network
 from latbench.cost import BYTES_PER_FLOAT, block_cost, weight_bytes
@@ -22,6 +23,8 @@ from latbench.tables.store import Estimate, Role, StoredFit, TableStore
 from latbench.tables.widths import Alignment
 
 _PROBES_FOR_TWO = 6  # networks that a drift of two numbers asks for
+_WORTH_TWO = 0.8  # it must tell probes left out so much better than one number does
+Floats = NDArray[np.float64]
 
 # a network that was verified may be calibrated with later, and is then fitted on
 _LATER: tuple[Role, ...] = ("calibration", "verification")
@@ -49,6 +52,9 @@ def work_out(store: TableStore, protocol: SweepProtocol) -> StoredFit:
     estimates = {
         id_: as_estimate(hot[id_], cold.get(id_), visits=len(samples.hot_ms[id_])) for id_ in hot
     }
+    told = {id_: e for id_, e in store.told().items() if id_ not in estimates}
+    estimates |= told
+    blocks |= {id_: spec for id_, spec in store.blocks().items() if id_ in told}
     calibration = _calibration_networks(store, estimates, quantile)
     estimates |= calibration
     curves = Curves(
@@ -108,12 +114,25 @@ class Drift:
             return None
         then, now = np.array(then_ms), np.array(now_ms)
         ratio = float(np.exp(np.mean(np.log(now / then))))
+        one = cls(ratio, ratio, 0.0)
         if len(then) < _PROBES_FOR_TWO:
-            return cls(ratio, ratio, 0.0)
+            return one
         columns = np.stack([np.ones_like(then), np.array(weight_bytes) / then], axis=1)
-        size = np.abs(columns).max(axis=0)
-        found = np.linalg.lstsq(columns / size, now / then, rcond=None)[0] / size
-        return cls(ratio, float(found[0]), float(found[1]))
+        wanted = now / then
+        errors: tuple[list[float], list[float]] = (
+            [],
+            [],
+        )  # of probes left out, by how many numbers the drift has
+        for i in range(len(then)):
+            rest = np.arange(len(then)) != i
+            mean = float(np.exp(np.log(wanted[rest]).mean()))
+            told = float(columns[i] @ _least_squares(columns[rest], wanted[rest]))
+            for kept, value in zip(errors, (mean, told), strict=True):
+                kept.append(abs(value / wanted[i] - 1))
+        if np.mean(errors[1]) > _WORTH_TWO * np.mean(errors[0]):
+            return one
+        scale, slope = _least_squares(columns, wanted)
+        return cls(ratio, float(scale), float(slope))
 
     def now_ms(self, then_ms: float, weight_bytes: float) -> float:
         """What a network that took ``then_ms`` takes now."""
@@ -122,6 +141,12 @@ class Drift:
     def then_ms(self, now_ms: float, weight_bytes: float) -> float:
         """What a network that takes ``now_ms`` took then."""
         return (now_ms - self.ms_per_byte * weight_bytes) / self.scale
+
+
+def _least_squares(columns: Floats, wanted: Floats) -> Floats:
+    size = np.abs(columns).max(axis=0)  # a byte and a ms differ by many orders of magnitude
+    result: Floats = np.linalg.lstsq(columns / size, wanted, rcond=None)[0] / size
+    return result
 
 
 def as_estimate(hot: Interval, cold: Interval | None, *, visits: int) -> Estimate:

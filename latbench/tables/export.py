@@ -1,4 +1,4 @@
-"""A latency table as JSON or CSV, for other programs."""
+"""A latency table as JSON, CSV or Parquet, for other programs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from latbench.blocks import block_key, block_width
+from latbench.errors import MissingExtraError
 from latbench.tables.table import LatencyTable
 
 COLUMNS = (
@@ -67,19 +68,41 @@ def describe(table: LatencyTable) -> dict[str, object]:
     }
 
 
-def to_json(table: LatencyTable) -> str:
+def to_json(table: LatencyTable) -> bytes:
     """The table with its device, environment and price model as one JSON object."""
     plain = describe(table) | {"entries": entries(table, interpolated=True)}
-    return msgspec.json.format(msgspec.json.encode(plain), indent=1).decode() + "\n"
+    return msgspec.json.format(msgspec.json.encode(plain), indent=1) + b"\n"
 
 
-def to_csv(table: LatencyTable) -> str:
+def to_csv(table: LatencyTable) -> bytes:
     """The entries as CSV; latencies in ms."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(entries(table, interpolated=True))
-    return text.getvalue()
+    return text.getvalue().encode()
 
 
-FORMATS: dict[str, Callable[[LatencyTable], str]] = {"json": to_json, "csv": to_csv}
+def to_parquet(table: LatencyTable) -> bytes:
+    """The entries as Parquet; latencies in ms, what the table is of as JSON in the metadata.
+
+    Raises:
+        MissingExtraError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(str(error.name), "report") from error
+    columns = pyarrow.Table.from_pylist(entries(table, interpolated=True))
+    about = msgspec.json.encode(describe(table))
+    raw = io.BytesIO()
+    pyarrow.parquet.write_table(columns.replace_schema_metadata({"latbench": about}), raw)
+    return raw.getvalue()
+
+
+FORMATS: dict[str, Callable[[LatencyTable], bytes]] = {
+    "json": to_json,
+    "csv": to_csv,
+    "parquet": to_parquet,
+}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from math import isfinite
@@ -79,6 +79,13 @@ CREATE TABLE visits (
 );
 CREATE INDEX visits_by_pass ON visits (pass);
 CREATE TABLE estimates (
+    target INTEGER PRIMARY KEY REFERENCES targets (id),
+    hot_ms REAL NOT NULL, hot_low_ms REAL NOT NULL, hot_high_ms REAL NOT NULL,
+    cold_ms REAL, cold_low_ms REAL, cold_high_ms REAL,
+    visits INTEGER NOT NULL,
+    noisy INTEGER NOT NULL
+);
+CREATE TABLE told (                -- estimates told by another device's table, until measured
     target INTEGER PRIMARY KEY REFERENCES targets (id),
     hot_ms REAL NOT NULL, hot_low_ms REAL NOT NULL, hot_high_ms REAL NOT NULL,
     cold_ms REAL, cold_low_ms REAL, cold_high_ms REAL,
@@ -434,9 +441,29 @@ class TableStore:
             )
             self._db.execute("INSERT INTO fits (fit) VALUES (?)", (text,))
 
+    def set_told(self, estimates: Mapping[BlockSpec, Estimate]) -> None:
+        """Replace what another device's table tells of registered blocks."""
+        ids = {spec: id_ for id_, spec in self.blocks().items()}
+        with self._db:
+            self._db.execute("DELETE FROM told")
+            self._db.executemany(
+                "INSERT INTO told VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (ids[spec], *(getattr(e, name) for name in Estimate.__slots__))
+                    for spec, e in estimates.items()
+                ],
+            )
+
+    def told(self) -> dict[int, Estimate]:
+        """What another device's table tells, by target id."""
+        return self._estimates("told")
+
     def estimates(self) -> dict[int, Estimate]:
         """Estimates by target id."""
-        rows = self._db.execute("SELECT * FROM estimates ORDER BY target")
+        return self._estimates("estimates")
+
+    def _estimates(self, name: Literal["estimates", "told"]) -> dict[int, Estimate]:
+        rows = self._db.execute(f"SELECT * FROM {name} ORDER BY target")
         found = {}
         for target, *values in rows:
             named = dict(zip(Estimate.__slots__, values, strict=True))

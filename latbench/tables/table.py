@@ -63,14 +63,14 @@ class Price:
     Attributes:
         low_ms: Lower end of the 95 % interval.
         high_ms: Upper end.
-        source: Measured at this width, interpolated between widths, imported as it stands, or
-            included in what every network pays once.
+        source: Measured at this width, interpolated between widths, transferred from another
+            device, imported as it stands, or included in what every network pays once.
     """
 
     price_ms: float
     low_ms: float
     high_ms: float
-    source: Literal["measured", "interpolated", "imported", "included"]
+    source: Literal["measured", "interpolated", "transferred", "imported", "included"]
 
 
 class LatencyTable:
@@ -194,9 +194,14 @@ class LatencyTable:
         low_ms = self._at(spec, e.cold_low_ms, e.hot_low_ms)
         high_ms = self._at(spec, e.cold_high_ms, e.hot_high_ms)
         if measured is not None:
-            return Price(middle_ms, low_ms, high_ms, "imported" if self.origin else "measured")
+            return Price(middle_ms, low_ms, high_ms, self._source(measured))
         doubt_ms = (self.fit.held_out_p95 or 0.0) * middle_ms
         return Price(middle_ms, low_ms - doubt_ms, high_ms + doubt_ms, "interpolated")
+
+    def _source(self, estimate: Estimate) -> Literal["measured", "transferred", "imported"]:
+        if estimate.visits:
+            return "measured"
+        return "imported" if self.origin else "transferred"
 
     def _at(self, spec: BlockSpec, cold_ms: float | None, hot_ms: float) -> float:
         """Price at given latencies; without a cold one the hot one stands for it."""

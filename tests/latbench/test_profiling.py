@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
+import latbench.networks
 import latbench.profiling
 from latbench.blocks import Network
-from latbench.device import DeviceProfile
+from latbench.device import DeviceProfile, SweepProtocol
 from latbench.environment import current_environment
-from latbench.errors import DeviceBusyError, LatbenchError, MismatchError
+from latbench.errors import DeviceBusyError, LatbenchError, MismatchError, RuntimeFailure
 from latbench.measure.lock import device_lock
-from latbench.measure.sweep import block_target, network_target, sweep_pass
+from latbench.measure.sweep import PassRecord, block_target, network_target, sweep_pass
 from latbench.measure.visit import CacheFlusher, visit
 from latbench.profilers import Profiler, Session, make_profiler
 from latbench.profiling import SCAN_PASSES, ProfileResult
-from latbench.tables import LatencyTable
-from latbench.verification import verify, verify_apart
-from nas.priced import profile_space
+from latbench.tables import LatencyTable, TableStore
+from latbench.tables.estimation import Drift
+from latbench.verification import calibrate, verify, verify_apart
+from nas.priced import forecast_space, profile_space
 from nas.spaces import SearchSpace, every_width
 from tests.conftest import write_table
 
@@ -243,6 +247,133 @@ def test_drift_is_taken_out_in_the_right_direction(
     row = result.networks[0]
     assert row.error_drift_corrected is not None
     assert row.error_drift_corrected < row.error
+
+
+def test_calibration_adds_networks_and_an_interval(
+    tmp_path: Path,
+    quick_profile: DeviceProfile,
+    tiny_space: SearchSpace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Interrupted and resumed, it measures each pass once; what was profiled stays as it is."""
+    profiler = make_profiler(msgspec.structs.replace(quick_profile, sweep=_sweep(verify_visits=8)))
+    path = tmp_path / "t.sqlite"
+    _run(profiler, path, tiny_space)
+    before = LatencyTable.open(path)
+    rng = np.random.default_rng(5)
+    networks = [tiny_space.lower(tiny_space.random(rng)) for _ in range(12)]
+    real = sweep_pass
+
+    def interrupted(*args: object, number: int, **others: object) -> object:
+        if number == 2:
+            raise KeyboardInterrupt
+        return real(*args, number=number, **others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(latbench.networks, "sweep_pass", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(profiler, before, networks)
+    assert LatencyTable.open(path).fit == before.fit
+    monkeypatch.undo()
+    stored = calibrate(profiler, before, networks)
+    after = LatencyTable.open(path)
+    assert after.fit == stored
+    assert stored.calibrated
+    assert stored.price.networks == len({*networks, *before.networks})
+    assert after.estimates == {
+        spec: replace(estimate, noisy=after.estimates[spec].noisy)
+        for spec, estimate in before.estimates.items()
+    }
+    with TableStore.open(path) as store:
+        (sweep,) = store.sweeps("calibration")
+        assert store.passes(sweep) == 4
+    network = tiny_space.lower(tiny_space.random(np.random.default_rng(99)))
+    assert before.predict(network).low_ms is None
+    predicted = after.predict(network)
+    assert predicted.low_ms is not None
+    assert predicted.high_ms is not None
+    assert predicted.low_ms < predicted.latency_ms < predicted.high_ms
+
+
+def _sweep(*, verify_visits: int) -> SweepProtocol:
+    return SweepProtocol(
+        warmup_calls=1,
+        hot_calls=3,
+        cold_calls=1,
+        block_dwell_ms=0,
+        network_dwell_ms=0,
+        min_passes=2,
+        max_passes=4,
+        networks=6,
+        network_visits=2,
+        verify_visits=verify_visits,
+    )
+
+
+def test_a_drift_of_two_numbers_is_found_and_undone() -> None:
+    rng = np.random.default_rng(1)
+    then, size = rng.uniform(0.5, 2.0, 12), rng.uniform(4e6, 2e7, 12)
+    now = 1.05 * then + 2e-9 * size
+    drift = Drift.between(list(then), list(now), list(size))
+    assert drift is not None
+    assert (drift.scale, drift.ms_per_byte) == pytest.approx((1.05, 2e-9))
+    assert drift.then_ms(drift.now_ms(1.3, 9e6), 9e6) == pytest.approx(1.3)
+    assert drift.ratio == pytest.approx(np.exp(np.log(now / then).mean()))
+    assert Drift.between([], [], []) is None
+
+
+def test_a_full_disk_loses_no_finished_pass(
+    tmp_path: Path,
+    quick_profile: DeviceProfile,
+    tiny_space: SearchSpace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "t.sqlite"
+    real = TableStore.add_pass
+
+    def full(self: TableStore, sweep: int, record: PassRecord) -> None:
+        if record.number == SCAN_PASSES + 1:
+            pages = self._db.execute("PRAGMA page_count").fetchone()[0]
+            self._db.execute(f"PRAGMA max_page_count = {pages}")
+        real(self, sweep, record)
+
+    monkeypatch.setattr(TableStore, "add_pass", full)
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        _run(make_profiler(quick_profile), path, tiny_space)
+    monkeypatch.undo()
+    with TableStore.open(path) as store:
+        (sweep,) = store.sweeps("profile", done=False)
+        assert store.passes(sweep) == SCAN_PASSES + 1
+    assert _run(make_profiler(quick_profile), path, tiny_space).passes > SCAN_PASSES + 1
+
+
+def test_a_device_that_disappears_loses_no_finished_pass(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    class Vanishing(CountingProfiler):
+        def open(self, network: Network) -> Session:
+            if len(self.opened) == 3000:
+                raise RuntimeFailure("the device is gone")
+            return super().open(network)
+
+    path = tmp_path / "t.sqlite"
+    with pytest.raises(RuntimeFailure, match="gone"):
+        _run(Vanishing(quick_profile), path, tiny_space)
+    with TableStore.open(path) as store:
+        (sweep,) = store.sweeps("profile", done=False)
+        assert store.passes(sweep) > 0
+    _run(CountingProfiler(quick_profile), path, tiny_space)
+    LatencyTable.open(path)
+
+
+def test_a_forecast_opens_few_sessions_and_writes_nothing(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    profiler = CountingProfiler(quick_profile)
+    expected = forecast_space(profiler, tiny_space, time_limit_s=60)
+    assert len(profiler.opened) < 100
+    assert expected.blocks == len(tiny_space.blocks(every_width))
+    done = _run(CountingProfiler(quick_profile), tmp_path / "t.sqlite", tiny_space)
+    assert expected.measured == pytest.approx(done.measured, rel=0.6)
 
 
 def test_without_probes_there_is_no_drift(

@@ -1,0 +1,177 @@
+"""How noisy a device is: a minute of measuring the same few things again and again.
+
+Three reference targets tell three kinds of noise apart: a block that computes from its core's own
+cache, a network whose weights fit the caches that cores share, and one whose weights do not. On a
+shared machine the first is quiet when the last is not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+
+from latbench.blocks import Classifier, ConvBlock, InvertedResidual, Network
+from latbench.device import DeviceProfile
+from latbench.environment import Environment
+from latbench.measure.samples import Samples
+from latbench.measure.statistics import low_quantile
+from latbench.measure.sweep import Target, sweep_pass
+from latbench.profilers import Profiler
+
+_WINDOWS = 4  # stretches of the minute that are compared with each other
+_DWELL_MS = 20.0
+_QUIET = 0.02  # noise and drift below which nothing needs to be done
+_CPU = Path("/sys/devices/system/cpu")
+
+
+@dataclass(frozen=True)
+class TargetNoise:
+    """What the minute showed of one reference target.
+
+    Attributes:
+        name: What the target stands for.
+        latency_ms: Low quantile over all visits.
+        noise: Median visit over the low quantile, less 1.
+        drift: Largest low quantile of a stretch over the least, less 1.
+        half_width: Half width of the 95 % interval of the low quantile, relative.
+    """
+
+    name: str
+    latency_ms: float
+    noise: float
+    drift: float
+    half_width: float
+
+
+@dataclass(frozen=True)
+class NoiseCheck:
+    """The verdict on a device.
+
+    Attributes:
+        targets: By reference target.
+        tolerance: Which error of a network's latency can be told on this device as it is now:
+            the largest drift or half width.
+        visits: Visits to each target.
+        advice: What to change about the machine, in the order of its effect.
+    """
+
+    targets: tuple[TargetNoise, ...]
+    tolerance: float
+    visits: int
+    advice: tuple[str, ...]
+
+
+def _network(channels: int, width: int, blocks: int) -> Network:
+    """A stem, equal blocks and a classifier, of 14 px maps."""
+    block = InvertedResidual(channels, channels, width, 3, 1, "relu", 14)
+    stem = ConvBlock(3, channels, 3, 1, "relu", 14)
+    return (stem, *[block] * blocks, Classifier(channels, 10, 14))
+
+
+REFERENCES: dict[str, Network] = {
+    "a block in its core's own cache": (InvertedResidual(40, 40, 160, 3, 1, "relu", 14),),
+    "a network of 4 MB of weights": _network(80, 320, 19),
+    "a network of 20 MB of weights": _network(160, 960, 16),
+}
+
+
+def check_noise(
+    profiler: Profiler,
+    environment: Environment,
+    *,
+    seconds: float,
+    progress: Callable[[float, str], None] = lambda fraction, words: None,
+) -> NoiseCheck:
+    """Measure the reference targets in turn for a while.
+
+    Args:
+        profiler: Of the device.
+        environment: The machine as it is now.
+        seconds: For how long, about.
+        progress: Told what is going on.
+    """
+    targets = [
+        Target(id_, network, visits=1, dwell_ms=_DWELL_MS, cold=False)
+        for id_, network in enumerate(REFERENCES.values())
+    ]
+    samples, begin, passes = Samples(), monotonic(), 0
+    while passes < 2 * _WINDOWS or monotonic() - begin < seconds:
+        samples.add(sweep_pass(profiler, targets, number=passes).visits)
+        passes += 1
+        progress(min(1.0, (monotonic() - begin) / seconds), f"pass {passes}")
+    quantile = profiler.profile.sweep.quantile
+    intervals = samples.intervals(range(len(targets)), quantile)
+    found = []
+    for id_, name in enumerate(REFERENCES):
+        visits = np.array(samples.hot_ms[id_])
+        latency_ms = intervals[id_].estimate_ms
+        stretches = [low_quantile(part, quantile) for part in np.array_split(visits, _WINDOWS)]
+        found.append(
+            TargetNoise(
+                name,
+                latency_ms,
+                noise=float(np.median(visits)) / latency_ms - 1,
+                drift=float(max(stretches) / min(stretches)) - 1,
+                half_width=intervals[id_].half_width,
+            )
+        )
+    return NoiseCheck(
+        tuple(found),
+        tolerance=max(max(target.drift, target.half_width) for target in found),
+        visits=passes,
+        advice=tuple(_advice(profiler.profile, environment, found)),
+    )
+
+
+def _advice(
+    profile: DeviceProfile, environment: Environment, found: list[TargetNoise]
+) -> list[str]:
+    """What could be pinned, said only where it is not and where there is noise to cure."""
+    if all(max(t.noise, t.drift) < _QUIET for t in found):
+        return []
+    advice = []
+    others = os.getloadavg()[0] - 1  # the check itself is one
+    if others > 0.3:
+        advice.append(f"other processes use {others:.1f} processors: stop them")
+    if environment.governor not in (None, "performance"):
+        advice.append(
+            f"the frequency governor is {environment.governor}: `cpupower frequency-set -g "
+            "performance`"
+        )
+    if _read(_CPU / "intel_pstate/no_turbo") == "0" or _read(_CPU / "cpufreq/boost") == "1":
+        advice.append("turbo frequencies depend on heat and neighbours: switch them off")
+    if profile.threads > environment.cores:
+        advice.append(
+            f"{profile.threads} threads share {environment.cores} processors: lower `threads`"
+        )
+    siblings = _read(_CPU / "cpu0/topology/thread_siblings_list") or "0"
+    if len(re.split("[,-]", siblings)) > 1:
+        advice.append(
+            f"processors {siblings} are threads of one core: pin with `taskset -c` and keep the "
+            "sibling idle, or switch hyperthreading off"
+        )
+    if re.search(r"^flags.*\bhypervisor\b", _read(Path("/proc/cpuinfo")) or "", re.MULTILINE):
+        advice.append(
+            "this is a virtual machine: neighbours share cores, caches and memory, and nothing "
+            "inside can pin them; measure on a dedicated host, or for longer and at quiet hours"
+        )
+    first, last = found[0], found[-1]
+    if last.drift > 2 * max(first.drift, _QUIET):
+        advice.append(
+            "networks of many weights drift more than blocks: the shared caches or the memory "
+            "are in use by others"
+        )
+    return advice
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None

@@ -1,0 +1,130 @@
+"""Latency over width, drawn: in the terminal, and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from latbench.blocks import BlockSpec, with_width
+from latbench.errors import InvalidValueError, MissingExtraError
+from latbench.report.terminal import print_lines
+from latbench.tables import LatencyTable
+from latbench.tables.widths import WidthClass
+from latbench.units import format_ms
+
+_BARS = "▁▂▃▄▅▆▇█"
+_COLUMNS = 64  # of a curve in the terminal: fits beside its label on 80 columns
+_PICTURED = 12  # curves in a picture
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The prices of one class of one block's widths; ``known`` marks measured ones."""
+
+    group: WidthClass
+    widths: list[int]
+    prices_ms: list[float]
+    known: list[bool]
+
+
+def show_curves(table: LatencyTable, *, count: int) -> None:
+    """Draw the price over width of some blocks, a row of bars for every class of widths."""
+    lines: list[str] = []
+    for shape in _chosen(table, count):
+        lines += ["", _title(shape)]
+        rows = _lines(table, shape)
+        top_ms = max(max(row.prices_ms) for row in rows)
+        for row in rows:
+            ends = f"{row.widths[0]} to {row.widths[-1]}"
+            span = f"{format_ms(min(row.prices_ms))} to {format_ms(max(row.prices_ms))}"
+            lines += [f"  {_name(row.group)}, widths {ends}: {span}", f"  {_bars(row, top_ms)}"]
+    print_lines(lines)
+
+
+def draw_curves(table: LatencyTable, path: Path) -> int:
+    """Draw the price over width of some blocks into a picture file; return how many.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        InvalidValueError: The file's ending is no picture format.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(str(error.name), "report") from error
+    shapes = _chosen(table, _PICTURED)
+    columns = min(3, max(1, len(shapes)))
+    rows = -(-max(1, len(shapes)) // columns)
+    figure = Figure(figsize=(5 * columns, 3 * rows), layout="constrained")
+    figure.suptitle(f"{table.space} on {table.device.name} ({table.environment.cpu})")
+    for index, shape in enumerate(shapes):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        for line in _lines(table, shape):
+            (drawn,) = axes.plot(line.widths, line.prices_ms, lw=0.8, label=_name(line.group))
+            known = [i for i, measured in enumerate(line.known) if measured]
+            axes.plot(
+                [line.widths[i] for i in known],
+                [line.prices_ms[i] for i in known],
+                "o",
+                ms=3,
+                color=drawn.get_color(),
+            )
+        axes.set_title(_title(shape), fontsize=7)
+        axes.set_xlabel("width, channels (dots: measured)", fontsize=7)
+        axes.set_ylabel("price, ms", fontsize=7)
+        axes.set_ylim(bottom=0)
+        axes.tick_params(labelsize=7)
+        axes.legend(fontsize=6)
+    try:
+        figure.savefig(path, dpi=120)
+    except ValueError as error:
+        raise InvalidValueError(f"{path} is no picture: {error}") from error
+    return len(shapes)
+
+
+def _chosen(table: LatencyTable, count: int) -> list[BlockSpec]:
+    """Curves spread over all, from the narrowest to the widest."""
+    shapes = sorted(
+        (s for s, known in table.curves.measured.items() if len(known) > 1),
+        key=lambda shape: max(table.curves.measured[shape]),
+    )
+    picked = np.unique(np.linspace(0, len(shapes) - 1, count).round().astype(int))
+    return [shapes[i] for i in picked] if shapes else []
+
+
+def _lines(table: LatencyTable, shape: BlockSpec) -> list[_Line]:
+    known = table.curves.measured[shape]
+    lines = {group: _Line(group, [], [], []) for group in table.curves.alignment.classes}
+    for width in range(min(known), max(known) + 1):
+        spec = with_width(shape, width)
+        if spec in table:
+            line = lines[table.curves.alignment.class_of(width)]
+            line.widths.append(width)
+            line.prices_ms.append(table.price_ms(spec))
+            line.known.append(width in known)
+    return [line for line in lines.values() if line.widths]
+
+
+def _bars(line: _Line, top_ms: float) -> str:
+    prices: Sequence[float] = line.prices_ms
+    count = min(_COLUMNS, len(prices))
+    picked = np.linspace(0, len(prices) - 1, count).round().astype(int)
+    levels = [prices[i] / top_ms * (len(_BARS) - 1) for i in picked]
+    return "".join(_BARS[max(0, min(len(_BARS) - 1, round(level)))] for level in levels)
+
+
+def _name(group: WidthClass) -> str:
+    return f"multiples of {group.divisor}" if group.divisor > 1 else "other widths"
+
+
+def _title(shape: BlockSpec) -> str:
+    fields = {
+        name: getattr(shape, name, None)
+        for name in ("in_channels", "out_channels", "kernel", "stride", "activation", "input_size")
+    }
+    words = " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
+    squeezed = getattr(shape, "se_channels", 0)
+    return words + (f" se_channels={squeezed}" if squeezed else "")

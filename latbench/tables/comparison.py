@@ -1,0 +1,171 @@
+"""Two tables of the same blocks, before and after something changed: which blocks are slower.
+
+A block counts as changed if two things agree: a rank test over its visits (Mann and Whitney, 1947)
+says that they differ, after the correction of Benjamini and Hochberg (1995) for the many blocks
+that are tested at once, and its low quantile differs by more than the tolerance. The test alone
+would find differences too small to matter, and those of a noisier hour; the quantile alone would
+take noise for a change. A block counts as the same only if the interval of its ratio lies within
+the tolerance. Of all others the visits cannot tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import erfc, sqrt
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latbench.blocks import BlockSpec
+from latbench.errors import MismatchError
+from latbench.measure.samples import Samples
+from latbench.measure.statistics import bootstrap, low_quantile
+from latbench.tables.store import TableStore
+
+Floats = NDArray[np.float64]
+Verdict = Literal["SAME", "FASTER", "SLOWER", "UNSURE"]
+
+SIGNIFICANCE = 0.05  # expected share of false alarms among the blocks called changed
+_SEEDS = (1, 2)  # the two tables' visits are resampled independently
+
+
+@dataclass(frozen=True)
+class BlockChange:
+    """What became of one block.
+
+    Attributes:
+        ratio: Latency after over before, of hot calls at the protocol's low quantile.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        p_value: Of the rank test, corrected for all blocks.
+    """
+
+    spec: BlockSpec
+    ratio: float
+    low: float
+    high: float
+    p_value: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class TableDifference:
+    """All blocks that both tables measured, and how many only one did.
+
+    Attributes:
+        ratio: Geometric mean over the blocks.
+        only_before: Blocks measured only before.
+        only_after: Blocks measured only after.
+        environment: What differs between the machines of the two.
+    """
+
+    changes: tuple[BlockChange, ...]
+    ratio: float
+    only_before: int
+    only_after: int
+    environment: tuple[str, ...]
+
+    def count(self, verdict: Verdict) -> int:
+        """Blocks of a verdict."""
+        return sum(change.verdict == verdict for change in self.changes)
+
+
+def compare(before: TableStore, after: TableStore, *, tolerance: float) -> TableDifference:
+    """Compare what two profiling runs measured, block by block.
+
+    Args:
+        before: The reference.
+        after: The table in question.
+        tolerance: Relative change of latency that does not matter.
+
+    Raises:
+        MismatchError: The tables are of different spaces, or have no measured block in common.
+    """
+    if before.space != after.space:
+        raise MismatchError(
+            f"{before.path} prices {before.space}, {after.path} {after.space}: compare tables of "
+            "one space"
+        )
+    old, new = _visits(before), _visits(after)
+    common = [spec for spec in old if spec in new]
+    if not common:
+        raise MismatchError(f"{before.path} and {after.path} have no measured block in common")
+    p_values = adjusted([rank_test(old[spec], new[spec]) for spec in common])
+    quantile = after.device.sweep.quantile
+    changes = tuple(
+        _change(spec, old[spec], new[spec], p_value=p, quantile=quantile, tolerance=tolerance)
+        for spec, p in zip(common, p_values, strict=True)
+    )
+    return TableDifference(
+        changes,
+        ratio=float(np.exp(np.mean(np.log([change.ratio for change in changes])))),
+        only_before=len(old) - len(common),
+        only_after=len(new) - len(common),
+        environment=tuple(after.environment.differences(before.environment)),
+    )
+
+
+def _visits(store: TableStore) -> dict[BlockSpec, Floats]:
+    """Fastest hot call of every profiling visit in ms, by block."""
+    samples = Samples()
+    for sweep in store.sweeps("profile", done=False):
+        samples.add(store.visits(sweep))
+    return {
+        spec: np.array(samples.hot_ms[id_])
+        for id_, spec in store.blocks().items()
+        if id_ in samples.hot_ms
+    }
+
+
+def _change(
+    spec: BlockSpec, old: Floats, new: Floats, *, p_value: float, quantile: float, tolerance: float
+) -> BlockChange:
+    ratio = float(low_quantile(new, quantile) / low_quantile(old, quantile))
+    drawn_new, drawn_old = (
+        bootstrap(visits[None], quantile, seed=seed)[:, 0]
+        for visits, seed in zip((new, old), _SEEDS, strict=True)
+    )
+    low, high = map(float, np.quantile(drawn_new / drawn_old, (0.025, 0.975)))
+    low, high = min(low, ratio), max(high, ratio)
+    verdict: Verdict = "UNSURE"
+    if p_value < SIGNIFICANCE and ratio > 1 + tolerance:
+        verdict = "SLOWER"
+    elif p_value < SIGNIFICANCE and ratio < 1 / (1 + tolerance):
+        verdict = "FASTER"
+    elif 1 / (1 + tolerance) <= low and high <= 1 + tolerance:
+        verdict = "SAME"
+    return BlockChange(spec, ratio, low, high, p_value, verdict)
+
+
+def rank_test(x: Floats, y: Floats) -> float:
+    """Two-sided p-value of the test of Mann and Whitney, by the normal approximation with ties.
+
+    Args:
+        x: One sample.
+        y: The other.
+    """
+    both = np.concatenate([x, y])
+    _, inverse, counts = np.unique(both, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks = (last - (counts - 1) / 2)[inverse]  # ties share their mean rank
+    n, m = len(x), len(y)
+    u = float(ranks[:n].sum()) - n * (n + 1) / 2
+    ties = float((counts**3 - counts).sum())
+    variance = n * m / 12 * ((n + m + 1) - ties / ((n + m) * (n + m - 1)))
+    if variance <= 0:
+        return 1.0
+    distance = max(0.0, abs(u - n * m / 2) - 0.5)  # with the correction for continuity
+    return erfc(distance / sqrt(2 * variance))
+
+
+def adjusted(p_values: Sequence[float]) -> list[float]:
+    """p-values after the correction of Benjamini and Hochberg, in the same order."""
+    p = np.array(p_values)
+    order = np.argsort(p)
+    scaled = p[order] * len(p) / np.arange(1, len(p) + 1)
+    monotone = np.minimum.accumulate(scaled[::-1])[::-1]
+    result = np.empty_like(p)
+    result[order] = np.minimum(monotone, 1.0)
+    return [float(value) for value in result]

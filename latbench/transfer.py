@@ -1,0 +1,244 @@
+"""A table for a new device from another device's table and a few measured blocks.
+
+Two devices that run the same blocks differ by factors that depend on what a block is limited by.
+Forty blocks, spread over what the blocks of the space are like, are measured on the new device
+together with whole networks; a ridge regression of the logarithm of the ratio new / old tells the
+rest. Every estimate that was told and not measured carries the interval that the regression earned
+on measured blocks left out of it, and is marked noisy until `profile` has measured it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latbench.blocks import BlockSpec, Network, block_width
+from latbench.cost import BYTES_PER_FLOAT, block_cost
+from latbench.environment import current_environment
+from latbench.errors import MismatchError
+from latbench.measure.lock import device_lock
+from latbench.measure.samples import Interval, Samples
+from latbench.measure.sweep import block_target, network_target, sweep_pass
+from latbench.profilers import Profiler
+from latbench.profiling import Progress, open_or_create
+from latbench.tables import Estimate, LatencyTable, StoredFit
+from latbench.tables.estimation import work_out
+from latbench.tables.widths import Alignment
+
+Floats = NDArray[np.float64]
+
+BLOCKS = 40  # measured of the elastic ones, beside all that have no elastic width
+_PENALTIES = (0.1, 1.0, 10.0, 100.0)  # of the ridge; the last leaves little but one common factor
+_COVERAGE = 0.95  # of the intervals of what was told
+
+
+@dataclass(frozen=True)
+class TransferResult:
+    """What a transfer leaves.
+
+    Attributes:
+        blocks: Blocks with an estimate.
+        measured: Of them, measured on the new device.
+        left_out_error: Mean absolute error of measured blocks left out of the regression.
+        half_width: Half width of the 95 % interval of what was told, relative.
+        fit: The prices, fitted on networks measured on the new device.
+    """
+
+    blocks: int
+    measured: int
+    left_out_error: float
+    half_width: float
+    fit: StoredFit
+
+
+def transfer(
+    profiler: Profiler,
+    path: Path,
+    source: LatencyTable,
+    *,
+    networks: Sequence[Network],
+    blocks: int = BLOCKS,
+    progress: Progress = lambda fraction, words: None,
+) -> TransferResult:
+    """Fill the table at ``path`` for the profiler's device from another device's table.
+
+    Interrupted, it keeps the finished passes; the same call goes on.
+
+    Args:
+        profiler: Of the new device.
+        path: The new table.
+        source: A table of the same space on another device.
+        networks: Networks to fit prices on, of blocks that ``source`` prices.
+        blocks: Elastic blocks to measure.
+        progress: Told what is going on.
+
+    Raises:
+        MismatchError: The source has too few measured blocks, or the table at ``path`` is of
+            another device or space.
+        DeviceBusyError: Another process measures on the device.
+    """
+    known = {spec: e for spec, e in source.estimates.items() if e.cold_ms and source.origin is None}
+    elastic = [spec for spec in known if block_width(spec) is not None]
+    if len(elastic) < 2 * blocks:
+        raise MismatchError(
+            f"{source.path} has {len(elastic)} measured blocks of elastic width, too few to "
+            f"transfer from: at least {2 * blocks} are needed"
+        )
+    features = _features(elastic, known)
+    chosen = [elastic[i] for i in _spread(features, blocks)]
+    chosen += [spec for spec in known if block_width(spec) is None]
+    protocol = profiler.profile.sweep
+    with (
+        device_lock(profiler.profile.device),
+        open_or_create(path, profiler, source.space) as store,
+    ):
+        environment = current_environment(profiler.versions())
+        store.record_environment(environment)
+        sweep = store.begin_sweep("profile", environment)
+        store.add_blocks(chosen)
+        store.add_networks(networks, "profile")
+        visits = protocol.network_visits
+        targets = [
+            *(block_target(id_, (spec,), protocol) for id_, spec in store.blocks().items()),
+            *(
+                network_target(id_, network, protocol, visits=visits)
+                for id_, network in store.networks("profile").items()
+            ),
+        ]
+        for number in range(store.passes(sweep), protocol.min_passes):
+            store.add_pass(sweep, sweep_pass(profiler, targets, number=number))
+            progress((number + 1) / protocol.min_passes, f"pass {number + 1}")
+        samples = Samples()
+        samples.add(store.visits(sweep))
+        ids = {spec: id_ for id_, spec in store.blocks().items()}
+        measured = [spec for spec in elastic if ids.get(spec) in samples.hot_ms]
+        rows = [elastic.index(spec) for spec in measured]
+        told, errors = {}, []
+        for cold in (False, True):
+            now = samples.intervals([ids[s] for s in measured], protocol.quantile, cold=cold)
+            new = np.array([now[ids[s]].estimate_ms for s in measured])
+            old = np.array([_latency(known[s], cold=cold) for s in measured])
+            ratios, left_out = _regress(features[rows], np.log(new / old), features)
+            half_width = _conformal(left_out)
+            errors.append((float(np.mean(np.abs(np.expm1(left_out)))), half_width))
+            for spec, ratio in zip(elastic, np.exp(ratios), strict=True):
+                middle_ms = _latency(known[spec], cold=cold) * float(ratio)
+                told[spec, cold] = Interval(
+                    middle_ms, middle_ms * np.exp(-half_width), middle_ms * np.exp(half_width)
+                )
+        store.add_blocks(elastic)
+        store.record_alignment(Alignment(source.curves.alignment.classes, error=None))
+        store.set_told({spec: _estimate(told[spec, False], told[spec, True]) for spec in elastic})
+        fit = work_out(store, protocol)
+    return TransferResult(
+        blocks=len(known),
+        measured=len(chosen),
+        left_out_error=errors[0][0],
+        half_width=float(np.expm1(max(width for _, width in errors))),
+        fit=fit,
+    )
+
+
+def _features(specs: Sequence[BlockSpec], known: dict[BlockSpec, Estimate]) -> Floats:
+    """What a block is like, ``(blocks, features)``, each feature of mean 0 and spread 1."""
+    rows = []
+    for spec in specs:
+        cost, e = block_cost(spec), known[spec]
+        assert e.cold_ms is not None
+        sizes = (
+            cost.macs,
+            cost.params * BYTES_PER_FLOAT,
+            cost.activation_bytes,
+            e.hot_ms,
+            e.cold_ms / e.hot_ms,
+            cost.macs / cost.activation_bytes,
+        )
+        flags = (
+            getattr(spec, "kernel", 0),
+            getattr(spec, "stride", 1),
+            float(bool(getattr(spec, "se_channels", 0))),
+            float(getattr(spec, "activation", "") == "relu"),
+            float((block_width(spec) or 0) % 4 == 0),
+        )
+        rows.append([*np.log(sizes), *flags])
+    table = np.array(rows)
+    spread = table.std(axis=0)
+    spread[spread == 0] = 1.0
+    result: Floats = (table - table.mean(axis=0)) / spread
+    return result
+
+
+def _spread(features: Floats, count: int) -> list[int]:
+    """Rows far from each other: each next one is the farthest from those chosen so far."""
+    chosen = [int(np.abs(features).sum(axis=1).argmin())]
+    distance = np.full(len(features), np.inf)
+    while len(chosen) < count:
+        distance = np.minimum(distance, np.abs(features - features[chosen[-1]]).sum(axis=1))
+        chosen.append(int(distance.argmax()))
+    return chosen
+
+
+def _regress(features: Floats, wanted: Floats, everywhere: Floats) -> tuple[Floats, Floats]:
+    """Ridge regression with an intercept; the penalty of least left-out error is taken.
+
+    Args:
+        features: Of the measured blocks, ``(measured, features)``.
+        wanted: What to tell, ``(measured,)``.
+        everywhere: Features of all blocks, ``(blocks, features)``.
+
+    Returns:
+        What is told of all blocks, and the errors of measured blocks left out.
+    """
+
+    def tell(x: Floats, y: Floats, at: Floats, penalty: float) -> Floats:
+        mean = y.mean()
+        centre = x.mean(axis=0)
+        gram = (x - centre).T @ (x - centre) + penalty * np.eye(x.shape[1])
+        weights = np.linalg.solve(gram, (x - centre).T @ (y - mean))
+        result: Floats = mean + (at - centre) @ weights
+        return result
+
+    best: tuple[float, float, Floats] | None = None
+    for penalty in _PENALTIES:
+        errors = np.array(
+            [
+                tell(np.delete(features, i, 0), np.delete(wanted, i), features[i : i + 1], penalty)[
+                    0
+                ]
+                - wanted[i]
+                for i in range(len(wanted))
+            ]
+        )
+        mean = float(np.abs(errors).mean())
+        if best is None or mean < best[0]:
+            best = (mean, penalty, errors)
+    assert best is not None
+    return tell(features, wanted, everywhere, best[1]), best[2]
+
+
+def _conformal(errors: Floats) -> float:
+    """The left-out error of rank 0.95 (n + 1) by size, or the largest."""
+    rank = min(len(errors), ceil(_COVERAGE * (len(errors) + 1)))
+    return float(np.sort(np.abs(errors))[rank - 1])
+
+
+def _latency(estimate: Estimate, *, cold: bool) -> float:
+    return (estimate.cold_ms or estimate.hot_ms) if cold else estimate.hot_ms
+
+
+def _estimate(hot: Interval, cold: Interval) -> Estimate:
+    return Estimate(
+        hot.estimate_ms,
+        hot.low_ms,
+        hot.high_ms,
+        cold.estimate_ms,
+        cold.low_ms,
+        cold.high_ms,
+        visits=0,
+        noisy=True,
+    )

@@ -1,0 +1,84 @@
+"""Two tables compared: changes are found, and noise is not taken for one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from latbench.device import DeviceProfile
+from latbench.environment import current_environment
+from latbench.errors import MismatchError
+from latbench.measure.sweep import PassRecord
+from latbench.measure.visit import Visit
+from latbench.tables import SpaceLabel, TableStore
+from latbench.tables.comparison import adjusted, compare, rank_test
+from nas.spaces import SearchSpace
+
+LABEL = SpaceLabel("tiny", 8, 10)
+
+
+def _table(
+    path: Path, profile: DeviceProfile, space: SearchSpace, *, seed: int, factors: dict[int, float]
+) -> TableStore:
+    """A table of noisy visits; ``factors`` make some blocks slower or faster."""
+    rng = np.random.default_rng(seed)
+    store = TableStore.create(
+        path, device=profile, space=LABEL, environment=current_environment({})
+    )
+    store.add_blocks(space.blocks())
+    sweep = store.begin_sweep("profile", store.environment)
+    for number in range(30):
+        visits = []
+        for id_ in store.blocks():
+            noise = 1 + 0.01 * rng.random() + (0.5 * rng.random() if rng.random() < 0.4 else 0)
+            visits.append((id_, Visit((int(1e6 * factors.get(id_, 1.0) * noise),), ())))
+        store.add_pass(sweep, PassRecord(number, visits))
+    return store
+
+
+def test_changes_are_found_and_noise_is_not(
+    tmp_path: Path, profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    before = _table(tmp_path / "a", profile, tiny_space, seed=1, factors={})
+    after = _table(tmp_path / "b", profile, tiny_space, seed=2, factors={1: 1.3, 2: 0.7})
+    found = compare(before, after, tolerance=0.05)
+    verdicts = [change.verdict for change in found.changes]
+    assert verdicts[:2] == ["SLOWER", "FASTER"]
+    assert found.count("SLOWER") == found.count("FASTER") == 1
+    assert found.count("SAME") > 0.9 * (len(verdicts) - 2)
+    assert found.changes[0].low <= found.changes[0].ratio <= found.changes[0].high
+    again = compare(before, before, tolerance=0.05)
+    assert again.ratio == 1
+    assert again.count("SLOWER") == again.count("FASTER") == 0
+    before.close()
+    after.close()
+
+
+def test_tables_of_two_spaces_are_not_compared(
+    tmp_path: Path, profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    one = _table(tmp_path / "a", profile, tiny_space, seed=1, factors={})
+    other = TableStore.create(
+        tmp_path / "b",
+        device=profile,
+        space=SpaceLabel("other", 8, 10),
+        environment=current_environment({}),
+    )
+    with pytest.raises(MismatchError, match="one space"):
+        compare(one, other, tolerance=0.05)
+    one.close()
+    other.close()
+
+
+def test_statistics_equal_scipys() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        x, y = rng.integers(0, 30, 25).astype(float), rng.integers(3, 33, 31).astype(float)
+        expected = scipy.stats.mannwhitneyu(x, y, method="asymptotic").pvalue
+        assert rank_test(x, y) == pytest.approx(expected)
+    p = rng.random(40)
+    assert adjusted(list(p)) == pytest.approx(scipy.stats.false_discovery_control(p))
+    assert rank_test(np.ones(5), np.ones(6)) == 1.0

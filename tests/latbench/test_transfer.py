@@ -1,0 +1,73 @@
+"""A table told by another device's: everything is priced, nothing told is taken for measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from latbench.device import DeviceProfile
+from latbench.errors import MismatchError
+from latbench.profilers import make_profiler
+from latbench.tables import LatencyTable
+from latbench.transfer import _conformal, _regress, transfer
+from nas.priced import profile_space, transfer_space
+from nas.spaces import SearchSpace, spread_networks
+
+
+def test_few_measurements_make_a_full_table(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    """From one device to another of two threads: full, doubtful, and refined by profiling."""
+    profile_space(
+        make_profiler(quick_profile), tmp_path / "old.sqlite", tiny_space, time_limit_s=60
+    )
+    source = LatencyTable.open(tmp_path / "old.sqlite")
+    other = msgspec.structs.replace(quick_profile, name="other", threads=2)
+    profiler, path = make_profiler(other), tmp_path / "new.sqlite"
+    result = transfer_space(profiler, path, tiny_space, source)
+    table = LatencyTable.open(path)
+    assert result.measured < 60 < result.blocks == len(source.estimates)
+    assert table.device == other
+    assert table.fit.price.networks == 6
+    sources = [table.price(spec).source for spec in source.estimates]
+    assert sources.count("measured") == result.measured
+    told = [spec for spec in source.estimates if table.price(spec).source == "transferred"]
+    assert len(told) > 50
+    for spec in told:
+        price = table.price(spec)
+        assert price.low_ms < price.price_ms < price.high_ms
+        assert table.estimates[spec].noisy
+    assert not table.check(None).passed
+    profile_space(profiler, path, tiny_space, time_limit_s=60)
+    refined = LatencyTable.open(path)
+    assert {refined.price(spec).source for spec in refined.estimates} == {"measured"}
+    assert refined.curves.alignment.error is not None
+
+
+def test_a_table_of_few_blocks_tells_nothing(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_table: LatencyTable, tiny_space: SearchSpace
+) -> None:
+    networks = spread_networks(tiny_space, 6, seed=0)
+    with pytest.raises(MismatchError, match="too few"):
+        transfer(
+            make_profiler(quick_profile),
+            tmp_path / "new.sqlite",
+            tiny_table,
+            networks=networks,
+            blocks=1000,
+        )
+    assert not (tmp_path / "new.sqlite").exists()
+
+
+def test_the_regression_finds_what_made_the_data_and_doubts_itself_enough() -> None:
+    rng = np.random.default_rng(2)
+    features = rng.standard_normal((400, 6))
+    truth = 0.7 + features @ np.array([0.2, -0.1, 0.0, 0.0, 0.05, 0.0])
+    noisy = truth + 0.02 * rng.standard_normal(400)
+    told, left_out = _regress(features[:40], noisy[:40], features)
+    assert np.abs(told - truth)[40:].mean() < 0.03
+    inside = np.abs(told - noisy)[40:] <= _conformal(left_out)
+    assert inside.mean() > 0.85
