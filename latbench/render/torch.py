@@ -20,6 +20,7 @@ from latbench.blocks.graph import (
     Conv,
     Layer,
     Linear,
+    Node,
     Norm,
     Pool,
 )
@@ -86,14 +87,20 @@ class GraphModule(nn.Module):
     def __init__(self, graph: Graph, *, batch_norms: bool = False) -> None:
         super().__init__()
         self.graph = graph
+        last = {name: node.name for node in graph.nodes for name in node.inputs}
+        self._steps: list[tuple[Node, nn.Module, list[str]]] = []
         for node in graph.nodes:
-            self.add_module(node.name, _module(node.layer, batch_norms=batch_norms))
+            module = _module(node.layer, batch_norms=batch_norms)
+            self.add_module(node.name, module)
+            done = [name for name in dict.fromkeys(node.inputs) if last[name] == node.name]
+            self._steps.append((node, module, done))
 
     def forward(self, x: Tensor) -> Tensor:
         values = {INPUT: x}
-        for node in self.graph.nodes:
-            inputs = (values[name] for name in node.inputs)
-            values[node.name] = self.get_submodule(node.name)(*inputs)
+        for node, module, done in self._steps:
+            values[node.name] = module(*[values[name] for name in node.inputs])
+            for name in done:  # as in a program, memory is free again for the next map
+                del values[name]
         return values[self.graph.output]
 
 
