@@ -37,7 +37,11 @@ FLOORS = {
 }
 HEAVY = {"torch", "torchvision", "sklearn", "scipy", "matplotlib", "openvino", "tensorrt"}
 # the only modules of latbench that may import one of them
-HEAVY_ROOMS = {"latbench/render/torch.py", "latbench/report/curves.py"}
+HEAVY_ROOMS = {
+    "latbench/profilers/pytorch.py",
+    "latbench/render/torch.py",
+    "latbench/report/curves.py",
+}
 
 
 def _modules(package: str) -> Iterator[Path]:
@@ -101,6 +105,12 @@ def test_heavy_imports_of_latbench_stand_in_their_rooms() -> None:
     for path in _modules("latbench"):
         if path.relative_to(ROOT).as_posix() not in HEAVY_ROOMS:
             assert not HEAVY & {name.split(".")[0] for name in _imports(path)}, path
+
+
+def test_profilers_can_be_imported_without_their_runtimes() -> None:
+    """All but ONNX Runtime, which every install has."""
+    for path in (ROOT / "latbench" / "profilers").glob("*.py"):
+        assert not HEAVY & {name.split(".")[0] for name in _top_level_imports(path)}, path
 
 
 def test_the_command_line_imports_nothing_slow_before_a_command_runs() -> None:

@@ -2,15 +2,25 @@
 
 A profiler translates its runtime's exceptions into ``RuntimeFailure``, and nothing else does.
 It touches the device only between ``open`` and ``close``; the timing loop is not its business
-(``latbench.measure.visit``).
+(``latbench.measure.visit``). Its module can be imported without its runtime: ``unavailable`` is
+where a missing one is reported.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from importlib.util import find_spec
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from latbench.blocks import Network
 from latbench.device import DeviceProfile
+from latbench.errors import InvalidValueError, MissingExtraError, offence
+
+Options = TypeVar("Options", bound=msgspec.Struct)
 
 
 class Session(ABC):
@@ -18,11 +28,19 @@ class Session(ABC):
 
     @abstractmethod
     def call(self) -> None:
-        """Compute one batch and return when the result is there."""
+        """Compute one batch and return when the result is there.
+
+        Raises:
+            RuntimeFailure: The runtime refused only now what it had opened.
+        """
+
+    @abstractmethod
+    def output(self) -> NDArray[np.float32]:
+        """What the last call computed, ``(N, C, H, W)`` or ``(N, K)``: to compare runtimes by."""
 
     @abstractmethod
     def close(self) -> None:
-        """Release the device's memory; ``call`` must not be used afterwards."""
+        """Release the device's memory; nothing else must be asked of the session afterwards."""
 
 
 class Profiler(ABC):
@@ -47,3 +65,28 @@ class Profiler(ABC):
     @abstractmethod
     def versions(self) -> dict[str, str]:
         """Versions of the runtime and of what it runs on, for the environment record."""
+
+
+def missing_package(module: str, what: str, extra: str) -> str | None:
+    """Why an optional package is of no use here, or None if it is installed; imports nothing."""
+    try:
+        installed = find_spec(module) is not None
+    except (ModuleNotFoundError, ValueError):  # no parent package, or its import is blocked
+        installed = False
+    return None if installed else MissingExtraError(what, extra).message
+
+
+def read_options(profile: DeviceProfile, kind: type[Options]) -> Options:
+    """The ``[options]`` of a profile as the struct of what its runtime knows.
+
+    Raises:
+        InvalidValueError: An option that the runtime does not know, or a value that it cannot be.
+    """
+    try:
+        return msgspec.convert(profile.options, kind, strict=False)  # values are text in the file
+    except msgspec.ValidationError as error:
+        known = ", ".join(field.name for field in msgspec.structs.fields(kind))
+        raise InvalidValueError(
+            f"wrong options for {profile.runtime} in {profile.name}: {error}; it knows {known}",
+            path=(offence(str(error)) or "$").replace("$", "$.options", 1),
+        ) from error

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from latbench.blocks import Network, network_graph
 from latbench.blocks.graph import INPUT, Graph, fold_norms
@@ -36,6 +37,10 @@ class OnnxRuntimeSession(Session):
 
     def call(self) -> None:
         self._session.run_with_iobinding(self._binding)
+
+    def output(self) -> NDArray[np.float32]:
+        values: NDArray[np.float32] = self._output.numpy()
+        return values
 
     def close(self) -> None:
         del self._binding, self._session, self._output

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from latbench.blocks import Classifier, ConvBlock, InvertedResidual, Network, network_graph
-from latbench.device import load_profile, shipped_profiles
-from latbench.errors import RuntimeFailure
+from latbench.device import DeviceProfile, load_profile, shipped_profiles
+from latbench.errors import InvalidValueError, RuntimeFailure
 from latbench.profilers import PROFILERS, make_profiler
 
 NETWORK: Network = (
@@ -14,6 +18,11 @@ NETWORK: Network = (
     InvertedResidual(8, 8, 24, 5, 1, "swish", 8, se_channels=8),
     Classifier(8, 10, 8),
 )
+# what to put in place of a function of the profiler's module, so that the runtime has to refuse
+SPOILED = {
+    "onnxruntime": ("_rendered", lambda network, _: (network_graph(network), b"no model")),
+    "pytorch": ("random_input", lambda _: np.zeros((1, 5, 8, 8), np.float32)),  # 5 channels
+}
 
 
 @pytest.fixture(params=shipped_profiles())
@@ -25,6 +34,14 @@ def runnable(request: pytest.FixtureRequest) -> str:
     return profile.name
 
 
+def _output(profile: DeviceProfile, network: Network) -> NDArray[np.float32]:
+    session = make_profiler(profile).open(network)
+    session.call()
+    output = session.output().copy()
+    session.close()
+    return output
+
+
 def test_networks_and_blocks_open_run_and_close(runnable: str) -> None:
     profiler = make_profiler(load_profile(runnable))
     for network in (NETWORK, NETWORK[1:2]):
@@ -32,6 +49,16 @@ def test_networks_and_blocks_open_run_and_close(runnable: str) -> None:
         session.call()
         session.call()
         session.close()
+
+
+def test_runtimes_agree(runnable: str) -> None:
+    """The same weights and the same image: the oracle is ONNX Runtime on the CPU."""
+    profile = load_profile(runnable)
+    oracle = DeviceProfile("oracle", "onnxruntime", batch_size=profile.batch_size)
+    for network in (NETWORK, NETWORK[1:2]):
+        expected = _output(oracle, network)
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(_output(profile, network), expected, atol=1e-4 * scale)
 
 
 def test_a_runtime_states_its_version(runnable: str) -> None:
@@ -43,10 +70,48 @@ def test_what_a_runtime_refuses_is_translated(
     runnable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     profiler = make_profiler(load_profile(runnable))
-
-    monkeypatch.setattr(
-        "latbench.profilers.onnxruntime._rendered",
-        lambda network, _: (network_graph(network), b"no model"),
-    )
+    name, spoiled = SPOILED[profiler.profile.runtime]
+    monkeypatch.setattr(f"latbench.profilers.{profiler.profile.runtime}.{name}", spoiled)
     with pytest.raises(RuntimeFailure, match="refused"):
-        profiler.open(NETWORK)
+        profiler.open(NETWORK).call()
+
+
+@pytest.mark.parametrize(("runtime", "module", "extra"), [("pytorch", "torch", "nas")])
+def test_a_missing_package_names_its_extra(
+    runtime: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(RuntimeFailure, match=rf"pip install 'latbench\[{extra}\]'"):
+        make_profiler(DeviceProfile("bare", runtime))
+
+
+@pytest.mark.parametrize("runtime", ["pytorch"])
+def test_unknown_options_are_refused(runtime: str) -> None:
+    for options in ({"chanels_last": "true"}, {"channels_last": "perhaps"}):
+        with pytest.raises(InvalidValueError, match="channels_last") as caught:
+            make_profiler(DeviceProfile("typo", runtime, options=options))
+        assert (caught.value.path or "").startswith("$.options.chan")
+
+
+def test_pytorch_compiles_whole_networks_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler is replaced by one that notes what it is given: the real one takes a minute."""
+    torch = pytest.importorskip("torch")
+    compiled: list[int] = []
+
+    def note(module: object, *_: object, **__: object) -> object:
+        compiled.append(1)
+        return module
+
+    monkeypatch.setattr(torch.nn.Module, "compile", note)
+    profiler = make_profiler(DeviceProfile("c", "pytorch", options={"compile": "true"}))
+    profiler.open(NETWORK[:1])
+    assert not compiled
+    profiler.open(NETWORK)
+    assert compiled == [1]
+
+
+def test_opening_draws_nothing_from_the_random_state_of_pytorch() -> None:
+    torch = pytest.importorskip("torch")
+    before = torch.get_rng_state()
+    make_profiler(load_profile("cpu-pytorch")).open(NETWORK)
+    assert torch.equal(torch.get_rng_state(), before)

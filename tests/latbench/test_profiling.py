@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import latbench.networks
 import latbench.profiling
@@ -57,6 +58,9 @@ class _CountingSession(Session):
 
     def call(self) -> None:
         self.profiler.calls += 1
+
+    def output(self) -> NDArray[np.float32]:
+        return np.zeros(0, np.float32)
 
     def close(self) -> None:
         self.profiler.live -= 1

@@ -1,0 +1,138 @@
+"""PyTorch on the CPU, eager: layer after layer called from Python, as a program runs its model.
+
+Options:
+
+- ``channels_last``: images and weights lie in memory channels last, which PyTorch advises for
+  convolutions; ``"true"`` unless given.
+- ``compile``: ``"true"`` compiles whole networks with ``torch.compile`` when they are opened.
+  That takes seconds to minutes each, so single blocks stay eager and a sweep over a space is out
+  of the question; it is for comparing a few networks.
+
+Threads and the flushing of denormals are settings of the process, which keeps them: a process
+that has measured should not go on to train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from latbench.blocks import Network, network_graph
+from latbench.blocks.graph import fold_norms
+from latbench.device import DeviceProfile
+from latbench.errors import RuntimeFailure
+from latbench.profilers.base import Profiler, Session, missing_package, read_options
+from latbench.render.parameters import random_input, random_parameters
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class PytorchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What ``[options]`` may hold."""
+
+    channels_last: bool = True
+    compile: bool = False
+
+
+class PytorchSession(Session):
+    """A module and its image."""
+
+    def __init__(self, module: nn.Module, image: Tensor) -> None:
+        import torch
+
+        self._inference_mode = torch.inference_mode
+        self._module, self._image = module, image
+        self._output: Tensor | None = None
+
+    def call(self) -> None:
+        try:
+            with self._inference_mode():
+                self._output = self._module(self._image)
+        except Exception as error:  # layers raise RuntimeError, the compiler its own
+            raise RuntimeFailure(f"PyTorch refused the network: {error}") from error
+
+    def output(self) -> NDArray[np.float32]:
+        assert self._output is not None, "call first"
+        values: NDArray[np.float32] = self._output.numpy()
+        return values
+
+    def close(self) -> None:
+        del self._module, self._image, self._output
+
+
+class PytorchProfiler(Profiler):
+    """Measures under PyTorch."""
+
+    def __init__(self, profile: DeviceProfile) -> None:
+        super().__init__(profile)
+        self.options = read_options(profile, PytorchOptions)
+
+    @staticmethod
+    def unavailable(profile: DeviceProfile) -> str | None:
+        if profile.device != "cpu" or profile.precision != "fp32":
+            return "the PyTorch profiler measures cpu in fp32"
+        return missing_package("torch", "PyTorch", "nas")
+
+    def open(self, network: Network) -> Session:
+        import torch
+
+        if torch.get_num_threads() != self.profile.threads:
+            torch.set_num_threads(self.profile.threads)
+        torch.set_flush_denormal(True)
+        layout = torch.channels_last if self.options.channels_last else torch.contiguous_format
+        graph = fold_norms(network_graph(network))
+        values = random_input((self.profile.batch_size, *graph.input_shape))
+        image = torch.tensor(values).contiguous(memory_format=layout)
+        module = _folded_module(network).eval().to(memory_format=layout)
+        if self.options.compile and len(network) > 1:
+            torch.compiler.reset()  # it would give up after eight networks of one class
+            module.compile()
+        session = PytorchSession(module, image)
+        if self.options.compile:
+            session.call()  # compiles
+        return session
+
+    def versions(self) -> dict[str, str]:
+        import torch
+
+        return {"pytorch": torch.__version__, "numpy": np.__version__}
+
+
+def _folded_module(network: Network) -> nn.Module:
+    """The network as the sequence of its blocks, norms folded, with random weights.
+
+    The sequence of folded graphs has the parameter names of the folded network's graph.
+    """
+    import torch
+    from torch import nn
+    from torch.overrides import TorchFunctionMode
+
+    from latbench.render.torch import GraphModule
+
+    class Uninitialised(TorchFunctionMode):
+        """Leaves new parameters as they are: drawing what is replaced takes most of the time."""
+
+        def __torch_function__(
+            self,
+            func: Callable[..., object],
+            types: object,
+            args: tuple[object, ...] = (),
+            kwargs: dict[str, object] | None = None,
+        ) -> object:
+            if getattr(func, "__module__", None) == "torch.nn.init":
+                return None
+            return func(*args, **(kwargs or {}))
+
+    with Uninitialised():
+        module = nn.Sequential(*(GraphModule(fold_norms(spec.graph())) for spec in network))
+    weights = random_parameters(fold_norms(network_graph(network)))
+    for name, value in weights.items():
+        owner, _, leaf = name.rpartition(".")
+        parameter = nn.Parameter(torch.from_numpy(value), requires_grad=False)  # shares its memory
+        module.get_submodule(owner).register_parameter(leaf, parameter)
+    return module
