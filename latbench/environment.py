@@ -66,7 +66,7 @@ def current_environment(runtime_versions: Mapping[str, str]) -> Environment:
         governor=_read(_CPU / "cpufreq/scaling_governor"),
         clock_mhz=_clock_mhz(),
         l2_bytes=l2_bytes(),
-        memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
+        memory_mib=memory_bytes() >> 20,
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         versions=versions,
         taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -86,6 +86,11 @@ def unknown_environment(machine: str) -> Environment:
         versions={},
         taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def memory_bytes() -> int:
+    """Size of the machine's memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def l2_bytes() -> int:

@@ -11,6 +11,7 @@ PROFILERS: Registry[type[Profiler]] = Registry(
     "runtime",
     {
         "onnxruntime": "latbench.profilers.onnxruntime:OnnxRuntimeProfiler",
+        "openvino": "latbench.profilers.openvino:OpenvinoProfiler",
         "pytorch": "latbench.profilers.pytorch:PytorchProfiler",
     },
 )

@@ -12,6 +12,7 @@ from latbench.blocks import Classifier, ConvBlock, InvertedResidual, Network, ne
 from latbench.device import DeviceProfile, load_profile, shipped_profiles
 from latbench.errors import InvalidValueError, RuntimeFailure
 from latbench.profilers import PROFILERS, make_profiler
+from latbench.render.onnx import render_onnx
 
 NETWORK: Network = (
     ConvBlock(3, 8, 3, 2, "relu", 16),
@@ -21,6 +22,7 @@ NETWORK: Network = (
 # what to put in place of a function of the profiler's module, so that the runtime has to refuse
 SPOILED = {
     "onnxruntime": ("_rendered", lambda network, _: (network_graph(network), b"no model")),
+    "openvino": ("_rendered", lambda network, _: b"no model"),
     "pytorch": ("random_input", lambda _: np.zeros((1, 5, 8, 8), np.float32)),  # 5 channels
 }
 
@@ -76,7 +78,10 @@ def test_what_a_runtime_refuses_is_translated(
         profiler.open(NETWORK).call()
 
 
-@pytest.mark.parametrize(("runtime", "module", "extra"), [("pytorch", "torch", "nas")])
+@pytest.mark.parametrize(
+    ("runtime", "module", "extra"),
+    [("pytorch", "torch", "nas"), ("openvino", "openvino", "openvino")],
+)
 def test_a_missing_package_names_its_extra(
     runtime: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,3 +120,34 @@ def test_opening_draws_nothing_from_the_random_state_of_pytorch() -> None:
     before = torch.get_rng_state()
     make_profiler(load_profile("cpu-pytorch")).open(NETWORK)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_openvino_imports_at_later_visits_what_the_first_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("openvino")
+    profiler = make_profiler(load_profile("cpu-openvino"))
+    rendered: list[Network] = []
+
+    def note(network: Network, batch_size: int) -> bytes:
+        rendered.append(network)
+        return render_onnx(network_graph(network), batch_size=batch_size).SerializeToString()
+
+    monkeypatch.setattr("latbench.profilers.openvino._rendered", note)
+    outputs = []
+    for _ in range(2):
+        session = profiler.open(NETWORK)
+        session.call()
+        outputs.append(session.output().copy())
+        session.close()
+    assert rendered == [NETWORK]
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_openvino_keeps_no_more_than_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr("latbench.profilers.openvino.memory_bytes", lambda: 8)
+    profiler = make_profiler(load_profile("cpu-openvino"))
+    for _ in range(2):
+        profiler.open(NETWORK).call()
+    assert not vars(profiler)["_compiled"]

@@ -1,0 +1,143 @@
+"""OpenVINO on the CPU.
+
+Options: every key of ``[options]`` is a property of OpenVINO's CPU plugin, such as
+``ENABLE_CPU_PINNING``; it goes before what is set here.
+
+Images and maps go in and come out channels last, which is how the plugin computes: a block with
+channels first would pay for a change of layout that it does not meet inside a network.
+
+Compiling is what makes an opening slow, so the compiled form of a network is kept as OpenVINO
+exports it and imported at later visits; memory and kernels are made anew by either.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latbench.blocks import Network, network_graph
+from latbench.device import DeviceProfile
+from latbench.environment import memory_bytes
+from latbench.errors import RuntimeFailure
+from latbench.profilers.base import Profiler, Session, missing_package
+from latbench.render.onnx import render_onnx
+from latbench.render.parameters import random_input
+
+if TYPE_CHECKING:
+    import openvino
+
+_DEVICE = "CPU"
+_SHARE_KEPT = 8  # at most this part of the machine's memory holds compiled networks
+_TO_CHANNELS_LAST, _TO_CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+
+
+class OpenvinoSession(Session):
+    """A request whose input is bound once, so that a call is only the call."""
+
+    def __init__(self, compiled: openvino.CompiledModel, image: NDArray[np.float32]) -> None:
+        import openvino
+
+        self._compiled = compiled
+        self._request = compiled.create_infer_request()
+        self._request.set_input_tensor(openvino.Tensor(image))  # a copy, which the request owns
+
+    def call(self) -> None:
+        try:
+            self._request.infer(share_outputs=True)  # or the output would be copied
+        except RuntimeError as error:
+            raise _refused(error) from error
+
+    def output(self) -> NDArray[np.float32]:
+        values: NDArray[np.float32] = self._request.get_output_tensor().data.copy()
+        return values.transpose(_TO_CHANNELS_FIRST) if values.ndim == 4 else values
+
+    def close(self) -> None:
+        del self._request, self._compiled
+
+
+class OpenvinoProfiler(Profiler):
+    """Measures under OpenVINO."""
+
+    def __init__(self, profile: DeviceProfile) -> None:
+        super().__init__(profile)
+        self._properties: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": profile.threads,
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": "f32",  # else bf16 where the processor has it
+            "CPU_DENORMALS_OPTIMIZATION": True,
+            **profile.options,
+        }
+        self._compiled: dict[Network, bytes] = {}
+        self._room_bytes = memory_bytes() // _SHARE_KEPT
+
+    @staticmethod
+    def unavailable(profile: DeviceProfile) -> str | None:
+        if profile.device != "cpu" or profile.precision != "fp32":
+            return "the OpenVINO profiler measures cpu in fp32"
+        return missing_package("openvino", "OpenVINO", "openvino")
+
+    def open(self, network: Network) -> Session:
+        try:
+            kept = self._compiled.get(network)
+            if kept is None:
+                compiled = self._compile(network)
+            else:
+                compiled = _core().import_model(kept, _DEVICE, self._properties)
+            batch_size, height, width, channels = compiled.inputs[0].shape
+            image = random_input((batch_size, channels, height, width))
+            image = np.ascontiguousarray(image.transpose(_TO_CHANNELS_LAST))
+            return OpenvinoSession(compiled, image)
+        except RuntimeError as error:
+            raise _refused(error) from error
+
+    def versions(self) -> dict[str, str]:
+        import openvino
+
+        return {"openvino": openvino.__version__, "numpy": np.__version__}
+
+    def _compile(self, network: Network) -> openvino.CompiledModel:
+        compiled = _core().compile_model(
+            _channels_last(_rendered(network, self.profile.batch_size)), _DEVICE, self._properties
+        )
+        exported: bytes = compiled.export_model().getvalue()
+        if len(exported) <= self._room_bytes:
+            self._room_bytes -= len(exported)
+            self._compiled[network] = exported
+        return compiled
+
+
+@lru_cache(maxsize=1)
+def _core() -> openvino.Core:
+    """The one core of the process: each would load the plugins anew."""
+    import openvino
+
+    return openvino.Core()
+
+
+def _rendered(network: Network, batch_size: int) -> bytes:
+    model: bytes = render_onnx(network_graph(network), batch_size=batch_size).SerializeToString()
+    return model
+
+
+def _channels_last(onnx_model: bytes) -> openvino.Model:
+    """The model with its input, and its output where that is a map, channels last."""
+    from openvino import Layout
+    from openvino.preprocess import PrePostProcessor
+
+    model = _core().read_model(onnx_model)
+    steps = PrePostProcessor(model)
+    ends = [(steps.input(), model.input()), (steps.output(), model.output())]
+    for end, tensor in ends:
+        if len(tensor.shape) == 4:
+            end.tensor().set_layout(Layout("NHWC"))
+            end.model().set_layout(Layout("NCHW"))
+    return steps.build()
+
+
+def _refused(error: RuntimeError) -> RuntimeFailure:
+    """OpenVINO's message is a trace of several lines."""
+    return RuntimeFailure(f"OpenVINO refused the network: {' '.join(str(error).split())}")
