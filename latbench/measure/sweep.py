@@ -17,8 +17,7 @@ import numpy as np
 
 from latbench.blocks import Network
 from latbench.device import SweepProtocol
-from latbench.environment import l2_bytes
-from latbench.measure.visit import CacheFlusher, Visit, visit
+from latbench.measure.visit import Visit, visit
 from latbench.profilers import Profiler
 
 
@@ -93,7 +92,7 @@ def sweep_pass(
     protocol = profiler.profile.sweep
     order = [target for target in targets for _ in range(target.visits)]
     shuffle = np.random.default_rng(number).permutation(len(order))
-    flush = CacheFlusher(l2_bytes())
+    flush = profiler.cache_flusher()
     record = PassRecord(number)
     begin = perf_counter()
     collecting = gc.isenabled()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from latbench.device import IMPORTED, DeviceProfile
 from latbench.errors import RuntimeFailure
-from latbench.profilers.base import Profiler, Session
+from latbench.profilers.base import CacheFlusher, Flush, Profiler, Session
 from latbench.registry import Registry
 
 PROFILERS: Registry[type[Profiler]] = Registry(
@@ -35,4 +35,4 @@ def make_profiler(profile: DeviceProfile) -> Profiler:
     return family(profile)
 
 
-__all__ = ["PROFILERS", "Profiler", "Session", "make_profiler"]
+__all__ = ["PROFILERS", "CacheFlusher", "Flush", "Profiler", "Session", "make_profiler"]

@@ -9,7 +9,9 @@ where a missing one is reported.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from importlib.util import find_spec
+from time import perf_counter_ns
 from typing import TypeVar
 
 import msgspec
@@ -18,9 +20,13 @@ from numpy.typing import NDArray
 
 from latbench.blocks import Network
 from latbench.device import DeviceProfile
+from latbench.environment import l2_bytes
 from latbench.errors import InvalidValueError, MissingExtraError, offence
 
 Options = TypeVar("Options", bound=msgspec.Struct)
+
+Flush = Callable[[], None]
+"""Evicts the device's L2 cache, and returns when that is done."""
 
 
 class Session(ABC):
@@ -34,6 +40,13 @@ class Session(ABC):
             RuntimeFailure: The runtime refused only now what it had opened.
         """
 
+    def timed_call(self) -> int:
+        """Call, and return what it took in ns: by the processor's clock unless overridden."""
+        call = self.call
+        start = perf_counter_ns()
+        call()
+        return perf_counter_ns() - start
+
     @abstractmethod
     def output(self) -> NDArray[np.float32]:
         """What the last call computed, ``(N, C, H, W)`` or ``(N, K)``: to compare runtimes by."""
@@ -41,6 +54,16 @@ class Session(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release the device's memory; nothing else must be asked of the session afterwards."""
+
+
+class CacheFlusher:
+    """Evicts the processor's L2 cache by writing a buffer of its size."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._buffer = np.zeros(max(1, size_bytes // 4), dtype=np.float32)
+
+    def __call__(self) -> None:
+        self._buffer.fill(1.0)
 
 
 class Profiler(ABC):
@@ -61,6 +84,10 @@ class Profiler(ABC):
         Raises:
             RuntimeFailure: The runtime refused it.
         """
+
+    def cache_flusher(self) -> Flush:
+        """What evicts the L2 cache of the device: here, of the processor."""
+        return CacheFlusher(l2_bytes())
 
     @abstractmethod
     def versions(self) -> dict[str, str]:

@@ -19,8 +19,8 @@ from latbench.environment import current_environment
 from latbench.errors import DeviceBusyError, LatbenchError, MismatchError, RuntimeFailure
 from latbench.measure.lock import device_lock
 from latbench.measure.sweep import PassRecord, block_target, network_target, sweep_pass
-from latbench.measure.visit import CacheFlusher, visit
-from latbench.profilers import Profiler, Session, make_profiler
+from latbench.measure.visit import visit
+from latbench.profilers import CacheFlusher, Profiler, Session, make_profiler
 from latbench.profiling import SCAN_PASSES, ProfileResult
 from latbench.tables import LatencyTable, TableStore
 from latbench.tables.estimation import Drift
@@ -81,6 +81,18 @@ def test_a_visit_makes_the_calls_it_is_asked_for(profile: DeviceProfile) -> None
     assert profiler.calls == p.warmup_calls + p.hot_calls + p.cold_calls
     assert visit(session, p, dwell_ms=0, flush=None).cold_ns == ()
     assert len(visit(session, p, dwell_ms=5, flush=None).hot_ns) > p.hot_calls
+
+
+def test_a_visit_takes_the_time_that_the_session_tells(profile: DeviceProfile) -> None:
+    """Sessions on other devices have their own clock."""
+
+    class Told(_CountingSession):
+        def timed_call(self) -> int:
+            self.call()
+            return 7
+
+    taken = visit(Told(CountingProfiler(profile)), profile.sweep, dwell_ms=0, flush=lambda: None)
+    assert {*taken.hot_ns, *taken.cold_ns} == {7}
 
 
 def test_a_pass_visits_every_target_in_a_new_order(
