@@ -27,5 +27,5 @@ clean:
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[nas,report,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[nas,openvino,report,dev]'
 	touch $@

@@ -194,14 +194,13 @@ def devices(check: str | None, duration: float, as_json: bool) -> None:
 
 def _check_noise(device: str, seconds: float) -> NoiseCheck:
     from latbench.device import load_profile
-    from latbench.environment import current_environment
     from latbench.measure.lock import device_lock
     from latbench.measure.noise import check_noise
     from latbench.profilers import make_profiler
     from latbench.report.terminal import progress_bar
 
     profiler = make_profiler(load_profile(device))
-    environment = current_environment(profiler.versions())
+    environment = profiler.environment()
     with device_lock(profiler.profile.device), progress_bar("checking") as progress:
         return check_noise(profiler, environment, seconds=seconds, progress=progress)
 
@@ -381,7 +380,6 @@ def table_show(path: Path, worst: int, curves: int, picture: Path | None, as_jso
 @as_json
 def table_check(path: Path, as_json: bool) -> None:
     """Find non-positive, noisy and stale entries; exit code 1 if there are any."""
-    from latbench.environment import current_environment
     from latbench.profilers import PROFILERS, make_profiler
     from latbench.report.results import show_check
     from latbench.tables import LatencyTable
@@ -392,7 +390,7 @@ def table_check(path: Path, as_json: bool) -> None:
         opened.origin is None
         and PROFILERS[opened.device.runtime].unavailable(opened.device) is None
     ):
-        now = current_environment(make_profiler(opened.device).versions())
+        now = make_profiler(opened.device).environment()
     found = opened.check(now)
     _emit(
         _check_result(found),

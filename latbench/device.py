@@ -16,6 +16,7 @@ from latbench.errors import InvalidFileError, UnknownNameError, offence
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=10_000)]
+Precision = Literal["fp32", "fp16"]
 
 _PACKAGE = "device_profiles"
 IMPORTED = "imported"
@@ -83,7 +84,7 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     runtime: str
     device: Literal["cpu", "cuda"] = "cpu"
     batch_size: Count = 1
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     threads: Count = 1
     options: dict[str, str] = msgspec.field(default_factory=dict)
     sweep: SweepProtocol = msgspec.field(default_factory=SweepProtocol)

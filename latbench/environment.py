@@ -18,6 +18,26 @@ _CPU = Path("/sys/devices/system/cpu/cpu0")
 _DEFAULT_L2_BYTES = 1 << 20  # where the system does not say: common to phones and servers
 
 
+class Gpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A GPU at one moment; None is what it does not tell.
+
+    Attributes:
+        name: Model name.
+        driver: Version of the driver.
+        clock_mhz: Clock of its multiprocessors now.
+        base_clock_mhz: The clock it is made for.
+        max_clock_mhz: The highest it boosts to.
+        throttled_by: What holds the clock back, in words.
+    """
+
+    name: str
+    driver: str
+    clock_mhz: int | None
+    base_clock_mhz: int | None
+    max_clock_mhz: int | None
+    throttled_by: list[str]
+
+
 class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The machine and the software at one moment.
 
@@ -31,6 +51,7 @@ class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         system: Operating system and its release.
         versions: Of Python, of this package and of the runtime.
         taken_at: Date and time, UTC, ISO 8601.
+        gpu: The GPU, for what is measured on one.
     """
 
     cpu: str
@@ -42,6 +63,7 @@ class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     system: str
     versions: dict[str, str]
     taken_at: str
+    gpu: Gpu | None = None
 
     def differences(self, other: Environment) -> list[str]:
         """What differs from an earlier environment in a way that changes latencies."""
@@ -50,6 +72,10 @@ class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ours, theirs = getattr(self, field), getattr(other, field)
             if ours != theirs:
                 found.append(f"{field} is {ours}, was {theirs}")
+        for field in ("name", "driver"):
+            ours, theirs = getattr(self.gpu, field, None), getattr(other.gpu, field, None)
+            if ours != theirs:
+                found.append(f"GPU {field} is {ours}, was {theirs}")
         for name in sorted((self.versions.keys() | other.versions.keys()) - _HARMLESS):
             ours, theirs = self.versions.get(name), other.versions.get(name)
             if ours != theirs:
@@ -57,8 +83,8 @@ class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return found
 
 
-def current_environment(runtime_versions: Mapping[str, str]) -> Environment:
-    """Record the machine as it is now."""
+def current_environment(runtime_versions: Mapping[str, str], gpu: Gpu | None = None) -> Environment:
+    """Record the machine as it is now, with the GPU where one is measured on."""
     versions = {"python": platform.python_version(), "latbench": __version__, **runtime_versions}
     return Environment(
         cpu=_cpu_model(),
@@ -70,6 +96,7 @@ def current_environment(runtime_versions: Mapping[str, str]) -> Environment:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         versions=versions,
         taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        gpu=gpu,
     )
 
 

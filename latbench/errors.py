@@ -10,7 +10,7 @@ what is allowed and the next step. The command line prints it and exits with cod
      ├─ MismatchError         two things that do not belong together (table and space, ...)
      ├─ BudgetError           a budget out of reach; carries the nearest feasible one
      ├─ MissingExtraError     an optional dependency that is not installed
-     ├─ RuntimeFailure        an inference runtime refused a model; raised by profilers only
+     ├─ RuntimeFailure        an inference runtime refused a model, or its device cannot be used
      └─ DeviceBusyError       another process measures on the same device
 """
 

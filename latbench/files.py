@@ -1,4 +1,4 @@
-"""Writing files so that a failed write leaves the old file whole."""
+"""Writing files so that a failed write leaves the old file whole; where to keep what can go."""
 
 from __future__ import annotations
 
@@ -34,3 +34,9 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         raise InvalidFileError(f"cannot write {path}: {error.strerror}") from error
+
+
+def cache_folder() -> Path:
+    """The user's folder for what can be made again; it may not exist yet."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "latbench"

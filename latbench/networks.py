@@ -13,7 +13,7 @@ from hashlib import sha256
 
 from latbench.blocks import Network
 from latbench.cost import weight_bytes
-from latbench.environment import Environment, current_environment
+from latbench.environment import Environment
 from latbench.errors import MismatchError
 from latbench.measure.lock import device_lock
 from latbench.measure.samples import Interval, Samples
@@ -55,11 +55,11 @@ def require_device(profiler: Profiler, table: LatencyTable) -> Environment:
         raise MismatchError(
             f"{table.path} is a table of {table.device.name}, not of {profiler.profile.name}"
         )
-    now = current_environment(profiler.versions())
-    if now.cpu != table.environment.cpu:
+    now, then = profiler.environment(), table.environment
+    ours, theirs = now.gpu.name if now.gpu else now.cpu, then.gpu.name if then.gpu else then.cpu
+    if ours != theirs:
         raise MismatchError(
-            f"{table.path} was measured on {table.environment.cpu}, this is {now.cpu}: profile "
-            "this machine first"
+            f"{table.path} was measured on {theirs}, this is {ours}: profile this machine first"
         )
     return now
 

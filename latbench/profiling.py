@@ -20,7 +20,7 @@ import numpy as np
 
 from latbench.blocks import BlockSpec, Network
 from latbench.cost import weight_bytes
-from latbench.environment import Environment, current_environment
+from latbench.environment import Environment
 from latbench.errors import MismatchError
 from latbench.knots import KnotPlan, likely_blocks
 from latbench.measure.lock import device_lock
@@ -117,7 +117,7 @@ def profile(
         with open_or_create(path, profiler, space) as store:
             run = None
             try:
-                environment = current_environment(profiler.versions())
+                environment = profiler.environment()
                 _require_same_machine(store, environment)
                 store.record_environment(environment)
                 sweep = store.begin_sweep("profile", environment)
@@ -208,7 +208,7 @@ def open_or_create(path: Path, profiler: Profiler, space: SpaceLabel) -> TableSt
         MismatchError: The table is of another device or space.
     """
     if not path.exists():
-        environment = current_environment(profiler.versions())
+        environment = profiler.environment()
         return TableStore.create(
             path, device=profiler.profile, space=space, environment=environment
         )

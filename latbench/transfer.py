@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from latbench.blocks import BlockSpec, Network, block_width
 from latbench.cost import BYTES_PER_FLOAT, block_cost
-from latbench.environment import current_environment
 from latbench.errors import MismatchError
 from latbench.measure.lock import device_lock
 from latbench.measure.samples import Interval, Samples
@@ -97,7 +96,7 @@ def transfer(
         device_lock(profiler.profile.device),
         open_or_create(path, profiler, source.space) as store,
     ):
-        environment = current_environment(profiler.versions())
+        environment = profiler.environment()
         store.record_environment(environment)
         sweep = store.begin_sweep("profile", environment)
         store.add_blocks(chosen)

@@ -108,7 +108,7 @@ class PricedSpace:
         choose = self._efficient_widths if efficient else self._priced_widths
         self._choose_widths = choose
         self._widths: dict[tuple[Layer, str], tuple[int, ...]] = {}
-        self._extremes: dict[tuple[Layer, str, int, int], tuple[Choice, Floats]] = {}
+        self._addends: dict[tuple[Layer, str], tuple[NDArray[np.int64], Floats]] = {}
 
     def widths(self, layer: Layer, op: str) -> tuple[int, ...]:
         """The widths that an operation at a layer may be given, in ascending order."""
@@ -162,6 +162,18 @@ class PricedSpace:
         """What a choice adds, ``(pieces,)``: latency is the largest piece of the sum."""
         return self._addend(layer.block(choice))
 
+    def addends_ms(self, layer: Layer, op: str) -> tuple[NDArray[np.int64], Floats]:
+        """All widths that an operation may be given, and what each adds.
+
+        Returns:
+            Widths ``(widths,)`` in ascending order, and addends in ms ``(widths, pieces)``.
+        """
+        if (layer, op) not in self._addends:
+            widths = self.widths(layer, op)
+            addends = np.array([self.addend_ms(layer, Choice(op, width)) for width in widths])
+            self._addends[layer, op] = np.array(widths, dtype=np.int64), addends
+        return self._addends[layer, op]
+
     def _addend(self, spec: BlockSpec) -> Floats:
         weight_bytes = block_cost(spec).params * BYTES_PER_FLOAT
         result: Floats = self.table.price_ms(spec) + self._slopes * weight_bytes
@@ -199,12 +211,9 @@ class PricedSpace:
         return best, best_ms
 
     def _extreme_width(self, layer: Layer, op: str, piece: int, sign: int) -> tuple[Choice, Floats]:
-        key = (layer, op, piece, sign)
-        if key not in self._extremes:
-            choices = [Choice(op, width) for width in self.widths(layer, op)]
-            pairs = [(choice, self.addend_ms(layer, choice)) for choice in choices]
-            self._extremes[key] = min(pairs, key=lambda pair: sign * pair[1][piece])
-        return self._extremes[key]
+        widths, addends = self.addends_ms(layer, op)
+        best = int((sign * addends[:, piece]).argmin())
+        return Choice(op, int(widths[best])), addends[best]
 
     def extremes(self) -> tuple[Architecture, Architecture]:
         """The fastest architecture of the space, and the slowest."""

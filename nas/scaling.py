@@ -66,12 +66,11 @@ def fit_exact(priced: PricedSpace, architecture: Architecture, target_ms: float)
     rows = _rows(priced, architecture)
     low, high = reach_ms(priced, rows)
     check_reach(target_ms, low, high, what="this architecture")
-    start = np.array([choice.width for _, choice in rows], dtype=np.float64)
-    options = [priced.widths(layer, choice.op) for layer, choice in rows]
+    options = _Options.of(priced, rows)
     best: list[int] | None = None
     best_ms = -np.inf
-    for scale in _scales_by_nearness(priced, rows, options, start, target_ms):
-        widths = _closest_below(priced, rows, _near(options, start, scale), target_ms)
+    for scale in _scales_by_nearness(priced.base_ms, options, target_ms):
+        widths = _closest_below(priced.base_ms, options.near(scale), target_ms)
         if widths is None:
             continue
         latency_ms = priced.latency_ms(_with_widths(priced, architecture, widths))
@@ -200,55 +199,59 @@ def _expand(
     return best
 
 
-def _scales_by_nearness(
-    priced: PricedSpace,
-    rows: Sequence[Row],
-    options: Sequence[Sequence[int]],
-    start: Floats,
-    target_ms: float,
-) -> list[float]:
+@dataclass(frozen=True)
+class _Options:
+    """What each layer may be given.
+
+    Attributes:
+        start: Width that each layer starts from, ``(layers,)``.
+        widths: By layer, in ascending order, ``(options,)``.
+        addends_ms: By layer, what each width adds, ``(options, pieces)``.
+    """
+
+    start: Floats
+    widths: tuple[NDArray[np.int64], ...]
+    addends_ms: tuple[Floats, ...]
+
+    @classmethod
+    def of(cls, priced: PricedSpace, rows: Sequence[Row]) -> _Options:
+        found = [priced.addends_ms(layer, choice.op) for layer, choice in rows]
+        start = np.array([choice.width for _, choice in rows], dtype=np.float64)
+        return cls(start, tuple(w for w, _ in found), tuple(a for _, a in found))
+
+    def near(self, scale: float) -> _Options:
+        """Widths within the shape's tolerance of a scale; where there is none, the nearest."""
+        widths, addends = [], []
+        for w, a, start in zip(self.widths, self.addends_ms, self.start, strict=True):
+            kept = np.flatnonzero(np.abs(w / (start * scale) - 1) <= SHAPE_TOLERANCE)
+            if not len(kept):
+                kept = np.array([np.abs(w - start * scale).argmin()])
+            widths.append(w[kept])
+            addends.append(a[kept])
+        return _Options(self.start, tuple(widths), tuple(addends))
+
+
+def _scales_by_nearness(base_ms: Floats, options: _Options, target_ms: float) -> list[float]:
     """Common scales whose uniformly scaled network is nearest the target, nearest first."""
-    lowest = min(ws[0] / w for ws, w in zip(options, start, strict=True))
-    highest = max(ws[-1] / w for ws, w in zip(options, start, strict=True))
+    lowest = min(w[0] / start for w, start in zip(options.widths, options.start, strict=True))
+    highest = max(w[-1] / start for w, start in zip(options.widths, options.start, strict=True))
     scales = np.geomspace(lowest, highest, _SCALES)
-    latencies = np.repeat(priced.base_ms[None], _SCALES, axis=0)  # (scales, pieces)
-    for (layer, choice), ws, w in zip(rows, options, start, strict=True):
-        widths = np.array(ws)
-        nearest = np.abs(widths[None] - scales[:, None] * w).argmin(axis=1)
-        addends = {
-            i: priced.addend_ms(layer, Choice(choice.op, ws[i])) for i in set(nearest.tolist())
-        }
-        latencies += np.array([addends[i] for i in nearest.tolist()])
+    latencies = np.repeat(base_ms[None], _SCALES, axis=0)  # (scales, pieces)
+    for w, a, start in zip(options.widths, options.addends_ms, options.start, strict=True):
+        middles = (w[1:] + w[:-1]) / 2  # up to each, the width before it is the nearest
+        latencies += a[np.searchsorted(middles, scales * start)]
     order = np.argsort(np.abs(latencies.max(axis=1) - target_ms), kind="stable")
     return [float(scales[i]) for i in order[:_NEAR]]
 
 
-def _near(options: Sequence[Sequence[int]], start: Floats, scale: float) -> list[list[int]]:
-    """Widths within the shape's tolerance of a scale; where there is none, the nearest one."""
-    near = []
-    for ws, w in zip(options, start, strict=True):
-        inside = [x for x in ws if abs(x / w / scale - 1) <= SHAPE_TOLERANCE]
-        near.append(inside or [min(ws, key=lambda x: abs(x - w * scale))])
-    return near
-
-
-def _closest_below(
-    priced: PricedSpace,
-    rows: Sequence[Row],
-    options: Sequence[Sequence[int]],
-    target_ms: float,
-) -> list[int] | None:
+def _closest_below(base_ms: Floats, options: _Options, target_ms: float) -> list[int] | None:
     """Widths, one of each layer's options, of the greatest latency at or below the target."""
-    addends = [
-        np.array([priced.addend_ms(layer, Choice(choice.op, w)) for w in ws])
-        for (layer, choice), ws in zip(rows, options, strict=True)
-    ]  # by layer, (options, pieces)
+    addends = options.addends_ms
     best: list[int] | None = None
     best_ms = -np.inf
-    for piece in range(len(priced.base_ms)):
-        base_ms = float(priced.base_ms[piece])
+    for piece in range(len(base_ms)):
         floor_ms = np.array([a[:, piece].min() for a in addends])
-        room_ms = target_ms - base_ms - floor_ms.sum()
+        room_ms = target_ms - float(base_ms[piece]) - floor_ms.sum()
         if room_ms < 0:
             continue
         unit = max(room_ms, 1e-9) / _BINS
@@ -264,14 +267,16 @@ def _closest_below(
             total = within.bit_length() - 1
             picks = _trace(reachable, extra, total)
             latency_ms = float(
-                (priced.base_ms + sum(a[i] for a, i in zip(addends, picks, strict=True))).max()
+                (base_ms + sum(a[i] for a, i in zip(addends, picks, strict=True))).max()
             )
             if best_ms < latency_ms <= target_ms:
-                best = [int(ws[i]) for ws, i in zip(options, picks, strict=True)]
+                best = [int(w[i]) for w, i in zip(options.widths, picks, strict=True)]
                 best_ms = latency_ms
             if latency_ms <= target_ms:
                 break
             within ^= 1 << total
+        if best_ms >= target_ms * (1 - _GOOD_ENOUGH):
+            break  # the other pieces cannot do better
     return best
 
 

@@ -36,13 +36,14 @@ FLOORS = {
     ],
 }
 HEAVY = {"torch", "torchvision", "sklearn", "scipy", "matplotlib", "openvino", "tensorrt"}
-# the only modules of latbench that may import one of them
+# the only modules of latbench that may import something heavy, and what
 HEAVY_ROOMS = {
-    "latbench/profilers/openvino.py",
-    "latbench/profilers/pytorch.py",
-    "latbench/render/torch.py",
-    "latbench/report/curves.py",
-}
+    "latbench/render/torch.py": {"torch"},
+    "latbench/profilers/pytorch.py": {"torch"},
+    "latbench/profilers/pytorch_cuda.py": {"torch"},
+    "latbench/profilers/openvino.py": {"openvino"},
+    "latbench/profilers/tensorrt.py": {"tensorrt"},
+    "latbench/report/curves.py": {"matplotlib"},
 }
 
 
@@ -105,9 +106,8 @@ def test_spaces_prices_and_scaling_need_no_torch() -> None:
 
 def test_heavy_imports_of_latbench_stand_in_their_rooms() -> None:
     for path in _modules("latbench"):
-# the only modules of latbench that may import one of them
-HEAVY_ROOMS = {
-}
+        allowed = HEAVY_ROOMS.get(path.relative_to(ROOT).as_posix(), set())
+        assert not (HEAVY - allowed) & {name.split(".")[0] for name in _imports(path)}, path
 
 
 def test_profilers_can_be_imported_without_their_runtimes() -> None:

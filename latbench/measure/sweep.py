@@ -9,6 +9,7 @@ the memory of a sweep at one network, however many targets there are.
 from __future__ import annotations
 
 import gc
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -17,8 +18,11 @@ import numpy as np
 
 from latbench.blocks import Network
 from latbench.device import SweepProtocol
+from latbench.errors import RuntimeFailure
 from latbench.measure.visit import Visit, visit
 from latbench.profilers import Profiler
+
+_MOST_DROPPED = 100  # visits in a row: some seconds, in which a device may recover
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ def sweep_pass(
 ) -> PassRecord:
     """Visit every target in an order drawn from the pass's number.
 
+    A visit that the profiler distrusts is dropped and made again at the end of the pass.
+
     Args:
         profiler: Opens the sessions.
         targets: What to visit.
@@ -87,19 +93,22 @@ def sweep_pass(
         on_visit: Called after each visit with visits done and in all.
 
     Raises:
-        RuntimeFailure: The runtime refused a target.
+        RuntimeFailure: The runtime refused a target, or the device stays in a state in which
+            nothing measured counts.
     """
     protocol = profiler.profile.sweep
     order = [target for target in targets for _ in range(target.visits)]
     shuffle = np.random.default_rng(number).permutation(len(order))
     flush = profiler.cache_flusher()
     record = PassRecord(number)
+    dropped = 0  # in a row
     begin = perf_counter()
     collecting = gc.isenabled()
     gc.disable()  # a collection inside a call would be timed
     try:
-        for done, index in enumerate(shuffle, start=1):
-            target = order[index]
+        queue = deque(order[index] for index in shuffle)
+        while queue:
+            target = queue.popleft()
             opening = perf_counter()
             session = profiler.open(target.network)
             opened = perf_counter()
@@ -113,8 +122,16 @@ def sweep_pass(
             session.close()
             record.open_s += opened - opening + perf_counter() - closing
             record.calls_s += taken.calls_ns / 1e9
-            record.visits.append((target.id, taken))
-            on_visit(done, len(order))
+            reason = profiler.distrust()
+            if reason is None:
+                dropped = 0
+                record.visits.append((target.id, taken))
+                on_visit(len(record.visits), len(order))
+                continue
+            dropped += 1
+            if dropped >= _MOST_DROPPED:
+                raise RuntimeFailure(f"{dropped} visits in a row do not count: {reason}")
+            queue.append(target)
     finally:
         if collecting:
             gc.enable()

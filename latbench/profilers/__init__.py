@@ -13,6 +13,7 @@ PROFILERS: Registry[type[Profiler]] = Registry(
         "onnxruntime": "latbench.profilers.onnxruntime:OnnxRuntimeProfiler",
         "openvino": "latbench.profilers.openvino:OpenvinoProfiler",
         "pytorch": "latbench.profilers.pytorch:PytorchProfiler",
+        "tensorrt": "latbench.profilers.tensorrt:TensorrtProfiler",
     },
 )
 

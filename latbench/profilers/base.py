@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from latbench.blocks import Network
 from latbench.device import DeviceProfile
-from latbench.environment import l2_bytes
+from latbench.environment import Environment, current_environment, l2_bytes
 from latbench.errors import InvalidValueError, MissingExtraError, offence
+from latbench.profilers.gpu import clock_too_low, read_gpu
 
 Options = TypeVar("Options", bound=msgspec.Struct)
 
@@ -85,6 +86,15 @@ class Profiler(ABC):
             RuntimeFailure: The runtime refused it.
         """
 
+    def environment(self) -> Environment:
+        """The device and the software as they are now."""
+        gpu = read_gpu() if self.profile.device == "cuda" else None
+        return current_environment(self.versions(), gpu)
+
+    def distrust(self) -> str | None:
+        """Why calls made just now do not count, with what to do about it; None if they do."""
+        return clock_too_low() if self.profile.device == "cuda" else None
+
     def cache_flusher(self) -> Flush:
         """What evicts the L2 cache of the device: here, of the processor."""
         return CacheFlusher(l2_bytes())
@@ -97,7 +107,8 @@ class Profiler(ABC):
 def missing_package(module: str, what: str, extra: str) -> str | None:
     """Why an optional package is of no use here, or None if it is installed; imports nothing."""
     try:
-        installed = find_spec(module) is not None
+        spec = find_spec(module)
+        installed = spec is not None and spec.origin is not None  # not a folder of stubs
     except (ModuleNotFoundError, ValueError):  # no parent package, or its import is blocked
         installed = False
     return None if installed else MissingExtraError(what, extra).message

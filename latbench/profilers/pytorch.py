@@ -1,4 +1,4 @@
-"""PyTorch on the CPU, eager: layer after layer called from Python, as a program runs its model.
+"""PyTorch, eager: layer after layer called from Python, as a program runs its model.
 
 Options:
 
@@ -7,15 +7,17 @@ Options:
 - ``compile``: ``"true"`` compiles whole networks with ``torch.compile`` when they are opened.
   That takes seconds to minutes each, so single blocks stay eager and a sweep over a space is out
   of the question; it is for comparing a few networks.
+- ``cuda_graph``, on CUDA: calls are captured once and replayed; ``"true"`` unless given.
+- ``tf32``, on CUDA: convolutions in fp32 may compute in TF32; ``"false"`` unless given.
 
-Threads and the flushing of denormals are settings of the process, which keeps them: a process
-that has measured should not go on to train.
+Threads, the flushing of denormals, TF32 and the choice of cuDNN's kernels are settings of the
+process, which keeps them: a process that has measured should not go on to train.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -25,7 +27,10 @@ from latbench.blocks import Network, network_graph
 from latbench.blocks.graph import fold_norms
 from latbench.device import DeviceProfile
 from latbench.errors import RuntimeFailure
-from latbench.profilers.base import Profiler, Session, missing_package, read_options
+from latbench.profilers.base import Flush, Profiler, Session, missing_package, read_options
+from latbench.profilers.cuda import no_nvml
+from latbench.profilers.gpu import no_gpu
+from latbench.profilers.pytorch_cuda import PytorchCudaSession, PytorchFlusher
 from latbench.render.parameters import random_input, random_parameters
 
 if TYPE_CHECKING:
@@ -33,10 +38,17 @@ if TYPE_CHECKING:
 
 
 class PytorchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What ``[options]`` may hold."""
+    """What ``[options]`` may hold on the CPU."""
 
     channels_last: bool = True
     compile: bool = False
+
+
+class PytorchCudaOptions(PytorchOptions, frozen=True, forbid_unknown_fields=True):
+    """What ``[options]`` may hold on CUDA."""
+
+    cuda_graph: bool = True
+    tf32: bool = False
 
 
 class PytorchSession(Session):
@@ -70,37 +82,78 @@ class PytorchProfiler(Profiler):
 
     def __init__(self, profile: DeviceProfile) -> None:
         super().__init__(profile)
-        self.options = read_options(profile, PytorchOptions)
+        on_cuda = profile.device == "cuda"
+        self.options = read_options(profile, PytorchCudaOptions if on_cuda else PytorchOptions)
 
     @staticmethod
     def unavailable(profile: DeviceProfile) -> str | None:
-        if profile.device != "cpu" or profile.precision != "fp32":
-            return "the PyTorch profiler measures cpu in fp32"
-        return missing_package("torch", "PyTorch", "nas")
+        missing = missing_package("torch", "PyTorch", "nas")
+        if profile.device == "cuda":
+            return no_gpu() or missing or no_nvml() or _no_cuda_build()
+        if profile.precision != "fp32":
+            return "on the CPU, the PyTorch profiler measures in fp32"
+        return missing
 
     def open(self, network: Network) -> Session:
+        import torch
+
+        self._set_up_process()
+        device = torch.device(self.profile.device)
+        element = torch.float16 if self.profile.precision == "fp16" else torch.float32
+        layout = torch.channels_last if self.options.channels_last else torch.contiguous_format
+        graph = fold_norms(network_graph(network))
+        values = random_input((self.profile.batch_size, *graph.input_shape))
+        try:
+            image = torch.tensor(values).to(device, element).contiguous(memory_format=layout)
+            module = _folded_module(network).eval().to(device, element).to(memory_format=layout)
+        except RuntimeError as error:  # such as a GPU without room
+            raise RuntimeFailure(f"PyTorch refused the network: {error}") from error
+        compiled = self.options.compile and len(network) > 1
+        if compiled:
+            torch.compiler.reset()  # it would give up after eight networks of one class
+            module.compile()
+        if isinstance(self.options, PytorchCudaOptions):
+            return PytorchCudaSession(module, image, cuda_graph=self.options.cuda_graph)
+        session = PytorchSession(module, image)
+        if compiled:
+            session.call()
+        return session
+
+    def cache_flusher(self) -> Flush:
+        return super().cache_flusher() if self.profile.device == "cpu" else PytorchFlusher()
+
+    def versions(self) -> dict[str, str]:
+        import torch
+
+        found = {"pytorch": torch.__version__, "numpy": np.__version__}
+        if self.profile.device == "cuda":
+            backends: Any = torch.backends  # parts of it have no types
+            found |= {"cuda": str(torch.version.cuda), "cudnn": str(backends.cudnn.version())}
+        return found
+
+    def _set_up_process(self) -> None:
         import torch
 
         if torch.get_num_threads() != self.profile.threads:
             torch.set_num_threads(self.profile.threads)
         torch.set_flush_denormal(True)
-        layout = torch.channels_last if self.options.channels_last else torch.contiguous_format
-        graph = fold_norms(network_graph(network))
-        values = random_input((self.profile.batch_size, *graph.input_shape))
-        image = torch.tensor(values).contiguous(memory_format=layout)
-        module = _folded_module(network).eval().to(memory_format=layout)
-        if self.options.compile and len(network) > 1:
-            torch.compiler.reset()  # it would give up after eight networks of one class
-            module.compile()
-        session = PytorchSession(module, image)
-        if self.options.compile:
-            session.call()  # compiles
-        return session
+        if isinstance(self.options, PytorchCudaOptions):
+            backends: Any = torch.backends  # parts of it have no types
+            precision = "tf32" if self.options.tf32 else "ieee"
+            backends.cudnn.conv.fp32_precision = precision
+            backends.cuda.matmul.fp32_precision = precision
+            backends.cudnn.benchmark = True  # shapes never change: worth choosing kernels
 
-    def versions(self) -> dict[str, str]:
-        import torch
 
-        return {"pytorch": torch.__version__, "numpy": np.__version__}
+def _no_cuda_build() -> str | None:
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    return (
+        f"PyTorch {torch.__version__} cannot use the GPU: install a build for CUDA that the driver "
+        "supports, see pytorch.org"
+    )
 
 
 def _folded_module(network: Network) -> nn.Module:

@@ -1,13 +1,15 @@
 """Graph to ONNX model, built node by node: a millisecond a block.
 
 The input and the output are called ``input`` and ``output``; the batch size is fixed. ONNX has
-no Swish before opset 24, so Swish is Sigmoid and Mul, which runtimes recognise.
+no Swish before opset 24, so Swish is Sigmoid and Mul, which runtimes recognise. A model in fp16
+reads, computes and writes fp16 throughout: there are runtimes that take types from the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,6 +29,7 @@ from latbench.blocks.graph import (
     Pool,
     fold_norms,
 )
+from latbench.device import Precision
 from latbench.render.parameters import (
     Parameters,
     fold_parameters,
@@ -38,6 +41,11 @@ OUTPUT = "output"
 OPSET = 17  # old enough for the runtimes of small boards, has HardSwish
 IR_VERSION = 8  # the one that belongs to opset 17
 
+ELEMENT_TYPES: dict[Precision, np.dtype[Any]] = {
+    "fp32": np.dtype(np.float32),
+    "fp16": np.dtype(np.float16),
+}
+_ONNX_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
 _POINTWISE = {"relu": "Relu", "sigmoid": "Sigmoid", "hswish": "HardSwish"}
 
 
@@ -46,6 +54,7 @@ def render_onnx(
     parameters: Parameters | None = None,
     *,
     batch_size: int = 1,
+    precision: Precision = "fp32",
     fold: bool = True,
 ) -> onnx.ModelProto:
     """Build the ONNX model of a graph.
@@ -54,6 +63,7 @@ def render_onnx(
         graph: The layers, of a block or of a whole network.
         parameters: Values by torch name; random ones of sane scale if None.
         batch_size: N of the input ``(N, C, H, W)``.
+        precision: Of weights, activations, input and output.
         fold: Fold batch norms into convolutions, as a deployed model has it.
 
     Returns:
@@ -69,39 +79,46 @@ def render_onnx(
         graph = folded
     elif parameters is None:
         parameters = random_parameters(graph)
-    return _model(graph, [_tensor(*item) for item in parameters.items()], batch_size)
+    tensors = [_tensor(name, value, precision) for name, value in parameters.items()]
+    return _model(graph, tensors, batch_size, precision)
 
 
-def render_onnx_apart(graph: Graph, *, batch_size: int = 1) -> onnx.ModelProto:
+def render_onnx_apart(
+    graph: Graph, *, batch_size: int = 1, precision: Precision = "fp32"
+) -> onnx.ModelProto:
     """The model of a graph as it stands, without its parameters: references by name.
 
     For runtimes that take weights from memory: megabytes of them are then neither copied into
     the model nor out of its bytes.
     """
     references = [
-        _reference(f"{node.name}.{name}", shape)
+        _reference(f"{node.name}.{name}", shape, precision)
         for node in graph.nodes
         for name, shape in parameter_shapes(node.layer).items()
     ]
-    return _model(graph, references, batch_size)
+    return _model(graph, references, batch_size, precision)
 
 
-def _model(graph: Graph, weights: list[onnx.TensorProto], batch_size: int) -> onnx.ModelProto:
+def _model(
+    graph: Graph, weights: list[onnx.TensorProto], batch_size: int, precision: Precision
+) -> onnx.ModelProto:
     nodes: list[onnx.NodeProto] = []
     for node in graph.nodes:
         output = OUTPUT if node.name == graph.output else node.name
         nodes.extend(_nodes(node, output))
     constants = []
     if any(isinstance(node.layer, Act) and node.layer.kind == "relu6" for node in graph.nodes):
-        constants = [_tensor(f"relu6.{name}", np.float32(v)) for name, v in _CLIP.items()]
+        constants = [
+            _tensor(f"relu6.{name}", np.float32(v), precision) for name, v in _CLIP.items()
+        ]
 
     linear_end = bool(graph.nodes) and isinstance(graph.nodes[-1].layer, Linear)
     out_shape = graph.output_shape[:1] if linear_end else graph.output_shape
     model_graph = helper.make_graph(
         nodes,
         "latbench",
-        [_value(INPUT, (batch_size, *graph.input_shape))],
-        [_value(OUTPUT, (batch_size, *out_shape))],
+        [_value(INPUT, (batch_size, *graph.input_shape), precision)],
+        [_value(OUTPUT, (batch_size, *out_shape), precision)],
         weights + constants,
     )
     return helper.make_model(
@@ -161,22 +178,24 @@ def _activation(layer: Act, inputs: list[str], output: str, name: str) -> Iterat
         yield helper.make_node(_POINTWISE[layer.kind], inputs, [output], name)
 
 
-def _tensor(name: str, value: np.ndarray | np.float32) -> onnx.TensorProto:
-    data = np.ascontiguousarray(value, dtype="<f4")
-    tensor = onnx.TensorProto(name=name, data_type=TensorProto.FLOAT, dims=np.shape(value))
+def _tensor(name: str, value: np.ndarray | np.float32, precision: Precision) -> onnx.TensorProto:
+    little_endian = ELEMENT_TYPES[precision].newbyteorder("<")  # as ONNX stores numbers
+    data = np.ascontiguousarray(value, dtype=little_endian)
+    tensor = onnx.TensorProto(name=name, data_type=_ONNX_TYPES[precision], dims=np.shape(value))
     tensor.raw_data = data.tobytes()
     return tensor
 
 
-def _reference(name: str, shape: tuple[int, ...]) -> onnx.TensorProto:
+def _reference(name: str, shape: tuple[int, ...], precision: Precision) -> onnx.TensorProto:
     """A tensor whose values are given by name when the model is loaded."""
-    tensor = onnx.TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape)
+    tensor = onnx.TensorProto(name=name, data_type=_ONNX_TYPES[precision], dims=shape)
     tensor.data_location = TensorProto.EXTERNAL
-    where = {"location": "memory", "offset": "0", "length": str(4 * prod(shape))}
+    length = ELEMENT_TYPES[precision].itemsize * prod(shape)
+    where = {"location": "memory", "offset": "0", "length": str(length)}
     for key, text in where.items():
         tensor.external_data.add(key=key, value=text)
     return tensor
 
 
-def _value(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+def _value(name: str, shape: tuple[int, ...], precision: Precision) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, _ONNX_TYPES[precision], shape)

@@ -25,12 +25,17 @@ _SHOWN_NEGATIVE = 5  # the first few say what kind of block it is
 
 
 def show_devices(devices: Sequence[Mapping[str, Any]]) -> None:
-    """Device profiles and whether they run here."""
+    """Device profiles and whether they run here; below, what the others lack."""
     columns = ("name", "runtime", "device", "batch_size", "threads")
     print_table(
         ("device profile", "runtime", "device", "batch", "threads", "runs here"),
-        [(*(str(row[c]) for c in columns), row["reason"] or "yes") for row in devices],
+        [(*(str(row[c]) for c in columns), "no" if row["reason"] else "yes") for row in devices],
     )
+    lacking: dict[str, list[str]] = {}
+    for row in devices:
+        if row["reason"]:
+            lacking.setdefault(row["reason"], []).append(row["name"])
+    print_lines(f"{', '.join(names)}: {reason}" for reason, names in lacking.items())
 
 
 def show_noise(device: str, check: NoiseCheck) -> None:
@@ -105,12 +110,16 @@ def show_transfer(result: TransferResult, path: Path) -> None:
 def show_table(table: LatencyTable, *, worst: int) -> None:
     """What a table is of, and its entries of widest interval."""
     environment = table.environment
+    gpu = environment.gpu
+    chip = (
+        environment.cpu if gpu is None else f"{gpu.name} (driver {gpu.driver}), {environment.cpu}"
+    )
     rows: list[dict[str, Any]] = sorted(entries(table), key=_relative_width, reverse=True)
     print_lines(
         [
             f"{table.space} on {table.device.name}, batch {table.device.batch_size}, "
             f"{len(rows)} blocks measured",
-            f"{environment.cpu}, {environment.system}, {environment.taken_at}",
+            f"{chip}, {environment.system}, {environment.taken_at}",
             "  ".join(f"{name} {version}" for name, version in environment.versions.items()),
             f"widths: {table.curves.alignment}; error at held-out widths "
             f"{percent(table.fit.held_out_error)}",

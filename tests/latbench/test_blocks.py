@@ -129,6 +129,20 @@ def test_weights_given_apart_give_the_same_outputs(spec: BlockSpec) -> None:
     np.testing.assert_array_equal(got, _run_onnx(render_onnx(graph, parameters), image))
 
 
+@pytest.mark.parametrize("spec", SAMPLES, ids=block_key)
+def test_a_model_in_fp16_is_the_one_in_fp32_rounded(spec: BlockSpec) -> None:
+    """ONNX Runtime computes it on the CPU by way of fp32."""
+    graph = spec.graph()
+    parameters = random_parameters(graph)
+    image = np.random.default_rng(0).standard_normal((1, *graph.input_shape), dtype=np.float32)
+    expected = _run_onnx(render_onnx(graph, parameters), image)
+    model = render_onnx(graph, parameters, precision="fp16")
+    got = _run_onnx(model, image.astype(np.float16))
+    assert {tensor.data_type for tensor in model.graph.initializer} == {onnx.TensorProto.FLOAT16}
+    assert got.dtype == np.float16
+    assert np.abs(got - expected).max() < 0.01 * np.abs(expected).max()
+
+
 def test_random_activations_keep_their_scale() -> None:
     """Fading activations would be denormal numbers, which are slow to compute with."""
     spec = InvertedResidual(16, 16, 96, 3, 1, "swish", 8, se_channels=16)

@@ -15,12 +15,12 @@ import latbench.networks
 import latbench.profiling
 from latbench.blocks import Network
 from latbench.device import DeviceProfile, SweepProtocol
-from latbench.environment import current_environment
+from latbench.environment import Environment, Gpu, current_environment
 from latbench.errors import DeviceBusyError, LatbenchError, MismatchError, RuntimeFailure
 from latbench.measure.lock import device_lock
 from latbench.measure.sweep import PassRecord, block_target, network_target, sweep_pass
 from latbench.measure.visit import visit
-from latbench.profilers import CacheFlusher, Profiler, Session, make_profiler
+from latbench.profilers import CacheFlusher, Flush, Profiler, Session, make_profiler
 from latbench.profiling import SCAN_PASSES, ProfileResult
 from latbench.tables import LatencyTable, TableStore
 from latbench.tables.estimation import Drift
@@ -66,6 +66,15 @@ class _CountingSession(Session):
         self.profiler.live -= 1
 
 
+class _LoggingSession(_CountingSession):
+    def __init__(self, profiler: CountingProfiler, log: list[str]) -> None:
+        super().__init__(profiler)
+        self.log = log
+
+    def call(self) -> None:
+        self.log.append("call")
+
+
 def _run(
     profiler: Profiler, path: Path, space: SearchSpace, *, limit_s: float = 600
 ) -> ProfileResult:
@@ -93,6 +102,49 @@ def test_a_visit_takes_the_time_that_the_session_tells(profile: DeviceProfile) -
 
     taken = visit(Told(CountingProfiler(profile)), profile.sweep, dwell_ms=0, flush=lambda: None)
     assert {*taken.hot_ns, *taken.cold_ns} == {7}
+
+
+def test_the_cache_of_the_device_is_flushed_before_each_cold_call(
+    quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    log: list[str] = []
+
+    class Flushing(CountingProfiler):
+        def open(self, network: Network) -> Session:
+            return _LoggingSession(self, log)
+
+        def cache_flusher(self) -> Flush:
+            return lambda: log.append("flush")
+
+    block = tiny_space.blocks()[0]
+    sweep_pass(Flushing(quick_profile), [block_target(0, (block,), quick_profile.sweep)], number=0)
+    assert log == ["call", "call", "flush", "call"]  # untimed, hot, cold
+
+
+def test_visits_that_are_distrusted_are_made_again(
+    quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    """As on a GPU whose clock is too low for a while."""
+
+    class Unsteady(CountingProfiler):
+        bad = 3
+
+        def distrust(self) -> str | None:
+            self.bad -= 1
+            return "too hot" if self.bad >= 0 else None
+
+    blocks = tiny_space.blocks()
+    targets = [block_target(i, (b,), quick_profile.sweep) for i, b in enumerate(blocks)]
+    told: list[int] = []
+    profiler = Unsteady(quick_profile)
+    record = sweep_pass(profiler, targets, number=0, on_visit=lambda done, _: told.append(done))
+    assert sorted(id_ for id_, _ in record.visits) == list(range(len(blocks)))
+    assert len(profiler.opened) == len(blocks) + 3
+    assert told == list(range(1, len(blocks) + 1))
+    profiler.bad = 10**6
+    with pytest.raises(RuntimeFailure, match="do not count: too hot"):
+        sweep_pass(profiler, targets, number=1)
+    assert profiler.live == 0
 
 
 def test_a_pass_visits_every_target_in_a_new_order(
@@ -141,6 +193,28 @@ def test_visits_of_two_machines_are_not_pooled(
     with pytest.raises(MismatchError, match="Z80"):
         verify(profiler, LatencyTable.open(path), [tiny_space.lower(tiny_space.largest())])
     assert path.read_bytes() == before
+
+
+def test_visits_on_two_gpus_are_not_pooled() -> None:
+    before = msgspec.structs.replace(current_environment({}), gpu=_gpu("A100", "550.1"))
+    now = msgspec.structs.replace(before, gpu=_gpu("H100", "580.2"))
+    assert now.differences(before) == [
+        "GPU name is H100, was A100",
+        "GPU driver is 580.2, was 550.1",
+    ]
+    cooler = msgspec.structs.replace(before, gpu=_gpu("A100", "550.1", clock_mhz=900))
+    assert cooler.differences(before) == []
+
+
+def test_environments_of_before_there_were_gpus_are_read() -> None:
+    now = current_environment({})
+    written = msgspec.to_builtins(now)
+    del written["gpu"]
+    assert msgspec.convert(written, Environment) == now
+
+
+def _gpu(name: str, driver: str, *, clock_mhz: int = 1400) -> Gpu:
+    return Gpu(name, driver, clock_mhz, 1100, 1400, throttled_by=[])
 
 
 def test_ctrl_c_saves_the_finished_passes(
