@@ -85,7 +85,10 @@ class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def current_environment(runtime_versions: Mapping[str, str], gpu: Gpu | None = None) -> Environment:
     """Record the machine as it is now, with the GPU where one is measured on."""
-    versions = {"python": platform.python_version(), "latbench": __version__, **runtime_versions}
+    runtimes = {
+        name: str(version) for name, version in runtime_versions.items()
+    }  # PyTorch's is more
+    versions = {"python": platform.python_version(), "latbench": __version__, **runtimes}
     return Environment(
         cpu=_cpu_model(),
         cores=len(os.sched_getaffinity(0)),

@@ -26,6 +26,7 @@ from latbench.tables.store import Purpose
 Progress = Callable[[float, str], None]
 
 _VISITS_A_PASS = 2
+_RESUME_WITHIN_S = 3600.0  # what was measured earlier says nothing of the machine as it is now
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def measure_networks(
         ids = store.add_networks(networks, purpose)
         probes = store.networks("profile")
         detail = sha256(repr(sorted(ids)).encode()).hexdigest()
-        sweep = store.begin_sweep(purpose, environment, detail=detail)
+        sweep = store.begin_sweep(purpose, environment, detail=detail, within_s=_RESUME_WITHIN_S)
         targets = [
             network_target(id_, network, protocol, visits=_VISITS_A_PASS)
             for id_, network in [*zip(ids, networks, strict=True), *probes.items()]

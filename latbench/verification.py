@@ -121,10 +121,16 @@ def calibrate(
         The fit that was stored.
 
     Raises:
-        MismatchError: The table is of another device or machine, or does not price a network.
+        MismatchError: The table is of another device, machine or version of the runtime, or does
+            not price a network.
         DeviceBusyError: Another process measures on the device.
     """
-    require_device(profiler, table)
+    differences = require_device(profiler, table).differences(table.environment)
+    if differences:
+        raise MismatchError(
+            f"{table.path} was measured otherwise ({'; '.join(differences)}), and one fit is not "
+            "made on both: profile into another file"
+        )
     for network in networks:
         table.predict(network)
     fresh = [network for network in networks if network not in table.networks]

@@ -348,15 +348,34 @@ class TableStore:
 
     # Measurements
 
-    def begin_sweep(self, purpose: Purpose, environment: Environment, *, detail: str = "") -> int:
-        """The unfinished sweep of this purpose and detail, or a new one; returns its id."""
+    def begin_sweep(
+        self,
+        purpose: Purpose,
+        environment: Environment,
+        *,
+        detail: str = "",
+        within_s: float | None = None,
+    ) -> int:
+        """The unfinished sweep of this purpose and detail, or a new one; returns its id.
+
+        Args:
+            purpose: What the sweep is for.
+            environment: The machine as it is now.
+            detail: What a resumed sweep must have in common with this one.
+            within_s: How long ago its last pass may have been made; None for ever. An older one
+                is closed, and kept.
+        """
         row = self._db.execute(
-            "SELECT id FROM sweeps WHERE purpose = ? AND detail = ? AND NOT done "
-            "ORDER BY id DESC LIMIT 1",
+            "SELECT sweeps.id, (julianday('now') - julianday(max(finished_at))) * 86400 "
+            "FROM sweeps LEFT JOIN passes ON passes.sweep = sweeps.id "
+            "WHERE purpose = ? AND detail = ? AND NOT done "
+            "GROUP BY sweeps.id ORDER BY sweeps.id DESC LIMIT 1",
             (purpose, detail),
         ).fetchone()
         if row:
-            return int(row[0])
+            if within_s is None or row[1] is None or row[1] <= within_s:
+                return int(row[0])
+            self.finish_sweep(int(row[0]))
         taken = msgspec.json.encode(environment).decode()
         with self._db:
             cursor = self._db.execute(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from latbench.blocks import Classifier, ConvBlock, InvertedResidual, Network, network_graph
 from latbench.device import DeviceProfile, load_profile, shipped_profiles
+from latbench.environment import Environment
 from latbench.errors import InvalidValueError, RuntimeFailure
 from latbench.profilers import PROFILERS, make_profiler
 from latbench.render.onnx import render_onnx
@@ -74,7 +76,11 @@ def test_runtimes_agree(runnable: str) -> None:
 
 def test_a_runtime_states_its_version(runnable: str) -> None:
     profile = load_profile(runnable)
-    assert profile.runtime in make_profiler(profile).versions()
+    profiler = make_profiler(profile)
+    assert profile.runtime in profiler.versions()
+    environment = profiler.environment()
+    written = msgspec.json.encode(environment)
+    assert msgspec.json.decode(written, type=Environment) == environment
 
 
 def test_what_a_runtime_refuses_is_translated(
