@@ -30,6 +30,7 @@ from latbench.errors import (
 from latbench.units import format_ms, parse_duration_s, parse_latency_ms
 
 if TYPE_CHECKING:
+    from latbench.device import DeviceProfile
     from latbench.measure.noise import NoiseCheck
     from latbench.registry import Registry
     from latbench.tables import LatencyTable, TableCheck
@@ -165,8 +166,10 @@ def devices(check: str | None, duration: float, as_json: bool) -> None:
     from latbench.report.results import show_devices, show_noise
 
     if check:
-        noise = _check_noise(check, duration)
-        rows = [{"name": check, "available": True, "reason": None, **asdict(noise)}]
+        checked = load_profile(check)
+        noise = _check_noise(checked, duration)
+        about = {"name": checked.name, "runtime": checked.runtime}
+        rows = [{**about, "available": True, "reason": None, **asdict(noise)}]
         _emit({"devices": rows}, as_json=as_json, render=lambda: show_noise(check, noise))
         return
     rows = []
@@ -192,14 +195,13 @@ def devices(check: str | None, duration: float, as_json: bool) -> None:
     _emit({"devices": rows}, as_json=as_json, render=lambda: show_devices(rows))
 
 
-def _check_noise(device: str, seconds: float) -> NoiseCheck:
-    from latbench.device import load_profile
+def _check_noise(device: DeviceProfile, seconds: float) -> NoiseCheck:
     from latbench.measure.lock import device_lock
     from latbench.measure.noise import check_noise
     from latbench.profilers import make_profiler
     from latbench.report.terminal import progress_bar
 
-    profiler = make_profiler(load_profile(device))
+    profiler = make_profiler(device)
     environment = profiler.environment()
     with device_lock(profiler.profile.device), progress_bar("checking") as progress:
         return check_noise(profiler, environment, seconds=seconds, progress=progress)
@@ -331,11 +333,14 @@ def profile(
     if source is not None:
         with progress_bar("transferring") as progress:
             told = transfer_space(profiler, output, made, _open_table(source), progress=progress)
-        _emit(
-            {**asdict(told), "fit": None, "loo_error": told.fit.price.loo_error},
-            as_json=as_json,
-            render=lambda: show_transfer(told, output),
-        )
+        reached = {
+            "blocks": told.blocks,
+            "measured": told.measured,
+            "left_out_error": told.left_out_error,
+            "half_width": told.half_width,
+            "loo_error": told.fit.price.loo_error,
+        }
+        _emit(reached, as_json=as_json, render=lambda: show_transfer(told, output))
         return
     with progress_bar("profiling") as progress:
         result = profile_space(profiler, output, made, time_limit_s=time_limit, progress=progress)

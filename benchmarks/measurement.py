@@ -62,12 +62,16 @@ def main() -> None:
     )
     rng = np.random.default_rng(asked.seed)
     networks = [space.lower(space.random(rng, priced.widths)) for _ in range(asked.networks)]
-    _compare_networks(profiler, table, networks, widths=len(space.blocks(every_width)))
+    _compare_networks(profiler, table, networks, everything=space.blocks(every_width))
     _compare_widths(profiler, table, space.blocks(every_width), count=asked.widths, rng=rng)
 
 
 def _compare_networks(
-    profiler: Profiler, table: LatencyTable, networks: Sequence[Network], *, widths: int
+    profiler: Profiler,
+    table: LatencyTable,
+    networks: Sequence[Network],
+    *,
+    everything: Sequence[BlockSpec],
 ) -> None:
     with progress_bar("customary") as progress:
         blocks = sorted({spec for network in networks for spec in network}, key=repr)
@@ -89,7 +93,8 @@ def _compare_networks(
             len(visit.hot_ns) + len(visit.cold_ns) + profiler.profile.sweep.warmup_calls
             for _, visit in store.visits(sweep)
         )
-    scale = widths / len(blocks)
+    # other widths are slower than those of the networks: the table knows by how much
+    scale = _summed_ms(table, everything) / _summed_ms(table, blocks)
     print_table(
         ("networks", "mean error", "largest", "rank", "all widths", "calls"),
         [
@@ -99,7 +104,7 @@ def _compare_networks(
                 f"{errors.max():.1%}",
                 f"{kendall_tau(list(summed), list(measured)):.3f}",
                 f"{format_s(customary_s * scale)} (extrapolated)",
-                f"{widths * (WARMUP_CALLS + TIMED_CALLS):,}",
+                f"{len(everything) * (WARMUP_CALLS + TIMED_CALLS):,}",
             ),
             (
                 "this table, as measured",
@@ -131,11 +136,16 @@ def _compare_networks(
         [
             f"{len(networks)} networks of {format_ms(measured.min())} to "
             f"{format_ms(measured.max())}; {len(blocks)} blocks the customary way in "
-            f"{format_s(customary_s)}; a customary table of all {widths} widths would take "
+            f"{format_s(customary_s)}; a customary table of all {len(everything)} would take "
             f"{customary_s * scale / ours_s:.0f} times as long as this one took",
             "",
         ]
     )
+
+
+def _summed_ms(table: LatencyTable, blocks: Sequence[BlockSpec]) -> float:
+    found = (table.estimates.get(spec) or table.curves.between(spec) for spec in blocks)
+    return sum(e.hot_ms for e in found if e is not None)
 
 
 def _customary_ms(profiler: Profiler, spec: BlockSpec) -> float:
