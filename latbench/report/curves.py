@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from latbench.units import format_ms
 _BARS = "▁▂▃▄▅▆▇█"
 _COLUMNS = 64  # of a curve in the terminal: fits beside its label on 80 columns
 _PICTURED = 12  # curves in a picture
+_TITLE_COLUMNS = 56  # of a curve in a picture
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def draw_curves(table: LatencyTable, path: Path) -> int:
                 ms=3,
                 color=drawn.get_color(),
             )
-        axes.set_title(_title(shape), fontsize=7)
+        axes.set_title(fill(_title(shape), _TITLE_COLUMNS), fontsize=7)
         axes.set_xlabel("width, channels (dots: measured)", fontsize=7)
         axes.set_ylabel("price, ms", fontsize=7)
         axes.set_ylim(bottom=0)
