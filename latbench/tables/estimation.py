@@ -223,7 +223,8 @@ def _held_out_errors(
             )
             for e in (between, measured)
         )
-        errors.append(predicted_ms / measured_ms - 1)
+        if measured_ms > 0:  # else no error is relative to it; the check of a table names it
+            errors.append(predicted_ms / measured_ms - 1)
     return tuple(errors)
 
 
