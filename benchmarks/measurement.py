@@ -87,7 +87,9 @@ def _compare_networks(
     summed = np.array([sum(means_ms[spec] for spec in network) for network in networks])
     errors = np.abs(summed / measured - 1)
     with TableStore.open(table.path) as store:
-        (sweep,) = store.sweeps("profile", done=False)
+        sweep = store.profiling()
+        if sweep is None:
+            raise SystemExit(f"{table.path} was not measured here: profile this machine first")
         ours_s = store.timing(sweep)["seconds"]
         calls = sum(
             len(visit.hot_ns) + len(visit.cold_ns) + profiler.profile.sweep.warmup_calls

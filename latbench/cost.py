@@ -38,6 +38,11 @@ class Cost:
     def macs(self) -> int:
         return self.conv_macs + self.linear_macs
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the parameters in fp32."""
+        return self.params * BYTES_PER_FLOAT
+
     def __add__(self, other: Cost) -> Cost:
         return Cost(
             self.conv_macs + other.conv_macs,
@@ -84,8 +89,3 @@ def graph_cost(graph: Graph) -> Cost:
             params = 2 * layer.channels
         total += Cost(conv_macs, linear_macs, params, activation_bytes)
     return total
-
-
-def weight_bytes(network: Iterable[BlockSpec]) -> int:
-    """fp32 bytes of a network's weights."""
-    return network_cost(network).params * BYTES_PER_FLOAT

@@ -92,7 +92,7 @@ def current_environment(runtime_versions: Mapping[str, str], gpu: Gpu | None = N
     return Environment(
         cpu=_cpu_model(),
         cores=len(os.sched_getaffinity(0)),
-        governor=_read(_CPU / "cpufreq/scaling_governor"),
+        governor=read_system(_CPU / "cpufreq/scaling_governor"),
         clock_mhz=_clock_mhz(),
         l2_bytes=l2_bytes(),
         memory_mib=memory_bytes() >> 20,
@@ -126,28 +126,30 @@ def memory_bytes() -> int:
 def l2_bytes() -> int:
     """Size of the L2 cache of processor 0 in bytes; 1 MiB where the system does not say."""
     for index in sorted(_CPU.glob("cache/index*")):
-        if _read(index / "level") == "2":
-            size = re.fullmatch(r"(\d+)([KM]?)", _read(index / "size") or "")
+        if read_system(index / "level") == "2":
+            size = re.fullmatch(r"(\d+)([KM]?)", read_system(index / "size") or "")
             if size:
                 return int(size.group(1)) << {"": 0, "K": 10, "M": 20}[size.group(2)]
     return _DEFAULT_L2_BYTES
 
 
 def _cpu_model() -> str:
-    info = _read(Path("/proc/cpuinfo")) or ""
+    info = read_system(Path("/proc/cpuinfo")) or ""
     match = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", info, re.MULTILINE)
     return match.group(1).strip() if match else platform.processor() or platform.machine()
 
 
 def _clock_mhz() -> float | None:
-    khz = _read(_CPU / "cpufreq/scaling_cur_freq")
+    khz = read_system(_CPU / "cpufreq/scaling_cur_freq")
     if khz:
         return int(khz) / 1e3
-    match = re.search(r"^cpu MHz\s*:\s*([\d.]+)", _read(Path("/proc/cpuinfo")) or "", re.MULTILINE)
+    info = read_system(Path("/proc/cpuinfo")) or ""
+    match = re.search(r"^cpu MHz\s*:\s*([\d.]+)", info, re.MULTILINE)
     return float(match.group(1)) if match else None
 
 
-def _read(path: Path) -> str | None:
+def read_system(path: Path) -> str | None:
+    """What a file of the system says; None where there is none."""
     try:
         return path.read_text().strip()
     except OSError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -41,15 +41,7 @@ class KnotPlan:
 
     def __init__(self, store: TableStore, blocks: Sequence[BlockSpec]) -> None:
         self.store = store
-        grouped: dict[BlockSpec, list[int]] = defaultdict(list)
-        self.rigid: list[BlockSpec] = []
-        for spec in blocks:
-            width = block_width(spec)
-            if width is None:
-                self.rigid.append(spec)
-            else:
-                grouped[with_width(spec, 0)].append(width)
-        self.widths = {shape: sorted(found) for shape, found in grouped.items()}
+        self.rigid, self.widths = _by_shape(blocks)
 
     def scan(self) -> list[BlockSpec]:
         """The blocks whose widths tell the classes: stretches of some narrow curves.
@@ -78,18 +70,14 @@ class KnotPlan:
             if width is not None:
                 by_curve[with_width(spec, 0)][width] = fastest[ids[spec]].estimate_ms
         alignment = discover_alignment(list(by_curve.values()))
-        knots = [
-            with_width(shape, width)
-            for shape, widths in self.widths.items()
-            for width in first_knots(widths, alignment, count=KNOTS_A_CLASS)
-        ]
+        knots = _first_knots(self.widths, alignment)
         self.store.add_blocks([*self.rigid, *knots])
         known = set(self.store.blocks().values())
         free = [
-            with_width(shape, width)
+            spec
             for shape, widths in self.widths.items()
             for width in widths
-            if with_width(shape, width) not in known
+            if (spec := with_width(shape, width)) not in known
         ]
         count = min(len(free), round(HELD_OUT_SHARE * len(knots)))
         drawn = np.random.default_rng(_SEED).choice(len(free), size=count, replace=False)
@@ -128,24 +116,37 @@ def _macs(shape: BlockSpec, widths: Sequence[int]) -> int:
     return block_cost(with_width(shape, widths[0])).macs
 
 
-def likely_blocks(blocks: Sequence[BlockSpec]) -> list[BlockSpec]:
-    """About the blocks that would be measured, said before anything is known of the runtime."""
+def _by_shape(
+    blocks: Sequence[BlockSpec],
+) -> tuple[list[BlockSpec], dict[BlockSpec, list[int]]]:
+    """Blocks without an elastic width, and of the others all widths, ascending, by the rest."""
+    rigid = []
     grouped: dict[BlockSpec, list[int]] = defaultdict(list)
-    likely = []
     for spec in blocks:
         width = block_width(spec)
         if width is None:
-            likely.append(spec)
+            rigid.append(spec)
         else:
             grouped[with_width(spec, 0)].append(width)
-    knots = [
+    return rigid, {shape: sorted(found) for shape, found in grouped.items()}
+
+
+def _first_knots(
+    widths_of: Mapping[BlockSpec, Sequence[int]], alignment: Alignment
+) -> list[BlockSpec]:
+    return [
         with_width(shape, width)
-        for shape, widths in grouped.items()
-        for width in first_knots(sorted(widths), _LIKELY, count=KNOTS_A_CLASS)
+        for shape, widths in widths_of.items()
+        for width in first_knots(widths, alignment, count=KNOTS_A_CLASS)
     ]
-    scanned = SCANNED_BLOCKS * SCANNED_WIDTHS if grouped else 0
-    extra = min(
-        round(HELD_OUT_SHARE * len(knots)) + scanned, len(blocks) - len(likely) - len(knots)
-    )
-    rest = sorted(set(blocks) - set(likely) - set(knots), key=repr)
-    return likely + knots + rest[:: max(1, len(rest) // max(extra, 1))][:extra]
+
+
+def likely_blocks(blocks: Sequence[BlockSpec]) -> list[BlockSpec]:
+    """About the blocks that would be measured, said before anything is known of the runtime."""
+    rigid, widths = _by_shape(blocks)
+    knots = _first_knots(widths, _LIKELY)
+    chosen = {*rigid, *knots}
+    rest = [spec for spec in blocks if spec not in chosen]
+    scanned = SCANNED_BLOCKS * SCANNED_WIDTHS if widths else 0
+    extra = min(len(rest), round(HELD_OUT_SHARE * len(knots)) + scanned)
+    return rigid + knots + rest[:: max(1, len(rest) // max(extra, 1))][:extra]

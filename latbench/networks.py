@@ -7,23 +7,21 @@ is wrong. The visits are stored in the table pass by pass, so that an interrupte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
 from latbench.blocks import Network
-from latbench.cost import weight_bytes
+from latbench.cost import network_cost
 from latbench.environment import Environment
 from latbench.errors import MismatchError
 from latbench.measure.lock import device_lock
 from latbench.measure.samples import Interval, Samples
-from latbench.measure.sweep import network_target, sweep_pass
+from latbench.measure.sweep import Progress, Target, network_target, sweep_pass
 from latbench.profilers import Profiler
 from latbench.tables import LatencyTable, TableStore
 from latbench.tables.estimation import Drift
 from latbench.tables.store import Purpose
-
-Progress = Callable[[float, str], None]
 
 _VISITS_A_PASS = 2
 _RESUME_WITHIN_S = 3600.0  # what was measured earlier says nothing of the machine as it is now
@@ -37,13 +35,11 @@ class MeasuredNetworks:
         measured: Latency of each as it is now, in the order asked.
         drift: Of the machine since the profiling; None without networks to tell it.
         floor: The networks against themselves, between two halves of this sweep.
-        sweep: Under which the visits are stored.
     """
 
     measured: tuple[Interval, ...]
     drift: Drift | None
     floor: float | None
-    sweep: int
 
 
 def require_device(profiler: Profiler, table: LatencyTable) -> Environment:
@@ -98,24 +94,34 @@ def measure_networks(
             network_target(id_, network, protocol, visits=_VISITS_A_PASS)
             for id_, network in [*zip(ids, networks, strict=True), *probes.items()]
         ]
-        for number in range(store.passes(sweep), passes):
-
-            def visited(done: int, total: int, number: int = number) -> None:
-                progress((number + done / total) / passes, f"pass {number + 1} of {passes}")
-
-            record = sweep_pass(profiler, targets, number=number, on_visit=visited)
-            store.add_pass(sweep, record)
+        make_passes(profiler, store, sweep, targets, passes=passes, progress=progress)
         store.finish_sweep(sweep)
-        samples = Samples()
-        samples.add(store.visits(sweep))
+        samples = Samples.of(store.visits(sweep))
     intervals = samples.intervals([*ids, *probes], protocol.quantile)
     return MeasuredNetworks(
         measured=tuple(intervals[id_] for id_ in ids),
         drift=Drift.between(
             [table.networks[network].hot_ms for network in probes.values()],
             [intervals[id_].estimate_ms for id_ in probes],
-            [weight_bytes(network) for network in probes.values()],
+            [network_cost(network).weight_bytes for network in probes.values()],
         ),
         floor=samples.floor(ids, protocol.quantile),
-        sweep=sweep,
     )
+
+
+def make_passes(
+    profiler: Profiler,
+    store: TableStore,
+    sweep: int,
+    targets: Sequence[Target],
+    *,
+    passes: int,
+    progress: Progress,
+) -> None:
+    """Bring a sweep to a number of passes, each committed when it is done."""
+    for number in range(store.passes(sweep), passes):
+
+        def visited(done: int, total: int, number: int = number) -> None:
+            progress((number + done / total) / passes, f"pass {number + 1} of {passes}")
+
+        store.add_pass(sweep, sweep_pass(profiler, targets, number=number, on_visit=visited))

@@ -10,7 +10,7 @@ committed; whatever ends a run, the same call goes on where it ended.
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -19,20 +19,18 @@ from typing import Literal
 import numpy as np
 
 from latbench.blocks import BlockSpec, Network
-from latbench.cost import weight_bytes
+from latbench.cost import network_cost
+from latbench.device import SweepProtocol
 from latbench.environment import Environment
 from latbench.errors import MismatchError
 from latbench.knots import KnotPlan, likely_blocks
 from latbench.measure.lock import device_lock
 from latbench.measure.samples import Samples
-from latbench.measure.sweep import Target, block_target, network_target, sweep_pass
+from latbench.measure.sweep import Progress, Target, block_target, network_target, sweep_pass
 from latbench.profilers import Profiler
 from latbench.tables import SpaceLabel, StoredFit, TableStore
 from latbench.tables.curves import Curves
 from latbench.tables.estimation import work_out
-
-Progress = Callable[[float, str], None]
-"""Called now and then with the fraction done, 0 to 1, and a few words."""
 
 Stopped = Literal["converged", "time limit", "pass limit", "interrupted"]
 
@@ -182,7 +180,7 @@ def forecast(
         block_s = sweep_pass(profiler, sample, number=1).seconds / len(sample)
         network_s = sweep_pass(profiler, few, number=1).seconds / len(few)
     pass_s = len(measured) * block_s + len(networks) * protocol.network_visits * network_s
-    largest = max(weight_bytes(network) for network in networks)
+    largest = max(network_cost(network).weight_bytes for network in networks)
     return Forecast(
         blocks=len(blocks),
         measured=len(measured),
@@ -227,10 +225,23 @@ def open_or_create(path: Path, profiler: Profiler, space: SpaceLabel) -> TableSt
     return store
 
 
+def profile_targets(store: TableStore, protocol: SweepProtocol) -> list[Target]:
+    """Everything that a pass of a profiling visits: the registered blocks, and the networks."""
+    visits = protocol.network_visits
+    return _block_targets(store, protocol) + [
+        network_target(id_, network, protocol, visits=visits)
+        for id_, network in store.networks("profile").items()
+    ]
+
+
+def _block_targets(store: TableStore, protocol: SweepProtocol) -> list[Target]:
+    return [block_target(id_, (spec,), protocol) for id_, spec in store.blocks().items()]
+
+
 def _require_same_machine(store: TableStore, now: Environment) -> None:
     """Visits of two machines, or of two versions of a runtime, are not pooled."""
     differences = now.differences(store.environment)
-    if differences and store.sweeps("profile", done=False):
+    if differences and store.profiling() is not None:
         raise MismatchError(
             f"{store.path} was measured elsewhere ({'; '.join(differences)}), and visits are not "
             "pooled: choose another file"
@@ -283,8 +294,7 @@ class _Run:
         self.profiler, self.store, self.sweep = profiler, store, sweep
         self.protocol = profiler.profile.sweep
         self.begin, self.limit_s, self.progress = begin, limit_s, progress
-        self.samples = Samples()
-        self.samples.add(store.visits(sweep))
+        self.samples = Samples.of(store.visits(sweep))
         self.pass_s = 0.0
         self.passes_before = store.passes(sweep)
         self.network_ids = list(store.networks("profile"))
@@ -302,13 +312,15 @@ class _Run:
     def _scan(self, plan: KnotPlan) -> None:
         scanned = plan.scan()
         self.store.add_blocks(scanned)
-        targets = [target for target in self._block_targets() if target.network[0] in set(scanned)]
+        wanted = {(spec,) for spec in scanned}
+        blocks = _block_targets(self.store, self.protocol)
+        targets = [target for target in blocks if target.network in wanted]
         while any(len(self.samples.hot_ms.get(t.id, ())) < SCAN_PASSES for t in targets):
             self._pass(targets, words="scanning widths")
         plan.add_knots(scanned, self.samples, self.protocol.quantile)
 
     def _passes(self, plan: KnotPlan) -> Stopped:
-        targets = self._targets()
+        targets = profile_targets(self.store, self.protocol)
         done_here = 0
         while True:
             seen = self._network_passes()
@@ -317,7 +329,7 @@ class _Run:
             if done_here and self._elapsed_s() + self.pass_s / 2 > self.limit_s:
                 return "time limit"
             if seen in _REFINE_AFTER and plan.refine(self.samples, self.protocol.quantile):
-                targets = self._targets()
+                targets = profile_targets(self.store, self.protocol)
             if self._due(seen) and self._converged():
                 return "converged"
             self._pass(targets, words=f"pass {seen + 1}")
@@ -334,18 +346,6 @@ class _Run:
         self.store.add_pass(self.sweep, record)
         self.samples.add(record.visits)
         self.pass_s = record.seconds
-
-    def _block_targets(self) -> list[Target]:
-        return [
-            block_target(id_, (spec,), self.protocol) for id_, spec in self.store.blocks().items()
-        ]
-
-    def _targets(self) -> list[Target]:
-        visits = self.protocol.network_visits
-        return self._block_targets() + [
-            network_target(id_, network, self.protocol, visits=visits)
-            for id_, network in self.store.networks("profile").items()
-        ]
 
     def _network_passes(self) -> int:
         """Passes so far in which the networks were visited."""

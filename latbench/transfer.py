@@ -11,22 +11,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latbench.blocks import BlockSpec, Network, block_width
-from latbench.cost import BYTES_PER_FLOAT, block_cost
+from latbench.cost import block_cost
 from latbench.errors import MismatchError
 from latbench.measure.lock import device_lock
 from latbench.measure.samples import Interval, Samples
-from latbench.measure.sweep import block_target, network_target, sweep_pass
+from latbench.measure.statistics import conformal_half_width
+from latbench.measure.sweep import Progress
+from latbench.networks import make_passes
 from latbench.profilers import Profiler
-from latbench.profiling import Progress, open_or_create
+from latbench.profiling import open_or_create, profile_targets
 from latbench.tables import Estimate, LatencyTable, StoredFit
-from latbench.tables.estimation import work_out
+from latbench.tables.estimation import as_estimate, work_out
 from latbench.tables.widths import Alignment
 
 Floats = NDArray[np.float64]
@@ -101,19 +102,10 @@ def transfer(
         sweep = store.begin_sweep("profile", environment)
         store.add_blocks(chosen)
         store.add_networks(networks, "profile")
-        visits = protocol.network_visits
-        targets = [
-            *(block_target(id_, (spec,), protocol) for id_, spec in store.blocks().items()),
-            *(
-                network_target(id_, network, protocol, visits=visits)
-                for id_, network in store.networks("profile").items()
-            ),
-        ]
-        for number in range(store.passes(sweep), protocol.min_passes):
-            store.add_pass(sweep, sweep_pass(profiler, targets, number=number))
-            progress((number + 1) / protocol.min_passes, f"pass {number + 1}")
-        samples = Samples()
-        samples.add(store.visits(sweep))
+        targets = profile_targets(store, protocol)
+        passes = protocol.min_passes
+        make_passes(profiler, store, sweep, targets, passes=passes, progress=progress)
+        samples = Samples.of(store.visits(sweep))
         ids = {spec: id_ for id_, spec in store.blocks().items()}
         measured = [spec for spec in elastic if ids.get(spec) in samples.hot_ms]
         rows = [elastic.index(spec) for spec in measured]
@@ -123,7 +115,9 @@ def transfer(
             new = np.array([now[ids[s]].estimate_ms for s in measured])
             old = np.array([_latency(known[s], cold=cold) for s in measured])
             ratios, left_out = _regress(features[rows], np.log(new / old), features)
-            half_width = _conformal(left_out)
+            half_width = conformal_half_width(left_out, _COVERAGE)
+            if half_width is None:  # too few blocks: the largest error is the least to be said
+                half_width = float(np.abs(left_out).max())
             errors.append((float(np.mean(np.abs(np.expm1(left_out)))), half_width))
             for spec, ratio in zip(elastic, np.exp(ratios), strict=True):
                 middle_ms = _latency(known[spec], cold=cold) * float(ratio)
@@ -132,7 +126,7 @@ def transfer(
                 )
         store.add_blocks(elastic)
         store.record_alignment(Alignment(source.curves.alignment.classes, error=None))
-        store.set_told({spec: _estimate(told[spec, False], told[spec, True]) for spec in elastic})
+        store.set_told({s: as_estimate(told[s, False], told[s, True], visits=0) for s in elastic})
         fit = work_out(store, protocol)
     return TransferResult(
         blocks=len(known),
@@ -151,7 +145,7 @@ def _features(specs: Sequence[BlockSpec], known: dict[BlockSpec, Estimate]) -> F
         assert e.cold_ms is not None
         sizes = (
             cost.macs,
-            cost.params * BYTES_PER_FLOAT,
+            cost.weight_bytes,
             cost.activation_bytes,
             e.hot_ms,
             e.cold_ms / e.hot_ms,
@@ -204,15 +198,10 @@ def _regress(features: Floats, wanted: Floats, everywhere: Floats) -> tuple[Floa
 
     best: tuple[float, float, Floats] | None = None
     for penalty in _PENALTIES:
-        errors = np.array(
-            [
-                tell(np.delete(features, i, 0), np.delete(wanted, i), features[i : i + 1], penalty)[
-                    0
-                ]
-                - wanted[i]
-                for i in range(len(wanted))
-            ]
-        )
+        errors = np.empty_like(wanted)
+        for i in range(len(wanted)):
+            rest = np.arange(len(wanted)) != i
+            errors[i] = tell(features[rest], wanted[rest], features[i], penalty) - wanted[i]
         mean = float(np.abs(errors).mean())
         if best is None or mean < best[0]:
             best = (mean, penalty, errors)
@@ -220,24 +209,5 @@ def _regress(features: Floats, wanted: Floats, everywhere: Floats) -> tuple[Floa
     return tell(features, wanted, everywhere, best[1]), best[2]
 
 
-def _conformal(errors: Floats) -> float:
-    """The left-out error of rank 0.95 (n + 1) by size, or the largest."""
-    rank = min(len(errors), ceil(_COVERAGE * (len(errors) + 1)))
-    return float(np.sort(np.abs(errors))[rank - 1])
-
-
 def _latency(estimate: Estimate, *, cold: bool) -> float:
-    return (estimate.cold_ms or estimate.hot_ms) if cold else estimate.hot_ms
-
-
-def _estimate(hot: Interval, cold: Interval) -> Estimate:
-    return Estimate(
-        hot.estimate_ms,
-        hot.low_ms,
-        hot.high_ms,
-        cold.estimate_ms,
-        cold.low_ms,
-        cold.high_ms,
-        visits=0,
-        noisy=True,
-    )
+    return estimate.cold_or_hot_ms if cold else estimate.hot_ms

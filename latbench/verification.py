@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from latbench.blocks import Network
-from latbench.cost import weight_bytes
+from latbench.cost import network_cost
 from latbench.errors import LatbenchError, MismatchError, RuntimeFailure
 from latbench.measure.samples import Interval
 from latbench.measure.statistics import kendall_tau
-from latbench.networks import MeasuredNetworks, Progress, measure_networks, require_device
+from latbench.measure.sweep import Progress
+from latbench.networks import MeasuredNetworks, measure_networks, require_device
 from latbench.profilers import Profiler, make_profiler
 from latbench.tables import LatencyTable, Prediction, StoredFit, TableStore
 from latbench.tables.estimation import work_out
@@ -193,7 +194,8 @@ def _summarise(
     then_ms = []  # what was measured, with the drift taken out
     for network, prediction, measured in zip(networks, predicted, found.measured, strict=True):
         now_ms = measured.estimate_ms
-        then_ms.append(drift.then_ms(now_ms, weight_bytes(network)) if drift else now_ms)
+        weight_bytes = network_cost(network).weight_bytes
+        then_ms.append(drift.then_ms(now_ms, weight_bytes) if drift else now_ms)
         corrected = prediction.latency_ms / then_ms[-1] - 1 if drift else None
         rows.append(
             VerifiedNetwork(prediction, measured, prediction.latency_ms / now_ms - 1, corrected)

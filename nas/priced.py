@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latbench.blocks import BlockSpec
-from latbench.cost import BYTES_PER_FLOAT, block_cost
+from latbench.cost import block_cost
 from latbench.errors import MismatchError
+from latbench.measure.sweep import Progress
 from latbench.profilers import Profiler
-from latbench.profiling import Forecast, ProfileResult, Progress, forecast, profile
+from latbench.profiling import Forecast, ProfileResult, forecast, profile
 from latbench.tables import LatencyTable, SpaceLabel
 from latbench.transfer import TransferResult, transfer
 from nas.spaces import Architecture, Choice, Layer, SearchSpace, every_width, spread_networks
@@ -175,7 +176,7 @@ class PricedSpace:
         return self._addends[layer, op]
 
     def _addend(self, spec: BlockSpec) -> Floats:
-        weight_bytes = block_cost(spec).params * BYTES_PER_FLOAT
+        weight_bytes = block_cost(spec).weight_bytes
         result: Floats = self.table.price_ms(spec) + self._slopes * weight_bytes
         return result
 

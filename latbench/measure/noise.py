@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -18,10 +17,10 @@ import numpy as np
 
 from latbench.blocks import Classifier, ConvBlock, InvertedResidual, Network
 from latbench.device import DeviceProfile
-from latbench.environment import Environment
+from latbench.environment import Environment, read_system
 from latbench.measure.samples import Samples
 from latbench.measure.statistics import low_quantile
-from latbench.measure.sweep import Target, sweep_pass
+from latbench.measure.sweep import Progress, Target, sweep_pass
 from latbench.profilers import Profiler
 
 _WINDOWS = 4  # stretches of the minute that are compared with each other
@@ -87,7 +86,7 @@ def check_noise(
     environment: Environment,
     *,
     seconds: float,
-    progress: Callable[[float, str], None] = lambda fraction, words: None,
+    progress: Progress = lambda fraction, words: None,
 ) -> NoiseCheck:
     """Measure the reference targets in turn for a while.
 
@@ -145,19 +144,22 @@ def _advice(
             f"the frequency governor is {environment.governor}: `cpupower frequency-set -g "
             "performance`"
         )
-    if _read(_CPU / "intel_pstate/no_turbo") == "0" or _read(_CPU / "cpufreq/boost") == "1":
+    no_turbo, boost = (
+        read_system(_CPU / name) for name in ("intel_pstate/no_turbo", "cpufreq/boost")
+    )
+    if no_turbo == "0" or boost == "1":
         advice.append("turbo frequencies depend on heat and neighbours: switch them off")
     if profile.threads > environment.cores:
         advice.append(
             f"{profile.threads} threads share {environment.cores} processors: lower `threads`"
         )
-    siblings = _read(_CPU / "cpu0/topology/thread_siblings_list") or "0"
+    siblings = read_system(_CPU / "cpu0/topology/thread_siblings_list") or "0"
     if len(re.split("[,-]", siblings)) > 1:
         advice.append(
             f"processors {siblings} are threads of one core: pin with `taskset -c` and keep the "
             "sibling idle, or switch hyperthreading off"
         )
-    if re.search(r"^flags.*\bhypervisor\b", _read(Path("/proc/cpuinfo")) or "", re.MULTILINE):
+    if re.search(r"^flags.*\bhypervisor\b", read_system(Path("/proc/cpuinfo")) or "", re.MULTILINE):
         advice.append(
             "this is a virtual machine: neighbours share cores, caches and memory, and nothing "
             "inside can pin them; measure on a dedicated host, or for longer and at quiet hours"
@@ -169,10 +171,3 @@ def _advice(
             "are in use by others"
         )
     return advice
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return None

@@ -40,6 +40,13 @@ class Samples:
     hot_ms: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     cold_ms: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
 
+    @classmethod
+    def of(cls, visits: Iterable[tuple[int, Visit]]) -> Samples:
+        """The samples of visits."""
+        samples = cls()
+        samples.add(visits)
+        return samples
+
     def add(self, visits: Iterable[tuple[int, Visit]]) -> None:
         for target, visit in visits:
             self.hot_ms[target].append(min(visit.hot_ns) / 1e6)

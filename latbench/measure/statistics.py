@@ -7,6 +7,7 @@ a shared machine only ever adds time. Its interval is a percentile bootstrap ove
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,20 @@ def low_quantile_interval(
     tail = (1 - _CONFIDENCE) / 2
     low, high = np.quantile(drawn, (tail, 1 - tail), axis=0)
     return estimate, np.minimum(low, estimate), np.maximum(high, estimate)
+
+
+def conformal_half_width(
+    left_out_errors: Sequence[float] | Floats, coverage: float
+) -> float | None:
+    """The error that a share ``coverage`` of new ones stay below, by split conformal prediction.
+
+    Of n errors the one of rank ``coverage (n + 1)`` by size (Lei et al. 2018); None if there are
+    too few for that rank.
+    """
+    rank = ceil(coverage * (len(left_out_errors) + 1))
+    if rank > len(left_out_errors):
+        return None
+    return float(np.sort(np.abs(left_out_errors))[rank - 1])
 
 
 def kendall_tau(x: Sequence[float], y: Sequence[float]) -> float | None:

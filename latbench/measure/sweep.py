@@ -25,6 +25,10 @@ from latbench.profilers import Profiler
 _MOST_DROPPED = 100  # visits in a row: some seconds, in which a device may recover
 
 
+Progress = Callable[[float, str], None]
+"""Called now and then with the fraction done, 0 to 1, and a few words."""
+
+
 @dataclass(frozen=True)
 class Target:
     """Something to visit: a block (a network of one) or a whole network.

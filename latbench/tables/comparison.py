@@ -109,9 +109,8 @@ def compare(before: TableStore, after: TableStore, *, tolerance: float) -> Table
 
 def _visits(store: TableStore) -> dict[BlockSpec, Floats]:
     """Fastest hot call of every profiling visit in ms, by block."""
-    samples = Samples()
-    for sweep in store.sweeps("profile", done=False):
-        samples.add(store.visits(sweep))
+    sweep = store.profiling()
+    samples = Samples() if sweep is None else Samples.of(store.visits(sweep))
     return {
         spec: np.array(samples.hot_ms[id_])
         for id_, spec in store.blocks().items()

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latbench.blocks import BlockSpec, Network
-from latbench.cost import BYTES_PER_FLOAT, block_cost, weight_bytes
+from latbench.cost import block_cost, network_cost
 from latbench.device import SweepProtocol
 from latbench.measure.samples import Interval, Samples
 from latbench.tables.curves import Curves
@@ -41,9 +41,9 @@ def work_out(store: TableStore, protocol: SweepProtocol) -> StoredFit:
         The fit that was stored.
     """
     quantile = protocol.quantile
-    (profiled,) = store.sweeps("profile", done=False)
-    samples = Samples()
-    samples.add(store.visits(profiled))
+    profiled = store.profiling()
+    assert profiled is not None, "the store has a finished pass"
+    samples = Samples.of(store.visits(profiled))
     blocks = {id_: spec for id_, spec in store.blocks().items() if id_ in samples.hot_ms}
     held_out = store.blocks("held-out").keys() & blocks.keys()
     networks = store.networks("profile")
@@ -69,7 +69,7 @@ def work_out(store: TableStore, protocol: SweepProtocol) -> StoredFit:
             for id_, network in networks.items()
             if id_ in estimates
         ],
-        least_cold_ms=min(estimates[id_].cold_ms or estimates[id_].hot_ms for id_ in blocks),
+        least_cold_ms=min(estimates[id_].cold_or_hot_ms for id_ in blocks),
         least_hot_ms=min(estimates[id_].hot_ms for id_ in blocks),
         near_limit_bytes=near_bytes,
     )
@@ -171,19 +171,18 @@ def _calibration_networks(
     networks, later = store.networks("profile"), store.networks(*_LATER)
     probes = [id_ for id_ in networks if id_ in profiled]
     for sweep in store.sweeps("calibration"):
-        samples = Samples()
-        samples.add(store.visits(sweep))
+        samples = Samples.of(store.visits(sweep))
         intervals = samples.intervals(list(samples.hot_ms), quantile)
         drift = Drift.between(
             [profiled[id_].hot_ms for id_ in probes],
             [intervals[id_].estimate_ms for id_ in probes],
-            [weight_bytes(networks[id_]) for id_ in probes],
+            [network_cost(networks[id_]).weight_bytes for id_ in probes],
         )
         for id_ in intervals.keys() & later.keys():
             now = intervals[id_]
             then_ms = now.estimate_ms
             if drift is not None:
-                then_ms = drift.then_ms(now.estimate_ms, weight_bytes(later[id_]))
+                then_ms = drift.then_ms(now.estimate_ms, network_cost(later[id_]).weight_bytes)
             then = now.scaled(then_ms / now.estimate_ms)
             found[id_] = as_estimate(then, None, visits=len(samples.hot_ms[id_]))
     return found
@@ -197,12 +196,10 @@ def _sample(
     assert len(known) == len(members), "calibration networks are made of priced blocks"
     return NetworkSample(
         blocks=len(members),
-        cold_ms=sum(e.cold_ms or e.hot_ms for e in known),
+        cold_ms=sum(e.cold_or_hot_ms for e in known),
         hot_ms=sum(e.hot_ms for e in known),
-        weight_bytes=weight_bytes(members),
-        near_bytes=sum(
-            min(block_cost(spec).params * BYTES_PER_FLOAT, near_limit_bytes) for spec in members
-        ),
+        weight_bytes=network_cost(members).weight_bytes,
+        near_bytes=sum(min(block_cost(spec).weight_bytes, near_limit_bytes) for spec in members),
         latency_ms=latency_ms,
     )
 
@@ -216,11 +213,7 @@ def _held_out_errors(
         if between is None:
             continue
         predicted_ms, measured_ms = (
-            price.block_price_ms(
-                e.hot_ms if e.cold_ms is None else e.cold_ms,
-                e.hot_ms,
-                block_cost(spec).params * BYTES_PER_FLOAT,
-            )
+            price.block_price_ms(e.cold_ms, e.hot_ms, block_cost(spec).weight_bytes)
             for e in (between, measured)
         )
         if measured_ms > 0:  # else no error is relative to it; the check of a table names it
@@ -237,9 +230,11 @@ def _marked(estimate: Estimate, price: PriceModel, protocol: SweepProtocol) -> E
 
 def price_half_width(price: PriceModel, e: Estimate) -> float:
     """Half width of the interval of a block's price, relative; of a network its own."""
-    if e.cold_ms is None or e.cold_low_ms is None or e.cold_high_ms is None:
-        return (e.hot_high_ms - e.hot_low_ms) / 2 / e.hot_ms
-    width_ms = price.cold_scale * (e.cold_high_ms - e.cold_low_ms)
-    width_ms += price.hot_scale * (e.hot_high_ms - e.hot_low_ms)
-    middle_ms = price.cold_scale * e.cold_ms + price.hot_scale * e.hot_ms
-    return width_ms / 2 / middle_ms if middle_ms else (e.hot_high_ms - e.hot_low_ms) / 2 / e.hot_ms
+    hot_width_ms = e.hot_high_ms - e.hot_low_ms
+    if e.cold_ms is not None and e.cold_low_ms is not None and e.cold_high_ms is not None:
+        cold_width_ms = e.cold_high_ms - e.cold_low_ms
+        width_ms = price.cold_scale * cold_width_ms + price.hot_scale * hot_width_ms
+        middle_ms = price.cold_scale * e.cold_ms + price.hot_scale * e.hot_ms
+        if middle_ms:
+            return width_ms / 2 / middle_ms
+    return hot_width_ms / 2 / e.hot_ms

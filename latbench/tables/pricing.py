@@ -33,13 +33,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from latbench.errors import InvalidValueError
+from latbench.measure.statistics import conformal_half_width
 
 Floats = NDArray[np.float64]
 
@@ -117,15 +117,13 @@ class PriceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def half_width(self) -> float | None:
         """Half width of the 90 % interval of a latency, relative; None for too few networks.
 
-        The interval is conformal: of n networks left out, the error of rank 0.9 (n + 1) by size.
+        The interval is conformal, from networks left out of the fit.
         """
-        rank = ceil(COVERAGE * (self.networks + 1))
-        if rank > self.networks:
-            return None
-        return float(np.sort(np.abs(self.left_out_errors))[rank - 1])
+        return conformal_half_width(self.left_out_errors, COVERAGE)
 
-    def block_price_ms(self, cold_ms: float, hot_ms: float, weight_bytes: float) -> float:
-        """Price of one block in ms."""
+    def block_price_ms(self, cold_ms: float | None, hot_ms: float, weight_bytes: float) -> float:
+        """Price of one block in ms; without a cold latency the hot one stands for it."""
+        cold_ms = hot_ms if cold_ms is None else cold_ms
         near_ms = min(weight_bytes, self.near_limit_bytes) * self.near_ms_per_byte
         return self.cold_scale * cold_ms + self.hot_scale * hot_ms + self.block_ms + near_ms
 

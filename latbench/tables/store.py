@@ -153,6 +153,11 @@ class Estimate:
     visits: int
     noisy: bool
 
+    @property
+    def cold_or_hot_ms(self) -> float:
+        """The cold latency, or the hot one where no cold calls were made."""
+        return self.hot_ms if self.cold_ms is None else self.cold_ms
+
 
 class StoredFit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A price model with what the measurements say of themselves.
@@ -390,13 +395,10 @@ class TableStore:
         with self._db:
             self._db.execute("UPDATE sweeps SET done = 1 WHERE id = ?", (sweep,))
 
-    def sweep_of(self, purpose: Purpose, detail: str) -> int | None:
-        """The last finished sweep of a purpose and detail."""
-        row = self._db.execute(
-            "SELECT max(id) FROM sweeps WHERE purpose = ? AND detail = ? AND done",
-            (purpose, detail),
-        ).fetchone()
-        return None if row[0] is None else int(row[0])
+    def profiling(self) -> int | None:
+        """The sweep of the profiling, which is never done; None before it began."""
+        begun = self.sweeps("profile", done=False)
+        return begun[0] if begun else None
 
     def passes(self, sweep: int) -> int:
         """Number of finished passes of a sweep."""

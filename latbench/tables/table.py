@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from latbench.blocks import BlockSpec, Network, block_key
-from latbench.cost import BYTES_PER_FLOAT, block_cost
+from latbench.cost import block_cost
 from latbench.device import DeviceProfile
 from latbench.environment import Environment
 from latbench.errors import InvalidFileError, MismatchError
@@ -205,10 +205,7 @@ class LatencyTable:
 
     def _at(self, spec: BlockSpec, cold_ms: float | None, hot_ms: float) -> float:
         """Price at given latencies; without a cold one the hot one stands for it."""
-        weight_bytes = block_cost(spec).params * BYTES_PER_FLOAT
-        return self.price_model.block_price_ms(
-            hot_ms if cold_ms is None else cold_ms, hot_ms, weight_bytes
-        )
+        return self.price_model.block_price_ms(cold_ms, hot_ms, block_cost(spec).weight_bytes)
 
     def predict(self, network: Iterable[BlockSpec]) -> Prediction:
         """Latency of a whole network, for the whole batch, with its 90 % interval.
@@ -216,11 +213,11 @@ class LatencyTable:
         Raises:
             MismatchError: The table does not price one of its blocks.
         """
-        prices_ms, parameters = 0.0, 0
+        prices_ms, weight_bytes = 0.0, 0
         for spec in network:
             prices_ms += self.price_ms(spec)
-            parameters += block_cost(spec).params
-        latency_ms = self.price_model.network_latency_ms(prices_ms, parameters * BYTES_PER_FLOAT)
+            weight_bytes += block_cost(spec).weight_bytes
+        latency_ms = self.price_model.network_latency_ms(prices_ms, weight_bytes)
         half_width = self.price_model.half_width() if self.fit.calibrated else None
         if half_width is None:
             return Prediction(latency_ms)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,11 +16,11 @@ from numpy.typing import NDArray
 import latbench.networks
 import latbench.profiling
 from latbench.blocks import Network
-from latbench.device import DeviceProfile, SweepProtocol
+from latbench.device import DeviceProfile
 from latbench.environment import Environment, Gpu, current_environment
 from latbench.errors import DeviceBusyError, LatbenchError, MismatchError, RuntimeFailure
 from latbench.measure.lock import device_lock
-from latbench.measure.sweep import PassRecord, block_target, network_target, sweep_pass
+from latbench.measure.sweep import PassRecord, Target, block_target, network_target, sweep_pass
 from latbench.measure.visit import visit
 from latbench.profilers import CacheFlusher, Flush, Profiler, Session, make_profiler
 from latbench.profiling import SCAN_PASSES, ProfileResult
@@ -217,20 +219,27 @@ def _gpu(name: str, driver: str, *, clock_mhz: int = 1400) -> Gpu:
     return Gpu(name, driver, clock_mhz, 1100, 1400, throttled_by=[])
 
 
+def _interrupted_at(fatal: int) -> Callable[..., PassRecord]:
+    """A ``sweep_pass`` that Ctrl-C ends in the pass of this number."""
+
+    def interrupted(
+        profiler: Profiler, targets: Sequence[Target], *, number: int, **others: Any
+    ) -> PassRecord:
+        if number == fatal:
+            raise KeyboardInterrupt
+        return sweep_pass(profiler, targets, number=number, **others)
+
+    return interrupted
+
+
 def test_ctrl_c_saves_the_finished_passes(
     tmp_path: Path,
     quick_profile: DeviceProfile,
     tiny_space: SearchSpace,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real, path = sweep_pass, tmp_path / "t.sqlite"
-
-    def interrupted(*args: object, number: int, **others: object) -> object:
-        if number == SCAN_PASSES + 2:
-            raise KeyboardInterrupt
-        return real(*args, number=number, **others)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(latbench.profiling, "sweep_pass", interrupted)
+    path = tmp_path / "t.sqlite"
+    monkeypatch.setattr(latbench.profiling, "sweep_pass", _interrupted_at(SCAN_PASSES + 2))
     result = _run(make_profiler(quick_profile), path, tiny_space)
     assert (result.stopped, result.passes) == ("interrupted", SCAN_PASSES + 2)
     table = LatencyTable.open(path)
@@ -267,10 +276,7 @@ def test_an_interrupt_before_the_first_pass_leaves_no_file(
     tiny_space: SearchSpace,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def interrupted(*_: object, **__: object) -> object:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(latbench.profiling, "sweep_pass", interrupted)
+    monkeypatch.setattr(latbench.profiling, "sweep_pass", _interrupted_at(0))
     with pytest.raises(KeyboardInterrupt):
         _run(make_profiler(quick_profile), tmp_path / "t.sqlite", tiny_space)
     assert list(tmp_path.iterdir()) == []
@@ -346,20 +352,16 @@ def test_calibration_adds_networks_and_an_interval(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Interrupted and resumed, it measures each pass once; what was profiled stays as it is."""
-    profiler = make_profiler(msgspec.structs.replace(quick_profile, sweep=_sweep(verify_visits=8)))
+    sweep = msgspec.structs.replace(
+        quick_profile.sweep, hot_calls=3, network_visits=2, verify_visits=8
+    )
+    profiler = make_profiler(msgspec.structs.replace(quick_profile, sweep=sweep))
     path = tmp_path / "t.sqlite"
     _run(profiler, path, tiny_space)
     before = LatencyTable.open(path)
     rng = np.random.default_rng(5)
     networks = [tiny_space.lower(tiny_space.random(rng)) for _ in range(12)]
-    real = sweep_pass
-
-    def interrupted(*args: object, number: int, **others: object) -> object:
-        if number == 2:
-            raise KeyboardInterrupt
-        return real(*args, number=number, **others)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(latbench.networks, "sweep_pass", interrupted)
+    monkeypatch.setattr(latbench.networks, "sweep_pass", _interrupted_at(2))
     with pytest.raises(KeyboardInterrupt):
         calibrate(profiler, before, networks)
     assert LatencyTable.open(path).fit == before.fit
@@ -382,21 +384,6 @@ def test_calibration_adds_networks_and_an_interval(
     assert predicted.low_ms is not None
     assert predicted.high_ms is not None
     assert predicted.low_ms < predicted.latency_ms < predicted.high_ms
-
-
-def _sweep(*, verify_visits: int) -> SweepProtocol:
-    return SweepProtocol(
-        warmup_calls=1,
-        hot_calls=3,
-        cold_calls=1,
-        block_dwell_ms=0,
-        network_dwell_ms=0,
-        min_passes=2,
-        max_passes=4,
-        networks=6,
-        network_visits=2,
-        verify_visits=verify_visits,
-    )
 
 
 def test_a_drift_of_two_numbers_is_found_and_undone() -> None:

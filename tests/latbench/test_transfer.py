@@ -10,9 +10,10 @@ import pytest
 
 from latbench.device import DeviceProfile
 from latbench.errors import MismatchError
+from latbench.measure.statistics import conformal_half_width
 from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable
-from latbench.transfer import _conformal, _regress, transfer
+from latbench.transfer import _regress, transfer
 from nas.priced import profile_space, transfer_space
 from nas.spaces import SearchSpace, spread_networks
 
@@ -69,5 +70,7 @@ def test_the_regression_finds_what_made_the_data_and_doubts_itself_enough() -> N
     noisy = truth + 0.02 * rng.standard_normal(400)
     told, left_out = _regress(features[:40], noisy[:40], features)
     assert np.abs(told - truth)[40:].mean() < 0.03
-    inside = np.abs(told - noisy)[40:] <= _conformal(left_out)
+    half_width = conformal_half_width(left_out, 0.95)
+    assert half_width is not None
+    inside = np.abs(told - noisy)[40:] <= half_width
     assert inside.mean() > 0.85
