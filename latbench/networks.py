@@ -21,7 +21,7 @@ from latbench.measure.sweep import Progress, Target, network_target, sweep_pass
 from latbench.profilers import Profiler
 from latbench.tables import LatencyTable, TableStore
 from latbench.tables.estimation import Drift
-from latbench.tables.store import Purpose
+from latbench.tables.records import Purpose
 
 _VISITS_A_PASS = 2
 _RESUME_WITHIN_S = 3600.0  # what was measured earlier says nothing of the machine as it is now

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from latbench.tables.store import Estimate, Origin, SpaceLabel, StoredFit, TableStore
+from latbench.tables.records import Estimate, Origin, SpaceLabel, StoredFit
+from latbench.tables.store import TableStore
 from latbench.tables.table import LatencyTable, Prediction, Price, TableCheck
 
 __all__ = [

@@ -9,7 +9,7 @@ from dataclasses import fields
 import numpy as np
 
 from latbench.blocks import BlockSpec, block_width, with_width
-from latbench.tables.store import Estimate
+from latbench.tables.records import Estimate
 from latbench.tables.widths import Alignment, Floats, WidthCurve
 
 

@@ -19,7 +19,8 @@ from latbench.device import SweepProtocol
 from latbench.measure.samples import Interval, Samples
 from latbench.tables.curves import Curves
 from latbench.tables.pricing import NetworkSample, PriceModel, fit_price
-from latbench.tables.store import Estimate, Role, StoredFit, TableStore
+from latbench.tables.records import Estimate, Role, StoredFit
+from latbench.tables.store import TableStore
 from latbench.tables.widths import Alignment
 
 _PROBES_FOR_TWO = 6  # networks that a drift of two numbers asks for

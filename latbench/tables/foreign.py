@@ -12,7 +12,8 @@ from latbench.environment import unknown_environment
 from latbench.errors import InvalidFileError
 from latbench.tables.importers import ForeignTable
 from latbench.tables.pricing import PriceModel
-from latbench.tables.store import Estimate, Origin, SpaceLabel, StoredFit, TableStore
+from latbench.tables.records import Estimate, Origin, SpaceLabel, StoredFit
+from latbench.tables.store import TableStore
 
 
 def import_table(

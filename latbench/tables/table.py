@@ -14,7 +14,8 @@ from latbench.environment import Environment
 from latbench.errors import InvalidFileError, MismatchError
 from latbench.tables.curves import Curves
 from latbench.tables.pricing import PriceModel
-from latbench.tables.store import Estimate, Origin, SpaceLabel, StoredFit, TableStore
+from latbench.tables.records import Estimate, Origin, SpaceLabel, StoredFit
+from latbench.tables.store import TableStore
 from latbench.tables.widths import Alignment
 
 

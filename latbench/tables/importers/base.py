@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from latbench.blocks import BlockSpec
-from latbench.tables.store import SpaceLabel
+from latbench.tables.records import SpaceLabel
 
 Unit = Literal["ms", "s"]
 MS_PER: dict[Unit, float] = {"ms": 1.0, "s": 1e3}

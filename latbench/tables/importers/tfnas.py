@@ -37,7 +37,7 @@ from latbench.tables.importers.base import (
     shown,
 )
 from latbench.tables.importers.pickles import read_pickle
-from latbench.tables.store import SpaceLabel
+from latbench.tables.records import SpaceLabel
 
 SPACE = SpaceLabel("tfnas", 224, 1000)
 _BASE = "base"
