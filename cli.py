@@ -121,6 +121,18 @@ def _widths_option(default: str) -> Callable[[Callable[..., None]], Callable[...
     )
 
 
+def _space_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What makes a search space of a name."""
+    for option in (
+        click.option("--activation", type=_named("activation", "relu6", "hswish"), default="relu6"),
+        click.option("--se", is_flag=True, help="Squeeze-excite, in spaces that leave it open."),
+        click.option("--classes", type=int),
+        click.option("--input-size", type=int, help="Side of the input image in pixels."),
+    ):
+        command = option(command)
+    return command
+
+
 data_option = click.option(
     "--data", type=_Named("data set", lambda: list(_datasets())), required=True
 )
@@ -211,8 +223,7 @@ def _check_noise(device: DeviceProfile, seconds: float) -> NoiseCheck:
 @click.argument("name", required=False)
 @click.option("--draw", type=_named("draw", "smallest", "largest", "random"))
 @click.option("--seed", type=SEED, default=0, show_default=True)
-@click.option("--input-size", type=int, help="Side of the input image in pixels.")
-@click.option("--classes", type=int)
+@_space_options
 @click.option("-o", "--output", type=FILE, help="Where the drawn architecture goes.")
 @as_json
 def spaces(
@@ -221,6 +232,8 @@ def spaces(
     seed: int,
     input_size: int | None,
     classes: int | None,
+    se: bool,
+    activation: Literal["relu6", "hswish"],
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -228,12 +241,13 @@ def spaces(
     import numpy as np
 
     from latbench.report.terminal import print_lines, print_table
-    from nas.spaces import SPACES, make_space
+    from nas.spaces import SPACES, Variant, make_space
 
+    variant = Variant(se, activation)
     if draw is not None:
         if name is None:
             raise InvalidValueError("--draw needs a space: latbench spaces NAME --draw ...")
-        space = make_space(name, input_size, classes)
+        space = make_space(name, input_size, classes, variant)
         if draw == "random":
             drawn = space.random(np.random.default_rng(seed))
         else:
@@ -250,7 +264,7 @@ def spaces(
         raise InvalidValueError("-o needs --draw: there is nothing else to write")
     rows: list[dict[str, Any]] = []
     for known in [name] if name is not None else list(SPACES):
-        space = make_space(known, input_size, classes)
+        space = make_space(known, input_size, classes, variant)
         rows.append(
             {
                 "name": space.name,
@@ -293,8 +307,7 @@ def spaces(
 @click.argument("device")
 @click.argument("space")
 @click.option("-o", "--output", type=FILE, help="Latency table to fill or resume.")
-@click.option("--input-size", type=int, help="Side of the input image in pixels.")
-@click.option("--classes", type=int)
+@_space_options
 @click.option("--time-limit", type=DURATION, default="20min", show_default=True)
 @click.option(
     "--from", "source", type=FILE, help="Tell most of it from another device's table of SPACE."
@@ -307,6 +320,8 @@ def profile(
     output: Path | None,
     input_size: int | None,
     classes: int | None,
+    se: bool,
+    activation: Literal["relu6", "hswish"],
     time_limit: float,
     source: Path | None,
     plan: bool,
@@ -320,10 +335,10 @@ def profile(
     from latbench.report.results import show_forecast, show_profile, show_transfer
     from latbench.report.terminal import progress_bar
     from nas.priced import forecast_space, profile_space, transfer_space
-    from nas.spaces import make_space
+    from nas.spaces import Variant, make_space
 
     profiler = make_profiler(load_profile(device))
-    made = make_space(space, input_size, classes)
+    made = make_space(space, input_size, classes, Variant(se, activation))
     if plan:
         expected = forecast_space(profiler, made, time_limit_s=time_limit)
         _emit(asdict(expected), as_json=as_json, render=lambda: show_forecast(expected))
@@ -436,13 +451,12 @@ def table_import(
     from latbench.tables import LatencyTable, Origin
     from latbench.tables.foreign import import_table
     from latbench.tables.importers import read_foreign_table
-    from nas.spaces import make_space
+    from nas.priced import labelled_space
 
     foreign = read_foreign_table(file, kind, unit=unit)
-    label = foreign.space
     included: tuple[Any, ...] = ()
-    if label is not None:
-        space = make_space(label.name, label.input_size, label.classes)
+    if foreign.space is not None:
+        space = labelled_space(foreign.space)
         included = (*space.stem, *space.tail)
     origin = Origin(
         kind, file.name, foreign.duplicates, foreign.unmapped, foreign.not_finite, foreign.defects
@@ -997,12 +1011,9 @@ def _open_table(path: Path) -> LatencyTable:
 
 def _priced_space(opened: LatencyTable, widths: str) -> PricedSpace:
     """The space that a table was filled for, with its prices."""
-    from nas.priced import PricedSpace
-    from nas.spaces import make_space
+    from nas.priced import PricedSpace, labelled_space
 
-    label = opened.space
-    space = make_space(label.name, label.input_size, label.classes)
-    return PricedSpace(space, opened, efficient=widths == "efficient")
+    return PricedSpace(labelled_space(opened.space), opened, efficient=widths == "efficient")
 
 
 @contextmanager

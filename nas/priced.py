@@ -9,7 +9,7 @@ choice has one addend for every piece; see ``latbench.tables.pricing``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -24,14 +24,34 @@ from latbench.profilers import Profiler
 from latbench.profiling import Forecast, ProfileResult, forecast, profile
 from latbench.tables import LatencyTable, SpaceLabel
 from latbench.transfer import TransferResult, transfer
-from nas.spaces import Architecture, Choice, Layer, SearchSpace, every_width, spread_networks
+from nas.spaces import (
+    Architecture,
+    Choice,
+    Layer,
+    SearchSpace,
+    Variant,
+    every_width,
+    make_space,
+    spread_networks,
+)
 
 Floats = NDArray[np.float64]
 
 
 def space_label(space: SearchSpace) -> SpaceLabel:
     """How a table calls this space."""
-    return SpaceLabel(space.name, space.input_size, space.classes)
+    variant = space.variant
+    return SpaceLabel(space.name, space.input_size, space.classes, variant.se, variant.activation)
+
+
+def labelled_space(label: SpaceLabel) -> SearchSpace:
+    """The space that a table was filled for.
+
+    Raises:
+        LatbenchError: The table is of no space known here.
+    """
+    variant = Variant(label.se, label.activation)
+    return make_space(label.name, label.input_size, label.classes, variant)
 
 
 def profile_space(
@@ -109,17 +129,17 @@ class PricedSpace:
         choose = self._efficient_widths if efficient else self._priced_widths
         self._choose_widths = choose
         self._widths: dict[tuple[Layer, str], tuple[int, ...]] = {}
-        self._addends: dict[tuple[Layer, str], tuple[NDArray[np.int64], Floats]] = {}
+        self._addends: dict[tuple[Layer, str], tuple[tuple[Choice, ...], Floats]] = {}
 
     def widths(self, layer: Layer, op: str) -> tuple[int, ...]:
-        """The widths that an operation at a layer may be given, in ascending order."""
+        """The widths that an elastic operation at a layer may be given, in ascending order."""
         if (layer, op) not in self._widths:
             self._widths[layer, op] = self._choose_widths(layer, op)
         return self._widths[layer, op]
 
     def _priced_widths(self, layer: Layer, op: str) -> tuple[int, ...]:
         """The widths of an operation at a layer that have a price, in ascending order."""
-        found = tuple(w for w in layer.widths(op) if layer.block(Choice(op, w)) in self.table)
+        found = tuple(w for w in layer.widths(op) if self._is_priced(layer, Choice(op, w)))
         if not found:
             raise MismatchError(f"{self.table.path} prices no width of {op} in {layer}")
         return found
@@ -134,6 +154,7 @@ class PricedSpace:
         least_high_ms = float("inf")  # upper end of the fastest wider width
         for width in reversed(self._priced_widths(layer, op)):
             spec = layer.block(Choice(op, width))
+            assert spec is not None
             price, curve = self.table.price(spec), self.table.curves.curve(spec)
             step = curve.step(width) if curve is not None else width
             if price.low_ms <= least_high_ms and step not in steps:
@@ -161,19 +182,31 @@ class PricedSpace:
 
     def addend_ms(self, layer: Layer, choice: Choice) -> Floats:
         """What a choice adds, ``(pieces,)``: latency is the largest piece of the sum."""
-        return self._addend(layer.block(choice))
+        block = layer.block(choice)
+        return np.zeros(len(self._slopes)) if block is None else self._addend(block)
 
-    def addends_ms(self, layer: Layer, op: str) -> tuple[NDArray[np.int64], Floats]:
-        """All widths that an operation may be given, and what each adds.
+    def addends_ms(self, layer: Layer, op: str) -> tuple[tuple[Choice, ...], Floats]:
+        """All that an operation may be made, and what each choice adds.
 
         Returns:
-            Widths ``(widths,)`` in ascending order, and addends in ms ``(widths, pieces)``.
+            Choices, in ascending order of width where there is one, and addends in ms
+            ``(choices, pieces)``.
+
+        Raises:
+            MismatchError: The table prices no choice of the operation.
         """
         if (layer, op) not in self._addends:
-            widths = self.widths(layer, op)
-            addends = np.array([self.addend_ms(layer, Choice(op, width)) for width in widths])
-            self._addends[layer, op] = np.array(widths, dtype=np.int64), addends
+            choices = tuple(layer.choices(op, self.widths))
+            choices = tuple(choice for choice in choices if self._is_priced(layer, choice))
+            if not choices:
+                raise MismatchError(f"{self.table.path} prices no {op} in {layer}")
+            addends = np.array([self.addend_ms(layer, choice) for choice in choices])
+            self._addends[layer, op] = choices, addends
         return self._addends[layer, op]
+
+    def _is_priced(self, layer: Layer, choice: Choice) -> bool:
+        block = layer.block(choice)
+        return block is None or block in self.table
 
     def _addend(self, spec: BlockSpec) -> Floats:
         weight_bytes = block_cost(spec).weight_bytes
@@ -203,7 +236,7 @@ class PricedSpace:
             total = self.base_ms.copy()
             choices = []
             for options in layers:
-                found = [self._extreme_width(layer, op, piece, sign) for layer, op in options]
+                found = [self._extreme_choice(layer, op, piece, sign) for layer, op in options]
                 choice, addend = min(found, key=lambda pair: sign * pair[1][piece])
                 choices.append(choice)
                 total += addend
@@ -211,19 +244,31 @@ class PricedSpace:
                 best, best_ms = choices, float(total.max())
         return best, best_ms
 
-    def _extreme_width(self, layer: Layer, op: str, piece: int, sign: int) -> tuple[Choice, Floats]:
-        widths, addends = self.addends_ms(layer, op)
+    def _extreme_choice(
+        self, layer: Layer, op: str, piece: int, sign: int
+    ) -> tuple[Choice, Floats]:
+        choices, addends = self.addends_ms(layer, op)
         best = int((sign * addends[:, piece]).argmin())
-        return Choice(op, int(widths[best])), addends[best]
+        return choices[best], addends[best]
 
     def extremes(self) -> tuple[Architecture, Architecture]:
         """The fastest architecture of the space, and the slowest."""
-        shallow = [[(layers[0], op) for op in layers[0].ops] for layers in self.space.stages]
-        deep = [[(layer, op) for op in layer.ops] for layer in self.space.layers]
-        fast = [[choice] for choice in self.fastest(shallow)[0]]
-        left = iter(self.slowest(deep)[0])
-        slow = [[next(left) for _ in layers] for layers in self.space.stages]
-        return self.space.architecture(fast), self.space.architecture(slow)
+        space = self.space
+        shortest = [layers[: space.depths(s)[0]] for s, layers in enumerate(space.stages)]
+        return (
+            self._made_of(self.fastest, shortest),
+            self._made_of(self.slowest, space.stages),
+        )
+
+    def _made_of(
+        self,
+        extreme: Callable[[Sequence[Sequence[tuple[Layer, str]]]], tuple[list[Choice], float]],
+        stages: Sequence[Sequence[Layer]],
+    ) -> Architecture:
+        """The fastest or the slowest architecture of these very layers."""
+        options = [[(layer, op) for op in layer.ops] for layers in stages for layer in layers]
+        left = iter(extreme(options)[0])
+        return self.space.architecture([[next(left) for _ in layers] for layers in stages])
 
     def reachable_ms(self) -> tuple[float, float]:
         """Least and greatest latency of the whole space."""

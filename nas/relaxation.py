@@ -22,8 +22,8 @@ from nas.spaces import Architecture, Choice, SearchSpace
 Weight = Any
 """A float, or a torch scalar."""
 
-Widths = Sequence[Sequence[Mapping[str, int]]]
-"""Current width of every operation: by stage, by layer, by name of the operation."""
+Widths = Sequence[Sequence[Mapping[str, int | None]]]
+"""Current width of every operation, None where it has none: by stage, by layer, by name."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from latbench.errors import BudgetError
+from latbench.errors import BudgetError, InvalidValueError
 from latbench.units import format_ms
 from nas.priced import PricedSpace
 from nas.spaces import Architecture, Choice, Layer
@@ -160,6 +160,10 @@ def reach_ms(priced: PricedSpace, rows: Sequence[Row]) -> tuple[float, float]:
 
 
 def _rows(priced: PricedSpace, architecture: Architecture) -> list[Row]:
+    if not priced.space.elastic_width:
+        raise InvalidValueError(
+            f"the blocks of {priced.space.name} have no widths to scale: search instead"
+        )
     return [
         (layer, choice)
         for stage, layers in zip(architecture.stages, priced.space.stages, strict=True)
@@ -217,7 +221,8 @@ class _Options:
     def of(cls, priced: PricedSpace, rows: Sequence[Row]) -> _Options:
         found = [priced.addends_ms(layer, choice.op) for layer, choice in rows]
         start = np.array([choice.width for _, choice in rows], dtype=np.float64)
-        return cls(start, tuple(w for w, _ in found), tuple(a for _, a in found))
+        widths = tuple(np.array([c.width for c in choices], dtype=np.int64) for choices, _ in found)
+        return cls(start, widths, tuple(a for _, a in found))
 
     def near(self, scale: float) -> _Options:
         """Widths within the shape's tolerance of a scale; where there is none, the nearest."""

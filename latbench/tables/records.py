@@ -18,15 +18,24 @@ Purpose = Literal["profile", "calibration", "verification"]
 """What a sweep is for."""
 
 
-class SpaceLabel(msgspec.Struct, frozen=True):
-    """Which search space a table was filled for; this package only compares labels."""
+class SpaceLabel(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which search space a table was filled for; this package only compares labels.
+
+    Attributes:
+        se: Squeeze-excite in every block, in spaces that leave it open.
+        activation: Of every block, in spaces that leave it open.
+    """
 
     name: str
     input_size: int
     classes: int
+    se: bool = False
+    activation: Literal["relu6", "hswish"] = "relu6"
 
     def __str__(self) -> str:
-        return f"{self.name} at {self.input_size} px and {self.classes} classes"
+        text = f"{self.name} at {self.input_size} px and {self.classes} classes"
+        text += " with squeeze-excite" if self.se else ""
+        return text + (f" with {self.activation}" if self.activation != "relu6" else "")
 
 
 class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from latbench.errors import UnknownNameError
 from latbench.registry import Registry
-from nas.spaces.architecture import Architecture, Choice, read_architecture
+from nas.spaces.architecture import PLAIN, Architecture, Choice, Variant, read_architecture
 from nas.spaces.space import (
+    FixedLayer,
     Layer,
     SearchSpace,
     WidthsOf,
@@ -17,7 +18,7 @@ from nas.spaces.space import (
     spread_networks,
 )
 
-SPACES: Registry[Callable[[int | None, int | None], SearchSpace]] = Registry(
+SPACES: Registry[Callable[[int | None, int | None, Variant], SearchSpace]] = Registry(
     "search space",
     {
         "tfnas": "nas.spaces.tfnas:tfnas",
@@ -25,25 +26,29 @@ SPACES: Registry[Callable[[int | None, int | None], SearchSpace]] = Registry(
 )
 
 
-def make_space(name: str, input_size: int | None = None, classes: int | None = None) -> SearchSpace:
+def make_space(
+    name: str,
+    input_size: int | None = None,
+    classes: int | None = None,
+    variant: Variant = PLAIN,
+) -> SearchSpace:
     """The space called ``name``; its published input size and classes where None.
 
     Raises:
         UnknownNameError: No such space.
-        InvalidValueError: The input size or the number of classes is out of range.
+        InvalidValueError: The input size or the number of classes is out of range, or the
+            space has no such variant.
     """
-    return SPACES[name](input_size, classes)
+    return SPACES[name](input_size, classes, variant)
 
 
 def space_of(architecture: Architecture) -> SearchSpace:
-    """The space that an architecture belongs to; the architecture is checked.
+    """The space that an architecture belongs to, checked against it.
 
     Raises:
         LatbenchError: The space is unknown or the architecture does not fit it.
     """
-    if architecture.space not in SPACES:
-        raise UnknownNameError("search space", architecture.space, SPACES, path="$.space")
-    space = make_space(architecture.space, architecture.input_size, architecture.classes)
+    space = _space(architecture)
     space.check(architecture)
     return space
 
@@ -55,15 +60,29 @@ def load_architecture(path: Path) -> tuple[Architecture, SearchSpace]:
         LatbenchError: The file is no architecture, or does not fit its space.
     """
     architecture = read_architecture(path)
-    return architecture, space_of(architecture)
+    space = _space(architecture)
+    architecture = space.staged(architecture)
+    space.check(architecture)
+    return architecture, space
+
+
+def _space(architecture: Architecture) -> SearchSpace:
+    if architecture.space not in SPACES:
+        raise UnknownNameError("search space", architecture.space, SPACES, path="$.space")
+    return make_space(
+        architecture.space, architecture.input_size, architecture.classes, architecture.variant
+    )
 
 
 __all__ = [
+    "PLAIN",
     "SPACES",
     "Architecture",
     "Choice",
+    "FixedLayer",
     "Layer",
     "SearchSpace",
+    "Variant",
     "WidthsOf",
     "aligned_widths",
     "every_width",

@@ -20,18 +20,41 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     Attributes:
         op: Name of the operation, one of the space's.
         width: Mid (expanded) channels, where the operation is elastic.
+        kernels: Kernel sizes of the active sub-blocks in their order, where the operation is a
+            mix of them.
     """
 
     op: str
     width: int | None = None
+    kernels: tuple[int, ...] | None = None
 
 
-class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What holds for all blocks of a network, in spaces that leave it open.
+
+    Attributes:
+        se: Squeeze-excite in every block.
+        activation: Of every block, stem and last convolution included.
+    """
+
+    se: bool = False
+    activation: Literal["relu6", "hswish"] = "relu6"
+
+    def __str__(self) -> str:
+        return f"{'with' if self.se else 'without'} squeeze-excite, {self.activation}"
+
+
+PLAIN = Variant()
+
+
+class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Choices by stage; a stage's length is its depth.
 
     Attributes:
         input_size: Side of the square input image in pixels.
-        classes: Outputs of the classifier.
+        classes: Outputs of the classifier, or size of the embedding.
+        se: Of the variant.
+        activation: Of the variant.
     """
 
     format: Literal[1]
@@ -39,6 +62,12 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     input_size: int
     classes: int
     stages: tuple[tuple[Choice, ...], ...]
+    se: bool = PLAIN.se
+    activation: Literal["relu6", "hswish"] = PLAIN.activation
+
+    @property
+    def variant(self) -> Variant:
+        return Variant(self.se, self.activation)
 
     @property
     def choices(self) -> tuple[Choice, ...]:
@@ -60,8 +89,23 @@ def _one_line(match: re.Match[str]) -> str:
     return "{" + re.sub(r"\s*\n\s*", " ", match.group(1)) + "}"
 
 
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An architecture as it may be written: by stage, or flat where depth is fixed."""
+
+    format: Literal[1]
+    space: str
+    input_size: int
+    classes: int
+    stages: tuple[tuple[Choice, ...], ...] | None = None
+    layers: tuple[Choice, ...] | None = None
+    se: bool = PLAIN.se
+    activation: Literal["relu6", "hswish"] = PLAIN.activation
+
+
 def parse_architecture(text: bytes | str, *, source: str) -> Architecture:
     """Read an architecture's JSON; the space checks what it means (``SearchSpace.check``).
+
+    A flat list of layers becomes one stage, which ``SearchSpace.staged`` cuts.
 
     Args:
         text: The JSON.
@@ -71,11 +115,29 @@ def parse_architecture(text: bytes | str, *, source: str) -> Architecture:
         InvalidFileError: Not an architecture; carries the path of the offending value.
     """
     try:
-        return msgspec.json.decode(text, type=Architecture)
+        file = msgspec.json.decode(text, type=_File)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidFileError(
             f"{source} is no architecture: {error}", path=offence(str(error))
         ) from error
+    if file.stages is not None and file.layers is not None:
+        raise InvalidFileError(
+            f"{source} has both stages and layers: keep one of them", path="$.layers"
+        )
+    stages = file.stages if file.layers is None else (file.layers,)
+    if stages is None:
+        raise InvalidFileError(
+            f"{source} is no architecture: Object missing required field `stages`", path="$.stages"
+        )
+    return Architecture(
+        file.format,
+        file.space,
+        file.input_size,
+        file.classes,
+        stages,
+        se=file.se,
+        activation=file.activation,
+    )
 
 
 def read_architecture(path: Path) -> Architecture:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn
 
+import msgspec
 import numpy as np
 
 from latbench.blocks import BlockSpec, Network
 from latbench.cost import block_cost, network_cost
 from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError
-from nas.spaces.architecture import FORMAT, Architecture, Choice
+from nas.spaces.architecture import FORMAT, PLAIN, Architecture, Choice, Variant
 
 WIDTH_STEP = 8
 """Networks are drawn at widths divisible by this many channels, the grain of vector units, as
@@ -21,29 +23,81 @@ _DRAWN_FOR_ONE = 8  # networks drawn for each that is kept: enough to reach the 
 _SPREAD_STREAM = 1  # keeps these draws apart from those of `random` under the same seed
 
 
-class Layer(Protocol):
-    """One searchable layer: a row of the space's table."""
+class Layer(ABC):
+    """One searchable layer: a row of the space's table. Equal layers compare equal."""
+
+    @property
+    @abstractmethod
+    def ops(self) -> tuple[str, ...]:
+        """Names of the candidate operations."""
+
+    @abstractmethod
+    def block(self, choice: Choice) -> BlockSpec | None:
+        """The block that a choice stands for, or None where the layer is left out."""
+
+    def widths(self, op: str) -> range:
+        """Every width the operation may have here, in channels; none where it is not elastic."""
+        return range(0)
+
+    def start_width(self, op: str) -> int | None:
+        """The width at which a search begins; None where the operation is not elastic."""
+        return None
+
+    def choices(self, op: str, widths: WidthsOf) -> list[Choice]:
+        """What an operation can be made: one choice for each block of its own."""
+        if not self.widths(op):
+            return [Choice(op)]
+        return [Choice(op, int(width)) for width in widths(self, op)]
+
+    def draw(self, op: str, rng: np.random.Generator, widths: WidthsOf) -> Choice:
+        """One of an operation's choices, drawn uniformly."""
+        if not self.widths(op):
+            return Choice(op)
+        allowed = widths(self, op)
+        return Choice(op, int(allowed[int(rng.integers(len(allowed)))]))
+
+    def check(self, choice: Choice, *, path: str) -> None:
+        """Refuse a choice that this layer does not have.
+
+        Raises:
+            UnknownNameError: An operation that the layer does not have.
+            InvalidFileError: Anything else; both carry the path of the offending value.
+        """
+        if choice.op not in self.ops:
+            raise UnknownNameError("op", choice.op, self.ops, path=f"{path}.op")
+        if choice.kernels is not None:
+            refuse(f"{path}.kernels", f"{choice.op} is no mix of kernels")
+        allowed = self.widths(choice.op)
+        if not allowed and choice.width is not None:
+            refuse(f"{path}.width", f"{choice.op} has no width to choose")
+        if allowed and (choice.width is None or choice.width not in allowed):
+            refuse(
+                f"{path}.width",
+                f"{choice.op} is {allowed[0]} to {allowed[-1]} channels wide here, "
+                f"not {choice.width}",
+            )
+
+
+@dataclass(frozen=True)
+class FixedLayer(Layer):
+    """A layer whose operations are one block each.
+
+    Attributes:
+        blocks: Pairs of an operation's name and its block; None leaves the layer out.
+    """
+
+    blocks: tuple[tuple[str, BlockSpec | None], ...]
 
     @property
     def ops(self) -> tuple[str, ...]:
-        """Names of the candidate operations."""
-        ...
+        return tuple(name for name, _ in self.blocks)
 
-    def widths(self, op: str) -> range:
-        """Every width the operation may have here, in channels."""
-        ...
-
-    def start_width(self, op: str) -> int:
-        """The width at which a search begins."""
-        ...
-
-    def block(self, choice: Choice) -> BlockSpec:
-        """The block that a choice stands for."""
-        ...
+    def block(self, choice: Choice) -> BlockSpec | None:
+        return dict(self.blocks)[choice.op]
 
 
 WidthsOf = Callable[[Layer, str], Sequence[int]]
-"""Which widths of an operation at a layer may be drawn; never empty."""
+"""Which widths of an elastic operation at a layer may be drawn; never empty."""
 
 
 def aligned_widths(layer: Layer, op: str) -> list[int]:
@@ -56,6 +110,12 @@ def every_width(layer: Layer, op: str) -> range:
     return layer.widths(op)
 
 
+def extreme_widths(layer: Layer, op: str) -> Sequence[int]:
+    """The narrowest and the widest."""
+    widths = layer.widths(op)
+    return (widths[0], widths[-1])
+
+
 @dataclass(frozen=True)
 class SearchSpace:
     """Stem, stages of candidate layers, tail.
@@ -64,6 +124,8 @@ class SearchSpace:
         stem: Fixed blocks before the stages.
         stages: Layers by stage; an architecture keeps the first d of a stage, d >= 1.
         tail: Fixed blocks after the stages.
+        elastic_depth: Whether stages may be shortened.
+        variant: What holds for all blocks, in spaces that leave it open.
     """
 
     name: str
@@ -72,28 +134,42 @@ class SearchSpace:
     stem: Network
     stages: tuple[tuple[Layer, ...], ...]
     tail: Network
+    elastic_depth: bool = True
+    variant: Variant = PLAIN
 
     @property
     def layers(self) -> tuple[Layer, ...]:
         return tuple(layer for stage in self.stages for layer in stage)
 
+    def depths(self, stage: int) -> range:
+        """How many layers a stage may keep."""
+        most = len(self.stages[stage])
+        return range(1 if self.elastic_depth else most, most + 1)
+
+    @property
+    def elastic_width(self) -> bool:
+        """Whether every operation has widths to choose."""
+        return all(layer.widths(op) for layer in self.layers for op in layer.ops)
+
     def size(self) -> int:
         """How many architectures there are, every integer width counted."""
         total = 1
-        for stage in self.stages:
-            depths, paths = 0, 1
-            for layer in stage:
-                paths *= sum(len(layer.widths(op)) for op in layer.ops)
-                depths += paths
-            total *= depths
+        for index, stage in enumerate(self.stages):
+            ends, paths = 0, 1
+            for depth, layer in enumerate(stage, start=1):
+                paths *= sum(len(layer.choices(op, every_width)) for op in layer.ops)
+                ends += paths if depth in self.depths(index) else 0
+            total *= ends
         return total
 
     def blocks(self, widths: WidthsOf = aligned_widths) -> list[BlockSpec]:
         """Every distinct block at the given widths, stem and tail included."""
         found: dict[BlockSpec, None] = dict.fromkeys(self.stem)
-        for layer in self.layers:
+        for layer in dict.fromkeys(self.layers):
             for choice in candidates(layer, widths):
-                found[layer.block(choice)] = None
+                block = layer.block(choice)
+                if block is not None:
+                    found[block] = None
         found.update(dict.fromkeys(self.tail))
         return list(found)
 
@@ -109,9 +185,30 @@ class SearchSpace:
             input_size=self.input_size,
             classes=self.classes,
             stages=tuple(tuple(stage) for stage in stages),
+            se=self.variant.se,
+            activation=self.variant.activation,
         )
         self.check(made)
         return made
+
+    def staged(self, architecture: Architecture) -> Architecture:
+        """An architecture read from a flat list of layers, cut into this space's stages.
+
+        Any other is returned as it is.
+
+        Raises:
+            LatbenchError: A choice does not fit; carries its path in the flat list.
+        """
+        if self.elastic_depth or len(architecture.stages) != 1 or len(self.stages) == 1:
+            return architecture
+        flat, layers = architecture.stages[0], self.layers
+        if len(flat) != len(layers):
+            refuse("$.layers", f"{self.name} has {len(layers)} layers, not {len(flat)}")
+        for i, (choice, layer) in enumerate(zip(flat, layers, strict=True)):
+            layer.check(choice, path=f"$.layers[{i}]")
+        left = iter(flat)
+        stages = tuple(tuple(next(left) for _ in stage) for stage in self.stages)
+        return msgspec.structs.replace(architecture, stages=stages)
 
     def check(self, architecture: Architecture) -> None:
         """Refuse an architecture that does not fit.
@@ -123,53 +220,63 @@ class SearchSpace:
         for field in ("input_size", "classes"):
             ours, theirs = getattr(self, field), getattr(architecture, field)
             if ours != theirs:
-                _refuse(f"$.{field}", f"this space has {ours}, not {theirs}")
+                refuse(f"$.{field}", f"this space has {ours}, not {theirs}")
+        for field in ("se", "activation"):
+            ours, theirs = getattr(self.variant, field), getattr(architecture, field)
+            if ours != theirs:
+                refuse(f"$.{field}", f"this space has {ours!s}, not {theirs!s}")
         stages = architecture.stages
         if len(stages) != len(self.stages):
-            _refuse("$.stages", f"{self.name} has {len(self.stages)} stages, not {len(stages)}")
+            refuse("$.stages", f"{self.name} has {len(self.stages)} stages, not {len(stages)}")
         for s, (stage, layers) in enumerate(zip(stages, self.stages, strict=True)):
-            if not 1 <= len(stage) <= len(layers):
-                _refuse(
-                    f"$.stages[{s}]",
-                    f"depth is 1 to {len(layers)} here, not {len(stage)}",
-                )
+            depths = self.depths(s)
+            if len(stage) not in depths:
+                span = f"{depths[0]} to {depths[-1]}" if len(depths) > 1 else f"{depths[0]}"
+                refuse(f"$.stages[{s}]", f"depth is {span} here, not {len(stage)}")
             for i, (choice, layer) in enumerate(zip(stage, layers, strict=False)):
-                _check_choice(choice, layer, path=f"$.stages[{s}][{i}]")
+                layer.check(choice, path=f"$.stages[{s}][{i}]")
 
     def lower(self, architecture: Architecture) -> Network:
         """The architecture's blocks in the order of execution; it is checked first."""
         self.check(architecture)
-        chosen = tuple(
+        chosen = (
             layer.block(choice)
             for stage, layers in zip(architecture.stages, self.stages, strict=True)
             for choice, layer in zip(stage, layers, strict=False)
         )
-        return (*self.stem, *chosen, *self.tail)
+        return (*self.stem, *(block for block in chosen if block is not None), *self.tail)
 
     def random(self, rng: np.random.Generator, widths: WidthsOf = aligned_widths) -> Architecture:
         """Draw depths, operations and widths uniformly."""
         stages = []
-        for layers in self.stages:
-            depth = int(rng.integers(1, len(layers) + 1))
+        for index, layers in enumerate(self.stages):
+            depths = self.depths(index)
+            depth = int(rng.integers(depths.start, depths.stop))
             stage = []
             for layer in layers[:depth]:
                 op = layer.ops[int(rng.integers(len(layer.ops)))]
-                allowed = widths(layer, op)
-                width = int(allowed[int(rng.integers(len(allowed)))]) if allowed else None
-                stage.append(Choice(op, width))
+                stage.append(layer.draw(op, rng, widths))
             stages.append(stage)
         return self.architecture(stages)
 
     def smallest(self) -> Architecture:
         """The architecture of fewest MACs."""
         return self.architecture(
-            [[min(_extremes(layers[0]), key=_macs(layers[0]))] for layers in self.stages]
+            [
+                [min(candidates(layer, extreme_widths), key=_macs(layer)) for layer in ls]
+                for ls in (
+                    layers[: self.depths(index)[0]] for index, layers in enumerate(self.stages)
+                )
+            ]
         )
 
     def largest(self) -> Architecture:
         """The architecture of most MACs."""
         return self.architecture(
-            [[max(_extremes(layer), key=_macs(layer)) for layer in ls] for ls in self.stages]
+            [
+                [max(candidates(layer, extreme_widths), key=_macs(layer)) for layer in ls]
+                for ls in self.stages
+            ]
         )
 
 
@@ -193,14 +300,14 @@ def _leaning(space: SearchSpace, rng: np.random.Generator) -> Architecture:
     """A random architecture with leanings in depth and width that are drawn first."""
     depth_leaning, width_leaning = rng.uniform(size=2)
     stages = []
-    for layers in space.stages:
-        depth = 1 + int(rng.binomial(len(layers) - 1, depth_leaning))
+    for index, layers in enumerate(space.stages):
+        depths = space.depths(index)
+        depth = depths[int(rng.binomial(len(depths) - 1, depth_leaning))]
         stage = []
         for layer in layers[:depth]:
             op = layer.ops[int(rng.integers(len(layer.ops)))]
-            allowed = aligned_widths(layer, op)
-            index = int(rng.binomial(max(0, len(allowed) - 1), width_leaning))
-            stage.append(Choice(op, allowed[index] if allowed else None))
+            options = layer.choices(op, aligned_widths)  # from the cheapest to the costliest
+            stage.append(options[int(rng.binomial(len(options) - 1, width_leaning))])
         stages.append(stage)
     return space.architecture(stages)
 
@@ -208,33 +315,23 @@ def _leaning(space: SearchSpace, rng: np.random.Generator) -> Architecture:
 def candidates(layer: Layer, widths: WidthsOf) -> Iterator[Choice]:
     """Every choice of a layer at the given widths."""
     for op in layer.ops:
-        for width in widths(layer, op):
-            yield Choice(op, int(width))
-
-
-def _extremes(layer: Layer) -> list[Choice]:
-    """Narrowest and widest choice of every operation: MACs grow with width."""
-    return [
-        Choice(op, ws[end]) for op in layer.ops for ws in (layer.widths(op),) for end in (0, -1)
-    ]
+        yield from layer.choices(op, widths)
 
 
 def _macs(layer: Layer) -> Callable[[Choice], int]:
-    return lambda choice: block_cost(layer.block(choice)).macs
+    def macs(choice: Choice) -> int:
+        block = layer.block(choice)
+        return 0 if block is None else block_cost(block).macs
+
+    return macs
 
 
-def _check_choice(choice: Choice, layer: Layer, *, path: str) -> None:
-    if choice.op not in layer.ops:
-        raise UnknownNameError("op", choice.op, layer.ops, path=f"{path}.op")
-    allowed = layer.widths(choice.op)
-    if choice.width is None or choice.width not in allowed:
-        _refuse(
-            f"{path}.width",
-            f"{choice.op} is {allowed[0]} to {allowed[-1]} channels wide here, not {choice.width}",
-        )
+def refuse(path: str, why: str) -> NoReturn:
+    """Refuse an architecture for what stands at a path.
 
-
-def _refuse(path: str, why: str) -> None:
+    Raises:
+        InvalidFileError: Always.
+    """
     raise InvalidFileError(f"the architecture does not fit at {path}: {why}", path=path)
 
 
@@ -252,4 +349,17 @@ def check_shape(input_size: int, classes: int, *, smallest_input: int) -> None:
     if not 1 <= classes <= 1_000_000:
         raise InvalidValueError(
             f"{classes} classes are out of range: choose 1 to 1000000", path="$.classes"
+        )
+
+
+def check_plain(name: str, variant: Variant) -> None:
+    """Refuse a variant of a space whose blocks are what they are.
+
+    Raises:
+        InvalidValueError: The variant is not the plain one.
+    """
+    if variant != PLAIN:
+        field = "se" if variant.se else "activation"
+        raise InvalidValueError(
+            f"{name} has no variants: leave out --se and --activation", path=f"$.{field}"
         )

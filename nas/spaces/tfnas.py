@@ -13,8 +13,8 @@ from itertools import product
 
 from latbench.blocks import BlockSpec, Classifier, ConvBlock, InvertedResidual, output_shape
 from latbench.blocks.graph import Activation
-from nas.spaces.architecture import Choice
-from nas.spaces.space import SearchSpace, check_shape
+from nas.spaces.architecture import PLAIN, Choice, Variant
+from nas.spaces.space import Layer, SearchSpace, check_plain, check_shape
 
 # in the paper's Table 1: up to `depth` layers to `channels`, the first with `stride`
 #        depth channels stride activation
@@ -58,7 +58,7 @@ OPERATIONS: dict[str, Operation] = {
 
 
 @dataclass(frozen=True)
-class TFNASLayer:
+class TFNASLayer(Layer):
     """One searchable layer: eight operations of elastic width between fixed ends."""
 
     in_channels: int
@@ -75,7 +75,7 @@ class TFNASLayer:
         operation = OPERATIONS[op]
         return range(operation.low * self.in_channels, operation.high * self.in_channels + 1)
 
-    def start_width(self, op: str) -> int:
+    def start_width(self, op: str) -> int | None:
         """Width at which a search begins: 3 or 6 times the input channels."""
         return OPERATIONS[op].start * self.in_channels
 
@@ -94,7 +94,9 @@ class TFNASLayer:
         )
 
 
-def tfnas(input_size: int | None = None, classes: int | None = None) -> SearchSpace:
+def tfnas(
+    input_size: int | None = None, classes: int | None = None, variant: Variant = PLAIN
+) -> SearchSpace:
     """The space at an input size in pixels (default 224) and a number of classes (1000).
 
     Raises:
@@ -103,6 +105,7 @@ def tfnas(input_size: int | None = None, classes: int | None = None) -> SearchSp
     input_size = 224 if input_size is None else input_size
     classes = 1000 if classes is None else classes
     check_shape(input_size, classes, smallest_input=16)
+    check_plain("tfnas", variant)
     stem_stride = 1 if input_size < SMALL_INPUT else 2
     stem = ConvBlock(3, STEM_CHANNELS, 3, stem_stride, "relu", input_size)
     second = InvertedResidual(

@@ -22,10 +22,10 @@ from nas.supernet.elastic import ElasticInvertedResidual, Selection
 
 
 class Supernet(nn.Module):
-    """All candidates of a space at their widest, each with the set of channels in use.
+    """All candidates of a space: elastic ones at their widest, each with the channels in use.
 
     Args:
-        space: A space whose blocks are inverted residuals.
+        space: A space whose elastic blocks are inverted residuals.
         start_widths: Width of every operation to begin with.
         seed: Of the initial weights.
     """
@@ -38,7 +38,7 @@ class Supernet(nn.Module):
             self.stem = nn.ModuleList(render_torch(spec, batch_norms=True) for spec in space.stem)
             self.stages = nn.ModuleList(
                 nn.ModuleList(
-                    nn.ModuleList(_elastic(layer, op, widths[op]) for op in layer.ops)
+                    nn.ModuleList(_candidate(layer, op, widths[op]) for op in layer.ops)
                     for layer, widths in zip(layers, row, strict=True)
                 )
                 for layers, row in zip(space.stages, start_widths, strict=True)
@@ -46,9 +46,9 @@ class Supernet(nn.Module):
             self.tail = nn.ModuleList(render_torch(spec, batch_norms=True) for spec in space.tail)
             self.apply(_initialise)
 
-    def block(self, stage: int, layer: int, op: int) -> ElasticInvertedResidual:
+    def block(self, stage: int, layer: int, op: int) -> nn.Module:
         """The candidate at a place, by the index of its operation."""
-        stages = cast(list[list[list[ElasticInvertedResidual]]], self.stages)
+        stages = cast(list[list[list[nn.Module]]], self.stages)
         return stages[stage][layer][op]
 
     def forward(self, images: Tensor, relaxed: Relaxed) -> Tensor:
@@ -66,11 +66,11 @@ class Supernet(nn.Module):
             x = block(x)
         return x
 
-    def widths(self) -> list[list[dict[str, int]]]:
-        """Present width of every operation: by stage, by layer, by name."""
+    def widths(self) -> list[list[dict[str, int | None]]]:
+        """Present width of every operation, None where it has none: by stage, layer, name."""
         return [
             [
-                {op: self.block(s, i, index).width for index, op in enumerate(layer.ops)}
+                {op: _width(self.block(s, i, index)) for index, op in enumerate(layer.ops)}
                 for i, layer in enumerate(layers)
             ]
             for s, layers in enumerate(self.space.stages)
@@ -80,9 +80,10 @@ class Supernet(nn.Module):
         """Give the architecture's operations its widths; all others stay as they are."""
         for s, stage in enumerate(architecture.stages):
             for i, choice in enumerate(stage):
-                assert choice.width is not None
-                index = self.space.stages[s][i].ops.index(choice.op)
-                self.block(s, i, index).set_width(choice.width)
+                block = self.block(s, i, self.space.stages[s][i].ops.index(choice.op))
+                if isinstance(block, ElasticInvertedResidual):
+                    assert choice.width is not None
+                    block.set_width(choice.width)
 
     def selections(self) -> Mapping[nn.Parameter, Selection]:
         """For every parameter that is partly in use, its axis and indices in use."""
@@ -93,7 +94,7 @@ class Supernet(nn.Module):
         return found
 
 
-def start_widths(space: SearchSpace) -> list[list[dict[str, int]]]:
+def start_widths(space: SearchSpace) -> list[list[dict[str, int | None]]]:
     """Widths at which a search begins."""
     return [
         [{op: layer.start_width(op) for op in layer.ops} for layer in layers]
@@ -101,11 +102,18 @@ def start_widths(space: SearchSpace) -> list[list[dict[str, int]]]:
     ]
 
 
-def _elastic(layer: Layer, op: str, width: int) -> ElasticInvertedResidual:
+def _candidate(layer: Layer, op: str, width: int | None) -> nn.Module:
+    if width is None:
+        block = layer.block(Choice(op))
+        return nn.Identity() if block is None else render_torch(block, batch_norms=True)
     widest = layer.block(Choice(op, layer.widths(op)[-1]))
     if not (isinstance(widest, InvertedResidual) and widest.expand):
         raise TypeError(f"no elastic form of {widest}")
     return ElasticInvertedResidual(widest, width=width)
+
+
+def _width(block: nn.Module) -> int | None:
+    return block.width if isinstance(block, ElasticInvertedResidual) else None
 
 
 def _initialise(module: nn.Module) -> None:

@@ -109,7 +109,7 @@ def test_what_is_no_architecture_is_refused(changes: dict[str, object]) -> None:
 def test_a_stage_that_is_too_deep_is_refused() -> None:
     plain = _tfnas()
     plain["stages"][5] *= 2  # type: ignore[index]
-    with pytest.raises(InvalidFileError, match="depth is 1 to 1"):
+    with pytest.raises(InvalidFileError, match="depth is 1 here"):
         _check(plain)
 
 
