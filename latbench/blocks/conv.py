@@ -1,4 +1,4 @@
-"""Convolution, batch norm, activation: stems and last convolutions."""
+"""Convolution, batch norm, activation: stems, last convolutions, changes of shape."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class ConvBlock(
     tag_field="block",
     tag="conv",
 ):
-    """A ``kernel`` x ``kernel`` convolution with batch norm and activation."""
+    """A ``kernel`` x ``kernel`` convolution with batch norm and, unless None, activation."""
 
     in_channels: int
     out_channels: int
     kernel: int
     stride: int
-    activation: Activation
+    activation: Activation | None
     input_size: int
 
     def graph(self) -> Graph:

@@ -22,6 +22,7 @@ SPACES: Registry[Callable[[int | None, int | None, Variant], SearchSpace]] = Reg
     "search space",
     {
         "tfnas": "nas.spaces.tfnas:tfnas",
+        "nasbench-macro": "nas.spaces.nasbench_macro:nasbench_macro",
     },
 )
 

@@ -40,6 +40,7 @@ SAMPLES: list[BlockSpec] = [
     ConvBlock(8, 8, 5, 1, "hswish", 9),
     ConvBlock(8, 8, 1, 1, "hsigmoid", 4),
     ConvBlock(8, 8, 1, 1, "sigmoid", 4),
+    ConvBlock(8, 16, 1, 2, None, 9),
     InvertedResidual(8, 8, 20, 3, 1, "relu", 9),
     InvertedResidual(8, 12, 33, 5, 2, "swish", 9, se_channels=16),
     InvertedResidual(16, 8, 16, 3, 1, "relu", 8, se_channels=4, expand=False),
