@@ -28,7 +28,7 @@ FLOORS = {
     "nas": [
         ("spaces",),
         ("priced",),
-        ("relaxation", "scaling", "data"),
+        ("relaxation", "scaling", "data", "criteria"),
         ("supernet",),
         ("training",),
         ("searchers",),

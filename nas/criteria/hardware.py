@@ -1,0 +1,119 @@
+"""Losses of a cost over its target, joined to the task's loss: one form a paper.
+
+Plain arithmetic on floats and torch scalars alike, so an objective is differentiable wherever the
+cost is. A cost is a latency in ms or millions of MACs; cost and target have the same unit.
+
+Every objective is called as ``objective(task_loss, cost, target)`` and returns the total; its
+weights are keywords with the published values. TF-NAS (Hu et al., ECCV 2020) calls FBNet's form
+C1 and ProxylessNAS's C2, and compares both with its own Eq. 9.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from latbench.errors import UnknownNameError
+
+Value = Any
+"""A float, or a torch scalar."""
+
+Objective = Callable[[Value, Value, float], Value]
+"""``(task_loss, cost, target)`` to the total."""
+
+
+def c1(
+    task_loss: Value,
+    cost: Value,
+    target: float,
+    *,
+    alpha: float = 0.2,
+    beta: float = 0.6,
+    unit: float = 1e-3,
+) -> Value:
+    """FBNet's product: ``task_loss * alpha * log(cost) ** beta``; knows no target.
+
+    Wu et al., CVPR 2019, Eq. 2, with its constants. The paper does not say the unit of the cost.
+    Here the logarithm is taken of thousandths (microseconds for a latency in ms), which keeps it
+    positive for every network.
+    """
+    scaled = cost / unit
+    log = scaled.log() if hasattr(scaled, "log") else math.log(scaled)
+    return task_loss * alpha * log**beta
+
+
+def c2(task_loss: Value, cost: Value, target: float, *, weight: float = 0.1) -> Value:
+    """ProxylessNAS's sum: ``task_loss + weight * cost / target``.
+
+    Cai et al., ICLR 2019, Eq. 8, adds the bare expected latency. Divided by the target, one
+    weight serves all devices; with a constant target it is the same objective.
+    """
+    return task_loss + weight * cost / target
+
+
+def eq9(task_loss: Value, cost: Value, target: float, *, weight: float = 0.1) -> Value:
+    """TF-NAS's Eq. 9: ``task_loss + weight * max(cost / target - 1, 0)``."""
+    return task_loss + weight * max(cost / target - 1, 0.0)
+
+
+def absolute(task_loss: Value, cost: Value, target: float, *, weight: float = 0.1) -> Value:
+    """What the code of TF-NAS computes: ``task_loss + weight * |cost / target - 1|``."""
+    return task_loss + weight * abs(cost / target - 1)
+
+
+def hinge(task_loss: Value, cost: Value, target: float, *, weight: float = 0.1) -> Value:
+    """``task_loss + weight * max(cost - target, 0)``, in the cost's unit."""
+    return task_loss + weight * max(cost - target, 0.0)
+
+
+def squared(
+    task_loss: Value,
+    cost: Value,
+    target: float,
+    *,
+    weight: float = 3e-4,
+    over: float = 1.0,
+    tolerance: float = 0.0,
+) -> Value:
+    """``task_loss + weight * (cost - target) ** 2``, in the cost's unit.
+
+    Args:
+        task_loss: What it is added to.
+        cost: In millions of MACs for the published weight.
+        target: Of the cost.
+        weight: 3e-4 in OSNASLib and SGNAS.
+        over: Factor of a cost above its target.
+        tolerance: No loss within this distance of the target.
+    """
+    distance = cost - target
+    if abs(distance) <= tolerance:
+        return task_loss
+    return task_loss + weight * (over if distance > 0 else 1.0) * distance**2
+
+
+def sgnas(task_loss: Value, cost: Value, target: float, *, weight: float = 3e-4) -> Value:
+    """SGNAS (Huang & Chu, CVPR 2021): ``squared``, times 1.2 above the target, 0 within 0.1."""
+    return squared(task_loss, cost, target, weight=weight, over=1.2, tolerance=0.1)
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "c1": c1,
+    "c2": c2,
+    "eq9": eq9,
+    "absolute": absolute,
+    "hinge": hinge,
+    "squared": squared,
+    "sgnas": sgnas,
+}
+
+
+def objective(name: str) -> Objective:
+    """The objective called ``name``.
+
+    Raises:
+        UnknownNameError: No such objective.
+    """
+    if name not in OBJECTIVES:
+        raise UnknownNameError("hardware loss", name, OBJECTIVES)
+    return OBJECTIVES[name]
