@@ -61,8 +61,8 @@ class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     block_tolerance: Fraction = 0.02
     network_tolerance: Fraction = 0.01
     floor_tolerance: Fraction = 0.03
-    networks: Annotated[int, msgspec.Meta(ge=6, le=1000)] = 12
-    network_visits: Count = 4
+    networks: Annotated[int, msgspec.Meta(ge=6, le=1000)] = 16
+    network_visits: Count = 3
     verify_visits: Count = 60
 
 

@@ -53,6 +53,11 @@ class Curves:
             return None
         return self._curves.get(with_width(spec, 0))
 
+    def slow(self, spec: BlockSpec) -> bool:
+        """Whether a block's width is outside of the runtime's first class of widths."""
+        width = block_width(spec)
+        return width is not None and self.alignment.slow(width)
+
     def between_specs(self) -> Iterator[BlockSpec]:
         """Every block whose width was not measured but lies between widths that were."""
         for shape, known in self.measured.items():

@@ -201,6 +201,9 @@ def _sample(
         hot_ms=sum(e.hot_ms for e in known),
         weight_bytes=network_cost(members).weight_bytes,
         near_bytes=sum(min(block_cost(spec).weight_bytes, near_limit_bytes) for spec in members),
+        slow_ms=sum(
+            e.cold_or_hot_ms for spec, e in zip(members, known, strict=True) if curves.slow(spec)
+        ),
         latency_ms=latency_ms,
     )
 
@@ -214,7 +217,12 @@ def _held_out_errors(
         if between is None:
             continue
         predicted_ms, measured_ms = (
-            price.block_price_ms(e.cold_ms, e.hot_ms, block_cost(spec).weight_bytes)
+            price.block_price_ms(
+                e.cold_ms,
+                e.hot_ms,
+                weight_bytes=block_cost(spec).weight_bytes,
+                slow=curves.slow(spec),
+            )
             for e in (between, measured)
         )
         if measured_ms > 0:  # else no error is relative to it; the check of a table names it

@@ -8,11 +8,16 @@ Glossary, for a network of blocks b:
 
     near_b   weight bytes of block b that stay in its core's own cache when b is called alone:
              the lesser of its bytes and half of the L2 cache
+    slow_b   cold_b where the block's width is not in the runtime's first class of widths (see
+             ``latbench.tables.widths``), else 0
 
-The price of a block is ``a cold_b + h hot_b + k + r near_b``; the latency of a network is
+The price of a block is ``a cold_b + h hot_b + k + r near_b + s slow_b``; the latency of a network
+is
 
-    sum_b (a cold_b + h hot_b + k + r near_b) + C + sum_j e_j max(0, bytes - B_j)
+    sum_b (a cold_b + h hot_b + k + r near_b + s slow_b) + C + sum_j e_j max(0, bytes - B_j)
 
+A runtime computes widths outside of its first class by other kernels and in another layout; what
+separates such a block alone from the same block inside a network is another number: ``s``.
 ``k``, ``r`` and ``C`` stand for what separates a block alone from the same block inside a network:
 each call has its own overhead and layout changes, which a network pays once, and its weights
 near. The last sum stands for the caches that all cores share: a network whose weights exceed what
@@ -22,7 +27,7 @@ bytes; a latency is then the largest of a few sums over blocks, and stays easy t
 ``PriceModel.pieces``.
 
 All coefficients but k are bounded at zero, k at nine tenths of the cheapest block's price. The
-bounds are what makes twelve networks enough for eleven coefficients: most end at their bound, and
+bounds are what makes sixteen networks enough for twelve coefficients: most end at their bound, and
 what a network costs can be told beyond the sizes that were measured. The coefficients are fitted
 by least squares of relative errors on networks that were visited in the same shuffle as the
 blocks; they differ by runtime, input size and machine state, so there is no default and a fit is
@@ -60,6 +65,7 @@ class NetworkSample:
         hot_ms: Sum of the blocks' hot estimates.
         weight_bytes: fp32 weight bytes of the network.
         near_bytes: Sum over blocks of the weight bytes that stay near.
+        slow_ms: Sum of the cold estimates of blocks whose width is outside of the first class.
         latency_ms: The network's own hot estimate.
     """
 
@@ -68,6 +74,7 @@ class NetworkSample:
     hot_ms: float
     weight_bytes: float
     near_bytes: float
+    slow_ms: float
     latency_ms: float
 
 
@@ -88,6 +95,7 @@ class PriceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         network_ms: C, ms a network.
         near_ms_per_byte: r, ms a byte.
         near_limit_bytes: Half of the L2 cache.
+        slow_scale: s, dimensionless.
         knees: B_j and e_j, by ascending B_j; slopes are positive.
         left_out_errors: predicted / measured - 1 of every network when it was left out of the
             fit.
@@ -99,6 +107,7 @@ class PriceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     network_ms: float
     near_ms_per_byte: float = 0.0
     near_limit_bytes: float = 0.0
+    slow_scale: float = 0.0
     knees: tuple[Knee, ...] = ()
     left_out_errors: tuple[float, ...] = ()
 
@@ -121,11 +130,14 @@ class PriceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         return conformal_half_width(self.left_out_errors, COVERAGE)
 
-    def block_price_ms(self, cold_ms: float | None, hot_ms: float, weight_bytes: float) -> float:
+    def block_price_ms(
+        self, cold_ms: float | None, hot_ms: float, *, weight_bytes: float, slow: bool
+    ) -> float:
         """Price of one block in ms; without a cold latency the hot one stands for it."""
         cold_ms = hot_ms if cold_ms is None else cold_ms
         near_ms = min(weight_bytes, self.near_limit_bytes) * self.near_ms_per_byte
-        return self.cold_scale * cold_ms + self.hot_scale * hot_ms + self.block_ms + near_ms
+        scale = self.cold_scale + (self.slow_scale if slow else 0.0)
+        return scale * cold_ms + self.hot_scale * hot_ms + self.block_ms + near_ms
 
     def network_latency_ms(self, prices_ms: float, weight_bytes: float) -> float:
         """Latency of a network from the sum of its blocks' prices and its weight bytes."""
@@ -187,6 +199,7 @@ def predict_sample_ms(model: PriceModel, sample: NetworkSample) -> float:
         + model.hot_scale * sample.hot_ms
         + model.block_ms * sample.blocks
         + model.near_ms_per_byte * sample.near_bytes
+        + model.slow_scale * sample.slow_ms
     )
     return model.network_latency_ms(prices_ms, sample.weight_bytes)
 
@@ -203,10 +216,11 @@ def _fit(samples: Sequence[NetworkSample], least: tuple[float, float]) -> PriceM
         blocks,
         np.ones_like(blocks),
         np.array([s.near_bytes for s in samples]),
+        np.array([s.slow_ms for s in samples]),
         *(np.maximum(0.0, weight_bytes - knee) for knee in knees),
     ]
     relative = np.stack(columns, axis=1) / latency_ms[:, None]
-    a, h, above_lowest, c, r, *slopes = nonnegative_least_squares(
+    a, h, above_lowest, c, r, s, *slopes = nonnegative_least_squares(
         relative, np.ones_like(latency_ms)
     ).tolist()
     return PriceModel(
@@ -215,6 +229,7 @@ def _fit(samples: Sequence[NetworkSample], least: tuple[float, float]) -> PriceM
         block_ms=above_lowest + lowest_k[0] * a + lowest_k[1] * h,
         network_ms=c,
         near_ms_per_byte=r,
+        slow_scale=s,
         knees=tuple(Knee(float(b), e) for b, e in zip(knees, slopes, strict=True) if e > 0),
     )
 

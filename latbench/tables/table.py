@@ -206,7 +206,12 @@ class LatencyTable:
 
     def _at(self, spec: BlockSpec, cold_ms: float | None, hot_ms: float) -> float:
         """Price at given latencies; without a cold one the hot one stands for it."""
-        return self.price_model.block_price_ms(cold_ms, hot_ms, block_cost(spec).weight_bytes)
+        return self.price_model.block_price_ms(
+            cold_ms,
+            hot_ms,
+            weight_bytes=block_cost(spec).weight_bytes,
+            slow=self.curves.slow(spec),
+        )
 
     def predict(self, network: Iterable[BlockSpec]) -> Prediction:
         """Latency of a whole network, for the whole batch, with its 90 % interval.

@@ -19,6 +19,7 @@ WIDTH_STEP = 8
 """Networks are drawn at widths divisible by this many channels, the grain of vector units, as
 long as nothing is known of a device."""
 
+_UNALIGNED = (3, 6)  # of every eight networks, those whose widths are any
 _DRAWN_FOR_ONE = 8  # networks drawn for each that is kept: enough to reach the tails
 _SPREAD_STREAM = 1  # keeps these draws apart from those of `random` under the same seed
 
@@ -287,13 +288,18 @@ def spread_networks(space: SearchSpace, count: int, *, seed: int) -> list[Networ
     of one block a stage as well as the deepest ones, and a network drawn uniformly is neither. So
     each is drawn with a leaning of its own to be shallow or deep, narrow or wide; of the many,
     sorted by parameters and cut into ``count`` equal parts, each part gives its shallowest or its
-    deepest network in turn.
+    deepest network in turn. Two in eight have widths that are no multiples of anything, since
+    runtimes compute these by other kernels.
     """
     rng = np.random.default_rng([seed, _SPREAD_STREAM])
-    drawn = [space.lower(_leaning(space, rng)) for _ in range(_DRAWN_FOR_ONE * count)]
-    drawn.sort(key=lambda network: network_cost(network).params)
+    drawn = [_leaning(space, rng) for _ in range(_DRAWN_FOR_ONE * count)]
+    drawn.sort(key=lambda architecture: network_cost(space.lower(architecture)).params)
     parts = [drawn[i : i + _DRAWN_FOR_ONE] for i in range(0, len(drawn), _DRAWN_FOR_ONE)]
-    return [(min if i % 2 else max)(part, key=len) for i, part in enumerate(parts)]
+    found = []
+    for i, part in enumerate(parts):
+        kept = (min if i % 2 else max)(part, key=lambda architecture: len(architecture.choices))
+        found.append(space.lower(_unaligned(space, kept, rng) if i % 8 in _UNALIGNED else kept))
+    return found
 
 
 def _leaning(space: SearchSpace, rng: np.random.Generator) -> Architecture:
@@ -309,6 +315,24 @@ def _leaning(space: SearchSpace, rng: np.random.Generator) -> Architecture:
             options = layer.choices(op, aligned_widths)  # from the cheapest to the costliest
             stage.append(options[int(rng.binomial(len(options) - 1, width_leaning))])
         stages.append(stage)
+    return space.architecture(stages)
+
+
+def _unaligned(
+    space: SearchSpace, architecture: Architecture, rng: np.random.Generator
+) -> Architecture:
+    """The same with every width moved to any within half a step."""
+    stages = []
+    for stage, layers in zip(architecture.stages, space.stages, strict=True):
+        moved = []
+        for choice, layer in zip(stage, layers, strict=False):
+            width = choice.width
+            if width is not None:
+                allowed = layer.widths(choice.op)
+                width += int(rng.integers(-WIDTH_STEP // 2, WIDTH_STEP // 2))
+                width = min(max(width, allowed[0]), allowed[-1])
+            moved.append(msgspec.structs.replace(choice, width=width))
+        stages.append(moved)
     return space.architecture(stages)
 
 

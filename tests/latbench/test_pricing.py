@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -31,7 +33,7 @@ def _samples(
         latency = a * cold + k * blocks + c + e * max(0.0, size - knee)
         latency *= 1 + noise * float(rng.standard_normal())
         hot = cold * float(rng.uniform(0.7, 0.9))
-        made.append(NetworkSample(blocks, cold, hot, size, 0.0, latency))
+        made.append(NetworkSample(blocks, cold, hot, size, 0.0, 0.0, latency))
     return made
 
 
@@ -40,6 +42,19 @@ def test_coefficients_are_found() -> None:
     found = (model.cold_scale, model.hot_scale, model.block_ms, model.network_ms)
     assert found == pytest.approx((0.9, 0.0, -0.01, 0.3), abs=1e-6)
     assert model.loo_error == pytest.approx(0, abs=1e-6)
+
+
+def test_widths_of_slower_classes_have_a_coefficient_of_their_own() -> None:
+    samples = _samples(16, a=0.9, k=-0.01, c=0.3)
+    rng = np.random.default_rng(4)
+    for index in range(3, 16, 4):
+        slow_ms = samples[index].cold_ms * float(rng.uniform(0.4, 0.9))
+        latency_ms = samples[index].latency_ms + 0.25 * slow_ms
+        samples[index] = replace(samples[index], slow_ms=slow_ms, latency_ms=latency_ms)
+    model = fit_price(samples, least_cold_ms=0.2, least_hot_ms=0.1)
+    assert (model.cold_scale, model.slow_scale) == pytest.approx((0.9, 0.25), abs=1e-6)
+    prices = [model.block_price_ms(0.4, 0.3, weight_bytes=0, slow=slow) for slow in (False, True)]
+    assert prices[1] - prices[0] == pytest.approx(0.1, abs=1e-6)
 
 
 def _excess_ms(model: PriceModel, weight_bytes: float) -> float:
@@ -86,7 +101,7 @@ def test_bounded_least_squares_equal_scipys() -> None:
 def test_the_cheapest_block_keeps_a_positive_price() -> None:
     """A negative overhead a block must not make small blocks cost less than nothing."""
     model = fit_price(_samples(12, a=1.0, k=-0.05, c=0.3), least_cold_ms=0.02, least_hot_ms=0.02)
-    assert model.block_price_ms(0.02, 0.02, 0) > 0
+    assert model.block_price_ms(0.02, 0.02, weight_bytes=0, slow=False) > 0
 
 
 def test_too_few_networks_are_refused() -> None:
