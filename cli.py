@@ -30,11 +30,13 @@ from latbench.errors import (
 from latbench.units import format_ms, parse_duration_s, parse_latency_ms
 
 if TYPE_CHECKING:
+    from latbench.blocks import Network
     from latbench.device import DeviceProfile
     from latbench.measure.noise import NoiseCheck
     from latbench.registry import Registry
     from latbench.tables import LatencyTable, TableCheck
     from nas.data.images import ImageData
+    from nas.landing import Landing
     from nas.priced import PricedSpace
     from nas.searchers import Searcher
     from nas.spaces import Architecture, SearchSpace
@@ -728,6 +730,7 @@ def calibrate(table_path: Path, networks: int, seed: int, widths: str, as_json: 
 @click.option("--target", type=LATENCY, required=True, help="Such as 15ms.")
 @click.option("--method", type=_named("method", "exact", "greedy"), default="exact")
 @_widths_option("any")
+@click.option("--measured", is_flag=True, help="Correct the widths until the device agrees.")
 @click.option("-o", "--output", type=FILE, help="Where the fitted architecture goes.")
 @as_json
 def fit(
@@ -736,10 +739,11 @@ def fit(
     target: float,
     method: str,
     widths: str,
+    measured: bool,
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Scale the widths of ARCHITECTURE to a latency."""
+    """Scale the widths of ARCHITECTURE to a latency, as predicted or as measured."""
     from latbench.report.terminal import print_lines
     from nas.priced import PricedSpace
     from nas.scaling import METHODS
@@ -747,7 +751,8 @@ def fit(
 
     arch, space = load_architecture(architecture)
     priced = PricedSpace(space, _open_table(table_path), efficient=widths == "efficient")
-    result = METHODS[method](priced, arch, target)
+    landing = _land(priced, arch, target) if measured else None
+    result = landing.fit if landing else METHODS[method](priced, arch, target)
     if output is not None:
         _write(output, result.architecture.to_json())
 
@@ -757,6 +762,13 @@ def fit(
                 f"{format_ms(result.latency_ms)}, {1 - result.latency_ms / target:.2%} below the "
                 f"target; this architecture reaches {format_ms(result.min_ms)} to "
                 f"{format_ms(result.max_ms)}",
+                *(
+                    [
+                        f"{format_ms(landing.measured_ms)} measured, {landing.error:+.2%} off the target"
+                    ]
+                    if landing
+                    else []
+                ),
                 f"wrote {output}" if output else result.architecture.to_json(),
             ]
         )
@@ -768,10 +780,27 @@ def fit(
             "min_ms": result.min_ms,
             "max_ms": result.max_ms,
             "architecture": result.architecture.as_dict(),
-        },
+        }
+        | ({"measured_ms": landing.measured_ms, "rounds": landing.rounds} if landing else {}),
         as_json=as_json,
         render=render,
     )
+
+
+def _land(priced: PricedSpace, arch: Architecture, target_ms: float) -> Landing:
+    from latbench.profilers import make_profiler
+    from latbench.report.terminal import progress_bar
+    from latbench.verification import verify
+    from nas.landing import land
+
+    profiler = make_profiler(priced.table.device)
+    with progress_bar("measuring") as progress:
+
+        def measure_ms(network: Network) -> float:
+            found = verify(profiler, priced.table, [network], progress=progress)
+            return found.networks[0].measured.estimate_ms
+
+        return land(priced, arch, target_ms, measure_ms)
 
 
 # Search and training

@@ -32,7 +32,7 @@ FLOORS = {
         ("supernet",),
         ("training",),
         ("searchers",),
-        ("deployment", "demo"),
+        ("deployment", "landing", "demo"),
     ],
 }
 HEAVY = {"torch", "torchvision", "sklearn", "scipy", "matplotlib", "openvino", "tensorrt"}
