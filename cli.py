@@ -762,13 +762,7 @@ def fit(
                 f"{format_ms(result.latency_ms)}, {1 - result.latency_ms / target:.2%} below the "
                 f"target; this architecture reaches {format_ms(result.min_ms)} to "
                 f"{format_ms(result.max_ms)}",
-                *(
-                    [
-                        f"{format_ms(landing.measured_ms)} measured, {landing.error:+.2%} off the target"
-                    ]
-                    if landing
-                    else []
-                ),
+                *([f"{format_ms(landing.measured_ms)} measured"] if landing else []),
                 f"wrote {output}" if output else result.architecture.to_json(),
             ]
         )

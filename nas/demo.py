@@ -1,8 +1,8 @@
 """The main job on this machine in minutes: profile, search, land on the target, train, verify.
 
 A rough table at 32 px, a short search on scikit-learn's digits, the widths of what was found
-corrected by what it measures, the network trained from scratch and measured once more. Everything is kept in one folder; a demo that was
-interrupted goes on there.
+corrected by what it measures, the network trained from scratch and measured once more. Everything
+is kept in one folder; a demo that was interrupted goes on there.
 """
 
 from __future__ import annotations

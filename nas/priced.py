@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latbench.blocks import BlockSpec
-from latbench.cost import block_cost
 from latbench.errors import MismatchError
 from latbench.measure.sweep import Progress
 from latbench.profilers import Profiler
@@ -169,7 +168,7 @@ class PricedSpace:
 
     @cached_property
     def _slopes(self) -> Floats:
-        """ms a weight byte, by piece."""
+        """ms a byte of the weights' footprint, by piece."""
         return np.array([slope for slope, _ in self.table.price_model.pieces()])
 
     @cached_property
@@ -209,8 +208,8 @@ class PricedSpace:
         return block is None or block in self.table
 
     def _addend(self, spec: BlockSpec) -> Floats:
-        weight_bytes = block_cost(spec).weight_bytes
-        result: Floats = self.table.price_ms(spec) + self._slopes * weight_bytes
+        footprint_bytes = self.table.footprint_bytes(spec)
+        result: Floats = self.table.price_ms(spec) + self._slopes * footprint_bytes
         return result
 
     def fastest(self, layers: Sequence[Sequence[tuple[Layer, str]]]) -> tuple[list[Choice], float]:

@@ -18,7 +18,7 @@ from latbench.cost import block_cost, network_cost
 from latbench.device import SweepProtocol
 from latbench.measure.samples import Interval, Samples
 from latbench.tables.curves import Curves
-from latbench.tables.pricing import NetworkSample, PriceModel, fit_price
+from latbench.tables.pricing import SLOW_COPIES, NetworkSample, PriceModel, fit_price
 from latbench.tables.records import Estimate, Role, StoredFit
 from latbench.tables.store import TableStore
 from latbench.tables.widths import Alignment
@@ -199,7 +199,10 @@ def _sample(
         blocks=len(members),
         cold_ms=sum(e.cold_or_hot_ms for e in known),
         hot_ms=sum(e.hot_ms for e in known),
-        weight_bytes=network_cost(members).weight_bytes,
+        footprint_bytes=sum(
+            block_cost(spec).weight_bytes * (1 + SLOW_COPIES * curves.slow(spec))
+            for spec in members
+        ),
         near_bytes=sum(min(block_cost(spec).weight_bytes, near_limit_bytes) for spec in members),
         slow_ms=sum(
             e.cold_or_hot_ms for spec, e in zip(members, known, strict=True) if curves.slow(spec)

@@ -4,7 +4,8 @@ Glossary, for a network of blocks b:
 
     cold_b   low quantile of calls of block b after its weights left the cache, in ms
     hot_b    the same for calls one after another
-    bytes    fp32 weight bytes of the whole network
+    bytes    what the network's weights take in the caches, in bytes: of a block its fp32 weight
+             bytes, twice these where its width is not in the first class
 
     near_b   weight bytes of block b that stay in its core's own cache when b is called alone:
              the lesser of its bytes and half of the L2 cache
@@ -17,7 +18,8 @@ is
     sum_b (a cold_b + h hot_b + k + r near_b + s slow_b) + C + sum_j e_j max(0, bytes - B_j)
 
 A runtime computes widths outside of its first class by other kernels and in another layout; what
-separates such a block alone from the same block inside a network is another number: ``s``.
+separates such a block alone from the same block inside a network is another number: ``s``. And
+those kernels copy the weights while they compute, so that they count twice.
 ``k``, ``r`` and ``C`` stand for what separates a block alone from the same block inside a network:
 each call has its own overhead and layout changes, which a network pays once, and its weights
 near. The last sum stands for the caches that all cores share: a network whose weights exceed what
@@ -52,6 +54,7 @@ MIN_NETWORKS = 6  # below, a network left out says nothing of the rest
 COVERAGE = 0.9  # of the intervals
 _KNEES = 6  # candidates for B_j, spread over the networks' sizes
 _LARGEST_KNEE = 0.8  # quantile of the sizes: beyond, a slope would rest on too few networks
+SLOW_COPIES = 1.0  # of a block's weights, where its width is not in the first class
 _LEAST_PRICE = 0.1  # the cheapest block's price is at least this fraction of a cold + h hot
 
 
@@ -63,7 +66,7 @@ class NetworkSample:
         blocks: Number of blocks.
         cold_ms: Sum of the blocks' cold estimates.
         hot_ms: Sum of the blocks' hot estimates.
-        weight_bytes: fp32 weight bytes of the network.
+        footprint_bytes: What the network's weights take in the caches.
         near_bytes: Sum over blocks of the weight bytes that stay near.
         slow_ms: Sum of the cold estimates of blocks whose width is outside of the first class.
         latency_ms: The network's own hot estimate.
@@ -72,14 +75,14 @@ class NetworkSample:
     blocks: int
     cold_ms: float
     hot_ms: float
-    weight_bytes: float
+    footprint_bytes: float
     near_bytes: float
     slow_ms: float
     latency_ms: float
 
 
 class Knee(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """From ``above_bytes`` of weights on, every further byte of a network takes ``ms_per_byte``."""
+    """From ``above_bytes`` in the caches on, every further byte takes ``ms_per_byte``."""
 
     above_bytes: float
     ms_per_byte: float
@@ -96,6 +99,7 @@ class PriceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         near_ms_per_byte: r, ms a byte.
         near_limit_bytes: Half of the L2 cache.
         slow_scale: s, dimensionless.
+        slow_copies: How often more the weights of a block in slower classes count.
         knees: B_j and e_j, by ascending B_j; slopes are positive.
         left_out_errors: predicted / measured - 1 of every network when it was left out of the
             fit.
@@ -108,6 +112,7 @@ class PriceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     near_ms_per_byte: float = 0.0
     near_limit_bytes: float = 0.0
     slow_scale: float = 0.0
+    slow_copies: float = 0.0
     knees: tuple[Knee, ...] = ()
     left_out_errors: tuple[float, ...] = ()
 
@@ -139,17 +144,21 @@ class PriceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         scale = self.cold_scale + (self.slow_scale if slow else 0.0)
         return scale * cold_ms + self.hot_scale * hot_ms + self.block_ms + near_ms
 
-    def network_latency_ms(self, prices_ms: float, weight_bytes: float) -> float:
-        """Latency of a network from the sum of its blocks' prices and its weight bytes."""
-        excess = (max(0.0, weight_bytes - k.above_bytes) * k.ms_per_byte for k in self.knees)
+    def footprint_bytes(self, weight_bytes: float, *, slow: bool) -> float:
+        """What the weights of one block take in the caches."""
+        return weight_bytes * (1 + self.slow_copies) if slow else weight_bytes
+
+    def network_latency_ms(self, prices_ms: float, footprint_bytes: float) -> float:
+        """Latency of a network from the sums of its blocks' prices and footprints."""
+        excess = (max(0.0, footprint_bytes - k.above_bytes) * k.ms_per_byte for k in self.knees)
         return prices_ms + self.network_ms + sum(excess)
 
     def pieces(self) -> tuple[tuple[float, float], ...]:
         """The latency as the largest of sums over blocks.
 
         Returns:
-            Pairs (ms a weight byte, ms a network): the latency is the largest, over the pairs,
-            of the sum of ``price + first * weight bytes`` over blocks, plus ``second``.
+            Pairs (ms a byte, ms a network): the latency is the largest, over the pairs, of the
+            sum of ``price + first * footprint`` over blocks, plus ``second``.
         """
         found = [(0.0, self.network_ms)]
         for knee in self.knees:
@@ -201,15 +210,15 @@ def predict_sample_ms(model: PriceModel, sample: NetworkSample) -> float:
         + model.near_ms_per_byte * sample.near_bytes
         + model.slow_scale * sample.slow_ms
     )
-    return model.network_latency_ms(prices_ms, sample.weight_bytes)
+    return model.network_latency_ms(prices_ms, sample.footprint_bytes)
 
 
 def _fit(samples: Sequence[NetworkSample], least: tuple[float, float]) -> PriceModel:
     blocks = np.array([s.blocks for s in samples], dtype=np.float64)
-    weight_bytes = np.array([s.weight_bytes for s in samples], dtype=np.float64)
+    footprint = np.array([s.footprint_bytes for s in samples], dtype=np.float64)
     latency_ms = np.array([s.latency_ms for s in samples])
     lowest_k = [(_LEAST_PRICE - 1) * x for x in least]  # times a and times h
-    knees = np.quantile(weight_bytes, np.linspace(0.0, _LARGEST_KNEE, _KNEES))
+    knees = np.quantile(footprint, np.linspace(0.0, _LARGEST_KNEE, _KNEES))
     columns = [
         np.array([s.cold_ms for s in samples]) + lowest_k[0] * blocks,
         np.array([s.hot_ms for s in samples]) + lowest_k[1] * blocks,
@@ -217,7 +226,7 @@ def _fit(samples: Sequence[NetworkSample], least: tuple[float, float]) -> PriceM
         np.ones_like(blocks),
         np.array([s.near_bytes for s in samples]),
         np.array([s.slow_ms for s in samples]),
-        *(np.maximum(0.0, weight_bytes - knee) for knee in knees),
+        *(np.maximum(0.0, footprint - knee) for knee in knees),
     ]
     relative = np.stack(columns, axis=1) / latency_ms[:, None]
     a, h, above_lowest, c, r, s, *slopes = nonnegative_least_squares(
@@ -230,6 +239,7 @@ def _fit(samples: Sequence[NetworkSample], least: tuple[float, float]) -> PriceM
         network_ms=c,
         near_ms_per_byte=r,
         slow_scale=s,
+        slow_copies=SLOW_COPIES,
         knees=tuple(Knee(float(b), e) for b, e in zip(knees, slopes, strict=True) if e > 0),
     )
 

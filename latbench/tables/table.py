@@ -177,6 +177,12 @@ class LatencyTable:
             self._prices_ms[spec] = None if e is None else self._at(spec, e.cold_ms, e.hot_ms)
         return self._prices_ms[spec]
 
+    def footprint_bytes(self, spec: BlockSpec) -> float:
+        """What the weights of a block take in the caches."""
+        return self.price_model.footprint_bytes(
+            block_cost(spec).weight_bytes, slow=self.curves.slow(spec)
+        )
+
     def price(self, spec: BlockSpec) -> Price:
         """Price of a block with its interval and its source.
 
@@ -219,11 +225,11 @@ class LatencyTable:
         Raises:
             MismatchError: The table does not price one of its blocks.
         """
-        prices_ms, weight_bytes = 0.0, 0
+        prices_ms = footprint_bytes = 0.0
         for spec in network:
             prices_ms += self.price_ms(spec)
-            weight_bytes += block_cost(spec).weight_bytes
-        latency_ms = self.price_model.network_latency_ms(prices_ms, weight_bytes)
+            footprint_bytes += self.footprint_bytes(spec)
+        latency_ms = self.price_model.network_latency_ms(prices_ms, footprint_bytes)
         half_width = self.price_model.half_width() if self.fit.calibrated else None
         if half_width is None:
             return Prediction(latency_ms)
