@@ -12,6 +12,7 @@ from latbench.blocks.classifier import Classifier
 from latbench.blocks.conv import ConvBlock
 from latbench.blocks.graph import Graph, chain, fold_norms
 from latbench.blocks.inverted_residual import InvertedResidual
+from latbench.blocks.mixed import MixedInvertedResidual, sub_block_order
 from latbench.blocks.spec import (
     BlockSpec,
     Network,
@@ -25,6 +26,7 @@ from latbench.errors import InvalidFileError
 BLOCKS: dict[str, type[Any]] = {
     "conv": ConvBlock,
     "inverted-residual": InvertedResidual,
+    "mixed-inverted-residual": MixedInvertedResidual,
     "classifier": Classifier,
 }
 
@@ -55,6 +57,7 @@ __all__ = [
     "ConvBlock",
     "Graph",
     "InvertedResidual",
+    "MixedInvertedResidual",
     "Network",
     "block_key",
     "block_width",
@@ -62,5 +65,6 @@ __all__ = [
     "network_graph",
     "output_shape",
     "parse_block",
+    "sub_block_order",
     "with_width",
 ]

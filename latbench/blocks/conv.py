@@ -15,7 +15,15 @@ class ConvBlock(
     tag_field="block",
     tag="conv",
 ):
-    """A ``kernel`` x ``kernel`` convolution with batch norm and, unless None, activation."""
+    """A ``kernel`` x ``kernel`` convolution with batch norm and, unless None, activation.
+
+    A global depthwise convolution (MobileFaceNet, Chen et al. 2018) has ``groups`` of one channel,
+    the map's size as kernel and no padding.
+
+    Attributes:
+        groups: Groups of channels that are convolved apart.
+        padding: Zeros on every side; ``kernel // 2`` if None.
+    """
 
     in_channels: int
     out_channels: int
@@ -23,6 +31,8 @@ class ConvBlock(
     stride: int
     activation: Activation | None
     input_size: int
+    groups: int = 1
+    padding: int | None = None
 
     def graph(self) -> Graph:
         g = GraphBuilder(self.in_channels, self.input_size)
@@ -32,6 +42,8 @@ class ConvBlock(
             out_channels=self.out_channels,
             kernel=self.kernel,
             stride=self.stride,
+            groups=self.groups,
+            padding=self.padding,
             activation=self.activation,
         )
         return g.build()

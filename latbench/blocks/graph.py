@@ -7,8 +7,10 @@ property of a block.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Literal
 
 Shape = tuple[int, int, int]
@@ -56,6 +58,23 @@ class Mul:
 
 
 @dataclass(frozen=True, slots=True)
+class Slice:
+    """``channels`` channels of a map, from channel ``start``.
+
+    The slices of a map stand next to each other and in order, and together are the whole map
+    (``GraphBuilder.split``).
+    """
+
+    start: int
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Concat:
+    """Maps of equal size one after another along the channels."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """Global average pooling to ``(C, 1, 1)``."""
 
@@ -68,7 +87,7 @@ class Linear:
     out_features: int
 
 
-Layer = Conv | Norm | Act | Add | Mul | Pool | Linear
+Layer = Conv | Norm | Act | Add | Mul | Slice | Concat | Pool | Linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +136,16 @@ class GraphBuilder:
         out_channels: int,
         kernel: int = 1,
         stride: int = 1,
-        depthwise: bool = False,
+        groups: int = 1,
+        padding: int | None = None,
         bias: bool = False,
     ) -> str:
-        """Convolution with padding ``kernel // 2``, so that stride 1 keeps the map's size."""
+        """Convolution; with padding ``kernel // 2``, if None, stride 1 keeps the map's size.
+
+        It is depthwise where it has as many ``groups`` as channels.
+        """
         channels, height, width = self._shapes[x]
-        padding = kernel // 2
-        groups = channels if depthwise else 1
+        padding = kernel // 2 if padding is None else padding
         layer = Conv(channels, out_channels, kernel, stride, padding, groups, bias)
         out = tuple((size + 2 * padding - kernel) // stride + 1 for size in (height, width))
         return self._add(name, layer, (x,), (out_channels, out[0], out[1]))
@@ -140,6 +162,20 @@ class GraphBuilder:
     def mul(self, name: str, x: str, gate: str) -> str:
         return self._add(name, Mul(), (x, gate), self._shapes[x])
 
+    def split(self, names: Sequence[str], x: str, channels: Sequence[int]) -> list[str]:
+        """Cut a map into pieces of so many channels."""
+        _, height, width = self._shapes[x]
+        starts = [0, *accumulate(channels)]
+        return [
+            self._add(name, Slice(start, count), (x,), (count, height, width))
+            for name, start, count in zip(names, starts, channels, strict=False)
+        ]
+
+    def concat(self, name: str, maps: Sequence[str]) -> str:
+        shapes = [self._shapes[x] for x in maps]
+        shape = (sum(channels for channels, _, _ in shapes), *shapes[0][1:])
+        return self._add(name, Concat(), tuple(maps), shape)
+
     def pool(self, name: str, x: str) -> str:
         return self._add(name, Pool(), (x,), (self._shapes[x][0], 1, 1))
 
@@ -155,7 +191,8 @@ class GraphBuilder:
         out_channels: int,
         kernel: int = 1,
         stride: int = 1,
-        depthwise: bool = False,
+        groups: int = 1,
+        padding: int | None = None,
         activation: Activation | None = None,
     ) -> str:
         """The brick of every network here: convolution, batch norm and maybe an activation."""
@@ -165,7 +202,8 @@ class GraphBuilder:
             out_channels=out_channels,
             kernel=kernel,
             stride=stride,
-            depthwise=depthwise,
+            groups=groups,
+            padding=padding,
         )
         x = self.norm(f"{name}_norm", x)
         return x if activation is None else self.act(f"{name}_act", x, activation)
@@ -207,23 +245,48 @@ def chain(graphs: Sequence[Graph]) -> Graph:
     return Graph(graphs[0].input_shape, tuple(nodes))
 
 
-def fold_norms(graph: Graph) -> Graph:
-    """The graph with every batch norm folded into the convolution before it.
+def foldable_norms(graph: Graph) -> dict[str, tuple[Node, ...]]:
+    """The convolutions that every batch norm may be folded into, by the name of the norm.
 
-    A folded convolution gets a bias; nodes that read the norm read the convolution.
+    A norm folds into the convolution it reads; after a concatenation into the convolutions that
+    are concatenated, in the order of their channels. What is folded has no other reader.
     """
-    readers: dict[str, int] = {}
+    nodes = {node.name: node for node in graph.nodes}
+    readers = Counter(name for node in graph.nodes for name in node.inputs)
+    found: dict[str, tuple[Node, ...]] = {}
     for node in graph.nodes:
-        for name in node.inputs:
-            readers[name] = readers.get(name, 0) + 1
-    folded: dict[str, Node] = {}
+        before = nodes.get(node.inputs[0]) if isinstance(node.layer, Norm) else None
+        if before is None:
+            continue
+        joined = before.inputs if isinstance(before.layer, Concat) else (before.name,)
+        if (
+            all(
+                readers[name] == 1 and name in nodes and isinstance(nodes[name].layer, Conv)
+                for name in joined
+            )
+            and readers[before.name] == 1
+        ):
+            found[node.name] = tuple(nodes[name] for name in joined)
+    return found
+
+
+def fold_norms(graph: Graph) -> Graph:
+    """The graph with batch norms folded into the convolutions before them.
+
+    A folded convolution gets a bias; nodes that read the norm read what the norm read.
+    """
+    folded = foldable_norms(graph)
+    biased = {source.name for sources in folded.values() for source in sources}
     renamed: dict[str, str] = {}
+    nodes: list[Node] = []
     for node in graph.nodes:
         inputs = tuple(renamed.get(name, name) for name in node.inputs)
-        before = folded.get(inputs[0]) if isinstance(node.layer, Norm) else None
-        if before is not None and isinstance(before.layer, Conv) and readers[before.name] == 1:
-            folded[before.name] = replace(before, layer=replace(before.layer, bias=True))
-            renamed[node.name] = before.name
-        else:
-            folded[node.name] = replace(node, inputs=inputs)
-    return Graph(graph.input_shape, tuple(folded.values()))
+        if node.name in folded:
+            renamed[node.name] = inputs[0]
+            continue
+        layer = node.layer
+        if node.name in biased:
+            assert isinstance(layer, Conv)
+            layer = replace(layer, bias=True)
+        nodes.append(replace(node, layer=layer, inputs=inputs))
+    return Graph(graph.input_shape, tuple(nodes))

@@ -24,6 +24,8 @@ class InvertedResidual(
         width: Channels between the two 1x1 convolutions (mid or expanded channels).
         se_channels: Squeezed channels of squeeze-excite; 0 means none. Its inner activation is
             the block's, its gate a sigmoid, as in TF-NAS.
+        groups: Groups of channels of the two 1x1 convolutions (FBNet, Wu et al. 2019; without its
+            channel shuffle, as in OSNASLib).
         expand: Whether there is an expansion convolution; without it ``width`` is
             ``in_channels``.
     """
@@ -37,6 +39,7 @@ class InvertedResidual(
     input_size: int
     se_channels: int = 0
     expand: bool = True
+    groups: int = 1
 
     def __post_init__(self) -> None:
         if not self.expand and self.width != self.in_channels:
@@ -49,21 +52,27 @@ class InvertedResidual(
         g = GraphBuilder(self.in_channels, self.input_size)
         x = INPUT
         if self.expand:
-            x = g.conv_norm_act("expand", x, out_channels=self.width, activation=self.activation)
+            x = g.conv_norm_act(
+                "expand",
+                x,
+                out_channels=self.width,
+                groups=self.groups,
+                activation=self.activation,
+            )
         x = g.conv_norm_act(
             "depthwise",
             x,
             out_channels=self.width,
             kernel=self.kernel,
             stride=self.stride,
-            depthwise=True,
+            groups=self.width,
             activation=self.activation,
         )
         if self.se_channels:
             x = g.squeeze_excite(
                 "se", x, channels=self.se_channels, activation=self.activation, gate="sigmoid"
             )
-        x = g.conv_norm_act("project", x, out_channels=self.out_channels)
+        x = g.conv_norm_act("project", x, out_channels=self.out_channels, groups=self.groups)
         if self.stride == 1 and self.in_channels == self.out_channels:
             g.add("residual", x, INPUT)
         return g.build()

@@ -8,18 +8,20 @@ reads, computes and writes fp16 throughout: there are runtimes that take types f
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from math import prod
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from latbench.blocks.graph import (
     INPUT,
     NORM_EPSILON,
     Act,
     Add,
+    Concat,
     Conv,
     Graph,
     Linear,
@@ -27,6 +29,7 @@ from latbench.blocks.graph import (
     Node,
     Norm,
     Pool,
+    Slice,
     fold_norms,
 )
 from latbench.device import Precision
@@ -103,12 +106,16 @@ def _model(
     graph: Graph, weights: list[onnx.TensorProto], batch_size: int, precision: Precision
 ) -> onnx.ModelProto:
     nodes: list[onnx.NodeProto] = []
-    for node in graph.nodes:
-        output = OUTPUT if node.name == graph.output else node.name
-        nodes.extend(_nodes(node, output))
-    constants = []
+    constants: list[onnx.TensorProto] = []
+    for slices, group in groupby(graph.nodes, key=_sliced):
+        if slices:
+            nodes.append(_split(list(group), constants))
+            continue
+        for node in group:
+            output = OUTPUT if node.name == graph.output else node.name
+            nodes.extend(_nodes(node, output))
     if any(isinstance(node.layer, Act) and node.layer.kind == "relu6" for node in graph.nodes):
-        constants = [
+        constants += [
             _tensor(f"relu6.{name}", np.float32(v), precision) for name, v in _CLIP.items()
         ]
 
@@ -130,6 +137,19 @@ def _model(
 
 
 _CLIP = {"min": 0.0, "max": 6.0}
+
+
+def _sliced(node: Node) -> str | None:
+    """The map that a slice reads; None for every other node."""
+    return node.inputs[0] if isinstance(node.layer, Slice) else None
+
+
+def _split(slices: list[Node], constants: list[onnx.TensorProto]) -> onnx.NodeProto:
+    """All slices of a map as one Split, which runtimes do without copies where they can."""
+    source, names = slices[0].inputs[0], [node.name for node in slices]
+    sizes = np.array([node.shape[0] for node in slices], dtype=np.int64)
+    constants.append(numpy_helper.from_array(sizes, f"{names[0]}.sizes"))
+    return helper.make_node("Split", [source, constants[-1].name], names, names[0], axis=1)
 
 
 def _nodes(node: Node, output: str) -> Iterator[onnx.NodeProto]:
@@ -155,6 +175,8 @@ def _nodes(node: Node, output: str) -> Iterator[onnx.NodeProto]:
         yield from _activation(layer, inputs, output, name)
     elif isinstance(layer, Add | Mul):
         yield helper.make_node(type(layer).__name__, inputs, [output], name)
+    elif isinstance(layer, Concat):
+        yield helper.make_node("Concat", inputs, [output], name, axis=1)
     elif isinstance(layer, Pool):
         yield helper.make_node("GlobalAveragePool", inputs, [output], name)
     elif isinstance(layer, Linear):

@@ -13,7 +13,15 @@ from math import prod, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from latbench.blocks.graph import NORM_EPSILON, Conv, Graph, Layer, Linear, Norm
+from latbench.blocks.graph import (
+    NORM_EPSILON,
+    Conv,
+    Graph,
+    Layer,
+    Linear,
+    Norm,
+    foldable_norms,
+)
 
 Array = NDArray[np.float32]
 Parameters = Mapping[str, Array]
@@ -85,18 +93,20 @@ def fold_parameters(graph: Graph, parameters: Parameters) -> dict[str, Array]:
     """Parameters of ``fold_norms(graph)`` that give the outputs of ``graph``.
 
     With scale s = weight / sqrt(running_var + epsilon), the folded convolution has weight w s
-    and bias (b - running_mean) s + norm bias.
+    and bias (b - running_mean) s + norm bias; a concatenated convolution has its share of s.
     """
     folded = {name: np.asarray(value, dtype=np.float32) for name, value in parameters.items()}
-    before = {node.name: node for node in graph.nodes}
-    for node in graph.nodes:
-        if not isinstance(node.layer, Norm):
-            continue
-        conv = before[node.inputs[0]].name
-        names = parameter_shapes(node.layer)
-        weight, bias, mean, variance = (folded.pop(f"{node.name}.{name}") for name in names)
+    for norm, sources in foldable_norms(graph).items():
+        names = ("weight", "bias", "running_mean", "running_var")
+        weight, bias, mean, variance = (folded.pop(f"{norm}.{name}") for name in names)
         scale = weight / np.sqrt(variance + np.float32(NORM_EPSILON))
-        kernel = folded[f"{conv}.weight"]
-        folded[f"{conv}.weight"] = kernel * scale[:, None, None, None]
-        folded[f"{conv}.bias"] = (folded.get(f"{conv}.bias", np.float32(0)) - mean) * scale + bias
+        shift = bias - mean * scale
+        start = 0
+        for source in sources:
+            conv, stop = source.name, start + source.shape[0]
+            own = scale[start:stop]
+            folded[f"{conv}.weight"] = folded[f"{conv}.weight"] * own[:, None, None, None]
+            before = folded.get(f"{conv}.bias", np.float32(0))
+            folded[f"{conv}.bias"] = before * own + shift[start:stop]
+            start = stop
     return folded

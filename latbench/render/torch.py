@@ -6,7 +6,8 @@ its blocks, so that parameter ``x`` of block ``i`` is ``blocks.i.x``.
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,15 @@ from latbench.blocks.graph import (
     NORM_EPSILON,
     Act,
     Add,
+    Concat,
     Conv,
     Layer,
     Linear,
+    Mul,
     Node,
     Norm,
     Pool,
+    Slice,
 )
 from latbench.render.parameters import Parameters
 
@@ -35,6 +39,20 @@ class _Add(nn.Module):
 class _Mul(nn.Module):
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         return x * gate
+
+
+class _Slice(nn.Module):
+    def __init__(self, layer: Slice) -> None:
+        super().__init__()
+        self.channels = slice(layer.start, layer.start + layer.channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, self.channels]
+
+
+class _Concat(nn.Module):
+    def forward(self, *maps: Tensor) -> Tensor:
+        return torch.cat(maps, dim=1)
 
 
 class _Linear(nn.Linear):
@@ -52,27 +70,37 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+def _conv(layer: Conv) -> nn.Module:
+    return nn.Conv2d(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel,
+        layer.stride,
+        layer.padding,
+        groups=layer.groups,
+        bias=layer.bias,
+    )
+
+
+_MODULES: dict[type[Layer], Callable[[Any], nn.Module]] = {
+    Conv: _conv,
+    Norm: lambda layer: nn.BatchNorm2d(layer.channels, eps=NORM_EPSILON),
+    Act: lambda layer: _ACTIVATIONS[layer.kind](),
+    Add: lambda layer: _Add(),
+    Mul: lambda layer: _Mul(),
+    Slice: _Slice,
+    Concat: lambda layer: _Concat(),
+    Pool: lambda layer: nn.AdaptiveAvgPool2d(1),
+    Linear: lambda layer: _Linear(layer.in_features, layer.out_features),
+}
+
+
 def _module(layer: Layer, *, batch_norms: bool) -> nn.Module:
-    if isinstance(layer, Conv):
-        return nn.Conv2d(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel,
-            layer.stride,
-            layer.padding,
-            groups=layer.groups,
-            bias=layer.bias,
+    if batch_norms and isinstance(layer, Norm):
+        return nn.BatchNorm2d(
+            layer.channels, eps=NORM_EPSILON, affine=False, track_running_stats=False
         )
-    if isinstance(layer, Norm):
-        own = not batch_norms
-        return nn.BatchNorm2d(layer.channels, eps=NORM_EPSILON, affine=own, track_running_stats=own)
-    if isinstance(layer, Act):
-        return _ACTIVATIONS[layer.kind]()
-    if isinstance(layer, Pool):
-        return nn.AdaptiveAvgPool2d(1)
-    if isinstance(layer, Linear):
-        return _Linear(layer.in_features, layer.out_features)
-    return _Add() if isinstance(layer, Add) else cast(nn.Module, _Mul())
+    return _MODULES[type(layer)](layer)
 
 
 class GraphModule(nn.Module):

@@ -22,6 +22,9 @@ SPACES: Registry[Callable[[int | None, int | None, Variant], SearchSpace]] = Reg
     "search space",
     {
         "tfnas": "nas.spaces.tfnas:tfnas",
+        "sgnas": "nas.spaces.sgnas:sgnas",
+        "sgnas-proxyless": "nas.spaces.sgnas:sgnas_proxyless",
+        "proxylessnas": "nas.spaces.proxylessnas:proxylessnas",
         "nasbench-macro": "nas.spaces.nasbench_macro:nasbench_macro",
     },
 )

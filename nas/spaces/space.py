@@ -286,10 +286,10 @@ def spread_networks(space: SearchSpace, count: int, *, seed: int) -> list[Networ
 
     Prices are fitted on these, so they should span what will be priced: searches find networks
     of one block a stage as well as the deepest ones, and a network drawn uniformly is neither. So
-    each is drawn with a leaning of its own to be shallow or deep, narrow or wide; of the many,
-    sorted by parameters and cut into ``count`` equal parts, each part gives its shallowest or its
-    deepest network in turn. Two in eight have widths that are no multiples of anything, since
-    runtimes compute these by other kernels.
+    each is drawn with a leaning of its own to be shallow or deep, narrow or wide (cheap or costly,
+    where operations have no widths); of the many, sorted by parameters and cut into ``count``
+    equal parts, each part gives its shallowest or its deepest network in turn. Two in eight have
+    widths that are no multiples of anything, since runtimes compute these by other kernels.
     """
     rng = np.random.default_rng([seed, _SPREAD_STREAM])
     drawn = [_leaning(space, rng) for _ in range(_DRAWN_FOR_ONE * count)]
@@ -297,7 +297,9 @@ def spread_networks(space: SearchSpace, count: int, *, seed: int) -> list[Networ
     parts = [drawn[i : i + _DRAWN_FOR_ONE] for i in range(0, len(drawn), _DRAWN_FOR_ONE)]
     found = []
     for i, part in enumerate(parts):
-        kept = (min if i % 2 else max)(part, key=lambda architecture: len(architecture.choices))
+        kept = (min if i % 2 else max)(
+            part, key=lambda architecture: len(space.lower(architecture))
+        )
         found.append(space.lower(_unaligned(space, kept, rng) if i % 8 in _UNALIGNED else kept))
     return found
 
@@ -311,11 +313,17 @@ def _leaning(space: SearchSpace, rng: np.random.Generator) -> Architecture:
         depth = depths[int(rng.binomial(len(depths) - 1, depth_leaning))]
         stage = []
         for layer in layers[:depth]:
-            op = layer.ops[int(rng.integers(len(layer.ops)))]
-            options = layer.choices(op, aligned_widths)  # from the cheapest to the costliest
+            options = _by_cost(layer, rng)
             stage.append(options[int(rng.binomial(len(options) - 1, width_leaning))])
         stages.append(stage)
     return space.architecture(stages)
+
+
+def _by_cost(layer: Layer, rng: np.random.Generator) -> list[Choice]:
+    """Choices from the cheapest to the costliest: of one operation, if operations have several."""
+    if any(layer.widths(op) for op in layer.ops):
+        return layer.choices(layer.ops[int(rng.integers(len(layer.ops)))], aligned_widths)
+    return sorted(candidates(layer, aligned_widths), key=_macs(layer))
 
 
 def _unaligned(

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+import torch.nn.functional as F
 
 from latbench.blocks import (
     BLOCKS,
@@ -17,19 +18,21 @@ from latbench.blocks import (
     Classifier,
     ConvBlock,
     InvertedResidual,
+    MixedInvertedResidual,
     block_key,
     fold_norms,
     network_graph,
     output_shape,
     parse_block,
+    sub_block_order,
 )
-from latbench.blocks.graph import Norm
+from latbench.blocks.graph import Conv, Norm
 from latbench.cost import Cost, block_cost, graph_cost, network_cost
 from latbench.errors import InvalidFileError
 from latbench.render.onnx import render_onnx, render_onnx_apart
 from latbench.render.parameters import parameter_shapes, random_parameters
 from latbench.render.torch import NetworkModule, load_parameters, render_torch
-from nas.spaces import space_of
+from nas.spaces import PLAIN, Choice, Variant, make_space, space_of
 from nas.spaces.architecture import parse_architecture
 from tests.conftest import make_tiny_space
 
@@ -45,6 +48,14 @@ SAMPLES: list[BlockSpec] = [
     InvertedResidual(8, 12, 33, 5, 2, "swish", 9, se_channels=16),
     InvertedResidual(16, 8, 16, 3, 1, "relu", 8, se_channels=4, expand=False),
     InvertedResidual(8, 8, 24, 5, 1, "hswish", 6, se_channels=8),
+    InvertedResidual(8, 8, 24, 3, 1, "relu6", 6, groups=2),
+    InvertedResidual(8, 12, 8, 3, 2, "relu6", 6, expand=False, groups=2),
+    MixedInvertedResidual(8, 8, (3, 3, 5, 7), 1, "hswish", 9, se_channels=8),
+    MixedInvertedResidual(8, 12, (5, 7), 2, "relu6", 7),
+    MixedInvertedResidual(8, 8, (5, 5), 1, "relu6", 6, se_channels=4),
+    MixedInvertedResidual(8, 12, (7,), 2, "relu6", 6),
+    ConvBlock(6, 12, 3, 2, None, 7, groups=3),
+    ConvBlock(8, 8, 6, 1, None, 6, groups=8, padding=0),
     Classifier(12, 10, 4),
 ]
 TOLERANCE = 1e-4
@@ -139,7 +150,8 @@ def test_a_model_in_fp16_is_the_one_in_fp32_rounded(spec: BlockSpec) -> None:
     expected = _run_onnx(render_onnx(graph, parameters), image)
     model = render_onnx(graph, parameters, precision="fp16")
     got = _run_onnx(model, image.astype(np.float16))
-    assert {tensor.data_type for tensor in model.graph.initializer} == {onnx.TensorProto.FLOAT16}
+    types = {tensor.data_type for tensor in model.graph.initializer} - {onnx.TensorProto.INT64}
+    assert types == {onnx.TensorProto.FLOAT16}
     assert got.dtype == np.float16
     assert np.abs(got - expected).max() < 0.01 * np.abs(expected).max()
 
@@ -169,6 +181,43 @@ def test_without_expansion_the_width_is_given() -> None:
         InvertedResidual(16, 8, 24, 3, 1, "relu", 8, expand=False)
 
 
+def test_a_mix_has_one_depthwise_convolution_for_each_kernel() -> None:
+    graph = MixedInvertedResidual(8, 8, (3, 3, 5, 7, 7, 7), 1, "relu6", 6).graph()
+    convs = [node.layer for node in graph.nodes if isinstance(node.layer, Conv)]
+    depthwise = [(layer.kernel, layer.groups) for layer in convs if layer.groups > 1]
+    assert depthwise == [(3, 16), (5, 8), (7, 24)]
+
+
+def test_kernels_of_a_mix_are_in_order() -> None:
+    for kernels in [(), (5, 3)]:
+        with pytest.raises(ValueError, match="ascending"):
+            MixedInvertedResidual(8, 8, kernels, 1, "relu6", 6)
+
+
+def test_sub_blocks_are_laid_into_a_block_by_kernel() -> None:
+    """A mix computed sub-block by sub-block is the block with its channels permuted."""
+    kernels, channels = (7, 3, 5, 3), 4
+    order = sub_block_order(kernels)
+    assert order == (1, 3, 2, 0)
+    spec = MixedInvertedResidual(channels, 6, tuple(sorted(kernels)), 1, "relu6", 5)
+    block = render_torch(spec).eval()
+    groups = {
+        k: iter(block.get_submodule(f"depthwise_k{k}").weight.split(channels)) for k in (3, 5, 7)
+    }
+    depthwise = {i: next(groups[kernels[i]]) for i in order}
+    x = torch.randn(2, channels, 5, 5)
+    index = torch.cat([torch.arange(channels) + channels * order.index(i) for i in range(4)])
+    expanded = F.conv2d(x, block.get_parameter("expand.weight")[index]) / (1 + 1e-5) ** 0.5
+    pieces = F.relu6(expanded).split(channels, dim=1)
+    mixed = [
+        F.conv2d(piece, depthwise[i], padding=kernels[i] // 2, groups=channels)
+        for i, piece in enumerate(pieces)
+    ]
+    active = F.relu6(torch.cat(mixed, 1) / (1 + 1e-5) ** 0.5)
+    projected = F.conv2d(active, block.get_parameter("project.weight")[:, index])
+    assert torch.allclose(block(x), projected / (1 + 1e-5) ** 0.5, atol=1e-5)
+
+
 def test_blocks_that_do_not_fit_are_not_chained() -> None:
     with pytest.raises(ValueError, match="block 1"):
         network_graph((SAMPLES[0], SAMPLES[1]))
@@ -176,6 +225,24 @@ def test_blocks_that_do_not_fit_are_not_chained() -> None:
 
 def test_costs_add_up() -> None:
     assert network_cost(SAMPLES) == sum((block_cost(spec) for spec in SAMPLES), Cost())
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"), [("plain", PLAIN), ("se_hswish", Variant(se=True, activation="hswish"))]
+)
+def test_costs_of_published_sgnas_networks(reference: Path, name: str, variant: Variant) -> None:
+    space = make_space("sgnas", variant=variant)
+    for sample in json.loads((reference / "sgnas" / "generate_sample.json").read_text()):
+        kernels = iter(sample["layer_kernels"])
+        drawn = space.architecture(
+            [
+                [Choice("mix", kernels=tuple(next(kernels))) for _ in layers]
+                for layers in space.stages
+            ]
+        )
+        cost = network_cost(space.lower(drawn))
+        assert cost.params == sample[name]["params"]
+        assert cost.conv_macs == round(sample[name]["conv_macs_m"] * 1e6)
 
 
 def test_costs_of_published_networks(reference: Path) -> None:

@@ -16,9 +16,11 @@ from nas.spaces import (
     SPACES,
     Architecture,
     Choice,
+    Variant,
     every_width,
     make_space,
     read_architecture,
+    space_of,
     spread_networks,
 )
 from nas.spaces.architecture import parse_architecture
@@ -45,6 +47,54 @@ def test_tfnas_is_the_table_of_the_paper() -> None:
     assert isinstance(se, InvertedResidual)
     assert (se.se_channels, se.kernel, se.activation) == (48, 5, "swish")
     assert (layer.widths("k3_e3")[0], layer.widths("k3_e6")[-1]) == (48, 192)
+
+
+def test_sgnas_is_the_network_of_the_paper() -> None:
+    space = make_space("sgnas")
+    assert [len(stage) for stage in space.stages] == [2, 4, 4, 4, 4, 1]
+    assert space.size() == 83**19
+    strides = [i for i, layer in enumerate(space.layers) if layer.stride == 2]  # type: ignore[attr-defined]
+    assert strides == [0, 2, 6, 14]
+    small = make_space("sgnas", 32)
+    assert small.stem[1].input_size == small.layers[1].input_size == 32  # type: ignore[attr-defined]
+
+
+def test_a_mix_costs_the_same_in_any_order() -> None:
+    space = make_space("sgnas", 32, 10)
+    first, second = (
+        [[Choice("mix", kernels=k)] * len(s) for s in space.stages] for k in ((7, 3), (3, 7))
+    )
+    assert space.architecture(first) != space.architecture(second)
+    assert space.lower(space.architecture(first)) == space.lower(space.architecture(second))
+
+
+@pytest.mark.parametrize(
+    ("choice", "field"),
+    [
+        (Choice("mix"), "kernels"),
+        (Choice("mix", kernels=()), "kernels"),
+        (Choice("mix", kernels=(3, 4)), "kernels"),
+        (Choice("mix", kernels=(3,) * 7), "kernels"),
+        (Choice("mix", 8, (3,)), "width"),
+        (Choice("k3_e6"), "op"),
+    ],
+)
+def test_a_mix_that_does_not_fit_is_named(choice: Choice, field: str) -> None:
+    space = make_space("sgnas", 32, 10)
+    stages = [list(stage) for stage in space.smallest().stages]
+    stages[1][2] = choice
+    with pytest.raises(LatbenchError) as caught:
+        space.architecture(stages)
+    assert caught.value.path == f"$.stages[1][2].{field}"
+
+
+def test_variants_are_written_and_read_back() -> None:
+    variant = Variant(se=True, activation="hswish")
+    drawn = make_space("sgnas", 32, 10, variant).smallest()
+    read = parse_architecture(drawn.to_json(), source="drawn")
+    assert space_of(read).variant == variant
+    with pytest.raises(InvalidValueError, match="no variants"):
+        make_space("proxylessnas", variant=variant)
 
 
 def test_below_64_px_the_stem_keeps_the_resolution() -> None:

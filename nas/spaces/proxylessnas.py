@@ -1,0 +1,62 @@
+"""The ProxylessNAS search space (Cai et al., ICLR 2019) as OSNASLib has it: 7^21 networks.
+
+Rows, operations and skips are OSNASLib's, which gives the skip of every layer whose shape changes
+a 1x1 convolution; the paper has no skip there.
+"""
+
+from __future__ import annotations
+
+from latbench.blocks import Classifier, ConvBlock, InvertedResidual, output_shape
+from nas.spaces.architecture import PLAIN, Variant
+from nas.spaces.rows import SKIP, Row, inverted_residuals, laid_out
+from nas.spaces.space import SearchSpace, check_plain, check_shape
+
+OPS = ("k3_e3", "k3_e6", "k5_e3", "k5_e6", "k7_e3", "k7_e6", SKIP)
+
+# output channels, stride
+ROWS: tuple[Row, ...] = (
+    *((24, 1), (24, 1), (24, 1), (24, 1)),
+    *((40, 2), (40, 1), (40, 1), (40, 1)),
+    *((80, 2), (80, 1), (80, 1), (80, 1)),
+    *((96, 1), (96, 1), (96, 1), (96, 1)),
+    *((192, 2), (192, 1), (192, 1), (192, 1)),
+    (320, 1),
+)
+STEM_CHANNELS, FIRST_CHANNELS, LAST_CHANNELS = 32, 16, 1280
+
+
+def proxylessnas(
+    input_size: int | None = None, classes: int | None = None, variant: Variant = PLAIN
+) -> SearchSpace:
+    """The space at an input size in pixels (default 32) and a number of classes (100).
+
+    Raises:
+        InvalidValueError: The input size or the number of classes is out of range.
+    """
+    input_size = 32 if input_size is None else input_size
+    classes = 100 if classes is None else classes
+    check_shape(input_size, classes, smallest_input=16)
+    check_plain("proxylessnas", variant)
+    stem = ConvBlock(3, STEM_CHANNELS, 3, 2, "relu6", input_size)
+    first = InvertedResidual(
+        STEM_CHANNELS,
+        FIRST_CHANNELS,
+        STEM_CHANNELS,
+        3,
+        1,
+        "relu6",
+        output_shape(stem)[1],
+        expand=False,
+    )
+    stages, channels, size = laid_out((stem, first), ROWS, inverted_residuals(OPS, "relu6"))
+    last = ConvBlock(channels, LAST_CHANNELS, 1, 1, "relu6", size)
+    head = Classifier(LAST_CHANNELS, classes, size)
+    return SearchSpace(
+        "proxylessnas",
+        input_size,
+        classes,
+        (stem, first),
+        stages,
+        (last, head),
+        elastic_depth=False,
+    )

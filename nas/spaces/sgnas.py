@@ -1,0 +1,172 @@
+"""The SGNAS search space (Huang & Chu, CVPR 2021): unified blocks of up to six sub-blocks.
+
+A layer is an expansion to e groups of its input channels, e = 1..6, each group with a depthwise
+kernel of 3, 5 or 7: the supernet's sub-blocks without those that are skipped. ``sgnas`` has the
+19 layers of the paper; below 64 px (its CIFAR form) the stem and the first layer have stride 1.
+``sgnas-proxyless`` has the 21 layers of ProxylessNAS as in OSNASLib, with their strides at every
+size.
+
+Squeeze-excite (mid // 4 channels, in every block, the first included) and the activation (of
+stem and last convolution too) are the network's variant; published networks have both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations_with_replacement
+
+import numpy as np
+
+from latbench.blocks import Classifier, ConvBlock, MixedInvertedResidual, output_shape
+from nas.spaces import proxylessnas
+from nas.spaces.architecture import PLAIN, Choice, Variant
+from nas.spaces.rows import Row, laid_out
+from nas.spaces.space import Layer, SearchSpace, WidthsOf, check_shape, refuse
+
+KERNELS = (3, 5, 7)
+SUB_BLOCKS = 6
+SE_REDUCTION = 4
+OP = "mix"
+
+# output channels, stride
+ROWS: tuple[Row, ...] = (
+    *((32, 2), (32, 1)),
+    *((40, 2), (40, 1), (40, 1), (40, 1)),
+    *((80, 2), (80, 1), (80, 1), (80, 1)),
+    *((96, 1), (96, 1), (96, 1), (96, 1)),
+    *((192, 2), (192, 1), (192, 1), (192, 1)),
+    (320, 1),
+)
+STEM_CHANNELS, FIRST_CHANNELS, LAST_CHANNELS = 32, 16, 1280
+SMALL_INPUT = 64  # px; below it stem and first layer keep the resolution
+
+COUNT_VECTORS: tuple[tuple[int, ...], ...] = tuple(
+    kernels
+    for active in range(1, SUB_BLOCKS + 1)
+    for kernels in combinations_with_replacement(KERNELS, active)
+)
+"""The 83 distinct blocks of a layer as ascending kernels, from the cheapest to the costliest
+expansion."""
+
+
+@dataclass(frozen=True)
+class MixLayer(Layer):
+    """One unified block: its only operation is a mix of one to six kernels."""
+
+    in_channels: int
+    out_channels: int
+    stride: int
+    input_size: int
+    variant: Variant = PLAIN
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        return (OP,)
+
+    def choices(self, op: str, widths: WidthsOf) -> list[Choice]:
+        """The distinct blocks, each with its kernels in ascending order."""
+        return [Choice(op, kernels=kernels) for kernels in COUNT_VECTORS]
+
+    def draw(self, op: str, rng: np.random.Generator, widths: WidthsOf) -> Choice:
+        return Choice(op, kernels=COUNT_VECTORS[int(rng.integers(len(COUNT_VECTORS)))])
+
+    def block(self, choice: Choice) -> MixedInvertedResidual:
+        """The block of a choice: the order of sub-blocks is no part of it."""
+        assert choice.kernels is not None
+        return _mixed(
+            self.in_channels,
+            self.out_channels,
+            tuple(sorted(choice.kernels)),
+            self.stride,
+            self.input_size,
+            self.variant,
+        )
+
+    def check(self, choice: Choice, *, path: str) -> None:
+        super().check(Choice(choice.op, choice.width), path=path)
+        kernels = choice.kernels or ()
+        if not 1 <= len(kernels) <= SUB_BLOCKS or not set(kernels) <= set(KERNELS):
+            refuse(
+                f"{path}.kernels",
+                f"a mix has 1 to {SUB_BLOCKS} kernels of {', '.join(map(str, KERNELS))}, "
+                f"not {list(kernels)}",
+            )
+
+
+def sgnas(
+    input_size: int | None = None, classes: int | None = None, variant: Variant = PLAIN
+) -> SearchSpace:
+    """The space at an input size in pixels (default 224) and a number of classes (1000).
+
+    Raises:
+        InvalidValueError: The input size or the number of classes is out of range.
+    """
+    input_size = 224 if input_size is None else input_size
+    classes = 1000 if classes is None else classes
+    small = input_size < SMALL_INPUT
+    rows = ((ROWS[0][0], 1), *ROWS[1:]) if small else ROWS
+    return _space("sgnas", input_size, classes, variant, stem_stride=1 if small else 2, rows=rows)
+
+
+def sgnas_proxyless(
+    input_size: int | None = None, classes: int | None = None, variant: Variant = PLAIN
+) -> SearchSpace:
+    """Unified blocks in the rows of ProxylessNAS; by default 32 px and 100 classes.
+
+    Raises:
+        InvalidValueError: The input size or the number of classes is out of range.
+    """
+    input_size = 32 if input_size is None else input_size
+    classes = 100 if classes is None else classes
+    rows = proxylessnas.ROWS
+    return _space("sgnas-proxyless", input_size, classes, variant, stem_stride=2, rows=rows)
+
+
+def _space(
+    name: str,
+    input_size: int,
+    classes: int,
+    variant: Variant,
+    *,
+    stem_stride: int,
+    rows: Sequence[Row],
+) -> SearchSpace:
+    check_shape(input_size, classes, smallest_input=16)
+    activation = variant.activation
+    stem = ConvBlock(3, STEM_CHANNELS, 3, stem_stride, activation, input_size)
+    first = _mixed(
+        STEM_CHANNELS, FIRST_CHANNELS, (3,), 1, output_shape(stem)[1], variant
+    )  # no expansion
+    stages, channels, size = laid_out((stem, first), rows, partial(MixLayer, variant=variant))
+    last = ConvBlock(channels, LAST_CHANNELS, 1, 1, activation, size)
+    return SearchSpace(
+        name,
+        input_size,
+        classes,
+        (stem, first),
+        stages,
+        (last, Classifier(LAST_CHANNELS, classes, size)),
+        elastic_depth=False,
+        variant=variant,
+    )
+
+
+def _mixed(
+    in_channels: int,
+    out_channels: int,
+    kernels: tuple[int, ...],
+    stride: int,
+    input_size: int,
+    variant: Variant,
+) -> MixedInvertedResidual:
+    return MixedInvertedResidual(
+        in_channels,
+        out_channels,
+        kernels,
+        stride,
+        variant.activation,
+        input_size,
+        se_channels=len(kernels) * in_channels // SE_REDUCTION if variant.se else 0,
+    )
