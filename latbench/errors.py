@@ -10,6 +10,7 @@ what is allowed and the next step. The command line prints it and exits with cod
      ├─ MismatchError         two things that do not belong together (table and space, ...)
      ├─ BudgetError           a budget out of reach; carries the nearest feasible one
      ├─ MissingExtraError     an optional dependency that is not installed
+     ├─ PluginError           an installed package whose member clashes or cannot be loaded
      ├─ RuntimeFailure        an inference runtime refused a model, or its device cannot be used
      └─ DeviceBusyError       another process measures on the same device
 """
@@ -107,6 +108,12 @@ class MissingExtraError(LatbenchError):
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} is not installed: run `pip install 'latbench[{extra}]'`")
         self.extra = extra
+
+
+class PluginError(LatbenchError):
+    """An installed package adds a member under a taken name, or one that cannot be loaded."""
+
+    kind = "plugin"
 
 
 class RuntimeFailure(LatbenchError):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import reduce
-from operator import or_
+from functools import cache
 from typing import Any, cast
 
 import msgspec
@@ -22,15 +21,27 @@ from latbench.blocks.spec import (
     with_width,
 )
 from latbench.errors import InvalidFileError
+from latbench.registry import Registry
 
-BLOCKS: dict[str, type[Any]] = {
-    "conv": ConvBlock,
-    "inverted-residual": InvertedResidual,
-    "mixed-inverted-residual": MixedInvertedResidual,
-    "classifier": Classifier,
-}
+BLOCKS: Registry[type[Any]] = Registry(
+    "kind of block",
+    {
+        "classifier": "latbench.blocks.classifier:Classifier",
+        "conv": "latbench.blocks.conv:ConvBlock",
+        "inverted-residual": "latbench.blocks.inverted_residual:InvertedResidual",
+        "mixed-inverted-residual": "latbench.blocks.mixed:MixedInvertedResidual",
+    },
+    group="latbench.blocks",
+)
 
-_block_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(reduce(or_, BLOCKS.values()))
+
+class _Tagged(msgspec.Struct):
+    """What every key has, whatever else its kind of block has."""
+
+    block: str
+
+
+_kind_decoder = msgspec.json.Decoder(_Tagged)
 
 
 def parse_block(key: str) -> BlockSpec:
@@ -38,11 +49,22 @@ def parse_block(key: str) -> BlockSpec:
 
     Raises:
         InvalidFileError: The text is no block spec of a known kind.
+        PluginError: Its kind comes from an installed package that cannot be loaded.
     """
     try:
-        return cast(BlockSpec, _block_decoder.decode(key))
+        return cast(BlockSpec, _decoder(_kind_decoder.decode(key).block).decode(key))
     except msgspec.DecodeError as error:
         raise InvalidFileError(f"not a block spec: {error}") from error
+
+
+@cache
+def _decoder(kind: str) -> msgspec.json.Decoder[Any]:
+    if kind not in BLOCKS:
+        raise InvalidFileError(
+            f"not a block spec: {kind!r} is no kind of block here, these are: "
+            f"{', '.join(BLOCKS)}; if another package brings it, install that first"
+        )
+    return msgspec.json.Decoder(BLOCKS[kind])
 
 
 def network_graph(network: Network) -> Graph:

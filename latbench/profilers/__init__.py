@@ -15,6 +15,7 @@ PROFILERS: Registry[type[Profiler]] = Registry(
         "pytorch": "latbench.profilers.pytorch:PytorchProfiler",
         "tensorrt": "latbench.profilers.tensorrt:TensorrtProfiler",
     },
+    group="latbench.runtimes",
 )
 
 

@@ -15,6 +15,7 @@ DATASETS: Registry[Callable[[int, Path | None], ImageData]] = Registry(
         "digits": "nas.data.digits:digits",
         "fashion-mnist": "nas.data.fashion_mnist:fashion_mnist",
     },
+    group="latbench.datasets",
 )
 
 

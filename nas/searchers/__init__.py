@@ -10,6 +10,7 @@ SEARCHERS: Registry[type[Searcher]] = Registry(
     {
         "tfnas": "nas.searchers.tfnas:TFNASSearcher",
     },
+    group="latbench.searchers",
 )
 
 __all__ = ["SEARCHERS", "SearchResult", "SearchSettings", "Searcher"]

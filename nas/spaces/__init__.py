@@ -27,6 +27,7 @@ SPACES: Registry[Callable[[int | None, int | None, Variant], SearchSpace]] = Reg
         "proxylessnas": "nas.spaces.proxylessnas:proxylessnas",
         "nasbench-macro": "nas.spaces.nasbench_macro:nasbench_macro",
     },
+    group="latbench.spaces",
 )
 
 

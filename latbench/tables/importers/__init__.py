@@ -26,6 +26,7 @@ IMPORTERS: Registry[Importer] = Registry(
         "osnaslib": "latbench.tables.importers.osnaslib:IMPORTER",
         "hardcore": "latbench.tables.importers.hardcore:IMPORTER",
     },
+    group="latbench.importers",
 )
 
 MAX_FILE_BYTES = 8 << 20  # twenty times the largest published table; anything larger is foreign
