@@ -1,0 +1,482 @@
+"""The unified supernet of SGNAS (Huang & Chu, CVPR 2021).
+
+A layer expands its input to six sub-blocks of C_in channels; each has one of three depthwise
+kernels or is skipped; a projection follows. Batch norms after expansion and depthwise kernels are
+of their own for every choice, the one after the projection is switched by the number of skipped
+sub-blocks. The weights of all 10^69 networks are those of six full sub-blocks a layer.
+
+One forward serves both modes: choices are a path, of which only the active sub-blocks are
+computed, or probabilities (soft mode), under which a sub-block is the sum of p_k times kernel k
+over p_k > 0.01, a skip adds nothing, and the switchable batch norm is that of the rounded expected
+number of skips.
+
+What it shares with the network that an architecture stands for, and where it differs from the
+published code:
+
+* A path equals its rendered network exactly, in training and in evaluation: batch norm works by
+  channel, so the norms of the choices side by side are the network's one norm, and the switchable
+  norm in use is the projection's. ``cut`` makes that network.
+* A layer with one active sub-block has no expansion convolution, as in the network (published:
+  the supernet keeps it, so the network is another one than was judged). As its depthwise kernels
+  then see another input, they have batch norms of their own for that case (``bare``).
+* A skip has no weights and takes no time (published: a dense convolution times zero).
+* The expansion's batch norm is folded into its convolution in training too: mean and variance of a
+  1x1 convolution's output follow from mean and covariance of its input, which has a sixth of the
+  channels. That is exact, and spares the largest maps of the network two passes.
+
+Glossary:
+
+    C        input channels of a layer
+    choice   0, 1, 2: kernel 3, 5, 7 of a sub-block; 3: it is skipped
+    e        expansion: number of active sub-blocks
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from latbench.blocks.graph import NORM_EPSILON
+from latbench.errors import InvalidValueError
+from latbench.render.torch import NetworkModule, render_torch
+from nas.spaces import PLAIN, Architecture, Choice, SearchSpace
+from nas.spaces.sgnas import KERNELS, OP, SUB_BLOCKS, MixLayer
+from nas.supernet.depthwise import depthwise, input_gradient
+
+SKIP = len(KERNELS)
+THRESHOLD = 0.01  # choices of at most this probability are not computed, as published
+_MOMENTUM = 0.1  # of running statistics
+
+Path = Sequence[Sequence[int]]
+"""A choice for every sub-block: ``(layers, 6)``."""
+
+
+def path_of(architecture: Architecture) -> list[list[int]]:
+    """The path of an architecture: its kernels fill the first sub-blocks, the others are skipped.
+
+    An architecture does not say which sub-blocks it skips; all are trained alike.
+    """
+    rows = []
+    for choice in architecture.choices:
+        kernels = choice.kernels or ()
+        active = [KERNELS.index(kernel) for kernel in kernels]
+        rows.append(active + [SKIP] * (SUB_BLOCKS - len(active)))
+    return rows
+
+
+def architecture_of(space: SearchSpace, path: Path) -> Architecture:
+    """The architecture that a path stands for: its skips are dropped."""
+    rows = iter(path)
+    return space.architecture(
+        [
+            [Choice(OP, kernels=tuple(KERNELS[c] for c in next(rows) if c != SKIP)) for _ in stage]
+            for stage in space.stages
+        ]
+    )
+
+
+class UnifiedSupernet(nn.Module):
+    """All architectures of a space of unified blocks.
+
+    Args:
+        space: A plain space (no squeeze-excite, ReLU6) whose layers are unified blocks.
+        seed: Of the initial weights.
+
+    Raises:
+        InvalidValueError: The space is another one.
+    """
+
+    def __init__(self, space: SearchSpace, *, seed: int) -> None:
+        super().__init__()
+        layers = [layer for layer in space.layers if isinstance(layer, MixLayer)]
+        if len(layers) < len(space.layers):
+            raise InvalidValueError(
+                f"{space.name} has no unified blocks: choose sgnas or sgnas-proxyless"
+            )
+        if space.variant != PLAIN:
+            raise InvalidValueError(
+                f"a unified supernet is {PLAIN}, not {space.variant}: leave out --se and "
+                "--activation here, and give them to the networks it finds"
+            )
+        self.space = space
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.stem = nn.ModuleList(render_torch(spec) for spec in space.stem)
+            self.layers = nn.ModuleList(UnifiedBlock(layer) for layer in layers)
+            self.tail = nn.ModuleList(render_torch(spec) for spec in space.tail)
+            for module in (*self.stem.modules(), *self.tail.modules()):
+                _initialise(module)
+
+    def forward(self, images: Tensor, choices: Path | Tensor) -> Tensor:
+        """``(N, 3, S, S)`` to logits ``(N, classes)``.
+
+        Args:
+            images: Channels last.
+            choices: A path; or probabilities ``(layers, 6, 4)``. Published architecture steps
+                take the latter in evaluation mode with frozen weights, which is the fast case.
+        """
+        x = images
+        for block in self.stem:
+            x = block(x)
+        for block, chosen in zip(self.layers, choices, strict=True):
+            x = block(x, chosen)
+        for block in self.tail:
+            x = block(x)
+        return x
+
+    def cut(self, path: Path) -> NetworkModule:
+        """The network that a path stands for, with copies of the weights and statistics."""
+        network = NetworkModule(self.space.lower(architecture_of(self.space, path)))
+        blocks = [
+            *(block.state_dict() for block in self.stem),
+            *(
+                cast(UnifiedBlock, block).network_state(row)
+                for block, row in zip(self.layers, path, strict=True)
+            ),
+            *(block.state_dict() for block in self.tail),
+        ]
+        state = {
+            f"blocks.{i}.{name}": value
+            for i, block in enumerate(blocks)
+            for name, value in block.items()
+        }
+        missing, unexpected = network.load_state_dict(state, strict=False)
+        wrong = [name for name in missing if not name.endswith("num_batches_tracked")] + unexpected
+        if wrong:
+            raise ValueError(f"the supernet's names are not the renderer's: {', '.join(wrong)}")
+        return network.to(memory_format=torch.channels_last)
+
+
+class UnifiedBlock(nn.Module):
+    """One layer: six sub-blocks between an expansion and a projection."""
+
+    def __init__(self, layer: MixLayer) -> None:
+        super().__init__()
+        channels, out_channels = layer.in_channels, layer.out_channels
+        self.stride = layer.stride
+        self.residual = layer.stride == 1 and channels == out_channels
+        self.sub_blocks = nn.ModuleList(SubBlock(channels, out_channels) for _ in range(SUB_BLOCKS))
+        self.norms = nn.ModuleList(_norm(out_channels) for _ in range(SUB_BLOCKS))  # by skips
+
+    def forward(self, x: Tensor, choices: Sequence[int] | Tensor) -> Tensor:
+        """``(N, C, H, W)`` to ``(N, out_channels, H / stride, W / stride)``.
+
+        Args:
+            x: Channels last.
+            choices: One a sub-block; or probabilities ``(6, 4)``.
+
+        Raises:
+            ValueError: Every sub-block is skipped.
+        """
+        if isinstance(choices, Tensor):
+            rows = choices.tolist()
+            active = [[c for c in range(SKIP) if row[c] > THRESHOLD] for row in rows]
+            skips = round(sum(row[SKIP] for row in rows))  # half to even
+        else:
+            active = [[] if c == SKIP else [c] for c in choices]
+            skips = sum(not row for row in active)
+        expansion = sum(bool(row) for row in active)
+        if not expansion:
+            raise ValueError("every sub-block of a layer is skipped: keep at least one")
+        moments = _moments(x) if self.training and expansion > 1 else None
+        y: Tensor | None = None
+        for chosen in sorted({tuple(row) for row in active if row}):
+            members = [b for b, row in enumerate(active) if tuple(row) == chosen]
+            group = [cast(SubBlock, self.sub_blocks[b]) for b in members]
+            wide = x if expansion == 1 else self._expand(x, group, moments)
+            weights = None
+            if isinstance(choices, Tensor):
+                weights = [choices[members, c].repeat_interleave(x.shape[1]) for c in chosen]
+            part = self._mix(wide, group, chosen, weights, bare=expansion == 1)
+            y = part if y is None else y.add_(part)
+        assert y is not None
+        norm = self.norms[min(skips, SUB_BLOCKS - 1)]
+        y = _batch_norm(y, [cast(nn.BatchNorm2d, norm)], training=self.training)
+        return y + x if self.residual else y
+
+    def network_state(self, row: Sequence[int]) -> dict[str, Tensor]:
+        """State of the rendered block that a path's choices stand for, by its names.
+
+        The network has its kernels in ascending order, sub-blocks of equal kernel side by side.
+        """
+        order = sorted((b for b, c in enumerate(row) if c != SKIP), key=lambda b: row[b])
+        subs = [cast(SubBlock, self.sub_blocks[b]) for b in order]
+        choices = [cast(KernelChoice, s.choices[row[b]]) for s, b in zip(subs, order, strict=True)]
+        state: dict[str, Tensor] = {}
+        if len(order) > 1:
+            state["expand.weight"] = torch.cat([s.expand.weight for s in subs])
+            state |= _norm_state("expand_norm", [s.expand_norm for s in subs])
+        for c in sorted({row[b] for b in order}):
+            kernels = [
+                k.weight.detach() for k, b in zip(choices, order, strict=True) if row[b] == c
+            ]
+            state[f"depthwise_k{KERNELS[c]}.weight"] = torch.cat(kernels)
+        norms = [k.bare if len(order) == 1 else k.norm for k in choices]
+        state |= _norm_state("depthwise_norm", norms)
+        state["project.weight"] = torch.cat([s.project.weight.detach() for s in subs], dim=1)
+        switched = cast(nn.BatchNorm2d, self.norms[SUB_BLOCKS - len(order)])
+        state |= _norm_state("project_norm", [switched])
+        return {name: value.detach().clone() for name, value in state.items()}
+
+    def _expand(
+        self, x: Tensor, group: Sequence[SubBlock], moments: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """Expansion of a group of sub-blocks, batch norm folded in, and ReLU6."""
+        weight = torch.cat([sub.expand.weight for sub in group]).flatten(1)  # (K, C)
+        norms = [sub.expand_norm for sub in group]
+        running_mean, running_var, gain, bias = _parameters(norms)
+        if moments is None:
+            mean, variance = running_mean, running_var
+        else:
+            centre, covariance = moments
+            mean = weight @ centre
+            variance = ((weight @ covariance) * weight).sum(1).clamp(min=0)
+            count = x.numel() // x.shape[1]
+            with torch.no_grad():
+                running_mean.lerp_(mean, _MOMENTUM)
+                running_var.lerp_(variance * (count / max(1, count - 1)), _MOMENTUM)
+            _remember(norms, running_mean, running_var)
+        scale = gain * (variance + NORM_EPSILON).rsqrt()
+        folded = (weight * scale[:, None])[:, :, None, None]
+        return _relu6(F.conv2d(x, folded, bias - mean * scale))
+
+    def _mix(
+        self,
+        wide: Tensor,
+        group: Sequence[SubBlock],
+        chosen: Sequence[int],
+        weights: Sequence[Tensor] | None,
+        *,
+        bare: bool,
+    ) -> Tensor:
+        """Depthwise choices of a group of sub-blocks, weighted and summed, and its projection."""
+        projection = torch.cat([sub.project.weight for sub in group], dim=1)
+        kernels, norms = [], []
+        for c in chosen:
+            members = [cast(KernelChoice, sub.choices[c]) for sub in group]
+            kernels.append(torch.cat([member.weight for member in members]))
+            norms.append([member.bare if bare else member.norm for member in members])
+        if not self.training:
+            folded = [_folded(kernel, norm) for kernel, norm in zip(kernels, norms, strict=True)]
+            frozen = not (
+                projection.requires_grad or any(t.requires_grad for f in folded for t in f)
+            )
+            if weights is not None and frozen:
+                return cast(
+                    Tensor,
+                    _FrozenMix.apply(
+                        wide,
+                        self.stride,
+                        projection,
+                        len(chosen),
+                        *weights,
+                        *(kernel for kernel, _ in folded),
+                        *(bias for _, bias in folded),
+                    ),
+                )
+        total: Tensor | None = None
+        for i, kernel in enumerate(kernels):
+            if self.training:
+                y = _batch_norm(depthwise(wide, kernel, self.stride), norms[i], training=True)
+            else:
+                y = depthwise(wide, folded[i][0], self.stride) + folded[i][1][:, None, None]
+            y = _relu6(y)
+            if weights is not None:
+                y = y * weights[i][:, None, None]
+            total = y if total is None else total + y
+        assert total is not None
+        return F.conv2d(total, projection)
+
+
+class SubBlock(nn.Module):
+    """C channels of a layer: their expansion, depthwise kernels to choose from, projection."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(channels, channels, 1, bias=False)
+        self.expand_norm = _norm(channels)
+        self.choices = nn.ModuleList(KernelChoice(channels, kernel) for kernel in KERNELS)
+        self.project = nn.Conv2d(channels, out_channels, 1, bias=False)
+        # He's normal initialisation by fan-out of the whole convolutions, as published
+        nn.init.normal_(self.expand.weight, std=math.sqrt(2 / (SUB_BLOCKS * channels)))
+        nn.init.normal_(self.project.weight, std=math.sqrt(2 / out_channels))
+
+
+class KernelChoice(nn.Module):
+    """A depthwise kernel with its batch norms.
+
+    Attributes:
+        norm: After an expansion.
+        bare: In a layer without expansion.
+    """
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 1, kernel, kernel))
+        nn.init.normal_(self.weight, std=math.sqrt(2 / (kernel * kernel * channels)))
+        self.norm = _norm(channels)
+        self.bare = _norm(channels)
+
+
+class _Moments(torch.autograd.Function):
+    """Mean ``(C,)`` and second moments ``(C, C)`` of channels over images and pixels."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x)
+        flat = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+        return flat.mean(0), (flat.t() @ flat) / len(flat)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_mean: Tensor, by_second: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        count = x.numel() // x.shape[1]
+        weight = (by_second + by_second.t()) / count
+        return F.conv2d(x, weight[:, :, None, None], by_mean / count)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean ``(C,)`` and covariance ``(C, C)`` of channels over images and pixels."""
+    mean, second = cast(tuple[Tensor, Tensor], _Moments.apply(x))
+    return mean, second - torch.outer(mean, mean)
+
+
+class _ReLU6(torch.autograd.Function):
+    """ReLU6 in place, differentiable from its output: torch's own keeps a copy of its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        x.clamp_(0, 6)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return cast(Tensor, torch.ops.aten.hardtanh_backward(grad, y, 0, 6))
+
+
+def _relu6(x: Tensor) -> Tensor:
+    return cast(Tensor, _ReLU6.apply(x))
+
+
+class _FrozenMix(torch.autograd.Function):
+    """Weighted depthwise choices and projection, differentiable by input and weights alone.
+
+    With ``r_k = relu6(depthwise(x, kernel_k) + bias_k)`` computes ``P sum_k p_k r_k``. Keeps the
+    r_k and nothing else of their size.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, stride: int, projection: Tensor, count: int, *rest: Tensor
+    ) -> Tensor:
+        weights, kernels, biases = rest[:count], rest[count : 2 * count], rest[2 * count :]
+        outputs = []
+        total: Tensor | None = None
+        for weight, kernel, bias in zip(weights, kernels, biases, strict=True):
+            r = F.conv2d(x, kernel, bias, stride, kernel.shape[2] // 2, 1, len(kernel))
+            r.clamp_(0, 6)
+            outputs.append(r)
+            p = weight[:, None, None]
+            total = r * p if total is None else total.addcmul_(r, p)
+        assert total is not None
+        ctx.stride, ctx.count = stride, count
+        ctx.save_for_backward(x, projection, *weights, *kernels, *outputs)
+        return F.conv2d(total, projection)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, projection, *rest = ctx.saved_tensors
+        count = ctx.count
+        weights, kernels, outputs = rest[:count], rest[count : 2 * count], rest[2 * count :]
+        # grad by the weighted sum: the transposed projection
+        wide = F.conv2d(grad, projection.transpose(0, 1).contiguous())
+        by_x: Tensor | None = None
+        by_weights = []
+        for weight, kernel, r in zip(weights, kernels, outputs, strict=True):
+            by_weights.append(_channel_products(wide, r))
+            if ctx.needs_input_grad[0]:
+                inside = torch.ops.aten.hardtanh_backward(wide, r, 0, 6)
+                scaled = kernel * weight[:, None, None, None]
+                part = input_gradient(inside, x, scaled, ctx.stride)
+                by_x = part if by_x is None else by_x.add_(part)
+        return (by_x, None, None, None, *by_weights, *[None] * (2 * count))
+
+
+def _channel_products(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of a x b over images and pixels, by channel: ``(C,)``.
+
+    It is what a batch norm with mean 0 and variance 1 computes for its gain, and that reads each
+    map once where product and sum read and write three.
+    """
+    if a.device.type != "cpu":
+        return torch.einsum("nchw,nchw->c", a, b)
+    zeros, ones = a.new_zeros(a.shape[1]), a.new_ones(a.shape[1])
+    found: Tensor = torch.ops.aten.native_batch_norm_backward(
+        a, b, ones, zeros, ones, zeros, ones, False, 0.0, [False, True, False]
+    )[1]
+    return found
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=NORM_EPSILON, momentum=_MOMENTUM)
+
+
+def _parameters(norms: Sequence[nn.BatchNorm2d]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Running mean, running variance (copies), gain and bias of norms side by side."""
+    return (
+        torch.cat([cast(Tensor, norm.running_mean) for norm in norms]),
+        torch.cat([cast(Tensor, norm.running_var) for norm in norms]),
+        torch.cat([norm.weight for norm in norms]),
+        torch.cat([norm.bias for norm in norms]),
+    )
+
+
+def _remember(norms: Sequence[nn.BatchNorm2d], mean: Tensor, variance: Tensor) -> None:
+    """Write running statistics back to the norms that stand side by side."""
+    split = len(norms)
+    for norm, m, v in zip(norms, mean.chunk(split), variance.chunk(split), strict=True):
+        cast(Tensor, norm.running_mean).copy_(m)
+        cast(Tensor, norm.running_var).copy_(v)
+
+
+def _batch_norm(x: Tensor, norms: Sequence[nn.BatchNorm2d], *, training: bool) -> Tensor:
+    mean, variance, gain, bias = _parameters(norms)
+    y = F.batch_norm(x, mean, variance, gain, bias, training, _MOMENTUM, NORM_EPSILON)
+    if training:
+        _remember(norms, mean, variance)
+    return y
+
+
+def _folded(kernel: Tensor, norms: Sequence[nn.BatchNorm2d]) -> tuple[Tensor, Tensor]:
+    """A depthwise kernel and a bias that include the norms' running statistics."""
+    mean, variance, gain, bias = _parameters(norms)
+    scale = gain * (variance + NORM_EPSILON).rsqrt()
+    return kernel * scale[:, None, None, None], bias - mean * scale
+
+
+def _norm_state(name: str, norms: Sequence[nn.BatchNorm2d]) -> dict[str, Tensor]:
+    mean, variance, gain, bias = _parameters(norms)
+    values = {"weight": gain, "bias": bias, "running_mean": mean, "running_var": variance}
+    return {f"{name}.{key}": value for key, value in values.items()}
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.01)
+        nn.init.zeros_(module.bias)
