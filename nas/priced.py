@@ -125,10 +125,20 @@ class PricedSpace:
         table.require_space(space_label(space))
         self.space = space
         self.table = table
+        self.efficient = efficient
         choose = self._efficient_widths if efficient else self._priced_widths
         self._choose_widths = choose
         self._widths: dict[tuple[Layer, str], tuple[int, ...]] = {}
         self._addends: dict[tuple[Layer, str], tuple[tuple[Choice, ...], Floats]] = {}
+        self._width_arrays: dict[tuple[Layer, str], NDArray[np.int64]] = {}
+
+    def only(self, keep: Callable[[str], bool]) -> PricedSpace:
+        """The same with fewer operations: those whose name is kept.
+
+        Raises:
+            InvalidValueError: A layer would be left without any.
+        """
+        return PricedSpace(self.space.only(keep), self.table, efficient=self.efficient)
 
     def widths(self, layer: Layer, op: str) -> tuple[int, ...]:
         """The widths that an elastic operation at a layer may be given, in ascending order."""

@@ -6,9 +6,11 @@ the expansion keeps its last step when the target is above the maximum, and ever
 priced width.
 
 ``exact`` finds the latency closest to the target from below among networks that keep the shape:
-every width over its start lies within 10 % of the common scale, wherever bounds allow. Which sums
-of prices can be reached is a set of integers, held as the bits of one number and widened layer by
-layer, so that a network takes milliseconds and not a search.
+every width over its start lies within 10 % of the common scale, wherever bounds allow. Where
+widths are many, some layers filled in around the uniformly scaled network come close enough: all
+sums of one half of these layers are met with all sums of the other. Where that leaves a gap, the
+sums that all layers can reach are a set of integers, held as the bits of one number and widened
+layer by layer. Either way a network takes milliseconds and not a search.
 """
 
 from __future__ import annotations
@@ -29,10 +31,13 @@ Floats = NDArray[np.float64]
 SHAPE_TOLERANCE = 0.10  # how far a layer's scale may be from the common one
 _BINS = 400_000  # resolution of latencies as integers: rounding errs below 0.005 % in all
 _SCALES = 48  # common scales tried, spread evenly between the narrowest and the widest network
-_NEAR = 6  # of them, how many nearest the target are solved exactly
+_NEAR = 6  # of those where filling in leaves a gap, how many nearest the target are solved exactly
 _GOOD_ENOUGH = 1e-4  # relative gap below the target at which looking further is pointless
 _ROUNDING = 1e-9  # sums of the same prices in another order differ in their last digits
 _TRIES = 64  # reachable sums looked at below the target, for each piece of the price
+_HALF = 2_048  # most sums of the layers on either side of the meeting
+_FEW = 32  # widths of one layer that are tried in it: more layers say more than more widths
+_MEETINGS = 32  # nearest meetings whose latency is looked at
 
 
 @dataclass(frozen=True)
@@ -69,15 +74,23 @@ def fit_exact(priced: PricedSpace, architecture: Architecture, target_ms: float)
     options = _Options.of(priced, rows)
     best: list[int] | None = None
     best_ms = -np.inf
+    open_scales: list[_Options] = []  # where the meeting left a gap
     for scale in _scales_by_nearness(priced.base_ms, options, target_ms):
-        widths = _closest_below(priced.base_ms, options.near(scale), target_ms)
-        if widths is None:
-            continue
-        latency_ms = priced.latency_ms(_with_widths(priced, architecture, widths))
-        if latency_ms > best_ms:
-            best, best_ms = widths, latency_ms
+        near = options.near(scale)
+        found, is_closest = _near_scale(priced.base_ms, near, scale, target_ms, best_ms)
+        if not is_closest:
+            open_scales.append(near)
+        if found is not None and found[1] > best_ms:
+            best, best_ms = found
         if best_ms >= target_ms * (1 - _GOOD_ENOUGH):
             break
+    else:
+        for near in open_scales[:_NEAR]:
+            found = _closest_below(priced.base_ms, near, target_ms)
+            if found is not None and found[1] > best_ms:
+                best, best_ms = found
+            if best_ms >= target_ms * (1 - _GOOD_ENOUGH):
+                break
     if best is None:  # no uniform shape fits below the target: the fastest widths do
         best = _fastest_widths(priced, rows)
     scaled = _with_widths(priced, architecture, best)
@@ -219,21 +232,39 @@ class _Options:
 
     @classmethod
     def of(cls, priced: PricedSpace, rows: Sequence[Row]) -> _Options:
-        found = [priced.addends_ms(layer, choice.op) for layer, choice in rows]
+        found = [priced.width_addends_ms(layer, choice.op) for layer, choice in rows]
         start = np.array([choice.width for _, choice in rows], dtype=np.float64)
-        widths = tuple(np.array([c.width for c in choices], dtype=np.int64) for choices, _ in found)
-        return cls(start, widths, tuple(a for _, a in found))
+        return cls(start, tuple(w for w, _ in found), tuple(a for _, a in found))
 
     def near(self, scale: float) -> _Options:
         """Widths within the shape's tolerance of a scale; where there is none, the nearest."""
         widths, addends = [], []
         for w, a, start in zip(self.widths, self.addends_ms, self.start, strict=True):
-            kept = np.flatnonzero(np.abs(w / (start * scale) - 1) <= SHAPE_TOLERANCE)
-            if not len(kept):
-                kept = np.array([np.abs(w - start * scale).argmin()])
-            widths.append(w[kept])
-            addends.append(a[kept])
+            wanted = start * scale
+            first = int(np.searchsorted(w, wanted * (1 - SHAPE_TOLERANCE), side="left"))
+            last = int(np.searchsorted(w, wanted * (1 + SHAPE_TOLERANCE), side="right"))
+            if first == last:
+                first = int(np.abs(w - wanted).argmin())
+                last = first + 1
+            widths.append(w[first:last])
+            addends.append(a[first:last])
         return _Options(self.start, tuple(widths), tuple(addends))
+
+    def nearest(self, scale: float) -> list[int]:
+        """By layer, which width is nearest to a scale."""
+        wanted = self.start * scale
+        return [int(np.abs(w - x).argmin()) for w, x in zip(self.widths, wanted, strict=True)]
+
+    def levelled(self, piece: int, share: float) -> list[int]:
+        """By layer, which width's price is nearest to a share of the way up from the least."""
+        prices = [a[:, piece] for a in self.addends_ms]
+        return [int(np.abs(p - p.min() - share * np.ptp(p)).argmin()) for p in prices]
+
+    def made_of(self, picks: Sequence[int], base_ms: Floats) -> Found:
+        """What stands at one index a layer."""
+        sums = base_ms + sum(a[i] for a, i in zip(self.addends_ms, picks, strict=True))
+        widths = [int(w[i]) for w, i in zip(self.widths, picks, strict=True)]
+        return widths, float(sums.max())
 
 
 def _scales_by_nearness(base_ms: Floats, options: _Options, target_ms: float) -> list[float]:
@@ -246,14 +277,118 @@ def _scales_by_nearness(base_ms: Floats, options: _Options, target_ms: float) ->
         middles = (w[1:] + w[:-1]) / 2  # up to each, the width before it is the nearest
         latencies += a[np.searchsorted(middles, scales * start)]
     order = np.argsort(np.abs(latencies.max(axis=1) - target_ms), kind="stable")
-    return [float(scales[i]) for i in order[:_NEAR]]
+    return [float(scales[i]) for i in order]
 
 
-def _closest_below(base_ms: Floats, options: _Options, target_ms: float) -> list[int] | None:
-    """Widths, one of each layer's options, of the greatest latency at or below the target."""
+Found = tuple[list[int], float]
+"""Widths, and the latency of the network that has them in ms."""
+
+
+def _near_scale(
+    base_ms: Floats, options: _Options, scale: float, target_ms: float, best_ms: float
+) -> tuple[Found | None, bool]:
+    """A latency at or below the target of a network that keeps the shape at a scale, if any.
+
+    Returns:
+        What was found, and whether nothing at this scale is both closer and above ``best_ms``.
+    """
+    lows = [a.min(axis=0) for a in options.addends_ms]  # by layer (pieces,)
+    highs = [a.max(axis=0) for a in options.addends_ms]
+    low_ms, high_ms = base_ms + sum(lows), base_ms + sum(highs)
+    if low_ms.max() > target_ms or high_ms.max() <= best_ms:
+        return None, True
+    piece = int(high_ms.argmax())
+    if high_ms[piece] <= target_ms:
+        widest = [int(a[:, piece].argmax()) for a in options.addends_ms]
+        return options.made_of(widest, base_ms), True
+    best: Found | None = None
+    share = (target_ms - low_ms[piece]) / (high_ms[piece] - low_ms[piece])
+    for picks in (options.nearest(scale), options.levelled(piece, share)):
+        found = _met_below(base_ms, options, picks, target_ms)
+        if found is not None and (best is None or found[1] > best[1]):
+            best = found
+        if best is not None and best[1] >= target_ms * (1 - _GOOD_ENOUGH):
+            return best, True
+    return best, False
+
+
+def _met_below(
+    base_ms: Floats, options: _Options, picks: Sequence[int], target_ms: float
+) -> Found | None:
+    """Widths of a latency just below the target, if some are found around the given ones.
+
+    The layers whose prices span most are dealt to two sides, as long as either side has few sums;
+    the others stay as given. To every sum of one side the other's best complement is found by
+    bisection.
+    """
     addends = options.addends_ms
-    best: list[int] | None = None
-    best_ms = -np.inf
+    uniform_ms = base_ms + sum(a[i] for a, i in zip(addends, picks, strict=True))
+    piece = int(uniform_ms.argmax())
+    sides = _Sides.deal(options, piece, picks)
+    room_ms = target_ms - float(uniform_ms[piece])
+    one, other = sides.sums_ms
+    order = other.argsort()
+    place = np.searchsorted(other[order], room_ms - one, side="right") - 1  # (sums of one,)
+    total = np.where(place >= 0, one + other[order[place]], -np.inf)
+    for first in np.argsort(-total, kind="stable")[:_MEETINGS]:
+        if np.isneginf(total[first]):
+            return None
+        chosen = sides.choose(picks, int(first), int(order[place[first]]))
+        found = options.made_of(chosen, base_ms)
+        if found[1] <= target_ms:
+            return found
+    return None
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """Layers dealt to two sides, and the sums that each side can add to the latency.
+
+    Attributes:
+        layers: By side, its layers.
+        tried: By side and layer, indices of the widths that are tried.
+        sums_ms: By side, one number for each combination of these, in the order of
+            ``np.ravel_multi_index``.
+    """
+
+    layers: tuple[list[int], list[int]]
+    tried: tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]
+    sums_ms: tuple[Floats, Floats]
+
+    @classmethod
+    def deal(cls, options: _Options, piece: int, picks: Sequence[int]) -> _Sides:
+        """Deal the layers of widest span first, to the side that has fewer sums."""
+        layers: tuple[list[int], list[int]] = ([], [])
+        tried: tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]] = ([], [])
+        sums = [np.zeros(1), np.zeros(1)]
+        spans = [float(np.ptp(a[:, piece])) for a in options.addends_ms]
+        for layer in np.argsort(-np.array(spans), kind="stable").tolist():
+            prices = options.addends_ms[layer][:, piece]
+            count = min(len(prices), _FEW)
+            side = int(len(sums[1]) < len(sums[0]))
+            if count == 1 or len(sums[side]) * count > _HALF:
+                continue
+            some = np.linspace(0, len(prices) - 1, count).astype(np.int64)
+            layers[side].append(layer)
+            tried[side].append(some)
+            more = prices[some] - prices[picks[layer]]
+            sums[side] = (sums[side][:, None] + more).ravel()
+        return cls(layers, tried, (sums[0], sums[1]))
+
+    def choose(self, picks: Sequence[int], *combinations: int) -> list[int]:
+        """The picks, with one combination of each side put in."""
+        chosen = list(picks)
+        for layers, tried, index in zip(self.layers, self.tried, combinations, strict=True):
+            where = np.unravel_index(index, [len(some) for some in tried]) if layers else ()
+            for layer, some, place in zip(layers, tried, where, strict=True):
+                chosen[layer] = int(some[place])
+        return chosen
+
+
+def _closest_below(base_ms: Floats, options: _Options, target_ms: float) -> Found | None:
+    """The greatest latency at or below the target."""
+    addends = options.addends_ms
+    best: Found | None = None
     for piece in range(len(base_ms)):
         floor_ms = np.array([a[:, piece].min() for a in addends])
         room_ms = target_ms - float(base_ms[piece]) - floor_ms.sum()
@@ -270,17 +405,13 @@ def _closest_below(base_ms: Floats, options: _Options, target_ms: float) -> list
             if not within:
                 break
             total = within.bit_length() - 1
-            picks = _trace(reachable, extra, total)
-            latency_ms = float(
-                (base_ms + sum(a[i] for a, i in zip(addends, picks, strict=True))).max()
-            )
-            if best_ms < latency_ms <= target_ms:
-                best = [int(w[i]) for w, i in zip(options.widths, picks, strict=True)]
-                best_ms = latency_ms
-            if latency_ms <= target_ms:
+            found = options.made_of(_trace(reachable, extra, total), base_ms)
+            if found[1] <= target_ms:
+                if best is None or found[1] > best[1]:
+                    best = found
                 break
             within ^= 1 << total
-        if best_ms >= target_ms * (1 - _GOOD_ENOUGH):
+        if best is not None and best[1] >= target_ms * (1 - _GOOD_ENOUGH):
             break  # the other pieces cannot do better
     return best
 

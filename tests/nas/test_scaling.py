@@ -5,6 +5,7 @@ Runtimes that ran earlier in this process flush denormals, so none are drawn.
 
 from __future__ import annotations
 
+import json
 from itertools import product
 from pathlib import Path
 
@@ -15,13 +16,16 @@ from hypothesis import strategies as st
 
 from latbench.device import DeviceProfile, load_profile
 from latbench.errors import BudgetError, MismatchError
-from latbench.tables import LatencyTable
+from latbench.tables import LatencyTable, Origin
+from latbench.tables.foreign import import_table
+from latbench.tables.importers import read_foreign_table
 from latbench.tables.pricing import Knee, PriceModel
 from nas.priced import PricedSpace
 from nas.relaxation import Relaxed, expected_latency_ms, one_hot
 from nas.scaling import SHAPE_TOLERANCE, fit_exact, fit_greedy, reach_ms
-from nas.searchers.derivation import derive, most_probable
+from nas.searchers.derivation import LogProbabilities, architecture_at, derive, most_probable
 from nas.spaces import Choice, SearchSpace, make_space
+from nas.spaces.architecture import parse_architecture
 from nas.supernet.supernet import start_widths
 from tests.conftest import make_tiny_space, write_table
 
@@ -177,6 +181,39 @@ def test_the_exact_fit_is_close_on_real_depths(priced_tfnas: PricedSpace) -> Non
         assert fit_exact(priced_tfnas, start, target).latency_ms > target * 0.999
 
 
+def test_the_published_samples_are_fitted_within_two_hundredths_of_a_percent(
+    reference: Path, tmp_path: Path
+) -> None:
+    """On the imported tables, every integer width; the others are refused with their bound."""
+    tables: dict[str, PricedSpace] = {}
+    for sample in json.loads((reference / "tfnas" / "fit_samples.json").read_text()):
+        name = sample["table"]
+        if name not in tables:
+            tables[name] = _published(reference / "tfnas" / name, tmp_path / name)
+        start = parse_architecture(json.dumps(sample["architecture"]), source=name)
+        target = sample["target_ms"]
+        if sample["feasible"] == "yes":
+            fitted = fit_exact(tables[name], start, target)
+            assert target * (1 - 2e-4) <= fitted.latency_ms <= target
+            assert (fitted.min_ms, fitted.max_ms) == pytest.approx(
+                (sample["min_ms"], sample["max_ms"])
+            )
+        else:
+            with pytest.raises(BudgetError) as caught:
+                fit_exact(tables[name], start, target)
+            bound = sample["min_ms"] if target < sample["min_ms"] else sample["max_ms"]
+            assert caught.value.nearest_ms == pytest.approx(bound)
+
+
+def _published(file: Path, path: Path) -> PricedSpace:
+    space = make_space("tfnas", 224, 1000)
+    foreign = read_foreign_table(file, "tfnas")
+    origin = Origin("tfnas", file.name, 0, 0, 0, ())
+    included = (*space.stem, *space.tail)
+    import_table(foreign, path, device="published", origin=origin, included=included)
+    return PricedSpace(space, LatencyTable.open(path))
+
+
 def test_the_reach_of_a_space_holds_all_its_architectures(priced: PricedSpace) -> None:
     low, high = priced.reachable_ms()
     rng = np.random.default_rng(3)
@@ -217,9 +254,8 @@ def test_what_is_derived_meets_the_target_though_the_most_probable_does_not(
     low, high = priced_tfnas.reachable_ms()
     for share in (0.0, 0.05, 0.3, 0.6):
         target = low + share * (high - low)
-        fitted = derive(
-            priced_tfnas, log_ops=log_ops, log_depths=log_depths, widths=widths, target_ms=target
-        )
+        log = LogProbabilities(log_ops, log_depths)
+        fitted = derive(priced_tfnas, log, widths=widths, target_ms=target)
         assert target * 0.995 <= fitted.latency_ms <= target * (1 + 1e-9)
 
 
@@ -229,15 +265,10 @@ def test_a_reachable_target_keeps_the_most_probable_architecture(priced_tfnas: P
     log_ops = [[np.log(rng.dirichlet(np.ones(8))).tolist() for _ in ls] for ls in space.stages]
     log_depths = [np.log(rng.dirichlet(np.ones(len(ls)))).tolist() for ls in space.stages]
     widths = start_widths(space)
-    wanted = most_probable(priced_tfnas, log_ops, log_depths, widths)
+    log = LogProbabilities(log_ops, log_depths)
+    wanted = architecture_at(space, most_probable(log), widths)
     low, high = _reach(priced_tfnas, wanted)
-    fitted = derive(
-        priced_tfnas,
-        log_ops=log_ops,
-        log_depths=log_depths,
-        widths=widths,
-        target_ms=(low + high) / 2,
-    )
+    fitted = derive(priced_tfnas, log, widths=widths, target_ms=(low + high) / 2)
     assert [c.op for c in fitted.architecture.choices] == [c.op for c in wanted.choices]
 
 
