@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from nas.priced import PricedSpace
     from nas.searchers import Searcher
     from nas.spaces import Architecture, SearchSpace
+    from nas.training.distributed import Workers
     from nas.training.run_folder import RunFolder
 
 EXIT_FAILED_CHECK = 1
@@ -135,6 +136,12 @@ def _space_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+recipe_option = click.option(
+    "--recipe", metavar="NAME|FILE", help="Shipped recipe or TOML file; the published one without."
+)
+set_option = click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one setting of the recipe."
+)
 data_option = click.option(
     "--data", type=_Named("data set", lambda: list(_datasets())), required=True
 )
@@ -813,6 +820,8 @@ def _land(priced: PricedSpace, arch: Architecture, target_ms: float) -> Landing:
 @click.option("--images", type=COUNT, help="Search on this many training images.")
 @click.option("--epochs", type=COUNT, help="Scales the published schedule.")
 @click.option("--batch-size", type=BATCH)
+@recipe_option
+@set_option
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @run_option
 @as_json
@@ -827,6 +836,8 @@ def search(
     images: int | None,
     epochs: int | None,
     batch_size: int | None,
+    recipe: str | None,
+    changes: tuple[str, ...],
     seed: int,
     output: Path,
     as_json: bool,
@@ -835,37 +846,48 @@ def search(
     import msgspec
 
     from latbench.report.terminal import print_lines, print_table, progress_bar
+    from nas.recipes import load_recipe
     from nas.spaces import make_space
 
     family = _searchers()[searcher]
     from nas.searchers.base import SearchSettings
+    from nas.training.distributed import workers
 
     make_space(space)
     opened = _open_table(table_path)
     if opened.space.name != space:
         raise MismatchError(f"{table_path} prices {opened.space}, not {space}")
-    made = family(_priced_space(opened, widths), SearchSettings(epochs, batch_size, seed))
-    made.check_targets(targets)
+    if family.recipe_kind is not None:
+        chosen = load_recipe(family.recipe_kind, recipe, changes)
+    elif recipe is None and not changes:
+        chosen = None
+    else:
+        raise InvalidValueError(f"{searcher} has no recipe: leave out --recipe and --set")
     loaded = _load_data(data, data_dir, opened.space.input_size, opened.space.classes, images)
-    folder = _run_folder(
-        output,
-        {
-            "command": "search",
-            "space": space,
-            "searcher": searcher,
-            "table": {"device": opened.device.name, "space": str(opened.space)},
-            "price": msgspec.to_builtins(opened.price_model),
-            "targets_ms": list(targets),
-            "widths": widths,
-            "data": data,
-            "images": images,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "seed": seed,
-        },
-    )
-    with progress_bar("searching") as progress:
-        results = made.search(loaded, targets, folder, progress=progress)
+    config = {
+        "command": "search",
+        "space": space,
+        "searcher": searcher,
+        "table": {"device": opened.device.name, "space": str(opened.space)},
+        "price": msgspec.to_builtins(opened.price_model),
+        "targets_ms": list(targets),
+        "widths": widths,
+        "data": data,
+        "images": images,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "recipe": msgspec.to_builtins(chosen),
+        "seed": seed,
+    }
+    with workers() as group:
+        settings = SearchSettings(epochs, batch_size, seed, chosen, group)
+        made = family(_priced_space(opened, widths), settings)
+        made.check_targets(targets)
+        folder = _run_folder(output, config, group)
+        with progress_bar("searching") if group.leads else _silent() as progress:
+            results = made.search(loaded, targets, folder, progress=progress)
+    if not group.leads:
+        return
 
     files = [output / "architectures" / f"{r.target_ms:.6g}ms.json" for r in results]
 
@@ -1069,10 +1091,22 @@ def _load_data(
     return loaded if images is None else loaded.subset(images, seed=0)
 
 
-def _run_folder(path: Path, config: dict[str, Any]) -> RunFolder:
+def _run_folder(path: Path, config: dict[str, Any], group: Workers | None = None) -> RunFolder:
+    """The folder of a run; of processes that train together the first makes it."""
     from nas.training.run_folder import RunFolder
 
-    return RunFolder(path, config)
+    if group is not None and not group.leads:
+        group.wait()
+    folder = RunFolder(path, config)
+    if group is not None and group.leads:
+        group.wait()
+    return folder
+
+
+@contextmanager
+def _silent() -> Iterator[Callable[[float, str], None]]:
+    """Progress that nobody sees."""
+    yield lambda fraction, words: None
 
 
 def _trained_architecture(run: Path) -> tuple[Architecture, SearchSpace]:

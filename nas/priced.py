@@ -213,6 +213,13 @@ class PricedSpace:
             self._addends[layer, op] = choices, addends
         return self._addends[layer, op]
 
+    def width_addends_ms(self, layer: Layer, op: str) -> tuple[NDArray[np.int64], Floats]:
+        """As ``addends_ms`` of an elastic operation, with widths in channels ``(choices,)``."""
+        if (layer, op) not in self._width_arrays:
+            choices = self.addends_ms(layer, op)[0]
+            self._width_arrays[layer, op] = np.array([c.width for c in choices], dtype=np.int64)
+        return self._width_arrays[layer, op], self._addends[layer, op][1]
+
     def _is_priced(self, layer: Layer, choice: Choice) -> bool:
         block = layer.block(choice)
         return block is None or block in self.table

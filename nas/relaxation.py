@@ -13,7 +13,7 @@ Glossary, after TF-NAS (Hu et al., ECCV 2020):
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from nas.priced import PricedSpace
@@ -25,6 +25,9 @@ Weight = Any
 Widths = Sequence[Sequence[Mapping[str, int | None]]]
 """Current width of every operation, None where it has none: by stage, by layer, by name."""
 
+Places = tuple[tuple[int | None, ...], ...]
+"""Index of the operation of every layer of the space, by stage; None leaves the layer out."""
+
 
 @dataclass(frozen=True)
 class Relaxed:
@@ -33,10 +36,13 @@ class Relaxed:
     Attributes:
         ops: By stage, by layer: weight by index of the operation.
         depths: By stage: weight by depth, from 1.
+        skips: By stage and layer: weight with which a layer passes its input on, where layers can
+            be left out. Weights of a layer's operations and this one sum to 1.
     """
 
     ops: tuple[tuple[Mapping[int, Weight], ...], ...]
     depths: tuple[Mapping[int, Weight], ...]
+    skips: Mapping[tuple[int, int], Weight] = field(default_factory=dict)
 
 
 def one_hot(space: SearchSpace, architecture: Architecture) -> Relaxed:
@@ -53,6 +59,17 @@ def one_hot(space: SearchSpace, architecture: Architecture) -> Relaxed:
     )
 
 
+def path_of(places: Places) -> Relaxed:
+    """One path as a relaxation: a layer that is left out passes its input on."""
+    return Relaxed(
+        ops=tuple(tuple({} if op is None else {op: 1.0} for op in stage) for stage in places),
+        depths=tuple({len(stage): 1.0} for stage in places),
+        skips={
+            (s, i): 1.0 for s, row in enumerate(places) for i, op in enumerate(row) if op is None
+        },
+    )
+
+
 def expected_latency_ms(priced: PricedSpace, relaxed: Relaxed, widths: Widths) -> Weight:
     """Expected latency over the architectures that a relaxation stands for.
 
@@ -64,7 +81,8 @@ def expected_latency_ms(priced: PricedSpace, relaxed: Relaxed, widths: Widths) -
 
     Args:
         priced: The space and its prices.
-        relaxed: Weights of all choices; those of a layer and of a stage's depths sum to 1.
+        relaxed: Weights of all choices; those of a layer and of a stage's depths sum to 1. What
+            passes its input on adds nothing.
         widths: Width of every operation.
 
     Returns:

@@ -26,7 +26,7 @@ FLOORS = {
         ("report",),
     ],
     "nas": [
-        ("spaces",),
+        ("spaces", "recipes"),
         ("priced",),
         ("relaxation", "scaling", "data", "criteria"),
         ("supernet",),
@@ -98,7 +98,7 @@ def test_nas_does_not_import_the_command_line() -> None:
 
 
 def test_spaces_prices_and_scaling_need_no_torch() -> None:
-    for room in ("spaces", "priced.py", "scaling.py", "relaxation.py"):
+    for room in ("spaces", "priced.py", "scaling.py", "relaxation.py", "recipes"):
         paths = (ROOT / "nas" / room).rglob("*.py") if "." not in room else [ROOT / "nas" / room]
         for path in paths:
             assert not HEAVY & {name.split(".")[0] for name in _imports(path)}, path

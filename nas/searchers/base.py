@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+from latbench.errors import InvalidValueError
 from nas.data.images import ImageData
 from nas.priced import PricedSpace
+from nas.recipes import Recipe
 from nas.scaling import check_reach
 from nas.spaces import Architecture
+from nas.training.distributed import ALONE, Workers
 from nas.training.run_folder import RunFolder
 
 Progress = Callable[[float, str], None]
@@ -24,11 +27,24 @@ class SearchSettings:
         epochs: Length of the schedule; None is the published one.
         batch_size: Images a step; None is the published number.
         seed: Of weights, paths and the order of images.
+        recipe: Constants and variants of the algorithm, of the searcher's ``recipe_kind``; None is
+            the published ones.
+        workers: The processes that search together.
     """
 
     epochs: int | None = None
     batch_size: int | None = None
     seed: int = 0
+    recipe: Recipe | None = None
+    workers: Workers = ALONE
+
+
+@dataclass(frozen=True)
+class Argmax:
+    """The most probable architecture of a relaxed search, which no budget holds."""
+
+    latency_ms: float
+    architecture: Architecture
 
 
 @dataclass(frozen=True)
@@ -37,27 +53,45 @@ class SearchResult:
 
     Attributes:
         score: Accuracy on held-out training images with the supernet's weights, a fraction.
+        argmax: What is most probable whatever its latency, where the searcher has probabilities.
     """
 
     target_ms: float
     latency_ms: float
     score: float
     architecture: Architecture
+    argmax: Argmax | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The result as plain JSON values."""
-        return {
+        plain: dict[str, Any] = {
             "target_ms": self.target_ms,
             "latency_ms": self.latency_ms,
             "score": self.score,
             "architecture": self.architecture.as_dict(),
         }
+        if self.argmax is not None:
+            plain["argmax"] = {
+                "latency_ms": self.argmax.latency_ms,
+                "architecture": self.argmax.architecture.as_dict(),
+            }
+        return plain
 
 
 class Searcher(ABC):
-    """Finds architectures under latency budgets."""
+    """Finds architectures under latency budgets.
+
+    Attributes:
+        recipe_kind: What can be set of the algorithm; None where nothing can.
+        parallel: Whether several processes can search together.
+    """
+
+    recipe_kind: ClassVar[type[Recipe] | None] = None
+    parallel: ClassVar[bool] = False
 
     def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
+        if settings.workers.count > 1 and not self.parallel:
+            raise InvalidValueError("this searcher is one process: start it without torchrun")
         self.priced = priced
         self.settings = settings
 

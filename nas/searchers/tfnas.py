@@ -5,72 +5,124 @@ Operation: bi-sampling. A weight step trains the path that Gumbel-argmax draws a
 drawn uniformly from the other operations, so that no operation starves. Depth: sink-connecting.
 Width: after each epoch elasticity scaling brings the derived architecture to the target.
 
-Glossary:
-
-    alpha     log probabilities of the operations of a layer, ``(operations,)``
-    beta      logits of the depths of a stage, ``(depths,)``
-    tau       temperature of Gumbel softmax
+Every variant that the paper compares is a setting of the recipe (``TFNASRecipe``): Table 3 is
+``second_path``, Fig. 4 is ``depth``, Table 4 is ``latency_objective`` and ``elasticity``.
 
 Choices where the paper is silent or differs from its code:
 
-* The latency loss is ``|LAT / target - 1|`` times 0.1, as in the code; the paper's
-  ``max(LAT / target - 1, 0)`` lets the search end far below its budget.
+* The latency loss is ``|LAT / target - 1|`` times 0.1, as in the code; the paper's Eq. 9,
+  ``max(LAT / target - 1, 0)``, lets the search end far below its budget.
+* A second path differs from the first in every layer: it is drawn from the other operations. For
+  ``gumbel`` that is a Gumbel draw, for ``min-alpha`` and ``max-alpha`` the extreme of the others.
+* The two paths' losses are summed and the gradient is clipped once, as in the code.
+* Betas are relaxed by a plain softmax without noise in both steps, as in the code.
+* Alphas and betas are projected to log probabilities after every step, as in the code.
+* A path's output is not multiplied by its weight in weight steps, as in the code. What passes a
+  layer over with ``skip-beside`` is: the keeping has no draw of its own.
 * Warm-up (a ninth of the epochs) does not depend on the target and is done once for all of them.
 * Operations that a step does not sample get no weight decay and no momentum either.
-* The architecture at the end is the most probable one that can be scaled to just below the
-  target (``nas.searchers.derivation``), not the argmax whatever its latency.
+* The result is the most probable architecture that can be scaled to just below the target
+  (``nas.searchers.derivation``). The code's answer, the argmax whatever its latency, is beside it.
+
+Short searches end with shallow stages. That is no fault of the gradient, which equals that of
+finite differences (``tests/nas/test_tfnas.py``): a beta begins uniform and moves by at most
+``alpha_lr`` a step, so after a hundred steps it is still nearly uniform, and the argmax of nearly
+uniform betas is decided by what learns first. A layer that has not been trained adds noise to the
+stage's output, so until deep layers are trained the loss prefers shallow stages.
+
+Data parallel under ``torchrun``: every process draws the same batches, paths and noise, computes
+on its part of each batch (batch norm included) and averages gradients, so all hold the same state.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
+import msgspec
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
+from nas.criteria.hardware import objective
 from nas.data.images import ImageData, Split, augment, batches, generator
 from nas.priced import PricedSpace
-from nas.relaxation import Relaxed, expected_latency_ms, one_hot
+from nas.recipes import Recipe
+from nas.relaxation import Relaxed, expected_latency_ms, path_of
 from nas.scaling import fit_greedy
-from nas.searchers.base import Progress, Searcher, SearchResult, SearchSettings
-from nas.searchers.derivation import derive, most_probable
+from nas.searchers.base import Argmax, Progress, Searcher, SearchResult, SearchSettings
+from nas.searchers.choices import Choices, DepthSearch, SecondPath
+from nas.searchers.derivation import architecture_at, derive, most_probable
 from nas.spaces.architecture import read_architecture
 from nas.supernet.supernet import Supernet, start_widths
 from nas.training.memory import keep_freed_memory
 from nas.training.optimizer import ElasticSGD
 from nas.training.run_folder import Metrics, RunFolder
 
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Fraction = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
-@dataclass(frozen=True)
-class Recipe:
-    """The published schedule (90 epochs of 100 ImageNet classes) and its constants."""
 
-    epochs: int = 90
-    batch_size: int = 32
-    warmup: float = 1 / 9  # of the epochs: one path, no architecture step, no scaling
-    held_out: float = 0.2  # of the training images: architecture steps and scores
-    lr: float = 0.025  # cosine to zero
-    momentum: float = 0.9
-    weight_decay: float = 1e-5
-    clip: float = 5.0  # norm of the weights' gradient
-    alpha_lr: float = 0.01  # Adam
+class TFNASRecipe(Recipe, frozen=True, forbid_unknown_fields=True, tag="tfnas"):
+    """The published search (90 epochs of 100 ImageNet classes), its variants and constants.
+
+    Attributes:
+        second_path: Bi-sampling: how the second path of a weight step is drawn (Table 3).
+        depth: How depth is searched (Fig. 4, ``nas.searchers.choices``).
+        latency_objective: C1 of FBNet, C2 of ProxylessNAS, Eq. 9, or the code's absolute form
+            (Table 4, ``nas.criteria.hardware``).
+        elasticity: Whether widths are scaled to the target after every epoch (Table 4); without
+            it they stay at 3 and 6 times a layer's input.
+        squeeze_excite: Whether operations with squeeze-excite are among the candidates.
+        warmup: Fraction of the epochs with one path, no architecture step and no scaling.
+        held_out: Fraction of the training images for architecture steps and scores.
+        lr: Of SGD on the weights, cosine to zero.
+        clip: Largest norm of the weights' gradient.
+        alpha_lr: Of Adam on alphas and betas.
+        alpha_every: Weight steps an architecture step.
+        tau_start: Temperature of Gumbel softmax in warm-up; then it falls geometrically.
+        tau_end: In the last epoch; 5.0 x 0.96 ** 79 in the published code.
+        shift: Largest shift of a training image, in pixels.
+        autocast: Convolutions in bfloat16.
+        compile: Norms and activations compiled; slow to start.
+    """
+
+    second_path: SecondPath = "random"
+    depth: DepthSearch = "sink-connecting"
+    latency_objective: Literal["c1", "c2", "eq9", "absolute"] = "absolute"
+    elasticity: bool = True
+    squeeze_excite: bool = True
+    epochs: Count = 90
+    batch_size: Annotated[int, msgspec.Meta(ge=2)] = 32
+    warmup: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 1 / 9
+    held_out: Fraction = 0.2
+    lr: Positive = 0.025
+    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
+    weight_decay: NotNegative = 1e-5
+    clip: Positive = 5.0
+    alpha_lr: Positive = 0.01
     alpha_betas: tuple[float, float] = (0.5, 0.999)
-    alpha_weight_decay: float = 5e-4
-    alpha_every: int = 2  # weight steps an architecture step
-    latency_weight: float = 0.1
-    tau_start: float = 5.0
-    tau_end: float = 0.2  # 5.0 x 0.96 ** 80 in the published code
-    shift: int = 4  # largest shift of a training image, in pixels
+    alpha_weight_decay: NotNegative = 5e-4
+    alpha_every: Count = 2
+    tau_start: Positive = 5.0
+    tau_end: Positive = 0.2
+    shift: Annotated[int, msgspec.Meta(ge=0)] = 4
+    autocast: bool = False
+    compile: bool = False
 
     def warmup_epochs(self, epochs: int) -> int:
-        return max(1, round(epochs * self.warmup)) if epochs > 1 else 0
+        if epochs == 1 or self.warmup == 0:
+            return 0
+        return min(epochs - 1, max(1, round(epochs * self.warmup)))
 
     def tau(self, epoch: int, epochs: int) -> float:
         """Temperature: constant in warm-up, then geometric, ``tau_end`` in the last epoch."""
@@ -88,12 +140,11 @@ _FEWEST_IMAGES = 8  # batch norm needs a batch
 class _State:
     """Everything that a search changes, and so everything that a checkpoint holds."""
 
-    def __init__(self, priced: PricedSpace, recipe: Recipe, seed: int) -> None:
+    def __init__(self, priced: PricedSpace, recipe: TFNASRecipe, seed: int) -> None:
         space = priced.space
         self.supernet = Supernet(space, start_widths=start_widths(space), seed=seed)
         self.supernet.to(memory_format=torch.channels_last)
-        self.alphas = [[_uniform(len(layer.ops)) for layer in ls] for ls in space.stages]
-        self.betas = [_uniform(len(layers)) for layers in space.stages]
+        self.choices = Choices(space, recipe.depth)
         self.sgd = ElasticSGD(
             self.supernet.parameters(),
             lr=recipe.lr,
@@ -101,16 +152,13 @@ class _State:
             weight_decay=recipe.weight_decay,
         )
         self.adam = torch.optim.Adam(
-            self.choice_parameters(),
+            self.choices.parameters(),
             lr=recipe.alpha_lr,
             betas=recipe.alpha_betas,
             weight_decay=recipe.alpha_weight_decay,
         )
         self.epoch = 0
         self.select()
-
-    def choice_parameters(self) -> list[nn.Parameter]:
-        return [alpha for row in self.alphas for alpha in row] + self.betas
 
     def select(self) -> None:
         """Tell the optimiser which channels are in use."""
@@ -120,7 +168,7 @@ class _State:
         return {
             "epoch": self.epoch,
             "supernet": self.supernet.state_dict(),
-            "choices": [parameter.detach() for parameter in self.choice_parameters()],
+            "choices": self.choices.state_dict(),
             "sgd": self.sgd.state_dict(),
             "adam": self.adam.state_dict(),
         }
@@ -128,9 +176,7 @@ class _State:
     def load(self, state: dict[str, Any]) -> None:
         self.epoch = state["epoch"]
         self.supernet.load_state_dict(state["supernet"])
-        with torch.no_grad():
-            for parameter, value in zip(self.choice_parameters(), state["choices"], strict=True):
-                parameter.copy_(value)
+        self.choices.load_state_dict(state["choices"])
         self.sgd.load_state_dict(state["sgd"])
         self.adam.load_state_dict(state["adam"])
         self.select()
@@ -139,11 +185,18 @@ class _State:
 class TFNASSearcher(Searcher):
     """The search of TF-NAS, for one target after another."""
 
-    def __init__(
-        self, priced: PricedSpace, settings: SearchSettings, recipe: Recipe | None = None
-    ) -> None:
+    recipe_kind: ClassVar[type[Recipe] | None] = TFNASRecipe
+    parallel: ClassVar[bool] = True
+
+    def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
+        recipe = settings.recipe or TFNASRecipe()
+        assert isinstance(recipe, TFNASRecipe)
+        if not recipe.squeeze_excite:
+            priced = priced.only(lambda op: not op.endswith("_se"))
         super().__init__(priced, settings)
-        self.recipe = recipe or Recipe()
+        self.recipe = recipe
+        self.workers = settings.workers
+        self.objective = objective(self.recipe.latency_objective)
         self.epochs = settings.epochs or self.recipe.epochs
         self.batch_size = settings.batch_size or self.recipe.batch_size
         self.warmup = self.recipe.warmup_epochs(self.epochs)
@@ -165,22 +218,22 @@ class TFNASSearcher(Searcher):
             )
         work = _Work(data, train, held_out, folder, progress)
         total = self.warmup + len(targets_ms) * (self.epochs - self.warmup)
-        with folder.metrics() as metrics:
+        logged = folder.metrics() if self.workers.leads else nullcontext()
+        with logged as metrics:
             self._warm_up(work, metrics, total)
             return [
                 self._search_one(work, metrics, target_ms, index, total)
                 for index, target_ms in enumerate(targets_ms)
             ]
 
-    def _warm_up(self, work: _Work, metrics: Metrics, total: int) -> None:
+    def _warm_up(self, work: _Work, metrics: Metrics | None | None, total: int) -> None:
         state = self._resume(work.folder, _WARMUP)
         while state.epoch < self.warmup:
             self._epoch(state, work, metrics, phase=_WARMUP, stream=0, total=total)
-            state.epoch += 1
-            work.folder.save_checkpoint(_WARMUP, state.save())
+            self._save(state, work.folder, _WARMUP)
 
     def _search_one(
-        self, work: _Work, metrics: Metrics, target_ms: float, index: int, total: int
+        self, work: _Work, metrics: Metrics | None | None, target_ms: float, index: int, total: int
     ) -> SearchResult:
         phase = f"{target_ms:.6g}ms"
         offset = index * (self.epochs - self.warmup)
@@ -196,20 +249,34 @@ class TFNASSearcher(Searcher):
                 target_ms=target_ms,
                 offset=offset,
             )
-            state.epoch += 1
-            work.folder.save_checkpoint(phase, state.save())
-        fitted = derive(
+            self._save(state, work.folder, phase)
+        log, widths = state.choices.log_probabilities(), state.supernet.widths()
+        likeliest = architecture_at(self.priced.space, most_probable(log), widths)
+        argmax = Argmax(self.priced.latency_ms(likeliest), likeliest)
+        found = derive(
             self.priced,
-            log_ops=[[alpha.tolist() for alpha in row] for row in state.alphas],
-            log_depths=[beta.tolist() for beta in state.betas],
-            widths=state.supernet.widths(),
+            log,
+            widths=widths,
             target_ms=target_ms,
+            elastic=self.recipe.elasticity,
         )
         file = work.folder.path / "architectures" / f"{phase}.json"
-        write_atomically(file, fitted.architecture.to_json())
-        state.supernet.set_widths(fitted.architecture)
-        score = self._accuracy(state, work, one_hot(self.priced.space, fitted.architecture))
-        return SearchResult(target_ms, fitted.latency_ms, score, read_architecture(file))
+        if self.workers.leads:
+            write_atomically(file, found.architecture.to_json())
+            write_atomically(work.folder.path / "argmax" / file.name, likeliest.to_json())
+        self.workers.wait()
+        state.supernet.set_widths(found.architecture, found.places)
+        score = self._accuracy(state, work, path_of(found.places))
+        return SearchResult(
+            target_ms, found.latency_ms, score, read_architecture(file), argmax=argmax
+        )
+
+    def _save(self, state: _State, folder: RunFolder, name: str) -> None:
+        """Count the epoch and write it down; all processes hold the same, one writes."""
+        state.epoch += 1
+        if self.workers.leads:
+            folder.save_checkpoint(name, state.save())
+        self.workers.wait()
 
     def _resume(self, folder: RunFolder, name: str, *, otherwise: str | None = None) -> _State:
         state = _State(self.priced, self.recipe, self.settings.seed)
@@ -224,7 +291,7 @@ class TFNASSearcher(Searcher):
         self,
         state: _State,
         work: _Work,
-        metrics: Metrics,
+        metrics: Metrics | None | None,
         *,
         phase: str,
         stream: int,
@@ -245,33 +312,32 @@ class TFNASSearcher(Searcher):
         expected_ms = math.nan
         for step, (images, labels) in enumerate(batches(work.train, self.batch_size, order)):
             shifted = augment(images, shifts, flip=work.data.flip, shift=recipe.shift)
-            x = work.data.to_input(shifted)
+            part = self.workers.share(len(labels))
+            x = work.data.to_input(shifted[part])
             losses.append(
-                self._weight_step(state, x, labels, noise, tau, both=target_ms is not None)
+                self._weight_step(state, x, labels[part], noise, tau, both=target_ms is not None)
             )
             if target_ms is not None and step % recipe.alpha_every == recipe.alpha_every - 1:
                 judged, truth = next(held_out)
-                x = work.data.to_input(judged)
-                expected_ms = self._architecture_step(state, x, truth, noise, tau, target_ms)
+                part = self.workers.share(len(truth))
+                x = work.data.to_input(judged[part])
+                expected_ms = self._architecture_step(state, x, truth[part], noise, tau, target_ms)
             work.progress(
                 (offset + epoch + (step + 1) / steps) / total,
                 f"{phase}, epoch {epoch + 1} of {self.epochs}, loss {losses[-1]:.2f}",
             )
-        derived_ms = None
+        (loss,) = self.workers.sum([sum(losses) / len(losses) / self.workers.count])
+        values: dict[str, float | None] = {
+            "loss": loss,
+            "tau": tau,
+            "lr": state.sgd.param_groups[0]["lr"],
+        }
         if target_ms is not None:
-            derived_ms = self._scale(state, target_ms)
-        metrics.log(
-            phase,
-            epoch,
-            {
-                "loss": sum(losses) / len(losses),
-                "tau": tau,
-                "lr": state.sgd.param_groups[0]["lr"],
-                "expected_ms": None if math.isnan(expected_ms) else expected_ms,
-                "derived_ms": derived_ms,
-                "seconds": round(monotonic() - begin, 3),
-            },
-        )
+            values["expected_ms"] = None if math.isnan(expected_ms) else expected_ms
+            values |= self._derived(state, target_ms)
+        values["seconds"] = round(monotonic() - begin, 3)
+        if metrics is not None:
+            metrics.log(phase, epoch, values)
 
     def _weight_step(
         self,
@@ -285,24 +351,17 @@ class TFNASSearcher(Searcher):
     ) -> float:
         """Train the Gumbel path and, with ``both``, a second one; return the first's loss."""
         state.sgd.zero_grad(set_to_none=True)
-        first = [
-            [int(_gumbel(alpha, noise, tau).argmax()) for alpha in row] for row in state.alphas
-        ]
+        first = state.choices.draw_first(noise, tau)
         paths = [first]
-        if both:
-            paths.append(
-                [
-                    [_other(len(alpha), op, noise) for alpha, op in zip(row, ops, strict=True)]
-                    for row, ops in zip(state.alphas, first, strict=True)
-                ]
-            )
-        depths = tuple(_by_depth(beta.detach().softmax(0).tolist()) for beta in state.betas)
+        if both and self.recipe.second_path != "none":
+            second = self.recipe.second_path
+            paths.append(state.choices.draw_second(first, second, noise, tau))
         losses = []
         for path in paths:
-            relaxed = Relaxed(tuple(tuple({op: 1.0} for op in ops) for ops in path), depths)
-            loss = F.cross_entropy(state.supernet(x, relaxed), labels)
+            loss = self._task_loss(state, x, labels, state.choices.path(path))
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
+        self.workers.average_gradients(state.supernet.parameters())
         nn.utils.clip_grad_norm_(state.supernet.parameters(), self.recipe.clip)
         state.sgd.step()
         return float(losses[0])
@@ -317,37 +376,51 @@ class TFNASSearcher(Searcher):
         target_ms: float,
     ) -> float:
         """Move alpha and beta; return the expected latency before the step in ms."""
-        ops = tuple(
-            tuple(dict(enumerate(_gumbel(alpha, noise, tau).softmax(0))) for alpha in row)
-            for row in state.alphas
-        )
-        depths = tuple(_by_depth(beta.softmax(0)) for beta in state.betas)
-        relaxed = Relaxed(ops, depths)
+        relaxed = state.choices.soft(noise, tau)
         latency_ms = expected_latency_ms(self.priced, relaxed, state.supernet.widths())
         state.adam.zero_grad(set_to_none=True)
         state.supernet.requires_grad_(False)  # no backward for frozen weights
-        loss = F.cross_entropy(state.supernet(x, relaxed), labels)
-        loss = loss + self.recipe.latency_weight * abs(latency_ms / target_ms - 1)
-        loss.backward()
+        loss = self._task_loss(state, x, labels, relaxed)
+        self.objective(loss, latency_ms, target_ms).backward()
         state.supernet.requires_grad_(True)
+        self.workers.average_gradients(state.choices.parameters())
         state.adam.step()
-        with torch.no_grad():
-            for parameter in state.choice_parameters():
-                parameter.copy_(parameter.log_softmax(0))
+        state.choices.project()
         return float(latency_ms.detach())
 
-    def _scale(self, state: _State, target_ms: float) -> float:
-        """Elasticity scaling of the derived architecture; return its latency in ms."""
-        derived = most_probable(
-            self.priced,
-            [[alpha.tolist() for alpha in row] for row in state.alphas],
-            [beta.tolist() for beta in state.betas],
-            state.supernet.widths(),
-        )
-        fitted = fit_greedy(self.priced, derived, target_ms, clamp=True)
-        state.supernet.set_widths(fitted.architecture)
-        state.select()
-        return fitted.latency_ms
+    def _task_loss(self, state: _State, x: Tensor, labels: Tensor, relaxed: Relaxed) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.autocast):
+            return F.cross_entropy(state.supernet(x, relaxed), labels)
+
+    def _derived(self, state: _State, target_ms: float) -> dict[str, float | None]:
+        """Scale the derived architecture to the target; say what it is, before and after.
+
+        Returns:
+            ``argmax_ms`` before scaling, ``derived_ms`` after it, layers that are kept and that
+            are expected to be, entropies in nats, and how many layers have each operation.
+        """
+        space, choices = self.priced.space, state.choices
+        places = most_probable(choices.log_probabilities())
+        derived = architecture_at(space, places, state.supernet.widths())
+        latency_ms = self.priced.latency_ms(derived)
+        scaled_ms = latency_ms
+        if self.recipe.elasticity:
+            fitted = fit_greedy(self.priced, derived, target_ms, clamp=True)
+            scaled_ms = fitted.latency_ms
+            state.supernet.set_widths(fitted.architecture, places)
+            state.select()
+        alpha_entropy, beta_entropy = choices.entropies()
+        values: dict[str, float | None] = {
+            "argmax_ms": latency_ms,
+            "derived_ms": scaled_ms,
+            "layers": len(derived.choices),
+            "expected_layers": choices.expected_depth(),
+            "alpha_entropy": alpha_entropy,
+            "beta_entropy": beta_entropy,
+        }
+        counts = Counter(choice.op for choice in derived.choices)
+        ops = dict.fromkeys(op for layer in space.layers for op in layer.ops)
+        return values | {f"layers_of_{op}": float(counts[op]) for op in ops}
 
     @torch.no_grad()
     def _accuracy(self, state: _State, work: _Work, relaxed: Relaxed) -> float:
@@ -366,26 +439,6 @@ class _Work:
     held_out: Split
     folder: RunFolder
     progress: Progress
-
-
-def _uniform(count: int) -> nn.Parameter:
-    return nn.Parameter(torch.full((count,), -math.log(count)))
-
-
-def _gumbel(alpha: Tensor, noise: torch.Generator, tau: float) -> Tensor:
-    """Logits of Gumbel softmax: (log p + g) / tau."""
-    uniform = torch.rand(alpha.shape, generator=noise).clamp_(1e-9, 1 - 1e-7)
-    return (alpha.log_softmax(0) - (-uniform.log()).log()) / tau
-
-
-def _other(count: int, taken: int, noise: torch.Generator) -> int:
-    """An index drawn uniformly from all but one."""
-    drawn = int(torch.randint(count - 1, (1,), generator=noise))
-    return drawn + (drawn >= taken)
-
-
-def _by_depth(weights: Any) -> dict[int, Any]:
-    return dict(enumerate(weights, start=1))
 
 
 def _endless(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import msgspec
@@ -97,6 +97,38 @@ class FixedLayer(Layer):
         return dict(self.blocks)[choice.op]
 
 
+@dataclass(frozen=True)
+class FewerOps(Layer):
+    """Another layer with some of its operations only."""
+
+    whole: Layer
+    kept: tuple[str, ...]
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        return self.kept
+
+    def block(self, choice: Choice) -> BlockSpec | None:
+        return self.whole.block(choice)
+
+    def widths(self, op: str) -> range:
+        return self.whole.widths(op)
+
+    def start_width(self, op: str) -> int | None:
+        return self.whole.start_width(op)
+
+    def choices(self, op: str, widths: WidthsOf) -> list[Choice]:
+        return self.whole.choices(op, widths)
+
+    def draw(self, op: str, rng: np.random.Generator, widths: WidthsOf) -> Choice:
+        return self.whole.draw(op, rng, widths)
+
+    def check(self, choice: Choice, *, path: str) -> None:
+        if choice.op not in self.kept:
+            raise UnknownNameError("op", choice.op, self.kept, path=f"{path}.op")
+        self.whole.check(choice, path=path)
+
+
 WidthsOf = Callable[[Layer, str], Sequence[int]]
 """Which widths of an elastic operation at a layer may be drawn; never empty."""
 
@@ -141,6 +173,18 @@ class SearchSpace:
     @property
     def layers(self) -> tuple[Layer, ...]:
         return tuple(layer for stage in self.stages for layer in stage)
+
+    def only(self, keep: Callable[[str], bool]) -> SearchSpace:
+        """The same space with fewer operations: those whose name is kept.
+
+        Raises:
+            InvalidValueError: A layer would be left without any.
+        """
+        layers = {layer: FewerOps(layer, tuple(filter(keep, layer.ops))) for layer in self.layers}
+        if not all(layer.ops for layer in layers.values()):
+            raise InvalidValueError(f"a layer of {self.name} would be left without operations")
+        stages = tuple(tuple(layers[layer] for layer in stage) for stage in self.stages)
+        return replace(self, stages=stages)
 
     def depths(self, stage: int) -> range:
         """How many layers a stage may keep."""

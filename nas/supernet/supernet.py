@@ -8,7 +8,7 @@ shallow networks are real candidates.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -16,9 +16,12 @@ from torch import Tensor, nn
 
 from latbench.blocks import InvertedResidual
 from latbench.render.torch import render_torch
-from nas.relaxation import Relaxed, Weight, Widths
+from nas.relaxation import Places, Relaxed, Weight, Widths
 from nas.spaces import Architecture, Choice, Layer, SearchSpace
 from nas.supernet.elastic import ElasticInvertedResidual, Selection
+
+SKIP = -1
+"""Stands for the input of a layer among its operations."""
 
 
 class Supernet(nn.Module):
@@ -59,7 +62,13 @@ class Supernet(nn.Module):
         for s, (rows, depths) in enumerate(zip(relaxed.ops, relaxed.depths, strict=True)):
             by_depth: dict[int, Tensor] = {}
             for i, row in enumerate(rows[: max(depths)]):
-                x = _mix({op: self.block(s, i, op)(x) for op in row}, row)
+                made = {op: self.block(s, i, op)(x) for op in row}
+                skip = relaxed.skips.get((s, i))
+                x = (
+                    _mix(made, row)
+                    if skip is None
+                    else _mix({**made, SKIP: x}, {**row, SKIP: skip})
+                )
                 by_depth[i + 1] = x
             x = _mix({depth: by_depth[depth] for depth in depths}, depths)
         for block in self.tail:
@@ -76,10 +85,17 @@ class Supernet(nn.Module):
             for s, layers in enumerate(self.space.stages)
         ]
 
-    def set_widths(self, architecture: Architecture) -> None:
-        """Give the architecture's operations its widths; all others stay as they are."""
+    def set_widths(self, architecture: Architecture, places: Places | None = None) -> None:
+        """Give the architecture's operations its widths; all others stay as they are.
+
+        Args:
+            architecture: Operations and widths.
+            places: Index of the operation of every layer of the space, None where the layer is
+                left out; without it the architecture stands on the first layers of each stage.
+        """
         for s, stage in enumerate(architecture.stages):
-            for i, choice in enumerate(stage):
+            taken = range(len(stage)) if places is None else _kept(places[s])
+            for i, choice in zip(taken, stage, strict=True):
                 block = self.block(s, i, self.space.stages[s][i].ops.index(choice.op))
                 if isinstance(block, ElasticInvertedResidual):
                     assert choice.width is not None
@@ -92,6 +108,10 @@ class Supernet(nn.Module):
             if isinstance(module, ElasticInvertedResidual):
                 found.update(module.selections())
         return found
+
+
+def _kept(stage: Sequence[int | None]) -> list[int]:
+    return [i for i, op in enumerate(stage) if op is not None]
 
 
 def start_widths(space: SearchSpace) -> list[list[dict[str, int | None]]]:

@@ -20,7 +20,7 @@ from nas.data.images import ImageData, Split, augment, batches, generator, image
 from nas.deployment import export_onnx
 from nas.priced import PricedSpace
 from nas.searchers import SEARCHERS, SearchSettings
-from nas.searchers.tfnas import Recipe
+from nas.searchers.tfnas import TFNASRecipe
 from nas.spaces import SearchSpace
 from nas.training import scratch
 from nas.training.run_folder import RunFolder
@@ -136,7 +136,7 @@ def test_an_infeasible_target_is_refused_before_training(
 
 
 def test_the_schedule_ends_at_its_temperature() -> None:
-    recipe = Recipe()
+    recipe = TFNASRecipe()
     for epochs in (9, 90):
         warmup = recipe.warmup_epochs(epochs)
         assert recipe.tau(warmup, epochs) == recipe.tau_start

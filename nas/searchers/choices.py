@@ -1,0 +1,201 @@
+"""The choices of a TF-NAS search as parameters: how paths are drawn, relaxed and read off.
+
+Three ways to search depth (TF-NAS, Section 3.2 and Fig. 4):
+
+    sink-connecting   a stage's output is the sum of its layers' outputs, each weighted by the
+                      probability that the stage ends there (the paper's own)
+    skip-among        passing the input on is one more candidate operation
+    skip-beside       every layer is kept or passed over, apart from which operation it has
+
+The first layer of a stage changes the shape, so it is never left out. In the last two ways the
+layers that are left out may stand anywhere after it; as later layers of a stage are equal, an
+architecture is what remains.
+
+Glossary:
+
+    alpha     log probabilities of the operations of a layer, ``(operations,)``, with skip-among
+              and a layer that can be left out ``(operations + 1,)``, the last for leaving it out
+    beta      log probabilities of the depths of a stage, ``(depths,)``; with skip-beside of
+              keeping a layer and of leaving it out, ``(2,)``
+    tau       temperature of Gumbel softmax
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from latbench.errors import InvalidValueError
+from nas.relaxation import Relaxed
+from nas.searchers.derivation import LogProbabilities
+from nas.spaces import SearchSpace
+
+DepthSearch = Literal["sink-connecting", "skip-among", "skip-beside"]
+SecondPath = Literal["none", "gumbel", "min-alpha", "max-alpha", "random"]
+
+KEEP, LEAVE = 0, 1  # entries of beta with skip-beside
+
+
+class Choices(nn.Module):
+    """Alphas and betas of a space.
+
+    Args:
+        space: What is chosen from.
+        depth: How depth is searched.
+
+    Raises:
+        InvalidValueError: Layers of the space cannot be left out as ``depth`` asks.
+    """
+
+    def __init__(self, space: SearchSpace, depth: DepthSearch) -> None:
+        super().__init__()
+        if depth != "sink-connecting" and not _can_leave_out(space):
+            raise InvalidValueError(
+                f"layers of {space.name} cannot be left out: choose depth=sink-connecting"
+            )
+        self.space = space
+        self.depth = depth
+        self.alphas = nn.ParameterList(
+            _uniform(len(layer.ops) + (depth == "skip-among" and i > 0))
+            for layers in space.stages
+            for i, layer in enumerate(layers)
+        )
+        if depth == "sink-connecting":
+            lengths = [len(space.depths(s)) for s in range(len(space.stages))]
+        else:
+            lengths = [2 for ls in space.stages for _ in ls[1:] if depth == "skip-beside"]
+        self.betas = nn.ParameterList(_uniform(length) for length in lengths)
+
+    def draw_first(self, noise: torch.Generator, tau: float) -> list[int]:
+        """A path by Gumbel argmax: by layer, the index of its choice."""
+        return [int(gumbel(alpha.detach(), noise, tau).argmax()) for alpha in self.alphas]
+
+    def draw_second(
+        self, first: list[int], second: SecondPath, noise: torch.Generator, tau: float
+    ) -> list[int]:
+        """Another path, which differs from the first in every layer that leaves a choice."""
+        draw = _SECOND[second]
+        path = []
+        for alpha, taken in zip(self.alphas, first, strict=True):
+            others = [index for index in range(len(alpha)) if index != taken]
+            path.append(others[draw(alpha.detach()[others], noise, tau)] if others else taken)
+        return path
+
+    @torch.no_grad()
+    def path(self, chosen: list[int]) -> Relaxed:
+        """One operation a layer; depth stays as probable as it is."""
+        return self._relaxed([{index: 1.0} for index in chosen], float)
+
+    def soft(self, noise: torch.Generator, tau: float) -> Relaxed:
+        """All operations, weighted by Gumbel softmax; differentiable."""
+        rows = [dict(enumerate(gumbel(alpha, noise, tau).softmax(0))) for alpha in self.alphas]
+        return self._relaxed(rows, lambda weight: weight)
+
+    def _relaxed(self, rows: list[dict[int, Any]], number: Callable[[Tensor], Any]) -> Relaxed:
+        """Put the weights of depth beside those of operations."""
+        ops: list[tuple[Mapping[int, Any], ...]] = []
+        depths: list[Mapping[int, Any]] = []
+        skips: dict[tuple[int, int], Any] = {}
+        left, betas = iter(rows), iter(self.betas)
+        for s, layers in enumerate(self.space.stages):
+            stage: list[Mapping[int, Any]] = []
+            for i, layer in enumerate(layers):
+                row = next(left)
+                if self.depth == "skip-among" and len(layer.ops) in row:
+                    skips[s, i] = row.pop(len(layer.ops))
+                elif self.depth == "skip-beside" and i > 0:
+                    weights = next(betas).softmax(0)
+                    skips[s, i] = number(weights[LEAVE])
+                    row = {op: number(weights[KEEP]) * weight for op, weight in row.items()}
+                stage.append(row)
+            ops.append(tuple(stage))
+            if self.depth == "sink-connecting":
+                weights = next(betas).softmax(0)
+                depths.append({d: number(weights[n]) for n, d in enumerate(self.space.depths(s))})
+            else:
+                depths.append({len(layers): 1.0})
+        return Relaxed(tuple(ops), tuple(depths), skips)
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Make log probabilities of the parameters again."""
+        for parameter in self.parameters():
+            parameter.copy_(parameter.log_softmax(0))
+
+    @torch.no_grad()
+    def log_probabilities(self) -> LogProbabilities:
+        """What an architecture is read off from."""
+        ops: list[list[list[float]]] = []
+        depths: list[list[float]] = []
+        skips: list[list[float]] = []
+        alphas, betas = iter(self.alphas), iter(self.betas)
+        for s, layers in enumerate(self.space.stages):
+            stage, leave = [], []
+            for i, layer in enumerate(layers):
+                row = next(alphas).log_softmax(0)
+                left_out = -math.inf
+                if len(row) > len(layer.ops):
+                    left_out = float(row[-1])
+                    row = row[:-1]
+                elif self.depth == "skip-beside" and i > 0:
+                    kept, left_out = next(betas).log_softmax(0).tolist()
+                    row = row + kept
+                stage.append(row.tolist())
+                leave.append(left_out)
+            ops.append(stage)
+            skips.append(leave)
+            ends = [-math.inf] * len(layers)
+            if self.depth == "sink-connecting":
+                for d, value in zip(self.space.depths(s), next(betas).log_softmax(0), strict=True):
+                    ends[d - 1] = float(value)
+            else:
+                ends[-1] = 0.0
+            depths.append(ends)
+        return LogProbabilities(ops, depths, skips)
+
+    def entropies(self) -> tuple[float, float]:
+        """Mean entropy of a layer's choice and of a beta, in nats: how much is decided."""
+        return _mean_entropy(self.alphas), _mean_entropy(self.betas)
+
+    def expected_depth(self) -> float:
+        """Expected number of layers that are kept."""
+        log = self.log_probabilities()
+        if self.depth == "sink-connecting":
+            return sum(d * math.exp(p) for row in log.depths for d, p in enumerate(row, start=1))
+        return sum(1 - math.exp(value) for stage in log.skips for value in stage)
+
+
+def gumbel(alpha: Tensor, noise: torch.Generator, tau: float) -> Tensor:
+    """Logits of Gumbel softmax: (log p + g) / tau."""
+    uniform = torch.rand(alpha.shape, generator=noise).clamp_(1e-9, 1 - 1e-7)
+    return (alpha.log_softmax(0) - (-uniform.log()).log()) / tau
+
+
+_SECOND: dict[str, Callable[[Tensor, torch.Generator, float], int]] = {
+    "gumbel": lambda alpha, noise, tau: int(gumbel(alpha, noise, tau).argmax()),
+    "min-alpha": lambda alpha, noise, tau: int(alpha.argmin()),
+    "max-alpha": lambda alpha, noise, tau: int(alpha.argmax()),
+    "random": lambda alpha, noise, tau: int(torch.randint(len(alpha), (1,), generator=noise)),
+}
+
+
+def _uniform(count: int) -> nn.Parameter:
+    return nn.Parameter(torch.full((count,), -math.log(count)))
+
+
+def _mean_entropy(parameters: nn.ParameterList) -> float:
+    if not len(parameters):
+        return 0.0
+    rows = [parameter.detach().softmax(0) for parameter in parameters]
+    return float(torch.stack([torch.special.entr(row).sum() for row in rows]).mean())
+
+
+def _can_leave_out(space: SearchSpace) -> bool:
+    """Whether any layers but the first of a stage can be left out and the rest be moved up."""
+    return space.elastic_depth and all(
+        layer == layers[1] for layers in space.stages for layer in layers[1:]
+    )

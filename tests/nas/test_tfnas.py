@@ -1,0 +1,289 @@
+"""Variants of TF-NAS: paths, relaxations, derivations and recipes are what they say."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from latbench.device import load_profile
+from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError
+from latbench.render.torch import NetworkModule
+from nas.priced import PricedSpace
+from nas.recipes import Recipe, load_recipe, shipped_recipes
+from nas.relaxation import expected_latency_ms, path_of
+from nas.searchers import SearchSettings
+from nas.searchers.choices import Choices, DepthSearch
+from nas.searchers.derivation import architecture_at, derive, most_probable
+from nas.searchers.tfnas import TFNASRecipe, TFNASSearcher
+from nas.spaces import SearchSpace
+from nas.supernet.supernet import Supernet, start_widths
+from nas.training.run_folder import RunFolder
+from tests.conftest import make_tiny_space, write_table
+from tests.nas.test_search import tiny_data
+
+DEPTHS: tuple[DepthSearch, ...] = ("sink-connecting", "skip-among", "skip-beside")
+EVERY_DEPTH = pytest.mark.parametrize("depth", DEPTHS)
+
+
+@pytest.fixture(scope="module")
+def priced(tmp_path_factory: pytest.TempPathFactory) -> PricedSpace:
+    space = make_tiny_space()
+    path = tmp_path_factory.mktemp("tables") / "t.sqlite"
+    return PricedSpace(space, write_table(path, space, load_profile("cpu-onnxruntime")))
+
+
+def _choices(space: SearchSpace, depth: DepthSearch, seed: int = 0) -> Choices:
+    """Choices with random log probabilities."""
+    made = Choices(space, depth)
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=rng))
+    made.project()
+    return made
+
+
+@EVERY_DEPTH
+def test_the_expected_latency_of_paths_is_that_of_enumeration(
+    depth: DepthSearch, priced: PricedSpace
+) -> None:
+    """Soft weights without noise against the sum over all places, each with its probability."""
+    space, widths = priced.space, start_widths(priced.space)
+    choices = _choices(space, depth)
+    log = choices.log_probabilities()
+    per_layer = [
+        [(op, p) for op, p in enumerate(row)] + [(None, log.skip(s, i))]
+        for s, rows in enumerate(log.ops)
+        for i, row in enumerate(rows)
+    ]
+    total = probability = 0.0
+    for ops in product(*per_layer):
+        for ends in product(*([*enumerate(row, start=1)] for row in log.depths)):
+            path = iter(ops)
+            places = tuple(
+                tuple((op if i < end else None) for i, (op, _) in enumerate(row))
+                for row, (end, _) in zip(
+                    [[next(path) for _ in layers] for layers in space.stages], ends, strict=True
+                )
+            )
+            weight = math.exp(sum(p for _, p in ops) + sum(p for _, p in ends))
+            if weight > 0:
+                total += weight * priced.latency_ms(architecture_at(space, places, widths))
+                probability += weight
+    assert probability == pytest.approx(1, rel=1e-5)
+    rows = [dict(enumerate(alpha.detach().exp())) for alpha in choices.alphas]
+    with torch.no_grad():
+        relaxed = choices._relaxed(rows, lambda weight: weight)
+    expected = float(expected_latency_ms(priced, relaxed, widths))
+    assert expected == pytest.approx(total, rel=1e-5)
+
+
+@EVERY_DEPTH
+def test_a_path_through_the_supernet_is_the_network_read_off(
+    depth: DepthSearch, tiny_space: SearchSpace
+) -> None:
+    """With layers left out: the network of the remaining blocks gives the same logits."""
+    for seed in range(6):
+        places = most_probable(_choices(tiny_space, depth, seed).log_probabilities())
+        supernet = Supernet(tiny_space, start_widths=start_widths(tiny_space), seed=1)
+        found = architecture_at(tiny_space, places, supernet.widths())
+        network = NetworkModule(tiny_space.lower(found)).train()
+        blocks: list[dict[str, Tensor]] = [dict(b.state_dict()) for b in supernet.stem]
+        for s, stage in enumerate(places):
+            kept = [(i, op) for i, op in enumerate(stage) if op is not None]
+            blocks += [supernet.block(s, i, op).slice_parameters() for i, op in kept]  # type: ignore[operator]
+        blocks += [dict(b.state_dict()) for b in supernet.tail]
+        state = {f"blocks.{i}.{n}": v for i, block in enumerate(blocks) for n, v in block.items()}
+        assert not network.load_state_dict(state, strict=False).unexpected_keys
+        x = torch.randn(4, 3, 8, 8)
+        assert torch.allclose(supernet(x, path_of(places)), network(x), atol=1e-4)
+
+
+def test_the_second_path_differs_from_the_first_as_its_name_says(tiny_space: SearchSpace) -> None:
+    choices = _choices(tiny_space, "skip-among")
+    noise = torch.Generator().manual_seed(0)
+    drawn: dict[str, list[list[int]]] = {}
+    for second in ("gumbel", "min-alpha", "max-alpha", "random"):
+        drawn[second] = []
+        for _ in range(200):
+            first = choices.draw_first(noise, 5.0)
+            path = choices.draw_second(first, second, noise, 5.0)  # type: ignore[arg-type]
+            assert all(a != b for a, b in zip(first, path, strict=True))
+            drawn[second].append(path)
+    for layer, alpha in enumerate(choices.alphas):
+        order = alpha.argsort().tolist()
+        assert {path[layer] for path in drawn["min-alpha"]} <= set(order[:2])
+        assert {path[layer] for path in drawn["max-alpha"]} <= set(order[-2:])
+        assert {path[layer] for path in drawn["random"]} == set(order)
+
+
+@EVERY_DEPTH
+def test_gradients_of_alphas_and_betas_are_those_of_differences(
+    depth: DepthSearch, priced: PricedSpace
+) -> None:
+    """The whole objective, in double precision, at one step of an architecture's choices."""
+    space = priced.space
+    torch.manual_seed(0)
+    supernet = Supernet(space, start_widths=start_widths(space), seed=1).double()
+    x, labels = torch.randn(8, 3, 8, 8).double(), torch.randint(10, (8,))
+    choices = _choices(space, depth).double()
+
+    def total() -> Tensor:
+        relaxed = choices.soft(torch.Generator().manual_seed(4), 1.0)
+        latency_ms = expected_latency_ms(priced, relaxed, supernet.widths())
+        loss = torch.nn.functional.cross_entropy(supernet(x, relaxed), labels)
+        return loss + 0.1 * abs(latency_ms / 1.0 - 1)
+
+    total().backward()
+    for parameter in choices.parameters():
+        assert parameter.grad is not None
+        for index in range(len(parameter)):
+            values = []
+            for step in (1e-5, -1e-5):
+                with torch.no_grad():
+                    parameter[index] += step
+                    values.append(float(total()))
+                    parameter[index] -= step
+            difference = (values[0] - values[1]) / 2e-5
+            assert float(parameter.grad[index]) == pytest.approx(difference, rel=1e-3, abs=1e-6)
+
+
+@EVERY_DEPTH
+def test_what_is_derived_is_the_most_probable_below_the_target(
+    depth: DepthSearch, priced: PricedSpace
+) -> None:
+    """At fixed widths, against enumeration, up to the bins of latency."""
+    space, widths = priced.space, start_widths(priced.space)
+    log = _choices(space, depth, seed=3).log_probabilities()
+    scored = []
+    for choice in product(*[[*range(8), None] for _ in space.layers]):
+        left = iter(choice)
+        places = tuple(tuple(next(left) for _ in layers) for layers in space.stages)
+        if any(stage[0] is None for stage in places):
+            continue
+        score = 0.0
+        for s, stage in enumerate(places):
+            if depth == "sink-connecting":
+                score += log.depths[s][sum(op is not None for op in stage) - 1]
+                score += sum(log.ops[s][i][op] for i, op in enumerate(stage) if op is not None)
+            else:
+                score += sum(
+                    log.skip(s, i) if op is None else log.ops[s][i][op]
+                    for i, op in enumerate(stage)
+                )
+        scored.append((score, priced.latency_ms(architecture_at(space, places, widths))))
+    latencies = sorted(latency for _, latency in scored)
+    for target_ms in (latencies[len(latencies) // 10], latencies[len(latencies) // 2]):
+        found = derive(priced, log, widths=widths, target_ms=target_ms, elastic=False)
+        assert found.latency_ms <= target_ms
+        best = max(score for score, latency in scored if latency <= target_ms * 0.998)
+        ours = max(s for s, latency in scored if latency == pytest.approx(found.latency_ms))
+        assert ours >= best - 1e-6
+
+
+VARIANTS = [
+    {"second_path": "none"},
+    {"second_path": "min-alpha", "latency_objective": "c1"},
+    {"second_path": "max-alpha", "latency_objective": "c2"},
+    {"second_path": "gumbel", "latency_objective": "eq9"},
+    {"depth": "skip-among"},
+    {"depth": "skip-beside", "squeeze_excite": False},
+    {"elasticity": False},
+    {"autocast": True, "warmup": 0.0},
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=lambda c: " ".join(map(str, c.values())))
+def test_every_variant_ends_below_its_target_and_reports_its_argmax(
+    changes: dict[str, object], priced: PricedSpace, tmp_path: Path
+) -> None:
+    recipe = TFNASRecipe(shift=0, **changes)  # type: ignore[arg-type]
+    settings = SearchSettings(epochs=3, batch_size=16, seed=3, recipe=recipe)
+    searcher = TFNASSearcher(priced, settings)
+    low, high = searcher.priced.reachable_ms()
+    target_ms = (low + high) / 2
+    folder = RunFolder(tmp_path / "run", {})
+    (found,) = searcher.search(tiny_data(), [target_ms], folder)
+    assert found.latency_ms <= target_ms
+    assert found.argmax is not None
+    assert priced.latency_ms(found.argmax.architecture) == found.argmax.latency_ms
+    if not recipe.squeeze_excite:
+        assert not any(choice.op.endswith("_se") for choice in found.architecture.choices)
+    if not recipe.elasticity:
+        starts = [layer.start_width(c.op) for layer, c in _rows(priced.space, found)]
+        assert [c.width for c in found.architecture.choices] == starts
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    ops = sum(value for key, value in last.items() if key.startswith("layers_of_"))
+    assert ops == last["layers"] == len(found.argmax.architecture.choices)
+
+
+def _rows(space: SearchSpace, found: object) -> list[tuple[object, object]]:
+    return [
+        (layer, choice)
+        for layers, stage in zip(space.stages, found.architecture.stages, strict=True)  # type: ignore[attr-defined]
+        for layer, choice in zip(layers, stage, strict=False)
+    ]
+
+
+def test_the_shipped_search_is_the_default() -> None:
+    assert "tfnas-imagenet100" in shipped_recipes(TFNASRecipe)
+    assert load_recipe(TFNASRecipe, "tfnas-imagenet100") == TFNASRecipe()
+
+
+def test_every_shipped_recipe_is_of_a_known_kind() -> None:
+    kinds = Recipe.__subclasses__()
+    assert sorted(name for kind in kinds for name in shipped_recipes(kind)) == shipped_recipes()
+
+
+def test_settings_change_a_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('recipe = "tfnas"\nlr = 0.1\n')
+    recipe = load_recipe(TFNASRecipe, str(file), ["second-path=none", "elasticity = false"])
+    assert recipe == TFNASRecipe(lr=0.1, second_path="none", elasticity=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ("learning_rate=1", UnknownNameError, "choose from"),
+        ("second_path=best", InvalidValueError, "second_path"),
+        ("lr=-1", InvalidValueError, "lr"),
+        ("lr", InvalidValueError, "key=value"),
+    ],
+)
+def test_a_wrong_setting_is_refused(change: str, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        load_recipe(TFNASRecipe, None, [change])
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "other.toml"
+    for text in ('recipe = "cake"\n', 'recipe = "tfnas"\nsugar = 1\n', "recipe = \n"):
+        file.write_text(text)
+        with pytest.raises(InvalidFileError):
+            load_recipe(TFNASRecipe, str(file))
+    with pytest.raises(UnknownNameError, match="tfnas-imagenet100"):
+        load_recipe(TFNASRecipe, "tfnas-imagenet10")
+
+
+def test_layers_of_fixed_depth_cannot_be_left_out(tiny_space: SearchSpace) -> None:
+    with pytest.raises(InvalidValueError, match="sink-connecting"):
+        Choices(replace(tiny_space, elastic_depth=False), "skip-among")
+
+
+def test_fewer_operations_are_a_space_of_their_own(priced: PricedSpace) -> None:
+    fewer = priced.only(lambda op: op.startswith("k3"))
+    assert all(op.startswith("k3") for layer in fewer.space.layers for op in layer.ops)
+    drawn = fewer.space.random(np.random.default_rng(0))
+    assert fewer.latency_ms(drawn) == priced.latency_ms(drawn)
+    with pytest.raises(InvalidValueError, match="without operations"):
+        priced.only(lambda op: False)
