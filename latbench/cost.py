@@ -1,8 +1,8 @@
 """Multiply-accumulates, parameters and activation bytes, counted from a block's graph.
 
 The counting rule: MACs are those of convolutions and linear layers, nothing else (no biases,
-pooling, norms or activations); parameters are trained ones (weights, biases, norm scale and
-shift), not running statistics.
+pooling, norms or activations); parameters are trained ones (weights, biases, slopes of PReLU, norm
+scale and shift), not running statistics.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import lru_cache
 from math import prod
 
 from latbench.blocks import BlockSpec, Graph
-from latbench.blocks.graph import Conv, Linear, Norm
+from latbench.blocks.graph import Conv, Linear, Norm, PReLU
 
 BYTES_PER_FLOAT = 4
 
@@ -87,5 +87,7 @@ def graph_cost(graph: Graph) -> Cost:
             params = linear_macs + layer.out_features
         elif isinstance(layer, Norm):
             params = 2 * layer.channels
+        elif isinstance(layer, PReLU):
+            params = layer.channels
         total += Cost(conv_macs, linear_macs, params, activation_bytes)
     return total

@@ -7,11 +7,13 @@ from typing import Any, cast
 
 import msgspec
 
+from latbench.blocks.averages import AverageBlock, GlobalAverage
 from latbench.blocks.classifier import Classifier
 from latbench.blocks.conv import ConvBlock
 from latbench.blocks.graph import Graph, chain, fold_norms
 from latbench.blocks.inverted_residual import InvertedResidual
 from latbench.blocks.mixed import MixedInvertedResidual, sub_block_order
+from latbench.blocks.shuffle import ShuffleUnit, ShuffleXception
 from latbench.blocks.spec import (
     BlockSpec,
     Network,
@@ -26,10 +28,14 @@ from latbench.registry import Registry
 BLOCKS: Registry[type[Any]] = Registry(
     "kind of block",
     {
+        "average": "latbench.blocks.averages:AverageBlock",
         "classifier": "latbench.blocks.classifier:Classifier",
         "conv": "latbench.blocks.conv:ConvBlock",
         "inverted-residual": "latbench.blocks.inverted_residual:InvertedResidual",
+        "global-average": "latbench.blocks.averages:GlobalAverage",
         "mixed-inverted-residual": "latbench.blocks.mixed:MixedInvertedResidual",
+        "shuffle": "latbench.blocks.shuffle:ShuffleUnit",
+        "shuffle-xception": "latbench.blocks.shuffle:ShuffleXception",
     },
     group="latbench.blocks",
 )
@@ -74,13 +80,17 @@ def network_graph(network: Network) -> Graph:
 
 __all__ = [
     "BLOCKS",
+    "AverageBlock",
     "BlockSpec",
     "Classifier",
     "ConvBlock",
+    "GlobalAverage",
     "Graph",
     "InvertedResidual",
     "MixedInvertedResidual",
     "Network",
+    "ShuffleUnit",
+    "ShuffleXception",
     "block_key",
     "block_width",
     "fold_norms",

@@ -14,7 +14,8 @@ from itertools import accumulate
 from typing import Literal
 
 Shape = tuple[int, int, int]
-Activation = Literal["relu", "relu6", "swish", "sigmoid", "hswish", "hsigmoid"]
+Pointwise = Literal["relu", "relu6", "swish", "sigmoid", "hswish", "hsigmoid"]
+Activation = Literal[Pointwise, "prelu"]
 
 INPUT = "input"
 NORM_EPSILON = 1e-5  # torch's default, which all the reproduced papers keep
@@ -42,9 +43,16 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """Pointwise activation."""
+    """Pointwise activation without parameters."""
 
-    kind: Activation
+    kind: Pointwise
+
+
+@dataclass(frozen=True, slots=True)
+class PReLU:
+    """Leaky ReLU with a trained slope for each channel (He et al. 2015)."""
+
+    channels: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +83,27 @@ class Concat:
 
 
 @dataclass(frozen=True, slots=True)
+class Shuffle:
+    """Channel shuffle (ShuffleNet, Zhang et al. 2018): channel i of group j becomes j of i."""
+
+    groups: int
+
+
+@dataclass(frozen=True, slots=True)
+class AveragePool:
+    """Means of windows of ``size`` x ``size`` that lie side by side, the last ones cut off."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """Global average pooling to ``(C, 1, 1)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flatten:
+    """A ``(C, 1, 1)`` map as a vector: ends a network whose last layer is not linear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +114,21 @@ class Linear:
     out_features: int
 
 
-Layer = Conv | Norm | Act | Add | Mul | Slice | Concat | Pool | Linear
+Layer = (
+    Conv
+    | Norm
+    | Act
+    | PReLU
+    | Add
+    | Mul
+    | Slice
+    | Concat
+    | Shuffle
+    | AveragePool
+    | Pool
+    | Flatten
+    | Linear
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +169,10 @@ class GraphBuilder:
     def build(self) -> Graph:
         return Graph(self._input_shape, tuple(self._nodes))
 
+    def channels(self, x: str) -> int:
+        """How many channels a map has."""
+        return self._shapes[x][0]
+
     def conv(
         self,
         name: str,
@@ -154,7 +199,8 @@ class GraphBuilder:
         return self._add(name, Norm(self._shapes[x][0]), (x,), self._shapes[x])
 
     def act(self, name: str, x: str, kind: Activation) -> str:
-        return self._add(name, Act(kind), (x,), self._shapes[x])
+        layer = PReLU(self._shapes[x][0]) if kind == "prelu" else Act(kind)
+        return self._add(name, layer, (x,), self._shapes[x])
 
     def add(self, name: str, x: str, y: str) -> str:
         return self._add(name, Add(), (x, y), self._shapes[x])
@@ -176,8 +222,19 @@ class GraphBuilder:
         shape = (sum(channels for channels, _, _ in shapes), *shapes[0][1:])
         return self._add(name, Concat(), tuple(maps), shape)
 
+    def shuffle(self, name: str, x: str, groups: int) -> str:
+        return self._add(name, Shuffle(groups), (x,), self._shapes[x])
+
+    def average_pool(self, name: str, x: str, size: int) -> str:
+        channels, *sides = self._shapes[x]
+        height, width = (-(-side // size) for side in sides)
+        return self._add(name, AveragePool(size), (x,), (channels, height, width))
+
     def pool(self, name: str, x: str) -> str:
         return self._add(name, Pool(), (x,), (self._shapes[x][0], 1, 1))
+
+    def flatten(self, name: str, x: str) -> str:
+        return self._add(name, Flatten(), (x,), self._shapes[x])
 
     def linear(self, name: str, x: str, out_features: int) -> str:
         layer = Linear(self._shapes[x][0], out_features)

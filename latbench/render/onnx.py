@@ -21,14 +21,18 @@ from latbench.blocks.graph import (
     NORM_EPSILON,
     Act,
     Add,
+    AveragePool,
     Concat,
     Conv,
+    Flatten,
     Graph,
     Linear,
     Mul,
     Node,
     Norm,
     Pool,
+    PReLU,
+    Shuffle,
     Slice,
     fold_norms,
 )
@@ -71,7 +75,7 @@ def render_onnx(
 
     Returns:
         A model that reads ``input`` ``(N, C, H, W)`` and writes ``output``: ``(N, K)`` if the
-        last layer is linear, else ``(N, C, H, W)``.
+        last layer is linear or flattens, else ``(N, C, H, W)``.
     """
     if fold:
         folded = fold_norms(graph)
@@ -113,14 +117,14 @@ def _model(
             continue
         for node in group:
             output = OUTPUT if node.name == graph.output else node.name
-            nodes.extend(_nodes(node, output))
+            nodes.extend(_nodes(node, output, constants))
     if any(isinstance(node.layer, Act) and node.layer.kind == "relu6" for node in graph.nodes):
         constants += [
             _tensor(f"relu6.{name}", np.float32(v), precision) for name, v in _CLIP.items()
         ]
 
-    linear_end = bool(graph.nodes) and isinstance(graph.nodes[-1].layer, Linear)
-    out_shape = graph.output_shape[:1] if linear_end else graph.output_shape
+    flat_end = bool(graph.nodes) and isinstance(graph.nodes[-1].layer, Linear | Flatten)
+    out_shape = graph.output_shape[:1] if flat_end else graph.output_shape
     model_graph = helper.make_graph(
         nodes,
         "latbench",
@@ -147,12 +151,29 @@ def _sliced(node: Node) -> str | None:
 def _split(slices: list[Node], constants: list[onnx.TensorProto]) -> onnx.NodeProto:
     """All slices of a map as one Split, which runtimes do without copies where they can."""
     source, names = slices[0].inputs[0], [node.name for node in slices]
-    sizes = np.array([node.shape[0] for node in slices], dtype=np.int64)
-    constants.append(numpy_helper.from_array(sizes, f"{names[0]}.sizes"))
-    return helper.make_node("Split", [source, constants[-1].name], names, names[0], axis=1)
+    sizes = _integers(f"{names[0]}.sizes", [node.shape[0] for node in slices], constants)
+    return helper.make_node("Split", [source, sizes], names, names[0], axis=1)
 
 
-def _nodes(node: Node, output: str) -> Iterator[onnx.NodeProto]:
+def _shuffle(
+    node: Node, groups: int, output: str, constants: list[onnx.TensorProto]
+) -> Iterator[onnx.NodeProto]:
+    channels, height, width = node.shape
+    name = node.name
+    apart = _integers(f"{name}.apart", [0, groups, channels // groups, height, width], constants)
+    whole = _integers(f"{name}.whole", [0, channels, height, width], constants)  # 0: the batch
+    grouped, turned = f"{name}.grouped", f"{name}.turned"
+    yield helper.make_node("Reshape", [*node.inputs, apart], [grouped], grouped)
+    yield helper.make_node("Transpose", [grouped], [turned], turned, perm=[0, 2, 1, 3, 4])
+    yield helper.make_node("Reshape", [turned, whole], [output], name)
+
+
+def _integers(name: str, values: list[int], constants: list[onnx.TensorProto]) -> str:
+    constants.append(numpy_helper.from_array(np.array(values, dtype=np.int64), name))
+    return name
+
+
+def _nodes(node: Node, output: str, constants: list[onnx.TensorProto]) -> Iterator[onnx.NodeProto]:
     layer, inputs, name = node.layer, list(node.inputs), node.name
     if isinstance(layer, Conv):
         parameters = [f"{name}.weight"] + ([f"{name}.bias"] if layer.bias else [])
@@ -177,6 +198,17 @@ def _nodes(node: Node, output: str) -> Iterator[onnx.NodeProto]:
         yield helper.make_node(type(layer).__name__, inputs, [output], name)
     elif isinstance(layer, Concat):
         yield helper.make_node("Concat", inputs, [output], name, axis=1)
+    elif isinstance(layer, PReLU):
+        yield helper.make_node("PRelu", [*inputs, f"{name}.slope"], [output], name)
+    elif isinstance(layer, Shuffle):
+        yield from _shuffle(node, layer.groups, output, constants)
+    elif isinstance(layer, AveragePool):
+        side = [layer.size] * 2
+        yield helper.make_node(
+            "AveragePool", inputs, [output], name, kernel_shape=side, strides=side, ceil_mode=1
+        )
+    elif isinstance(layer, Flatten):
+        yield helper.make_node("Flatten", inputs, [output], name)
     elif isinstance(layer, Pool):
         yield helper.make_node("GlobalAveragePool", inputs, [output], name)
     elif isinstance(layer, Linear):

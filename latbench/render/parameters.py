@@ -20,6 +20,7 @@ from latbench.blocks.graph import (
     Layer,
     Linear,
     Norm,
+    PReLU,
     foldable_norms,
 )
 
@@ -34,6 +35,8 @@ def parameter_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
     if isinstance(layer, Conv):
         weight = (layer.out_channels, layer.in_channels // layer.groups, layer.kernel, layer.kernel)
         return {"weight": weight} | ({"bias": (layer.out_channels,)} if layer.bias else {})
+    if isinstance(layer, PReLU):
+        return {"slope": (layer.channels, 1, 1)}  # as ONNX broadcasts it
     if isinstance(layer, Linear):
         return {"weight": (layer.out_features, layer.in_features), "bias": (layer.out_features,)}
     if isinstance(layer, Norm):
@@ -81,6 +84,8 @@ def random_parameters(graph: Graph, *, seed: int = 0) -> dict[str, Array]:
                 values = values * np.float32(sqrt(2.0 / prod(shape[1:])))  # He et al. 2015
             elif name == "weight":
                 values = 1.0 + np.float32(0.1) * values
+            elif name == "slope":
+                values = np.float32(0.25) + np.float32(0.1) * values  # 0.25: where training begins
             elif name == "running_var":
                 values = 1.0 + np.float32(0.1) * np.abs(values)
             else:

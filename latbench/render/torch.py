@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latbench.blocks import BlockSpec, Graph, Network
@@ -18,14 +19,18 @@ from latbench.blocks.graph import (
     NORM_EPSILON,
     Act,
     Add,
+    AveragePool,
     Concat,
     Conv,
+    Flatten,
     Layer,
     Linear,
     Mul,
     Node,
     Norm,
     Pool,
+    PReLU,
+    Shuffle,
     Slice,
 )
 from latbench.render.parameters import Parameters
@@ -53,6 +58,15 @@ class _Slice(nn.Module):
 class _Concat(nn.Module):
     def forward(self, *maps: Tensor) -> Tensor:
         return torch.cat(maps, dim=1)
+
+
+class _PReLU(nn.Module):
+    def __init__(self, layer: PReLU) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.full((layer.channels, 1, 1), 0.25))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.prelu(x, self.slope.flatten())
 
 
 class _Linear(nn.Linear):
@@ -90,6 +104,10 @@ _MODULES: dict[type[Layer], Callable[[Any], nn.Module]] = {
     Mul: lambda layer: _Mul(),
     Slice: _Slice,
     Concat: lambda layer: _Concat(),
+    PReLU: _PReLU,
+    Shuffle: lambda layer: nn.ChannelShuffle(layer.groups),
+    AveragePool: lambda layer: nn.AvgPool2d(layer.size, ceil_mode=True),
+    Flatten: lambda layer: nn.Flatten(),
     Pool: lambda layer: nn.AdaptiveAvgPool2d(1),
     Linear: lambda layer: _Linear(layer.in_features, layer.out_features),
 }

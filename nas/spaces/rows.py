@@ -11,7 +11,14 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from latbench.blocks import BlockSpec, ConvBlock, InvertedResidual, Network, output_shape
+from latbench.blocks import (
+    AverageBlock,
+    BlockSpec,
+    ConvBlock,
+    InvertedResidual,
+    Network,
+    output_shape,
+)
 from latbench.blocks.graph import Activation
 from nas.spaces.space import FixedLayer, Layer
 
@@ -61,9 +68,11 @@ def inverted_residuals(ops: Sequence[str], activation: Activation) -> MakeLayer:
 
 
 def skip(in_channels: int, out_channels: int, stride: int, input_size: int) -> BlockSpec | None:
-    """What passes a map on: nothing, where the shape stays; else a 1x1 convolution with norm."""
-    if in_channels == out_channels and stride == 1:
-        return None
+    """What passes a map on: nothing, where the shape stays; means, where only its size changes;
+    else a 1x1 convolution with norm.
+    """
+    if in_channels == out_channels:
+        return None if stride == 1 else AverageBlock(in_channels, stride, input_size)
     return ConvBlock(in_channels, out_channels, 1, stride, None, input_size)
 
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from pathlib import Path
 
+import msgspec
 import numpy as np
+import onnxruntime as ort
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
-from latbench.blocks import InvertedResidual
+from latbench.blocks import AverageBlock, ConvBlock, InvertedResidual, network_graph
 from latbench.cost import network_cost
 from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError, UnknownNameError
+from latbench.render.onnx import render_onnx
+from latbench.render.torch import NetworkModule
 from nas.spaces import (
     SPACES,
     Architecture,
@@ -101,6 +109,12 @@ def test_below_64_px_the_stem_keeps_the_resolution() -> None:
     assert [make_space("tfnas", size).stem[1].input_size for size in (224, 64, 32)] == [112, 32, 32]
 
 
+@cache
+def _macs_of_extremes(name: str, size: int | None) -> tuple[int, ...]:
+    space = make_space(name, size)
+    return tuple(network_cost(space.lower(a)).macs for a in (space.smallest(), space.largest()))
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", SIZES)
 @given(seed=st.integers(0, 2**31))
@@ -109,7 +123,7 @@ def test_random_architectures_fit_and_lie_between_the_extremes(
 ) -> None:
     space = make_space(name, size)
     drawn = space.random(np.random.default_rng(seed))
-    least, most = (network_cost(space.lower(a)).macs for a in (space.smallest(), space.largest()))
+    least, most = _macs_of_extremes(name, size)
     assert least <= network_cost(space.lower(drawn)).macs <= most
     assert parse_architecture(drawn.to_json(), source="drawn") == drawn
 
@@ -120,6 +134,103 @@ def test_every_random_network_is_made_of_priced_blocks(name: str) -> None:
     blocks = set(space.blocks(every_width))
     for network in spread_networks(space, 6, seed=0):
         assert blocks.issuperset(network)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_random_network_is_the_same_in_onnx_and_torch(name: str) -> None:
+    space = make_space(name, 32, 10)
+    network = space.lower(space.random(np.random.default_rng(5)))
+    module = NetworkModule(network).eval()
+    image = np.random.default_rng(0).standard_normal((2, 3, 32, 32), dtype=np.float32)
+    with torch.no_grad():
+        expected = module(torch.from_numpy(image)).numpy()
+    model = render_onnx(network_graph(network), module.parameter_values(), batch_size=2)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    got = session.run(None, {"input": image})[0]
+    assert got.shape == expected.shape == (2, 10)
+    assert np.abs(got - expected).max() < 1e-3 * expected.std()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", SIZES)
+def test_macs_are_what_torch_counts(name: str, size: int | None) -> None:
+    space = make_space(name, size)
+    drawn = [space.smallest(), space.largest(), space.random(np.random.default_rng(1))]
+    for network in map(space.lower, drawn):
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+            image = torch.zeros(1, 3, space.input_size, space.input_size)
+            NetworkModule(network).eval()(image)
+        assert counter.get_total_flops() == 2 * network_cost(network).macs
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_foreign_op_is_refused_with_its_path(name: str) -> None:
+    space = make_space(name, 32, 10)
+    stages = [list(stage) for stage in space.smallest().stages]
+    stages[-1][0] = Choice("k9_e9")
+    with pytest.raises(UnknownNameError) as caught:
+        space.architecture(stages)
+    assert caught.value.path == f"$.stages[{len(stages) - 1}][0].op"
+    assert caught.value.choices == list(space.stages[-1][0].ops)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_flat_layers_are_read_where_depth_is_fixed(name: str) -> None:
+    space = make_space(name, 32, 10)
+    drawn = space.largest()
+    plain = drawn.as_dict()
+    plain["layers"] = [choice for stage in plain.pop("stages") for choice in stage]  # type: ignore[attr-defined]
+    read = parse_architecture(msgspec.json.encode(plain), source="flat")
+    if space.elastic_depth:
+        with pytest.raises(InvalidFileError, match="stages"):
+            space.check(space.staged(read))
+    else:
+        assert space.staged(read) == drawn
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("proxylessnas", 7**21),
+        ("fbnet-s", 9**22),
+        ("fbnet-l", 9**22),
+        ("spos", 4**20),
+        ("mobilefacenet", 7**15),
+        ("sgnas", 83**19),
+        ("sgnas-proxyless", 83**21),
+        ("nasbench-macro", 3**8),
+    ],
+)
+def test_spaces_have_the_published_sizes(name: str, size: int) -> None:
+    assert make_space(name).size() == size
+
+
+def test_published_spaces_are_the_published_rows(reference: Path) -> None:
+    """Shapes of every layer, operations in order, stem and tail channels."""
+    published = json.loads((reference / "osnaslib" / "spaces.json").read_text())["spaces"]
+    for name, rows in published.items():
+        space = make_space(name)
+        if name != "sgnas-proxyless":
+            assert all(list(layer.ops) == rows["ops_in_order"] for layer in space.layers)
+        largest = [spec.graph() for spec in space.lower(space.largest())]
+        inner = largest[len(space.stem) : len(largest) - len(space.tail)]
+        shapes = [(g.input_shape, g.output_shape) for g in inner]
+        assert [[i[0], o[0], -(-i[1] // o[1])] for i, o in shapes] == rows[
+            "searchable_in_out_stride"
+        ]
+        fixed = [*largest[: len(space.stem)], *largest[len(largest) - len(space.tail) :]]
+        published_fixed = [
+            row[1:3] for row in rows["first"] + rows["last"] if row[0] != "global_average"
+        ]
+        got = [[g.input_shape[0], g.output_shape[0]] for g in fixed]
+        assert got[: len(published_fixed) - 1] == published_fixed[:-1]
+
+
+def test_a_skip_is_the_cheapest_that_changes_the_shape() -> None:
+    layers = make_space("mobilefacenet").layers
+    assert layers[0].block(Choice("skip")) == AverageBlock(64, 2, 56)
+    assert layers[1].block(Choice("skip")) is None
+    assert layers[5].block(Choice("skip")) == ConvBlock(64, 128, 1, 2, None, 28)
 
 
 def test_spread_networks_span_the_sizes_and_repeat() -> None:
@@ -172,8 +283,6 @@ def test_a_stage_that_is_too_deep_is_refused() -> None:
 
 
 def _check(plain: dict[str, object]) -> None:
-    import msgspec
-
     parsed = parse_architecture(msgspec.json.encode(plain), source="test")
     make_space(parsed.space, parsed.input_size, parsed.classes).check(parsed)
 

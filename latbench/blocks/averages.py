@@ -1,0 +1,46 @@
+"""Averages: what a skip takes to halve a map, and the end of a network without classifier."""
+
+from __future__ import annotations
+
+import msgspec
+
+from latbench.blocks.graph import INPUT, Graph, GraphBuilder
+
+
+class AverageBlock(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag_field="block",
+    tag="average",
+):
+    """Means of windows of ``stride`` x ``stride``: a map of ``ceil(input_size / stride)``."""
+
+    channels: int
+    stride: int
+    input_size: int
+
+    def graph(self) -> Graph:
+        g = GraphBuilder(self.channels, self.input_size)
+        g.average_pool("average", INPUT, self.stride)
+        return g.build()
+
+
+class GlobalAverage(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag_field="block",
+    tag="global-average",
+):
+    """The mean of every channel, as a vector: the end of a network that gives an embedding."""
+
+    channels: int
+    input_size: int
+
+    def graph(self) -> Graph:
+        g = GraphBuilder(self.channels, self.input_size)
+        g.flatten("flatten", g.pool("pool", INPUT))
+        return g.build()

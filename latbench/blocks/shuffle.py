@@ -1,0 +1,114 @@
+"""Units of ShuffleNetV2 (Ma et al. 2018) and their Xception form, as in SPOS (Guo et al. 2020).
+
+A unit that keeps its map's shape passes half of the channels on and convolves the other half; one
+that changes it convolves all channels in both branches. The branches are concatenated and their
+channels shuffled between two groups, so that both halves meet in the next unit.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from latbench.blocks.graph import INPUT, Activation, Graph, GraphBuilder
+
+_XCEPTION_KERNEL = 3
+_XCEPTION_CONVOLUTIONS = 3
+
+
+class ShuffleUnit(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag_field="block",
+    tag="shuffle",
+):
+    """The main branch is a 1x1 convolution, a depthwise one and another 1x1 convolution.
+
+    Batch norm after every convolution, the activation after the 1x1 ones.
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel: int
+    stride: int
+    activation: Activation
+    input_size: int
+
+    def __post_init__(self) -> None:
+        _check_halves(self.out_channels)
+
+    def graph(self) -> Graph:
+        g = GraphBuilder(self.in_channels, self.input_size)
+        kept, x = _branches(g, self, self.kernel)
+        half = self.out_channels // 2
+        x = g.conv_norm_act("reduce", x, out_channels=half, activation=self.activation)
+        return _joined(g, kept, _separable(g, "main", x, self, self.kernel, self.stride))
+
+
+class ShuffleXception(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag_field="block",
+    tag="shuffle-xception",
+):
+    """The main branch is three times a depthwise 3x3 convolution and a 1x1 convolution.
+
+    Norms and activations as in ``ShuffleUnit``; the first depthwise convolution has the stride.
+    """
+
+    in_channels: int
+    out_channels: int
+    stride: int
+    activation: Activation
+    input_size: int
+
+    def __post_init__(self) -> None:
+        _check_halves(self.out_channels)
+
+    def graph(self) -> Graph:
+        g = GraphBuilder(self.in_channels, self.input_size)
+        kept, x = _branches(g, self, _XCEPTION_KERNEL)
+        for i in range(_XCEPTION_CONVOLUTIONS):
+            stride = self.stride if i == 0 else 1
+            x = _separable(g, f"main{i}", x, self, _XCEPTION_KERNEL, stride)
+        return _joined(g, kept, x)
+
+
+_Unit = ShuffleUnit | ShuffleXception
+
+
+def _check_halves(out_channels: int) -> None:
+    if out_channels % 2:
+        raise ValueError(f"a shuffle unit has an even number of channels, not {out_channels}")
+
+
+def _branches(g: GraphBuilder, unit: _Unit, kernel: int) -> tuple[str, str]:
+    """What is concatenated as it is, and what the main branch reads."""
+    half = unit.out_channels // 2
+    if unit.stride == 1 and unit.in_channels == unit.out_channels:
+        kept, x = g.split(["kept", "convolved"], INPUT, [half, half])
+        return kept, x
+    return _separable(g, "side", INPUT, unit, kernel, unit.stride), INPUT
+
+
+def _separable(g: GraphBuilder, name: str, x: str, unit: _Unit, kernel: int, stride: int) -> str:
+    """A depthwise convolution, and a 1x1 convolution to half of the unit's channels."""
+    channels = g.channels(x)
+    x = g.conv_norm_act(
+        f"{name}_depthwise",
+        x,
+        out_channels=channels,
+        kernel=kernel,
+        stride=stride,
+        groups=channels,
+    )
+    half = unit.out_channels // 2
+    return g.conv_norm_act(f"{name}_pointwise", x, out_channels=half, activation=unit.activation)
+
+
+def _joined(g: GraphBuilder, kept: str, x: str) -> Graph:
+    g.shuffle("shuffle", g.concat("concat", [kept, x]), groups=2)
+    return g.build()
