@@ -29,7 +29,9 @@ class LatbenchError(Exception):
         kind: Stable machine-readable name of the class of error.
         path: Where in a file or value the offence stands, such as ``$.stages[0][1].op``.
         choices: The allowed names, where there is a list of them.
-        nearest_ms: The nearest feasible latency in ms, for budgets.
+        nearest_ms: The nearest feasible latency in ms, for budgets of latency.
+        nearest_macs_m: The nearest feasible MACs in millions, for budgets of MACs.
+        nearest_params_m: The nearest feasible parameters in millions, for budgets of these.
     """
 
     kind = "error"
@@ -41,12 +43,16 @@ class LatbenchError(Exception):
         path: str | None = None,
         choices: Iterable[str] | None = None,
         nearest_ms: float | None = None,
+        nearest_macs_m: float | None = None,
+        nearest_params_m: float | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.path = path
         self.choices = None if choices is None else list(choices)
         self.nearest_ms = nearest_ms
+        self.nearest_macs_m = nearest_macs_m
+        self.nearest_params_m = nearest_params_m
 
     def as_dict(self) -> dict[str, object]:
         """The error as the JSON object that ``--json`` prints."""
@@ -56,6 +62,8 @@ class LatbenchError(Exception):
             "path": self.path,
             "choices": self.choices,
             "nearest_ms": self.nearest_ms,
+            "nearest_macs_m": self.nearest_macs_m,
+            "nearest_params_m": self.nearest_params_m,
         }
         return {key: value for key, value in known.items() if value is not None}
 

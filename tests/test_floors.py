@@ -28,7 +28,7 @@ FLOORS = {
     "nas": [
         ("spaces", "recipes"),
         ("priced",),
-        ("relaxation", "scaling", "data", "criteria"),
+        ("relaxation", "scaling", "data", "criteria", "generator"),
         ("supernet",),
         ("training",),
         ("searchers",),

@@ -1,0 +1,135 @@
+"""What networks of unified blocks cost: latency, MACs or parameters behind one interface.
+
+Every cost here is the largest of a few sums over layers (a latency has several where large
+networks outgrow the caches, see ``latbench.tables.pricing``; the others have one). Glossary:
+
+    P, L   sums, layers
+    base   what a network costs besides its layers, ``(P,)``
+    addends what layer l adds as count vector c, ``(L, 83, P)``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latbench.cost import Cost, block_cost
+from latbench.errors import MismatchError
+from nas.generator.counts import count_probabilities
+from nas.priced import PricedSpace
+from nas.spaces import Choice, SearchSpace
+from nas.spaces.sgnas import COUNT_VECTORS, OP, MixLayer
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Kind = Literal["latency", "macs", "params"]
+
+UNITS: dict[Kind, str] = {"latency": "ms", "macs": "M conv MACs", "params": "M parameters"}
+
+
+@dataclass(frozen=True)
+class MixCosts:
+    """One kind of cost of all networks of a space, in the units of ``UNITS``.
+
+    Attributes:
+        base: ``(P,)``.
+        addends: ``(L, 83, P)``.
+    """
+
+    kind: Kind
+    base: Floats
+    addends: Floats
+
+    def of(self, counts: Ints) -> float:
+        """Cost of the network of these count vectors, ``(L,)`` places in ``COUNT_VECTORS``."""
+        chosen = self.addends[np.arange(len(counts)), counts]
+        return float((self.base + chosen.sum(axis=0)).max())
+
+    def expected(self, probabilities: Tensor) -> Tensor:
+        """Expected cost where every sub-block chooses independently.
+
+        The expectation of each sum is exact, and the largest of them is returned: the exact
+        expectation where one sum is the largest for all networks in question, else a lower
+        bound of it (Jensen).
+
+        Args:
+            probabilities: Of choices, ``(..., L, B, 4)``.
+
+        Returns:
+            ``(...)``, differentiable.
+        """
+        return self.expected_by_counts(count_probabilities(probabilities))
+
+    def expected_by_counts(self, mass: Tensor) -> Tensor:
+        """Expected cost from the probabilities of count vectors, ``(..., L, 83)``."""
+        addends = torch.from_numpy(self.addends).to(mass)
+        sums = torch.einsum("...lc,lcp->...p", mass, addends)
+        return (sums + torch.from_numpy(self.base).to(mass)).amax(-1)
+
+    def cheapest(self) -> Ints:
+        """Count vectors of the network of least cost."""
+        return self._extreme(1.0)
+
+    def costliest(self) -> Ints:
+        """Count vectors of the network of greatest cost."""
+        return self._extreme(-1.0)
+
+    def _extreme(self, sign: float) -> Ints:
+        """What is extreme in one of the sums is, of these, extreme in all."""
+        found = (sign * self.addends).argmin(axis=1)  # (L, P)
+        costs = [sign * self.of(found[:, piece]) for piece in range(found.shape[1])]
+        result: Ints = found[:, int(np.argmin(costs))]
+        return result
+
+    @cached_property
+    def reach(self) -> tuple[float, float]:
+        """Least and greatest cost of the space."""
+        return self.of(self.cheapest()), self.of(self.costliest())
+
+
+def latency_costs(priced: PricedSpace) -> MixCosts:
+    """Latencies of a space by its table, in ms.
+
+    Raises:
+        MismatchError: The space has other blocks, or the table leaves one without a price.
+    """
+    addends = _by_layer(
+        priced.space, lambda layer, choice: priced.addend_ms(layer, choice).tolist()
+    )
+    return MixCosts("latency", priced.base_ms, addends)
+
+
+def count_costs(space: SearchSpace, kind: Literal["macs", "params"]) -> MixCosts:
+    """Convolutions' multiply-accumulates of a space, or its parameters, in millions.
+
+    Raises:
+        MismatchError: The space has other blocks than unified ones.
+    """
+
+    def millions(cost: Cost) -> float:
+        return (cost.conv_macs if kind == "macs" else cost.params) / 1e6
+
+    addends = _by_layer(space, lambda layer, choice: [millions(block_cost(layer.block(choice)))])
+    fixed = sum((block_cost(spec) for spec in (*space.stem, *space.tail)), Cost())
+    return MixCosts(kind, np.array([millions(fixed)]), addends)
+
+
+def _by_layer(space: SearchSpace, addend: Callable[[MixLayer, Choice], Sequence[float]]) -> Floats:
+    """Addends of all layers, ``(L, 83, P)``; equal layers are asked once."""
+    known: dict[MixLayer, list[Sequence[float]]] = {}
+    for layer in space.layers:
+        if not isinstance(layer, MixLayer):
+            raise MismatchError(
+                f"a generator answers for spaces of unified blocks, which {space.name} is not: "
+                "choose sgnas or sgnas-proxyless"
+            )
+        if layer not in known:
+            known[layer] = [addend(layer, Choice(OP, kernels=c)) for c in COUNT_VECTORS]
+    return np.array([known[layer] for layer in space.layers if isinstance(layer, MixLayer)])

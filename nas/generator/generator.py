@@ -1,0 +1,266 @@
+"""A trained architecture generator: its network, what it may be asked, its file.
+
+Two forms share the network. The *published* one answers for one kind of budget, MACs, told as
+``(target - low) / (high - low)``; the number is not clipped, so that outside of the trained range
+the network extrapolates, as its authors' code does. The *conditioned* one is told up to three
+budgets, each as a fraction of what the space reaches (latencies: on the device in question), and
+the device as a learned vector; fractions outside of the trained range are told as its nearest end.
+What either says is then brought under the budget exactly (``nas.generator.answers``), wherever in
+the space's reach the budget lies.
+
+The file is in the safetensors format: weights under their published names, priors as bytes, and
+what else there is as JSON in its metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from latbench.errors import InvalidFileError, MismatchError, UnknownNameError, offence
+from latbench.files import write_atomically
+from latbench.tables import LatencyTable, SpaceLabel
+from nas.generator.costs import Kind
+from nas.generator.network import CHOICES, GeneratorNetwork
+from nas.generator.repair import Limit
+from nas.priced import labelled_space
+from nas.spaces import SearchSpace
+from nas.spaces.sgnas import SUB_BLOCKS
+
+KINDS: tuple[Kind, ...] = ("latency", "macs", "params")
+PUBLISHED_MAPS = 10  # the published condition, repeated
+DEVICE_FEATURES = 8  # length of a device's vector
+FIRST_STD = 0.5  # of the vectors' initial values
+
+_METADATA = "latbench-generator"
+_MAX_FILE_BYTES = 64 << 20  # a generator takes 0.3 MB; anything this large is foreign
+_NEW_DEVICE = "or let it learn this one: latbench generator adapt"
+
+
+class GeneratorLabel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a generator is, as its file says it.
+
+    Attributes:
+        form: Published or conditioned.
+        space: Whose architectures it generates.
+        low: Lower end of the trained range: a budget in millions of MACs (published), or a
+            fraction of the reach (conditioned).
+        high: Its upper end.
+        kinds: Kinds of budget that it was trained on.
+        devices: Of its latencies, in the order of their vectors.
+        priors: Where each prior lies, as ``low``.
+    """
+
+    format: Literal[1]
+    form: Literal["published", "conditioned"]
+    space: SpaceLabel
+    low: float
+    high: float
+    kinds: tuple[Kind, ...]
+    devices: tuple[str, ...]
+    priors: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a generator is asked.
+
+    Attributes:
+        limits: One budget or two, of different kinds.
+        device: Whose latency is limited, if one is.
+    """
+
+    limits: tuple[Limit, ...]
+    device: str | None = None
+
+    def __str__(self) -> str:
+        """A name for files, such as ``15ms`` or ``15ms-320M-macs``."""
+        suffixes = {"latency": "ms", "macs": "M-macs", "params": "M-params"}
+        return "-".join(f"{limit.budget:.6g}{suffixes[limit.costs.kind]}" for limit in self.limits)
+
+
+class Generator(nn.Module):
+    """The network with what turns requests into its conditions.
+
+    Attributes:
+        network: The published network.
+        devices: Vectors of the devices, ``(D, DEVICE_FEATURES)``.
+        priors: ``(K, L, B * 4)``, one-hot.
+    """
+
+    priors: Tensor
+
+    def __init__(self, label: GeneratorLabel, priors: Tensor) -> None:
+        super().__init__()
+        self.label = label
+        conditioned = label.form == "conditioned"
+        maps = 2 * len(KINDS) + DEVICE_FEATURES if conditioned else PUBLISHED_MAPS
+        self.network = GeneratorNetwork(maps)
+        self.devices = nn.Parameter(torch.randn(len(label.devices), DEVICE_FEATURES) * FIRST_STD)
+        self.register_buffer("priors", priors.to(torch.float32))
+
+    @property
+    def space(self) -> SearchSpace:
+        """The space whose architectures it generates."""
+        return labelled_space(self.label.space)
+
+    def forward(self, requests: Sequence[Request]) -> Tensor:
+        """Logits of all requests in one pass, ``(N, L, B, 4)``.
+
+        Raises:
+            MismatchError: A request of a kind that the generator was not trained on.
+            UnknownNameError: A device that it does not know.
+        """
+        told = [self._told(request) for request in requests]
+        conditions = torch.stack([self._condition(request) for request in requests])
+        places = torch.tensor(self.label.priors)
+        nearest = (torch.tensor(told)[:, None] - places).abs().argmin(dim=1)
+        logits: Tensor = self.network(conditions, self.priors, nearest)
+        return logits
+
+    def require(self, kind: Kind) -> None:
+        """Refuse a kind of budget that the generator does not understand.
+
+        Raises:
+            MismatchError: It was not trained on it.
+        """
+        if kind in self.label.kinds:
+            return
+        options = {"latency": "--target", "macs": "--target-macs", "params": "--target-params"}
+        known = " or ".join(options[known] for known in self.label.kinds)
+        raise MismatchError(
+            f"this generator was trained on budgets of {' and '.join(self.label.kinds)} only, "
+            f"not of {kind}: use {known}, or train one with `latbench search sgnas "
+            "--searcher sgnas --table TABLE ...`"
+        )
+
+    def _told(self, request: Request) -> float:
+        """Where a request lies for the choice of its prior: its tightest budget."""
+        for limit in request.limits:
+            self.require(limit.costs.kind)
+        return min(self._place(limit) for limit in request.limits)
+
+    def _place(self, limit: Limit) -> float:
+        """A budget as the label counts."""
+        if self.label.form == "published":
+            return limit.budget
+        low, high = limit.costs.reach
+        return (limit.budget - low) / (high - low)
+
+    def _condition(self, request: Request) -> Tensor:
+        low, high = self.label.low, self.label.high
+        if self.label.form == "published":
+            n = (self._place(request.limits[0]) - low) / (high - low)
+            return torch.full((PUBLISHED_MAPS,), n)
+        pairs = torch.zeros(len(KINDS), 2)
+        for limit in request.limits:
+            place = min(max(self._place(limit), low), high)
+            pairs[KINDS.index(limit.costs.kind)] = torch.tensor([place, 1.0])
+        features = torch.zeros(DEVICE_FEATURES)
+        if request.device is not None:
+            if request.device not in self.label.devices:
+                raise UnknownNameError(
+                    f"device of this generator ({_NEW_DEVICE})",
+                    request.device,
+                    self.label.devices,
+                )
+            features = self.devices[self.label.devices.index(request.device)]
+        return torch.cat([pairs.flatten(), features])
+
+    def with_device(self, device: str) -> Generator:
+        """A copy that has a vector for one more device, the mean of the others to begin with.
+
+        Raises:
+            MismatchError: The generator knows no latencies, or knows the device.
+        """
+        self.require("latency")
+        if device in self.label.devices:
+            raise MismatchError(f"the generator knows {device} already: ask it, with --target")
+        label = msgspec.structs.replace(self.label, devices=(*self.label.devices, device))
+        wider = Generator(label, self.priors)
+        state = self.state_dict()
+        vectors = self.devices.detach()
+        state["devices"] = torch.cat([vectors, vectors.mean(dim=0, keepdim=True)])
+        wider.load_state_dict(state)
+        return wider
+
+
+def device_of(table: LatencyTable) -> str:
+    """What a generator calls a table's device: its profile's name and its chip."""
+    environment = table.environment
+    if table.origin is not None:  # measured elsewhere; the label says on what
+        return table.device.name
+    chip = environment.gpu.name if environment.gpu is not None else environment.cpu
+    return f"{table.device.name} on {chip}"
+
+
+def save_generator(generator: Generator, path: Path) -> None:
+    """Write a generator's file.
+
+    Raises:
+        InvalidFileError: It cannot be written.
+    """
+    tensors = {name: value.contiguous() for name, value in generator.state_dict().items()}
+    tensors["priors"] = tensors["priors"].to(torch.uint8)
+    metadata = {_METADATA: msgspec.json.encode(generator.label).decode()}
+    write_atomically(path, save_tensors(tensors, metadata))
+
+
+def load_generator(path: Path) -> Generator:
+    """Read a generator's file.
+
+    Raises:
+        InvalidFileError: It is missing, damaged or no generator.
+    """
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise InvalidFileError(f"{path} is no generator: it is larger than 64 MiB")
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InvalidFileError(f"cannot read {path}: {error.strerror}") from error
+    text = _metadata(raw).get(_METADATA)
+    if not isinstance(text, str):
+        raise InvalidFileError(
+            f"{path} is no generator: make one with `latbench generator import` or "
+            "`latbench search sgnas --searcher sgnas`"
+        )
+    try:
+        label = msgspec.json.decode(text, type=GeneratorLabel)
+        tensors = load_tensors(raw)
+        generator = Generator(label, tensors["priors"])
+        generator.load_state_dict(tensors)
+    except msgspec.DecodeError as error:
+        raise InvalidFileError(
+            f"{path} is no generator: {error}", path=offence(str(error))
+        ) from error
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InvalidFileError(f"{path} is a damaged generator: {reason}") from error
+    layers = len(generator.space.layers)
+    if generator.priors.shape != (len(label.priors), layers, SUB_BLOCKS * CHOICES):
+        raise InvalidFileError(
+            f"{path} is a damaged generator: its priors have the shape "
+            f"{tuple(generator.priors.shape)}, not {len(label.priors)} of {layers} layers"
+        )
+    return generator.eval()
+
+
+def _metadata(raw: bytes) -> Mapping[str, Any]:
+    """Metadata of a safetensors file; empty where it is none."""
+    length = int.from_bytes(raw[:8], "little")
+    try:
+        header = json.loads(raw[8 : 8 + length]) if length <= len(raw) else {}
+    except ValueError:
+        return {}
+    found = header.get("__metadata__") if isinstance(header, dict) else None
+    return found if isinstance(found, dict) else {}

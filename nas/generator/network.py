@@ -1,0 +1,111 @@
+"""The architecture generator of SGNAS (Huang & Chu, CVPR 2021): budgets in, logits out.
+
+A small convolutional network over the plane of all decisions. Glossary, for N budgets:
+
+    L, B, 4   layers, sub-blocks a layer, choices a sub-block (kernels 3, 5, 7, skip)
+    prior     a known architecture near the budget, one-hot, ``(N, L, B * 4)``
+    condition what is asked for, ``(N, C)``, spread over the plane as C constant maps
+
+The published network is conditioned by one number, repeated in ten maps; here a condition may
+be any vector, so that the same network also answers for several devices and kinds of budget.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CHOICES = 4
+"""Kernels 3, 5 and 7, then skip: the order of the last axis of logits."""
+
+SKIP = 3
+WIDTH = 32  # channels of all maps inside the network
+_NO_CHANCE = -1e4  # logit of what cannot be chosen: its probability is 0 in float32
+
+
+class GeneratorNetwork(nn.Module):
+    """Logits of all choices from conditions and priors.
+
+    Every convolution is 3x3 with zero padding and has no bias, but for the last. Parameters have
+    their published names.
+
+    Args:
+        conditions: Length C of a condition.
+    """
+
+    def __init__(self, conditions: int) -> None:
+        super().__init__()
+        self.conditions = conditions
+        self.hc_head = nn.Sequential(_ConvReLU(conditions), _ConvReLU(WIDTH), _ConvReLU(WIDTH))
+        self.bb_head = nn.Sequential(_ConvReLU(1), _ConvReLU(WIDTH))
+        self.head = _ConvReLU(WIDTH)
+        names = ("block1", "block2", "block3")
+        self.body = nn.Sequential(OrderedDict((name, _ConvReLU(WIDTH)) for name in names))
+        self.tail = nn.Sequential(nn.Conv2d(WIDTH, 1, 3, padding=1))
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, conditions: Tensor, priors: Tensor, which: Tensor) -> Tensor:
+        """Logits ``(N, L, B, 4)``.
+
+        Args:
+            conditions: ``(N, C)``.
+            priors: The distinct priors, ``(K, L, B * 4)``.
+            which: Index of each budget's prior, ``(N,)``.
+        """
+        layers, plane = priors.shape[1:]
+        known = self.bb_head(_channels_last(priors[:, None]))  # (K, WIDTH, L, B * 4)
+        planes = self._asked(conditions, layers, plane) + known[which]
+        logits = self.tail(self.body(self.head(planes)) + planes)
+        return cast(Tensor, logits).reshape(len(conditions), layers, plane // CHOICES, CHOICES)
+
+    def _asked(self, conditions: Tensor, layers: int, plane: int) -> Tensor:
+        """``hc_head`` of constant maps, ``(N, WIDTH, L, B * 4)``.
+
+        Behind n convolutions a constant map differs from a constant only within n of its border,
+        and there only by the distance to it. So the head works on the border alone, a tenth of
+        the plane, and its middle is repeated: the same values, computed once.
+        """
+        reach = len(self.hc_head)
+        rows, columns = _by_distance(layers, reach), _by_distance(plane, reach)
+        maps = conditions[:, :, None, None]
+        maps = maps.expand(-1, -1, int(rows.max()) + 1, int(columns.max()) + 1)
+        found = self.hc_head(_channels_last(maps))
+        return cast(Tensor, found[:, :, rows[:, None], columns])
+
+
+def without_empty_layers(logits: Tensor) -> Tensor:
+    """Logits in which a layer's first sub-block is never skipped, ``(..., B, 4)``."""
+    barred = torch.zeros(logits.shape[-2:], dtype=torch.bool, device=logits.device)
+    barred[0, SKIP] = True
+    return logits.masked_fill(barred, _NO_CHANCE)
+
+
+def decode(logits: Tensor) -> Tensor:
+    """The most probable choice of every sub-block: ``(..., B, 4)`` to int64 ``(..., B)``."""
+    return without_empty_layers(logits).argmax(-1)
+
+
+class _ConvReLU(nn.Module):
+    """3x3 convolution and ReLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, WIDTH, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv(x))
+
+
+def _by_distance(length: int, reach: int) -> Tensor:
+    """For every place on a line, where it lies on the shortest line with the same borders."""
+    shortest = min(length, 2 * reach + 1)
+    places = torch.arange(length)
+    return torch.minimum(places, (places - length + shortest).clamp(min=min(reach, shortest - 1)))
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)

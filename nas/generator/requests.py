@@ -1,0 +1,101 @@
+"""From budgets as people give them to requests that a generator understands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from latbench.errors import InvalidValueError, MismatchError
+from latbench.tables import LatencyTable
+from nas.generator.costs import Kind, MixCosts, count_costs, latency_costs
+from nas.generator.generator import KINDS, Generator, Request, device_of
+from nas.generator.repair import Limit
+from nas.priced import PricedSpace, labelled_space
+from nas.spaces import SearchSpace, Variant, make_space
+
+
+def answering_space(
+    generator: Generator,
+    table: LatencyTable | None,
+    *,
+    se: bool = False,
+    activation: Literal["relu6", "hswish"] | None = None,
+) -> SearchSpace:
+    """The space of the answers: the generator's, in the variant asked for.
+
+    Args:
+        generator: It decides on kernels, which every variant has.
+        table: Prices one variant; without any wish the answers are of that one.
+        se: Squeeze-excite in every block.
+        activation: Of every block; the generator's own where None.
+
+    Raises:
+        MismatchError: The table is of another space or variant.
+    """
+    own = generator.label.space
+    if table is not None:
+        theirs = table.space
+        if (theirs.name, theirs.input_size, theirs.classes) != (
+            own.name,
+            own.input_size,
+            own.classes,
+        ):
+            raise MismatchError(f"{table.path} prices {theirs}; this generator answers for {own}")
+        if (se and not theirs.se) or activation not in (None, theirs.activation):
+            raise MismatchError(
+                f"{table.path} prices {theirs}: leave out --se and --activation, or profile a "
+                "table with them"
+            )
+        return labelled_space(theirs)
+    variant = Variant(se or own.se, activation or own.activation)
+    return make_space(own.name, own.input_size, own.classes, variant)
+
+
+def requests_for(
+    generator: Generator,
+    space: SearchSpace,
+    table: LatencyTable | None,
+    budgets: Mapping[Kind, Sequence[float]],
+) -> list[Request]:
+    """A request for every budget, in the order asked; several kinds are paired.
+
+    Args:
+        generator: Refuses kinds of budget that it was not trained on.
+        space: Of the answers.
+        table: Of the device whose latency is meant; needed for latencies.
+        budgets: Amounts by kind, in ms and in millions.
+
+    Raises:
+        MismatchError: A kind that the generator does not understand; a latency without a table.
+        InvalidValueError: No budgets, not as many of one kind as of the other, or an amount that
+            is no positive number.
+    """
+    given = {kind: budgets[kind] for kind in KINDS if budgets.get(kind)}
+    if not given:
+        raise InvalidValueError("name a budget: --target 15ms or --target-macs 320")
+    if len({len(amounts) for amounts in given.values()}) > 1:
+        counted = " and ".join(f"{len(amounts)} of {kind}" for kind, amounts in given.items())
+        raise InvalidValueError(
+            f"there are budgets {counted}: budgets of two kinds are asked together, so name as "
+            "many of one as of the other"
+        )
+    for kind in given:
+        generator.require(kind)
+    amounts = [amount for row in given.values() for amount in row]
+    if not all(math.isfinite(amount) and amount > 0 for amount in amounts):
+        raise InvalidValueError("a budget is a positive number")
+    costs = [_costs(kind, space, table) for kind in given]
+    device = device_of(table) if "latency" in given and table is not None else None
+    return [
+        Request(tuple(Limit(*pair) for pair in zip(costs, row, strict=True)), device)
+        for row in zip(*given.values(), strict=True)
+    ]
+
+
+def _costs(kind: Kind, space: SearchSpace, table: LatencyTable | None) -> MixCosts:
+    if kind != "latency":
+        return count_costs(space, kind)
+    if table is None:
+        raise MismatchError("a latency is a device's: say whose, with --table TABLE")
+    return latency_costs(PricedSpace(space, table))

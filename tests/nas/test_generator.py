@@ -1,0 +1,443 @@
+"""Generators: published weights reproduced, expectation equals enumeration, budgets kept."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from latbench.blocks import Classifier, ConvBlock
+from latbench.cost import network_cost
+from latbench.device import load_profile
+from latbench.errors import BudgetError, InvalidFileError, MismatchError, UnknownNameError
+from latbench.tables import SpaceLabel
+from latbench.tables.pricing import Knee, PriceModel
+from nas.generator import (
+    Generator,
+    GeneratorLabel,
+    Limit,
+    MixCosts,
+    Request,
+    answers,
+    count_costs,
+    import_generator,
+    latency_costs,
+    load_generator,
+    raw_answers,
+    save_generator,
+)
+from nas.generator.answers import counts_of
+from nas.generator.counts import count_index, count_probabilities, kernels_of, nearest_choices
+from nas.generator.network import GeneratorNetwork, decode
+from nas.generator.repair import BAND, EDGE, into_band, least_within, load_of
+from nas.priced import PricedSpace, space_label
+from nas.spaces import SearchSpace, Variant, make_space
+from nas.spaces.sgnas import COUNT_VECTORS, MixLayer
+from tests.conftest import write_table
+
+PATHS = [(first, *rest) for first in range(3) for rest in itertools.product(range(4), repeat=5)]
+
+
+def make_mix_space(layers: int = 2, *, input_size: int = 8) -> SearchSpace:
+    """Unified blocks of few channels: small enough to enumerate."""
+    stem = ConvBlock(3, 4, 3, 1, "relu6", input_size)
+    rows = [MixLayer(4, 4 if i % 2 else 8, 1, input_size) for i in range(1)]
+    channels = rows[0].out_channels
+    while len(rows) < layers:
+        rows.append(MixLayer(channels, channels, 1, input_size))
+    tail = (ConvBlock(channels, 16, 1, 1, "relu6", input_size), Classifier(16, 10, input_size))
+    stages = (tuple(rows),)
+    return SearchSpace("tiny-mix", input_size, 10, (stem,), stages, tail, elastic_depth=False)
+
+
+def random_costs(seed: int, *, layers: int = 2, pieces: int = 1) -> MixCosts:
+    """Costs that grow with what is active, as any table's do, with one sum or more."""
+    rng = np.random.default_rng(seed)
+    kernel = {3: 1.0, 5: 1.4, 7: 2.1}
+    size = rng.uniform(0.5, 3.0, (layers, 1, 1))
+    active = np.array([sum(kernel[k] for k in vector) + 0.7 for vector in COUNT_VECTORS])
+    addends = size * active[None, :, None] * rng.uniform(0.9, 1.1, (layers, 83, pieces))
+    return MixCosts("latency", rng.uniform(0.5, 2.0, pieces), addends)
+
+
+def conditioned(
+    space: SpaceLabel, *, layers: int, seed: int = 0, devices: tuple[str, ...] = ("d",)
+) -> Generator:
+    torch.manual_seed(seed)
+    label = GeneratorLabel(
+        1, "conditioned", space, 0.0, 1.0, ("latency", "macs", "params"), devices, (0.5,)
+    )
+    priors = torch.zeros(1, layers, 6, 4)
+    priors[..., 1] = 1.0
+    return Generator(label, priors.flatten(2)).eval()
+
+
+# What a unified block costs
+
+
+def test_probabilities_of_counts_equal_enumeration() -> None:
+    """Over all 3 * 4^5 outcomes of a layer, for two layers of two generators at once."""
+    rng = torch.Generator().manual_seed(0)
+    p = torch.rand(2, 2, 6, 4, generator=rng, dtype=torch.float64)
+    p[..., 0, 3] = 0
+    p /= p.sum(-1, keepdim=True)
+    expected = torch.zeros(2, 2, 83, dtype=torch.float64)
+    for path in PATHS:
+        mass = torch.ones(2, 2, dtype=torch.float64)
+        for sub_block, choice in enumerate(path):
+            mass *= p[..., sub_block, choice]
+        expected[..., count_index(path)] += mass
+    found = count_probabilities(p)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found.sum(-1), torch.ones(2, 2, dtype=torch.float64))
+
+
+def test_expected_latency_equals_enumeration_and_is_not_additive(tmp_path: Path) -> None:
+    """On a space with a table: the probability of every path times its predicted latency."""
+    space = make_mix_space(1)
+    priced = PricedSpace(space, write_table(tmp_path / "t", space, load_profile("cpu-onnxruntime")))
+    costs = latency_costs(priced)
+    p = torch.rand(1, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    p[0, 0, 3] = 0
+    p /= p.sum(-1, keepdim=True)
+    expected, seen = 0.0, {}
+    for path in PATHS:
+        kernels = kernels_of(path, ordered=True)
+        if kernels not in seen:
+            found = space.architecture(
+                [[type(space.smallest().choices[0])("mix", kernels=kernels)]]
+            )
+            seen[kernels] = priced.latency_ms(found)
+        expected += seen[kernels] * float(np.prod([p[0, i, c] for i, c in enumerate(path)]))
+    assert float(costs.expected(p)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_expectation_of_certain_choices_is_their_cost() -> None:
+    costs = random_costs(0, layers=3, pieces=2)
+    choices = np.array([PATHS[7], PATHS[1500], PATHS[3071]])
+    p = torch.nn.functional.one_hot(torch.from_numpy(choices), 4).double()
+    assert float(costs.expected(p)) == pytest.approx(costs.of(counts_of(choices)), rel=1e-12)
+
+
+def test_the_gradient_of_the_expectation_is_right() -> None:
+    costs = random_costs(1, layers=2, pieces=2)
+    logits = torch.randn(1, 2, 6, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda x: costs.expected(x.softmax(-1)), (logits,), fast_mode=True
+    )
+
+
+def test_a_pieced_latency_is_what_the_table_predicts(tmp_path: Path) -> None:
+    space = make_mix_space(2)
+    model = PriceModel(0.0, 1.0, 0.0, 0.25, knees=(Knee(2000.0, 1e-5), Knee(4000.0, 1e-4)))
+    table = write_table(tmp_path / "t", space, load_profile("cpu-onnxruntime"), model=model)
+    priced = PricedSpace(space, table)
+    costs = latency_costs(priced)
+    assert len(costs.base) == 3
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        drawn = space.random(rng)
+        counts = np.array([COUNT_VECTORS.index(choice.kernels) for choice in drawn.choices])
+        assert costs.of(counts) == pytest.approx(priced.latency_ms(drawn), rel=1e-12)
+        assert costs.reach[0] <= costs.of(counts) <= costs.reach[1]
+
+
+@pytest.mark.parametrize("variant", [Variant(), Variant(se=True, activation="hswish")], ids=str)
+def test_macs_and_parameters_are_those_of_the_network(variant: Variant) -> None:
+    space = make_space("sgnas", 224, 1000, variant)
+    macs, params = count_costs(space, "macs"), count_costs(space, "params")
+    drawn = space.random(np.random.default_rng(3))
+    counts = np.array([COUNT_VECTORS.index(choice.kernels) for choice in drawn.choices])
+    cost = network_cost(space.lower(drawn))
+    assert macs.of(counts) == pytest.approx(cost.conv_macs / 1e6, rel=1e-12)
+    assert params.of(counts) == pytest.approx(cost.params / 1e6, rel=1e-12)
+    assert macs.reach[0] == pytest.approx(
+        network_cost(space.lower(space.smallest())).conv_macs / 1e6
+    )
+    assert macs.reach[1] == pytest.approx(
+        network_cost(space.lower(space.largest())).conv_macs / 1e6
+    )
+
+
+def test_spaces_of_other_blocks_are_refused(tiny_space: SearchSpace) -> None:
+    with pytest.raises(MismatchError, match="sgnas"):
+        count_costs(tiny_space, "macs")
+
+
+# Changes
+
+
+def test_nearest_choices_equal_enumeration() -> None:
+    rng = np.random.default_rng(0)
+    scores, chosen = rng.normal(size=(6, 4)), np.array([2, 3, 0, 1, 1, 3])
+    best: dict[int, tuple[int, float]] = {}
+    for path in PATHS:
+        place = count_index(path)
+        changed = int((np.array(path) != chosen).sum())
+        key = (changed, -float(scores[range(6), path].sum()))
+        best[place] = min(best.get(place, key), key)
+    changes, score, choices = nearest_choices(scores, chosen)
+    for place, (changed, lost) in best.items():
+        assert (changes[place], score[place]) == (changed, pytest.approx(-lost))
+        assert count_index(choices[place].tolist()) == place
+        assert int((choices[place] != chosen).sum()) == changed
+        assert scores[range(6), choices[place]].sum() == pytest.approx(-lost)
+
+
+def _brute_force(
+    scores: np.ndarray, chosen: np.ndarray, limits: list[Limit]
+) -> tuple[int, float] | None:
+    """Fewest changes and least loss of score over all pairs of count vectors."""
+    found = [nearest_choices(*row) for row in zip(scores, chosen, strict=True)]
+    best = None
+    for counts in itertools.product(range(83), repeat=2):
+        load = load_of(limits, np.array(counts))
+        if not 1 / BAND + EDGE <= load <= 1 - EDGE:
+            continue
+        changed = sum(int(f[0][c]) for f, c in zip(found, counts, strict=True))
+        key = (changed, -sum(float(f[1][c]) for f, c in zip(found, counts, strict=True)))
+        best = key if best is None else min(best, key)
+    return best
+
+
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 10_000), place=st.floats(0.1, 0.9), pieces=st.integers(1, 2))
+def test_the_fewest_changes_are_found(seed: int, place: float, pieces: int) -> None:
+    """Against brute force, few changes and many, with one sum or two, one budget or two."""
+    costs = random_costs(seed, pieces=pieces)
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(2, 6, 4))
+    chosen = decode(torch.from_numpy(scores)).numpy()
+    low, high = costs.reach
+    limits = [Limit(costs, low + place * (high - low))]
+    if seed % 2:
+        limits.append(Limit(random_costs(seed + 1), 0.8 * random_costs(seed + 1).reach[1]))
+    made = into_band(scores, chosen, limits)
+    expected = _brute_force(scores, chosen, limits)
+    if made is None or expected is None:
+        assert made is None
+        assert expected is None
+        return
+    assert 1 / BAND < load_of(limits, counts_of(made)) <= 1
+    assert int((made != chosen).sum()) == expected[0]
+    score = scores[np.arange(2)[:, None], np.arange(6), made].sum()
+    assert score == pytest.approx(-expected[1], abs=1e-3)
+
+
+def test_least_cost_under_another_budget_equals_enumeration() -> None:
+    first, second = random_costs(0, pieces=2), random_costs(5)
+    low, high = second.reach
+    limits = [Limit(first, first.reach[1]), Limit(second, low + 0.01 * (high - low))]
+    counts, least = least_within(limits)
+    allowed = [
+        np.array(c)
+        for c in itertools.product(range(83), repeat=2)
+        if second.of(np.array(c)) <= limits[1].budget
+    ]
+    assert least == pytest.approx(min(first.of(c) for c in allowed), rel=1e-5)
+    assert second.of(counts) <= limits[1].budget
+
+
+# Answers
+
+
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 1000), pieces=st.integers(1, 2))
+def test_answers_keep_to_their_budgets_and_rise_with_them(seed: int, pieces: int) -> None:
+    """Over random costs and budgets, in one call and from call to call."""
+    space = make_mix_space(2)
+    costs = random_costs(seed, pieces=pieces)
+    generator = conditioned(space_label(space), layers=2, seed=seed)
+    low, high = costs.reach
+    rng = np.random.default_rng(seed)
+    budgets = [low, *rng.uniform(low, high, 3).tolist(), high]
+    requests = [Request((Limit(costs, budget),), "d") for budget in budgets]
+    together = answers(generator, space, requests)
+    alone = [answers(generator, space, [request])[0] for request in requests[:2]]
+    assert [a.architecture for a in alone] == [a.architecture for a in together[:2]]
+    taken = [_cost(costs, answer.architecture) for answer in together]
+    assert all(cost <= budget for cost, budget in zip(taken, budgets, strict=True))
+    by_budget = [cost for _, cost in sorted(zip(budgets, taken, strict=True))]
+    assert by_budget == sorted(by_budget)
+
+
+def _cost(costs: MixCosts, architecture: object) -> float:
+    kernels = [tuple(sorted(c.kernels)) for c in architecture.choices]  # type: ignore[attr-defined]
+    return costs.of(np.array([COUNT_VECTORS.index(k) for k in kernels]))
+
+
+def test_answers_of_a_real_space_are_within_a_percent() -> None:
+    """Nineteen layers leave no gaps: every budget but the extreme ones is nearly used up."""
+    space = make_space("sgnas")
+    costs = count_costs(space, "macs")
+    generator = conditioned(space_label(space), layers=19)
+    low, high = costs.reach
+    budgets = [low + place * (high - low) for place in (0.15, 0.4, 0.7)]
+    found = answers(generator, space, [Request((Limit(costs, b),)) for b in budgets])
+    for budget, answer in zip(budgets, found, strict=True):
+        assert 0.99 * budget <= _cost(costs, answer.architecture) <= budget
+
+
+def test_two_budgets_hold_together() -> None:
+    space = make_space("sgnas")
+    macs, params = count_costs(space, "macs"), count_costs(space, "params")
+    generator = conditioned(space_label(space), layers=19)
+    limits = (Limit(macs, 330.0), Limit(params, 3.6))
+    (answer,) = answers(generator, space, [Request(limits)])
+    loads = [_cost(limit.costs, answer.architecture) / limit.budget for limit in limits]
+    assert 0.99 <= max(loads) <= 1
+
+
+def test_two_budgets_that_exclude_each_other_are_refused_with_the_nearest() -> None:
+    space = make_mix_space(2)
+    generator = conditioned(space_label(space), layers=2)
+    first = random_costs(0)
+    opposed = MixCosts("macs", first.base, first.addends.max() - first.addends)
+    limits = (
+        Limit(first, first.reach[0] * 1.01),
+        Limit(opposed, opposed.reach[0] * 1.01),
+    )
+    with pytest.raises(BudgetError, match="no architecture keeps to") as caught:
+        answers(generator, space, [Request(limits, "d")])
+    nearest = caught.value.nearest_ms
+    assert nearest is not None
+    eased = Limit(first, min(nearest * 1.0001, first.reach[1]))
+    (answer,) = answers(generator, space, [Request((eased, limits[1]), "d")])
+    assert _cost(first, answer.architecture) <= eased.budget
+    assert _cost(opposed, answer.architecture) <= limits[1].budget
+
+
+def test_budgets_out_of_reach_are_refused_with_the_nearest() -> None:
+    space = make_mix_space(2)
+    generator = conditioned(space_label(space), layers=2)
+    macs = count_costs(space, "macs")
+    for budget, nearest in ((macs.reach[0] / 2, 0), (macs.reach[1] * 2, 1)):
+        with pytest.raises(BudgetError, match="out of reach") as caught:
+            answers(generator, space, [Request((Limit(macs, budget),))])
+        assert caught.value.as_dict()["nearest_macs_m"] == macs.reach[nearest]
+    latency = random_costs(0)
+    with pytest.raises(BudgetError) as caught:
+        answers(generator, space, [Request((Limit(latency, 1e-3),), "d")])
+    assert caught.value.nearest_ms == latency.reach[0]
+
+
+def test_unknown_devices_and_kinds_are_refused() -> None:
+    space = make_mix_space(2)
+    generator = conditioned(space_label(space), layers=2)
+    costs = random_costs(0)
+    with pytest.raises(UnknownNameError, match="adapt"):
+        generator([Request((Limit(costs, 5.0),), "elsewhere")])
+    label = GeneratorLabel(1, "published", space_label(space), 270, 450, ("macs",), (), (360.0,))
+    published = Generator(label, generator.priors)
+    with pytest.raises(MismatchError, match="--target-macs"):
+        published([Request((Limit(costs, 5.0),), "d")])
+
+
+def test_a_device_joins_with_the_others_left_as_they_are() -> None:
+    space = make_mix_space(2)
+    generator = conditioned(space_label(space), layers=2, devices=("a", "b"))
+    wider = generator.with_device("c")
+    requests = [Request((Limit(random_costs(0), 5.0),), name) for name in ("a", "b")]
+    assert torch.equal(wider(requests), generator(requests))
+    assert torch.equal(wider.devices[2], generator.devices.mean(0))
+    with pytest.raises(MismatchError, match="already"):
+        wider.with_device("a")
+
+
+# The network and its files
+
+
+@pytest.mark.parametrize(("layers", "plane"), [(1, 24), (3, 24), (19, 24), (7, 8)])
+def test_the_border_of_constant_maps_tells_all_of_them(layers: int, plane: int) -> None:
+    """The short cut equals the whole plane."""
+    torch.manual_seed(0)
+    network = GeneratorNetwork(5)
+    conditions = torch.randn(3, 5)
+    whole = network.hc_head(conditions[:, :, None, None].expand(-1, -1, layers, plane))
+    torch.testing.assert_close(network._asked(conditions, layers, plane), whole)
+
+
+def test_the_published_generator_says_what_was_published(reference: Path, tmp_path: Path) -> None:
+    """To the kernel, conv MACs and parameters, in both variants, after writing and reading."""
+    folder = reference / "sgnas"
+    made = import_generator(folder / "generator_imagenet.npz", folder / "prior_pool_imagenet.json")
+    save_generator(made, tmp_path / "generator")
+    generator = load_generator(tmp_path / "generator")
+    (sample,) = json.loads((folder / "generate_sample.json").read_text())
+    for key, variant in (("plain", Variant()), ("se_hswish", Variant(True, "hswish"))):
+        space = make_space("sgnas", 224, 1000, variant)
+        request = Request((Limit(count_costs(space, "macs"), sample["target_macs_m"]),))
+        (answer,) = raw_answers(generator, space, [request])
+        kernels = [list(choice.kernels or ()) for choice in answer.architecture.choices]
+        assert kernels == sample["layer_kernels"]
+        cost = network_cost(space.lower(answer.architecture))
+        assert cost.conv_macs / 1e6 == pytest.approx(sample[key]["conv_macs_m"], rel=1e-9)
+        assert cost.params == sample[key]["params"]
+
+
+def test_budgets_in_one_batch_are_answered_as_alone(reference: Path) -> None:
+    folder = reference / "sgnas"
+    generator = import_generator(
+        folder / "generator_imagenet.npz", folder / "prior_pool_imagenet.json"
+    )
+    space = generator.space
+    macs = count_costs(space, "macs")
+    requests = [Request((Limit(macs, float(m)),)) for m in (450, 270, 320, 320)]
+    together = raw_answers(generator, space, requests)
+    assert together == [raw_answers(generator, space, [request])[0] for request in requests]
+
+
+def test_a_generator_file_is_known_by_its_content(tmp_path: Path) -> None:
+    space = make_space("sgnas", 32, 10)
+    made = conditioned(space_label(space), layers=19, devices=("a", "b"))
+    path = tmp_path / "g.txt"
+    save_generator(made, path)
+    read = load_generator(path)
+    assert read.label == made.label
+    assert all(torch.equal(v, read.state_dict()[k]) for k, v in made.state_dict().items())
+    whole = path.read_bytes()
+    save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
+    for name, content in (
+        ("missing", None),
+        ("cut", whole[:-100]),
+        ("empty", b""),
+        ("text", b"{}"),
+        ("header", b"\xff" * 64),
+        ("foreign", (tmp_path / "other.safetensors").read_bytes()),
+        ("label", whole.replace(b'\\"conditioned\\"', b'\\"conditionex\\"')),
+        ("space", whole.replace(b'\\"sgnas\\"', b'\\"snags\\"')),
+    ):
+        file = tmp_path / name
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises((InvalidFileError, UnknownNameError)) as caught:
+            load_generator(file)
+        assert "\n" not in caught.value.message
+
+
+def test_files_that_are_no_generator_are_refused(reference: Path, tmp_path: Path) -> None:
+    folder = reference / "sgnas"
+    weights, prior = folder / "generator_imagenet.npz", folder / "prior_pool_imagenet.json"
+    for text, error in (
+        ("[", InvalidFileError),
+        ("[1]", InvalidFileError),
+        ('{"320": [[1, 0]]}', InvalidFileError),
+        ('{"360": "x"}', InvalidFileError),
+        ('{"5": []}', MismatchError),
+    ):
+        (tmp_path / "p.json").write_text(text)
+        with pytest.raises(error):
+            import_generator(weights, tmp_path / "p.json")
+    np.savez(tmp_path / "w.npz", other=np.zeros(3, dtype=np.float32))
+    np.savez(tmp_path / "o.npz", other=np.array([{}], dtype=object))
+    (tmp_path / "t.npz").write_bytes(weights.read_bytes()[:5000])
+    for name in ("w.npz", "o.npz", "t.npz", "missing.npz"):
+        with pytest.raises(InvalidFileError):
+            import_generator(tmp_path / name, prior)
