@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from latbench.registry import Registry
     from latbench.tables import LatencyTable, TableCheck
     from nas.data.images import ImageData
+    from nas.generator import Generator, Kind
     from nas.landing import Landing
     from nas.priced import PricedSpace
     from nas.searchers import Searcher
@@ -804,7 +805,7 @@ def _land(priced: PricedSpace, arch: Architecture, target_ms: float) -> Landing:
         return land(priced, arch, target_ms, measure_ms)
 
 
-# Search and training
+# Search
 
 
 @latbench.command()
@@ -907,6 +908,124 @@ def search(
         print_lines([f"next: latbench train {file} --data {data} -o RUN" for file in files])
 
     _emit({"results": [r.as_dict() for r in results]}, as_json=as_json, render=render)
+
+
+# Generators
+
+
+@latbench.group(cls=_Group)
+def generator() -> None:
+    """Architecture generators: a budget in, an architecture out."""
+
+
+@generator.command("import")
+@click.option("--weights", type=FILE, required=True, help="Published weights, npz.")
+@click.option("--prior", type=FILE, required=True, help="Published prior pool, JSON.")
+@click.option("-o", "--output", type=FILE, required=True)
+@as_json
+def generator_import(weights: Path, prior: Path, output: Path, as_json: bool) -> None:
+    """Make the published weights of an SGNAS generator usable."""
+    with _needs_torch():
+        from nas.generator import import_generator, save_generator
+
+    made = import_generator(weights, prior)
+    save_generator(made, output)
+    _emit_generator(made, output, as_json=as_json)
+
+
+@generator.command("show")
+@click.argument("path", metavar="GENERATOR", type=FILE)
+@as_json
+def generator_show(path: Path, as_json: bool) -> None:
+    """What a generator may be asked: space, kinds of budget, devices, trained range."""
+    with _needs_torch():
+        from nas.generator import load_generator
+
+    _emit_generator(load_generator(path), path, as_json=as_json)
+
+
+def _emit_generator(made: Generator, path: Path, *, as_json: bool) -> None:
+    import msgspec
+
+    from latbench.report.terminal import print_lines
+
+    label = made.label
+    unit = " M conv MACs" if label.form == "published" else " of the reach"
+    lines = [
+        f"{path}: a {label.form} generator of {label.space}",
+        f"budgets: {', '.join(label.kinds)}; trained on {label.low:g} to {label.high:g}{unit}",
+        *(f"device: {device}" for device in label.devices),
+    ]
+    _emit(msgspec.to_builtins(label), as_json=as_json, render=lambda: print_lines(lines))
+
+
+@latbench.command()
+@click.argument("path", metavar="GENERATOR", type=FILE)
+@click.option("--table", "table_path", type=FILE, help="Latency table of the device.")
+@click.option("--target", "latencies", type=LATENCY, multiple=True, help="Such as 15ms.")
+@click.option("--target-macs", "macs", type=float, multiple=True, help="Conv MACs in millions.")
+@click.option("--target-params", "params", type=float, multiple=True, help="In millions.")
+@click.option("--raw", is_flag=True, help="What the network says, undone by nothing.")
+@click.option("--se", is_flag=True, help="Squeeze-excite in every block.")
+@click.option("--activation", type=_named("activation", "relu6", "hswish"))
+@click.option("-o", "--output", type=FOLDER, help="Where a file of each architecture goes.")
+@as_json
+def generate(
+    path: Path,
+    table_path: Path | None,
+    latencies: tuple[float, ...],
+    macs: tuple[float, ...],
+    params: tuple[float, ...],
+    raw: bool,
+    se: bool,
+    activation: Literal["relu6", "hswish"] | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """An architecture for every budget, all from one forward pass of GENERATOR.
+
+    Budgets of two kinds are asked together: the first of one with the first of the other.
+    """
+    from latbench.cost import network_cost
+    from latbench.report.results import show_generated
+
+    with _needs_torch():
+        from nas.generator import (
+            answering_space,
+            answers,
+            load_generator,
+            raw_answers,
+            requests_for,
+        )
+
+    loaded = load_generator(path)
+    table = _open_table(table_path) if table_path is not None else None
+    space = answering_space(loaded, table, se=se, activation=activation)
+    budgets: dict[Kind, tuple[float, ...]]
+    budgets = {"latency": latencies, "macs": macs, "params": params}
+    requests = requests_for(loaded, space, table, budgets)
+    found = (raw_answers if raw else answers)(loaded, space, requests)
+    rows: list[dict[str, Any]] = []
+    for request, answer in zip(requests, found, strict=True):
+        network = space.lower(answer.architecture)
+        cost = network_cost(network).in_millions()
+        rows.append(
+            {
+                "target": request.limits[0].budget,
+                "targets": {limit.costs.kind: limit.budget for limit in request.limits},
+                "conv_macs_m": cost["conv_macs_m"],
+                "params_m": cost["params_m"],
+                "latency_ms": table.predict(network).latency_ms if table is not None else None,
+                "changes": answer.changes,
+                "architecture": answer.architecture.as_dict(),
+            }
+        )
+        if output is not None:
+            _write(output / f"{request}.json", answer.architecture.to_json())
+    _emit({"architectures": rows}, as_json=as_json, render=lambda: show_generated(rows, output))
+
+
+# Training
 
 
 @latbench.command()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import cli
+from latbench.cost import block_cost
 from latbench.device import DeviceProfile
 from latbench.tables import LatencyTable
 from nas.spaces import load_architecture, make_space
@@ -387,3 +388,88 @@ def test_help_is_quick_because_it_imports_nothing_slow() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == ""
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, profile: DeviceProfile) -> tuple[Path, Path]:
+    """A generator of small images that knows one device, and that device's table."""
+    import torch
+
+    from nas.generator import Generator, GeneratorLabel, device_of, save_generator
+
+    space = make_space("sgnas", 32, 10)
+    table = write_table(
+        tmp_path / "mix.sqlite", space, profile, prices=lambda b: block_cost(b).conv_macs / 1e6
+    )
+    label = GeneratorLabel(
+        1, "conditioned", table.space, 0.1, 0.9, ("latency", "macs"), (device_of(table),), (0.5,)
+    )
+    torch.manual_seed(0)
+    save_generator(Generator(label, torch.eye(4).repeat(1, 19, 6)[:, ::4]), tmp_path / "g")
+    return tmp_path / "g", table.path
+
+
+def test_generated_networks_keep_to_their_budgets(
+    run: Any, mixed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Latencies by the table, MACs, both together; files; in the order asked."""
+    generator, table = mixed
+    asked = ("--target", "60ms", "--target", "40ms")
+    code, result = _json(run, "generate", generator, "--table", table, *asked, "-o", tmp_path / "o")
+    rows = result["architectures"]
+    assert code == 0
+    assert [row["target"] for row in rows] == [60.0, 40.0]
+    assert all(0.99 * row["target"] <= row["latency_ms"] <= row["target"] for row in rows)
+    _, predicted = _json(run, "predict", tmp_path / "o" / "60ms.json", "--table", table)
+    assert predicted["latency_ms"] == pytest.approx(rows[0]["latency_ms"])
+    _, result = _json(run, "generate", generator, "--target-macs", 50)
+    (row,) = result["architectures"]
+    assert 0.99 * 50 <= row["conv_macs_m"] <= 50
+    assert row["latency_ms"] is None
+    _, both = _json(
+        run, "generate", generator, "--table", table, "--target", "60ms", "--target-macs", 50
+    )
+    (row,) = both["architectures"]
+    assert row["latency_ms"] <= 60
+    assert row["conv_macs_m"] <= 50
+    assert row["targets"] == {"latency": 60.0, "macs": 50.0}
+    assert "budget" in run("generate", generator, "--target-macs", 50, "--raw")[1]
+    assert _json(run, "generator", "show", generator)[1]["kinds"] == ["latency", "macs"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "--target 15ms"),
+        (("--target", "15ms"), "--table"),
+        (("--target-macs", "5000"), "nearest"),
+        (("--target-macs", "nan"), "positive"),
+        (("--target-params", "5"), "--target-macs"),
+        (("--target-macs", "50", "--target-macs", "60", "--target", "60ms"), "as many"),
+    ],
+)
+def test_requests_that_cannot_be_answered_are_refused(
+    run: Any, mixed: tuple[Path, Path], arguments: tuple[str, ...], words: str
+) -> None:
+    code, out, err = run("generate", mixed[0], *arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert len(err.splitlines()) == 1
+
+
+def test_published_weights_are_imported(run: Any, reference: Path, tmp_path: Path) -> None:
+    folder = reference / "sgnas"
+    code, _, _ = run(
+        "generator", "import", "--weights", folder / "generator_imagenet.npz",
+        "--prior", folder / "prior_pool_imagenet.json", "-o", tmp_path / "g",
+    )  # fmt: skip
+    assert code == 0
+    zoo = ("--target-macs", 365, "--target-macs", 320, "--target-macs", 275)
+    _, result = _json(
+        run, "generate", tmp_path / "g", *zoo, "--raw", "--se", "--activation", "hswish"
+    )
+    found = [(round(r["conv_macs_m"]), round(r["params_m"], 1)) for r in result["architectures"]]
+    assert found == [(373, 6.0), (326, 5.5), (281, 4.7)]
+    code, result = _json(run, "generate", tmp_path / "g", "--target", "15ms")
+    assert code == 2
+    assert result["error"]["kind"] == "mismatch"

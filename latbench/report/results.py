@@ -286,3 +286,24 @@ def _short_key(key: str) -> str:
     fields: dict[str, object] = json.loads(key)
     kind = str(fields.pop("block"))
     return kind + " " + " ".join(f"{name}={value}" for name, value in fields.items())
+
+
+def show_generated(rows: Sequence[Mapping[str, Any]], folder: Path | None) -> None:
+    """Generated architectures: budget, cost, and how many sub-blocks were changed to keep it."""
+    units = {"latency": "ms", "macs": "M MACs", "params": "M parameters"}
+    print_table(
+        ("budget", "conv MACs", "parameters", "latency", "changes"),
+        [
+            (
+                ", ".join(f"{amount:g} {units[kind]}" for kind, amount in row["targets"].items()),
+                f"{row['conv_macs_m']:.1f} M",
+                f"{row['params_m']:.2f} M",
+                "" if row["latency_ms"] is None else format_ms(row["latency_ms"]),
+                "cheapest" if row["changes"] is None else str(row["changes"]),
+            )
+            for row in rows
+        ],
+    )
+    print_lines(
+        [f"wrote them to {folder}" if folder else "their architectures: --json, or -o FOLDER"]
+    )
