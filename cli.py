@@ -1129,6 +1129,41 @@ def export(architecture: Path, weights: Path | None, output: Path, as_json: bool
 
 
 @latbench.command()
+@click.argument("kind", type=_Named("kind", lambda: list(_component_kinds())))
+@click.argument("name")
+@click.option("--root", type=FOLDER, help="A checkout; without, the one around this folder.")
+@as_json
+def new(kind: str, name: str, root: Path | None, as_json: bool) -> None:
+    """Write a working component with its contract test, to be changed.
+
+    KIND is space, block, dataset or runtime. In a checkout the component
+    is registered beside the others; elsewhere it becomes a package of its own, latbench-NAME.
+    """
+    from latbench.report.terminal import print_lines
+    from nas.scaffold import find_checkout, new_component, new_package
+
+    here = Path.cwd()
+    checkout = root if root is not None else find_checkout(here)
+    if checkout is not None:
+        made = new_component(kind, name, root=checkout.resolve())
+    else:
+        made = new_package(kind, name, parent=here)
+    _emit(
+        {
+            "kind": kind,
+            "name": name,
+            "root": str(made.root),
+            "files": list(made.files),
+            "next": made.next_step,
+        },
+        as_json=as_json,
+        render=lambda: print_lines(
+            [*(f"wrote {made.root / file}" for file in made.files), f"next: {made.next_step}"]
+        ),
+    )
+
+
+@latbench.command()
 @click.option("-o", "--output", type=FOLDER, default="runs/demo", show_default=True)
 @as_json
 def demo(output: Path, as_json: bool) -> None:
@@ -1187,6 +1222,12 @@ def _needs_torch() -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise MissingExtraError(str(error.name), "nas") from error
+
+
+def _component_kinds() -> Iterable[str]:
+    from nas.scaffold import KINDS
+
+    return KINDS
 
 
 def _datasets() -> Iterable[str]:

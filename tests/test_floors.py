@@ -32,7 +32,7 @@ FLOORS = {
         ("supernet",),
         ("training",),
         ("searchers",),
-        ("deployment", "landing", "demo"),
+        ("deployment", "landing", "demo", "scaffold"),
     ],
 }
 HEAVY = {"torch", "torchvision", "sklearn", "scipy", "matplotlib", "openvino", "tensorrt"}

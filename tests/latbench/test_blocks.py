@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ SAMPLES: list[BlockSpec] = [
     GlobalAverage(5, 7),
     Classifier(12, 10, 4),
 ]
+for _file in sorted(Path(__file__).parent.glob("test_block_*.py")):  # of each kind's own tests
+    SAMPLES += import_module(f"tests.latbench.{_file.stem}").SAMPLES
 TOLERANCE = 1e-4
 
 

@@ -1,0 +1,281 @@
+"""New components: the file, the line that registers it, the contract test.
+
+In a checkout a component is written into the family's folder and registered in its table. Outside
+of one it becomes a package of its own, registered by an entry point. The templates are whole
+components of the smallest working kind: what they write runs as it is, and says what to change.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import keyword
+import re
+from dataclasses import dataclass, field
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+from string import Template
+
+from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError
+from latbench.files import write_atomically
+
+LINE_LENGTH = 100  # of this project's code: a line that registers a long name would exceed it
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_PACKAGE_TABLE = "package.toml"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of component: where its members live, and where they are registered.
+
+    Attributes:
+        what: What a member is called in errors.
+        registry: The family's table, a module-level name in ``<folder>/__init__.py``.
+        folder: Where the file goes, from the root of a checkout.
+        group: Entry points of the family.
+        class_suffix: What the name of a class ends with; None where a member is a function.
+        beside: Further files: template, and path from the root of a checkout.
+    """
+
+    what: str
+    registry: str
+    folder: str
+    group: str
+    class_suffix: str | None = None
+    beside: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def tests(self) -> str:
+        """Where the contract test goes."""
+        return f"tests/{self.folder.partition('/')[0]}"
+
+    @property
+    def needs(self) -> str:
+        """What a package with such a component depends on."""
+        without_torch = self.folder.startswith(("latbench/", "nas/spaces"))
+        return "latbench" if without_torch else "latbench[nas]"
+
+
+KINDS: dict[str, Kind] = {
+    "space": Kind("search space", "SPACES", "nas/spaces", "latbench.spaces"),
+    "block": Kind("kind of block", "BLOCKS", "latbench/blocks", "latbench.blocks", ""),
+    "dataset": Kind("data set", "DATASETS", "nas/data", "latbench.datasets"),
+    "runtime": Kind(
+        "runtime",
+        "PROFILERS",
+        "latbench/profilers",
+        "latbench.runtimes",
+        "Profiler",
+        beside=(("runtime_profile.toml", "device_profiles/cpu-$name.toml"),),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Component:
+    """What was written.
+
+    Attributes:
+        root: The checkout, or the package's folder.
+        files: New files, and the registry that has a new line; paths from the root.
+        next_step: What to type next.
+    """
+
+    root: Path
+    files: tuple[str, ...]
+    next_step: str
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Texts by path; nothing is written before all of them are known."""
+
+    new: dict[Path, str] = field(default_factory=dict)
+    changed: dict[Path, str] = field(default_factory=dict)
+
+    def write(self) -> None:
+        for path in self.new:
+            if path.exists():
+                raise InvalidFileError(f"{path} exists and is kept: choose another name")
+        written: list[Path] = []
+        try:
+            for path, text in self.new.items():
+                write_atomically(path, text)
+                written.append(path)
+            for path, text in self.changed.items():
+                write_atomically(path, text)
+        except LatbenchError:
+            for path in written:
+                path.unlink()
+            raise
+
+
+def find_checkout(start: Path) -> Path | None:
+    """The checkout that contains a folder, or None."""
+    return next((p for p in (start, *start.parents) if _is_checkout(p)), None)
+
+
+def new_component(kind: str, name: str, *, root: Path) -> Component:
+    """Write a component into a checkout.
+
+    Args:
+        kind: One of ``KINDS``.
+        name: What it is registered under: words of lower-case letters and digits, joined by "-".
+        root: The checkout.
+
+    Raises:
+        InvalidValueError: The name cannot be used, or is taken.
+        InvalidFileError: The root is no checkout, or a file exists. Nothing was written.
+    """
+    if not _is_checkout(root):
+        raise InvalidFileError(
+            f"{root} is no checkout of latbench: name the folder that holds its pyproject.toml, "
+            "or leave out --root outside of a checkout to write a package of its own"
+        )
+    family = KINDS[kind]
+    registry = root / family.folder / "__init__.py"
+    table = _Table(registry, family.registry)
+    names = _names(kind, name, taken=table.names)
+    module = names["module"]
+    files = {
+        f"{kind}.py": f"{family.folder}/{module}.py",
+        f"{kind}_test.py": f"{family.tests}/test_{kind}_{module}.py",
+    } | {template: Template(path).substitute(names) for template, path in family.beside}
+    plan = _Plan()
+    for template, path in files.items():
+        plan.new[root / path] = _render(template, names)
+    place = f"{family.folder.replace('/', '.')}.{module}:{names['attribute']}"
+    plan.changed[registry] = table.with_member(name, place)
+    plan.write()
+    test = files[f"{kind}_test.py"]
+    return Component(
+        root, (*files.values(), f"{family.folder}/__init__.py"), f"cd {root} && pytest {test}"
+    )
+
+
+def new_package(kind: str, name: str, *, parent: Path) -> Component:
+    """Write a component as a package of its own, which registers it by an entry point.
+
+    Args:
+        kind: One of ``KINDS``.
+        name: As in ``new_component``.
+        parent: Where the package's folder ``latbench-<name>`` goes.
+
+    Raises:
+        InvalidValueError: The name cannot be used, or is taken.
+        InvalidFileError: The folder exists. Nothing was written.
+    """
+    family = KINDS[kind]
+    spec = find_spec(family.folder.replace("/", "."))
+    assert spec is not None
+    assert spec.origin is not None
+    names = _names(kind, name, taken=_Table(Path(spec.origin), family.registry).names)
+    root = parent / f"latbench-{name}"
+    if root.exists():
+        raise InvalidFileError(f"{root} exists and is kept: choose another name")
+    module = f"latbench_{names['module']}"
+    files = {
+        f"{kind}.py": f"{module}.py",
+        f"{kind}_test.py": f"tests/test_{kind}_{names['module']}.py",
+        _PACKAGE_TABLE: "pyproject.toml",
+    } | {template: Path(Template(p).substitute(names)).name for template, p in family.beside}
+    names |= {"package_module": module, "group": family.group, "needs": family.needs}
+    plan = _Plan()
+    for template, path in files.items():
+        plan.new[root / path] = _render(template, names)
+    plan.write()
+    return Component(root, tuple(files.values()), f"pip install -e {root} && pytest {root}")
+
+
+class _Table:
+    """A registry's table of members in its source."""
+
+    def __init__(self, path: Path, registry: str) -> None:
+        self._lines = path.read_text().splitlines(keepends=True)
+        members = _members(ast.parse("".join(self._lines)), registry)
+        if members is None:
+            raise InvalidFileError(f"{path} holds no table {registry} that a line can be added to")
+        self._line_of = members
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._line_of)
+
+    def with_member(self, name: str, place: str) -> str:
+        """The source with one more line: in its place if the names are sorted, else at the end.
+
+        Raises:
+            InvalidValueError: The line would be too long.
+        """
+        line = f'        "{name}": "{place}",\n'
+        if len(line) > LINE_LENGTH + 1:
+            raise InvalidValueError(
+                f"{name} is too long a name: its line in the registry would have "
+                f"{len(line) - 1} characters, {LINE_LENGTH} are allowed"
+            )
+        later = [number for known, number in self._line_of.items() if known > name]
+        is_sorted = self.names == sorted(self.names)
+        at = min(later) - 1 if is_sorted and later else max(self._line_of.values())
+        return "".join([*self._lines[:at], line, *self._lines[at:]])
+
+
+def _members(tree: ast.Module, registry: str) -> dict[str, int] | None:
+    """Line numbers of a registry's members by name."""
+    for node in tree.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            if node.target.id != registry or not isinstance(node.value, ast.Call):
+                continue
+            for argument in node.value.args:
+                if isinstance(argument, ast.Dict):
+                    keys = [key for key in argument.keys if isinstance(key, ast.Constant)]
+                    return {str(key.value): key.lineno for key in keys} or None
+    return None
+
+
+def _names(kind: str, name: str, *, taken: list[str]) -> dict[str, str]:
+    """What a template may speak of: the name, and what it is called in code.
+
+    Raises:
+        InvalidValueError: The name cannot be used, or is taken.
+    """
+    family = KINDS[kind]
+    module = name.replace("-", "_")
+    camel = "".join(word.capitalize() for word in name.split("-"))
+    if not _NAME.fullmatch(name) or keyword.iskeyword(module) or hasattr(builtins, module):
+        raise InvalidValueError(
+            f"{name!r} cannot name a {family.what}: use words of lower-case letters and digits, "
+            "joined by '-', that are no word of Python's, such as 'my-own'"
+        )
+    if name in taken:
+        raise InvalidValueError(
+            f"there is a {family.what} {name!r} already: choose a name that is not among "
+            f"{', '.join(taken)}"
+        )
+    attribute = module if family.class_suffix is None else camel + family.class_suffix
+    return {"name": name, "module": module, "camel": camel, "attribute": attribute}
+
+
+def _render(template: str, names: dict[str, str]) -> str:
+    """A template's text with the names put in.
+
+    Raises:
+        InvalidValueError: The file imports something else under the component's name.
+    """
+    folder = resources.files(__package__) / "templates"
+    text = Template((folder / f"{template}.txt").read_text()).substitute(names)
+    if template.endswith(".py"):
+        imports = [
+            n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Import | ast.ImportFrom)
+        ]
+        if names["attribute"] in {alias.asname or alias.name for n in imports for alias in n.names}:
+            raise InvalidValueError(
+                f"{names['name']!r} would be {names['attribute']} in the code, which is the name "
+                "of something that it uses: choose another"
+            )
+    return text
+
+
+def _is_checkout(folder: Path) -> bool:
+    marks = ("pyproject.toml", "latbench/registry.py", "nas/spaces/__init__.py")
+    return all((folder / mark).is_file() for mark in marks)
