@@ -1,4 +1,4 @@
-"""SGD that touches only the channels in use."""
+"""SGD that touches only the channels in use, and RMSprop as TensorFlow has it."""
 
 from __future__ import annotations
 
@@ -65,3 +65,65 @@ class ElasticSGD(Optimizer):
                 moved = velocity.index_select(axis, index).mul_(momentum).add_(step)
                 velocity.index_copy_(axis, index, moved)
                 parameter.index_copy_(axis, index, values.sub_(moved, alpha=lr))
+
+
+class TensorFlowRMSprop(Optimizer):
+    """RMSprop as in TensorFlow, which EfficientNet, MobileNetV3 and SGNAS were trained with.
+
+    With gradient g, weight decay d and learning rate r::
+
+        g <- g + d w
+        s <- alpha s + (1 - alpha) g^2        from s = 1
+        v <- momentum v + r g / sqrt(s + epsilon)
+        w <- w - v
+
+    ``torch.optim.RMSprop`` adds epsilon outside the root, starts from s = 0, and has the learning
+    rate of now multiply what earlier steps left in v; with a large epsilon and a learning rate
+    that falls these are other trainings.
+
+    Args:
+        parameters: What to optimise.
+        lr: Learning rate.
+        alpha: Of the running mean of squared gradients.
+        momentum: Of the velocity.
+        epsilon: Under the root.
+        weight_decay: L2 penalty.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        alpha: float = 0.9,
+        momentum: float = 0.9,
+        epsilon: float = 1e-3,
+        weight_decay: float = 0.0,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "alpha": alpha,
+            "momentum": momentum,
+            "epsilon": epsilon,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(parameters, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Take one step on every parameter that has a gradient."""
+        for group in self.param_groups:
+            alpha = group["alpha"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["square"] = torch.ones_like(parameter)
+                    state["velocity"] = torch.zeros_like(parameter)
+                grad = parameter.grad.add(parameter, alpha=group["weight_decay"])
+                square = state["square"].mul_(alpha).addcmul_(grad, grad, value=1 - alpha)
+                root = square.add(group["epsilon"]).sqrt_()
+                velocity = state["velocity"].mul_(group["momentum"])
+                velocity.addcdiv_(grad, root, value=group["lr"])
+                parameter.sub_(velocity)

@@ -1,0 +1,1 @@
+"""Which paths of a supernet a training step computes, one file a strategy."""

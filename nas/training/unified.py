@@ -1,0 +1,233 @@
+"""Training the unified supernet of SGNAS, and judging what comes out of it.
+
+Four fair paths a step (``nas.training.strategies.unified``), label-smoothed cross entropy,
+gradients summed, one update. The learning rate falls along a cosine to zero over all steps
+(published: over far more steps than there are, so that it hardly falls). Training images are
+divided three ways, for weights, generator and selection; the last part is seen by neither training.
+
+A run goes on from its last finished epoch and ends bit-identical to an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from time import monotonic
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latbench.errors import InvalidValueError
+from nas.data.images import ImageData, Split, augment, batches, generator
+from nas.recipes import Recipe
+from nas.spaces import SearchSpace
+from nas.supernet.unified import Path, UnifiedSupernet
+from nas.training.calibration import calibrate
+from nas.training.memory import keep_freed_memory
+from nas.training.run_folder import RunFolder
+from nas.training.strategies.unified import PATHS, FairPaths
+
+_PHASE = "supernet"
+_TEST_BATCH = 256
+_FEWEST_IMAGES = 8  # batch norm needs a batch
+_SELECTION_STREAM = 1  # keeps the order of the second division apart from the first
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+
+
+class UnifiedRecipe(Recipe, frozen=True, kw_only=True, tag="unified-supernet"):
+    """How the supernet is trained; the defaults are the published values for ImageNet.
+
+    Attributes:
+        held_out: Of the training images, for generator and selection.
+        selection: Of the held-out images, those that only select.
+        lr: At the start; a cosine to zero.
+        weight_decay: Of all parameters, norms included, as published.
+        shift: Largest shift of a training image in memory, in pixels.
+        calibration_batches: Of training images, before an answer is judged.
+    """
+
+    epochs: Count = 50
+    batch_size: Annotated[int, msgspec.Meta(ge=2)] = 128
+    held_out: Share = 0.2
+    selection: Share = 0.5
+    lr: Positive = 0.064
+    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
+    weight_decay: NotNegative = 4e-4
+    smoothing: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.1
+    shift: Annotated[int, msgspec.Meta(ge=0)] = 4
+    calibration_batches: Count = 8
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Training images, divided: the supernet's, the generator's, and those that select."""
+
+    weights: Split
+    generator: Split
+    selection: Split
+
+
+def divide(data: ImageData, recipe: UnifiedRecipe, *, seed: int) -> Parts:
+    """Divide the training images at random.
+
+    Raises:
+        InvalidValueError: There are too few of them.
+    """
+    weights, rest = data.held_out(recipe.held_out, seed=seed)
+    order = torch.randperm(len(rest), generator=generator(seed, _SELECTION_STREAM))
+    count = round(len(rest) * (1 - recipe.selection))
+    parts = Parts(weights, rest.take(order[:count]), rest.take(order[count:]))
+    if min(len(parts.weights), len(parts.generator), len(parts.selection)) < _FEWEST_IMAGES:
+        raise InvalidValueError(
+            f"{len(data.train)} training images are too few to search on: they are divided for "
+            f"weights, generator and selection, and each part needs {_FEWEST_IMAGES}"
+        )
+    return parts
+
+
+def train_supernet(
+    space: SearchSpace,
+    data: ImageData,
+    parts: Parts,
+    recipe: UnifiedRecipe,
+    folder: RunFolder,
+    *,
+    seed: int,
+    progress: Callable[[float, str], None] = lambda fraction, words: None,
+) -> UnifiedSupernet:
+    """Train to the end of the recipe; return the supernet in evaluation mode.
+
+    Args:
+        space: Of unified blocks.
+        data: Whose images these are.
+        parts: Paths are trained on ``weights`` and watched on ``selection``.
+        recipe: How.
+        folder: Where checkpoints and metrics are kept; a run there goes on.
+        seed: Of weights, paths, order and augmentation.
+        progress: Is told the fraction done.
+    """
+    torch.set_flush_denormal(True)
+    keep_freed_memory()
+    supernet = UnifiedSupernet(space, seed=seed).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(
+        supernet.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+    )
+    first = 0
+    saved = folder.checkpoint(_PHASE)
+    if saved is not None:
+        supernet.load_state_dict(saved["supernet"])
+        optimizer.load_state_dict(saved["sgd"])
+        first = saved["epoch"]
+    steps = max(1, len(parts.weights) // recipe.batch_size)
+    with folder.metrics() as metrics:
+        for epoch in range(first, recipe.epochs):
+            begin = monotonic()
+            supernet.train()
+            order, shifts = (generator(seed, epoch, use) for use in range(2))
+            drawn = FairPaths(len(space.layers), np.random.default_rng([seed, epoch]))
+            losses: list[float] = []
+            for step, (raw, labels) in enumerate(batches(parts.weights, recipe.batch_size, order)):
+                done = (epoch + step / steps) / recipe.epochs
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.lr * (1 + math.cos(math.pi * done)) / 2
+                images = augment(raw, shifts, flip=data.flip, shift=recipe.shift)
+                loss = supernet_step(
+                    supernet,
+                    optimizer,
+                    data.to_input(images),
+                    labels,
+                    drawn.step(),
+                    smoothing=recipe.smoothing,
+                )
+                losses.append(loss)
+                progress(
+                    (epoch + (step + 1) / steps) / recipe.epochs,
+                    f"supernet, epoch {epoch + 1} of {recipe.epochs}, loss {loss:.2f}",
+                )
+            watched = FairPaths(len(space.layers), np.random.default_rng([seed])).step()
+            metrics.log(
+                _PHASE,
+                epoch,
+                {
+                    "loss": sum(losses) / len(losses),
+                    "lr": optimizer.param_groups[0]["lr"],
+                    "top1": sum(accuracy(supernet, path, data, parts, recipe) for path in watched)
+                    / PATHS,
+                    "seconds": round(monotonic() - begin, 3),
+                },
+            )
+            state = {"supernet": supernet.state_dict(), "sgd": optimizer.state_dict()}
+            folder.save_checkpoint(_PHASE, state | {"epoch": epoch + 1})
+    return supernet.eval()
+
+
+def supernet_step(
+    supernet: UnifiedSupernet,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    paths: list[list[list[int]]],
+    *,
+    smoothing: float,
+) -> float:
+    """One update by the summed gradients of some paths; return their mean loss."""
+    optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    for path in paths:
+        loss = F.cross_entropy(supernet(images, path), labels, label_smoothing=smoothing)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
+    optimizer.step()
+    return total / len(paths)
+
+
+def answer(
+    supernet: UnifiedSupernet,
+    path: Path,
+    data: ImageData,
+    parts: Parts,
+    recipe: UnifiedRecipe,
+) -> nn.Module:
+    """The network of a path with the supernet's weights, its batch norms calibrated.
+
+    Calibration sees training images as they are, always the same ones.
+    """
+    network = supernet.cut(path)
+    calibrate(network, _inputs(data, parts.weights, recipe))
+    return network
+
+
+@torch.no_grad()
+def accuracy(
+    supernet: UnifiedSupernet,
+    path: Path,
+    data: ImageData,
+    parts: Parts,
+    recipe: UnifiedRecipe,
+) -> float:
+    """Accuracy of a path's calibrated network on the images that select, a fraction."""
+    network = answer(supernet, path, data, parts, recipe)
+    right = 0
+    for images, labels in batches(parts.selection, _TEST_BATCH, generator(0), drop_last=False):
+        right += int((network(data.to_input(images)).argmax(1) == labels).sum())
+    return right / len(parts.selection)
+
+
+def _inputs(data: ImageData, split: Split, recipe: UnifiedRecipe) -> Iterator[Tensor]:
+    size = min(recipe.batch_size, len(split))
+    for i, (images, _) in enumerate(batches(split, size, generator(0))):
+        if i == recipe.calibration_batches:
+            return
+        yield data.to_input(images)

@@ -1,0 +1,231 @@
+"""Training the unified supernet: fair draws, bit-exact resume, calibrated answers."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from latbench.errors import InvalidValueError
+from nas.data.images import ImageData, Split, image_data
+from nas.recipes import load_recipe, shipped_recipes
+from nas.spaces.sgnas import SUB_BLOCKS
+from nas.supernet.unified import SKIP, UnifiedSupernet
+from nas.training.calibration import calibrate
+from nas.training.optimizer import TensorFlowRMSprop
+from nas.training.run_folder import RunFolder
+from nas.training.strategies.unified import BARE, FairPaths
+from nas.training.unified import UnifiedRecipe, accuracy, answer, divide, train_supernet
+from tests.nas.test_search import Stop, tiny_data
+from tests.nas.test_unified import make_unified_space
+
+RECIPE = UnifiedRecipe(epochs=2, batch_size=32, lr=0.05, calibration_batches=2)
+
+
+def test_expansions_of_a_step_are_drawn_without_replacement() -> None:
+    drawn = FairPaths(5, np.random.default_rng(0))
+    bare = 0
+    for _ in range(200):
+        paths = np.array(drawn.step())
+        assert paths.shape == (4, 5, SUB_BLOCKS)
+        expansions = (paths != SKIP).sum(2)  # (paths, layers)
+        for layer in expansions.T.tolist():
+            assert len(set(layer)) == 4
+            assert set(layer) <= set(range(1, SUB_BLOCKS + 1))
+            bare += 1 in layer
+    assert abs(bare / 1000 - BARE) < 0.05
+
+
+def test_kernels_of_a_sub_block_are_dealt_evenly_at_any_time() -> None:
+    drawn = FairPaths(2, np.random.default_rng(1))
+    counts: dict[tuple[int, int], Counter[int]] = {}
+    skips: Counter[int] = Counter()
+    for _ in range(100):
+        for path in drawn.step():
+            for layer, row in enumerate(path):
+                for b, choice in enumerate(row):
+                    if choice == SKIP:
+                        skips[b] += 1
+                    else:
+                        counts.setdefault((layer, b), Counter())[choice] += 1
+        for count in counts.values():
+            numbers = [count[choice] for choice in range(SKIP)]
+            assert max(numbers) - min(numbers) <= 1
+    assert max(skips.values()) - min(skips.values()) < 80  # of 270 on average: sub-blocks alike
+
+
+def data_of_five_classes() -> ImageData:
+    data = tiny_data(160)
+    split = Split(data.train.images, data.train.labels % 5)
+    return image_data("tiny", train=split, test=split, classes=5, input_size=8, flip=False)
+
+
+def _train(folder: Path, *, stop_after: int | None = None) -> UnifiedSupernet:
+    data, calls = data_of_five_classes(), 0
+
+    def progress(fraction: float, words: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == stop_after:
+            raise Stop
+
+    return train_supernet(
+        make_unified_space(),
+        data,
+        divide(data, RECIPE, seed=2),
+        RECIPE,
+        RunFolder(folder, {}),
+        seed=2,
+        progress=progress,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[UnifiedSupernet, Path]:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    return _train(folder), folder
+
+
+def test_a_resumed_training_is_an_uninterrupted_one(
+    trained: tuple[UnifiedSupernet, Path], tmp_path: Path
+) -> None:
+    whole, folder = trained
+    for stop_after in (2, 5):
+        with pytest.raises(Stop):
+            _train(tmp_path, stop_after=stop_after)
+    resumed = _train(tmp_path).state_dict()
+    assert all(torch.equal(resumed[name], value) for name, value in whole.state_dict().items())
+    logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert logged[-1]["loss"] < logged[0]["loss"]
+    assert logged[-1]["lr"] < 0.1 * RECIPE.lr
+
+
+def test_every_batch_norm_is_trained(trained: tuple[UnifiedSupernet, Path]) -> None:
+    """That of expansion 1 included, which published training never reaches."""
+    supernet, _ = trained
+    reached = {
+        (layer, row.count(SKIP))
+        for epoch in range(RECIPE.epochs)
+        for path in _paths(FairPaths(3, np.random.default_rng([2, epoch])), steps=4)
+        for layer, row in enumerate(path)
+    }
+    assert any(skips == SUB_BLOCKS - 1 for _, skips in reached)
+    fresh = UnifiedSupernet(make_unified_space(), seed=2)
+    moved = {
+        (layer, skips)
+        for layer, (block, other) in enumerate(zip(supernet.layers, fresh.layers, strict=True))
+        for skips, (now, then) in enumerate(zip(block.norms, other.norms, strict=True))
+        if not torch.equal(now.weight, then.weight)
+    }
+    assert moved == reached
+
+
+def _paths(drawn: FairPaths, *, steps: int) -> list[list[list[int]]]:
+    return [path for _ in range(steps) for path in drawn.step()]
+
+
+def test_an_answer_is_calibrated_and_the_supernet_stays_as_it_is(
+    trained: tuple[UnifiedSupernet, Path],
+) -> None:
+    data = data_of_five_classes()
+    parts = divide(data, RECIPE, seed=2)
+    supernet, _ = trained
+    before = {name: value.clone() for name, value in supernet.state_dict().items()}
+    path = [[0, 1, SKIP, SKIP, SKIP, SKIP]] * 3
+    network = answer(supernet, path, data, parts, RECIPE)
+    assert not network.training
+    assert 0 <= accuracy(supernet, path, data, parts, RECIPE) <= 1
+    assert all(torch.equal(before[name], value) for name, value in supernet.state_dict().items())
+    cut = supernet.cut(path).state_dict()
+    calibrated = network.state_dict()
+    for name, value in calibrated.items():
+        if "running" not in name and "tracked" not in name:
+            assert torch.equal(value, cut[name])
+    assert any(not torch.equal(calibrated[n], v) for n, v in cut.items() if "running" in n)
+
+
+def test_calibration_is_the_mean_over_batches() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(2, momentum=0.3))
+    batches = [torch.randn(4, 2, 3, 3) + i for i in range(3)]
+    calibrate(model, iter(batches))
+    means = torch.stack([batch.mean((0, 2, 3)) for batch in batches]).mean(0)
+    torch.testing.assert_close(model[0].running_mean, means)
+    assert model[0].momentum == 0.3
+    with pytest.raises(ValueError, match="no batch"):
+        calibrate(model, [])
+    torch.testing.assert_close(model[0].running_mean, means)
+
+
+def test_the_parts_are_disjoint_and_whole() -> None:
+    data = data_of_five_classes()
+    numbered = data.train.images.clone()
+    numbered[:, :, 0, 0] = torch.arange(160, dtype=torch.uint8)[:, None]
+    data = image_data(
+        "tiny",
+        train=Split(numbered, data.train.labels),
+        test=data.test,
+        classes=5,
+        input_size=8,
+        flip=False,
+    )
+    parts = divide(data, RECIPE, seed=0)
+    numbers = [
+        set(part.images[:, 0, 0, 0].tolist())
+        for part in (parts.weights, parts.generator, parts.selection)
+    ]
+    assert [len(part) for part in numbers] == [128, 16, 16]
+    assert set().union(*numbers) == set(range(160))
+    with pytest.raises(InvalidValueError, match="too few"):
+        divide(data.subset(30, seed=0), RECIPE, seed=0)
+
+
+def test_the_published_recipes_are_shipped() -> None:
+    assert shipped_recipes(UnifiedRecipe) == ["sgnas-supernet-cifar", "sgnas-supernet-imagenet"]
+    recipe = load_recipe(UnifiedRecipe, "sgnas-supernet-cifar")
+    assert (recipe.batch_size, recipe.epochs) == (512, 200)
+    assert load_recipe(UnifiedRecipe, "sgnas-supernet-imagenet") == UnifiedRecipe()
+
+
+def test_rmsprop_is_tensorflows_formula() -> None:
+    """By hand, with a learning rate that falls: it acts on each gradient once."""
+    w = nn.Parameter(torch.tensor([1.0, -2.0]))
+    gradients = [[0.5, -1.0], [-0.2, 3.0], [0.0, 0.1]]
+    rates = [0.1, 0.01, 0.001]
+    optimizer = TensorFlowRMSprop([w], lr=0.1, alpha=0.8, momentum=0.9, weight_decay=0.1)
+    expected = []
+    for i, start in enumerate([1.0, -2.0]):
+        value, square, velocity = start, 1.0, 0.0
+        for row, rate in zip(gradients, rates, strict=True):
+            g = row[i] + 0.1 * value
+            square = 0.8 * square + 0.2 * g * g
+            velocity = 0.9 * velocity + rate * g / math.sqrt(square + 1e-3)
+            value -= velocity
+        expected.append(value)
+    for row, rate in zip(gradients, rates, strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+        w.grad = torch.tensor(row)
+        optimizer.step()
+    torch.testing.assert_close(w.detach(), torch.tensor(expected))
+
+
+def test_rmsprop_goes_on_from_its_state() -> None:
+    def step(w: Tensor, optimizer: TensorFlowRMSprop) -> None:
+        w.grad = w.detach() - 3
+        optimizer.step()
+
+    w, other = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    first = TensorFlowRMSprop([w], lr=0.1)
+    step(w, first)
+    second = TensorFlowRMSprop([other], lr=0.1)
+    other.data.copy_(w.detach())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    step(w, first)
+    step(other, second)
+    assert torch.equal(w, other)
