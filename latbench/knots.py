@@ -61,7 +61,13 @@ class KnotPlan:
         ]
 
     def add_knots(self, scanned: Sequence[BlockSpec], samples: Samples, quantile: float) -> None:
-        """Find the classes from the scan; register knots and held-out widths."""
+        """Find the classes from the scan; register knots and held-out widths.
+
+        Without elastic widths there are no classes to find, and every block is measured.
+        """
+        if not self.widths:
+            self.store.add_blocks(self.rigid)
+            return
         ids = {spec: id_ for id_, spec in self.store.blocks().items()}
         fastest = samples.intervals([ids[spec] for spec in scanned], quantile)
         by_curve: dict[BlockSpec, dict[int, float]] = defaultdict(dict)
@@ -119,7 +125,11 @@ def _macs(shape: BlockSpec, widths: Sequence[int]) -> int:
 def _by_shape(
     blocks: Sequence[BlockSpec],
 ) -> tuple[list[BlockSpec], dict[BlockSpec, list[int]]]:
-    """Blocks without an elastic width, and of the others all widths, ascending, by the rest."""
+    """Blocks without an elastic width, and of the others all widths, ascending, by the rest.
+
+    Where a shape has no more widths than first knots, they are operations of a space without
+    elastic widths (k3_e3 and k3_e6, say), and all are measured.
+    """
     rigid = []
     grouped: dict[BlockSpec, list[int]] = defaultdict(list)
     for spec in blocks:
@@ -128,6 +138,8 @@ def _by_shape(
             rigid.append(spec)
         else:
             grouped[with_width(spec, 0)].append(width)
+    few = [shape for shape, found in grouped.items() if len(found) <= KNOTS_A_CLASS]
+    rigid += [with_width(shape, width) for shape in few for width in grouped.pop(shape)]
     return rigid, {shape: sorted(found) for shape, found in grouped.items()}
 
 

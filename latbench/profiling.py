@@ -253,11 +253,11 @@ def _result(
 ) -> ProfileResult:
     estimates = store.estimates()
     blocks = store.blocks()
-    alignment = store.alignment
     knots = {
         spec: estimates[id_] for id_, spec in store.blocks("block").items() if id_ in estimates
     }
-    interpolated = sum(1 for _ in Curves(alignment, knots).between_specs()) if alignment else 0
+    curves = Curves(store.alignment, knots)
+    interpolated = sum(1 for _ in curves.between_specs())
     measured = sum(id_ in estimates for id_ in blocks)
     timing = store.timing(run.sweep)
     outside = timing["seconds"] - timing["open_s"] - timing["calls_s"]
@@ -275,7 +275,7 @@ def _result(
         floor=fit.floor,
         noisy_sweep=fit.noisy,
         heldout_error=fit.held_out_error,
-        alignment=str(alignment) if alignment else "no elastic widths",
+        alignment=str(curves),
     )
 
 

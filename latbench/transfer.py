@@ -9,6 +9,7 @@ on measured blocks left out of it, and is marked noisy until `profile` has measu
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,8 @@ from latbench.tables.widths import Alignment
 
 Floats = NDArray[np.float64]
 
-BLOCKS = 40  # measured of the elastic ones, beside all that have no elastic width
+BLOCKS = 40  # measured of the kinds of block that are many, beside all of the others
+_MANY = 16  # blocks of a kind; of stems and tails a space has a few, and all are measured
 _PENALTIES = (0.1, 1.0, 10.0, 100.0)  # of the ridge; the last leaves little but one common factor
 _COVERAGE = 0.95  # of the intervals of what was told
 
@@ -74,7 +76,7 @@ def transfer(
         path: The new table.
         source: A table of the same space on another device.
         networks: Networks to fit prices on, of blocks that ``source`` prices.
-        blocks: Elastic blocks to measure.
+        blocks: How many to measure of the kinds of block that a space has many of.
         progress: Told what is going on.
 
     Raises:
@@ -83,15 +85,16 @@ def transfer(
         DeviceBusyError: Another process measures on the device.
     """
     known = {spec: e for spec, e in source.estimates.items() if e.cold_ms and source.origin is None}
-    elastic = [spec for spec in known if block_width(spec) is not None]
-    if len(elastic) < 2 * blocks:
+    kinds = Counter(type(spec) for spec in known)
+    many = [spec for spec in known if kinds[type(spec)] >= _MANY]
+    if len(many) < 2 * blocks:
         raise MismatchError(
-            f"{source.path} has {len(elastic)} measured blocks of elastic width, too few to "
-            f"transfer from: at least {2 * blocks} are needed"
+            f"{source.path} has {len(many)} measured blocks to transfer from, too few: at least "
+            f"{2 * blocks} are needed"
         )
-    features = _features(elastic, known)
-    chosen = [elastic[i] for i in _spread(features, blocks)]
-    chosen += [spec for spec in known if block_width(spec) is None]
+    features = _features(many, known)
+    chosen = [many[i] for i in _spread(features, blocks)]
+    chosen += [spec for spec in known if kinds[type(spec)] < _MANY]
     protocol = profiler.profile.sweep
     with (
         device_lock(profiler.profile.device),
@@ -107,8 +110,8 @@ def transfer(
         make_passes(profiler, store, sweep, targets, passes=passes, progress=progress)
         samples = Samples.of(store.visits(sweep))
         ids = {spec: id_ for id_, spec in store.blocks().items()}
-        measured = [spec for spec in elastic if ids.get(spec) in samples.hot_ms]
-        rows = [elastic.index(spec) for spec in measured]
+        measured = [spec for spec in many if ids.get(spec) in samples.hot_ms]
+        rows = [many.index(spec) for spec in measured]
         told, errors = {}, []
         for cold in (False, True):
             now = samples.intervals([ids[s] for s in measured], protocol.quantile, cold=cold)
@@ -119,14 +122,15 @@ def transfer(
             if half_width is None:  # too few blocks: the largest error is the least to be said
                 half_width = float(np.abs(left_out).max())
             errors.append((float(np.mean(np.abs(np.expm1(left_out)))), half_width))
-            for spec, ratio in zip(elastic, np.exp(ratios), strict=True):
+            for spec, ratio in zip(many, np.exp(ratios), strict=True):
                 middle_ms = _latency(known[spec], cold=cold) * float(ratio)
                 told[spec, cold] = Interval(
                     middle_ms, middle_ms * np.exp(-half_width), middle_ms * np.exp(half_width)
                 )
-        store.add_blocks(elastic)
-        store.record_alignment(Alignment(source.curves.alignment.classes, error=None))
-        store.set_told({s: as_estimate(told[s, False], told[s, True], visits=0) for s in elastic})
+        store.add_blocks(many)
+        if source.curves.alignment is not None:
+            store.record_alignment(Alignment(source.curves.alignment.classes, error=None))
+        store.set_told({s: as_estimate(told[s, False], told[s, True], visits=0) for s in many})
         fit = work_out(store, protocol)
     return TransferResult(
         blocks=len(known),

@@ -17,6 +17,8 @@ from latbench.tables.pricing import PriceModel
 from latbench.tables.widths import Alignment, WidthClass
 from nas.priced import space_label
 from nas.spaces import SearchSpace
+from nas.spaces.rows import inverted_residuals
+from nas.spaces.sgnas import MixLayer
 from nas.spaces.tfnas import TFNASLayer
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
@@ -40,6 +42,16 @@ def make_tiny_space() -> SearchSpace:
     return SearchSpace("tiny", 8, 10, (stem,), ((first, second), (last,)), tail)
 
 
+def make_tiny_fixed_space() -> SearchSpace:
+    """Two stages of fixed depth without elastic widths: inverted residuals, a skip, mixes."""
+    stem = ConvBlock(3, 8, 3, 1, "relu6", 8)
+    make_layer = inverted_residuals(("k3_e1", "k3_e2", "k3_e4", "skip"), "relu6")
+    first = (make_layer(8, 12, 2, 8), make_layer(12, 12, 1, 4))
+    second = (MixLayer(12, 16, 1, 4),)
+    tail = (ConvBlock(16, 24, 1, 1, "relu6", 4), Classifier(24, 10, 4))
+    return SearchSpace("tiny-fixed", 8, 10, (stem,), (first, second), tail, elastic_depth=False)
+
+
 @pytest.fixture(autouse=True)
 def own_lock(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests run while somebody measures."""
@@ -49,6 +61,11 @@ def own_lock(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 @pytest.fixture
 def tiny_space() -> SearchSpace:
     return make_tiny_space()
+
+
+@pytest.fixture
+def tiny_fixed_space() -> SearchSpace:
+    return make_tiny_fixed_space()
 
 
 @pytest.fixture

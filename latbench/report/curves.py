@@ -98,12 +98,13 @@ def _chosen(table: LatencyTable, count: int) -> list[BlockSpec]:
 
 
 def _lines(table: LatencyTable, shape: BlockSpec) -> list[_Line]:
-    known = table.curves.measured[shape]
-    lines = {group: _Line(group, [], [], []) for group in table.curves.alignment.classes}
+    known, alignment = table.curves.measured[shape], table.curves.alignment
+    assert alignment is not None  # as there is a curve
+    lines = {group: _Line(group, [], [], []) for group in alignment.classes}
     for width in range(min(known), max(known) + 1):
         spec = with_width(shape, width)
         if spec in table:
-            line = lines[table.curves.alignment.class_of(width)]
+            line = lines[alignment.class_of(width)]
             line.widths.append(width)
             line.prices_ms.append(table.price_ms(spec))
             line.known.append(width in known)

@@ -17,11 +17,12 @@ class Curves:
     """Estimates by block, between measured widths too.
 
     Args:
-        alignment: Width classes of the runtime.
+        alignment: Width classes of the runtime; None where no widths are elastic and nothing is
+            interpolated.
         knots: Measured estimates that interpolation may use.
     """
 
-    def __init__(self, alignment: Alignment, knots: Mapping[BlockSpec, Estimate]) -> None:
+    def __init__(self, alignment: Alignment | None, knots: Mapping[BlockSpec, Estimate]) -> None:
         self.alignment = alignment
         self._knots = knots
         grouped: dict[BlockSpec, dict[int, Estimate]] = defaultdict(dict)
@@ -29,11 +30,17 @@ class Curves:
             width = block_width(spec)
             if width is not None:
                 grouped[with_width(spec, 0)][width] = estimate
-        self.measured = {shape: dict(sorted(found.items())) for shape, found in grouped.items()}
-        self._curves = {
-            shape: WidthCurve(alignment, {w: _values(e) for w, e in found.items()})
-            for shape, found in self.measured.items()
-        }
+        self.measured: dict[BlockSpec, dict[int, Estimate]] = {}
+        self._curves: dict[BlockSpec, WidthCurve] = {}
+        if alignment is not None:
+            self.measured = {shape: dict(sorted(grouped[shape].items())) for shape in grouped}
+            self._curves = {
+                shape: WidthCurve(alignment, {w: _values(e) for w, e in found.items()})
+                for shape, found in self.measured.items()
+            }
+
+    def __str__(self) -> str:
+        return "no elastic widths" if self.alignment is None else str(self.alignment)
 
     def estimate(self, spec: BlockSpec) -> Estimate | None:
         """The block's estimate, measured or interpolated; None if there is neither."""
@@ -56,7 +63,7 @@ class Curves:
     def slow(self, spec: BlockSpec) -> bool:
         """Whether a block's width is outside of the runtime's first class of widths."""
         width = block_width(spec)
-        return width is not None and self.alignment.slow(width)
+        return width is not None and self.alignment is not None and self.alignment.slow(width)
 
     def between_specs(self) -> Iterator[BlockSpec]:
         """Every block whose width was not measured but lies between widths that were."""

@@ -21,7 +21,6 @@ from latbench.tables.curves import Curves
 from latbench.tables.pricing import SLOW_COPIES, NetworkSample, PriceModel, fit_price
 from latbench.tables.records import Estimate, Role, StoredFit
 from latbench.tables.store import TableStore
-from latbench.tables.widths import Alignment
 
 _PROBES_FOR_TWO = 6  # networks that a drift of two numbers asks for
 _WORTH_TWO = 0.8  # it must tell probes left out so much better than one number does
@@ -59,7 +58,7 @@ def work_out(store: TableStore, protocol: SweepProtocol) -> StoredFit:
     calibration = _calibration_networks(store, estimates, quantile)
     estimates |= calibration
     curves = Curves(
-        store.alignment or Alignment(),
+        store.alignment,
         {spec: estimates[id_] for id_, spec in blocks.items() if id_ not in held_out},
     )
     networks |= {id_: n for id_, n in store.networks(*_LATER).items() if id_ in calibration}

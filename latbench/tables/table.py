@@ -16,7 +16,6 @@ from latbench.tables.curves import Curves
 from latbench.tables.pricing import PriceModel
 from latbench.tables.records import Estimate, Origin, SpaceLabel, StoredFit
 from latbench.tables.store import TableStore
-from latbench.tables.widths import Alignment
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ class LatencyTable:
                 estimates=knots
                 | {spec: by_id[id_] for id_, spec in held_out.items() if id_ in by_id},
                 networks={n: by_id[id_] for id_, n in networks.items() if id_ in by_id},
-                curves=Curves(store.alignment or Alignment(), knots),
+                curves=Curves(store.alignment, knots),
                 included=frozenset(store.blocks("included").values()),
                 unpriced=sum(id_ not in by_id for id_ in blocks | held_out),
                 fit=fit,

@@ -27,7 +27,7 @@ from latbench.profiling import SCAN_PASSES, ProfileResult
 from latbench.tables import LatencyTable, TableStore
 from latbench.tables.estimation import Drift
 from latbench.verification import calibrate, verify, verify_apart
-from nas.priced import forecast_space, profile_space
+from nas.priced import PricedSpace, forecast_space, profile_space
 from nas.spaces import SearchSpace, every_width
 from tests.conftest import write_table
 
@@ -301,6 +301,27 @@ def test_verification_compares_what_it_measures(
     assert result.bias == pytest.approx(np.mean(errors))
     assert result.drift is not None
     assert result.mape_drift_corrected is not None
+
+
+def test_a_space_without_elastic_widths_is_measured_whole(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_fixed_space: SearchSpace
+) -> None:
+    """Two expansions of one shape are two operations, and nothing lies between them."""
+    space, path = tiny_fixed_space, tmp_path / "t.sqlite"
+    profiler = make_profiler(quick_profile)
+    assert forecast_space(profiler, space, time_limit_s=60).measured == len(space.blocks())
+    result = _run(profiler, path, space)
+    assert (result.measured, result.interpolated) == (len(space.blocks()), 0)
+    assert (result.alignment, result.heldout_error) == ("no elastic widths", None)
+    assert _run(profiler, path, space).measured == result.measured
+    table = LatencyTable.open(path)
+    priced = PricedSpace(space, table, efficient=True)
+    drawn = [priced.space.random(np.random.default_rng(seed), priced.widths) for seed in (3, 4)]
+    verified = verify(profiler, table, [space.lower(architecture) for architecture in drawn])
+    for architecture, row in zip(drawn, verified.networks, strict=True):
+        assert row.predicted.latency_ms == priced.latency_ms(architecture)
+    fastest, slowest = priced.extremes()
+    assert priced.latency_ms(fastest) < priced.latency_ms(slowest)
 
 
 def test_a_process_of_its_own_verifies_and_passes_errors_on(

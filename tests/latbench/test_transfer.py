@@ -45,7 +45,22 @@ def test_few_measurements_make_a_full_table(
     profile_space(profiler, path, tiny_space, time_limit_s=60)
     refined = LatencyTable.open(path)
     assert {refined.price(spec).source for spec in refined.estimates} == {"measured"}
+    assert refined.curves.alignment is not None
     assert refined.curves.alignment.error is not None
+
+
+def test_a_space_without_elastic_widths_is_transferred_too(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_fixed_space: SearchSpace
+) -> None:
+    profiler, space = make_profiler(quick_profile), tiny_fixed_space
+    profile_space(profiler, tmp_path / "old.sqlite", space, time_limit_s=1)
+    source = LatencyTable.open(tmp_path / "old.sqlite")
+    networks = spread_networks(space, 6, seed=0)
+    result = transfer(profiler, tmp_path / "new.sqlite", source, networks=networks, blocks=20)
+    table = LatencyTable.open(tmp_path / "new.sqlite")
+    assert result.measured < result.blocks == len(space.blocks())
+    assert all(spec in table for spec in space.blocks())
+    assert table.curves.alignment is None
 
 
 def test_a_table_of_few_blocks_tells_nothing(
