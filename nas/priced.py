@@ -148,7 +148,7 @@ class PricedSpace:
 
     def _priced_widths(self, layer: Layer, op: str) -> tuple[int, ...]:
         """The widths of an operation at a layer that have a price, in ascending order."""
-        found = tuple(w for w in layer.widths(op) if self._is_priced(layer, Choice(op, w)))
+        found = tuple(w for w in layer.widths(op) if self.is_priced(layer, Choice(op, w)))
         if not found:
             raise MismatchError(f"{self.table.path} prices no width of {op} in {layer}")
         return found
@@ -206,7 +206,7 @@ class PricedSpace:
         """
         if (layer, op) not in self._addends:
             choices = tuple(layer.choices(op, self.widths))
-            choices = tuple(choice for choice in choices if self._is_priced(layer, choice))
+            choices = tuple(choice for choice in choices if self.is_priced(layer, choice))
             if not choices:
                 raise MismatchError(f"{self.table.path} prices no {op} in {layer}")
             addends = np.array([self.addend_ms(layer, choice) for choice in choices])
@@ -220,7 +220,8 @@ class PricedSpace:
             self._width_arrays[layer, op] = np.array([c.width for c in choices], dtype=np.int64)
         return self._width_arrays[layer, op], self._addends[layer, op][1]
 
-    def _is_priced(self, layer: Layer, choice: Choice) -> bool:
+    def is_priced(self, layer: Layer, choice: Choice) -> bool:
+        """Whether the table prices a choice; leaving a layer out has no price to lack."""
         block = layer.block(choice)
         return block is None or block in self.table
 

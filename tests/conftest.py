@@ -9,14 +9,21 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from latbench.blocks import BlockSpec, Classifier, ConvBlock, block_key, block_width
+from latbench.blocks import (
+    BlockSpec,
+    Classifier,
+    ConvBlock,
+    InvertedResidual,
+    block_key,
+    block_width,
+)
 from latbench.device import DeviceProfile, SweepProtocol, load_profile
 from latbench.environment import current_environment
 from latbench.tables import Estimate, LatencyTable, StoredFit, TableStore
 from latbench.tables.pricing import PriceModel
 from latbench.tables.widths import Alignment, WidthClass
 from nas.priced import space_label
-from nas.spaces import SearchSpace
+from nas.spaces import FixedLayer, SearchSpace
 from nas.spaces.rows import inverted_residuals
 from nas.spaces.sgnas import MixLayer
 from nas.spaces.tfnas import TFNASLayer
@@ -50,6 +57,31 @@ def make_tiny_fixed_space() -> SearchSpace:
     second = (MixLayer(12, 16, 1, 4),)
     tail = (ConvBlock(16, 24, 1, 1, "relu6", 4), Classifier(24, 10, 4))
     return SearchSpace("tiny-fixed", 8, 10, (stem,), (first, second), tail, elastic_depth=False)
+
+
+def make_small_space() -> SearchSpace:
+    """Fixed depths, no widths, layers that can be left out: 243 architectures."""
+
+    def layer(channels: int, out_channels: int, stride: int, size: int) -> FixedLayer:
+        shortcut = ConvBlock(channels, out_channels, 1, stride, None, size)
+        return FixedLayer(
+            (
+                ("identity", None if stride == 1 else shortcut),
+                ("k3", InvertedResidual(channels, out_channels, 16, 3, stride, "relu", size)),
+                ("k5", InvertedResidual(channels, out_channels, 24, 5, stride, "relu", size)),
+            )
+        )
+
+    first, second, last = layer(8, 16, 2, 8), layer(16, 16, 1, 4), layer(16, 24, 2, 4)
+    return SearchSpace(
+        "small",
+        8,
+        10,
+        (ConvBlock(3, 8, 3, 1, "relu", 8),),
+        ((first, second, second), (last,), (layer(24, 24, 1, 2),)),
+        (Classifier(24, 10, 2),),
+        elastic_depth=False,
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,183 @@
+"""What a search must not exceed: quantities that add up over a network's layers, and budgets.
+
+A **quantity** is what networks have much or little of: latency on a device, multiply-accumulates,
+parameters. It is the largest of a few sums over the layers (``PriceModel.pieces``; counts have one
+sum), so each choice has one addend for every piece. A **constraint** is one budget for each of
+some quantities, all of which hold: latency on several tables is several limits. Whoever searches
+sees nothing but pieces and their budgets (``nas.coding.CodedSpace``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latbench.blocks import BlockSpec
+from latbench.cost import block_cost
+from latbench.units import format_ms
+from nas.priced import PricedSpace
+from nas.spaces import Choice, Layer, SearchSpace, aligned_widths
+
+Floats = NDArray[np.float64]
+
+
+class Quantity(Protocol):
+    """Something of a network that is the largest of a few sums over its layers."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def space(self) -> SearchSpace: ...
+
+    @property
+    def base(self) -> Floats:
+        """What a network has of it besides its choices, ``(pieces,)``."""
+        ...
+
+    def addend(self, layer: Layer, choice: Choice) -> Floats:
+        """What a choice adds, ``(pieces,)``."""
+        ...
+
+    def allows(self, layer: Layer, choice: Choice) -> bool:
+        """Whether the quantity is known where this choice is made."""
+        ...
+
+    def choices(self, layer: Layer, op: str) -> Sequence[Choice] | None:
+        """What an operation may be made, or None where it may be anything."""
+        ...
+
+    def format(self, amount: float) -> str:
+        """An amount of it with its unit."""
+        ...
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Latency in ms, as a table predicts it."""
+
+    priced: PricedSpace
+
+    @property
+    def name(self) -> str:
+        return f"latency on {self.priced.table.device.name}"
+
+    @property
+    def space(self) -> SearchSpace:
+        return self.priced.space
+
+    @property
+    def base(self) -> Floats:
+        return self.priced.base_ms
+
+    def addend(self, layer: Layer, choice: Choice) -> Floats:
+        return self.priced.addend_ms(layer, choice)
+
+    def allows(self, layer: Layer, choice: Choice) -> bool:
+        return self.priced.is_priced(layer, choice)
+
+    def choices(self, layer: Layer, op: str) -> Sequence[Choice]:
+        return self.priced.addends_ms(layer, op)[0]
+
+    def format(self, amount: float) -> str:
+        return format_ms(amount)
+
+
+@dataclass(frozen=True)
+class Count:
+    """Multiply-accumulates or parameters, as ``latbench.cost`` counts them."""
+
+    space: SearchSpace
+    what: Literal["macs", "params"]
+
+    @property
+    def name(self) -> str:
+        return {"macs": "MACs", "params": "parameters"}[self.what]
+
+    @property
+    def base(self) -> Floats:
+        return np.array([sum(self._of(spec) for spec in (*self.space.stem, *self.space.tail))])
+
+    def addend(self, layer: Layer, choice: Choice) -> Floats:
+        block = layer.block(choice)
+        return np.array([0.0 if block is None else self._of(block)])
+
+    def allows(self, layer: Layer, choice: Choice) -> bool:
+        return True
+
+    def choices(self, layer: Layer, op: str) -> None:
+        return None
+
+    def format(self, amount: float) -> str:
+        return f"{amount / 1e6:.6g} M {self.name}"
+
+    def _of(self, spec: BlockSpec) -> float:
+        cost = block_cost(spec)
+        return float(cost.macs if self.what == "macs" else cost.params)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A quantity and how much of it a network may have."""
+
+    quantity: Quantity
+    budget: float
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """Limits that all hold; of one space.
+
+    Attributes:
+        limits: At least one.
+    """
+
+    limits: tuple[Limit, ...]
+
+    def __post_init__(self) -> None:
+        if any(limit.quantity.space != self.space for limit in self.limits):
+            raise ValueError("the limits of a constraint are of one space")
+
+    @property
+    def space(self) -> SearchSpace:
+        return self.limits[0].quantity.space
+
+    def choices(self, layer: Layer) -> tuple[Choice, ...]:
+        """What may stand at a layer: what any quantity offers and every one allows."""
+        quantities = [limit.quantity for limit in self.limits]
+        found: list[Choice] = []
+        for op in layer.ops:
+            offered = [choices for q in quantities if (choices := q.choices(layer, op)) is not None]
+            wanted = chain(*offered) if offered else iter(layer.choices(op, aligned_widths))
+            known = [
+                c for c in dict.fromkeys(wanted) if all(q.allows(layer, c) for q in quantities)
+            ]
+            found += sorted(known, key=lambda choice: choice.width or 0)
+        return tuple(found)
+
+    def base(self) -> Floats:
+        """What all networks have, ``(pieces,)`` over all limits."""
+        return np.concatenate([limit.quantity.base for limit in self.limits])
+
+    def budgets(self) -> Floats:
+        """The budget of each piece, ``(pieces,)``."""
+        pieces = [len(limit.quantity.base) for limit in self.limits]
+        return np.repeat([limit.budget for limit in self.limits], pieces)
+
+    def addends(self, layer: Layer, choices: Iterable[Choice]) -> Floats:
+        """What choices add, ``(choices, pieces)``."""
+        rows = [
+            np.concatenate([limit.quantity.addend(layer, choice) for limit in self.limits])
+            for choice in choices
+        ]
+        return np.array(rows).reshape(len(rows), len(self.budgets()))
+
+
+def latency_limits(priced: Iterable[PricedSpace], budget_ms: float) -> Constraint:
+    """At most so many ms on every one of some devices."""
+    return Constraint(tuple(Limit(Latency(each), budget_ms) for each in priced))

@@ -1,0 +1,219 @@
+"""Codes of architectures under a constraint, and the exact optimum of additive scores."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from latbench.cost import network_cost
+from latbench.device import load_profile
+from latbench.errors import BudgetError
+from latbench.tables.pricing import Knee, PriceModel
+from nas.additive import Scores, best_code
+from nas.coding import Code, CodedSpace
+from nas.constraints import Constraint, Count, Latency, Limit, latency_limits
+from nas.priced import PricedSpace
+from nas.spaces import SearchSpace, make_space
+from tests.conftest import make_small_space, make_tiny_space, random_price, write_table
+
+
+def _macs(space: SearchSpace, fraction: float) -> CodedSpace:
+    """The space under a budget so far between the fewest and the most MACs."""
+    low, high = (network_cost(space.lower(a)).macs for a in (space.smallest(), space.largest()))
+    budget = low + fraction * (high - low)
+    return CodedSpace(Constraint((Limit(Count(space, "macs"), budget),)))
+
+
+SPACES = {
+    "small": make_small_space(),
+    "tiny": make_tiny_space(),
+    "nasbench-macro": make_space("nasbench-macro"),
+}
+FRACTIONS = (0.0, 0.05, 0.4, 1.0)
+EVERY_SPACE = pytest.mark.parametrize("name", SPACES)
+
+
+@EVERY_SPACE
+@pytest.mark.parametrize("fraction", FRACTIONS)
+def test_random_codes_are_feasible_and_read_back(name: str, fraction: float) -> None:
+    coded = _macs(SPACES[name], fraction)
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        code = coded.random(rng)
+        made = coded.decode(code)
+        assert coded.encode(made) == code == coded.canonical(code)
+        macs = network_cost(coded.space.lower(made)).macs
+        assert coded.amounts(code) == pytest.approx([macs])
+        assert macs <= coded.budgets[0]
+        assert coded.load(code) == pytest.approx(macs / coded.budgets[0])
+        assert coded.loads(np.array([code])) == pytest.approx([coded.load(code)])
+
+
+@EVERY_SPACE
+def test_random_codes_are_diverse(name: str) -> None:
+    coded, rng = _macs(SPACES[name], 0.5), np.random.default_rng(1)
+    assert len({coded.random(rng) for _ in range(50)}) > 30
+
+
+def test_different_codes_are_different_networks() -> None:
+    """All of 6,561 architectures; leaving out one of two equal layers is one network."""
+    coded = _macs(make_space("nasbench-macro"), 1.0)
+    listed = coded.all_codes(10_000)
+    assert listed is not None
+    networks = {coded.space.lower(coded.decode(tuple(code))) for code in listed.tolist()}
+    assert len(networks) == len(listed) == 9 * (3 * 7) ** 2
+
+
+@pytest.mark.parametrize("fraction", [0.02, 0.3, 1.0])
+def test_all_codes_are_those_reached_by_single_changes(fraction: float) -> None:
+    """Whatever is feasible is met, nothing twice, and then the search for new ones ends."""
+    coded, rng = _macs(SPACES["small"], fraction), np.random.default_rng(0)
+    listed = coded.all_codes(10_000)
+    assert listed is not None
+    known: set[Code] = set()
+    while (code := coded.nearest_new(coded.lightest, known, rng)) is not None:
+        assert code not in known
+        assert coded.feasible(code)
+        known.add(code)
+    assert known == {tuple(row) for row in listed.tolist()}
+
+
+def test_large_spaces_are_not_listed() -> None:
+    assert _macs(make_space("tfnas", 32, 10), 0.5).all_codes(10_000) is None
+
+
+@pytest.fixture(scope="module")
+def two_tables(tmp_path_factory: pytest.TempPathFactory) -> list[PricedSpace]:
+    """Two devices that disagree, one of them with a price of three pieces."""
+    space, folder = make_small_space(), tmp_path_factory.mktemp("tables")
+    bent = PriceModel(0.0, 1.0, 0.0, 0.25, knees=(Knee(6_000, 2e-6), Knee(12_000, 2e-5)))
+    first = write_table(folder / "a.sqlite", space, load_profile("cpu-onnxruntime"))
+    second = write_table(
+        folder / "b.sqlite",
+        space,
+        load_profile("cpu-pytorch"),
+        prices=lambda spec: 0.004 / random_price(spec),
+        model=bent,
+    )
+    return [PricedSpace(space, first), PricedSpace(space, second)]
+
+
+def test_latencies_on_several_devices_are_those_of_the_tables(
+    two_tables: list[PricedSpace],
+) -> None:
+    anything = CodedSpace(latency_limits(two_tables, 1e3))
+    everything = anything.all_codes(10_000)
+    assert everything is not None
+    budget_ms = float(np.quantile(anything.loads(everything), 0.4, method="lower")) * 1.0001e3
+    coded = CodedSpace(latency_limits(two_tables, budget_ms))
+    assert len(coded.base) == 4
+    listed = coded.all_codes(10_000)
+    assert listed is not None
+    feasible = {tuple(code) for code in listed.tolist()}
+    for code in everything.tolist():
+        made = coded.decode(tuple(code))
+        worst_ms = max(priced.latency_ms(made) for priced in two_tables)
+        assert coded.load(tuple(code)) == pytest.approx(worst_ms / budget_ms)
+        assert (tuple(code) in feasible) == (worst_ms <= budget_ms)
+    assert 0 < len(feasible) < len(everything)
+
+
+def test_an_infeasible_budget_is_refused_with_the_nearest(two_tables: list[PricedSpace]) -> None:
+    """The least latency over all architectures, of the device that is the slower one there."""
+    everything = CodedSpace(latency_limits(two_tables, 1e3))
+    listed = everything.all_codes(10_000)
+    assert listed is not None
+    nearest_ms = float(everything.loads(listed).min()) * 1e3
+    with pytest.raises(BudgetError, match="out of reach") as caught:
+        CodedSpace(latency_limits(two_tables, 0.9 * nearest_ms))
+    assert caught.value.nearest_ms == pytest.approx(nearest_ms)
+    CodedSpace(latency_limits(two_tables, nearest_ms * (1 + 1e-9)))
+    counted = Limit(Count(two_tables[0].space, "params"), 100)
+    with pytest.raises(BudgetError, match="parameters is out of reach"):
+        CodedSpace(Constraint((Limit(Latency(two_tables[0]), 1e3), counted)))
+
+
+def _brute_force(coded: CodedSpace, scores: Scores) -> float:
+    """Over all codes of a space of fixed depth, canonical or not."""
+    codes = product(*(range(len(choices)) for choices in coded.choices))
+    return max(scores.of(coded, code) for code in codes if coded.feasible(code))
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 2**31), fraction=st.floats(0.0, 1.0), rounded=st.booleans())
+def test_the_exact_optimum_is_that_of_brute_force(
+    seed: int, fraction: float, rounded: bool
+) -> None:
+    """Scores with and without ties, negative ones too."""
+    coded, rng = _macs(SPACES["small"], fraction), np.random.default_rng(seed)
+    rows = [rng.normal(size=len(choices)) for choices in coded.choices]
+    scores = Scores.of_choices(coded, [np.round(row) if rounded else row for row in rows])
+    found = best_code(coded, scores)
+    assert coded.feasible(found)
+    assert scores.of(coded, found) == pytest.approx(_brute_force(coded, scores))
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**31), share=st.floats(0.0, 1.0))
+def test_the_exact_optimum_holds_under_several_limits(
+    two_tables: list[PricedSpace], seed: int, share: float
+) -> None:
+    everything = CodedSpace(latency_limits(two_tables, 1e3))
+    listed = everything.all_codes(10_000)
+    assert listed is not None
+    loads, rng = everything.loads(listed) * 1e3, np.random.default_rng(seed)
+    budget_ms = float(loads.min() + share * np.ptp(loads)) * (1 + 1e-9)
+    coded = CodedSpace(latency_limits(two_tables, budget_ms))
+    scores = Scores.of_choices(coded, [rng.normal(size=len(c)) for c in coded.choices])
+    found = best_code(coded, scores)
+    assert coded.feasible(found)
+    assert scores.of(coded, found) == pytest.approx(_brute_force(coded, scores))
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 2**31), fraction=st.floats(0.0, 1.0))
+def test_the_exact_optimum_chooses_depths(seed: int, fraction: float) -> None:
+    """No random code is better; without a limit every stage is the best of its depths."""
+    space = make_tiny_space()
+    coded, rng = _macs(space, fraction), np.random.default_rng(seed)
+    scores = Scores(
+        [rng.normal(size=len(choices)) for choices in coded.choices],
+        [rng.normal(size=len(layers)) for layers in coded.stages],
+    )
+    found = best_code(coded, scores)
+    assert coded.feasible(found)
+    assert scores.of(coded, found) >= _best_of_random(coded, scores, rng) - 1e-9
+    relaxed = CodedSpace(Constraint((Limit(Count(space, "macs"), 1e12),)))
+    best = best_code(relaxed, scores)
+    stages = zip(relaxed.stages, scores.depths, strict=True)
+    expected = sum(
+        max(
+            float(depths[depth - 1]) + sum(float(scores.choices[i].max()) for i in layers[:depth])
+            for depth in space.depths(index)
+        )
+        for index, (layers, depths) in enumerate(stages)
+    )
+    assert scores.of(relaxed, best) == pytest.approx(expected)
+
+
+def _best_of_random(coded: CodedSpace, scores: Scores, rng: np.random.Generator) -> float:
+    return max(scores.of(coded, coded.random(rng)) for _ in range(300))
+
+
+def test_the_exact_optimum_of_a_published_space() -> None:
+    """18 layers with some hundred choices each: found, feasible, and no single change is better."""
+    coded, rng = _macs(make_space("tfnas", 32, 10), 0.3), np.random.default_rng(0)
+    rows = []
+    for choices in coded.choices:
+        by_op = {choice.op: float(rng.normal()) for choice in choices}
+        rows.append(np.array([by_op[c.op] + 0.002 * (c.width or 0) for c in choices]))
+    scores = Scores.of_choices(coded, rows)
+    found = best_code(coded, scores)
+    best = scores.of(coded, found)
+    assert coded.feasible(found)
+    near = [scores.of(coded, code) for code in coded.neighbours(found) if coded.feasible(code)]
+    assert best >= max(near) - 1e-9
