@@ -1,0 +1,23 @@
+"""Black-box searchers: they propose architectures, are told scores, and know nothing else.
+
+No torch here. A new one is one file and one line in ``BLACK_BOXES``.
+"""
+
+from __future__ import annotations
+
+from latbench.registry import Registry
+from nas.blackbox.base import BlackBox, run
+
+BLACK_BOXES: Registry[type[BlackBox]] = Registry(
+    "black-box searcher",
+    {
+        "random": "nas.blackbox.random:RandomSearch",
+        "evolution": "nas.blackbox.evolution:Evolution",
+        "surrogate": "nas.blackbox.surrogate:SurrogateEvolution",
+        "nsga2": "nas.blackbox.nsga2:NSGA2Search",
+        "exact": "nas.blackbox.exact:ExactSearch",
+    },
+    group="latbench.black_boxes",
+)
+
+__all__ = ["BLACK_BOXES", "BlackBox", "run"]

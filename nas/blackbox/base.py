@@ -1,0 +1,74 @@
+"""What all black-box searchers share: ask for an architecture, tell its score."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+
+from nas.coding import Code, CodedSpace
+
+INITIAL = 10
+"""Random architectures before anything is concluded from scores."""
+
+
+class BlackBox(ABC):
+    """Proposes codes of feasible architectures, each once, and learns from their scores.
+
+    What is asked depends on the seed and on what was told, and on nothing else: a search that is
+    repeated with the same scores takes the same path.
+
+    Args:
+        coded: The space under its constraint.
+        seed: Of all that is drawn.
+
+    Attributes:
+        whole_front: Whether one search serves all budgets up to its own.
+        scores: Of every code that was told.
+    """
+
+    whole_front: ClassVar[bool] = False
+
+    def __init__(self, coded: CodedSpace, *, seed: int) -> None:
+        self.coded = coded
+        self.rng = np.random.default_rng(seed)
+        self.scores: dict[Code, float] = {}
+
+    def ask(self) -> Code | None:
+        """A feasible code whose score is not known, or None if there is none left."""
+        return self.coded.nearest_new(self._propose(), self.scores, self.rng)
+
+    def tell(self, code: Code, score: float) -> None:
+        """Take note of a score; more is better."""
+        self.scores[code] = score
+
+    @property
+    def best(self) -> tuple[Code, float]:
+        """The code of the best score, the first of equals."""
+        code = max(self.scores, key=self.scores.__getitem__)
+        return code, self.scores[code]
+
+    @abstractmethod
+    def _propose(self) -> Code:
+        """A feasible canonical code; if its score is known, the nearest unknown is asked for."""
+
+
+def run(
+    black_box: BlackBox,
+    score: Callable[[Code], float],
+    evaluations: int,
+    *,
+    progress: Callable[[float, str], None] = lambda fraction, words: None,
+) -> None:
+    """Ask and tell so many times, or until the space is known."""
+    for count in range(1, evaluations + 1):
+        code = black_box.ask()
+        if code is None:
+            return
+        black_box.tell(code, score(code))
+        progress(
+            count / evaluations,
+            f"architecture {count} of {evaluations}, best {black_box.best[1]:.2%}",
+        )

@@ -1,0 +1,44 @@
+"""Evolution as in SPOS (Guo et al., ECCV 2020), one child at a time.
+
+The fittest of all that were evaluated are the parents; a child is a mutation of one or a
+crossover of two of them. SPOS draws children again until one is new and fits; here a child that
+does not fit is repaired, and one that is known gives way to the nearest that is not, so that
+every child takes the same small time whatever the budget.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+import numpy as np
+
+from nas.blackbox.base import INITIAL, BlackBox
+from nas.blackbox.variation import crossover, mutate
+from nas.coding import Code
+
+PARENTS = 10  # SPOS, of a population of 50
+CROSSOVERS = 0.5  # of the children, SPOS
+_TRIES = 8  # children drawn for a new one, before the nearest new one is looked for
+
+
+class Evolution(BlackBox):
+    """Children of the fittest."""
+
+    def _propose(self) -> Code:
+        if len(self.scores) < INITIAL:
+            return self.coded.random(self.rng)
+        parents = heapq.nlargest(PARENTS, self.scores, key=self.scores.__getitem__)
+        for _ in range(_TRIES):
+            made = child(self, parents, self.rng)
+            if made not in self.scores:
+                break
+        return made
+
+
+def child(black_box: BlackBox, parents: list[Code], rng: np.random.Generator) -> Code:
+    """A mutation of one of the parents, or a crossover of two."""
+    coded = black_box.coded
+    one = parents[int(rng.integers(len(parents)))]
+    if rng.random() < CROSSOVERS:
+        return crossover(coded, one, parents[int(rng.integers(len(parents)))], rng)
+    return mutate(coded, one, rng)

@@ -1,0 +1,52 @@
+"""Exact search: the optimum of a model whose scores add up over layers, again and again.
+
+The model is a Gaussian process whose kernel is a sum over layers, so that whatever it predicts is a
+sum of what its choices contribute; the feasible architecture of the greatest sum is found by
+dynamic programming (``nas.additive``). Each time one function is drawn from the process as it
+stands after all scores so far (Thompson 1933, by Matheron's rule), so that what is uncertain is
+tried. Where scores do add up this is all that a search can do; where layers interact the model
+stays wrong, and the searcher with a surrogate goes further.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+
+from nas.additive import Scores, best_code
+from nas.blackbox.base import INITIAL, BlackBox
+from nas.blackbox.features import Features, squared_distances
+from nas.coding import Code, CodedSpace
+
+_NOISE = 0.05  # of the scores' variance: what layers do together
+
+
+class ExactSearch(BlackBox):
+    """Evaluates the optimum of a drawn additive model."""
+
+    def __init__(self, coded: CodedSpace, *, seed: int) -> None:
+        super().__init__(coded, seed=seed)
+        tables = Features(coded).tables
+        share = 1 / len(tables)  # of the variance, a layer's
+        self.kernels = [share * np.exp(-squared_distances(t, t)) for t in tables]
+        self.roots = [np.linalg.cholesky(k + 1e-9 * share * np.eye(len(k))) for k in self.kernels]
+
+    def _propose(self) -> Code:
+        if len(self.scores) < INITIAL:
+            return self.coded.random(self.rng)
+        codes, scores = np.array(list(self.scores)), np.array(list(self.scores.values()))
+        z = (scores - scores.mean()) / (scores.std() or 1.0)
+        layers = range(len(self.kernels))
+        known = sum(self.kernels[i][np.ix_(codes[:, i], codes[:, i])] for i in layers)
+        factor = cho_factor(known + _NOISE * np.eye(len(z)), lower=True)
+        drawn = [root @ self.rng.normal(size=len(root)) for root in self.roots]
+        there = sum(drawn[i][codes[:, i]] for i in layers)
+        noise = self.rng.normal(scale=_NOISE**0.5, size=len(z))
+        a = cho_solve(factor, z - there - noise)
+        rows = [drawn[i] + self.kernels[i][:, codes[:, i]] @ a for i in layers]
+        # a layer that is not there contributes too: scores are counted from that
+        return self.coded.canonical(
+            best_code(
+                self.coded, Scores.of_choices(self.coded, [row[:-1] - row[-1] for row in rows])
+            )
+        )

@@ -1,0 +1,121 @@
+"""NSGA-II (Deb et al. 2002): a whole front of score against load, by pymoo.
+
+The front reaches from the lightest architectures to the budget; ``front`` holds what was
+evaluated and is beaten in score by nothing lighter. Selection and survival are pymoo's; crossover,
+mutation and repair are those of all searchers here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.core.crossover import Crossover
+from pymoo.core.duplicate import ElementwiseDuplicateElimination
+from pymoo.core.mutation import Mutation
+from pymoo.core.problem import Problem
+from pymoo.core.sampling import Sampling
+
+from nas.blackbox.base import BlackBox
+from nas.blackbox.variation import crossover, mutate
+from nas.coding import Code, CodedSpace
+
+POPULATION = 20  # some generations within a few hundred evaluations
+_BARREN = 3  # generations of nothing new, after which the nearest new code is asked for
+_MATINGS = 8  # rounds in which pymoo looks for children that are not in the population
+
+
+class NSGA2Search(BlackBox):
+    """Asks for the children of pymoo's population, those that are new."""
+
+    whole_front = True
+
+    def __init__(self, coded: CodedSpace, *, seed: int) -> None:
+        super().__init__(coded, seed=seed)
+        self.algorithm = NSGA2(
+            pop_size=POPULATION,
+            sampling=_Random(self),
+            crossover=_Cross(self),
+            mutation=_Mutate(self),
+            eliminate_duplicates=_Same(),
+        )
+        self.algorithm.mating.n_max_iterations = _MATINGS
+        problem = Problem(n_var=1, n_obj=2, xl=None, xu=None)
+        self.algorithm.setup(problem, termination=("n_gen", 10**9), seed=seed, verbose=False)
+        self.children: Any = None  # pymoo's individuals of the present generation
+        self.waiting: list[Any] = []  # of them, those without a score
+
+    def _propose(self) -> Code:
+        for _ in range(_BARREN):
+            while self.waiting:
+                code: Code = self.waiting[-1].X[0]
+                if code not in self.scores:
+                    return code
+                self._settle(self.waiting.pop())
+            if self.children is not None:
+                self.algorithm.tell(infills=self.children)
+            self.children = self.algorithm.ask()
+            if self.children is None:  # pymoo found no child that is not in the population
+                break
+            self.waiting = list(self.children)[::-1]
+        return self.coded.random(self.rng)
+
+    def _settle(self, individual: Any) -> None:
+        code = individual.X[0]
+        individual.F = np.array([-self.scores[code], self.coded.load(code)])
+        individual.evaluated = {"F"}
+
+    def front(self) -> list[Code]:
+        """What nothing evaluated beats in both, from the lightest to the best."""
+        found: list[Code] = []
+        for code in sorted(self.scores, key=lambda c: (self.coded.load(c), -self.scores[c])):
+            if not found or self.scores[code] > self.scores[found[-1]]:
+                found.append(code)
+        return found
+
+
+class _Random(Sampling):  # type: ignore[misc]
+    def __init__(self, search: BlackBox) -> None:
+        super().__init__()
+        self.search = search
+
+    def _do(self, problem: Problem, n_samples: int, *args: Any, **kwargs: Any) -> Any:
+        return _column([self.search.coded.random(self.search.rng) for _ in range(n_samples)])
+
+
+class _Cross(Crossover):  # type: ignore[misc]
+    def __init__(self, search: BlackBox) -> None:
+        super().__init__(n_parents=2, n_offsprings=2)
+        self.search = search
+
+    def _do(self, problem: Problem, X: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N803
+        coded, rng = self.search.coded, self.search.rng
+        children = np.empty_like(X)  # (parents, matings, 1)
+        for mating in range(X.shape[1]):
+            one, other = X[0, mating, 0], X[1, mating, 0]
+            for number in range(2):
+                children[number, mating, 0] = crossover(coded, one, other, rng)
+        return children
+
+
+class _Mutate(Mutation):  # type: ignore[misc]
+    def __init__(self, search: BlackBox) -> None:
+        super().__init__(prob=1.0)
+        self.search = search
+
+    def _do(self, problem: Problem, X: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N803
+        coded, rng = self.search.coded, self.search.rng
+        return _column([mutate(coded, code, rng) for code in X[:, 0]])
+
+
+class _Same(ElementwiseDuplicateElimination):  # type: ignore[misc]
+    def is_equal(self, a: Any, b: Any) -> bool:
+        return bool(a.X[0] == b.X[0])
+
+
+def _column(codes: list[Code]) -> Any:
+    column = np.empty((len(codes), 1), dtype=object)
+    for row, code in enumerate(codes):
+        column[row, 0] = code
+    return column

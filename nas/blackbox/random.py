@@ -1,0 +1,13 @@
+"""Random search: architectures drawn uniformly and brought under the budget."""
+
+from __future__ import annotations
+
+from nas.blackbox.base import BlackBox
+from nas.coding import Code
+
+
+class RandomSearch(BlackBox):
+    """Learns nothing; what every other searcher has to beat."""
+
+    def _propose(self) -> Code:
+        return self.coded.random(self.rng)

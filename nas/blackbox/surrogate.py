@@ -1,0 +1,170 @@
+"""Evolution with a surrogate: candidates are ranked by a model of the scores before evaluation.
+
+The model is a Gaussian process over architectures with a kernel exp(-sum_l theta_l d_l), where
+d_l is how far the choices of layer l are apart (``nas.blackbox.features``) and the weights theta
+are those of greatest likelihood: it learns which layers matter, and because the kernel is a product
+over layers it knows interactions of all orders. The candidate of the greatest expected
+improvement (Jones et al. 1998) is evaluated next. Where all feasible architectures can be listed
+they are all candidates; else a few generations of evolution look for it.
+
+Glossary:
+
+    theta     weight of each layer's distance, ``(layers,)``
+    noise     variance of what the kernel does not explain, as a part of the kernel's
+    K         kernel matrix of what was evaluated, noise on its diagonal, ``(n, n)``
+    a         K^-1 z with z the standardised scores, ``(n,)``
+"""
+
+from __future__ import annotations
+
+import heapq
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import minimize
+from scipy.special import ndtr
+
+from nas.blackbox.base import INITIAL, BlackBox
+from nas.blackbox.evolution import PARENTS, child
+from nas.blackbox.features import Features, squared_distances
+from nas.coding import Code, CodedSpace
+from nas.constraints import Floats
+
+_LISTED = 10_000  # codes of a space up to which all of its architectures are candidates
+_GENERATIONS, _CHILDREN = 4, 64  # of the evolution that looks for a candidate elsewhere
+_FEW = 16  # of the candidates, how many become parents
+_REFIT = 1.2  # weights are fitted again when there are so many times more scores
+_STEPS = 20  # of each fit
+
+# priors of log theta and log noise, wide enough to be overruled by some tens of scores
+_THETA, _THETA_SPREAD = np.log(0.3), 1.5
+_NOISE, _NOISE_SPREAD = np.log(2.5e-3), 2.0
+
+
+class SurrogateEvolution(BlackBox):
+    """Evaluates the candidate of the greatest expected improvement."""
+
+    def __init__(self, coded: CodedSpace, *, seed: int) -> None:
+        super().__init__(coded, seed=seed)
+        self.process = GaussianProcess(Features(coded))
+        self.listed = coded.all_codes(_LISTED)
+
+    def _propose(self) -> Code:
+        if len(self.scores) < INITIAL:
+            return self.coded.random(self.rng)
+        self.process.fit(np.array(list(self.scores)), np.array(list(self.scores.values())))
+        if self.listed is not None:
+            candidates = self.listed
+            values = self._values(candidates)
+        else:
+            candidates, values = self._evolved()
+        return tuple(candidates[int(values.argmax())].tolist())
+
+    def _values(self, codes: NDArray[np.int64]) -> Floats:
+        """Expected improvement; that of what is known is less than any other."""
+        values = self.process.expected_improvement(codes, self.best[1])
+        known = [tuple(code) in self.scores for code in codes.tolist()]
+        values[np.flatnonzero(known)] = -1.0
+        return values
+
+    def _evolved(self) -> tuple[NDArray[np.int64], Floats]:
+        """Candidates and their expected improvements after some generations."""
+        fittest = heapq.nlargest(PARENTS, self.scores, key=self.scores.__getitem__)
+        pool = {self.coded.random(self.rng): None for _ in range(_CHILDREN)}
+        parents = fittest
+        for _ in range(_GENERATIONS):
+            pool |= {child(self, parents, self.rng): None for _ in range(_CHILDREN)}
+            codes = np.array(list(pool))
+            values = self._values(codes)
+            best = np.argsort(-values, kind="stable")[:_FEW]
+            parents = [*fittest, *(tuple(code) for code in codes[best].tolist())]
+        return codes, values
+
+
+class GaussianProcess:
+    """Scores of architectures from those of others.
+
+    Args:
+        features: What tells architectures apart.
+    """
+
+    def __init__(self, features: Features) -> None:
+        self.features = features
+        layers = len(features.tables)
+        self.log_weights = np.append(np.full(layers, _THETA), _NOISE)  # theta, then noise
+        self._fitted_on = 0
+
+    def fit(self, codes: NDArray[np.int64], scores: Floats) -> None:
+        """Condition on scores ``(n,)`` of codes ``(n, layers)``; now and then fit the weights."""
+        self.mean, self.spread = float(scores.mean()), float(scores.std()) or 1.0
+        z = (scores - self.mean) / self.spread
+        vectors = self.features.of(codes)
+        if len(codes) >= _REFIT * self._fitted_on:
+            self._fit_weights(vectors, z)
+            self._fitted_on = len(codes)
+        self._known = vectors * self._scale()
+        kernel = np.exp(-squared_distances(self._known, self._known))
+        kernel[np.diag_indices_from(kernel)] += np.exp(self.log_weights[-1])
+        self._factor = cho_factor(kernel, lower=True)
+        self._a = cho_solve(self._factor, z)
+        self._variance = max(float(z @ self._a) / len(z), 1e-12)
+
+    def predict(self, codes: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of the scores of ``(n, layers)``, ``(n,)`` each."""
+        vectors = self.features.of(codes) * self._scale()
+        kernel = np.exp(-squared_distances(vectors, self._known))  # (n, known)
+        mean = kernel @ self._a
+        explained = np.einsum("ij,ji->i", kernel, cho_solve(self._factor, kernel.T))
+        deviation = np.sqrt(self._variance * np.maximum(1 - explained, 1e-12))
+        return self.mean + self.spread * mean, self.spread * deviation
+
+    def expected_improvement(self, codes: NDArray[np.int64], best: float) -> Floats:
+        """Of every code over the best known score, ``(n,)``."""
+        mean, deviation = self.predict(codes)
+        gain = mean - best
+        u = gain / deviation
+        density = np.exp(-(u**2) / 2) / np.sqrt(2 * np.pi)
+        result: Floats = gain * ndtr(u) + deviation * density
+        return result
+
+    def _scale(self) -> Floats:
+        """What a dimension is multiplied with for the kernel's distances, ``(dimensions,)``."""
+        scale: Floats = np.exp(self.log_weights[:-1] / 2)[self.features.layer_of]
+        return scale
+
+    def _fit_weights(self, vectors: Floats, z: Floats) -> None:
+        """The weights of greatest likelihood, the kernel's own variance at its best for each."""
+        count, layer_of = len(z), self.features.layer_of
+        layers = len(self.features.tables)
+        by_layer = [vectors[:, layer_of == layer] for layer in range(layers)]
+        apart = np.stack([squared_distances(v, v) for v in by_layer])  # (layers, n, n)
+        centre = np.append(np.full(layers, _THETA), _NOISE)
+        width = np.append(np.full(layers, _THETA_SPREAD), _NOISE_SPREAD)
+
+        def loss(log_weights: Floats) -> tuple[float, Floats]:
+            theta, noise = np.exp(log_weights[:-1]), np.exp(log_weights[-1])
+            smooth = np.exp(-np.tensordot(theta, apart, axes=1))
+            kernel = smooth + noise * np.eye(count)
+            factor = cho_factor(kernel, lower=True)
+            inverse = cho_solve(factor, np.eye(count))
+            a = inverse @ z
+            fit = max(float(z @ a), 1e-12)
+            log_det = 2 * np.log(np.diag(factor[0])).sum()
+            away = (log_weights - centre) / width
+            value = (count * np.log(fit) + log_det + away @ away) / 2
+            slope = (inverse - count / fit * np.outer(a, a)) / 2  # of value by kernel
+            by_theta = -theta * np.tensordot(apart, slope * smooth, axes=2)
+            by_noise = noise * np.trace(slope)
+            return float(value), np.append(by_theta, by_noise) + away / width
+
+        bounds = [(c - 4 * w, c + 4 * w) for c, w in zip(centre, width, strict=True)]
+        found = minimize(
+            loss,
+            self.log_weights,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=bounds,
+            options={"maxiter": _STEPS},
+        )
+        self.log_weights = np.asarray(found.x, dtype=np.float64)

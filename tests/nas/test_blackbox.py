@@ -1,0 +1,124 @@
+"""Black-box searchers: they keep the constraint, evaluate nothing twice, and repeat themselves."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from latbench.cost import network_cost
+from nas.additive import Scores, best_code
+from nas.blackbox import BLACK_BOXES, run
+from nas.blackbox.nsga2 import NSGA2Search
+from nas.coding import Code, CodedSpace
+from nas.constraints import Constraint, Count, Limit
+from nas.spaces import SearchSpace, make_space
+from tests.conftest import make_small_space, make_tiny_space
+
+SPACES = {
+    "small": make_small_space(),
+    "tiny": make_tiny_space(),
+    "nasbench-macro": make_space("nasbench-macro"),
+}
+EVERY_BLACK_BOX = pytest.mark.parametrize("name", list(BLACK_BOXES))
+
+
+def _coded(space: SearchSpace, fraction: float) -> CodedSpace:
+    low, high = (network_cost(space.lower(a)).macs for a in (space.smallest(), space.largest()))
+    budget = low + fraction * (high - low)
+    return CodedSpace(Constraint((Limit(Count(space, "macs"), budget),)))
+
+
+def _score(coded: CodedSpace, code: Code) -> float:
+    """Grows with the network, with a wrinkle for every layer and pair of layers."""
+    rough = sum(np.sin(3.0 * n + 5.0 * i) for i, n in enumerate(code))
+    pairs = sum(np.cos(a * b + i) for i, (a, b) in enumerate(pairwise(code)))
+    return coded.load(code) + 0.05 * float(rough) + 0.02 * float(pairs)
+
+
+@EVERY_BLACK_BOX
+@pytest.mark.parametrize("space", SPACES)
+@settings(deadline=None, max_examples=4)
+@given(seed=st.integers(0, 2**31 - 1), fraction=st.floats(0.01, 1.0))
+def test_every_proposal_is_feasible_and_new(
+    name: str, space: str, seed: int, fraction: float
+) -> None:
+    """Up to the last architecture of a small space, after which there is none."""
+    coded = _coded(SPACES[space], fraction)
+    black_box = BLACK_BOXES[name](coded, seed=seed)
+    for _ in range(30):
+        code = black_box.ask()
+        if code is None:
+            break
+        assert code not in black_box.scores
+        assert code == coded.canonical(code)
+        macs = network_cost(coded.space.lower(coded.decode(code))).macs
+        assert macs <= coded.budgets[0]
+        black_box.tell(code, _score(coded, code))
+
+
+@EVERY_BLACK_BOX
+def test_a_whole_space_is_searched_and_then_left(name: str) -> None:
+    coded = _coded(SPACES["small"], 0.3)
+    listed = coded.all_codes(10_000)
+    assert listed is not None
+    black_box = BLACK_BOXES[name](coded, seed=1)
+    run(black_box, lambda code: _score(coded, code), 1000)
+    assert set(black_box.scores) == {tuple(code) for code in listed.tolist()}
+    assert black_box.best[1] == max(_score(coded, tuple(code)) for code in listed.tolist())
+
+
+@EVERY_BLACK_BOX
+@pytest.mark.parametrize("space", ["tiny", "nasbench-macro"])
+def test_the_same_seed_and_scores_take_the_same_path(name: str, space: str) -> None:
+    """So a search that was interrupted goes on bit-exactly when its scores are told again."""
+    coded = _coded(SPACES[space], 0.4)
+    paths = []
+    for seed in (3, 3, 4):
+        black_box = BLACK_BOXES[name](coded, seed=seed)
+        run(black_box, lambda code: _score(coded, code), 45)
+        paths.append(list(black_box.scores.items()))
+    assert paths[0] == paths[1] != paths[2]
+
+
+@pytest.mark.parametrize("name", [n for n in BLACK_BOXES if n not in ("random", "nsga2")])
+def test_searchers_beat_random_search(name: str) -> None:
+    coded = _coded(SPACES["nasbench-macro"], 0.5)
+
+    def found(name: str) -> float:
+        scores = []
+        for seed in range(5):
+            black_box = BLACK_BOXES[name](coded, seed=seed)
+            run(black_box, lambda code: _score(coded, code), 50)
+            scores.append(black_box.best[1])
+        return float(np.mean(scores))
+
+    assert found(name) > found("random")
+
+
+def test_exact_search_finds_the_optimum_of_additive_scores() -> None:
+    coded, rng = _coded(SPACES["nasbench-macro"], 0.4), np.random.default_rng(0)
+    first = [rng.normal(size=3) for _ in coded.choices]
+    # equal layers contribute equally, so that equal networks have equal scores
+    layers = coded.space.layers
+    scores = Scores.of_choices(coded, [first[layers.index(layer)] for layer in layers])
+    optimum = scores.of(coded, best_code(coded, scores))
+    black_box = BLACK_BOXES["exact"](coded, seed=0)
+    run(black_box, lambda code: scores.of(coded, code), 60)
+    assert black_box.best[1] == pytest.approx(optimum)
+
+
+def test_nothing_on_the_front_beats_another() -> None:
+    coded = _coded(SPACES["nasbench-macro"], 0.6)
+    search = NSGA2Search(coded, seed=0)
+    run(search, lambda code: _score(coded, code), 120)
+    front = [(coded.load(code), search.scores[code]) for code in search.front()]
+    assert len(front) > 5
+    assert front == sorted(front)
+    assert all(a[1] < b[1] for a, b in pairwise(front))
+    everything = [(coded.load(code), score) for code, score in search.scores.items()]
+    for load, score in everything:
+        assert any(other <= load and best >= score for other, best in front)
