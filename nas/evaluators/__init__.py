@@ -1,0 +1,18 @@
+"""How good an architecture is. A new evaluator is one file and one line in ``EVALUATORS``."""
+
+from __future__ import annotations
+
+from latbench.registry import Registry
+from nas.evaluators.base import Evaluator
+from nas.evaluators.journal import Journaled
+
+EVALUATORS: Registry[type[Evaluator]] = Registry(
+    "evaluator",
+    {
+        "tabular": "nas.evaluators.tabular:TabularEvaluator",
+        "scratch": "nas.evaluators.scratch:ScratchEvaluator",
+    },
+    group="latbench.evaluators",
+)
+
+__all__ = ["EVALUATORS", "Evaluator", "Journaled"]

@@ -1,0 +1,68 @@
+"""A journal of scores: what was evaluated is never lost and never evaluated again.
+
+A searcher that is started anew with the same seed asks for the same architectures in the same
+order and is answered from the journal, so that an interrupted search goes on bit-exactly where it
+stopped, without any state of the searcher's own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from latbench.errors import InvalidFileError
+from nas.evaluators.base import Evaluator
+from nas.spaces import Architecture
+
+
+class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    architecture: Architecture
+    score: float
+
+
+class Journaled(Evaluator):
+    """An evaluator that remembers, in a file of one JSON line an architecture.
+
+    Args:
+        evaluator: Scores what the journal does not know.
+        path: The journal; made at the first score. A last line without its end, as a killed
+            process leaves it, is dropped.
+
+    Raises:
+        InvalidFileError: The journal is damaged elsewhere.
+    """
+
+    def __init__(self, evaluator: Evaluator, path: Path) -> None:
+        super().__init__()
+        self.evaluator = evaluator
+        self.path = path
+        self._scores: dict[Architecture, float] = {}
+        if path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        text = self.path.read_bytes()
+        whole = text[: text.rfind(b"\n") + 1]
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                known = msgspec.json.decode(line, type=_Line)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise InvalidFileError(
+                    f"{self.path} is damaged in line {number}: {error}; delete that line to "
+                    "evaluate its architecture again",
+                    path=f"$[{number - 1}]",
+                ) from error
+            self._scores[known.architecture] = known.score
+        if len(whole) < len(text):
+            with self.path.open("r+b") as file:
+                file.truncate(len(whole))
+
+    def _score(self, architecture: Architecture) -> float:
+        if architecture not in self._scores:
+            score = self.evaluator.score(architecture)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                file.write(msgspec.json.encode(_Line(architecture, score)) + b"\n")
+            self._scores[architecture] = score
+        return self._scores[architecture]

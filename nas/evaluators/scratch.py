@@ -1,0 +1,48 @@
+"""Accuracy after training from scratch: the truth, at the price of a training each."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+
+from nas.data.images import ImageData
+from nas.evaluators.base import Evaluator
+from nas.spaces import Architecture, SearchSpace
+from nas.training import scratch
+from nas.training.run_folder import RunFolder
+
+
+class ScratchEvaluator(Evaluator):
+    """Trains every architecture by one recipe; the score is top-1 accuracy on held-out images.
+
+    Args:
+        space: Of the architectures.
+        data: A part of its training images is held out; test images are not touched.
+        recipe: How each is trained.
+        folder: Of a run folder an architecture, so that an interrupted training goes on.
+        held_out: Of the training images, the part that scores.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        data: ImageData,
+        *,
+        recipe: scratch.Recipe,
+        folder: Path,
+        held_out: float = 0.2,
+    ) -> None:
+        super().__init__()
+        train, judged = data.held_out(held_out, seed=recipe.seed)
+        self.space = space
+        self.data = ImageData(
+            data.name, data.classes, train, judged, data.mean, data.std, data.flip
+        )
+        self.recipe = recipe
+        self.folder = folder
+
+    def _score(self, architecture: Architecture) -> float:
+        network = self.space.lower(architecture)
+        name = sha256(architecture.to_json().encode()).hexdigest()[:16]
+        folder = RunFolder(self.folder / name, {"architecture": architecture.as_dict()})
+        return scratch.train(network, self.data, self.recipe, folder).top1

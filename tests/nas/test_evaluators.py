@@ -1,0 +1,162 @@
+"""Evaluators: one interface, scores that repeat, files that are checked, journals that resume."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latbench.device import load_profile
+from latbench.errors import InvalidFileError, LatbenchError
+from nas.blackbox import BLACK_BOXES, run
+from nas.coding import Code, CodedSpace
+from nas.constraints import latency_limits
+from nas.evaluators import EVALUATORS, Evaluator, Journaled
+from nas.evaluators.scratch import ScratchEvaluator
+from nas.evaluators.tabular import TabularEvaluator
+from nas.priced import PricedSpace
+from nas.spaces import SearchSpace, make_space
+from nas.training import scratch
+from tests.conftest import make_small_space, write_table
+from tests.nas.test_search import tiny_data
+
+
+def _benchmark(path: Path, changes: dict[str, Any] | None = None) -> Path:
+    """A file like the benchmark's, with accuracies of its own."""
+    rows: dict[str, Any] = {}
+    for digits in product("012", repeat=8):
+        name = "".join(digits)
+        accuracy = 50 + int(name, 3) / 200
+        rows[name] = {
+            "test_acc": [accuracy] * 3,
+            "mean_acc": accuracy,
+            "std": 0.0,
+            "params": 1000,
+            "flops": 2000,
+        }
+    path.write_text(json.dumps(rows | (changes or {})))
+    return path
+
+
+def _make_tabular(folder: Path) -> tuple[Evaluator, SearchSpace]:
+    return TabularEvaluator(_benchmark(folder / "b.json")), make_space("nasbench-macro")
+
+
+def _make_scratch(folder: Path) -> tuple[Evaluator, SearchSpace]:
+    space, recipe = make_small_space(), scratch.Recipe(epochs=1, batch_size=16, shift=0)
+    return ScratchEvaluator(space, tiny_data(), recipe=recipe, folder=folder / "runs"), space
+
+
+MAKERS: dict[str, Callable[[Path], tuple[Evaluator, SearchSpace]]] = {
+    "tabular": _make_tabular,
+    "scratch": _make_scratch,
+}
+
+
+@pytest.mark.parametrize("name", list(EVALUATORS))
+def test_scores_are_fractions_that_repeat_and_are_counted(name: str, tmp_path: Path) -> None:
+    evaluator, space = MAKERS[name](tmp_path)
+    assert isinstance(evaluator, EVALUATORS[name])
+    drawn = [space.smallest(), space.random(np.random.default_rng(0)), space.largest()]
+    scores = [evaluator.score(architecture) for architecture in drawn]
+    assert all(0 <= score <= 1 for score in scores)
+    assert [evaluator.score(architecture) for architecture in drawn] == scores
+    assert evaluator.evaluations == 6
+
+
+def test_the_benchmark_has_its_published_optimum(reference: Path) -> None:
+    """The best of NAS-Bench-Macro, as the paper states: 93.13 %."""
+    file = reference / "nasbench_macro" / "nas-bench-macro_cifar10.json"
+    evaluator = TabularEvaluator(file)
+    best = max(evaluator.entries.values(), key=lambda entry: entry.mean_acc)
+    assert best.mean_acc == pytest.approx(93.13, abs=0.01)
+    space = make_space("nasbench-macro")
+    entry = evaluator.entry(space.largest())
+    assert evaluator.score(space.largest()) == pytest.approx(entry.mean_acc / 100)
+    assert entry == evaluator.entries["22222222"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"01201201": {"test_acc": [1.0]}}, "$.01201201"),
+        ({"x": 1}, "$.x"),
+        (
+            {
+                "00000002": {
+                    "test_acc": [90.0],
+                    "mean_acc": 190.0,
+                    "std": 0.1,
+                    "params": 1,
+                    "flops": 1,
+                }
+            },
+            "$.00000002.mean_acc",
+        ),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused_with_the_place(
+    changes: dict[str, Any], path: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidFileError) as caught:
+        TabularEvaluator(_benchmark(tmp_path / "b.json", changes))
+    assert caught.value.path is not None
+    assert caught.value.path.startswith(path)
+
+
+def test_other_files_and_other_spaces_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"\x80PNG")
+    with pytest.raises(InvalidFileError, match="no table"):
+        TabularEvaluator(tmp_path / "x")
+    (tmp_path / "y").write_text("{}")
+    with pytest.raises(InvalidFileError, match="lacks architecture 00000000"):
+        TabularEvaluator(tmp_path / "y")
+    with pytest.raises(InvalidFileError, match="cannot read"):
+        TabularEvaluator(tmp_path / "absent")
+    evaluator, _ = _make_tabular(tmp_path)
+    with pytest.raises(LatbenchError, match="space"):
+        evaluator.score(make_space("tfnas").smallest())
+
+
+def test_the_journal_answers_what_it_knows(tmp_path: Path) -> None:
+    """Also after a kill in the middle of a line."""
+    inner, space = _make_tabular(tmp_path)
+    journal = tmp_path / "evaluations.jsonl"
+    drawn = [space.random(np.random.default_rng(seed)) for seed in range(5)]
+    first = Journaled(inner, journal)
+    scores = [first.score(architecture) for architecture in drawn]
+    journal.write_bytes(journal.read_bytes()[:-9])
+    fresh, _ = _make_tabular(tmp_path)
+    again = Journaled(fresh, journal)
+    assert [again.score(architecture) for architecture in drawn] == scores
+    assert fresh.evaluations == 1
+    assert len(journal.read_bytes().splitlines()) == 5
+    journal.write_text("{}\n" + journal.read_text())
+    with pytest.raises(InvalidFileError, match="line 1"):
+        Journaled(inner, journal)
+
+
+@pytest.mark.parametrize("name", list(BLACK_BOXES))
+def test_a_search_goes_on_from_its_journal(name: str, tmp_path: Path) -> None:
+    """Cut short and repeated it takes the same path, and evaluates nothing again."""
+    space = make_space("nasbench-macro")
+    table = write_table(tmp_path / "t.sqlite", space, load_profile("cpu-onnxruntime"))
+    priced = PricedSpace(space, table)
+    low_ms, high_ms = priced.reachable_ms()
+    coded = CodedSpace(latency_limits([priced], (low_ms + high_ms) / 2))
+
+    def search(journal: str, evaluations: int) -> tuple[list[tuple[Code, float]], int]:
+        inner, _ = _make_tabular(tmp_path)
+        evaluator = Journaled(inner, tmp_path / journal)
+        black_box = BLACK_BOXES[name](coded, seed=5)
+        run(black_box, lambda code: evaluator.score(coded.decode(code)), evaluations)
+        return list(black_box.scores.items()), inner.evaluations
+
+    whole, _ = search("whole.jsonl", 30)
+    search("cut.jsonl", 17)
+    assert search("cut.jsonl", 30) == (whole, 13)
