@@ -28,9 +28,13 @@ FLOORS = {
     "nas": [
         ("spaces", "recipes"),
         ("priced",),
-        ("relaxation", "scaling", "data", "criteria", "generator"),
+        ("relaxation", "scaling", "data", "criteria", "generator", "constraints", "beginnings"),
+        ("coding",),
+        ("additive",),
+        ("blackbox",),
         ("supernet",),
         ("training",),
+        ("evaluators",),
         ("searchers",),
         ("deployment", "landing", "demo", "scaffold"),
     ],
@@ -119,3 +123,12 @@ def test_profilers_can_be_imported_without_their_runtimes() -> None:
 def test_the_command_line_imports_nothing_slow_before_a_command_runs() -> None:
     slow = HEAVY | {"numpy", "onnx", "onnxruntime", "rich", "msgspec"}
     assert not slow & {name.split(".")[0] for name in _top_level_imports(ROOT / "cli.py")}
+
+
+def test_black_box_searchers_and_benchmarks_of_them_need_no_torch() -> None:
+    rooms = ("constraints", "beginnings", "coding", "additive", "blackbox")
+    paths = [ROOT / "nas" / f"{room}.py" for room in rooms[:-1]]
+    paths += [*(ROOT / "nas" / "blackbox").glob("*.py")]
+    paths += [ROOT / "nas" / "evaluators" / f"{name}.py" for name in ("base", "journal", "tabular")]
+    for path in paths:
+        assert "torch" not in {name.split(".")[0] for name in _imports(path)}, path

@@ -1,0 +1,300 @@
+"""Searchers on NAS-Bench-Macro: how far from the true optimum after so many evaluations.
+
+    python benchmarks/search_quality.py ACCURACIES --table TABLE -o FOLDER
+
+ACCURACIES is the benchmark's `nas-bench-macro_cifar10.json`; TABLE is made by `latbench profile
+cpu-onnxruntime nasbench-macro`. Without a table, `--constraint macs` bounds multiply-accumulates.
+Budgets are quantiles over all architectures. An evaluation is one look-up of an accuracy; what an
+architecture costs is known beforehand and free, for all searchers. Outsiders propose what is
+infeasible or known too, which is not charged either. A search of one seed and budget is one line of
+FOLDER/cells.jsonl; the same command goes on with what is missing.
+
+Regret is the accuracy of the best feasible architecture minus that of the best one found, in
+percentage points. Intervals are of the mean over seeds, 95 %, Student's t; a seed's regret is its
+mean over budgets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from latbench.environment import current_environment
+from latbench.report.terminal import print_lines, print_table
+from latbench.tables import LatencyTable
+from nas.blackbox import BLACK_BOXES
+from nas.coding import Code, CodedSpace
+from nas.constraints import Constraint, Count, Latency, Limit, Quantity
+from nas.evaluators.tabular import TabularEvaluator
+from nas.priced import PricedSpace
+from nas.spaces import make_space
+
+COUNTS = (50, 100, 200, 300)
+QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
+SEEDS = 20
+WANTED = {50: 0.15, 200: 0.02}  # points, of the best built-in searcher
+_FREE = 40  # proposals of an outsider for each evaluation, after which it is ended
+
+Outsider = Callable[["Task", int], None]
+
+
+class Task:
+    """One search: scores by code, and the best feasible one so far after every evaluation."""
+
+    def __init__(self, coded: CodedSpace, table: dict[Code, float], evaluations: int) -> None:
+        self.coded = coded
+        self.table = table
+        self.evaluations = evaluations
+        feasible = [score for code, score in table.items() if coded.feasible(code)]
+        self.optimum = max(feasible)
+        self.known: dict[Code, float] = {}
+        self.regrets: list[float] = []
+
+    def score(self, code: Code) -> float:
+        """Charged once a network."""
+        code = self.coded.canonical(code)
+        if code not in self.known:
+            self.known[code] = self.table[code]
+            best = max(self.known.values())
+            self.regrets.append(100 * (self.optimum - best))
+        return self.known[code]
+
+    @property
+    def over(self) -> bool:
+        return len(self.regrets) >= self.evaluations
+
+
+def optuna_tpe(task: Task, seed: int) -> None:
+    """Optuna's TPE, multivariate, constrained; the layers are categorical."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of multivariate
+    sampler = optuna.samplers.TPESampler(
+        seed=seed,
+        multivariate=True,
+        n_startup_trials=10,
+    )
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for _ in range(_FREE * task.evaluations):
+        if task.over:
+            return
+        trial = study.ask()
+        sizes = [len(choices) for choices in task.coded.choices]
+        code = tuple(trial.suggest_categorical(str(i), range(n)) for i, n in enumerate(sizes))
+        trial.set_constraint("budget", task.coded.load(code) - 1)
+        study.tell(trial, task.score(code) if task.coded.feasible(code) else 0.0)
+
+
+def pymoo_nsga2(task: Task, seed: int) -> None:
+    """pymoo's NSGA-II on integers with its own operators; the budget is its constraint."""
+    from pymoo.algorithms.moo.nsga2 import NSGA2
+    from pymoo.core.problem import Problem
+    from pymoo.operators.crossover.sbx import SBX
+    from pymoo.operators.mutation.pm import PM
+    from pymoo.operators.repair.rounding import RoundingRepair
+    from pymoo.operators.sampling.rnd import IntegerRandomSampling
+
+    top = np.array([len(choices) - 1 for choices in task.coded.choices])
+    problem = Problem(len(top), n_obj=1, n_ieq_constr=1, xl=0 * top, xu=top, vtype=int)
+    algorithm = NSGA2(
+        pop_size=20,
+        sampling=IntegerRandomSampling(),
+        crossover=SBX(repair=RoundingRepair()),
+        mutation=PM(repair=RoundingRepair()),
+    )
+    algorithm.setup(problem, termination=("n_gen", 10**9), seed=seed, verbose=False)
+    for _ in range(_FREE * task.evaluations // 20):
+        if task.over:
+            return
+        children = algorithm.ask()
+        if children is None:
+            return
+        for child in children:
+            code = tuple(int(n) for n in child.X)
+            fits = task.coded.feasible(code) and not task.over
+            child.F = np.array([-task.score(code) if fits else 0.0])
+            child.G = np.array([task.coded.load(code) - 1])
+            child.evaluated = {"F", "G"}
+        algorithm.tell(infills=children)
+
+
+OUTSIDERS: dict[str, Outsider] = {"Optuna TPE": optuna_tpe, "pymoo NSGA-II": pymoo_nsga2}
+
+
+def search(name: str, task: Task, seed: int) -> float:
+    """Run one search; return what a proposal took, in ms, without its evaluation."""
+    begin = perf_counter()
+    if name in OUTSIDERS:
+        OUTSIDERS[name](task, seed)
+    else:
+        black_box = BLACK_BOXES[name](task.coded, seed=seed)
+        while not task.over and (code := black_box.ask()) is not None:
+            black_box.tell(code, task.score(code))
+    return 1e3 * (perf_counter() - begin) / max(1, len(task.regrets))
+
+
+class Cells:
+    """What was done: one JSON line a search."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.done: dict[tuple[str, float, int], dict[str, Any]] = {}
+        if path.exists():
+            text = path.read_bytes()
+            for line in text[: text.rfind(b"\n") + 1].splitlines():
+                self._add(json.loads(line))
+            path.write_bytes(text[: text.rfind(b"\n") + 1])  # a killed run leaves half a line
+
+    def record(self, cell: dict[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(cell) + "\n")
+        self._add(cell)
+
+    def _add(self, cell: dict[str, Any]) -> None:
+        self.done[cell["searcher"], cell["quantile"], cell["seed"]] = cell
+
+
+def main() -> None:
+    """Do the missing cells, then print the table of all that are there."""
+    asked = _arguments()
+    space = make_space("nasbench-macro")
+    evaluator = TabularEvaluator(asked.accuracies)
+    if asked.constraint == "macs":
+        quantity: Quantity = Count(space, "macs")
+    elif asked.table is not None:
+        quantity = Latency(PricedSpace(space, LatencyTable.open(asked.table)))
+    else:
+        sys.exit("give --table TABLE, or --constraint macs")
+    names = asked.searchers.split(",") if asked.searchers else [*BLACK_BOXES, *OUTSIDERS]
+    everything = CodedSpace(Constraint((Limit(quantity, 1e15),)))
+    listed = everything.all_codes(10_000)
+    assert listed is not None
+    codes = [tuple(code) for code in listed.tolist()]
+    table = {code: evaluator.score(everything.decode(code)) for code in codes}
+    amounts = sorted(
+        max(everything.amounts(code)) for code in product(range(3), repeat=len(space.layers))
+    )
+    tasks = {q: _coded(quantity, float(np.quantile(amounts, q))) for q in asked.quantiles}
+    cells = Cells(asked.output / f"cells-{asked.constraint}.jsonl")
+    for seed, name, quantile in product(range(asked.seeds), names, asked.quantiles):
+        if (name, quantile, seed) not in cells.done:
+            task = Task(tasks[quantile], table, max(COUNTS))
+            ms = search(name, task, seed)
+            cells.record(
+                {
+                    "searcher": name,
+                    "quantile": quantile,
+                    "seed": seed,
+                    "regrets": [round(regret, 4) for regret in task.regrets],
+                    "ms": round(ms, 4),
+                }
+            )
+            print(f"{name}, budget {quantile:.0%}, seed {seed}", file=sys.stderr)
+    _print_head(asked, quantity, tasks)
+    curves = {name: _curves(cells, name, asked) for name in names}
+    print_table(
+        ("searcher", *(f"after {count}" for count in COUNTS), "ms each"),
+        [
+            (name, *(_shown(curve[:, count - 1]) for count in COUNTS), _time(cells, name))
+            for name, curve in curves.items()
+        ],
+    )
+    print_lines(list(_verdict(curves)))
+
+
+def _coded(quantity: Quantity, budget: float) -> CodedSpace:
+    return CodedSpace(Constraint((Limit(quantity, budget),)))
+
+
+def _curves(cells: Cells, name: str, asked: argparse.Namespace) -> np.ndarray:
+    """Regret in points after every evaluation, mean over budgets, ``(seeds, evaluations)``.
+
+    A search that found no more to propose keeps what it has.
+    """
+    rows = []
+    for seed in range(asked.seeds):
+        of_seed = []
+        for quantile in asked.quantiles:
+            regrets = cells.done[name, quantile, seed]["regrets"]
+            of_seed.append(regrets + [regrets[-1]] * (max(COUNTS) - len(regrets)))
+        rows.append(np.mean(of_seed, axis=0))
+    return np.array(rows)
+
+
+def _shown(values: np.ndarray) -> str:
+    mean = float(values.mean())
+    if len(values) < 2:
+        return f"{mean:.3f}"
+    half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+    return f"{mean:.3f} ± {half:.3f}"
+
+
+def _time(cells: Cells, name: str) -> str:
+    return f"{np.median([c['ms'] for key, c in cells.done.items() if key[0] == name]):.2f}"
+
+
+def _verdict(curves: dict[str, np.ndarray]) -> Iterator[str]:
+    """The best built-in searcher against what is wanted of it and against the outsiders."""
+    built_in = {name: curve.mean(axis=0) for name, curve in curves.items() if name in BLACK_BOXES}
+    if not built_in:
+        return
+    best = min(built_in, key=lambda name: float(built_in[name].mean()))
+    for count, points in WANTED.items():
+        found = built_in[best][count - 1]
+        yield (
+            f"{best}: {found:.3f} points after {count} evaluations, {points} wanted: "
+            f"{'met' if found <= points else 'missed'}"
+        )
+    for name in OUTSIDERS:
+        if name in curves:
+            behind = np.flatnonzero(built_in[best] > curves[name].mean(axis=0) + 1e-9) + 1
+            where = f"behind at {len(behind)}, last {behind[-1]}" if len(behind) else "never behind"
+            yield f"{best} against {name}, at all {max(COUNTS)} counts: {where}"
+
+
+def _print_head(
+    asked: argparse.Namespace, quantity: Quantity, tasks: dict[float, CodedSpace]
+) -> None:
+    import optuna
+    import pymoo
+
+    versions = {"numpy": np.__version__, "optuna": optuna.__version__, "pymoo": pymoo.__version__}
+    environment = current_environment(versions)
+    budgets = ", ".join(quantity.format(float(task.budgets[0])) for task in tasks.values())
+    print_lines(
+        [
+            f"{environment.cpu}, {environment.cores} cores, {environment.system}",
+            "  ".join(f"{name} {version}" for name, version in environment.versions.items()),
+            f"{quantity.name}; budgets {budgets}; {asked.seeds} seeds; regret in points "
+            "after so many evaluations; ms each proposal took",
+            "",
+        ]
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("accuracies", type=Path)
+    parser.add_argument("--table", type=Path)
+    parser.add_argument("--constraint", choices=("latency", "macs"), default="latency")
+    parser.add_argument("--quantiles", type=float, nargs="+", default=list(QUANTILES))
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--searchers", help="names with commas between; default all")
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs/search_quality"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
