@@ -5,7 +5,7 @@ Glossary, for a network of blocks b:
     cold_b   low quantile of calls of block b after its weights left the cache, in ms
     hot_b    the same for calls one after another
     bytes    what the network's weights take in the caches, in bytes: of a block its fp32 weight
-             bytes, twice these where its width is not in the first class
+             bytes, half as much again where its width is not in the first class
 
     near_b   weight bytes of block b that stay in its core's own cache when b is called alone:
              the lesser of its bytes and half of the L2 cache
@@ -19,7 +19,7 @@ is
 
 A runtime computes widths outside of its first class by other kernels and in another layout; what
 separates such a block alone from the same block inside a network is another number: ``s``. And
-those kernels copy the weights while they compute, so that they count twice.
+those kernels copy part of the weights while they compute, so that they count for more.
 ``k``, ``r`` and ``C`` stand for what separates a block alone from the same block inside a network:
 each call has its own overhead and layout changes, which a network pays once, and its weights
 near. The last sum stands for the caches that all cores share: a network whose weights exceed what
@@ -54,7 +54,7 @@ MIN_NETWORKS = 6  # below, a network left out says nothing of the rest
 COVERAGE = 0.9  # of the intervals
 _KNEES = 6  # candidates for B_j, spread over the networks' sizes
 _LARGEST_KNEE = 0.8  # quantile of the sizes: beyond, a slope would rest on too few networks
-SLOW_COPIES = 1.0  # of a block's weights, where its width is not in the first class
+SLOW_COPIES = 0.5  # of a block's weights, where its width is not in the first class
 _LEAST_PRICE = 0.1  # the cheapest block's price is at least this fraction of a cold + h hot
 
 
