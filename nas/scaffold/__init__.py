@@ -60,6 +60,7 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "space": Kind("search space", "SPACES", "nas/spaces", "latbench.spaces"),
     "block": Kind("kind of block", "BLOCKS", "latbench/blocks", "latbench.blocks", ""),
+    "searcher": Kind("searcher", "SEARCHERS", "nas/searchers", "latbench.searchers", "Searcher"),
     "dataset": Kind("data set", "DATASETS", "nas/data", "latbench.datasets"),
     "runtime": Kind(
         "runtime",
