@@ -1,4 +1,73 @@
 """Losses. A new one is one file here and one line in ``CRITERIA``.
 
-Losses of a cost over its target stand in ``nas.criteria.hardware``.
+A criterion is a module made for so many outputs of the network and so many classes; it maps
+outputs ``(N, outputs)`` and labels ``(N,)`` to a scalar. What it learns, such as the class centres
+of the angular margin, are its parameters, trained beside the network's. Its options are keywords
+with defaults. Losses of a cost over its target stand in ``nas.criteria.hardware``.
 """
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+
+from torch import nn
+
+from latbench.errors import InvalidValueError, UnknownNameError
+from latbench.registry import Registry
+
+CRITERIA: Registry[Callable[..., nn.Module]] = Registry(
+    "criterion",
+    {
+        "cross-entropy": "nas.criteria.cross_entropy:CrossEntropy",
+        "label-smoothing": "nas.criteria.label_smoothing:LabelSmoothing",
+        "focal": "nas.criteria.focal:Focal",
+        "triplet": "nas.criteria.triplet:Triplet",
+        "angular": "nas.criteria.angular:AngularMargin",
+    },
+    group="latbench.criteria",
+)
+
+
+def make_criterion(
+    name: str, *, outputs: int, classes: int, options: Mapping[str, float | str] | None = None
+) -> nn.Module:
+    """The criterion called ``name`` for a network of these outputs and a data set of these classes.
+
+    Raises:
+        UnknownNameError: No such criterion, or it has no such option.
+        InvalidValueError: An option is out of range, or the outputs do not fit.
+    """
+    family = CRITERIA[name]
+    known = [
+        parameter.name
+        for parameter in inspect.signature(family).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+    for option in options or {}:
+        if option not in known:
+            raise UnknownNameError(f"option of {name}", option, known or ["none"])
+    return family(outputs, classes, **(options or {}))
+
+
+def check_range(what: str, value: float, low: float, high: float) -> None:
+    """Refuse an option out of its range.
+
+    Raises:
+        InvalidValueError: It is not within ``[low, high]``.
+    """
+    if not low <= value <= high:
+        raise InvalidValueError(f"{what} {value} is out of range: choose {low:g} to {high:g}")
+
+
+def check_logits(what: str, outputs: int, classes: int) -> None:
+    """Refuse a network that does not give one output a class.
+
+    Raises:
+        InvalidValueError: Outputs and classes differ.
+    """
+    if outputs != classes:
+        raise InvalidValueError(
+            f"{what} needs one output a class, but the network has {outputs} outputs and the "
+            f"data {classes} classes: choose triplet or angular for embeddings"
+        )

@@ -1,0 +1,57 @@
+"""Additive angular margin (ArcFace, Deng et al. 2019, Eq. 3)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas.criteria import check_range
+
+
+class AngularMargin(nn.Module):
+    """Cross entropy over ``scale * cos(theta)``, theta of the true class widened by the margin.
+
+    theta is the angle between an embedding and the centre of a class. With c = cos(theta),
+    ``cos(theta + m) = c cos(m) - sqrt(1 - c^2) sin(m)``; beyond theta = pi - m, where this turns
+    round, the line ``c - m sin(m)`` goes on falling, as in the published code.
+
+    Args:
+        outputs: Size of the embedding.
+        classes: Identities.
+        margin: m in radians; 0.5 in the paper.
+        scale: 64 in the paper.
+        seed: Of the initial centres.
+    """
+
+    def __init__(
+        self,
+        outputs: int,
+        classes: int,
+        *,
+        margin: float = 0.5,
+        scale: float = 64.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_range("margin", margin, 0, math.pi / 2)
+        check_range("scale", scale, 1e-3, 1e6)
+        self.margin, self.scale = margin, scale
+        rng = torch.Generator().manual_seed(seed)
+        self.centres = nn.Parameter(torch.randn(classes, outputs, generator=rng) * 0.01)
+
+    def cosines(self, embeddings: Tensor) -> Tensor:
+        """``(N, outputs)`` to the cosines with every centre, ``(N, classes)``."""
+        return F.linear(F.normalize(embeddings.float(), dim=1), F.normalize(self.centres, dim=1))
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        cosines = self.cosines(embeddings)
+        own = cosines.gather(1, labels[:, None])
+        # the root has no finite derivative at cosines of 1 and -1
+        sines = (1 - own.square()).clamp_min(1e-7).sqrt()
+        widened = own * math.cos(self.margin) - sines * math.sin(self.margin)
+        beyond = own - self.margin * math.sin(self.margin)
+        widened = torch.where(own > -math.cos(self.margin), widened, beyond)
+        return F.cross_entropy(self.scale * cosines.scatter(1, labels[:, None], widened), labels)

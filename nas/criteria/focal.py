@@ -1,0 +1,34 @@
+"""Focal loss (Lin et al. 2017): what is classified well already counts little."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas.criteria import check_logits, check_range
+
+
+class Focal(nn.Module):
+    """Mean of ``-alpha (1 - p) ** gamma log p``, p the softmax probability of the true class.
+
+    Args:
+        outputs: Logits.
+        classes: As many.
+        alpha: A factor of the whole; the paper's, of one class against another, is for detection.
+        gamma: 0 is cross entropy; 2 is the paper's choice (Section 5.1).
+    """
+
+    def __init__(
+        self, outputs: int, classes: int, *, alpha: float = 1.0, gamma: float = 2.0
+    ) -> None:
+        super().__init__()
+        check_logits("focal", outputs, classes)
+        check_range("alpha", alpha, 0, 1e6)
+        check_range("gamma", gamma, 0, 100)
+        self.alpha, self.gamma = alpha, gamma
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        log_p = -F.cross_entropy(logits, labels, reduction="none")  # (N,)
+        # the derivative of 0 ** gamma is not finite for gamma < 1
+        missed = (-log_p.expm1()).clamp_min(1e-12)
+        return -self.alpha * (missed**self.gamma * log_p).mean()

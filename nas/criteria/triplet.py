@@ -1,0 +1,100 @@
+"""Triplet loss (Schroff et al. 2015): an identity's images nearer to each other than to others'.
+
+Of embeddings of length 1, squared Euclidean distances, 0 to 4. Every pair of two images of one
+identity is an anchor with its positive, in the batch as drawn; the negative is mined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latbench.errors import UnknownNameError
+from nas.criteria import check_range
+
+_FAR = 5.0  # beyond the largest squared distance of two embeddings
+
+
+class Triplet(nn.Module):
+    """Mean of ``max(d(a, p) - d(a, n) + margin, 0)`` over the triplets that are not yet 0.
+
+    Args:
+        outputs: Size of the embedding.
+        classes: Identities; any number.
+        margin: 0.3 in OSNASLib.
+        mining: ``hard``: per anchor its farthest positive and its nearest negative (Hermans et
+            al. 2017). ``semi-hard``: per pair the nearest negative that is farther than the
+            positive, or where there is none the farthest (Schroff et al., Section 3.2).
+            ``random``: per pair any negative that violates the margin, drawn from torch's
+            generator.
+    """
+
+    def __init__(
+        self, outputs: int, classes: int, *, margin: float = 0.3, mining: str = "hard"
+    ) -> None:
+        super().__init__()
+        check_range("margin", margin, 0, 4)
+        if mining not in _MINERS:
+            raise UnknownNameError("mining", mining, _MINERS)
+        self.margin = margin
+        self._mine = _MINERS[mining]
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        unit = F.normalize(embeddings.float(), dim=1)
+        distance = (2 - 2 * unit @ unit.T).clamp(0, 4)  # (N, N)
+        same = labels[:, None] == labels
+        positive, negative = self._mine(distance, same, self.margin)
+        losses = (positive - negative + self.margin).relu()
+        count = int((losses > 0).sum())
+        return losses.sum() / max(1, count)
+
+
+def squared_distances(first: Tensor, second: Tensor) -> Tensor:
+    """Squared distance of embeddings ``(N, E)`` and ``(N, E)`` brought to length 1: ``(N,)``."""
+    return (F.normalize(first, dim=1) - F.normalize(second, dim=1)).square().sum(1)
+
+
+def _pairs(same: Tensor) -> tuple[Tensor, Tensor]:
+    """Anchors and positives: all ordered pairs of different images of one identity."""
+    others = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
+    # an anchor whose whole batch is of its identity has no negative
+    anchors, positives = (others & (~same).any(1)[:, None]).nonzero(as_tuple=True)
+    return anchors, positives
+
+
+def _hard(distance: Tensor, same: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    anchors = torch.unique(_pairs(same)[0])
+    row, alike = distance[anchors], same[anchors]
+    positive = row.masked_fill(~alike, -1.0).amax(1)
+    negative = row.masked_fill(alike, _FAR).amin(1)
+    return positive, negative
+
+
+def _semi_hard(distance: Tensor, same: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    anchors, positives = _pairs(same)
+    positive, row, alike = distance[anchors, positives], distance[anchors], same[anchors]
+    nearer = row <= positive[:, None]
+    farther = row.masked_fill(alike | nearer, _FAR).amin(1)
+    farthest = row.masked_fill(alike, -1.0).amax(1)
+    return positive, torch.where(farther < _FAR, farther, farthest)
+
+
+def _random(distance: Tensor, same: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    anchors, positives = _pairs(same)
+    positive, row = distance[anchors, positives], distance[anchors]
+    violating = ~same[anchors] & (row < positive[:, None] + margin)
+    kept = violating.any(1)
+    if not bool(kept.any()):
+        return positive[:0], positive[:0]
+    drawn = torch.multinomial(violating[kept].float(), 1)
+    return positive[kept], row[kept].gather(1, drawn).flatten()
+
+
+_MINERS: dict[str, Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]] = {
+    "hard": _hard,
+    "semi-hard": _semi_hard,
+    "random": _random,
+}
