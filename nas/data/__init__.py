@@ -14,6 +14,10 @@ DATASETS: Registry[Callable[[int, Path | None], ImageData]] = Registry(
     {
         "digits": "nas.data.digits:digits",
         "fashion-mnist": "nas.data.fashion_mnist:fashion_mnist",
+        "cifar10": "nas.data.cifar:cifar10",
+        "cifar100": "nas.data.cifar:cifar100",
+        "imagenet": "nas.data.imagenet:imagenet",
+        "faces": "nas.data.faces:faces",
     },
     group="latbench.datasets",
 )
@@ -22,7 +26,9 @@ DATASETS: Registry[Callable[[int, Path | None], ImageData]] = Registry(
 def load_data(
     name: str, *, input_size: int, classes: int, data_dir: Path | None = None
 ) -> ImageData:
-    """The data set called ``name`` for networks of this input size and number of classes.
+    """The data set called ``name`` for networks of this input size and number of outputs.
+
+    A network that recognises identities gives an embedding: its outputs are no classes.
 
     Raises:
         UnknownNameError: No such data set.
@@ -30,7 +36,7 @@ def load_data(
         InvalidFileError: Its files are missing or damaged.
     """
     data = DATASETS[name](input_size, data_dir)
-    if data.classes != classes:
+    if data.task == "classification" and data.classes != classes:
         raise MismatchError(
             f"{name} has {data.classes} classes, but the networks have {classes}: profile or "
             f"draw them with --classes {data.classes}"

@@ -52,7 +52,7 @@ from torch import Tensor, nn
 from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
 from nas.criteria.hardware import objective
-from nas.data.images import ImageData, Split, augment, batches, generator
+from nas.data.images import ImageData, Source, augment, batches, generator
 from nas.priced import PricedSpace
 from nas.recipes import Recipe
 from nas.relaxation import Relaxed, expected_latency_ms, path_of
@@ -435,14 +435,14 @@ class TFNASSearcher(Searcher):
 @dataclass(frozen=True)
 class _Work:
     data: ImageData
-    train: Split
-    held_out: Split
+    train: Source
+    held_out: Source
     folder: RunFolder
     progress: Progress
 
 
 def _endless(
-    split: Split, batch_size: int, rng: torch.Generator
+    split: Source, batch_size: int, rng: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
     while True:
         yield from batches(split, batch_size, rng)

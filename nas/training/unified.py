@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latbench.errors import InvalidValueError
-from nas.data.images import ImageData, Split, augment, batches, generator
+from nas.data.images import ImageData, Source, augment, batches, generator
 from nas.recipes import Recipe
 from nas.spaces import SearchSpace
 from nas.supernet.unified import Path, UnifiedSupernet
@@ -71,9 +71,9 @@ class UnifiedRecipe(Recipe, frozen=True, kw_only=True, tag="unified-supernet"):
 class Parts:
     """Training images, divided: the supernet's, the generator's, and those that select."""
 
-    weights: Split
-    generator: Split
-    selection: Split
+    weights: Source
+    generator: Source
+    selection: Source
 
 
 def divide(data: ImageData, recipe: UnifiedRecipe, *, seed: int) -> Parts:
@@ -225,7 +225,7 @@ def accuracy(
     return right / len(parts.selection)
 
 
-def _inputs(data: ImageData, split: Split, recipe: UnifiedRecipe) -> Iterator[Tensor]:
+def _inputs(data: ImageData, split: Source, recipe: UnifiedRecipe) -> Iterator[Tensor]:
     size = min(recipe.batch_size, len(split))
     for i, (images, _) in enumerate(batches(split, size, generator(0))):
         if i == recipe.calibration_batches:

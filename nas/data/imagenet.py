@@ -1,0 +1,117 @@
+"""ImageNet (Deng et al. 2009), or any images in its layout, read while training.
+
+The folder given holds one of these, and for each the parts ``train`` and ``val``:
+
+* ``train/`` and ``val/``, each with a folder a class, as published;
+* one list ``*train*.txt`` and one ``*val*.txt`` with lines of ``path label``, relative to
+  ``train/`` and ``val/`` where these are, else to the folder. Where both lists name images of
+  ``train/``, as those of TF-NAS's 100 classes do, they are looked for there;
+* ``train.lmdb`` and ``val.lmdb``, made by ``latbench pack``.
+
+Lists come before folders, so that a list chooses a part of the folders beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from latbench.errors import InvalidFileError
+from nas.data.folders import class_folders, read_folders, read_list
+from nas.data.images import ImageData
+from nas.data.packed import LmdbStore, pack
+from nas.data.stored import Store, StoredSplit
+
+TRAIN, VAL = "train", "val"
+MARGIN = 32  # resized to the input size + 32, the centre cut out: 256 and 224 as published
+_LEAST_AREA = 0.2  # of a training crop
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, customary
+_LAYOUT = (
+    "it needs folders train/ and val/ of a folder a class, one *train*.txt and one *val*.txt of "
+    "lines `path label`, or train.lmdb and val.lmdb"
+)
+
+
+def imagenet(input_size: int, data_dir: Path | None) -> ImageData:
+    """The images of a folder at an input size in pixels.
+
+    Raises:
+        InvalidFileError: There is no folder, or it has another layout.
+    """
+    if data_dir is None:
+        raise InvalidFileError(f"imagenet is not downloaded: give --data-dir a folder; {_LAYOUT}")
+    if not data_dir.is_dir():
+        raise InvalidFileError(f"{data_dir} is no folder: {_LAYOUT}")
+    (train, train_labels), (test, test_labels) = _parts(data_dir)
+    classes = int(max(train_labels.max(), test_labels.max())) + 1
+    return ImageData(
+        "imagenet",
+        classes,
+        StoredSplit(
+            train, torch.arange(len(train_labels)), train_labels, input_size, MARGIN, _LEAST_AREA
+        ),
+        StoredSplit(test, torch.arange(len(test_labels)), test_labels, input_size, MARGIN),
+        _MEAN,
+        _STD,
+        flip=True,
+    )
+
+
+def pack_imagenet(
+    folder: Path, output: Path, *, progress: Callable[[float, str], None]
+) -> dict[str, int]:
+    """Write the images of a folder into ``train.lmdb`` and ``val.lmdb``; return how many.
+
+    A part that is there already is kept, so that an interrupted packing goes on.
+
+    Raises:
+        InvalidFileError: The folder has no known layout, or a file cannot be read or written.
+    """
+    data = imagenet(MARGIN, folder)
+    parts = {TRAIN: data.train, VAL: data.test}
+    for name, part in parts.items():
+        file = output / f"{name}.lmdb"
+        if not file.exists():
+            assert isinstance(part, StoredSplit)
+            pack(part, file, progress=progress)
+    return {name: len(part) for name, part in parts.items()}
+
+
+def _parts(folder: Path) -> tuple[tuple[Store, Tensor], tuple[Store, Tensor]]:
+    packed = [folder / f"{name}.lmdb" for name in (TRAIN, VAL)]
+    if all(path.is_file() for path in packed):
+        train, test = (LmdbStore(path) for path in packed)
+        return (train, train.labels), (test, test.labels)
+    lists = [_list(folder, name) for name in (TRAIN, VAL)]
+    if lists[0] is not None and lists[1] is not None:
+        return _listed(lists[0], folder, TRAIN), _listed(lists[1], folder, VAL)
+    if (folder / TRAIN).is_dir() and (folder / VAL).is_dir():
+        classes = class_folders(folder / TRAIN)
+        others = set(class_folders(folder / VAL)) ^ set(classes)
+        if others:
+            raise InvalidFileError(
+                f"train/ and val/ in {folder} have different classes, such as {min(others)}: "
+                "both need the same folders (the validation images as published lie in one "
+                "folder and have to be sorted into their classes)"
+            )
+        if classes:
+            return read_folders(folder / TRAIN, classes), read_folders(folder / VAL, classes)
+    raise InvalidFileError(f"{folder} holds no images in a known layout: {_LAYOUT}")
+
+
+def _list(folder: Path, name: str) -> Path | None:
+    found = sorted(path for path in folder.glob("*.txt") if name in path.name)
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise InvalidFileError(f"{folder} has several lists of {name}: {names}; keep one")
+    return found[0] if found else None
+
+
+def _listed(file: Path, folder: Path, part: str) -> tuple[Store, Tensor]:
+    first = file.read_text().partition(" ")[0]
+    roots = [folder / part, folder / TRAIN, folder]
+    root = next((root for root in roots if (root / first).is_file()), folder)
+    return read_list(file, root)

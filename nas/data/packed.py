@@ -1,0 +1,93 @@
+"""Images packed into one LMDB file: a million small files become one, read without a search.
+
+Key ``labels`` holds all labels as little-endian int64; the image of number n stands, as it was
+encoded, under n as eight bytes, big-endian.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import torch
+from torch import Tensor
+
+from latbench.errors import InvalidFileError
+from nas.data.stored import StoredSplit
+
+_LABELS = b"labels"
+_AT_ONCE = 500  # images a transaction
+_MAP_BYTES = 1 << 40  # LMDB's largest size: address space, not disk
+
+
+class LmdbStore:
+    """The images of a packed file.
+
+    Raises:
+        InvalidFileError: The file is missing, damaged or no packed file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._environment = lmdb.open(
+                str(path), subdir=False, readonly=True, lock=False, readahead=False
+            )
+            with self._environment.begin() as transaction:
+                raw = transaction.get(_LABELS)
+        except lmdb.Error as error:
+            raise InvalidFileError(
+                f"cannot read {path}: {error}; make it anew with `latbench pack`"
+            ) from error
+        if raw is None:
+            raise InvalidFileError(f"{path} holds no packed images: make it with `latbench pack`")
+        self.labels: Tensor = torch.from_numpy(np.frombuffer(raw, dtype="<i8").astype(np.int64))
+
+    def name(self, number: int) -> str:
+        return f"image {number} of {self.path}"
+
+    def read(self, number: int) -> bytes:
+        with self._environment.begin() as transaction:
+            raw = transaction.get(_key(number))
+        if raw is None:
+            raise ValueError("it is not in the file")
+        return bytes(raw)
+
+
+def pack(
+    source: StoredSplit,
+    path: Path,
+    *,
+    progress: Callable[[float, str], None] = lambda fraction, words: None,
+) -> None:
+    """Write the images of a split and their labels into one file, beside it and then renamed.
+
+    Raises:
+        InvalidFileError: An image cannot be read, or the file exists or cannot be written; it is
+            as it was.
+    """
+    if path.exists():
+        raise InvalidFileError(f"{path} exists: choose another output, or remove it")
+    part = path.with_name(f".{path.name}.part")
+    count = len(source)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)
+        with lmdb.open(str(part), subdir=False, lock=False, map_size=_MAP_BYTES) as environment:
+            for begin in range(0, count, _AT_ONCE):
+                with environment.begin(write=True) as transaction:
+                    for i in range(begin, min(begin + _AT_ONCE, count)):
+                        transaction.put(_key(i), source.store.read(int(source.numbers[i])))
+                progress(min(begin + _AT_ONCE, count) / count, f"{count} images")
+            with environment.begin(write=True) as transaction:
+                transaction.put(_LABELS, source.labels.numpy().astype("<i8").tobytes())
+        part.replace(path)
+    except (OSError, lmdb.Error) as error:
+        part.unlink(missing_ok=True)
+        raise InvalidFileError(f"cannot pack {path}: {error}") from error
+
+
+def _key(number: int) -> bytes:
+    return number.to_bytes(8, "big")
