@@ -12,7 +12,7 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -138,7 +138,7 @@ def _space_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 recipe_option = click.option(
-    "--recipe", metavar="NAME|FILE", help="Shipped recipe or TOML file; the published one without."
+    "--recipe", metavar="NAME|FILE", help="Shipped recipe or TOML file, instead of the defaults."
 )
 set_option = click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one setting of the recipe."
@@ -1033,9 +1033,11 @@ def generate(
 @data_option
 @data_dir_option
 @click.option("--images", type=COUNT, help="Train on this many images.")
-@click.option("--epochs", type=COUNT, default=30, show_default=True)
-@click.option("--batch-size", type=BATCH, default=64, show_default=True)
-@click.option("--seed", type=SEED, default=0, show_default=True)
+@recipe_option
+@set_option
+@click.option("--epochs", type=COUNT, help="Instead of the recipe's.  [default: 30]")
+@click.option("--batch-size", type=BATCH, help="Instead of the recipe's.  [default: 64]")
+@click.option("--seed", type=SEED, help="Instead of the recipe's.  [default: 0]")
 @run_option
 @as_json
 def train(
@@ -1043,42 +1045,51 @@ def train(
     data: str,
     data_dir: Path | None,
     images: int | None,
-    epochs: int,
-    batch_size: int,
-    seed: int,
+    recipe: str | None,
+    changes: tuple[str, ...],
+    epochs: int | None,
+    batch_size: int | None,
+    seed: int | None,
     output: Path,
     as_json: bool,
 ) -> None:
-    """Train ARCHITECTURE from scratch; the same -o goes on where it stopped."""
-    from dataclasses import asdict
+    """Train ARCHITECTURE from scratch; the same -o goes on where it stopped.
+
+    Started by `torchrun --no-python`, all its processes train together.
+    """
+    import msgspec
 
     from latbench.report.terminal import print_lines, progress_bar
     from nas.spaces import load_architecture
 
     arch, space = load_architecture(architecture)
-    loaded = _load_data(data, data_dir, arch.input_size, arch.classes, images)
+    with _needs_torch():
+        from nas.training import scratch
+        from nas.training.distributed import workers
+    from nas.recipes import load_recipe
+    from nas.training.recipe import TrainingRecipe
+
+    asked = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+    given = [f"{key}={value}" for key, value in asked.items() if value is not None]
+    chosen = load_recipe(TrainingRecipe, recipe, [*changes, *given])
     config = {
         "command": "train",
         "architecture": arch.as_dict(),
         "data": data,
         "images": images,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "seed": seed,
+        "recipe": msgspec.to_builtins(chosen),
     }
-    folder = _run_folder(output, config)
-    from nas.training import scratch
-
-    recipe = scratch.Recipe(epochs=epochs, batch_size=batch_size, seed=seed)
-    with progress_bar("training") as progress:
-        score = scratch.train(space.lower(arch), loaded, recipe, folder, progress=progress)
-    _emit(
-        asdict(score),
-        as_json=as_json,
-        render=lambda: print_lines(
-            [f"top-1 {score.top1:.2%}, top-5 {score.top5:.2%}; weights in {output}"]
-        ),
-    )
+    loaded = _load_data(data, data_dir, arch.input_size, arch.classes, images)
+    with workers() as group:
+        scratch.check(space.lower(arch), loaded, chosen, group)
+        folder = _run_folder(output, config, group)
+        with progress_bar("training") if group.leads else _silent() as progress:
+            score = scratch.train(
+                space.lower(arch), loaded, chosen, folder, group=group, progress=progress
+            )
+        if group.leads:
+            words = f"{_metrics(score)}; weights in {output}"
+            _emit(score, as_json=as_json, render=lambda: print_lines([words]))
 
 
 @latbench.command()
@@ -1088,8 +1099,6 @@ def train(
 @as_json
 def evaluate(run: Path, data: str, data_dir: Path | None, as_json: bool) -> None:
     """Test the network that was trained in RUN."""
-    from dataclasses import asdict
-
     from latbench.report.terminal import print_lines
 
     arch, space = _trained_architecture(run)
@@ -1097,12 +1106,26 @@ def evaluate(run: Path, data: str, data_dir: Path | None, as_json: bool) -> None
     from nas.training import scratch
 
     model = scratch.load_model(space.lower(arch), run / scratch.WEIGHTS)
-    score = scratch.test(model, loaded, loaded.test)
-    _emit(
-        asdict(score),
-        as_json=as_json,
-        render=lambda: print_lines([f"top-1 {score.top1:.2%}, top-5 {score.top5:.2%}"]),
-    )
+    score = scratch.test(model, loaded)
+    _emit(score, as_json=as_json, render=lambda: print_lines([_metrics(score)]))
+
+
+@latbench.command()
+@click.argument("folder", type=FOLDER)
+@click.option(
+    "-o", "--output", type=FOLDER, required=True, help="Where train.lmdb and val.lmdb go."
+)
+@as_json
+def pack(folder: Path, output: Path, as_json: bool) -> None:
+    """Pack the images of FOLDER, in a layout of ImageNet, into two LMDB files."""
+    from latbench.report.terminal import print_lines, progress_bar
+
+    with _needs_torch():
+        from nas.data.imagenet import pack_imagenet
+    with progress_bar("packing") as progress:
+        counts = pack_imagenet(folder, output, progress=progress)
+    words = f"packed {counts['train']} and {counts['val']} images into {output}"
+    _emit(counts, as_json=as_json, render=lambda: print_lines([words]))
 
 
 @latbench.command()
@@ -1281,6 +1304,15 @@ def _trained_architecture(run: Path) -> tuple[Architecture, SearchSpace]:
     text = json.dumps(config["architecture"])
     arch = parse_architecture(text, source=f"{run}/config.json")
     return arch, space_of(arch)
+
+
+def _metrics(score: Mapping[str, float]) -> str:
+    """The final metrics of a network in words; all but thresholds are fractions."""
+    names = {"top1": "top-1", "top5": "top-5"}
+    return ", ".join(
+        f"{names.get(name, name)} {value:{'.2f' if name == 'threshold' else '.2%'}}"
+        for name, value in score.items()
+    )
 
 
 def _write(path: Path, text: str) -> None:

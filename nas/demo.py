@@ -27,6 +27,7 @@ from nas.priced import PricedSpace, profile_space
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.spaces import Architecture, make_space, read_architecture
 from nas.training import scratch
+from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
 
 Stage = Callable[[str], AbstractContextManager[Callable[[float, str], None]]]
@@ -87,7 +88,7 @@ def run_demo(folder: Path, stage: Stage) -> DemoResult:
 
     landed = _land(priced, found.architecture, target_ms, folder, stage)
     network = space.lower(landed)
-    recipe = scratch.Recipe(epochs=TRAIN_EPOCHS)
+    recipe = TrainingRecipe(epochs=TRAIN_EPOCHS)
     train_folder = RunFolder(
         folder / "train",
         {"architecture": landed.as_dict(), "data": DATA, "epochs": recipe.epochs},
@@ -101,7 +102,7 @@ def run_demo(folder: Path, stage: Stage) -> DemoResult:
         target_ms=target_ms,
         predicted_ms=predicted_ms,
         measured_ms=measured_ms,
-        top1=score.top1,
+        top1=score["top1"],
         error=predicted_ms / measured_ms - 1,
         architecture=landed,
     )

@@ -32,7 +32,7 @@ FLOORS = {
         ("coding",),
         ("additive",),
         ("blackbox",),
-        ("supernet",),
+        ("supernet", "tasks"),
         ("training",),
         ("evaluators",),
         ("searchers",),

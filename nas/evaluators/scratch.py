@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 from nas.data.images import ImageData
 from nas.evaluators.base import Evaluator
 from nas.spaces import Architecture, SearchSpace
+from nas.tasks import task_of
 from nas.training import scratch
+from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
 
 
 class ScratchEvaluator(Evaluator):
-    """Trains every architecture by one recipe; the score is top-1 accuracy on held-out images.
+    """Trains every architecture by one recipe; the score is the metric of the data's task.
+
+    For classification that is top-1 accuracy on held-out images; faces are verified on the pairs
+    of the data set.
 
     Args:
         space: Of the architectures.
@@ -28,16 +34,15 @@ class ScratchEvaluator(Evaluator):
         space: SearchSpace,
         data: ImageData,
         *,
-        recipe: scratch.Recipe,
+        recipe: TrainingRecipe,
         folder: Path,
         held_out: float = 0.2,
     ) -> None:
         super().__init__()
         train, judged = data.held_out(held_out, seed=recipe.seed)
         self.space = space
-        self.data = ImageData(
-            data.name, data.classes, train, judged, data.mean, data.std, data.flip
-        )
+        self.data = replace(data, train=train, test=judged)
+        self._metric = task_of(data).metric
         self.recipe = recipe
         self.folder = folder
 
@@ -45,4 +50,4 @@ class ScratchEvaluator(Evaluator):
         network = self.space.lower(architecture)
         name = sha256(architecture.to_json().encode()).hexdigest()[:16]
         folder = RunFolder(self.folder / name, {"architecture": architecture.as_dict()})
-        return scratch.train(network, self.data, self.recipe, folder).top1
+        return scratch.train(network, self.data, self.recipe, folder)[self._metric]

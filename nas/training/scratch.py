@@ -1,130 +1,225 @@
 """Training one architecture from scratch, and testing it.
 
-SGD with Nesterov momentum, a short linear warm-up and a cosine to zero, label smoothing, no
-weight decay on norms and biases. A run goes on from its last finished epoch, bit-exactly.
+What a recipe says (``nas.training.recipe``), for whatever task the data are for. A run goes on from
+its last finished epoch, bit-exactly: weights, criterion, optimiser and running mean are in the
+checkpoint, and every draw follows from the seed and the epoch. Started by ``torchrun``, all
+processes train on their shares of the same batches.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
-from latbench.blocks import Network
-from latbench.errors import InvalidFileError, MismatchError
+from latbench.blocks import Network, network_graph
+from latbench.errors import InvalidFileError, InvalidValueError, MismatchError
 from latbench.files import write_atomically
 from latbench.render.torch import NetworkModule
-from nas.data.images import ImageData, Split, augment, batches, generator
+from nas.data.images import ImageData, augment, batches, generator, jitter
+from nas.tasks import task_of
+from nas.training.distributed import ALONE, Workers
 from nas.training.memory import keep_freed_memory
+from nas.training.optimizer import TensorFlowRMSprop
+from nas.training.recipe import TrainingRecipe
+from nas.training.regularisation import add_drop_connect, add_dropout
 from nas.training.run_folder import RunFolder
 
 WEIGHTS = "weights.safetensors"
 _LAST = "last"
-_TEST_BATCH = 256
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained; the learning rate is for batches of 256 and scales with them."""
-
-    epochs: int = 30
-    batch_size: int = 64
-    seed: int = 0
-    lr_per_256: float = 0.4
-    momentum: float = 0.9
-    weight_decay: float = 4e-5
-    smoothing: float = 0.1
-    warmup: float = 0.05  # of all steps
-    clip: float = 5.0
-    shift: int = 4  # largest shift of a training image, in pixels
-
-
-@dataclass(frozen=True)
-class Score:
-    """Accuracies on the test images, fractions."""
-
-    top1: float
-    top5: float
+_SLACK = 1e-9  # so that a step of the schedule comes at its epoch, not a rounding later
 
 
 def train(
     network: Network,
     data: ImageData,
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     folder: RunFolder,
     *,
+    group: Workers = ALONE,
     progress: Callable[[float, str], None] = lambda fraction, words: None,
-) -> Score:
-    """Train to the end of the recipe, write the weights, return the test score."""
+) -> dict[str, float]:
+    """Train to the end of the recipe, write the weights, return the test metrics.
+
+    Args:
+        network: The blocks.
+        data: Their task says what is trained for and tested.
+        recipe: How to train.
+        folder: Of the run; the process that leads writes there.
+        group: The processes that train together.
+        progress: Is told the fraction done, and what is going on.
+
+    Raises:
+        LatbenchError: Network, data and recipe do not fit together, or an image is damaged.
+    """
     torch.set_flush_denormal(True)
     keep_freed_memory()
-    model = make_model(network, seed=recipe.seed)
-    optimizer = _optimizer(model, recipe)
+    check(network, data, recipe, group)
+    state = TrainingState(network, data, recipe)
     saved = folder.checkpoint(_LAST)
-    first = 0
     if saved is not None:
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        first = saved["epoch"]
-    steps = max(1, len(data.train) // recipe.batch_size)
-    with folder.metrics() as metrics:
-        for epoch in range(first, recipe.epochs):
+        state.load(saved)
+    group.wait()  # nobody writes before all have read
+    with folder.metrics() if group.leads else nullcontext() as metrics:
+        while state.epoch < recipe.epochs:
             begin = monotonic()
-            model.train()
-            order, shifts = generator(recipe.seed, epoch, 0), generator(recipe.seed, epoch, 1)
-            total = 0.0
-            for step, (raw, labels) in enumerate(batches(data.train, recipe.batch_size, order)):
-                _set_lr(optimizer, recipe, (epoch + step / steps) / recipe.epochs)
-                images = augment(raw, shifts, flip=data.flip, shift=recipe.shift)
-                loss = F.cross_entropy(
-                    model(data.to_input(images)), labels, label_smoothing=recipe.smoothing
-                )
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-                optimizer.step()
-                total += float(loss.detach())
-                progress(
-                    (epoch + (step + 1) / steps) / recipe.epochs,
-                    f"epoch {epoch + 1} of {recipe.epochs}, loss {total / (step + 1):.3f}",
-                )
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            folder.save_checkpoint(_LAST, state | {"epoch": epoch + 1})
+            loss = state.train_epoch(data, recipe, group, progress)
+            state.epoch += 1
+            if metrics is None:
+                continue
+            folder.save_checkpoint(_LAST, state.save())
             metrics.log(
                 "train",
-                epoch,
+                state.epoch - 1,
                 {
-                    "loss": total / steps,
-                    "lr": optimizer.param_groups[0]["lr"],
+                    "loss": loss,
+                    "lr": state.optimizer.param_groups[0]["lr"],
                     "seconds": round(monotonic() - begin, 3),
                 },
             )
-        score = test(model, data, data.test)
-        metrics.log("test", recipe.epochs, {"top1": score.top1, "top5": score.top5})
-    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-    write_atomically(folder.path / WEIGHTS, save(tensors))
+        score = test(state.result, data)
+        if metrics is not None:
+            metrics.log("test", recipe.epochs, score)
+            tensors = {name: v.cpu().contiguous() for name, v in state.result.state_dict().items()}
+            write_atomically(folder.path / WEIGHTS, save(tensors))
+    group.wait()
     return score
 
 
-@torch.no_grad()
-def test(model: nn.Module, data: ImageData, split: Split) -> Score:
-    """Top-1 and top-5 accuracy."""
+def check(network: Network, data: ImageData, recipe: TrainingRecipe, group: Workers) -> None:
+    """Refuse what cannot be trained together, before anything is written.
+
+    Raises:
+        LatbenchError: No such criterion or option, outputs that do not fit the data, or a batch
+            that does not divide among processes or classes.
+    """
+    _criterion(network, data, recipe)
+    group.share(recipe.batch_size)
+    if recipe.per_class and recipe.batch_size % (recipe.per_class * group.count):
+        raise InvalidValueError(
+            f"batches of {recipe.batch_size} images cannot show {recipe.per_class} of each class "
+            f"in {group.count} processes: choose a multiple of {recipe.per_class * group.count}"
+        )
+
+
+def test(model: nn.Module, data: ImageData) -> dict[str, float]:
+    """The metrics of the data's task, such as ``top1`` and ``top5``; fractions."""
     model.eval()
-    first = fifth = 0
-    for images, labels in batches(split, _TEST_BATCH, generator(0), drop_last=False):
-        logits = model(data.to_input(images))
-        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        first += int(ranked[:, 0].sum())
-        fifth += int(ranked.any(dim=1).sum())
-    return Score(first / len(split), fifth / len(split))
+    device = next(model.parameters()).device
+    return task_of(data).test(lambda images: model(images.to(device)).cpu())
+
+
+class TrainingState:
+    """Everything that training changes, and so everything that a checkpoint holds.
+
+    Attributes:
+        criterion: With the parameters it learns, if any.
+        mean: A running mean of the weights, where the recipe asks for one.
+    """
+
+    def __init__(self, network: Network, data: ImageData, recipe: TrainingRecipe) -> None:
+        self.device = _device()
+        self.model = make_model(network, seed=recipe.seed).to(self.device)
+        self.criterion = _criterion(network, data, recipe).to(self.device)
+        for module in self.model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = recipe.norm_momentum
+        self.mean = copy.deepcopy(self.model) if recipe.ema else None
+        add_dropout(self.model, recipe.dropout)
+        add_drop_connect(self.model, recipe.drop_connect)
+        self.parameters = [*self.model.parameters(), *self.criterion.parameters()]
+        self.optimizer = _optimizer(self.parameters, recipe)
+        self.epoch = 0
+
+    @property
+    def result(self) -> NetworkModule:
+        """What is tested and kept."""
+        return self.mean or self.model
+
+    def save(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "model": self.model.state_dict(),
+            "criterion": self.criterion.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "mean": None if self.mean is None else self.mean.state_dict(),
+        }
+
+    def load(self, saved: dict[str, Any]) -> None:
+        self.epoch = saved["epoch"]
+        self.model.load_state_dict(saved["model"])
+        self.criterion.load_state_dict(saved["criterion"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.mean is not None:
+            self.mean.load_state_dict(saved["mean"])
+
+    def train_epoch(
+        self,
+        data: ImageData,
+        recipe: TrainingRecipe,
+        group: Workers,
+        progress: Callable[[float, str], None],
+    ) -> float:
+        """Train for one epoch; return the mean loss over steps and processes."""
+        epoch, rank = self.epoch, group.rank
+        order = generator(recipe.seed, epoch, 0)
+        shifts, colours, dropped = (generator(recipe.seed, epoch, use, rank) for use in range(1, 4))
+        steps = max(1, len(data.train) // recipe.batch_size)
+        total = torch.zeros((), device=self.device)
+        self.model.train()
+        drawn = batches(
+            data.train.cropped(recipe.least_area),
+            recipe.batch_size,
+            order,
+            share=group.share(recipe.batch_size),
+            per_class=recipe.per_class,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(dropped.initial_seed())
+            for step, (raw, labels) in enumerate(drawn, start=1):
+                lr = learning_rate(recipe, (epoch + (step - 1) / steps) / recipe.epochs)
+                for parameters in self.optimizer.param_groups:
+                    parameters["lr"] = lr
+                images = augment(raw, shifts, flip=data.flip, shift=recipe.shift, fill=recipe.fill)
+                if recipe.jitter or recipe.hue:
+                    images = jitter(images, colours, strength=recipe.jitter, hue=recipe.hue)
+                total += self.step(data.to_input(images), labels, recipe, group)
+                progress(
+                    (epoch + step / steps) / recipe.epochs,
+                    f"epoch {epoch + 1} of {recipe.epochs}, loss {float(total) / step:.3f}",
+                )
+        group.average_buffers(self.model)
+        if self.mean is not None:
+            group.average_buffers(self.mean)
+        return group.sum([float(total) / step])[0] / group.count
+
+    def step(
+        self, images: Tensor, labels: Tensor, recipe: TrainingRecipe, group: Workers
+    ) -> Tensor:
+        """One step on a batch, or on this process's share of one; return its loss."""
+        x, y = images.to(self.device), labels.to(self.device)
+        with torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16"
+        ):
+            loss: Tensor = self.criterion(self.model(x), y)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        group.average_gradients(self.parameters)
+        if recipe.clip:
+            nn.utils.clip_grad_norm_(self.parameters, recipe.clip)
+        self.optimizer.step()
+        if self.mean is not None:
+            _move_towards(self.mean, self.model, 1 - recipe.ema)
+        return loss.detach()
 
 
 def make_model(network: Network, *, seed: int) -> NetworkModule:
@@ -161,22 +256,61 @@ def load_model(network: Network, weights: Path) -> NetworkModule:
     return model
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
+def _criterion(network: Network, data: ImageData, recipe: TrainingRecipe) -> nn.Module:
+    return task_of(data).criterion(
+        network_graph(network[-1:]).output_shape[0],
+        name=recipe.criterion or None,
+        options=recipe.options,
+    )
+
+
+def _device() -> torch.device:
+    """The GPU of this process, where there is one."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def _optimizer(parameters: list[nn.Parameter], recipe: TrainingRecipe) -> torch.optim.Optimizer:
+    # vectors, of whatever shape, are norms, biases and PReLU's slopes
+    vectors = [p for p in parameters if p.numel() == max(p.shape, default=1)]
+    plain = [] if recipe.decay_norms else vectors
+    kept = {id(p) for p in plain}
+    decayed = [p for p in parameters if id(p) not in kept]
     groups = [
         {"params": decayed, "weight_decay": recipe.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=True)
+    if recipe.optimizer == "rmsprop":
+        return TensorFlowRMSprop(
+            groups,
+            lr=0.0,
+            alpha=recipe.alpha,
+            momentum=recipe.momentum,
+            epsilon=recipe.epsilon,
+        )
+    return torch.optim.SGD(
+        groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.nesterov and recipe.momentum > 0
+    )
 
 
-def _set_lr(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float) -> None:
+def learning_rate(recipe: TrainingRecipe, progress: float) -> float:
+    """The learning rate after a fraction of all steps."""
     peak = recipe.lr_per_256 * recipe.batch_size / 256
-    if progress < recipe.warmup:
-        lr = peak * progress / recipe.warmup
-    else:
-        after = (progress - recipe.warmup) / (1 - recipe.warmup)
-        lr = peak * (1 + math.cos(math.pi * after)) / 2
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+    after = (progress - recipe.warmup) / (1 - recipe.warmup)
+    if after < 0:
+        return peak * progress / recipe.warmup
+    if recipe.schedule == "cosine":
+        return peak * (1 + math.cos(math.pi * after)) / 2
+    epochs = (progress - recipe.warmup) * recipe.epochs
+    return float(peak * recipe.step_factor ** math.floor(epochs / recipe.step_epochs + _SLACK))
+
+
+@torch.no_grad()
+def _move_towards(mean: nn.Module, model: nn.Module, share: float) -> None:
+    """Move a running mean a share of the way, running statistics included."""
+    for ours, theirs in zip(mean.state_dict().values(), model.state_dict().values(), strict=True):
+        if ours.is_floating_point():
+            ours.lerp_(theirs, share)
+        else:
+            ours.copy_(theirs)

@@ -21,7 +21,7 @@ from nas.evaluators.scratch import ScratchEvaluator
 from nas.evaluators.tabular import TabularEvaluator
 from nas.priced import PricedSpace
 from nas.spaces import SearchSpace, make_space
-from nas.training import scratch
+from nas.training.recipe import TrainingRecipe
 from tests.conftest import make_small_space, write_table
 from tests.nas.test_search import tiny_data
 
@@ -48,7 +48,7 @@ def _make_tabular(folder: Path) -> tuple[Evaluator, SearchSpace]:
 
 
 def _make_scratch(folder: Path) -> tuple[Evaluator, SearchSpace]:
-    space, recipe = make_small_space(), scratch.Recipe(epochs=1, batch_size=16, shift=0)
+    space, recipe = make_small_space(), TrainingRecipe(epochs=1, batch_size=16, shift=0)
     return ScratchEvaluator(space, tiny_data(), recipe=recipe, folder=folder / "runs"), space
 
 

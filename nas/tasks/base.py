@@ -1,0 +1,60 @@
+"""What a task is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from nas.criteria import make_criterion
+from nas.data.images import ImageData
+
+Model = Callable[[Tensor], Tensor]
+"""Normalised images ``(N, 3, S, S)`` to outputs ``(N, outputs)``."""
+
+
+class Task(ABC):
+    """What the networks of a data set are for.
+
+    Attributes:
+        criterion_name: The loss, where nothing else is asked for.
+        metric: Which of the final metrics counts; a fraction, higher is better.
+    """
+
+    criterion_name: ClassVar[str]
+    metric: ClassVar[str]
+
+    def __init__(self, data: ImageData) -> None:
+        self.data = data
+
+    def criterion(
+        self,
+        outputs: int,
+        *,
+        name: str | None = None,
+        options: Mapping[str, float | str] | None = None,
+    ) -> nn.Module:
+        """The loss for a network of these outputs: outputs and labels ``(N,)`` to a scalar.
+
+        Raises:
+            LatbenchError: No such criterion or option, or the outputs do not fit the data.
+        """
+        return make_criterion(
+            name or self.criterion_name,
+            outputs=outputs,
+            classes=self.data.classes,
+            options=options,
+        )
+
+    @abstractmethod
+    def fitness(self, outputs: Tensor, labels: Tensor, criterion: nn.Module) -> float:
+        """How good outputs are for held-out training images; higher is better.
+
+        The mean over the batch, which searchers average over batches by their size.
+        """
+
+    @abstractmethod
+    def test(self, model: Model) -> dict[str, float]:
+        """The final metrics, by name, of a network in its evaluation mode."""

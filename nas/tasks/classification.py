@@ -1,0 +1,34 @@
+"""Classification: logits, cross entropy, top-1 and top-5 accuracy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nas.data.images import batches, generator
+from nas.tasks.base import Model, Task
+
+_BATCH = 256
+
+
+class Classification(Task):
+    """One class an image."""
+
+    criterion_name = "cross-entropy"
+    metric = "top1"
+
+    def fitness(self, outputs: Tensor, labels: Tensor, criterion: nn.Module) -> float:
+        """Top-1 accuracy."""
+        return float((outputs.argmax(1) == labels).float().mean())
+
+    @torch.no_grad()
+    def test(self, model: Model) -> dict[str, float]:
+        """``top1`` and ``top5`` on the test images, fractions."""
+        data = self.data
+        first = fifth = 0
+        for images, labels in batches(data.test, _BATCH, generator(0), drop_last=False):
+            logits = model(data.to_input(images))
+            ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu() == labels[:, None]
+            first += int(ranked[:, 0].sum())
+            fifth += int(ranked.any(dim=1).sum())
+        return {"top1": first / len(data.test), "top5": fifth / len(data.test)}

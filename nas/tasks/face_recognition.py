@@ -1,0 +1,69 @@
+"""Face recognition: embeddings, the angular margin, accuracy of verification.
+
+A network of any space gives the embedding, its size the network's number of outputs. Whether two
+images show one person is told by the squared distance of their embeddings, brought to length 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from latbench.errors import MismatchError
+from nas.criteria.triplet import squared_distances
+from nas.data.images import Pairs
+from nas.tasks.base import Model, Task
+
+_BATCH = 128
+_STEP, _LARGEST = 0.01, 4.0  # of the thresholds on the squared distance
+
+
+class FaceRecognition(Task):
+    """Who is it? Verified on pairs of people that were not trained on."""
+
+    criterion_name = "angular"
+    metric = "accuracy"
+
+    @torch.no_grad()
+    def fitness(self, outputs: Tensor, labels: Tensor, criterion: nn.Module) -> float:
+        """Minus the loss: identities of single images are not what the network gives."""
+        return -float(criterion(outputs, labels))
+
+    @torch.no_grad()
+    def test(self, model: Model) -> dict[str, float]:
+        """``accuracy`` of verification, a fraction, and the mean ``threshold``."""
+        pairs = self.data.pairs
+        if pairs is None:
+            raise MismatchError(f"{self.data.name} has no pairs to verify")
+        accuracy, threshold = verify(embedding_distances(model, pairs, self), pairs)
+        return {"accuracy": accuracy, "threshold": threshold}
+
+
+def embedding_distances(model: Model, pairs: Pairs, task: Task) -> Tensor:
+    """Squared distance of the two embeddings of every pair, ``(P,)``; each image is read once."""
+    rng = torch.Generator()  # test images draw nothing
+    order = torch.split(torch.arange(len(pairs.images)), _BATCH)
+    embeddings = torch.cat(
+        [
+            model(task.data.to_input(images)).float().cpu()
+            for images, _ in pairs.images.read(order, rng)
+        ]
+    )
+    return squared_distances(embeddings[pairs.first], embeddings[pairs.second])
+
+
+def verify(distances: Tensor, pairs: Pairs) -> tuple[float, float]:
+    """Accuracy over folds, and the mean threshold: LFW's protocol (Huang et al. 2007).
+
+    Each fold is judged with the threshold, of 0 to 4 by 0.01, that is best on the other folds; of
+    equally good ones the lowest. A pair below the threshold shows one person.
+    """
+    thresholds = torch.arange(0, _LARGEST, _STEP, dtype=torch.float64)  # (T,)
+    right = (distances.double()[:, None] < thresholds) == pairs.same[:, None]  # (P, T)
+    accuracies, chosen = [], []
+    for fold in range(int(pairs.fold.max()) + 1):
+        here = pairs.fold == fold
+        best = int(right[~here].float().mean(0).argmax())
+        accuracies.append(float(right[here, best].float().mean()))
+        chosen.append(float(thresholds[best]))
+    return sum(accuracies) / len(accuracies), sum(chosen) / len(chosen)

@@ -1,0 +1,78 @@
+"""How a network is trained from scratch, as values: the recipes of kind ``training``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from nas.recipes import Recipe
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Rate = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+
+
+class TrainingRecipe(Recipe, frozen=True, kw_only=True, tag="training"):
+    """How a network is trained; the defaults are for small images and minutes, not days.
+
+    Attributes:
+        seed: Of weights, order, crops and dropped paths.
+        optimizer: ``rmsprop`` is TensorFlow's, as in SGNAS.
+        lr_per_256: Learning rate for batches of 256; it scales with the batch.
+        alpha: RMSprop's smoothing of squared gradients.
+        epsilon: RMSprop's, under the root.
+        decay_norms: Whether norms, biases and slopes of PReLU decay as well.
+        schedule: After the warm-up, a cosine to zero or steps.
+        warmup: Linear, a fraction of all steps.
+        step_epochs: A step of the schedule in epochs.
+        step_factor: What a step multiplies the learning rate by.
+        clip: Largest norm of the gradient; 0 for none.
+        criterion: The loss; the task's where empty.
+        options: Of the criterion.
+        dropout: Before the last linear layer.
+        drop_connect: Share of images for which the last block with a shortcut is left out in
+            training; it grows linearly from the first block to the last.
+        norm_momentum: Of the running statistics.
+        ema: Decay of a running mean of the weights, which is what is tested and kept; 0 for
+            none.
+        precision: ``bf16`` computes under autocast; weights and sums stay ``fp32``.
+        shift: Largest shift of a training image, in pixels.
+        fill: What fills the border of a shifted image.
+        least_area: Smallest part of a stored image that a training crop shows.
+        jitter: Strength of the changes of brightness, contrast and saturation.
+        hue: Largest turn of the hue, as a part of the circle.
+        per_class: Images of each class in a batch; 0 draws from all alike.
+    """
+
+    epochs: Count = 30
+    batch_size: Annotated[int, msgspec.Meta(ge=2)] = 64
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    optimizer: Literal["sgd", "rmsprop"] = "sgd"
+    lr_per_256: Positive = 0.4
+    momentum: Rate = 0.9
+    nesterov: bool = True
+    alpha: Rate = 0.9
+    epsilon: Positive = 1e-3
+    weight_decay: NotNegative = 4e-5
+    decay_norms: bool = False
+    schedule: Literal["cosine", "steps"] = "cosine"
+    warmup: Rate = 0.05
+    step_epochs: Positive = 3.0
+    step_factor: Fraction = 0.963
+    clip: NotNegative = 5.0
+    criterion: str = ""
+    options: dict[str, float | str] = msgspec.field(default_factory=dict)
+    dropout: Rate = 0.0
+    drop_connect: Rate = 0.0
+    norm_momentum: Fraction = 0.1
+    ema: Rate = 0.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    shift: Annotated[int, msgspec.Meta(ge=0)] = 4
+    fill: Literal["edge", "black"] = "edge"
+    least_area: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.2
+    jitter: Fraction = 0.0
+    hue: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.0
+    per_class: Annotated[int, msgspec.Meta(ge=0)] = 0

@@ -1,0 +1,121 @@
+"""Tasks: their metrics against plain loops; faces end to end on folders written here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from latbench.blocks import Classifier, ConvBlock, InvertedResidual, Network
+from nas.data import load_data
+from nas.data.images import ImageData, Pairs, Split
+from nas.tasks import TASKS, task_of
+from nas.tasks.face_recognition import verify
+from nas.training import scratch
+from nas.training.recipe import TrainingRecipe
+from nas.training.run_folder import RunFolder
+from tests.nas.test_data import write_identities, write_pairs
+
+
+def split_of(values: Tensor, labels: Tensor) -> Split:
+    """Images of one pixel."""
+    return Split(values.to(torch.uint8).view(-1, 1, 1, 1), labels)
+
+
+def test_top1_and_top5_are_counted() -> None:
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(40, 8, generator=rng)
+    labels = torch.randint(8, (40,), generator=rng)
+    split = split_of(torch.arange(40), labels)
+    data = ImageData("x", 8, split, split, 0.0, 1.0, flip=False)
+    score = task_of(data).test(lambda x: logits[(x[:, 0, 0, 0] * 255).round().long()])
+    ranks = [(row > row[label]).sum() for row, label in zip(logits, labels, strict=True)]
+    assert score["top1"] == sum(int(rank == 0) for rank in ranks) / 40
+    assert score["top5"] == sum(int(rank < 5) for rank in ranks) / 40
+
+
+def test_verification_is_the_protocol_of_lfw() -> None:
+    """Against loops over folds and thresholds."""
+    rng = torch.Generator().manual_seed(0)
+    same = torch.rand(200, generator=rng) < 0.5
+    distances = torch.where(same, 1.0, 1.5) + torch.randn(200, generator=rng) * 0.4
+    distances = distances.clamp(0, 4)
+    fold = torch.arange(200) // 20
+    nothing = torch.zeros(0, dtype=torch.long)
+    pairs = Pairs(split_of(nothing, nothing), nothing, nothing, same, fold)
+    accuracies, chosen = [], []
+    for f in range(10):
+        best, best_right = 0.0, -1
+        for i in range(400):
+            judged = (distances < i / 100) == same
+            right = int(judged[fold != f].sum())
+            if right > best_right:
+                best, best_right = i / 100, right
+        accuracies.append(float(((distances < best) == same)[fold == f].float().mean()))
+        chosen.append(best)
+    accuracy, threshold = verify(distances, pairs)
+    assert accuracy == pytest.approx(sum(accuracies) / 10)
+    assert threshold == pytest.approx(sum(chosen) / 10)
+
+
+def _faces(tmp_path: Path) -> ImageData:
+    write_identities(tmp_path / "train", identities=6, each=4)
+    write_identities(tmp_path / "test", identities=4, each=3)
+    write_pairs(tmp_path / "pairs.txt", folds=5, each=4)
+    return load_data("faces", input_size=16, classes=8, data_dir=tmp_path)
+
+
+def test_embeddings_that_know_the_person_verify_all_pairs(tmp_path: Path) -> None:
+    """An identity's images are alike but for noise, which smaller images do not show."""
+    data = _faces(tmp_path)
+    score = task_of(data).test(lambda x: nn.functional.adaptive_avg_pool2d(x, 4).flatten(1))
+    assert score["accuracy"] > 0.9
+    assert 0 < score["threshold"] < 4
+    noise = torch.Generator().manual_seed(0)
+    chance = task_of(data).test(lambda x: torch.randn(len(x), 8, generator=noise))
+    assert chance["accuracy"] < 0.8
+
+
+NETWORK: Network = (
+    ConvBlock(3, 8, 3, 2, "relu", 16),
+    InvertedResidual(8, 8, 16, 3, 1, "relu", 8),
+    Classifier(8, 8, 8),
+)
+
+
+@pytest.mark.parametrize("criterion", ["angular", "triplet"])
+def test_faces_are_trained_and_verified(criterion: str, tmp_path: Path) -> None:
+    """The loss falls, and the kept weights verify as the network did at its end."""
+    data = _faces(tmp_path)
+    recipe = TrainingRecipe(
+        epochs=8,
+        batch_size=12,
+        lr_per_256=1.0,
+        criterion=criterion,
+        options={"scale": 16.0} if criterion == "angular" else {},
+        per_class=3,
+        shift=0,
+    )
+    run = tmp_path / "run"
+    score = scratch.train(NETWORK, data, recipe, RunFolder(run, {}))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert lines[7]["loss"] < lines[0]["loss"]
+    assert lines[8]["accuracy"] == score["accuracy"]
+    assert scratch.test(scratch.load_model(NETWORK, run / scratch.WEIGHTS), data) == score
+
+
+@pytest.mark.parametrize("name", list(TASKS))
+def test_a_task_has_a_criterion_a_metric_and_a_fitness(name: str) -> None:
+    split = split_of(torch.arange(6), torch.arange(6))
+    task = TASKS[name](ImageData("x", 6, split, split, 0.0, 1.0, flip=False, task=name))
+    criterion = task.criterion(6)
+    assert isinstance(criterion, nn.Module)
+    labels = torch.arange(6)
+    good, bad = 10 * torch.eye(6), 10 * torch.eye(6).roll(1, 0)
+    for parameter in criterion.parameters():
+        parameter.data.copy_(torch.eye(6))
+    assert task.fitness(good, labels, criterion) > task.fitness(bad, labels, criterion)
+    assert task.metric
