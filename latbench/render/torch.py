@@ -6,7 +6,7 @@ its blocks, so that parameter ``x`` of block ``i`` is ``blocks.i.x``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -96,7 +96,10 @@ def _conv(layer: Conv) -> nn.Module:
     )
 
 
-_MODULES: dict[type[Layer], Callable[[Any], nn.Module]] = {
+Modules = Mapping[type[Layer], Callable[[Any], nn.Module]]
+"""What makes the module of a kind of layer."""
+
+_MODULES: Modules = {
     Conv: _conv,
     Norm: lambda layer: nn.BatchNorm2d(layer.channels, eps=NORM_EPSILON),
     Act: lambda layer: _ACTIVATIONS[layer.kind](),
@@ -113,30 +116,23 @@ _MODULES: dict[type[Layer], Callable[[Any], nn.Module]] = {
 }
 
 
-def _module(layer: Layer, *, batch_norms: bool) -> nn.Module:
-    if batch_norms and isinstance(layer, Norm):
-        return nn.BatchNorm2d(
-            layer.channels, eps=NORM_EPSILON, affine=False, track_running_stats=False
-        )
-    return _MODULES[type(layer)](layer)
-
-
 class GraphModule(nn.Module):
     """A graph as a module: reads ``(N, C, H, W)``, writes the last node's value.
 
     Args:
         graph: The layers.
-        batch_norms: Norms have no parameters and always use the batch's statistics, as in
-            supernets.
+        modules: What makes some kinds of layers, where it is not the usual module: one that
+            computes the same, or norms without parameters, as in supernets.
     """
 
-    def __init__(self, graph: Graph, *, batch_norms: bool = False) -> None:
+    def __init__(self, graph: Graph, *, modules: Modules | None = None) -> None:
         super().__init__()
+        make = {**_MODULES, **(modules or {})}
         self.graph = graph
         last = {name: node.name for node in graph.nodes for name in node.inputs}
         self._steps: list[tuple[Node, nn.Module, list[str]]] = []
         for node in graph.nodes:
-            module = _module(node.layer, batch_norms=batch_norms)
+            module = make[type(node.layer)](node.layer)
             self.add_module(node.name, module)
             done = [name for name in dict.fromkeys(node.inputs) if last[name] == node.name]
             self._steps.append((node, module, done))
@@ -172,9 +168,9 @@ class NetworkModule(nn.Module):
         }
 
 
-def render_torch(spec: BlockSpec, *, batch_norms: bool = False) -> GraphModule:
-    """The module of one block; ``batch_norms`` as in ``GraphModule``."""
-    return GraphModule(spec.graph(), batch_norms=batch_norms)
+def render_torch(spec: BlockSpec, *, modules: Modules | None = None) -> GraphModule:
+    """The module of one block; ``modules`` as in ``GraphModule``."""
+    return GraphModule(spec.graph(), modules=modules)
 
 
 def load_parameters(module: GraphModule, parameters: Parameters) -> None:

@@ -9,19 +9,24 @@ shallow networks are real candidates.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from latbench.blocks import InvertedResidual
-from latbench.render.torch import render_torch
+from latbench.errors import InvalidValueError
+from latbench.render.torch import Modules, NetworkModule, render_torch
 from nas.relaxation import Places, Relaxed, Weight, Widths
-from nas.spaces import Architecture, Choice, Layer, SearchSpace
+from nas.spaces import Architecture, Choice, Layer, SearchSpace, every_width
+from nas.supernet.candidates import modules_of
 from nas.supernet.elastic import ElasticInvertedResidual, Selection
 
 SKIP = -1
 """Stands for the input of a layer among its operations."""
+
+
+Norms = Literal["batch", "running"]
 
 
 class Supernet(nn.Module):
@@ -31,22 +36,35 @@ class Supernet(nn.Module):
         space: A space whose elastic blocks are inverted residuals.
         start_widths: Width of every operation to begin with.
         seed: Of the initial weights.
+        norms: ``batch`` norms have no parameters and use the statistics of the batch they see,
+            as in TF-NAS; ``running`` ones have scale, shift and running statistics as rendered
+            networks do, and a network that is cut out is calibrated before it is judged
+            (``nas.training.calibration``). Operations of elastic width have the
+            former.
+
+    Raises:
+        InvalidValueError: The space has operations that are a choice themselves, or elastic
+            ones with running norms.
     """
 
-    def __init__(self, space: SearchSpace, *, start_widths: Widths, seed: int) -> None:
+    def __init__(
+        self, space: SearchSpace, *, start_widths: Widths, seed: int, norms: Norms = "batch"
+    ) -> None:
         super().__init__()
+        _check(space, norms)
+        modules = modules_of(norms)
         self.space = space
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.stem = nn.ModuleList(render_torch(spec, batch_norms=True) for spec in space.stem)
+            self.stem = nn.ModuleList(render_torch(spec, modules=modules) for spec in space.stem)
             self.stages = nn.ModuleList(
                 nn.ModuleList(
-                    nn.ModuleList(_candidate(layer, op, widths[op]) for op in layer.ops)
+                    nn.ModuleList(_candidate(layer, op, widths[op], modules) for op in layer.ops)
                     for layer, widths in zip(layers, row, strict=True)
                 )
                 for layers, row in zip(space.stages, start_widths, strict=True)
             )
-            self.tail = nn.ModuleList(render_torch(spec, batch_norms=True) for spec in space.tail)
+            self.tail = nn.ModuleList(render_torch(spec, modules=modules) for spec in space.tail)
             self.apply(_initialise)
 
     def block(self, stage: int, layer: int, op: int) -> nn.Module:
@@ -101,6 +119,26 @@ class Supernet(nn.Module):
                     assert choice.width is not None
                     block.set_width(choice.width)
 
+    def cut(self, architecture: Architecture) -> NetworkModule:
+        """The network of an architecture, with copies of the weights and running statistics.
+
+        Raises:
+            TypeError: An operation has a width; ``slice_parameters`` of it are its block's.
+        """
+        network = NetworkModule(self.space.lower(architecture))
+        chosen = [
+            self.block(s, i, self.space.stages[s][i].ops.index(choice.op))
+            for s, stage in enumerate(architecture.stages)
+            for i, choice in enumerate(stage)
+        ]
+        if any(isinstance(block, ElasticInvertedResidual) for block in chosen):
+            raise TypeError("a network of elastic widths is not cut as a whole")
+        kept = [block for block in chosen if not isinstance(block, nn.Identity)]
+        for block, ours in zip(network.blocks, [*self.stem, *kept, *self.tail], strict=True):
+            missing, unexpected = block.load_state_dict(ours.state_dict(), strict=False)
+            assert not unexpected and all("norm" in name for name in missing)
+        return network
+
     def selections(self) -> Mapping[nn.Parameter, Selection]:
         """For every parameter that is partly in use, its axis and indices in use."""
         found: dict[nn.Parameter, Selection] = {}
@@ -108,6 +146,32 @@ class Supernet(nn.Module):
             if isinstance(module, ElasticInvertedResidual):
                 found.update(module.selections())
         return found
+
+
+def fixed_supernet(space: SearchSpace, *, seed: int) -> Supernet:
+    """The supernet of a space without elastic widths, as strategies train it: running norms,
+    channels last.
+
+    Raises:
+        InvalidValueError: The space has operations with more to choose than themselves.
+    """
+    made = Supernet(space, start_widths=start_widths(space), seed=seed, norms="running")
+    return made.to(memory_format=torch.channels_last)
+
+
+def _check(space: SearchSpace, norms: Norms) -> None:
+    for layer in space.layers:
+        for op in layer.ops:
+            if layer.widths(op) and norms == "running":
+                raise InvalidValueError(
+                    f"{space.name} has operations of elastic width, whose norms are of the batch: "
+                    "search it with tfnas"
+                )
+            if not layer.widths(op) and len(layer.choices(op, every_width)) > 1:
+                raise InvalidValueError(
+                    f"{op} of {space.name} is many operations: its supernet is the unified one, "
+                    "search it with sgnas"
+                )
 
 
 def _kept(stage: Sequence[int | None]) -> list[int]:
@@ -122,10 +186,10 @@ def start_widths(space: SearchSpace) -> list[list[dict[str, int | None]]]:
     ]
 
 
-def _candidate(layer: Layer, op: str, width: int | None) -> nn.Module:
+def _candidate(layer: Layer, op: str, width: int | None, modules: Modules) -> nn.Module:
     if width is None:
         block = layer.block(Choice(op))
-        return nn.Identity() if block is None else render_torch(block, batch_norms=True)
+        return nn.Identity() if block is None else render_torch(block, modules=modules)
     widest = layer.block(Choice(op, layer.widths(op)[-1]))
     if not (isinstance(widest, InvertedResidual) and widest.expand):
         raise TypeError(f"no elastic form of {widest}")

@@ -1,0 +1,121 @@
+"""What a strategy is: it says which relaxed architectures a step trains.
+
+The gradients of all architectures that a weight step trains are added up before the one update.
+Strategies that relax choices have parameters of their own, which an architecture step moves.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nas.relaxation import Relaxed, Weight
+from nas.spaces import SearchSpace
+
+
+class Strategy(nn.Module, ABC):
+    """Draws what is trained.
+
+    Args:
+        space: Of the supernet.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__()
+        self.space = space
+
+    @abstractmethod
+    def draw(self, rng: torch.Generator, progress: float) -> list[Relaxed]:
+        """What one weight step trains.
+
+        Args:
+            rng: The source of all chance.
+            progress: The part of the training that is done, 0..1.
+        """
+
+
+class DifferentiableStrategy(Strategy):
+    """Every operation computed and mixed by weights that are trained too.
+
+    Attributes:
+        alphas: By layer, logits of its operations, ``(operations,)``; they begin uniform.
+        betas: By stage, logits of its depths, ``(depths,)``.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__(space)
+        self.alphas = nn.ParameterList(
+            nn.Parameter(torch.zeros(len(layer.ops))) for layer in space.layers
+        )
+        self.betas = nn.ParameterList(
+            nn.Parameter(torch.zeros(len(space.depths(stage))))
+            for stage in range(len(space.stages))
+        )
+
+    @abstractmethod
+    def weights(self, logits: Tensor, rng: torch.Generator, progress: float) -> Tensor:
+        """Logits ``(n,)`` to weights ``(n,)`` that sum to 1."""
+
+    def relaxed(self, rng: torch.Generator, progress: float) -> Relaxed:
+        """The mixture of all architectures, differentiable by alphas and betas."""
+        rows = [dict(enumerate(self.weights(a, rng, progress).unbind())) for a in self.alphas]
+        return relaxed_of(
+            self.space,
+            rows,
+            [
+                dict(
+                    zip(self.space.depths(s), self.weights(b, rng, progress).unbind(), strict=True)
+                )
+                for s, b in enumerate(self.betas)
+            ],
+        )
+
+    @torch.no_grad()
+    def draw(self, rng: torch.Generator, progress: float) -> list[Relaxed]:
+        return [self.relaxed(rng, progress)]
+
+    @torch.no_grad()
+    def probabilities(self) -> tuple[list[list[float]], list[list[float]]]:
+        """Of operations by layer and of depths by stage: the softmax of their logits."""
+        return _softmax(self.alphas), _softmax(self.betas)
+
+
+def relaxed_of(
+    space: SearchSpace,
+    rows: Sequence[dict[int, Weight]],
+    depths: Sequence[dict[int, Weight]],
+) -> Relaxed:
+    """Weights by layer and by stage as a relaxed architecture."""
+    left = iter(rows)
+    return Relaxed(
+        ops=tuple(tuple(next(left) for _ in layers) for layers in space.stages),
+        depths=tuple(depths),
+    )
+
+
+def one_path(space: SearchSpace, ops: Sequence[int], depths: Sequence[int]) -> Relaxed:
+    """A path: the index of an operation for every layer, and a depth for every stage."""
+    return relaxed_of(space, [{op: 1.0} for op in ops], [{depth: 1.0} for depth in depths])
+
+
+def random_path(space: SearchSpace, rng: torch.Generator) -> Relaxed:
+    """A path drawn uniformly, every layer and every depth by itself."""
+    ops = [_below(len(layer.ops), rng) for layer in space.layers]
+    return one_path(space, ops, random_depths(space, rng))
+
+
+def random_depths(space: SearchSpace, rng: torch.Generator) -> list[int]:
+    """A depth for every stage, drawn uniformly."""
+    ranges = [space.depths(stage) for stage in range(len(space.stages))]
+    return [depths[_below(len(depths), rng)] for depths in ranges]
+
+
+def _below(count: int, rng: torch.Generator) -> int:
+    return int(torch.randint(count, (1,), generator=rng)) if count > 1 else 0
+
+
+def _softmax(logits: Iterable[nn.Parameter]) -> list[list[float]]:
+    return [parameter.softmax(0).tolist() for parameter in logits]

@@ -1,0 +1,15 @@
+"""One path a step, drawn uniformly (SPOS: Guo et al., ECCV 2020)."""
+
+from __future__ import annotations
+
+import torch
+
+from nas.relaxation import Relaxed
+from nas.training.strategies.base import Strategy, random_path
+
+
+class UniformPath(Strategy):
+    """Every layer's operation drawn by itself, and every stage's depth where it is elastic."""
+
+    def draw(self, rng: torch.Generator, progress: float) -> list[Relaxed]:
+        return [random_path(self.space, rng)]

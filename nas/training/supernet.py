@@ -1,0 +1,258 @@
+"""Training the supernet of a space of fixed operations by a strategy.
+
+SGD on the weights, on what each step's strategy draws; strategies that relax choices get an
+architecture step by Adam on held-out images with the weights frozen (first order). Parameters
+that a step does not compute are left alone by it: no decay and no momentum.
+
+A run goes on from its last finished epoch, bit-exactly. Under ``torchrun`` every process draws the
+same batches and paths, computes on its part of each batch and averages gradients.
+
+A network is judged as ``calibrate(supernet.cut(architecture), ...)``
+(``nas.training.calibration``; SPOS, Guo et al. 2020, Section 3.2): running statistics that many
+paths have left are those of none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from time import monotonic
+from typing import Annotated, Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from nas.data.images import ImageData, augment, batches, generator
+from nas.recipes import Recipe
+from nas.relaxation import Relaxed
+from nas.supernet.supernet import Supernet
+from nas.training.distributed import ALONE, Workers
+from nas.training.memory import keep_freed_memory
+from nas.training.run_folder import Metrics, RunFolder
+from nas.training.strategies import DifferentiableStrategy, Strategy
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+
+Objective = Callable[[Tensor, Relaxed], Tensor]
+"""The loss of held-out images and a relaxed architecture, to what an architecture step lowers."""
+
+
+class SupernetRecipe(Recipe, frozen=True, forbid_unknown_fields=True, tag="supernet"):
+    """How a supernet is trained; the defaults are OSNASLib's for CIFAR-100.
+
+    Attributes:
+        held_out: Fraction of the training images for architecture steps and for scores.
+        lr: Of SGD on the weights, a cosine to zero.
+        clip: Largest norm of the gradient; 0 for none.
+        alpha_lr: Of Adam on a differentiable strategy's parameters.
+        alpha_every: Weight steps an architecture step.
+        shift: Largest shift of a training image, in pixels.
+    """
+
+    epochs: Count = 100
+    batch_size: Annotated[int, msgspec.Meta(ge=2)] = 128
+    held_out: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.2
+    lr: Positive = 0.045
+    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
+    weight_decay: NotNegative = 4e-5
+    clip: NotNegative = 0.0
+    alpha_lr: Positive = 1e-3
+    alpha_betas: tuple[float, float] = (0.5, 0.999)
+    alpha_weight_decay: NotNegative = 0.0
+    alpha_every: Count = 1
+    shift: Annotated[int, msgspec.Meta(ge=0)] = 4
+
+
+def train_supernet(
+    supernet: Supernet,
+    strategy: Strategy,
+    data: ImageData,
+    recipe: SupernetRecipe,
+    folder: RunFolder,
+    *,
+    phase: str = "supernet",
+    seed: int = 0,
+    criterion: nn.Module | None = None,
+    objective: Objective = lambda loss, relaxed: loss,
+    workers: Workers = ALONE,
+    progress: Callable[[float, str], None] = lambda fraction, words: None,
+) -> None:
+    """Train to the end of the recipe; interrupted, the same call goes on.
+
+    Args:
+        supernet: Changed in place; channels last is fastest.
+        strategy: Changed in place, where it has parameters.
+        data: Of its training images the recipe's fraction is held out
+            (``data.held_out(recipe.held_out, seed=seed)``) and seen by architecture steps only.
+        recipe: Constants.
+        folder: Where checkpoints and metrics go.
+        phase: Their name.
+        seed: Of order, shifts and paths.
+        criterion: Logits and labels to a scalar; its parameters are trained with the weights.
+            Cross entropy if None.
+        objective: What architecture steps lower.
+        workers: The processes that train together.
+        progress: Told the fraction done, and what is going on.
+    """
+    torch.set_flush_denormal(True)
+    keep_freed_memory()
+    state = _State(supernet, strategy, criterion or nn.CrossEntropyLoss(), recipe)
+    saved = folder.checkpoint(phase)
+    if saved is not None:
+        state.load(saved)
+    train, held_out = data.held_out(recipe.held_out, seed=seed)
+    steps = max(1, len(train) // recipe.batch_size)
+    with folder.metrics() if workers.leads else nullcontext() as metrics:
+        while state.epoch < recipe.epochs:
+            begin = monotonic()
+            losses = []
+            state.set_lr(recipe, state.epoch / recipe.epochs)
+            order, shifts, paths, others = (generator(seed, state.epoch, use) for use in range(4))
+            judged = _endless(lambda: batches(held_out, recipe.batch_size, others))  # noqa: B023
+            drawn = batches(train, recipe.batch_size, order)
+            for step, (raw, labels) in enumerate(drawn):
+                done = (state.epoch + step / steps) / recipe.epochs
+                images = augment(raw, shifts, flip=data.flip, shift=recipe.shift)
+                part = workers.share(len(labels))
+                x = data.to_input(images[part])
+                losses.append(state.weight_step(x, labels[part], paths, done, workers))
+                if state.adam is not None and step % recipe.alpha_every == 0:
+                    held, truth = next(judged)
+                    part = workers.share(len(truth))
+                    x = data.to_input(held[part])
+                    state.architecture_step(x, truth[part], paths, done, objective, workers)
+                progress(
+                    (state.epoch + (step + 1) / steps) / recipe.epochs,
+                    f"{phase}, epoch {state.epoch + 1} of {recipe.epochs}, loss {losses[-1]:.2f}",
+                )
+            workers.average_buffers(supernet)
+            (loss,) = workers.sum([sum(losses) / len(losses) / workers.count])
+            state.epoch += 1
+            _finish_epoch(state, folder, metrics, phase, loss, monotonic() - begin, workers)
+
+
+def _finish_epoch(
+    state: _State,
+    folder: RunFolder,
+    metrics: Metrics | None,
+    phase: str,
+    loss: float,
+    seconds: float,
+    workers: Workers,
+) -> None:
+    if metrics is not None:
+        folder.save_checkpoint(phase, state.save())
+        values = {"loss": loss, "lr": state.lr, "seconds": round(seconds, 3)}
+        metrics.log(phase, state.epoch - 1, values)
+    workers.wait()
+
+
+class _State:
+    """Everything that training changes, and so everything that a checkpoint holds."""
+
+    def __init__(
+        self, supernet: Supernet, strategy: Strategy, criterion: nn.Module, recipe: SupernetRecipe
+    ) -> None:
+        self.supernet, self.strategy, self.criterion = supernet, strategy, criterion
+        self.clip = recipe.clip
+        self.parameters = [*supernet.parameters(), *criterion.parameters()]
+        self.sgd = torch.optim.SGD(
+            self.parameters,
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+        if recipe.momentum:  # the fused step needs all velocities from the start
+            for parameter in self.parameters:
+                self.sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        self.adam = (
+            torch.optim.Adam(
+                strategy.parameters(),
+                lr=recipe.alpha_lr,
+                betas=recipe.alpha_betas,
+                weight_decay=recipe.alpha_weight_decay,
+            )
+            if isinstance(strategy, DifferentiableStrategy)
+            else None
+        )
+        self.epoch = 0
+
+    @property
+    def lr(self) -> float:
+        return float(self.sgd.param_groups[0]["lr"])
+
+    def set_lr(self, recipe: SupernetRecipe, progress: float) -> None:
+        for group in self.sgd.param_groups:
+            group["lr"] = recipe.lr * (1 + math.cos(math.pi * progress)) / 2
+
+    def save(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "supernet": self.supernet.state_dict(),
+            "strategy": self.strategy.state_dict(),
+            "criterion": self.criterion.state_dict(),
+            "sgd": self.sgd.state_dict(),
+            "adam": self.adam.state_dict() if self.adam is not None else None,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.epoch = state["epoch"]
+        self.supernet.load_state_dict(state["supernet"])
+        self.strategy.load_state_dict(state["strategy"])
+        self.criterion.load_state_dict(state["criterion"])
+        self.sgd.load_state_dict(state["sgd"])
+        if self.adam is not None:
+            self.adam.load_state_dict(state["adam"])
+
+    def weight_step(
+        self, x: Tensor, labels: Tensor, rng: torch.Generator, progress: float, workers: Workers
+    ) -> float:
+        """One update on the summed gradients of all that the strategy draws; the mean loss."""
+        self.supernet.train()
+        self.sgd.zero_grad(set_to_none=True)
+        drawn = self.strategy.draw(rng, progress)
+        total = 0.0
+        for relaxed in drawn:
+            loss = self.criterion(self.supernet(x, relaxed), labels)
+            loss.backward()
+            total += float(loss.detach())
+        workers.average_gradients(self.parameters)
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.sgd.step()
+        return total / len(drawn)
+
+    def architecture_step(
+        self,
+        x: Tensor,
+        labels: Tensor,
+        rng: torch.Generator,
+        progress: float,
+        objective: Objective,
+        workers: Workers,
+    ) -> None:
+        """Move a differentiable strategy's parameters; the weights are frozen."""
+        assert self.adam is not None
+        assert isinstance(self.strategy, DifferentiableStrategy)
+        self.adam.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.requires_grad_(False)  # no backward for frozen weights
+        relaxed = self.strategy.relaxed(rng, progress)
+        loss = self.criterion(self.supernet(x, relaxed), labels)
+        objective(loss, relaxed).backward()  # type: ignore[no-untyped-call]
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+        workers.average_gradients(self.strategy.parameters())
+        self.adam.step()
+
+
+def _endless(
+    epoch: Callable[[], Iterator[tuple[Tensor, Tensor]]],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
+        yield from epoch()
