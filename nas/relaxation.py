@@ -88,7 +88,7 @@ def expected_latency_ms(priced: PricedSpace, relaxed: Relaxed, widths: Widths) -
     Returns:
         ms, a float or a torch scalar as the weights are.
     """
-    sums: list[Weight] = priced.base_ms.tolist()
+    addends: list[tuple[Weight, Weight, list[float]]] = []
     for s, (rows, depths) in enumerate(zip(relaxed.ops, relaxed.depths, strict=True)):
         for i, row in enumerate(rows):
             kept = sum(weight for depth, weight in depths.items() if depth > i)
@@ -96,9 +96,16 @@ def expected_latency_ms(priced: PricedSpace, relaxed: Relaxed, widths: Widths) -
             for index, weight in row.items():
                 op = layer.ops[index]
                 addend = priced.addend_ms(layer, Choice(op, widths[s][i][op])).tolist()
-                share = kept * weight
-                sums = [total + share * ms for total, ms in zip(sums, addend, strict=True)]
-    return max(sums, key=_value)
+                addends.append((kept, weight, addend))
+    sums = priced.base_ms.tolist()
+    for kept, weight, addend in addends:
+        share = _value(kept) * _value(weight)
+        sums = [total + share * ms for total, ms in zip(sums, addend, strict=True)]
+    piece = max(range(len(sums)), key=sums.__getitem__)
+    expected: Weight = float(priced.base_ms[piece])
+    for kept, weight, addend in addends:  # only the largest sum is differentiated
+        expected = expected + kept * weight * addend[piece]
+    return expected
 
 
 def _value(weight: Weight) -> float:

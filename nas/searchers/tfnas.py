@@ -24,11 +24,9 @@ Choices where the paper is silent or differs from its code:
 * The result is the most probable architecture that can be scaled to just below the target
   (``nas.searchers.derivation``). The code's answer, the argmax whatever its latency, is beside it.
 
-Short searches end with shallow stages. That is no fault of the gradient, which equals that of
-finite differences (``tests/nas/test_tfnas.py``): a beta begins uniform and moves by at most
-``alpha_lr`` a step, so after a hundred steps it is still nearly uniform, and the argmax of nearly
-uniform betas is decided by what learns first. A layer that has not been trained adds noise to the
-stage's output, so until deep layers are trained the loss prefers shallow stages.
+After a short search betas are still nearly uniform: they begin so and move by at most ``alpha_lr``
+a step. Their gradient is that of finite differences (``tests/nas/test_tfnas.py``), so that the
+argmax of nearly uniform betas is noise, and no fault of the relaxation.
 
 Data parallel under ``torchrun``: every process draws the same batches, paths and noise, computes
 on its part of each batch (batch norm included) and averages gradients, so all hold the same state.
@@ -55,12 +53,12 @@ from nas.criteria.hardware import objective
 from nas.data.images import ImageData, Source, augment, batches, generator
 from nas.priced import PricedSpace
 from nas.recipes import Recipe
-from nas.relaxation import Relaxed, expected_latency_ms, path_of
+from nas.relaxation import Places, Relaxed, expected_latency_ms, path_of
 from nas.scaling import fit_greedy
 from nas.searchers.base import Argmax, Progress, Searcher, SearchResult, SearchSettings
 from nas.searchers.choices import Choices, DepthSearch, SecondPath
 from nas.searchers.derivation import architecture_at, derive, most_probable
-from nas.spaces.architecture import read_architecture
+from nas.spaces.architecture import Architecture, read_architecture
 from nas.supernet.supernet import Supernet, start_widths
 from nas.training.memory import keep_freed_memory
 from nas.training.optimizer import ElasticSGD
@@ -93,7 +91,6 @@ class TFNASRecipe(Recipe, frozen=True, forbid_unknown_fields=True, tag="tfnas"):
         tau_end: In the last epoch; 5.0 x 0.96 ** 79 in the published code.
         shift: Largest shift of a training image, in pixels.
         autocast: Convolutions in bfloat16.
-        compile: Norms and activations compiled; slow to start.
     """
 
     second_path: SecondPath = "random"
@@ -117,7 +114,6 @@ class TFNASRecipe(Recipe, frozen=True, forbid_unknown_fields=True, tag="tfnas"):
     tau_end: Positive = 0.2
     shift: Annotated[int, msgspec.Meta(ge=0)] = 4
     autocast: bool = False
-    compile: bool = False
 
     def warmup_epochs(self, epochs: int) -> int:
         if epochs == 1 or self.warmup == 0:
@@ -137,7 +133,7 @@ _WARMUP = "warmup"
 _FEWEST_IMAGES = 8  # batch norm needs a batch
 
 
-class _State:
+class SearchState:
     """Everything that a search changes, and so everything that a checkpoint holds."""
 
     def __init__(self, priced: PricedSpace, recipe: TFNASRecipe, seed: int) -> None:
@@ -163,6 +159,11 @@ class _State:
     def select(self) -> None:
         """Tell the optimiser which channels are in use."""
         self.sgd.select(self.supernet.selections())
+
+    def set_widths(self, architecture: Architecture, places: Places) -> None:
+        """Give the architecture's operations its widths, and the optimiser what goes with them."""
+        self.sgd.move(self.supernet.set_widths(architecture, places))
+        self.select()
 
     def save(self) -> dict[str, Any]:
         return {
@@ -200,6 +201,10 @@ class TFNASSearcher(Searcher):
         self.epochs = settings.epochs or self.recipe.epochs
         self.batch_size = settings.batch_size or self.recipe.batch_size
         self.warmup = self.recipe.warmup_epochs(self.epochs)
+
+    def begin(self) -> SearchState:
+        """A search before its first step."""
+        return SearchState(self.priced, self.recipe, self.settings.seed)
 
     def _search(
         self,
@@ -265,21 +270,21 @@ class TFNASSearcher(Searcher):
             write_atomically(file, found.architecture.to_json())
             write_atomically(work.folder.path / "argmax" / file.name, likeliest.to_json())
         self.workers.wait()
-        state.supernet.set_widths(found.architecture, found.places)
+        state.set_widths(found.architecture, found.places)
         score = self._accuracy(state, work, path_of(found.places))
         return SearchResult(
             target_ms, found.latency_ms, score, read_architecture(file), argmax=argmax
         )
 
-    def _save(self, state: _State, folder: RunFolder, name: str) -> None:
+    def _save(self, state: SearchState, folder: RunFolder, name: str) -> None:
         """Count the epoch and write it down; all processes hold the same, one writes."""
         state.epoch += 1
         if self.workers.leads:
             folder.save_checkpoint(name, state.save())
         self.workers.wait()
 
-    def _resume(self, folder: RunFolder, name: str, *, otherwise: str | None = None) -> _State:
-        state = _State(self.priced, self.recipe, self.settings.seed)
+    def _resume(self, folder: RunFolder, name: str, *, otherwise: str | None = None) -> SearchState:
+        state = self.begin()
         saved = folder.checkpoint(name)
         if saved is None and otherwise is not None:
             saved = folder.checkpoint(otherwise)
@@ -289,7 +294,7 @@ class TFNASSearcher(Searcher):
 
     def _epoch(
         self,
-        state: _State,
+        state: SearchState,
         work: _Work,
         metrics: Metrics | None | None,
         *,
@@ -315,13 +320,13 @@ class TFNASSearcher(Searcher):
             part = self.workers.share(len(labels))
             x = work.data.to_input(shifted[part])
             losses.append(
-                self._weight_step(state, x, labels[part], noise, tau, both=target_ms is not None)
+                self.weight_step(state, x, labels[part], noise, tau, both=target_ms is not None)
             )
             if target_ms is not None and step % recipe.alpha_every == recipe.alpha_every - 1:
                 judged, truth = next(held_out)
                 part = self.workers.share(len(truth))
                 x = work.data.to_input(judged[part])
-                expected_ms = self._architecture_step(state, x, truth[part], noise, tau, target_ms)
+                expected_ms = self.architecture_step(state, x, truth[part], noise, tau, target_ms)
             work.progress(
                 (offset + epoch + (step + 1) / steps) / total,
                 f"{phase}, epoch {epoch + 1} of {self.epochs}, loss {losses[-1]:.2f}",
@@ -334,14 +339,14 @@ class TFNASSearcher(Searcher):
         }
         if target_ms is not None:
             values["expected_ms"] = None if math.isnan(expected_ms) else expected_ms
-            values |= self._derived(state, target_ms)
+            values |= self.scale(state, target_ms)
         values["seconds"] = round(monotonic() - begin, 3)
         if metrics is not None:
             metrics.log(phase, epoch, values)
 
-    def _weight_step(
+    def weight_step(
         self,
-        state: _State,
+        state: SearchState,
         x: Tensor,
         labels: Tensor,
         noise: torch.Generator,
@@ -366,9 +371,9 @@ class TFNASSearcher(Searcher):
         state.sgd.step()
         return float(losses[0])
 
-    def _architecture_step(
+    def architecture_step(
         self,
-        state: _State,
+        state: SearchState,
         x: Tensor,
         labels: Tensor,
         noise: torch.Generator,
@@ -388,11 +393,11 @@ class TFNASSearcher(Searcher):
         state.choices.project()
         return float(latency_ms.detach())
 
-    def _task_loss(self, state: _State, x: Tensor, labels: Tensor, relaxed: Relaxed) -> Tensor:
+    def _task_loss(self, state: SearchState, x: Tensor, labels: Tensor, relaxed: Relaxed) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.autocast):
             return F.cross_entropy(state.supernet(x, relaxed), labels)
 
-    def _derived(self, state: _State, target_ms: float) -> dict[str, float | None]:
+    def scale(self, state: SearchState, target_ms: float) -> dict[str, float | None]:
         """Scale the derived architecture to the target; say what it is, before and after.
 
         Returns:
@@ -407,8 +412,7 @@ class TFNASSearcher(Searcher):
         if self.recipe.elasticity:
             fitted = fit_greedy(self.priced, derived, target_ms, clamp=True)
             scaled_ms = fitted.latency_ms
-            state.supernet.set_widths(fitted.architecture, places)
-            state.select()
+            state.set_widths(fitted.architecture, places)
         alpha_entropy, beta_entropy = choices.entropies()
         values: dict[str, float | None] = {
             "argmax_ms": latency_ms,
@@ -423,7 +427,7 @@ class TFNASSearcher(Searcher):
         return values | {f"layers_of_{op}": float(counts[op]) for op in ops}
 
     @torch.no_grad()
-    def _accuracy(self, state: _State, work: _Work, relaxed: Relaxed) -> float:
+    def _accuracy(self, state: SearchState, work: _Work, relaxed: Relaxed) -> float:
         """Accuracy on the held-out images; norms use each batch's statistics."""
         right = 0
         for images, labels in batches(work.held_out, 256, generator(0), drop_last=False):

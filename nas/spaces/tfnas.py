@@ -106,7 +106,11 @@ def tfnas(
     classes = 1000 if classes is None else classes
     check_shape(input_size, classes, smallest_input=16)
     check_plain("tfnas", variant)
-    stem_stride = 1 if input_size < SMALL_INPUT else 2
+    return tfnas_strided(input_size, classes, stem_stride=1 if input_size < SMALL_INPUT else 2)
+
+
+def tfnas_strided(input_size: int, classes: int, *, stem_stride: int) -> SearchSpace:
+    """The space with a stem of a given stride, at any input size."""
     stem = ConvBlock(3, STEM_CHANNELS, 3, stem_stride, "relu", input_size)
     second = InvertedResidual(
         in_channels=STEM_CHANNELS,

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latbench.blocks.graph import NORM_EPSILON, Conv, Norm
 from latbench.render.torch import Modules
 from nas.supernet.depthwise import depthwise
-
-_SMALL = 4  # pixels a side, up to which a product of matrices is faster
+from nas.supernet.pointwise import pointwise
 
 
 class FastConv(nn.Conv2d):
@@ -39,10 +37,8 @@ class FastConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self._depthwise:
             return depthwise(x, self.weight, self.stride[0])
-        if self._pointwise and x.shape[-1] <= _SMALL:
-            return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(
-                0, 3, 1, 2
-            )
+        if self._pointwise:
+            return pointwise(x, self.weight, self.bias)
         return super().forward(x)
 
 

@@ -1,11 +1,15 @@
-"""An inverted residual of elastic width: weights live once, a width is a set of channels.
+"""An inverted residual of elastic width: weights live once, a width is a number of channels.
 
-Parameters have the names and the layout of the renderer's module of the widest block, so that
-``slice_parameters`` is, name for name, the state of the rebuilt narrower block. Batch norms
-use the batch's statistics and have no parameters, as in TF-NAS's supernet.
+Parameters have the names and the layout of the renderer's module of the widest block. The channels
+in use stand first, so that a narrower block is a view, and ``slice_parameters`` is, name for name,
+the state of the rebuilt narrower block. Which channels are in use is decided when the width
+changes, by changing their order. Batch norms use the batch's statistics and have no parameters, as
+in TF-NAS's supernet.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +17,8 @@ from torch import Tensor, nn
 
 from latbench.blocks import InvertedResidual
 from latbench.blocks.graph import NORM_EPSILON, Activation
+from nas.supernet.depthwise import depthwise
+from nas.supernet.pointwise import pointwise
 
 _ACTIVATIONS = {"relu": F.relu, "relu6": F.relu6, "swish": F.silu, "hswish": F.hardswish}
 
@@ -26,18 +32,17 @@ _ELASTIC_AXIS = {
     "project.weight": 1,
 }
 
-Selection = tuple[int, Tensor]
-"""The axis of a parameter that is elastic, and the indices along it that are in use."""
+Selection = tuple[int, int]
+"""The axis of a parameter that is elastic, and how many of its first slices are in use."""
+
+Order = tuple[int, Tensor]
+"""The axis of a parameter along which slices were moved, and where each came from."""
 
 
 class ElasticInvertedResidual(nn.Module):
-    """``InvertedResidual`` at any width up to that of ``widest``.
+    """``InvertedResidual`` at any width up to that of ``widest``."""
 
-    Attributes:
-        active: Bool ``(widest.width,)``: the channels in use.
-    """
-
-    active: Tensor
+    in_use: Tensor  # the width, where checkpoints find it
 
     def __init__(self, widest: InvertedResidual, *, width: int) -> None:
         super().__init__()
@@ -58,71 +63,81 @@ class ElasticInvertedResidual(nn.Module):
             self.se_expand = nn.Conv2d(widest.se_channels, full, 1)
         self.project = nn.Conv2d(full, widest.out_channels, 1, bias=False)
         self.residual = widest.stride == 1 and widest.in_channels == widest.out_channels
-        self.register_buffer("active", torch.arange(full) < width)
+        self.register_buffer("in_use", torch.tensor(width))
 
     @property
     def width(self) -> int:
-        return int(self.active.sum())
+        return int(self.in_use)
 
-    def set_width(self, width: int) -> None:
+    @torch.no_grad()
+    def set_width(self, width: int) -> dict[nn.Parameter, Order]:
         """Keep the channels of largest L1 norm of their depthwise kernel.
 
         A shrinking block keeps the best of its channels; a growing one keeps all and adds the
         best of the others, as they were when last in use.
+
+        Returns:
+            How slices of parameters were moved; what goes with them has to follow.
         """
-        norms = self.depthwise.weight.detach().abs().sum(dim=(1, 2, 3))  # (widest,)
+        norms = self.depthwise.weight.abs().sum(dim=(1, 2, 3))  # (widest,)
         if width >= self.width:
-            norms = norms + self.active * (norms.max() + 1)
+            norms[: self.width] += norms.max() + 1
         else:
-            norms = torch.where(self.active, norms, -1.0)
-        kept = torch.zeros_like(self.active)
-        kept[norms.topk(width).indices] = True
-        self.active.copy_(kept)
+            norms[self.width :] = -1.0
+        kept = norms.topk(width).indices.sort().values
+        self.in_use.fill_(width)
+        if bool((kept == torch.arange(width)).all()):
+            return {}
+        left = torch.ones_like(norms, dtype=torch.bool)
+        left[kept] = False
+        order = torch.cat([kept, left.nonzero().flatten()])
+        moved: dict[nn.Parameter, Order] = {}
+        for name, parameter in self._elastic():
+            axis = _ELASTIC_AXIS[name]
+            parameter.copy_(parameter.index_select(axis, order))
+            moved[parameter] = (axis, order)
+        return moved
 
     def selections(self) -> dict[nn.Parameter, Selection]:
         """For every elastic parameter, which slices of it are in use; none at full width."""
-        if bool(self.active.all()):
+        if self.width == self.spec.width:
             return {}
-        index = self.active.nonzero().flatten()
-        return {
-            parameter: (_ELASTIC_AXIS[name], index)
-            for name, parameter in self.named_parameters()
-            if name in _ELASTIC_AXIS
-        }
+        return {p: (_ELASTIC_AXIS[name], self.width) for name, p in self._elastic()}
 
     def slice_parameters(self) -> dict[str, Tensor]:
         """Parameters of the rebuilt block of the present width, by the renderer's names."""
-        index = self.active.nonzero().flatten()
+        width = self.width
         return {
-            name: parameter.detach().index_select(_ELASTIC_AXIS[name], index)
+            name: parameter.detach().narrow(_ELASTIC_AXIS[name], 0, width).clone()
             if name in _ELASTIC_AXIS
             else parameter.detach().clone()
             for name, parameter in self.named_parameters()
         }
 
+    def _elastic(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((n, p) for n, p in self.named_parameters() if n in _ELASTIC_AXIS)
+
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_channels, H, W)`` to ``(N, out_channels, H / stride, W / stride)``."""
-        index = None if bool(self.active.all()) else self.active.nonzero().flatten()
+        width = self.width
 
         def used(parameter: Tensor, axis: int) -> Tensor:
-            return parameter if index is None else parameter.index_select(axis, index)
+            return parameter if width == self.spec.width else parameter.narrow(axis, 0, width)
 
         activation: Activation = self.spec.activation
         act = _ACTIVATIONS[activation]
-        y = F.conv2d(x, used(self.expand.weight, 0))
+        y = pointwise(x, used(self.expand.weight, 0))
         y = act(_batch_norm(y), inplace=True)
-        kernel = used(self.depthwise.weight, 0)
-        y = F.conv2d(
-            y, kernel, stride=self.spec.stride, padding=self.spec.kernel // 2, groups=len(kernel)
-        )
+        y = depthwise(y, used(self.depthwise.weight, 0), self.spec.stride)
         y = act(_batch_norm(y), inplace=True)
         if self.spec.se_channels:
             assert self.se_expand.bias is not None
             gate = F.adaptive_avg_pool2d(y, 1)
-            gate = act(F.conv2d(gate, used(self.se_reduce.weight, 1), self.se_reduce.bias))
-            gate = F.conv2d(gate, used(self.se_expand.weight, 0), used(self.se_expand.bias, 0))
+            reduced = pointwise(gate, used(self.se_reduce.weight, 1), self.se_reduce.bias)
+            bias = used(self.se_expand.bias, 0)
+            gate = pointwise(act(reduced), used(self.se_expand.weight, 0), bias)
             y = y * gate.sigmoid()
-        y = _batch_norm(F.conv2d(y, used(self.project.weight, 1)))
+        y = _batch_norm(pointwise(y, used(self.project.weight, 1)))
         return y + x if self.residual else y
 
 

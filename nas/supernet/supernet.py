@@ -20,7 +20,7 @@ from latbench.render.torch import Modules, NetworkModule, render_torch
 from nas.relaxation import Places, Relaxed, Weight, Widths
 from nas.spaces import Architecture, Choice, Layer, SearchSpace, every_width
 from nas.supernet.candidates import modules_of
-from nas.supernet.elastic import ElasticInvertedResidual, Selection
+from nas.supernet.elastic import ElasticInvertedResidual, Order, Selection
 
 SKIP = -1
 """Stands for the input of a layer among its operations."""
@@ -103,21 +103,28 @@ class Supernet(nn.Module):
             for s, layers in enumerate(self.space.stages)
         ]
 
-    def set_widths(self, architecture: Architecture, places: Places | None = None) -> None:
+    def set_widths(
+        self, architecture: Architecture, places: Places | None = None
+    ) -> Mapping[nn.Parameter, Order]:
         """Give the architecture's operations its widths; all others stay as they are.
 
         Args:
             architecture: Operations and widths.
             places: Index of the operation of every layer of the space, None where the layer is
                 left out; without it the architecture stands on the first layers of each stage.
+
+        Returns:
+            How slices of parameters were moved; an optimiser's state has to follow.
         """
+        moved: dict[nn.Parameter, Order] = {}
         for s, stage in enumerate(architecture.stages):
             taken = range(len(stage)) if places is None else _kept(places[s])
             for i, choice in zip(taken, stage, strict=True):
                 block = self.block(s, i, self.space.stages[s][i].ops.index(choice.op))
                 if isinstance(block, ElasticInvertedResidual):
                     assert choice.width is not None
-                    block.set_width(choice.width)
+                    moved.update(block.set_width(choice.width))
+        return moved
 
     def cut(self, architecture: Architecture) -> NetworkModule:
         """The network of an architecture, with copies of the weights and running statistics.
@@ -140,7 +147,7 @@ class Supernet(nn.Module):
         return network
 
     def selections(self) -> Mapping[nn.Parameter, Selection]:
-        """For every parameter that is partly in use, its axis and indices in use."""
+        """For every parameter that is partly in use, its axis and how much of it is in use."""
         found: dict[nn.Parameter, Selection] = {}
         for module in self.modules():
             if isinstance(module, ElasticInvertedResidual):

@@ -35,11 +35,23 @@ class ElasticSGD(Optimizer):
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(parameters, defaults)
-        self._selections: Mapping[nn.Parameter, tuple[int, Tensor]] = {}
+        self._selections: Mapping[nn.Parameter, tuple[int, int]] = {}
 
-    def select(self, selections: Mapping[nn.Parameter, tuple[int, Tensor]]) -> None:
-        """Say which slices are in use: axis and indices by parameter; others are whole."""
+    def select(self, selections: Mapping[nn.Parameter, tuple[int, int]]) -> None:
+        """Say which slices are in use: axis and how many of the first; others are whole."""
         self._selections = selections
+
+    @torch.no_grad()
+    def move(self, orders: Mapping[nn.Parameter, tuple[int, Tensor]]) -> None:
+        """Let velocities follow slices of their parameters that were moved.
+
+        Args:
+            orders: By parameter, the axis and where each slice came from.
+        """
+        for parameter, (axis, order) in orders.items():
+            velocity = self.state.get(parameter, {}).get("momentum_buffer")
+            if velocity is not None:
+                velocity.copy_(velocity.index_select(axis, order))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -52,19 +64,14 @@ class ElasticSGD(Optimizer):
                 state = self.state[parameter]
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(parameter)
-                velocity = state["momentum_buffer"]
-                selection = self._selections.get(parameter)
-                if selection is None:
-                    step = parameter.grad.add(parameter, alpha=decay)
-                    velocity.mul_(momentum).add_(step)
-                    parameter.add_(velocity, alpha=-lr)
-                    continue
-                axis, index = selection
-                values = parameter.index_select(axis, index)
-                step = parameter.grad.index_select(axis, index).add_(values, alpha=decay)
-                moved = velocity.index_select(axis, index).mul_(momentum).add_(step)
-                velocity.index_copy_(axis, index, moved)
-                parameter.index_copy_(axis, index, values.sub_(moved, alpha=lr))
+                values, grad, velocity = parameter, parameter.grad, state["momentum_buffer"]
+                if parameter in self._selections:
+                    axis, width = self._selections[parameter]
+                    values, grad, velocity = (
+                        tensor.narrow(axis, 0, width) for tensor in (values, grad, velocity)
+                    )
+                velocity.mul_(momentum).add_(grad).add_(values, alpha=decay)
+                values.add_(velocity, alpha=-lr)
 
 
 class TensorFlowRMSprop(Optimizer):

@@ -11,7 +11,9 @@ from latbench.blocks import InvertedResidual
 from latbench.render.torch import NetworkModule, render_torch
 from nas.relaxation import Relaxed, one_hot
 from nas.spaces import SearchSpace
+from nas.supernet.depthwise import depthwise
 from nas.supernet.elastic import ElasticInvertedResidual
+from nas.supernet.pointwise import pointwise
 from nas.supernet.supernet import Supernet, start_widths
 from nas.training.optimizer import ElasticSGD
 
@@ -99,15 +101,66 @@ def test_a_mixed_layer_is_the_weighted_sum_of_its_operations(tiny_space: SearchS
 def test_shrinking_keeps_the_strongest_and_growing_keeps_all() -> None:
     torch.manual_seed(2)
     block = ElasticInvertedResidual(WIDEST[0], width=24)
-    before = block.active.clone()
-    norms = block.depthwise.weight.detach().abs().sum((1, 2, 3))
+
+    def channels() -> list[tuple[float, ...]]:
+        """What tells channels apart, in their present order."""
+        return [tuple(kernel.flatten().tolist()) for kernel in block.depthwise.weight.detach()]
+
+    def strength(channel: tuple[float, ...]) -> float:
+        return sum(map(abs, channel))
+
+    everything, before = set(channels()), set(channels()[:24])
     block.set_width(16)
-    kept = block.active.clone()
-    assert not (kept & ~before).any()
-    assert norms[kept].min() >= norms[before & ~kept].max()
+    kept = set(channels()[:16])
+    assert kept < before
+    assert min(map(strength, kept)) >= max(map(strength, before - kept))
     block.set_width(28)
-    assert bool((block.active & kept).sum() == 16)
+    assert kept < set(channels()[:28])
     assert block.width == 28
+    assert set(channels()) == everything
+
+
+def test_moved_channels_are_the_same_block() -> None:
+    """All parameters of a channel move together, and velocities with them."""
+    torch.manual_seed(3)
+    block = ElasticInvertedResidual(WIDEST[1], width=32)
+    optimizer = ElasticSGD(block.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    x = torch.randn(4, 8, 6, 6)
+    block(x).square().sum().backward()
+    optimizer.step()
+    expected = block(x).detach()
+    whole = {p: optimizer.state[p]["momentum_buffer"].clone() for p in block.parameters()}
+    moved = block.set_width(16)
+    optimizer.move(moved)
+    for parameter, (axis, order) in moved.items():
+        velocity = optimizer.state[parameter]["momentum_buffer"]
+        assert torch.equal(velocity, whole[parameter].index_select(axis, order))
+    block.set_width(32)
+    assert torch.allclose(block(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 8])
+def test_convolutions_of_small_maps_are_torchs(kernel: int, stride: int, size: int) -> None:
+    """Values and gradients, in double precision."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, size, size, dtype=torch.double, requires_grad=True)
+    deep = torch.randn(6, 1, kernel, kernel, dtype=torch.double, requires_grad=True)
+    point = torch.randn(4, 6, 1, 1, dtype=torch.double, requires_grad=True)
+    bias = torch.randn(4, dtype=torch.double, requires_grad=True)
+    ours = pointwise(depthwise(x, deep, stride), point, bias)
+    deep_theirs = nn.functional.conv2d(x, deep, stride=stride, padding=kernel // 2, groups=6)
+    theirs = nn.functional.conv2d(deep_theirs, point, bias)
+    torch.testing.assert_close(ours, theirs)
+    inputs = (x, deep, point, bias)
+    pairs = zip(
+        torch.autograd.grad(ours.square().sum(), inputs),
+        torch.autograd.grad(theirs.square().sum(), inputs),
+        strict=True,
+    )
+    for ours_grad, theirs_grad in pairs:
+        torch.testing.assert_close(ours_grad, theirs_grad)
 
 
 def test_channels_out_of_use_get_no_update_decay_or_momentum(tiny_space: SearchSpace) -> None:
@@ -121,9 +174,8 @@ def test_channels_out_of_use_get_no_update_decay_or_momentum(tiny_space: SearchS
         optimizer.step()
 
     step()  # gives every channel a velocity
-    block.set_width(40)
+    optimizer.move(block.set_width(40))
     optimizer.select(block.selections())
-    idle = ~block.active
     snapshots = {
         name: (p.detach().clone(), optimizer.state[p]["momentum_buffer"].clone())
         for name, p in block.named_parameters()
@@ -131,19 +183,17 @@ def test_channels_out_of_use_get_no_update_decay_or_momentum(tiny_space: SearchS
     step()
     step()
     for name, parameter in block.named_parameters():
-        selection = block.selections().get(parameter)
-        if selection is None:
+        if parameter not in block.selections():
             continue
-        waiting = idle.nonzero().flatten()
+        axis, width = block.selections()[parameter]
         for now, then in zip(
             (parameter.detach(), optimizer.state[parameter]["momentum_buffer"]),
             snapshots[name],
             strict=True,
         ):
-            axis = selection[0]
-            assert torch.equal(now.index_select(axis, waiting), then.index_select(axis, waiting))
-            moved = now.index_select(axis, selection[1]) != then.index_select(axis, selection[1])
-            assert moved.any(), name
+            idle = now.shape[axis] - width
+            assert torch.equal(now.narrow(axis, width, idle), then.narrow(axis, width, idle))
+            assert (now.narrow(axis, 0, width) != then.narrow(axis, 0, width)).any(), name
 
 
 def test_at_full_width_it_is_torch_sgd() -> None:
