@@ -894,13 +894,14 @@ def search(
 
     def render() -> None:
         print_table(
-            ("target", "predicted", "below target", "supernet accuracy"),
+            ("target", "predicted", "below target", "supernet accuracy", "argmax"),
             [
                 (
                     format_ms(result.target_ms),
                     format_ms(result.latency_ms),
                     f"{1 - result.latency_ms / result.target_ms:.2%}",
                     f"{result.score:.1%}",
+                    format_ms(result.argmax.latency_ms) if result.argmax else "",
                 )
                 for result in results
             ],

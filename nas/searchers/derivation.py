@@ -4,6 +4,11 @@ The most probable architecture may lie out of reach of the target, whatever its 
 programming over operations and depths finds, for every latency at the present widths, the most
 probable architecture of that latency; of these the most probable one whose widths can be scaled
 to just below the target is taken.
+
+How probable is counted against the best choice of each layer. The plain product of probabilities
+would have every further layer cost its operation's probability, an eighth while nothing is
+decided, and end with one layer a stage whatever the betas say: an architecture of more layers is
+one of more alternatives, not a worse one. Counted so, the argmax of each choice is the best.
 """
 
 from __future__ import annotations
@@ -45,6 +50,11 @@ class LogProbabilities:
 
     def skip(self, stage: int, layer: int) -> float:
         return self.skips[stage][layer] if self.skips else -np.inf
+
+    def choice(self, stage: int, layer: int) -> list[float]:
+        """Of every operation and of leaving the layer out, less that of the best of them."""
+        row = [*self.ops[stage][layer], self.skip(stage, layer)]
+        return [value - max(row) for value in row]
 
 
 @dataclass(frozen=True)
@@ -174,7 +184,7 @@ def _by_probability(
                 for op in layer.ops
             ]
             costs = [max(0, int(price / unit_ms)) for price in prices] + [0]
-            logs = [*log.ops[s][i], log.skip(s, i)]
+            logs = log.choice(s, i)
             shifted = np.stack(
                 [_shift(total, cost) + lp for cost, lp in zip(costs, logs, strict=True)]
             )  # (operations + 1, bins)
