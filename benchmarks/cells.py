@@ -1,0 +1,80 @@
+"""Cells of a benchmark: pieces of work that are done once, in turn, until the time is up.
+
+A cell's result is one JSON file; a cell that was interrupted goes on from its run folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from latbench.files import write_atomically
+
+Progress = Callable[[float, str], None]
+CONFIDENCE = 0.95
+
+
+class TimeIsUp(Exception):
+    """The time that was given is over; what was finished is kept."""
+
+
+class Clock:
+    """Raises ``TimeIsUp`` from within a cell, between two steps."""
+
+    def __init__(self, hours: float) -> None:
+        self._end = monotonic() + hours * 3600
+
+    def check(self, fraction: float = 0.0, words: str = "") -> None:
+        if monotonic() > self._end:
+            raise TimeIsUp
+
+
+def run_cells(
+    folder: Path,
+    names: Iterable[tuple[str, int]],
+    work: Callable[[str, int, Path, Progress], dict[str, Any]],
+    clock: Clock,
+) -> None:
+    """Do the cells, pairs of a name and a seed, in the order given, as far as time allows."""
+    for name, seed in names:
+        result = folder / "cells" / f"{name}-{seed}.json"
+        if result.exists():
+            continue
+        try:
+            clock.check()
+            done = work(name, seed, folder / "runs" / f"{name}-{seed}", clock.check)
+        except TimeIsUp:
+            print("the time is up: the same command goes on from here")
+            return
+        write_atomically(result, json.dumps(done, indent=2) + "\n")
+        print(f"{name}, seed {seed}: done", flush=True)
+
+
+def results(folder: Path, name: str) -> dict[int, dict[str, Any]]:
+    """Results of all finished cells of a name, by seed."""
+    files = (folder / "cells").glob(f"{name}-*.json")
+    found = {int(f.stem.rpartition("-")[2]): json.loads(f.read_text()) for f in files}
+    return dict(sorted(found.items()))
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95 % interval (Student's t); NaN for a single value."""
+    mean = float(np.mean(values)) if values else float("nan")
+    if len(values) < 2:
+        return mean, float("nan")
+    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return mean, float(student.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
+
+
+def shown(values: Sequence[float], form: str = ".1%") -> str:
+    """Mean and interval in words."""
+    if not values:
+        return ""
+    mean, half = mean_interval(values)
+    return f"{mean:{form}}" if np.isnan(half) else f"{mean:{form}} ± {half:{form}}"

@@ -1,0 +1,234 @@
+"""The variants that TF-NAS compares, each searched and trained on a part of Fashion-MNIST.
+
+    python benchmarks/tfnas_ablation.py TABLE --target 1.5ms --hours H -o FOLDER
+
+TABLE is one of the TF-NAS space for 10 classes. A cell is a variant and a seed: a search, and the
+architecture under the budget trained from scratch. Cells are run in turn, all variants of one seed
+before the next, until the time is up; the same command goes on. Prints a row a variant with 95 %
+intervals and the seeds done, and draws into FOLDER: latency around the target by epoch, how much
+operations collapse (as the paper's Fig. 2) and depth by epoch (as Fig. 4).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cells import Clock, Progress, results, run_cells, shown
+
+from latbench.environment import current_environment
+from latbench.report.terminal import print_lines, print_table
+from latbench.tables import LatencyTable
+from latbench.units import parse_latency_ms
+from nas.data import load_data
+from nas.data.images import ImageData
+from nas.priced import PricedSpace, labelled_space
+from nas.searchers import SearchSettings
+from nas.searchers.tfnas import TFNASRecipe, TFNASSearcher
+from nas.training import scratch
+from nas.training.recipe import TrainingRecipe
+from nas.training.run_folder import RunFolder
+
+PUBLISHED = "published"
+# by name: the paper's table or figure, and what differs from the published search
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    PUBLISHED: ("all", {}),
+    "second path: none": ("Table 3", {"second_path": "none"}),
+    "second path: gumbel": ("Table 3", {"second_path": "gumbel"}),
+    "second path: min alpha": ("Table 3", {"second_path": "min-alpha"}),
+    "second path: max alpha": ("Table 3", {"second_path": "max-alpha"}),
+    "depth: skip among": ("Fig. 4", {"depth": "skip-among"}),
+    "depth: skip beside": ("Fig. 4", {"depth": "skip-beside"}),
+    "objective: C1": ("Table 4", {"latency_objective": "c1"}),
+    "objective: C2": ("Table 4", {"latency_objective": "c2"}),
+    "objective: Eq. 9": ("Table 4", {"latency_objective": "eq9"}),
+    "Eq. 9, no elasticity": ("Table 4", {"latency_objective": "eq9", "elasticity": False}),
+    "no elasticity": ("Table 4", {"elasticity": False}),
+    "no squeeze-excite": ("Table 5", {"squeeze_excite": False}),
+}
+_LAST = 5  # epochs of the end over which the way around the target is averaged
+
+
+def main() -> None:
+    """Run cells while there is time, then print and draw what is done."""
+    options = _parse()
+    folder: Path = options.output
+    table = LatencyTable.open(options.table)
+    priced = PricedSpace(labelled_space(table.space), table, efficient=True)
+    target_ms = parse_latency_ms(options.target)
+    data = load_data(
+        "fashion-mnist", input_size=table.space.input_size, classes=table.space.classes
+    ).subset(options.images, seed=0)
+
+    def work(name: str, seed: int, run: Path, tick: Progress) -> dict[str, Any]:
+        return _cell(options, priced, data, target_ms, name, seed, run, tick)
+
+    order = [(name, seed) for seed in range(options.seeds) for name in VARIANTS]
+    run_cells(folder, [(_slug(name), seed) for name, seed in order], work, Clock(options.hours))
+    _print(options, table, target_ms, folder)
+    _draw(folder, target_ms)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("table", type=Path)
+    parser.add_argument("--target", required=True)
+    parser.add_argument("--hours", type=float, required=True)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=5, help="at most")
+    parser.add_argument("--images", type=int, default=6_000)
+    parser.add_argument("--epochs", type=int, default=18, help="of a search")
+    parser.add_argument("--train-epochs", type=int, default=10)
+    return parser.parse_args()
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name.lower())
+
+
+def _cell(
+    options: argparse.Namespace,
+    priced: PricedSpace,
+    data: ImageData,
+    target_ms: float,
+    slug: str,
+    seed: int,
+    run: Path,
+    tick: Progress,
+) -> dict[str, Any]:
+    changes = next(changes for name, (_, changes) in VARIANTS.items() if _slug(name) == slug)
+    config = {
+        "variant": slug,
+        "seed": seed,
+        "target_ms": target_ms,
+        "images": options.images,
+        "epochs": options.epochs,
+        "train_epochs": options.train_epochs,
+    }
+    settings = SearchSettings(epochs=options.epochs, seed=seed, recipe=TFNASRecipe(**changes))
+    searcher = TFNASSearcher(priced, settings)
+    folder = RunFolder(run / "search", config)
+    (found,) = searcher.search(data, [target_ms], folder, progress=tick)
+    assert found.argmax is not None
+    score = scratch.train(
+        priced.space.lower(found.architecture),
+        data,
+        TrainingRecipe(epochs=options.train_epochs, seed=seed),
+        RunFolder(run / "train", config),
+        progress=tick,
+    )
+    epochs = _epochs(run)
+    return {
+        "top1": score["top1"],
+        "latency_ms": found.latency_ms,
+        "argmax_ms": found.argmax.latency_ms,
+        "layers": len(found.architecture.choices),
+        "supernet_score": found.score,
+        "around": float(np.mean([abs(e["argmax_ms"] / target_ms - 1) for e in epochs[-_LAST:]])),
+        "largest_share": _largest_share(epochs[-1]),
+        "alpha_entropy": epochs[-1]["alpha_entropy"],
+    }
+
+
+def _epochs(run: Path) -> list[dict[str, Any]]:
+    """Metrics of the search's epochs after warm-up; of a repeated epoch the last."""
+    lines = (run / "search" / "metrics.jsonl").read_text().splitlines()
+    rows = {row["epoch"]: row for row in map(json.loads, lines) if "argmax_ms" in row}
+    return [rows[epoch] for epoch in sorted(rows)]
+
+
+def _shares(epoch: dict[str, Any]) -> dict[str, float]:
+    """By operation, the share of the derived layers that have it."""
+    prefix = "layers_of_"
+    return {
+        key.removeprefix(prefix): value / epoch["layers"]
+        for key, value in epoch.items()
+        if key.startswith(prefix)
+    }
+
+
+def _largest_share(epoch: dict[str, Any]) -> float:
+    return max(_shares(epoch).values())
+
+
+def _print(
+    options: argparse.Namespace, table: LatencyTable, target_ms: float, folder: Path
+) -> None:
+    environment = current_environment(table.environment.versions)
+    print_lines(
+        [
+            f"{environment.cpu}, {environment.cores} cores, {environment.system}, "
+            f"{environment.taken_at}",
+            "  ".join(f"{name} {version}" for name, version in environment.versions.items()),
+            f"command: {' '.join(sys.argv)}",
+            f"{table.space}, target {target_ms:.4g} ms, {options.images} images of Fashion-MNIST, "
+            f"search of {options.epochs} epochs, training of {options.train_epochs}",
+            "",
+        ]
+    )
+    rows = []
+    for name, (where, _) in VARIANTS.items():
+        cells = results(folder, _slug(name))
+        column = {key: [cell[key] for cell in cells.values()] for key in _COLUMNS}
+        shown_columns = [shown(column[key], form) for key, form in _COLUMNS.items()]
+        rows.append((name, where, ", ".join(map(str, cells)), *shown_columns))
+    header = (
+        *("variant", "in the paper", "seeds", "top-1", "argmax off target, last epochs"),
+        *("layers", "largest share of an op", "entropy, nats"),
+    )
+    print_table(header, rows)
+
+
+_COLUMNS = {
+    "top1": ".1%",
+    "around": ".1%",
+    "layers": ".1f",
+    "largest_share": ".0%",
+    "alpha_entropy": ".2f",
+}
+
+
+def _draw(folder: Path, target_ms: float) -> None:
+    """Three pictures, a panel a variant, a line a seed."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    done = {name: seeds for name in VARIANTS if (seeds := results(folder, _slug(name)))}
+    if not done:
+        return
+    for picture, label, value in (
+        ("latency", "argmax / target - 1", lambda e: e["argmax_ms"] / target_ms - 1),
+        ("operations", "largest share of an operation", _largest_share),
+        ("depth", "layers kept", lambda e: e["layers"]),
+    ):
+        columns = min(4, len(done))
+        lines = -(-len(done) // columns)
+        figure, axes = plt.subplots(
+            lines, columns, figsize=(3.2 * columns, 2.4 * lines), sharey=True, squeeze=False
+        )
+        for axis, (name, seeds) in zip(axes.flat, done.items(), strict=False):
+            for seed in seeds:
+                epochs = _epochs(folder / "runs" / f"{_slug(name)}-{seed}")
+                axis.plot([e["epoch"] for e in epochs], [value(e) for e in epochs], label=f"{seed}")
+            axis.set_title(name, fontsize=8)
+            axis.grid(alpha=0.3)
+            if picture == "latency":
+                axis.axhline(0.0, color="black", linewidth=0.6)
+        for axis in list(axes.flat)[len(done) :]:
+            axis.set_visible(False)
+        figure.supxlabel("epoch")
+        figure.supylabel(label)
+        figure.tight_layout()
+        figure.savefig(folder / f"{picture}.png", dpi=120)
+        plt.close(figure)
+    print_lines([f"pictures: {folder}/latency.png, operations.png, depth.png"])
+
+
+if __name__ == "__main__":
+    main()
