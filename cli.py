@@ -811,7 +811,14 @@ def _land(priced: PricedSpace, arch: Architecture, target_ms: float) -> Landing:
 @latbench.command()
 @click.argument("space")
 @click.option("--searcher", default="tfnas", show_default=True)
-@table_option
+@click.option(
+    "--table",
+    "table_paths",
+    type=FILE,
+    multiple=True,
+    required=True,
+    help="Latency table, made by `profile`; once a device that the target holds on.",
+)
 @click.option(
     "--target", "targets", type=LATENCY, multiple=True, required=True, help="Once a budget."
 )
@@ -829,7 +836,7 @@ def _land(priced: PricedSpace, arch: Architecture, target_ms: float) -> Landing:
 def search(
     space: str,
     searcher: str,
-    table_path: Path,
+    table_paths: tuple[Path, ...],
     targets: tuple[float, ...],
     widths: str,
     data: str,
@@ -855,9 +862,11 @@ def search(
     from nas.training.distributed import workers
 
     make_space(space)
-    opened = _open_table(table_path)
-    if opened.space.name != space:
-        raise MismatchError(f"{table_path} prices {opened.space}, not {space}")
+    tables = [_open_table(path) for path in table_paths]
+    for table in tables:
+        if table.space.name != space:
+            raise MismatchError(f"{table.path} prices {table.space}, not {space}")
+    opened = tables[0]
     if family.recipe_kind is not None:
         chosen = load_recipe(family.recipe_kind, recipe, changes)
     elif recipe is None and not changes:
@@ -869,8 +878,8 @@ def search(
         "command": "search",
         "space": space,
         "searcher": searcher,
-        "table": {"device": opened.device.name, "space": str(opened.space)},
-        "price": msgspec.to_builtins(opened.price_model),
+        "tables": [{"device": t.device.name, "space": str(t.space)} for t in tables],
+        "prices": [msgspec.to_builtins(t.price_model) for t in tables],
         "targets_ms": list(targets),
         "widths": widths,
         "data": data,
@@ -881,8 +890,9 @@ def search(
         "seed": seed,
     }
     with workers() as group:
-        settings = SearchSettings(epochs, batch_size, seed, chosen, group)
-        made = family(_priced_space(opened, widths), settings)
+        first, *others = (_priced_space(table, widths) for table in tables)
+        settings = SearchSettings(epochs, batch_size, seed, chosen, group, tuple(others))
+        made = family(first, settings)
         made.check_targets(targets)
         folder = _run_folder(output, config, group)
         with progress_bar("searching") if group.leads else _silent() as progress:

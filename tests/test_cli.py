@@ -16,7 +16,7 @@ from latbench.cost import block_cost
 from latbench.device import DeviceProfile
 from latbench.tables import LatencyTable
 from nas.spaces import load_architecture, make_space
-from tests.conftest import write_table
+from tests.conftest import random_price, write_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -377,6 +377,36 @@ def test_search_train_evaluate_export(
     code, _ = _json(run, "export", file, "--weights", weights, "-o", model)
     assert code == 0
     assert model.stat().st_size > 100_000
+
+
+def test_a_search_holds_its_targets_on_two_devices(
+    run: Any, tmp_path: Path, profile: DeviceProfile
+) -> None:
+    """Results in the order asked; what no architecture reaches is refused, and nothing written."""
+    space = make_space("nasbench-macro", 8, 10)
+    tables: list[object] = []
+    for name, factor in (("a", 1.0), ("b", 1.5)):
+        path = tmp_path / f"{name}.sqlite"
+        write_table(path, space, profile, prices=lambda s, f=factor: f * random_price(s))  # type: ignore[misc]
+        tables += ["--table", path]
+    slower = cli._priced_space(cli._open_table(tmp_path / "b.sqlite"), "any")
+    low_ms, high_ms = slower.reachable_ms()
+    targets = [low_ms + share * (high_ms - low_ms) for share in (0.8, 0.2)]
+    asked = [
+        "search", "nasbench-macro", "--searcher", "evolution", *tables, "--data", "digits",
+        "--images", 40, "--epochs", 1, "--batch-size", 16, "--set", "evaluations=3",
+    ]  # fmt: skip
+    for target in targets:
+        asked += ["--target", f"{target}ms"]
+    code, result = _json(run, *asked, "-o", tmp_path / "search")
+    assert code == 0
+    assert [r["target_ms"] for r in result["results"]] == pytest.approx(targets)
+    assert all(low_ms <= r["latency_ms"] <= r["target_ms"] for r in result["results"])
+    assert _json(run, *asked, "-o", tmp_path / "search") == (0, result)
+    code, refused = _json(run, *asked, "--target", f"{low_ms / 2}ms", "-o", tmp_path / "other")
+    assert code == 2
+    assert refused["error"]["nearest_ms"] == pytest.approx(low_ms)
+    assert not (tmp_path / "other").exists()
 
 
 def test_help_is_quick_because_it_imports_nothing_slow() -> None:

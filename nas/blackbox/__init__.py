@@ -1,6 +1,7 @@
 """Black-box searchers: they propose architectures, are told scores, and know nothing else.
 
-No torch here. A new one is one file and one line in ``BLACK_BOXES``.
+No torch here. A new one is one file and one line in ``BLACK_BOXES``;
+``nas.searchers.one_shot`` makes whole searches of them, which train a supernet to score with.
 """
 
 from __future__ import annotations

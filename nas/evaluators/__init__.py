@@ -10,6 +10,7 @@ EVALUATORS: Registry[type[Evaluator]] = Registry(
     "evaluator",
     {
         "tabular": "nas.evaluators.tabular:TabularEvaluator",
+        "supernet": "nas.evaluators.supernet:SupernetEvaluator",
         "scratch": "nas.evaluators.scratch:ScratchEvaluator",
     },
     group="latbench.evaluators",

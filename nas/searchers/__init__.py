@@ -8,6 +8,12 @@ from nas.searchers.base import Searcher, SearchResult, SearchSettings
 SEARCHERS: Registry[type[Searcher]] = Registry(
     "searcher",
     {
+        "random": "nas.searchers.one_shot:RandomSearcher",
+        "evolution": "nas.searchers.one_shot:EvolutionSearcher",
+        "nsga2": "nas.searchers.one_shot:NSGA2Searcher",
+        "exact": "nas.searchers.one_shot:ExactSearcher",
+        "softmax": "nas.searchers.differentiable:SoftmaxSearcher",
+        "gumbel": "nas.searchers.differentiable:GumbelSearcher",
         "tfnas": "nas.searchers.tfnas:TFNASSearcher",
     },
     group="latbench.searchers",

@@ -30,6 +30,7 @@ class SearchSettings:
         recipe: Constants and variants of the algorithm, of the searcher's ``recipe_kind``; None is
             the published ones.
         workers: The processes that search together.
+        others: The space as further devices price it; a target holds on every one.
     """
 
     epochs: int | None = None
@@ -37,6 +38,7 @@ class SearchSettings:
     seed: int = 0
     recipe: Recipe | None = None
     workers: Workers = ALONE
+    others: tuple[PricedSpace, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,18 @@ class Searcher(ABC):
     Attributes:
         recipe_kind: What can be set of the algorithm; None where nothing can.
         parallel: Whether several processes can search together.
+        several_devices: Whether a target can hold on several devices at once.
     """
 
     recipe_kind: ClassVar[type[Recipe] | None] = None
     parallel: ClassVar[bool] = False
+    several_devices: ClassVar[bool] = False
 
     def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
         if settings.workers.count > 1 and not self.parallel:
             raise InvalidValueError("this searcher is one process: start it without torchrun")
+        if settings.others and not self.several_devices:
+            raise InvalidValueError("this searcher knows one device: give one --table")
         self.priced = priced
         self.settings = settings
 

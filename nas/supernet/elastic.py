@@ -98,6 +98,19 @@ class ElasticInvertedResidual(nn.Module):
             moved[parameter] = (axis, order)
         return moved
 
+    def set_best(self, width: int) -> None:
+        """Use the best channels of all, whichever were in use."""
+        self.active.fill_(True)
+        self.set_width(width)
+
+    def parameters_at(self, width: int) -> dict[str, Tensor]:
+        """``slice_parameters`` of the best channels of all; those in use stay as they are."""
+        before = self.active.clone()
+        self.set_best(width)
+        parameters = self.slice_parameters()
+        self.active.copy_(before)
+        return parameters
+
     def selections(self) -> dict[nn.Parameter, Selection]:
         """For every elastic parameter, which slices of it are in use; none at full width."""
         if self.width == self.spec.width:

@@ -129,22 +129,26 @@ class Supernet(nn.Module):
     def cut(self, architecture: Architecture) -> NetworkModule:
         """The network of an architecture, with copies of the weights and running statistics.
 
-        Raises:
-            TypeError: An operation has a width; ``slice_parameters`` of it are its block's.
+        Norms that the supernet keeps no statistics of are as they begin, to be calibrated
+        (``nas.training.calibration``). The channels that an elastic operation gives do not depend
+        on those in use, which stay as they are.
         """
-        network = NetworkModule(self.space.lower(architecture))
-        chosen = [
-            self.block(s, i, self.space.stages[s][i].ops.index(choice.op))
-            for s, stage in enumerate(architecture.stages)
-            for i, choice in enumerate(stage)
-        ]
-        if any(isinstance(block, ElasticInvertedResidual) for block in chosen):
-            raise TypeError("a network of elastic widths is not cut as a whole")
-        kept = [block for block in chosen if not isinstance(block, nn.Identity)]
-        for block, ours in zip(network.blocks, [*self.stem, *kept, *self.tail], strict=True):
-            missing, unexpected = block.load_state_dict(ours.state_dict(), strict=False)
+        with torch.random.fork_rng(devices=[]):  # fresh weights, of which none is kept
+            network = NetworkModule(self.space.lower(architecture))
+        states = [block.state_dict() for block in self.stem]
+        for s, stage in enumerate(architecture.stages):
+            for i, choice in enumerate(stage):
+                block = self.block(s, i, self.space.stages[s][i].ops.index(choice.op))
+                if isinstance(block, ElasticInvertedResidual):
+                    assert choice.width is not None
+                    states.append(block.parameters_at(choice.width))
+                elif not isinstance(block, nn.Identity):
+                    states.append(block.state_dict())
+        states += [block.state_dict() for block in self.tail]
+        for ours, state in zip(network.blocks, states, strict=True):
+            missing, unexpected = ours.load_state_dict(state, strict=False)
             assert not unexpected and all("norm" in name for name in missing)
-        return network
+        return network.to(memory_format=torch.channels_last)
 
     def selections(self) -> Mapping[nn.Parameter, Selection]:
         """For every parameter that is partly in use, its axis and how much of it is in use."""
@@ -163,6 +167,18 @@ def fixed_supernet(space: SearchSpace, *, seed: int) -> Supernet:
         InvalidValueError: The space has operations with more to choose than themselves.
     """
     made = Supernet(space, start_widths=start_widths(space), seed=seed, norms="running")
+    return made.to(memory_format=torch.channels_last)
+
+
+def searchable_supernet(space: SearchSpace, *, seed: int) -> Supernet:
+    """``fixed_supernet``, or where widths are elastic a supernet at the widths of the start.
+
+    Raises:
+        InvalidValueError: The space has operations with more to choose than themselves.
+    """
+    if not any(layer.widths(op) for layer in space.layers for op in layer.ops):
+        return fixed_supernet(space, seed=seed)
+    made = Supernet(space, start_widths=start_widths(space), seed=seed)
     return made.to(memory_format=torch.channels_last)
 
 

@@ -10,19 +10,28 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from latbench.device import load_profile
-from latbench.errors import InvalidFileError, LatbenchError
+from latbench.errors import BudgetError, InvalidFileError, InvalidValueError, LatbenchError
 from nas.blackbox import BLACK_BOXES, run
 from nas.coding import Code, CodedSpace
 from nas.constraints import latency_limits
 from nas.evaluators import EVALUATORS, Evaluator, Journaled
 from nas.evaluators.scratch import ScratchEvaluator
+from nas.evaluators.supernet import SupernetEvaluator
 from nas.evaluators.tabular import TabularEvaluator
 from nas.priced import PricedSpace
-from nas.spaces import SearchSpace, make_space
+from nas.relaxation import one_hot
+from nas.searchers import SEARCHERS, SearchSettings
+from nas.searchers.one_shot import OneShotRecipe
+from nas.spaces import Choice, SearchSpace, make_space
+from nas.supernet.elastic import ElasticInvertedResidual
+from nas.supernet.supernet import Supernet, searchable_supernet
 from nas.training.recipe import TrainingRecipe
-from tests.conftest import make_small_space, write_table
+from nas.training.run_folder import RunFolder
+from tests.conftest import make_small_space, make_tiny_space, write_table
 from tests.nas.test_search import tiny_data
 
 
@@ -43,8 +52,21 @@ def _benchmark(path: Path, changes: dict[str, Any] | None = None) -> Path:
     return path
 
 
+def _supernet(space: SearchSpace) -> Supernet:
+    return searchable_supernet(space, seed=0)
+
+
 def _make_tabular(folder: Path) -> tuple[Evaluator, SearchSpace]:
     return TabularEvaluator(_benchmark(folder / "b.json")), make_space("nasbench-macro")
+
+
+def _make_supernet(folder: Path) -> tuple[Evaluator, SearchSpace]:
+    space, data = make_small_space(), tiny_data()
+    train, judged = data.held_out(0.3, seed=0)
+    made = SupernetEvaluator(
+        _supernet(space), data, criterion=nn.CrossEntropyLoss(), calibration=train, judged=judged
+    )
+    return made, space
 
 
 def _make_scratch(folder: Path) -> tuple[Evaluator, SearchSpace]:
@@ -54,6 +76,7 @@ def _make_scratch(folder: Path) -> tuple[Evaluator, SearchSpace]:
 
 MAKERS: dict[str, Callable[[Path], tuple[Evaluator, SearchSpace]]] = {
     "tabular": _make_tabular,
+    "supernet": _make_supernet,
     "scratch": _make_scratch,
 }
 
@@ -123,6 +146,25 @@ def test_other_files_and_other_spaces_are_refused(tmp_path: Path) -> None:
         evaluator.score(make_space("tfnas").smallest())
 
 
+@pytest.mark.parametrize("space", [make_small_space(), make_tiny_space()], ids=["small", "tiny"])
+def test_a_network_that_is_cut_out_is_the_path_of_the_supernet(space: SearchSpace) -> None:
+    """In training mode both normalise by the batch: equal outputs for equal widths."""
+    supernet, rng = _supernet(space).train(), np.random.default_rng(0)
+    images = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for _ in range(5):
+        architecture = space.random(rng)
+        before = supernet.widths()
+        model = supernet.cut(architecture).train()
+        assert supernet.widths() == before
+        for block in supernet.modules():
+            if isinstance(block, ElasticInvertedResidual):
+                block.active.fill_(True)
+        supernet.set_widths(architecture)
+        with torch.no_grad():
+            expected = supernet(images, one_hot(space, architecture))
+            assert torch.allclose(model(images), expected, atol=1e-4)
+
+
 def test_the_journal_answers_what_it_knows(tmp_path: Path) -> None:
     """Also after a kill in the middle of a line."""
     inner, space = _make_tabular(tmp_path)
@@ -160,3 +202,74 @@ def test_a_search_goes_on_from_its_journal(name: str, tmp_path: Path) -> None:
     whole, _ = search("whole.jsonl", 30)
     search("cut.jsonl", 17)
     assert search("cut.jsonl", 30) == (whole, 13)
+
+
+ONE_SHOT = [name for name in SEARCHERS if SEARCHERS[name].recipe_kind is OneShotRecipe]
+
+
+def _searched(
+    name: str, tables: list[PricedSpace], targets: list[float], folder: Path
+) -> list[dict[str, Any]]:
+    recipe = OneShotRecipe(evaluations=14, epochs=2, batch_size=16, shift=0)
+    settings = SearchSettings(recipe=recipe, others=tuple(tables[1:]))
+    made = SEARCHERS[name](tables[0], settings)
+    found = made.search(tiny_data(), targets, RunFolder(folder, {}))
+    return [result.as_dict() for result in found]
+
+
+@pytest.mark.parametrize("name", ONE_SHOT)
+def test_a_target_holds_on_every_device(name: str, tmp_path: Path) -> None:
+    """On a space without widths, two devices that price blocks in opposite ways."""
+    space = make_small_space()
+    devices = ("cpu-onnxruntime", "cpu-pytorch")
+    signs = (0.02, -0.02)
+    tables = [
+        PricedSpace(
+            space,
+            write_table(
+                tmp_path / f"{device}.sqlite",
+                space,
+                load_profile(device),
+                prices=lambda spec, sign=sign: 0.5 + sign * spec.input_size,  # type: ignore[misc]
+            ),
+        )
+        for device, sign in zip(devices, signs, strict=True)
+    ]
+    coded = CodedSpace(latency_limits(tables, 1e3))
+    least_ms = coded.load(coded.lightest) * 1e3
+    targets = [1.6 * least_ms, 1.3 * least_ms]
+    found = _searched(name, tables, targets, tmp_path / "run")
+    assert [result["target_ms"] for result in found] == targets
+    for result, target_ms in zip(found, targets, strict=True):
+        architecture = coded.space.architecture(
+            [[Choice(**c) for c in stage] for stage in result["architecture"]["stages"]]
+        )
+        worst_ms = max(priced.latency_ms(architecture) for priced in tables)
+        assert result["latency_ms"] == pytest.approx(worst_ms)
+        assert result["latency_ms"] <= target_ms
+    with pytest.raises(BudgetError) as caught:
+        _searched(name, tables, [0.9 * least_ms], tmp_path / "other")
+    assert caught.value.nearest_ms == pytest.approx(least_ms)
+
+
+def test_searchers_of_one_device_refuse_several(tmp_path: Path) -> None:
+    space = make_tiny_space()
+    table = write_table(tmp_path / "t.sqlite", space, load_profile("cpu-onnxruntime"))
+    priced = PricedSpace(space, table)
+    with pytest.raises(InvalidValueError, match="one --table"):
+        SEARCHERS["tfnas"](priced, SearchSettings(others=(priced,)))
+    with pytest.raises(InvalidValueError, match="one --table"):
+        SEARCHERS["softmax"](priced, SearchSettings(others=(priced,)))
+
+
+@pytest.mark.parametrize("name", ["softmax", "gumbel"])
+def test_differentiable_search_works_without_widths(name: str, tmp_path: Path) -> None:
+    space = make_small_space()
+    table = write_table(tmp_path / "t.sqlite", space, load_profile("cpu-onnxruntime"))
+    priced = PricedSpace(space, table)
+    low_ms, high_ms = priced.reachable_ms()
+    target_ms = (low_ms + high_ms) / 2
+    made = SEARCHERS[name](priced, SearchSettings(epochs=3, batch_size=16))
+    (found,) = made.search(tiny_data(), [target_ms], RunFolder(tmp_path / "run", {}))
+    assert found.latency_ms <= target_ms
+    assert priced.latency_ms(found.architecture) == pytest.approx(found.latency_ms)

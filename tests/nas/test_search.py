@@ -20,6 +20,7 @@ from nas.data.images import ImageData, Split, augment, batches, generator, image
 from nas.deployment import export_onnx
 from nas.priced import PricedSpace
 from nas.searchers import SEARCHERS, SearchSettings
+from nas.searchers.one_shot import OneShotRecipe
 from nas.searchers.tfnas import TFNASRecipe
 from nas.spaces import SearchSpace
 from nas.training import scratch
@@ -60,7 +61,10 @@ def _search(
     *,
     stop_after: int | None = None,
 ) -> list[dict[str, Any]]:
-    searcher = SEARCHERS[name](priced, SearchSettings(epochs=4, batch_size=16, seed=3))
+    family = SEARCHERS[name]
+    recipe = OneShotRecipe(evaluations=12) if family.recipe_kind is OneShotRecipe else None
+    settings = SearchSettings(epochs=4, batch_size=16, seed=3, recipe=recipe)
+    searcher = family(priced, settings)
     calls = 0
 
     def progress(fraction: float, words: str) -> None:

@@ -1,0 +1,65 @@
+"""Fitness with a supernet's weights, after the norms were calibrated on the network itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from nas.data.images import ImageData, Source, batches, generator
+from nas.evaluators.base import Evaluator
+from nas.spaces import Architecture
+from nas.supernet.supernet import Supernet
+from nas.tasks import task_of
+from nas.training.calibration import calibrate
+
+CALIBRATION_BATCHES = 8
+_BATCH = 256
+
+
+class SupernetEvaluator(Evaluator):
+    """Cuts the network out of the supernet, calibrates its norms, and judges it.
+
+    The score is the fitness of the data's task, for classification accuracy. Statistics that many
+    paths have mixed would rank architectures by chance (Guo et al., ECCV 2020, Section 3.2).
+
+    Args:
+        supernet: Trained.
+        data: Whose images these are.
+        criterion: That the supernet was trained with.
+        calibration: Training images whose statistics the norms take.
+        judged: Images that score; neither trained nor calibrated on.
+        batch_size: Of calibration.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        data: ImageData,
+        *,
+        criterion: nn.Module,
+        calibration: Source,
+        judged: Source,
+        batch_size: int = 64,
+    ) -> None:
+        super().__init__()
+        self.supernet = supernet
+        self.data = data
+        self.task = task_of(data)
+        self.criterion = criterion
+        shuffled = batches(calibration, batch_size, generator(0))
+        self.inputs = [
+            data.to_input(images)
+            for _, (images, _) in zip(range(CALIBRATION_BATCHES), shuffled, strict=False)
+        ]
+        self.judged = judged
+
+    @torch.no_grad()
+    def _score(self, architecture: Architecture) -> float:
+        model = self.supernet.cut(architecture)
+        calibrate(model, self.inputs)
+        self.criterion.eval()
+        total = 0.0
+        for images, labels in batches(self.judged, _BATCH, generator(0), drop_last=False):
+            outputs = model(self.data.to_input(images))
+            total += len(labels) * self.task.fitness(outputs, labels, self.criterion)
+        return total / len(self.judged)

@@ -1,0 +1,224 @@
+"""One-shot search: a supernet is trained once, then a black-box searcher asks it for scores.
+
+After SPOS (Guo et al., ECCV 2020): a strategy trains the supernet, whatever the budgets; each
+architecture is scored with the shared weights, its batch norms calibrated. The searcher, the
+strategy and the constraint are free (``nas.blackbox``, ``nas.training.strategies``,
+``nas.constraints``): a target holds on every device that there is a table of. Scores are shared by
+all targets: what was scored under one is known under the others. Every score is written to
+``evaluations.jsonl`` at once, and an interrupted search repeats its path from there.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar, TypeVar
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+
+from latbench.errors import InvalidValueError
+from latbench.files import write_atomically
+from nas.blackbox import BLACK_BOXES, run
+from nas.coding import Code, CodedSpace
+from nas.constraints import latency_limits
+from nas.data.images import ImageData, Source
+from nas.evaluators.journal import Journaled
+from nas.evaluators.supernet import SupernetEvaluator
+from nas.priced import PricedSpace
+from nas.recipes import Recipe
+from nas.searchers.base import Progress, Searcher, SearchResult, SearchSettings
+from nas.spaces import SearchSpace
+from nas.supernet.supernet import searchable_supernet
+from nas.tasks import task_of
+from nas.training.run_folder import RunFolder
+from nas.training.strategies import STRATEGIES
+from nas.training.strategies.widths import RandomWidths
+from nas.training.supernet import Count, SupernetRecipe, train_supernet
+
+FEWEST_IMAGES = 8  # batch norm needs a batch
+_TRAINING = 0.8  # of the progress bar
+
+
+class OneShotRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="one-shot"):
+    """How the supernet is trained and searched.
+
+    Attributes:
+        strategy: Which paths train the supernet, a name in ``STRATEGIES``.
+        evaluations: Architectures scored for each target.
+        surrogate: Whether evolution ranks candidates by a model before they are scored.
+    """
+
+    strategy: str = "uniform"
+    evaluations: Count = 200
+    surrogate: bool = True
+
+
+class OneShotSearcher(Searcher):
+    """Base of the searchers that ask a supernet; each gives the name of its black box.
+
+    Raises:
+        InvalidValueError: The space has no supernet of separate operations.
+    """
+
+    recipe_kind: ClassVar[type[Recipe] | None] = OneShotRecipe
+    several_devices: ClassVar[bool] = True
+
+    def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
+        super().__init__(priced, settings)
+        recipe = settings.recipe or OneShotRecipe()
+        assert isinstance(recipe, OneShotRecipe)
+        self.recipe = asked_recipe(recipe, settings)
+        self.devices = (priced, *settings.others)
+        self.supernet = searchable_supernet(priced.space, seed=settings.seed)
+        paths = STRATEGIES[self.recipe.strategy](priced.space)
+        self.strategy = RandomWidths(paths, self.supernet, priced.widths)
+
+    @property
+    @abstractmethod
+    def black_box(self) -> str:
+        """Name of the searcher in ``BLACK_BOXES``."""
+
+    def check_targets(self, targets_ms: Sequence[float]) -> None:
+        if len(self.devices) == 1:
+            super().check_targets(targets_ms)
+        for target_ms in targets_ms:
+            CodedSpace(latency_limits(self.devices, target_ms))
+
+    def _search(
+        self,
+        data: ImageData,
+        targets_ms: Sequence[float],
+        folder: RunFolder,
+        progress: Progress,
+    ) -> list[SearchResult]:
+        coded = [CodedSpace(latency_limits(self.devices, target)) for target in targets_ms]
+        train, judged = divided(data, self.recipe, seed=self.settings.seed)
+        criterion = criterion_of(data, self.priced.space, seed=self.settings.seed)
+        train_supernet(
+            self.supernet,
+            self.strategy,
+            data,
+            self.recipe,
+            folder,
+            seed=self.settings.seed,
+            criterion=criterion,
+            progress=lambda done, words: progress(_TRAINING * done, words),
+        )
+        evaluator = Journaled(
+            SupernetEvaluator(
+                self.supernet, data, criterion=criterion, calibration=train, judged=judged
+            ),
+            folder.path / "evaluations.jsonl",
+        )
+        loosest = coded[int(np.argmax(targets_ms))]
+
+        def score(code: Code) -> float:
+            return evaluator.score(loosest.decode(code))
+
+        known = self._ask(coded, loosest, score, progress)
+        results = []
+        with folder.metrics() as metrics:
+            for constrained, target_ms in zip(coded, targets_ms, strict=True):
+                feasible = [code for code in known if constrained.feasible(code)]
+                if not feasible:  # a front that does not reach down to this target
+                    lightest = constrained.canonical(constrained.lightest)
+                    feasible, known[lightest] = [lightest], score(lightest)
+                best = max(feasible, key=known.__getitem__)
+                latency_ms, made = max(constrained.amounts(best)), constrained.decode(best)
+                phase = f"{target_ms:.6g}ms"
+                write_atomically(folder.path / "architectures" / f"{phase}.json", made.to_json())
+                metrics.log(phase, len(known), {"derived_ms": latency_ms, "score": known[best]})
+                results.append(SearchResult(target_ms, latency_ms, known[best], made))
+        return results
+
+    def _ask(
+        self,
+        coded: Sequence[CodedSpace],
+        loosest: CodedSpace,
+        score: Callable[[Code], float],
+        progress: Progress,
+    ) -> dict[Code, float]:
+        """Search under every target, or once under the loosest for the whole front."""
+        family = BLACK_BOXES[self.black_box]
+        searched = [loosest] if family.whole_front else coded
+        evaluations = self.recipe.evaluations * len(coded) // len(searched)
+        known: dict[Code, float] = {}
+        for index, constrained in enumerate(searched):
+            black_box = family(constrained, seed=self.settings.seed)
+            for code, told in known.items():
+                if constrained.feasible(code):
+                    black_box.tell(code, told)
+
+            def report(done: float, words: str, index: int = index) -> None:
+                share = (index + done) / len(searched)
+                progress(_TRAINING + (1 - _TRAINING) * share, words)
+
+            run(black_box, score, evaluations, progress=report)
+            known |= black_box.scores
+        return known
+
+
+class RandomSearcher(OneShotSearcher):
+    """Random architectures, scored by the supernet."""
+
+    @property
+    def black_box(self) -> str:
+        return "random"
+
+
+class EvolutionSearcher(OneShotSearcher):
+    """Evolution; by default a surrogate ranks candidates before the supernet scores them."""
+
+    @property
+    def black_box(self) -> str:
+        return "surrogate" if self.recipe.surrogate else "evolution"
+
+
+class NSGA2Searcher(OneShotSearcher):
+    """One front of accuracy against latency for all targets."""
+
+    @property
+    def black_box(self) -> str:
+        return "nsga2"
+
+
+class ExactSearcher(OneShotSearcher):
+    """The exact optimum of an additive model of the supernet's scores, refined step by step."""
+
+    @property
+    def black_box(self) -> str:
+        return "exact"
+
+
+R = TypeVar("R", bound=SupernetRecipe)
+
+
+def asked_recipe(recipe: R, settings: SearchSettings) -> R:
+    """A recipe with the epochs and the batch size that were asked for."""
+    given = {"epochs": settings.epochs, "batch_size": settings.batch_size}
+    return msgspec.structs.replace(recipe, **{k: v for k, v in given.items() if v is not None})
+
+
+def criterion_of(data: ImageData, space: SearchSpace, *, seed: int) -> nn.Module:
+    """The loss of the data's task for networks of a space."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return task_of(data).criterion(space.classes)
+
+
+def divided(data: ImageData, recipe: SupernetRecipe, *, seed: int) -> tuple[Source, Source]:
+    """The training images and the held-out ones, as ``train_supernet`` divides them.
+
+    Raises:
+        InvalidValueError: There are too few of them.
+    """
+    train, held_out = data.held_out(recipe.held_out, seed=seed)
+    if min(len(train), len(held_out)) < FEWEST_IMAGES:
+        raise InvalidValueError(
+            f"{len(data.train)} training images are too few to search on: a part is held out, and "
+            f"either part needs {FEWEST_IMAGES}"
+        )
+    return train, held_out
