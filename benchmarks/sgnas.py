@@ -14,18 +14,18 @@ every sub-block, all sub-blocks computed and concatenated, a skip as a dense con
 zero; ``collecting`` has the supernet's weights gather gradients in the architecture step, as
 published, ``frozen`` does not.
 
-Steps are taken in turn, ``--rounds`` of each after warm-up. Memory is the highest resident size of
-a process that takes steps of one kind, less its size before the supernet is made. ``--small`` is
-for trying: 8 images and 2 rounds. ``--generator`` times published weights as well: 37 budgets
+Every kind has a process of its own (what ours asks of the C library would help the plain one as
+well); steps are taken in turn, ``--rounds`` of each after warm-up. Memory is the highest resident
+size of the process, less its size before the supernet is made. ``--small`` is for trying: 8
+images and 2 rounds. ``--generator`` times published weights as well: 37 budgets
 generated and decoded in one batch, and one by one.
 """
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from argparse import ArgumentParser
+from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -66,35 +66,76 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--small", action="store_true", help="8 images and 2 rounds, for trying")
     parser.add_argument("--generator", nargs=2, type=Path, metavar=("WEIGHTS", "PRIOR"))
-    parser.add_argument("--memory", nargs=2, metavar=("STEP", "WHOSE"), help="one kind's alone")
+    parser.add_argument("--serve", nargs=2, metavar=("STEP", "WHOSE"), help=SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     batch = 8 if arguments.small else 64
     rounds = 2 if arguments.small else arguments.rounds
-    if arguments.memory:
-        print(json.dumps(_peak_mib(*arguments.memory, batch)))
+    if arguments.serve:
+        _serve(*arguments.serve, batch)
         return
     _print_machine(batch)
-    times = _times_s(batch, rounds)
     rows = []
     for step, kinds in STEPS.items():
-        ours = float(np.median(times[step, "ours"]))
-        for whose in kinds:
-            low, median, high = np.quantile(times[step, whose], (0.25, 0.5, 0.75))
-            rows.append(
-                (
-                    step,
-                    whose,
-                    f"{median:.3f}",
-                    f"{low:.3f} - {high:.3f}",
-                    f"{median / ours:.2f}",
-                    f"{_memory_apart(step, whose, small=arguments.small):.0f}",
-                )
-            )
+        servers = {whose: _Server(step, whose, small=arguments.small) for whose in kinds}
+        for _ in range(rounds):
+            for server in servers.values():
+                server.take_step()
+        ours = float(np.median(servers["ours"].times_s))
+        for whose, server in servers.items():
+            low, median, high = np.quantile(server.times_s, (0.25, 0.5, 0.75))
+            spread = f"{low:.3f} - {high:.3f}"
+            peak = f"{server.close():.0f}"
+            rows.append((step, whose, f"{median:.3f}", spread, f"{median / ours:.2f}", peak))
     print_table(("step", "whose", "median s", "quartiles s", "x ours", "peak MiB"), rows)
     if arguments.generator:
         _print_generator(*arguments.generator, rounds=10 * rounds)
+
+
+class _Server:
+    """A process that takes steps of one kind, each when it is told to."""
+
+    def __init__(self, step: str, whose: str, *, small: bool) -> None:
+        command = [sys.executable, __file__, "--serve", step, whose] + ["--small"] * small
+        self.times_s: list[float] = []
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._ask("ready")  # has warmed up
+
+    def take_step(self) -> None:
+        self.times_s.append(self._ask("step"))
+
+    def close(self) -> float:
+        """End the process; return the memory it took at most, in MiB."""
+        peak = self._ask("peak")
+        self._process.communicate()
+        return peak
+
+    def _ask(self, what: str) -> float:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(what + "\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+
+def _serve(step: str, whose: str, batch: int) -> None:
+    if whose == "ours":
+        keep_freed_memory()
+    space = make_space("sgnas", SIZE, CLASSES)
+    _load_libraries()
+    idle = _status_mib("VmRSS")
+    take = _step(step, whose, space, batch)
+    for _ in range(WARM_UP):
+        take()
+    for line in sys.stdin:
+        begin = perf_counter()
+        if line.strip() == "step":
+            take()
+        took = perf_counter() - begin
+        print(_status_mib("VmHWM") - idle if line.strip() == "peak" else took, flush=True)
 
 
 def _print_generator(weights: Path, prior: Path, *, rounds: int) -> None:
@@ -132,42 +173,6 @@ def _print_machine(batch: int) -> None:
             "",
         ]
     )
-
-
-def _times_s(batch: int, rounds: int) -> dict[tuple[str, str], list[float]]:
-    keep_freed_memory()  # for both: half of the plain steps' time would be the system's
-    space = make_space("sgnas", SIZE, CLASSES)
-    steps = {
-        (step, whose): _step(step, whose, space, batch)
-        for step, kinds in STEPS.items()
-        for whose in kinds
-    }
-    times: dict[tuple[str, str], list[float]] = {key: [] for key in steps}
-    for number in range(WARM_UP + rounds):
-        for key, take in steps.items():
-            begin = perf_counter()
-            take()
-            if number >= WARM_UP:
-                times[key].append(perf_counter() - begin)
-    return times
-
-
-def _memory_apart(step: str, whose: str, *, small: bool) -> float:
-    command = [sys.executable, __file__, "--memory", step, whose] + ["--small"] * small
-    run = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(json.loads(run.stdout))
-
-
-def _peak_mib(step: str, whose: str, batch: int) -> float:
-    if whose == "ours":
-        keep_freed_memory()
-    space = make_space("sgnas", SIZE, CLASSES)
-    _load_libraries()
-    idle = _status_mib("VmRSS")
-    take = _step(step, whose, space, batch)
-    for _ in range(WARM_UP):
-        take()
-    return _status_mib("VmHWM") - idle
 
 
 def _load_libraries() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _FAST_KERNEL = 3  # up to here oneDNN's own gradient is fast
-_ROW_PIXELS = 32  # images side by side in one call: enough of them for this many pixels a row
+_CALL_VALUES = 3 << 15  # of a map in one call: fills a part of the cache, and calls stay few
 
 
 def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -71,8 +71,8 @@ def weight_gradient(grad: Tensor, x: Tensor, kernel: int, stride: int) -> Tensor
     ``dw[c, i, j]`` sums ``x[n, c, s y + i - p, s x + j - p] grad[n, c, y, x]`` over images and
     pixels: a convolution of x with the gradient as its kernel, dilated by the stride s.
     """
-    channels, size = grad.shape[1], grad.shape[2]
-    together = max(1, _ROW_PIXELS // size)
+    channels = grad.shape[1]
+    together = max(1, _CALL_VALUES // grad[0].numel())
     total = grad.new_zeros(channels, kernel, kernel)
     for images, grads in zip(torch.split(x, together), torch.split(grad, together), strict=True):
         count = len(images)

@@ -121,9 +121,17 @@ class UnifiedSupernet(nn.Module):
             choices: A path; or probabilities ``(layers, 6, 4)``. Published architecture steps
                 take the latter in evaluation mode with frozen weights, which is the fast case.
         """
+        return self.finish(self.begin(images), choices)
+
+    def begin(self, images: Tensor) -> Tensor:
+        """What all paths share: ``(N, 3, S, S)`` to the first layer's input."""
         x = images
         for block in self.stem:
             x = block(x)
+        return x
+
+    def finish(self, x: Tensor, choices: Path | Tensor) -> Tensor:
+        """From the first layer's input to logits ``(N, classes)``; choices as in ``forward``."""
         for block, chosen in zip(self.layers, choices, strict=True):
             x = block(x, chosen)
         for block in self.tail:

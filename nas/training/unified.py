@@ -182,13 +182,20 @@ def supernet_step(
     *,
     smoothing: float,
 ) -> float:
-    """One update by the summed gradients of some paths; return their mean loss."""
+    """One update by the summed gradients of some paths; return their mean loss.
+
+    What the paths share is computed once, forward and backward.
+    """
     optimizer.zero_grad(set_to_none=True)
+    begun = supernet.begin(images)
+    shared = begun.detach().requires_grad_()
     total = 0.0
     for path in paths:
-        loss = F.cross_entropy(supernet(images, path), labels, label_smoothing=smoothing)
+        logits = supernet.finish(shared, path)
+        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
+    begun.backward(shared.grad)  # type: ignore[no-untyped-call]
     optimizer.step()
     return total / len(paths)
 

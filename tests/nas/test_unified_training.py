@@ -22,7 +22,14 @@ from nas.training.calibration import calibrate
 from nas.training.optimizer import TensorFlowRMSprop
 from nas.training.run_folder import RunFolder
 from nas.training.strategies.unified import BARE, FairPaths
-from nas.training.unified import UnifiedRecipe, accuracy, answer, divide, train_supernet
+from nas.training.unified import (
+    UnifiedRecipe,
+    accuracy,
+    answer,
+    divide,
+    supernet_step,
+    train_supernet,
+)
 from tests.nas.test_search import Stop, tiny_data
 from tests.nas.test_unified import make_unified_space
 
@@ -85,6 +92,23 @@ def _train(folder: Path, *, stop_after: int | None = None) -> UnifiedSupernet:
         seed=2,
         progress=progress,
     )
+
+
+def test_a_step_sums_the_gradients_of_its_paths() -> None:
+    """Although what they share is computed once."""
+    images, labels = torch.randn(8, 3, 8, 8), torch.randint(5, (8,))
+    paths = FairPaths(3, np.random.default_rng(3)).step()
+    ours, apart = (UnifiedSupernet(make_unified_space(), seed=0).train() for _ in range(2))
+    frozen = torch.optim.SGD(ours.parameters(), lr=0.0)
+    mean = supernet_step(ours, frozen, images, labels, paths, smoothing=0.1)
+    losses = [
+        nn.functional.cross_entropy(apart(images, path), labels, label_smoothing=0.1)
+        for path in paths
+    ]
+    sum(losses).backward()
+    assert mean == pytest.approx(float(sum(losses).detach()) / 4, rel=1e-5)
+    for (name, p), q in zip(ours.named_parameters(), apart.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-4, msg=name)
 
 
 @pytest.fixture(scope="module")
