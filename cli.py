@@ -902,15 +902,17 @@ def search(
 
     files = [output / "architectures" / f"{r.target_ms:.6g}ms.json" for r in results]
 
+    known = "accuracy" if loaded.task == "classification" else "fitness"
+
     def render() -> None:
         print_table(
-            ("target", "predicted", "below target", "supernet accuracy", "argmax"),
+            ("target", "predicted", "below target", f"supernet's {known}", "argmax"),
             [
                 (
                     format_ms(result.target_ms),
                     format_ms(result.latency_ms),
                     f"{1 - result.latency_ms / result.target_ms:.2%}",
-                    f"{result.score:.1%}",
+                    f"{result.score:.1%}" if known == "accuracy" else f"{result.score:.3f}",
                     format_ms(result.argmax.latency_ms) if result.argmax else "",
                 )
                 for result in results

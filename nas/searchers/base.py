@@ -54,7 +54,8 @@ class SearchResult:
     """The architecture found for one target.
 
     Attributes:
-        score: Accuracy on held-out training images with the supernet's weights, a fraction.
+        score: Of held-out training images with the supernet's weights: the fitness that their
+            task defines, which for classification is accuracy, a fraction.
         argmax: What is most probable whatever its latency, where the searcher has probabilities.
     """
 

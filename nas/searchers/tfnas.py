@@ -44,7 +44,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latbench.errors import InvalidValueError
@@ -60,6 +59,7 @@ from nas.searchers.choices import Choices, DepthSearch, SecondPath
 from nas.searchers.derivation import architecture_at, derive, most_probable
 from nas.spaces.architecture import Architecture, read_architecture
 from nas.supernet.supernet import Supernet, start_widths
+from nas.tasks import Task, task_of
 from nas.training.memory import keep_freed_memory
 from nas.training.optimizer import ElasticSGD
 from nas.training.run_folder import Metrics, RunFolder
@@ -136,13 +136,17 @@ _FEWEST_IMAGES = 8  # batch norm needs a batch
 class SearchState:
     """Everything that a search changes, and so everything that a checkpoint holds."""
 
-    def __init__(self, priced: PricedSpace, recipe: TFNASRecipe, seed: int) -> None:
+    def __init__(
+        self, priced: PricedSpace, recipe: TFNASRecipe, criterion: nn.Module, seed: int
+    ) -> None:
         space = priced.space
+        self.criterion = criterion
         self.supernet = Supernet(space, start_widths=start_widths(space), seed=seed)
         self.supernet.to(memory_format=torch.channels_last)
         self.choices = Choices(space, recipe.depth)
+        self.weights = [*self.supernet.parameters(), *criterion.parameters()]
         self.sgd = ElasticSGD(
-            self.supernet.parameters(),
+            self.weights,
             lr=recipe.lr,
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
@@ -169,6 +173,7 @@ class SearchState:
         return {
             "epoch": self.epoch,
             "supernet": self.supernet.state_dict(),
+            "criterion": self.criterion.state_dict(),
             "choices": self.choices.state_dict(),
             "sgd": self.sgd.state_dict(),
             "adam": self.adam.state_dict(),
@@ -177,6 +182,7 @@ class SearchState:
     def load(self, state: dict[str, Any]) -> None:
         self.epoch = state["epoch"]
         self.supernet.load_state_dict(state["supernet"])
+        self.criterion.load_state_dict(state["criterion"])
         self.choices.load_state_dict(state["choices"])
         self.sgd.load_state_dict(state["sgd"])
         self.adam.load_state_dict(state["adam"])
@@ -202,9 +208,11 @@ class TFNASSearcher(Searcher):
         self.batch_size = settings.batch_size or self.recipe.batch_size
         self.warmup = self.recipe.warmup_epochs(self.epochs)
 
-    def begin(self) -> SearchState:
-        """A search before its first step."""
-        return SearchState(self.priced, self.recipe, self.settings.seed)
+    def begin(self, criterion: nn.Module | None = None) -> SearchState:
+        """A search before its first step, with the task's loss; cross entropy if None."""
+        return SearchState(
+            self.priced, self.recipe, criterion or nn.CrossEntropyLoss(), self.settings.seed
+        )
 
     def _search(
         self,
@@ -221,7 +229,7 @@ class TFNASSearcher(Searcher):
                 f"{len(data.train)} training images are too few to search on: a fifth is held "
                 f"out, and either part needs {_FEWEST_IMAGES}"
             )
-        work = _Work(data, train, held_out, folder, progress)
+        work = _Work(data, task_of(data), train, held_out, folder, progress)
         total = self.warmup + len(targets_ms) * (self.epochs - self.warmup)
         logged = folder.metrics() if self.workers.leads else nullcontext()
         with logged as metrics:
@@ -232,7 +240,7 @@ class TFNASSearcher(Searcher):
             ]
 
     def _warm_up(self, work: _Work, metrics: Metrics | None | None, total: int) -> None:
-        state = self._resume(work.folder, _WARMUP)
+        state = self._resume(work, _WARMUP)
         while state.epoch < self.warmup:
             self._epoch(state, work, metrics, phase=_WARMUP, stream=0, total=total)
             self._save(state, work.folder, _WARMUP)
@@ -242,7 +250,7 @@ class TFNASSearcher(Searcher):
     ) -> SearchResult:
         phase = f"{target_ms:.6g}ms"
         offset = index * (self.epochs - self.warmup)
-        state = self._resume(work.folder, phase, otherwise=_WARMUP)
+        state = self._resume(work, phase, otherwise=_WARMUP)
         while state.epoch < self.epochs:
             self._epoch(
                 state,
@@ -271,7 +279,7 @@ class TFNASSearcher(Searcher):
             write_atomically(work.folder.path / "argmax" / file.name, likeliest.to_json())
         self.workers.wait()
         state.set_widths(found.architecture, found.places)
-        score = self._accuracy(state, work, path_of(found.places))
+        score = self._fitness(state, work, path_of(found.places))
         return SearchResult(
             target_ms, found.latency_ms, score, read_architecture(file), argmax=argmax
         )
@@ -283,11 +291,11 @@ class TFNASSearcher(Searcher):
             folder.save_checkpoint(name, state.save())
         self.workers.wait()
 
-    def _resume(self, folder: RunFolder, name: str, *, otherwise: str | None = None) -> SearchState:
-        state = self.begin()
-        saved = folder.checkpoint(name)
+    def _resume(self, work: _Work, name: str, *, otherwise: str | None = None) -> SearchState:
+        state = self.begin(work.task.criterion(self.priced.space.classes))
+        saved = work.folder.checkpoint(name)
         if saved is None and otherwise is not None:
-            saved = folder.checkpoint(otherwise)
+            saved = work.folder.checkpoint(otherwise)
         if saved is not None:
             state.load(saved)
         return state
@@ -366,8 +374,8 @@ class TFNASSearcher(Searcher):
             loss = self._task_loss(state, x, labels, state.choices.path(path))
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
-        self.workers.average_gradients(state.supernet.parameters())
-        nn.utils.clip_grad_norm_(state.supernet.parameters(), self.recipe.clip)
+        self.workers.average_gradients(state.weights)
+        nn.utils.clip_grad_norm_(state.weights, self.recipe.clip)
         state.sgd.step()
         return float(losses[0])
 
@@ -385,9 +393,11 @@ class TFNASSearcher(Searcher):
         latency_ms = expected_latency_ms(self.priced, relaxed, state.supernet.widths())
         state.adam.zero_grad(set_to_none=True)
         state.supernet.requires_grad_(False)  # no backward for frozen weights
+        state.criterion.requires_grad_(False)
         loss = self._task_loss(state, x, labels, relaxed)
         self.objective(loss, latency_ms, target_ms).backward()
         state.supernet.requires_grad_(True)
+        state.criterion.requires_grad_(True)
         self.workers.average_gradients(state.choices.parameters())
         state.adam.step()
         state.choices.project()
@@ -395,7 +405,8 @@ class TFNASSearcher(Searcher):
 
     def _task_loss(self, state: SearchState, x: Tensor, labels: Tensor, relaxed: Relaxed) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.autocast):
-            return F.cross_entropy(state.supernet(x, relaxed), labels)
+            loss: Tensor = state.criterion(state.supernet(x, relaxed), labels)
+        return loss
 
     def scale(self, state: SearchState, target_ms: float) -> dict[str, float | None]:
         """Scale the derived architecture to the target; say what it is, before and after.
@@ -427,18 +438,19 @@ class TFNASSearcher(Searcher):
         return values | {f"layers_of_{op}": float(counts[op]) for op in ops}
 
     @torch.no_grad()
-    def _accuracy(self, state: SearchState, work: _Work, relaxed: Relaxed) -> float:
-        """Accuracy on the held-out images; norms use each batch's statistics."""
-        right = 0
+    def _fitness(self, state: SearchState, work: _Work, relaxed: Relaxed) -> float:
+        """Of the held-out images; norms use each batch's statistics."""
+        total = 0.0
         for images, labels in batches(work.held_out, 256, generator(0), drop_last=False):
-            logits = state.supernet(work.data.to_input(images), relaxed)
-            right += int((logits.argmax(1) == labels).sum())
-        return right / len(work.held_out)
+            outputs = state.supernet(work.data.to_input(images), relaxed)
+            total += len(labels) * work.task.fitness(outputs, labels, state.criterion)
+        return total / len(work.held_out)
 
 
 @dataclass(frozen=True)
 class _Work:
     data: ImageData
+    task: Task
     train: Source
     held_out: Source
     folder: RunFolder

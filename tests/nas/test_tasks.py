@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from latbench.blocks import Classifier, ConvBlock, InvertedResidual, Network
+from latbench.tables import LatencyTable
 from nas.data import load_data
 from nas.data.images import ImageData, Pairs, Split
+from nas.priced import PricedSpace
+from nas.searchers import SEARCHERS, SearchSettings
+from nas.spaces import SearchSpace
 from nas.tasks import TASKS, task_of
 from nas.tasks.face_recognition import verify
 from nas.training import scratch
@@ -62,7 +66,7 @@ def test_verification_is_the_protocol_of_lfw() -> None:
 
 
 def _faces(tmp_path: Path) -> ImageData:
-    write_identities(tmp_path / "train", identities=6, each=4)
+    write_identities(tmp_path / "train", identities=6, each=8)
     write_identities(tmp_path / "test", identities=4, each=3)
     write_pairs(tmp_path / "pairs.txt", folds=5, each=4)
     return load_data("faces", input_size=16, classes=8, data_dir=tmp_path)
@@ -105,6 +109,32 @@ def test_faces_are_trained_and_verified(criterion: str, tmp_path: Path) -> None:
     assert lines[7]["loss"] < lines[0]["loss"]
     assert lines[8]["accuracy"] == score["accuracy"]
     assert scratch.test(scratch.load_model(NETWORK, run / scratch.WEIGHTS), data) == score
+
+
+def test_faces_are_searched_trained_and_verified(
+    tiny_space: SearchSpace, tiny_table: LatencyTable, tmp_path: Path
+) -> None:
+    """The classes of the space are the size of the embedding."""
+    _faces(tmp_path)
+    data = load_data("faces", input_size=8, classes=tiny_space.classes, data_dir=tmp_path)
+    priced = PricedSpace(tiny_space, tiny_table)
+    low_ms, high_ms = priced.reachable_ms()
+    target_ms = (low_ms + high_ms) / 2
+    searcher = SEARCHERS["tfnas"](priced, SearchSettings(epochs=3, batch_size=8))
+    found = searcher.search(data.subset(48, seed=0), [target_ms], RunFolder(tmp_path / "s", {}))[0]
+    assert found.latency_ms <= target_ms
+    assert found.score < 0  # minus the loss
+    saved = torch.load(tmp_path / "s" / "checkpoint" / "warmup.pt", weights_only=True)
+    later = torch.load(
+        next(f for f in (tmp_path / "s" / "checkpoint").iterdir() if f.name != "warmup.pt"),
+        weights_only=True,
+    )
+    assert saved["criterion"]["centres"].shape == (6, 10)
+    assert not torch.equal(saved["criterion"]["centres"], later["criterion"]["centres"])
+    recipe = TrainingRecipe(epochs=1, batch_size=8, shift=0)
+    network = tiny_space.lower(found.architecture)
+    score = scratch.train(network, data, recipe, RunFolder(tmp_path / "t", {}))
+    assert 0 <= score["accuracy"] <= 1
 
 
 @pytest.mark.parametrize("name", list(TASKS))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latbench.device import load_profile
 from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError
@@ -396,9 +396,9 @@ class _Half(Workers):
 class _OneByOne(TFNASSearcher):
     """Weights are drawn from torch's one generator, so by one thread at a time."""
 
-    def begin(self) -> SearchState:
+    def begin(self, criterion: nn.Module | None = None) -> SearchState:
         with self.workers.meeting.lock:  # type: ignore[attr-defined]
-            return super().begin()
+            return super().begin(criterion)
 
 
 def _in_halves(priced: PricedSpace, folder: Path, target_ms: float) -> None:
