@@ -283,6 +283,14 @@ class GraphBuilder:
         return name
 
 
+def sliced_map(node: Node) -> str | None:
+    """The map that a slice reads; None for every other node.
+
+    All slices of a map have it in common: renderers group by it and cut a map once.
+    """
+    return node.inputs[0] if isinstance(node.layer, Slice) else None
+
+
 def chain(graphs: Sequence[Graph]) -> Graph:
     """Connect graphs one after another; node ``x`` of graph ``i`` becomes ``i.x``.
 

@@ -33,8 +33,8 @@ from latbench.blocks.graph import (
     Pool,
     PReLU,
     Shuffle,
-    Slice,
     fold_norms,
+    sliced_map,
 )
 from latbench.device import Precision
 from latbench.render.parameters import (
@@ -111,7 +111,7 @@ def _model(
 ) -> onnx.ModelProto:
     nodes: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []
-    for slices, group in groupby(graph.nodes, key=_sliced):
+    for slices, group in groupby(graph.nodes, key=sliced_map):
         if slices:
             nodes.append(_split(list(group), constants))
             continue
@@ -141,11 +141,6 @@ def _model(
 
 
 _CLIP = {"min": 0.0, "max": 6.0}
-
-
-def _sliced(node: Node) -> str | None:
-    """The map that a slice reads; None for every other node."""
-    return node.inputs[0] if isinstance(node.layer, Slice) else None
 
 
 def _split(slices: list[Node], constants: list[onnx.TensorProto]) -> onnx.NodeProto:

@@ -7,6 +7,8 @@ its blocks, so that parameter ``x`` of block ``i`` is ``blocks.i.x``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -31,7 +33,7 @@ from latbench.blocks.graph import (
     Pool,
     PReLU,
     Shuffle,
-    Slice,
+    sliced_map,
 )
 from latbench.render.parameters import Parameters
 
@@ -46,13 +48,15 @@ class _Mul(nn.Module):
         return x * gate
 
 
-class _Slice(nn.Module):
-    def __init__(self, layer: Slice) -> None:
-        super().__init__()
-        self.channels = slice(layer.start, layer.start + layer.channels)
+class _Split(nn.Module):
+    """All slices of a map at once: its gradient is one concatenation, in the map's layout."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, self.channels]
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return x.split(self.sizes, dim=1)
 
 
 class _Concat(nn.Module):
@@ -105,7 +109,6 @@ _MODULES: Modules = {
     Act: lambda layer: _ACTIVATIONS[layer.kind](),
     Add: lambda layer: _Add(),
     Mul: lambda layer: _Mul(),
-    Slice: _Slice,
     Concat: lambda layer: _Concat(),
     PReLU: _PReLU,
     Shuffle: lambda layer: nn.ChannelShuffle(layer.groups),
@@ -114,6 +117,16 @@ _MODULES: Modules = {
     Pool: lambda layer: nn.AdaptiveAvgPool2d(1),
     Linear: lambda layer: _Linear(layer.in_features, layer.out_features),
 }
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A call of a module: what it makes, reads, and reads for the last time."""
+
+    names: list[str]
+    module: nn.Module
+    inputs: tuple[str, ...]
+    done: list[str]
 
 
 class GraphModule(nn.Module):
@@ -130,18 +143,30 @@ class GraphModule(nn.Module):
         make = {**_MODULES, **(modules or {})}
         self.graph = graph
         last = {name: node.name for node in graph.nodes for name in node.inputs}
-        self._steps: list[tuple[Node, nn.Module, list[str]]] = []
-        for node in graph.nodes:
-            module = make[type(node.layer)](node.layer)
-            self.add_module(node.name, module)
-            done = [name for name in dict.fromkeys(node.inputs) if last[name] == node.name]
-            self._steps.append((node, module, done))
+        self._steps: list[_Step] = []
+        for split, nodes in groupby(graph.nodes, key=sliced_map):
+            if split is not None:
+                slices = list(nodes)
+                module: nn.Module = _Split([node.shape[0] for node in slices])
+                self._add([node.name for node in slices], module, slices[-1], last)
+                continue
+            for node in nodes:
+                self._add([node.name], make[type(node.layer)](node.layer), node, last)
+
+    def _add(self, names: list[str], module: nn.Module, node: Node, last: dict[str, str]) -> None:
+        self.add_module(names[0], module)
+        done = [name for name in dict.fromkeys(node.inputs) if last[name] == node.name]
+        self._steps.append(_Step(names, module, node.inputs, done))
 
     def forward(self, x: Tensor) -> Tensor:
         values = {INPUT: x}
-        for node, module, done in self._steps:
-            values[node.name] = module(*[values[name] for name in node.inputs])
-            for name in done:  # as in a program, memory is free again for the next map
+        for step in self._steps:
+            made = step.module(*[values[name] for name in step.inputs])
+            if len(step.names) == 1:
+                values[step.names[0]] = made
+            else:
+                values.update(zip(step.names, made, strict=True))
+            for name in step.done:  # as in a program, memory is free again for the next map
                 del values[name]
         return values[self.graph.output]
 

@@ -1,8 +1,10 @@
 """Modules of a supernet's layers that compute the same as the renderer's, in less time.
 
 On a CPU and channels last: depthwise convolutions of large kernels have a gradient of their own
-(``nas.supernet.depthwise``), and 1x1 convolutions of small maps are products of matrices.
-Parameters have the names and shapes of the renderer's.
+(``nas.supernet.depthwise``); 1x1 convolutions of small maps are products of matrices;
+and the gradient of a global average is stored channels last as well, or all that it meets would
+be slow (the last norm and activation took ten times as long). Parameters have the names and
+shapes of the renderer's.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from latbench.blocks.graph import NORM_EPSILON, Conv, Norm
+from latbench.blocks.graph import NORM_EPSILON, Conv, Norm, Pool
 from latbench.render.torch import Modules
 from nas.supernet.depthwise import depthwise
 from nas.supernet.pointwise import pointwise
@@ -42,6 +44,13 @@ class FastConv(nn.Conv2d):
         return super().forward(x)
 
 
+class FastPool(nn.Module):
+    """Global average pooling, ``(N, C, H, W)`` to ``(N, C, 1, 1)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)[:, :, None, None]
+
+
 def modules_of(norms: Literal["batch", "running"]) -> Modules:
     """What makes the layers of a supernet, with norms as ``Supernet`` says."""
     running = norms == "running"
@@ -51,4 +60,4 @@ def modules_of(norms: Literal["batch", "running"]) -> Modules:
             layer.channels, eps=NORM_EPSILON, affine=running, track_running_stats=running
         )
 
-    return {Conv: FastConv, Norm: norm}
+    return {Conv: FastConv, Norm: norm, Pool: lambda layer: FastPool()}

@@ -206,6 +206,17 @@ def test_a_mix_has_one_depthwise_convolution_for_each_kernel() -> None:
     assert depthwise == [(3, 16), (5, 8), (7, 24)]
 
 
+def test_gradients_of_slices_keep_the_layout_of_their_map() -> None:
+    """Else all norms and activations before a shuffle unit would meet gradients of both layouts."""
+    module = render_torch(ShuffleUnit(8, 8, 3, 1, "relu6", 6)).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 8, 6, 6).to(memory_format=torch.channels_last).requires_grad_()
+    y = module(x)
+    (gradient,) = torch.autograd.grad(
+        y, x, torch.randn(y.shape).to(memory_format=torch.channels_last)
+    )
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_kernels_of_a_mix_are_in_order() -> None:
     for kernels in [(), (5, 3)]:
         with pytest.raises(ValueError, match="ascending"):

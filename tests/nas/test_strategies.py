@@ -19,7 +19,7 @@ from nas.recipes import load_recipe, shipped_recipes
 from nas.relaxation import Relaxed, one_hot
 from nas.spaces import FixedLayer, SearchSpace
 from nas.spaces.rows import inverted_residuals
-from nas.supernet.candidates import FastConv
+from nas.supernet.candidates import FastConv, FastPool
 from nas.supernet.supernet import fixed_supernet
 from nas.training.distributed import ALONE
 from nas.training.run_folder import RunFolder
@@ -257,6 +257,16 @@ def test_a_fast_convolution_is_a_convolution(layer: Conv, size: int) -> None:
 def test_the_shipped_recipe_is_the_published_one() -> None:
     assert shipped_recipes(SupernetRecipe) == ["osnaslib-supernet-cifar100"]
     assert load_recipe(SupernetRecipe, "osnaslib-supernet-cifar100") == SupernetRecipe()
+
+
+def test_a_fast_pool_is_a_mean_and_keeps_the_layout_of_gradients() -> None:
+    x = torch.randn(3, 8, 5, 5).to(memory_format=torch.channels_last).requires_grad_()
+    pooled = FastPool()(x)
+    assert torch.allclose(pooled, F.adaptive_avg_pool2d(x, 1), atol=1e-6)
+    (gradient,) = torch.autograd.grad(pooled.square().sum(), x)
+    (expected,) = torch.autograd.grad(F.adaptive_avg_pool2d(x, 1).square().sum(), x)
+    assert torch.allclose(gradient, expected, atol=1e-6)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_spaces_whose_operations_are_choices_are_refused(
