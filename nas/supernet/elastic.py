@@ -98,18 +98,9 @@ class ElasticInvertedResidual(nn.Module):
             moved[parameter] = (axis, order)
         return moved
 
-    def set_best(self, width: int) -> None:
-        """Use the best channels of all, whichever were in use."""
-        self.active.fill_(True)
-        self.set_width(width)
-
-    def parameters_at(self, width: int) -> dict[str, Tensor]:
-        """``slice_parameters`` of the best channels of all; those in use stay as they are."""
-        before = self.active.clone()
-        self.set_best(width)
-        parameters = self.slice_parameters()
-        self.active.copy_(before)
-        return parameters
+    def use_first(self, width: int) -> None:
+        """Use the channels that stand first; none is moved."""
+        self.in_use.fill_(width)
 
     def selections(self) -> dict[nn.Parameter, Selection]:
         """For every elastic parameter, which slices of it are in use; none at full width."""
@@ -117,9 +108,12 @@ class ElasticInvertedResidual(nn.Module):
             return {}
         return {p: (_ELASTIC_AXIS[name], self.width) for name, p in self._elastic()}
 
-    def slice_parameters(self) -> dict[str, Tensor]:
-        """Parameters of the rebuilt block of the present width, by the renderer's names."""
-        width = self.width
+    def slice_parameters(self, width: int | None = None) -> dict[str, Tensor]:
+        """Parameters of the rebuilt block of a width, the present one if None.
+
+        They have the renderer's names; the channels are those that stand first.
+        """
+        width = self.width if width is None else width
         return {
             name: parameter.detach().narrow(_ELASTIC_AXIS[name], 0, width).clone()
             if name in _ELASTIC_AXIS

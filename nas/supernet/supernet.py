@@ -130,8 +130,7 @@ class Supernet(nn.Module):
         """The network of an architecture, with copies of the weights and running statistics.
 
         Norms that the supernet keeps no statistics of are as they begin, to be calibrated
-        (``nas.training.calibration``). The channels that an elastic operation gives do not depend
-        on those in use, which stay as they are.
+        (``nas.training.calibration``). An elastic operation gives the channels that stand first.
         """
         with torch.random.fork_rng(devices=[]):  # fresh weights, of which none is kept
             network = NetworkModule(self.space.lower(architecture))
@@ -141,7 +140,7 @@ class Supernet(nn.Module):
                 block = self.block(s, i, self.space.stages[s][i].ops.index(choice.op))
                 if isinstance(block, ElasticInvertedResidual):
                     assert choice.width is not None
-                    states.append(block.parameters_at(choice.width))
+                    states.append(block.slice_parameters(choice.width))
                 elif not isinstance(block, nn.Identity):
                     states.append(block.state_dict())
         states += [block.state_dict() for block in self.tail]

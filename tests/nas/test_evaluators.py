@@ -156,10 +156,12 @@ def test_a_network_that_is_cut_out_is_the_path_of_the_supernet(space: SearchSpac
         before = supernet.widths()
         model = supernet.cut(architecture).train()
         assert supernet.widths() == before
-        for block in supernet.modules():
-            if isinstance(block, ElasticInvertedResidual):
-                block.active.fill_(True)
-        supernet.set_widths(architecture)
+        for s, stage in enumerate(architecture.stages):
+            for i, choice in enumerate(stage):
+                block = supernet.block(s, i, space.stages[s][i].ops.index(choice.op))
+                if isinstance(block, ElasticInvertedResidual):
+                    assert choice.width is not None
+                    block.use_first(choice.width)
         with torch.no_grad():
             expected = supernet(images, one_hot(space, architecture))
             assert torch.allclose(model(images), expected, atol=1e-4)

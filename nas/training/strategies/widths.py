@@ -1,7 +1,7 @@
 """Random widths for what another strategy draws, in supernets of elastic operations.
 
-As slimmable networks are trained (Yu & Huang, ICCV 2019), but with the channels of largest norm for
-a width, which are those that a network is cut out with.
+As slimmable networks are trained (Yu et al., ICLR 2019): a width is so many of the first channels,
+which are those that a network is cut out with.
 """
 
 from __future__ import annotations
@@ -52,5 +52,5 @@ class RandomWidths(Strategy):
                 layer = self.space.stages[s][i]
                 allowed = self._widths(layer, layer.ops[op])
                 index = int(torch.randint(len(allowed), (1,), generator=rng))
-                block.set_best(int(allowed[index]))
+                block.use_first(int(allowed[index]))
         return drawn
