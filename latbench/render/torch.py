@@ -56,7 +56,7 @@ class _Split(nn.Module):
         self.sizes = sizes
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return x.split(self.sizes, dim=1)
+        return torch.split(x, self.sizes, dim=1)
 
 
 class _Concat(nn.Module):
