@@ -14,7 +14,8 @@ from latbench.tables import LatencyTable
 from nas.data import load_data
 from nas.data.images import ImageData, Pairs, Split
 from nas.priced import PricedSpace
-from nas.searchers import SEARCHERS, SearchSettings
+from nas.recipes import load_recipe
+from nas.searchers import SEARCHERS, SearchResult, SearchSettings
 from nas.spaces import SearchSpace
 from nas.tasks import TASKS, task_of
 from nas.tasks.face_recognition import verify
@@ -111,19 +112,36 @@ def test_faces_are_trained_and_verified(criterion: str, tmp_path: Path) -> None:
     assert scratch.test(scratch.load_model(NETWORK, run / scratch.WEIGHTS), data) == score
 
 
+def _faces_search(priced: PricedSpace, data: ImageData, name: str, folder: Path) -> SearchResult:
+    kind = SEARCHERS[name].recipe_kind
+    changes = ["evaluations=6"] if name == "evolution" else []
+    recipe = load_recipe(kind, None, changes) if kind is not None else None
+    searcher = SEARCHERS[name](priced, SearchSettings(epochs=3, batch_size=8, recipe=recipe))
+    low_ms, high_ms = priced.reachable_ms()
+    target_ms = (low_ms + high_ms) / 2
+    found = searcher.search(data.subset(48, seed=0), [target_ms], RunFolder(folder, {}))[0]
+    assert found.latency_ms <= target_ms
+    assert found.score < 0  # minus the loss
+    return found
+
+
+def test_faces_are_searched_by_evolution(
+    tiny_space: SearchSpace, tiny_table: LatencyTable, tmp_path: Path
+) -> None:
+    """On a shared supernet, by the loss of held-out images."""
+    _faces(tmp_path)
+    data = load_data("faces", input_size=8, classes=tiny_space.classes, data_dir=tmp_path)
+    found = _faces_search(PricedSpace(tiny_space, tiny_table), data, "evolution", tmp_path / "s")
+    tiny_space.check(found.architecture)
+
+
 def test_faces_are_searched_trained_and_verified(
     tiny_space: SearchSpace, tiny_table: LatencyTable, tmp_path: Path
 ) -> None:
     """The classes of the space are the size of the embedding."""
     _faces(tmp_path)
     data = load_data("faces", input_size=8, classes=tiny_space.classes, data_dir=tmp_path)
-    priced = PricedSpace(tiny_space, tiny_table)
-    low_ms, high_ms = priced.reachable_ms()
-    target_ms = (low_ms + high_ms) / 2
-    searcher = SEARCHERS["tfnas"](priced, SearchSettings(epochs=3, batch_size=8))
-    found = searcher.search(data.subset(48, seed=0), [target_ms], RunFolder(tmp_path / "s", {}))[0]
-    assert found.latency_ms <= target_ms
-    assert found.score < 0  # minus the loss
+    found = _faces_search(PricedSpace(tiny_space, tiny_table), data, "tfnas", tmp_path / "s")
     saved = torch.load(tmp_path / "s" / "checkpoint" / "warmup.pt", weights_only=True)
     later = torch.load(
         next(f for f in (tmp_path / "s" / "checkpoint").iterdir() if f.name != "warmup.pt"),
