@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from baselines import BASELINES
 from cells import Clock, Progress, TimeIsUp, mean_interval, results, run_cells, shown
@@ -37,12 +39,16 @@ from nas.spaces import load_architecture
 SEARCHED = "searched"
 TOLERANCE = 0.01  # of the searched network's latency
 ROUNDS = 8
-_FIRST_MULTIPLIERS = np.geomspace(0.15, 1.4, 6)
+_FIRST_MULTIPLIERS = np.geomspace(0.15, 2.0, 6)
+_QUICK_VISITS = 12  # of a network, while its multiplier is looked for
+_LEAST_SLOPE = 0.7  # of log latency over log multiplier, where it is extrapolated
+_LONGEST_STEP = np.log(2.5)
 _SPREAD = (0.97, 0.99, 1.0, 1.01, 1.03)  # multipliers tried around the best guess
 
 
 def main() -> None:
     """Search, match latencies, train, print."""
+    os.environ.setdefault("COLUMNS", "150")  # of a pipe rich assumes 80
     options = _parse()
     folder: Path = options.output
     clock = Clock(options.hours)
@@ -113,6 +119,7 @@ def _match(path: Path, searched: Network, clock: Clock) -> dict[str, Any]:
     label = LatencyTable.open(path).space
     tried: dict[str, dict[float, float]] = {name: {} for name in BASELINES}
     guesses = {name: [float(m) for m in _FIRST_MULTIPLIERS] for name in BASELINES}
+    quick = True  # until all look equal; what counts is measured in full
     for number in range(ROUNDS):
         clock.check()
         pairs = [(name, multiplier) for name in BASELINES for multiplier in guesses[name]]
@@ -120,7 +127,7 @@ def _match(path: Path, searched: Network, clock: Clock) -> dict[str, Any]:
             BASELINES[name](multiplier, label.input_size, label.classes)
             for name, multiplier in pairs
         ]
-        measured_ms = _measure(path, [searched, *networks])
+        measured_ms = _measure(path, [searched, *networks], quick=quick)
         ours_ms, theirs_ms = measured_ms[0], measured_ms[1:]
         away = {pair: ms / ours_ms - 1 for pair, ms in zip(pairs, theirs_ms, strict=True)}
         best = {n: min(guesses[n], key=lambda m, n=n: abs(away[n, m])) for n in BASELINES}
@@ -130,8 +137,11 @@ def _match(path: Path, searched: Network, clock: Clock) -> dict[str, Any]:
                 + ", ".join(f"{n} x{m:.4f} {away[n, m]:+.2%}" for n, m in best.items())
             ]
         )
-        if all(abs(away[n, m]) <= TOLERANCE for n, m in best.items()) and number > 0:
-            break
+        if all(abs(away[n, m]) <= TOLERANCE for n, m in best.items()):
+            if not quick:
+                break
+            quick = False
+        quick = quick and number < ROUNDS - 2
         for name in BASELINES:
             tried[name] |= {m: 1 + away[name, m] for m in guesses[name]}
             middle = _where_equal(tried[name])
@@ -147,17 +157,32 @@ def _match(path: Path, searched: Network, clock: Clock) -> dict[str, Any]:
 
 
 def _where_equal(tried: dict[float, float]) -> float:
-    """The multiplier at which latency equals, interpolated in logarithms."""
+    """The multiplier at which latency equals, interpolated in logarithms.
+
+    Where all that was tried is too fast or too slow, it is extrapolated from the two nearest.
+    """
     multipliers = np.log(sorted(tried))
     ratios = np.log([tried[m] for m in sorted(tried)])
-    order = np.argsort(ratios, kind="stable")
-    return float(np.exp(np.interp(0.0, ratios[order], multipliers[order])))
+    if ratios.min() < 0 < ratios.max():
+        order = np.argsort(ratios, kind="stable")
+        return float(np.exp(np.interp(0.0, ratios[order], multipliers[order])))
+    ends = (-2, -1) if ratios.max() <= 0 else (1, 0)
+    (m0, r0), (m1, r1) = ((multipliers[end], ratios[end]) for end in ends)
+    slope = max(_LEAST_SLOPE, (r1 - r0) / (m1 - m0))
+    return float(np.exp(m1 + np.clip(-r1 / slope, -_LONGEST_STEP, _LONGEST_STEP)))
 
 
-def _measure(path: Path, networks: Sequence[Network]) -> list[float]:
+def _measure(path: Path, networks: Sequence[Network], *, quick: bool) -> list[float]:
+    """Latencies in ms of one interleaved sweep, of equal networks the same."""
     table = LatencyTable.open(path)
-    found = measure_networks(make_profiler(table.device), table, networks, purpose="verification")
-    return [interval.estimate_ms for interval in found.measured]
+    device = table.device
+    if quick:
+        sweep = msgspec.structs.replace(device.sweep, verify_visits=_QUICK_VISITS)
+        device = msgspec.structs.replace(device, sweep=sweep)
+    distinct = list(dict.fromkeys(networks))
+    found = measure_networks(make_profiler(device), table, distinct, purpose="verification")
+    latencies = {n: i.estimate_ms for n, i in zip(distinct, found.measured, strict=True)}
+    return [latencies[network] for network in networks]
 
 
 def _train(
