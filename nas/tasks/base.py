@@ -19,11 +19,13 @@ class Task(ABC):
     """What the networks of a data set are for.
 
     Attributes:
-        criterion_name: The loss, where nothing else is asked for.
+        criterion_name: The loss of searches, where nothing else is asked for.
+        scratch_criterion: That of trainings from scratch, where the recipe names none.
         metric: Which of the final metrics counts; a fraction, higher is better.
     """
 
     criterion_name: ClassVar[str]
+    scratch_criterion: ClassVar[str]
     metric: ClassVar[str]
 
     def __init__(self, data: ImageData) -> None:

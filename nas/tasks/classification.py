@@ -15,6 +15,7 @@ class Classification(Task):
     """One class an image."""
 
     criterion_name = "cross-entropy"
+    scratch_criterion = "label-smoothing"
     metric = "top1"
 
     def fitness(self, outputs: Tensor, labels: Tensor, criterion: nn.Module) -> float:

@@ -22,6 +22,7 @@ class FaceRecognition(Task):
     """Who is it? Verified on pairs of people that were not trained on."""
 
     criterion_name = "angular"
+    scratch_criterion = "angular"
     metric = "accuracy"
 
     @torch.no_grad()

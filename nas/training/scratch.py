@@ -257,9 +257,10 @@ def load_model(network: Network, weights: Path) -> NetworkModule:
 
 
 def _criterion(network: Network, data: ImageData, recipe: TrainingRecipe) -> nn.Module:
-    return task_of(data).criterion(
+    task = task_of(data)
+    return task.criterion(
         network_graph(network[-1:]).output_shape[0],
-        name=recipe.criterion or None,
+        name=recipe.criterion or task.scratch_criterion,
         options=recipe.options,
     )
 

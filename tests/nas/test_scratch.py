@@ -15,6 +15,7 @@ from torch import nn
 from latbench.blocks import Classifier, ConvBlock, InvertedResidual, Network
 from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError
 from latbench.render.torch import NetworkModule
+from nas.criteria.label_smoothing import LabelSmoothing
 from nas.data.images import ImageData, Split, image_data
 from nas.recipes import load_recipe, shipped_recipes
 from nas.training import scratch
@@ -167,6 +168,12 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
         scratch.train(
             NETWORK, make_data(), recipe, RunFolder(tmp_path / "r", {}), group=_Half(0, 2)
         )
+
+
+def test_the_defaults_smooth_labels() -> None:
+    state = scratch.TrainingState(NETWORK, make_data(), TrainingRecipe())
+    assert isinstance(state.criterion, LabelSmoothing)
+    assert state.criterion.smoothing == 0.1
 
 
 def test_norms_and_biases_do_not_decay() -> None:
