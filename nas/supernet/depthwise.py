@@ -65,8 +65,30 @@ def input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tens
     return found
 
 
-def weight_gradient(grad: Tensor, x: Tensor, kernel: int, stride: int) -> Tensor:
-    """Gradient by the weight of ``depthwise``: ``(C, 1, kernel, kernel)``.
+def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """Gradient by the weight of ``depthwise``; of ``weight`` only the shape counts."""
+    kernel = weight.shape[2]
+    if x.device.type == "cpu" and kernel > _FAST_KERNEL:
+        return _by_convolution(grad, x, kernel, stride)
+    padding = kernel // 2
+    found: Tensor = torch.ops.aten.convolution_backward(
+        grad,
+        x,
+        weight,
+        None,
+        [stride, stride],
+        [padding, padding],
+        [1, 1],
+        False,
+        [0, 0],
+        len(weight),
+        [False, True, False],
+    )[1]
+    return found
+
+
+def _by_convolution(grad: Tensor, x: Tensor, kernel: int, stride: int) -> Tensor:
+    """The weight's gradient, ``(C, 1, kernel, kernel)``, as a convolution by the gradient.
 
     ``dw[c, i, j]`` sums ``x[n, c, s y + i - p, s x + j - p] grad[n, c, y, x]`` over images and
     pixels: a convolution of x with the gradient as its kernel, dilated by the stride s.
@@ -113,5 +135,5 @@ class _Depthwise(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             by_input = input_gradient(grad, x, weight, ctx.stride)
         if ctx.needs_input_grad[1]:
-            by_weight = weight_gradient(grad, x, weight.shape[2], ctx.stride)
+            by_weight = weight_gradient(grad, x, weight, ctx.stride)
         return by_input, by_weight, None

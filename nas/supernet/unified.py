@@ -47,11 +47,12 @@ from latbench.errors import InvalidValueError
 from latbench.render.torch import NetworkModule, render_torch
 from nas.spaces import PLAIN, Architecture, Choice, SearchSpace
 from nas.spaces.sgnas import KERNELS, OP, SUB_BLOCKS, MixLayer
-from nas.supernet.depthwise import depthwise, input_gradient
+from nas.supernet.depthwise import depthwise, input_gradient, weight_gradient
 
 SKIP = len(KERNELS)
 THRESHOLD = 0.01  # choices of at most this probability are not computed, as published
 _MOMENTUM = 0.1  # of running statistics
+_KEPT_PIXELS = 16  # maps of at most this side are kept for the backward pass
 
 Path = Sequence[Sequence[int]]
 """A choice for every sub-block: ``(layers, 6)``."""
@@ -197,11 +198,14 @@ class UnifiedBlock(nn.Module):
         for chosen in sorted({tuple(row) for row in active if row}):
             members = [b for b, row in enumerate(active) if tuple(row) == chosen]
             group = [cast(SubBlock, self.sub_blocks[b]) for b in members]
-            wide = x if expansion == 1 else self._expand(x, group, moments)
             weights = None
             if isinstance(choices, Tensor):
                 weights = [choices[members, c].repeat_interleave(x.shape[1]) for c in chosen]
-            part = self._mix(wide, group, chosen, weights, bare=expansion == 1)
+            if moments is not None and weights is None:
+                part = self._train_group(x, group, chosen[0], moments)
+            else:
+                wide = x if expansion == 1 else self._expand(x, group, moments)
+                part = self._mix(wide, group, chosen, weights, bare=expansion == 1)
             y = part if y is None else y.add_(part)
         assert y is not None
         norm = self.norms[min(skips, SUB_BLOCKS - 1)]
@@ -235,7 +239,13 @@ class UnifiedBlock(nn.Module):
     def _expand(
         self, x: Tensor, group: Sequence[SubBlock], moments: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        """Expansion of a group of sub-blocks, batch norm folded in, and ReLU6."""
+        """Expansion of a group of sub-blocks, batch norm and ReLU6."""
+        return _relu6(F.conv2d(x, *self._expansion(x, group, moments)))
+
+    def _expansion(
+        self, x: Tensor, group: Sequence[SubBlock], moments: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a group's expansion with its batch norm folded in."""
         weight = torch.cat([sub.expand.weight for sub in group]).flatten(1)  # (K, C)
         norms = [sub.expand_norm for sub in group]
         running_mean, running_var, gain, bias = _parameters(norms)
@@ -252,7 +262,26 @@ class UnifiedBlock(nn.Module):
             _remember(norms, running_mean, running_var)
         scale = gain * (variance + NORM_EPSILON).rsqrt()
         folded = (weight * scale[:, None])[:, :, None, None]
-        return _relu6(F.conv2d(x, folded, bias - mean * scale))
+        return folded, bias - mean * scale
+
+    def _train_group(
+        self, x: Tensor, group: Sequence[SubBlock], choice: int, moments: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """A group of equal kernels in training, expansion to projection."""
+        members = [cast(KernelChoice, sub.choices[choice]) for sub in group]
+        kernel = torch.cat([member.weight for member in members])
+        y = _ExpandDepthwise.apply(x, *self._expansion(x, group, moments), kernel, self.stride)
+        return self._project(y, group, [member.norm for member in members])
+
+    def _project(
+        self, y: Tensor, group: Sequence[SubBlock], norms: Sequence[nn.BatchNorm2d]
+    ) -> Tensor:
+        """Batch norm in training, ReLU6 and a group's projection."""
+        mean, variance, gain, bias = _parameters(norms)
+        projection = torch.cat([sub.project.weight for sub in group], dim=1)
+        out = _NormProject.apply(y, mean, variance, gain, bias, projection)
+        _remember(norms, mean, variance)
+        return cast(Tensor, out)
 
     def _mix(
         self,
@@ -289,11 +318,7 @@ class UnifiedBlock(nn.Module):
                     ),
                 )
         if self.training and weights is None:
-            mean, variance, gain, bias = _parameters(norms[0])
-            y = depthwise(wide, kernels[0], self.stride)
-            y = _NormProject.apply(y, mean, variance, gain, bias, projection)
-            _remember(norms[0], mean, variance)
-            return cast(Tensor, y)
+            return self._project(depthwise(wide, kernels[0], self.stride), group, norms[0])
         total: Tensor | None = None
         for i, kernel in enumerate(kernels):
             if self.training:
@@ -383,6 +408,40 @@ def _relu6(x: Tensor) -> Tensor:
     return cast(Tensor, _ReLU6.apply(x))
 
 
+class _ExpandDepthwise(torch.autograd.Function):
+    """1x1 convolution, ReLU6 and depthwise convolution.
+
+    Above ``_KEPT_PIXELS`` a side the map between is not kept but computed anew in the backward
+    pass: such maps have few channels to compute from, and take most of the memory.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, kernel: Tensor, stride: int
+    ) -> Tensor:
+        wide = F.conv2d(x, weight, bias).clamp_(0, 6)
+        kept = wide if x.shape[2] <= _KEPT_PIXELS else None
+        ctx.save_for_backward(x, weight, bias, kernel, kept)
+        ctx.stride = stride
+        return F.conv2d(wide, kernel, None, stride, kernel.shape[2] // 2, 1, len(kernel))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, kernel, wide = ctx.saved_tensors
+        aten = torch.ops.aten
+        if wide is None:
+            wide = F.conv2d(x, weight, bias).clamp_(0, 6)
+        by_kernel = weight_gradient(grad, wide, kernel, ctx.stride)
+        by_wide = input_gradient(grad, wide, kernel, ctx.stride)
+        aten.hardtanh_backward.grad_input(by_wide, wide, 0, 6, grad_input=by_wide)
+        del wide
+        by_x, by_weight, by_bias = aten.convolution_backward(
+            by_wide, x, weight, [len(weight)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True] * 3
+        )
+        return by_x, by_weight, by_bias, by_kernel, None
+
+
 class _NormProject(torch.autograd.Function):
     """Batch norm by the batch's statistics, ReLU6 and a 1x1 convolution.
 
@@ -417,6 +476,7 @@ class _NormProject(torch.autograd.Function):
             grad, y, projection, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, False]
         )
         aten.hardtanh_backward.grad_input(by_y, y, 0, 6, grad_input=by_y)
+        del y  # its memory serves what comes next
         by_x, by_gain, by_bias = aten.native_batch_norm_backward(
             by_y, x, gain, None, None, mean, inverse_std, True, NORM_EPSILON, [True, True, True]
         )

@@ -117,8 +117,12 @@ def test_a_path_is_its_rendered_network(path: list[list[int]], training: bool) -
             torch.testing.assert_close(after[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_gradients_of_weights_are_those_of_the_network() -> None:
-    """The folded batch norm and the fast depthwise gradient change nothing."""
+@pytest.mark.parametrize("kept_pixels", [0, 16])
+def test_gradients_of_weights_are_those_of_the_network(
+    kept_pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folded norm, the fast depthwise gradient, maps computed anew: they change nothing."""
+    monkeypatch.setattr("nas.supernet.unified._KEPT_PIXELS", kept_pixels)
     path = PATHS[1]
     supernet = make_supernet().train()
     network = supernet.cut(path).train()
