@@ -52,7 +52,7 @@ from nas.supernet.depthwise import depthwise, input_gradient, weight_gradient
 SKIP = len(KERNELS)
 THRESHOLD = 0.01  # choices of at most this probability are not computed, as published
 _MOMENTUM = 0.1  # of running statistics
-_KEPT_PIXELS = 16  # maps of at most this side are kept for the backward pass
+_KEPT_PIXELS = 8  # maps of at most this side are kept for the backward pass
 
 Path = Sequence[Sequence[int]]
 """A choice for every sub-block: ``(layers, 6)``."""
