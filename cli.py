@@ -919,6 +919,8 @@ def search(
             ],
         )
         print_lines([f"next: latbench train {file} --data {data} -o RUN" for file in files])
+        if (output / "generator.safetensors").exists():
+            print_lines([f"any other: latbench generate {output / 'generator.safetensors'} ..."])
 
     _emit({"results": [r.as_dict() for r in results]}, as_json=as_json, render=render)
 
@@ -955,6 +957,55 @@ def generator_show(path: Path, as_json: bool) -> None:
         from nas.generator import load_generator
 
     _emit_generator(load_generator(path), path, as_json=as_json)
+
+
+@generator.command("adapt")
+@click.argument("run", type=FOLDER)
+@click.option("--table", "table_path", type=FILE, required=True, help="Of the new device.")
+@data_dir_option
+@click.option("--epochs", type=COUNT, default=5, show_default=True)
+@click.option("-o", "--output", type=FILE, required=True)
+@as_json
+def generator_adapt(
+    run: Path,
+    table_path: Path,
+    data_dir: Path | None,
+    epochs: int,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Let the generator that a search made in RUN learn one more device; the rest stays as it is.
+
+    Only the device's vector is trained, against RUN's supernet.
+    """
+    import msgspec
+
+    from latbench.report.terminal import progress_bar
+
+    with _needs_torch():
+        from nas.generator import save_generator
+        from nas.searchers.sgnas import SGNASRecipe, adapt
+        from nas.training.run_folder import read_config
+
+    config = read_config(run)
+    if config.get("searcher") != "sgnas":
+        raise InvalidFileError(f"{run} holds no run of `latbench search --searcher sgnas`")
+    recipe = msgspec.convert(config["recipe"], SGNASRecipe)
+    recipe = recipe.scaled(config["epochs"], config["batch_size"])
+    priced = _priced_space(_open_table(table_path), "any")
+    space = priced.space
+    loaded = _load_data(config["data"], data_dir, space.input_size, space.classes, config["images"])
+    with progress_bar("adapting") as progress:
+        made = adapt(
+            _run_folder(run, config),
+            priced,
+            loaded,
+            msgspec.structs.replace(recipe, generator_epochs=epochs),
+            seed=config["seed"],
+            progress=progress,
+        )
+    save_generator(made, output)
+    _emit_generator(made, output, as_json=as_json)
 
 
 def _emit_generator(made: Generator, path: Path, *, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from zlib import crc32
 
@@ -82,6 +83,15 @@ def make_small_space() -> SearchSpace:
         (Classifier(24, 10, 2),),
         elastic_depth=False,
     )
+
+
+def make_mix_space(layers: int = 2) -> SearchSpace:
+    """Unified blocks of few channels, 8 px: small enough to enumerate two of them."""
+    channels = (4, 8, 8, 8)[: layers + 1]
+    stem = ConvBlock(3, 4, 3, 1, "relu6", 8)
+    rows = tuple(MixLayer(i, o, 1, 8) for i, o in pairwise(channels))
+    tail = (ConvBlock(channels[-1], 16, 1, 1, "relu6", 8), Classifier(16, 10, 8))
+    return SearchSpace("tiny-mix", 8, 10, (stem,), (rows,), tail, elastic_depth=False)
 
 
 @pytest.fixture(autouse=True)

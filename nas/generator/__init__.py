@@ -14,7 +14,7 @@ from nas.generator.generator import (
 )
 from nas.generator.published import import_generator
 from nas.generator.repair import Limit
-from nas.generator.requests import answering_space, requests_for
+from nas.generator.requests import answering_space, requests_for, require_table
 
 __all__ = [
     "Answer",
@@ -33,5 +33,6 @@ __all__ = [
     "load_generator",
     "raw_answers",
     "requests_for",
+    "require_table",
     "save_generator",
 ]

@@ -33,8 +33,6 @@ from latbench.tables import LatencyTable, SpaceLabel
 from nas.generator.costs import Kind
 from nas.generator.network import CHOICES, GeneratorNetwork
 from nas.generator.repair import Limit
-from nas.priced import labelled_space
-from nas.spaces import SearchSpace
 from nas.spaces.sgnas import SUB_BLOCKS
 
 KINDS: tuple[Kind, ...] = ("latency", "macs", "params")
@@ -108,11 +106,6 @@ class Generator(nn.Module):
         self.network = GeneratorNetwork(maps)
         self.devices = nn.Parameter(torch.randn(len(label.devices), DEVICE_FEATURES) * FIRST_STD)
         self.register_buffer("priors", priors.to(torch.float32))
-
-    @property
-    def space(self) -> SearchSpace:
-        """The space whose architectures it generates."""
-        return labelled_space(self.label.space)
 
     def forward(self, requests: Sequence[Request]) -> Tensor:
         """Logits of all requests in one pass, ``(N, L, B, 4)``.
@@ -237,7 +230,10 @@ def load_generator(path: Path) -> Generator:
     try:
         label = msgspec.json.decode(text, type=GeneratorLabel)
         tensors = load_tensors(raw)
-        generator = Generator(label, tensors["priors"])
+        priors = tensors["priors"]
+        if priors.ndim != 3 or priors.shape[::2] != (len(label.priors), SUB_BLOCKS * CHOICES):
+            raise RuntimeError(f"its priors have the shape {tuple(priors.shape)}")
+        generator = Generator(label, priors)
         generator.load_state_dict(tensors)
     except msgspec.DecodeError as error:
         raise InvalidFileError(
@@ -246,12 +242,6 @@ def load_generator(path: Path) -> Generator:
     except (SafetensorError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InvalidFileError(f"{path} is a damaged generator: {reason}") from error
-    layers = len(generator.space.layers)
-    if generator.priors.shape != (len(label.priors), layers, SUB_BLOCKS * CHOICES):
-        raise InvalidFileError(
-            f"{path} is a damaged generator: its priors have the shape "
-            f"{tuple(generator.priors.shape)}, not {len(label.priors)} of {layers} layers"
-        )
     return generator.eval()
 
 

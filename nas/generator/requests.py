@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from latbench.errors import InvalidValueError, MismatchError
+from latbench.errors import InvalidFileError, InvalidValueError, MismatchError
 from latbench.tables import LatencyTable
 from nas.generator.costs import Kind, MixCosts, count_costs, latency_costs
 from nas.generator.generator import KINDS, Generator, Request, device_of
@@ -32,24 +32,39 @@ def answering_space(
 
     Raises:
         MismatchError: The table is of another space or variant.
+        InvalidFileError: The generator does not fit the space that it names.
     """
     own = generator.label.space
     if table is not None:
+        require_table(generator, table)
         theirs = table.space
-        if (theirs.name, theirs.input_size, theirs.classes) != (
-            own.name,
-            own.input_size,
-            own.classes,
-        ):
-            raise MismatchError(f"{table.path} prices {theirs}; this generator answers for {own}")
         if (se and not theirs.se) or activation not in (None, theirs.activation):
             raise MismatchError(
                 f"{table.path} prices {theirs}: leave out --se and --activation, or profile a "
                 "table with them"
             )
-        return labelled_space(theirs)
-    variant = Variant(se or own.se, activation or own.activation)
-    return make_space(own.name, own.input_size, own.classes, variant)
+        space = labelled_space(theirs)
+    else:
+        variant = Variant(se or own.se, activation or own.activation)
+        space = make_space(own.name, own.input_size, own.classes, variant)
+    layers = generator.priors.shape[1]
+    if layers != len(space.layers):
+        raise InvalidFileError(
+            f"the generator is damaged: it is of {layers} layers, and {own} has {len(space.layers)}"
+        )
+    return space
+
+
+def require_table(generator: Generator, table: LatencyTable) -> None:
+    """Refuse a table of another space; the variant may be any.
+
+    Raises:
+        MismatchError: Name, input size or classes differ.
+    """
+    own, theirs = generator.label.space, table.space
+    ours = (own.name, own.input_size, own.classes)
+    if ours != (theirs.name, theirs.input_size, theirs.classes):
+        raise MismatchError(f"{table.path} prices {theirs}; this generator answers for {own}")
 
 
 def requests_for(

@@ -30,7 +30,8 @@ class SearchSettings:
         recipe: Constants and variants of the algorithm, of the searcher's ``recipe_kind``; None is
             the published ones.
         workers: The processes that search together.
-        others: The space as further devices price it; a target holds on every one.
+        others: The space as further devices price it; a target holds on every one (for ``sgnas`` on
+            the first, and its generator learns of the others).
     """
 
     epochs: int | None = None

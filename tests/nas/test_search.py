@@ -19,14 +19,16 @@ from nas.data.fashion_mnist import fashion_mnist, read_idx
 from nas.data.images import ImageData, Split, augment, batches, generator, image_data, resize
 from nas.deployment import export_onnx
 from nas.priced import PricedSpace
+from nas.recipes import Recipe
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.one_shot import OneShotRecipe
+from nas.searchers.sgnas import SGNASRecipe
 from nas.searchers.tfnas import TFNASRecipe
 from nas.spaces import SearchSpace
 from nas.training import scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
-from tests.conftest import make_tiny_space, write_table
+from tests.conftest import make_mix_space, make_tiny_space, write_table
 
 
 def tiny_data(count: int = 96) -> ImageData:
@@ -39,10 +41,21 @@ def tiny_data(count: int = 96) -> ImageData:
     return image_data("tiny", train=split, test=split, classes=10, input_size=8, flip=False)
 
 
-@pytest.fixture(scope="module")
-def priced(tmp_path_factory: pytest.TempPathFactory) -> PricedSpace:
-    space = make_tiny_space()
-    path = tmp_path_factory.mktemp("tables") / "t.sqlite"
+SPACES = {"sgnas": make_mix_space}
+"""The space that a searcher is tested on, where it is not the tiny one."""
+
+RECIPES: dict[str, Recipe] = {
+    "sgnas": SGNASRecipe(
+        budgets=5, priors=1, prior_candidates=2, selected_on=2, calibration_batches=1
+    )
+}
+"""How a searcher is tested, where its own way takes long."""
+
+
+@pytest.fixture
+def priced(name: str, tmp_path: Path) -> PricedSpace:
+    space = SPACES.get(name, make_tiny_space)()
+    path = tmp_path / "t.sqlite"
     return PricedSpace(space, write_table(path, space, load_profile("cpu-onnxruntime")))
 
 
@@ -62,7 +75,9 @@ def _search(
     stop_after: int | None = None,
 ) -> list[dict[str, Any]]:
     family = SEARCHERS[name]
-    recipe = OneShotRecipe(evaluations=12) if family.recipe_kind is OneShotRecipe else None
+    recipe = RECIPES.get(name)
+    if family.recipe_kind is OneShotRecipe:
+        recipe = OneShotRecipe(evaluations=12)
     settings = SearchSettings(epochs=4, batch_size=16, seed=3, recipe=recipe)
     searcher = family(priced, settings)
     calls = 0

@@ -1,0 +1,120 @@
+"""The budgets that an architecture generator is trained on.
+
+An epoch asks for latencies on every device, for MACs, for parameters, and for a latency together
+with MACs, each spread evenly over the trained range with some jitter, in random order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nas.generator import Limit, MixCosts, Request
+from nas.generator.costs import count_costs, latency_costs
+from nas.generator.generator import device_of
+from nas.priced import PricedSpace
+
+RANGE = 180.0
+"""What a trained range counts as in the hardware loss, whatever its unit: the published one is 180
+million MACs, and the loss's constants are for these."""
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """Every kind of cost that is limited, and the range of limits.
+
+    Attributes:
+        latencies: By device.
+        counts: MACs and parameters.
+        low: Lower end of the range, a fraction of what the space reaches.
+        high: Its upper end.
+    """
+
+    latencies: dict[str, MixCosts]
+    counts: tuple[MixCosts, ...]
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, priced: Sequence[PricedSpace], *, low: float, high: float) -> Budgets:
+        """Latencies on the devices of tables, MACs and parameters."""
+        space = priced[0].space
+        return cls(
+            {device_of(each.table): latency_costs(each) for each in priced},
+            (count_costs(space, "macs"), count_costs(space, "params")),
+            low,
+            high,
+        )
+
+    def only(self, device: str) -> Budgets:
+        """Latencies of one device and nothing else."""
+        return Budgets({device: self.latencies[device]}, (), self.low, self.high)
+
+    def limit(self, costs: MixCosts, place: float) -> Limit:
+        """The budget at a fraction of the reach."""
+        low, high = costs.reach
+        return Limit(costs, low + place * (high - low))
+
+    def grid(self, count: int) -> list[list[Request]]:
+        """Requests spread evenly over the trained range, a row for every single kind of cost."""
+        places = torch.linspace(self.low, self.high, count).tolist()
+        kinds: list[tuple[MixCosts, str | None]]
+        kinds = [(costs, device) for device, costs in self.latencies.items()]
+        kinds += [(costs, None) for costs in self.counts]
+        return [
+            [Request((self.limit(costs, place),), device) for place in places]
+            for costs, device in kinds
+        ]
+
+    def epoch(self, count: int, jitter: float, rng: torch.Generator) -> Iterator[Request]:
+        """Requests without end: every round asks for ``count`` budgets of each kind.
+
+        Args:
+            count: Budgets of each kind a round.
+            jitter: Largest distance from the grid, in steps of the grid.
+            rng: Draws order, jitter and pairs.
+        """
+        step = (self.high - self.low) / max(1, count - 1)
+        devices = list(self.latencies)
+        kinds: list[tuple[MixCosts, ...]] = [(self.latencies[d],) for d in devices]
+        names: list[str | None] = list(devices)
+        for costs in self.counts:
+            kinds.append((costs,))
+            names.append(None)
+        if self.counts:
+            kinds.append((self.latencies[devices[0]], self.counts[0]))
+            names.append(devices[0])
+        while True:
+            order = torch.randperm(len(kinds) * count, generator=rng)
+            for number in order.tolist():
+                kind, index = divmod(number, count)
+                limits = []
+                for place, costs in enumerate(kinds[kind]):
+                    at = index if place == 0 else _draw(count, rng)
+                    off = jitter * step * float(2 * torch.rand((), generator=rng) - 1)
+                    limits.append(self.limit(costs, self.low + at * step + off))
+                yield Request(tuple(limits), names[kind])
+
+    def excess(self, request: Request, probabilities: Tensor) -> Tensor:
+        """How far the expected costs are above their budgets, in parts of the range x ``RANGE``.
+
+        Of several budgets the one that is exceeded most, or is nearest to being so.
+
+        Args:
+            request: The budgets.
+            probabilities: Of choices, ``(L, B, 4)``.
+        """
+        over = []
+        for limit in request.limits:
+            low, high = limit.costs.reach
+            span = (self.high - self.low) * (high - low)
+            expected = limit.costs.expected(probabilities)
+            over.append((expected - limit.budget) / span * RANGE)
+        return torch.stack(over).amax()
+
+
+def _draw(count: int, rng: torch.Generator) -> int:
+    return int(torch.randint(count, (), generator=rng))

@@ -1,0 +1,467 @@
+"""SGNAS: one generator that answers any budget (Huang & Chu, CVPR 2021), for several devices.
+
+First the unified supernet is trained (``nas.training.unified``), then, with its weights frozen, the
+generator: it is told a budget, its choices are relaxed by Gumbel softmax, and it learns from the
+supernet's loss on images that the supernet was not trained on, and from how far the expected cost
+is from the budget. Of all epochs the generator is kept whose answers, brought under their budgets,
+are the most accurate on images that neither training has seen.
+
+Glossary:
+
+    tau   temperature of Gumbel softmax, 5 at the start
+    f, t  expected cost and budget, in parts of the trained range x 180
+
+Choices where this differs from the published code, or where that knows MACs only:
+
+* The hardware loss is the published one, ``3e-4 (f - t)^2``, times 1.2 above the budget and 0
+  within 0.1 of it. Its unit is a million MACs, of which the published range has 180; here every
+  kind of budget on every device has its trained range counted as 180.
+* f is the exact expectation over count vectors (``nas.generator.counts``), never a sum over
+  sub-blocks. Of two budgets the one that is exceeded most counts.
+* Budgets are 0.05 to 0.95 of what the space reaches on a device, not a part of it.
+* A prior is the most accurate, with the supernet's weights, of some random networks near a place in
+  the range of MACs; there are five.
+* The supernet is in evaluation mode and without gradients to its weights.
+* A new device joins by learning its vector alone (``adapt``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.stats import kendalltau
+from torch import Tensor
+
+from latbench.files import write_atomically
+from nas.data.images import ImageData, augment, batches, generator
+from nas.generator import (
+    Generator,
+    GeneratorLabel,
+    Limit,
+    MixCosts,
+    Request,
+    answers,
+    load_generator,
+    require_table,
+    save_generator,
+)
+from nas.generator.answers import counts_of
+from nas.generator.generator import device_of
+from nas.generator.network import CHOICES, decode, without_empty_layers
+from nas.priced import PricedSpace, space_label
+from nas.recipes import Recipe
+from nas.searchers.base import Progress, Searcher, SearchResult, SearchSettings
+from nas.searchers.budgets import Budgets
+from nas.spaces import PLAIN, Architecture, Choice, SearchSpace, make_space
+from nas.spaces.architecture import read_architecture
+from nas.spaces.sgnas import COUNT_VECTORS, OP, SUB_BLOCKS
+from nas.supernet.unified import UnifiedSupernet, path_of
+from nas.training.run_folder import Metrics, RunFolder
+from nas.training.unified import Parts, UnifiedRecipe, accuracy, divide, train_supernet
+
+GENERATOR = "generator.safetensors"
+_PHASE = "generator"
+_STREAM = 7  # keeps the generator's draws apart from the supernet's under the same seed
+_DRAWS = 64  # random networks for each candidate of a prior: enough to come near every place
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
+    """How supernet and generator are trained; the defaults are the published values for ImageNet.
+
+    Attributes:
+        generator_epochs: Over the images held out from the supernet.
+        generator_lr: Of Adam.
+        tau_start: Temperature in the first epoch; then it falls geometrically.
+        tau_end: In the last epoch; 5 x 0.95 ** 49 in the published code.
+        low: Lower end of the budgets, a fraction of what the space reaches.
+        high: Their upper end.
+        budgets: Of each kind, spread over the range; published are 270 to 450 by 5.
+        jitter: Largest distance from these, in steps; published is 0.5 of 5.
+        hardware_weight: Of the squared distance from the budget.
+        overshoot: Factor above the budget.
+        tolerance: Distance that costs nothing.
+        priors: Known networks, spread over the range.
+        prior_candidates: Random networks that are judged for each.
+        selected_on: Answers that are judged after an epoch.
+    """
+
+    generator_epochs: Count = 50
+    generator_lr: Positive = 1e-3
+    generator_betas: tuple[float, float] = (0.5, 0.999)
+    tau_start: Positive = 5.0
+    tau_end: Positive = 0.405
+    low: Fraction = 0.05
+    high: Fraction = 0.95
+    budgets: Annotated[int, msgspec.Meta(ge=2)] = 37
+    jitter: Fraction = 0.1
+    hardware_weight: Positive = 3e-4
+    overshoot: Positive = 1.2
+    tolerance: Fraction = 0.1
+    priors: Count = 5
+    prior_candidates: Count = 8
+    selected_on: Count = 5
+
+    def tau(self, epoch: int) -> float:
+        """Temperature of an epoch."""
+        progress = epoch / max(1, self.generator_epochs - 1)
+        return self.tau_start * float((self.tau_end / self.tau_start) ** progress)
+
+    def hardware_loss(self, excess: Tensor) -> Tensor:
+        """Loss of an expected cost that is so far above its budget, or below."""
+        factor = torch.where(excess > 0, self.overshoot, 1.0)
+        inside = excess.abs() <= self.tolerance
+        return torch.where(inside, 0.0, self.hardware_weight * factor * excess.square())
+
+    def scaled(self, epochs: int | None, batch_size: int | None) -> SGNASRecipe:
+        """The recipe in so many epochs of the supernet, with as many fewer of the generator."""
+        made = self
+        if epochs is not None:
+            share = self.generator_epochs * epochs / self.epochs
+            made = msgspec.structs.replace(
+                made, epochs=epochs, generator_epochs=max(1, round(share))
+            )
+        if batch_size is not None:
+            made = msgspec.structs.replace(made, batch_size=batch_size)
+        return made
+
+
+class SGNASSearcher(Searcher):
+    """Trains supernet and generator, and answers the targets on the first device.
+
+    The generator is written into the run's folder and answers any other budget, on every device.
+    """
+
+    recipe_kind: ClassVar[type[Recipe] | None] = SGNASRecipe
+    several_devices: ClassVar[bool] = True
+
+    def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
+        super().__init__(priced, settings)
+        recipe = settings.recipe or SGNASRecipe()
+        assert isinstance(recipe, SGNASRecipe)
+        self.recipe = recipe.scaled(settings.epochs, settings.batch_size)
+        self.budgets = Budgets.of(
+            (priced, *settings.others), low=self.recipe.low, high=self.recipe.high
+        )
+
+    def _search(
+        self,
+        data: ImageData,
+        targets_ms: Sequence[float],
+        folder: RunFolder,
+        progress: Progress,
+    ) -> list[SearchResult]:
+        recipe, seed, space = self.recipe, self.settings.seed, self.priced.space
+        parts = divide(data, recipe, seed=seed)
+        share = recipe.epochs / (recipe.epochs + recipe.generator_epochs)
+        supernet = train_supernet(
+            plain(space),
+            data,
+            parts,
+            recipe,
+            folder,
+            seed=seed,
+            progress=lambda fraction, words: progress(share * fraction, words),
+        ).requires_grad_(False)
+        judge = Judge(supernet, data, parts, recipe)
+        with folder.metrics() as metrics:
+            trained = GeneratorTraining(judge, space, self.budgets, recipe, seed).run(
+                folder,
+                metrics,
+                lambda fraction, words: progress(share + (1 - share) * fraction, words),
+            )
+            save_generator(trained, folder.path / GENERATOR)
+            device = device_of(self.priced.table)
+            limits = [
+                Request((Limit(self.budgets.latencies[device], ms),), device) for ms in targets_ms
+            ]
+            results = []
+            for target_ms, answer in zip(targets_ms, answers(trained, space, limits), strict=True):
+                file = folder.path / "architectures" / f"{target_ms:.6g}ms.json"
+                write_atomically(file, answer.architecture.to_json())
+                latency_ms = self.priced.latency_ms(answer.architecture)
+                score = judge.accuracy(answer.architecture)
+                metrics.log(file.stem, recipe.epochs, {"score": score, "derived_ms": latency_ms})
+                results.append(SearchResult(target_ms, latency_ms, score, read_architecture(file)))
+        return results
+
+
+def adapt(
+    folder: RunFolder,
+    priced: PricedSpace,
+    data: ImageData,
+    recipe: SGNASRecipe,
+    *,
+    seed: int,
+    progress: Progress = lambda fraction, words: None,
+) -> Generator:
+    """The generator of a finished run, with one more device that learned its vector alone.
+
+    Args:
+        folder: Of the run; its supernet judges.
+        priced: The new device's table.
+        data: The run's.
+        recipe: The run's, with as many epochs of the generator as the new device shall take.
+        seed: The run's.
+        progress: Is told the fraction done.
+
+    Raises:
+        LatbenchError: The run is not finished, knows the device, or is of another space.
+    """
+    known = load_generator(folder.path / GENERATOR)
+    require_table(known, priced.table)
+    space = priced.space
+    parts = divide(data, recipe, seed=seed)
+    supernet = train_supernet(plain(space), data, parts, recipe, folder, seed=seed)
+    device = device_of(priced.table)
+    budgets = Budgets.of([priced], low=recipe.low, high=recipe.high).only(device)
+    training = GeneratorTraining(
+        Judge(supernet.requires_grad_(False), data, parts, recipe),
+        space,
+        budgets,
+        recipe,
+        seed,
+        generator=known.with_device(device),
+    )
+    return training.run(None, None, progress)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A trained supernet with the images to train and to judge generators on."""
+
+    supernet: UnifiedSupernet
+    data: ImageData
+    parts: Parts
+    recipe: UnifiedRecipe
+
+    def accuracy(self, architecture: Architecture) -> float:
+        """Of the calibrated network on the images that select, a fraction."""
+        return accuracy(self.supernet, path_of(architecture), self.data, self.parts, self.recipe)
+
+
+class GeneratorTraining:
+    """The training of one generator, and everything that it changes.
+
+    Args:
+        judge: The frozen supernet.
+        space: Of the answers, in the variant that tables price.
+        budgets: What is asked.
+        recipe: How.
+        seed: Of weights, priors, budgets, noise and the order of images.
+        generator: To go on from, with a device that it has not learned yet, whose vector alone
+            is trained; a new one where None.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        space: SearchSpace,
+        budgets: Budgets,
+        recipe: SGNASRecipe,
+        seed: int,
+        *,
+        generator: Generator | None = None,
+    ) -> None:
+        self.judge, self.space, self.budgets = judge, space, budgets
+        self.recipe, self.seed = recipe, seed
+        self.adapting = generator is not None
+        self.generator = generator or self._new_generator()
+        trained = [self.generator.devices] if self.adapting else self.generator.parameters()
+        self.adam = torch.optim.Adam(trained, lr=recipe.generator_lr, betas=recipe.generator_betas)
+        self.epoch = 0
+        self.best_score = -math.inf
+        self.best = self._copy()
+
+    def run(
+        self, folder: RunFolder | None, metrics: Metrics | None, progress: Progress
+    ) -> Generator:
+        """Train to the end; return the generator of the best epoch.
+
+        Args:
+            folder: Where checkpoints are kept; a run there goes on. None keeps none.
+            metrics: Where numbers are logged.
+            progress: Is told the fraction done.
+        """
+        torch.set_flush_denormal(True)
+        saved = folder.checkpoint(_PHASE) if folder is not None else None
+        if saved is not None:
+            self._load(saved)
+        elif not self.adapting:
+            self.generator.priors.copy_(self._find_priors())
+        while self.epoch < self.recipe.generator_epochs:
+            values = self._one_epoch(progress)
+            if metrics is not None:
+                metrics.log(_PHASE, self.epoch, values)
+            self.epoch += 1
+            if folder is not None:
+                folder.save_checkpoint(_PHASE, self._save())
+        self.generator.load_state_dict(self.best)
+        return self.generator.eval()
+
+    def _one_epoch(self, progress: Progress) -> dict[str, float | None]:
+        begin = monotonic()
+        recipe, data, images = self.recipe, self.judge.data, self.judge.parts.generator
+        order, shifts, noise, asked = (
+            generator(self.seed, _STREAM, self.epoch, use) for use in range(4)
+        )
+        requests = self.budgets.epoch(recipe.budgets, recipe.jitter, asked)
+        tau, steps = recipe.tau(self.epoch), max(1, len(images) // recipe.batch_size)
+        losses = []
+        for step, (raw, labels) in enumerate(batches(images, recipe.batch_size, order)):
+            shifted = augment(raw, shifts, flip=data.flip, shift=recipe.shift)
+            x = data.to_input(shifted)
+            losses.append(self._step(x, labels, next(requests), noise, tau))
+            progress(
+                (self.epoch + (step + 1) / steps) / recipe.generator_epochs,
+                f"generator, epoch {self.epoch + 1} of {recipe.generator_epochs}, "
+                f"loss {losses[-1][0]:.2f}",
+            )
+        values: dict[str, float | None] = {
+            "loss": sum(loss for loss, _ in losses) / len(losses),
+            "expected_error": sum(abs(excess) for _, excess in losses) / len(losses),
+            "tau": tau,
+        }
+        values |= self._select()
+        return values | {"seconds": round(monotonic() - begin, 3)}
+
+    def _step(
+        self, x: Tensor, labels: Tensor, request: Request, noise: torch.Generator, tau: float
+    ) -> tuple[float, float]:
+        """One update for one budget; return the images' loss and the excess of expected cost."""
+        logits = without_empty_layers(self.generator([request])[0])
+        uniform = torch.rand(logits.shape, generator=noise).clamp_(1e-9, 1 - 1e-7)
+        gumbel = -(-uniform.log()).log()
+        probabilities = ((logits.log_softmax(-1) + gumbel) / tau).softmax(-1)
+        loss = F.cross_entropy(self.judge.supernet(x, probabilities), labels)
+        excess = self.budgets.excess(request, probabilities)
+        self.adam.zero_grad(set_to_none=True)
+        (loss + self.recipe.hardware_loss(excess)).backward()  # type: ignore[no-untyped-call]
+        if self.adapting:
+            assert self.generator.devices.grad is not None
+            self.generator.devices.grad[:-1] = 0  # devices that are known stay as they are
+        self.adam.step()
+        return float(loss.detach()), float(excess.detach())
+
+    def _select(self) -> dict[str, float | None]:
+        """Judge the epoch: keep its generator if its answers are the best so far.
+
+        Returns:
+            ``score``, mean accuracy of answers under their budgets; ``kendall_tau`` between
+            budgets and what the network alone says to them, its mean over kinds of cost;
+            ``raw_error``, how far that is from the budget, a fraction.
+        """
+        rows = self.budgets.grid(self.recipe.budgets)
+        taus, errors = [], []
+        for row in rows:
+            costs = row[0].limits[0].costs
+            asked = [request.limits[0].budget for request in row]
+            said = [costs.of(counts_of(choices)) for choices in self._decoded(row)]
+            taus.append(float(kendalltau(asked, said).statistic))
+            errors += [abs(s / a - 1) for s, a in zip(said, asked, strict=True)]
+        judged = self.budgets.grid(self.recipe.selected_on)
+        picked = [judged[i % len(self.budgets.latencies)][i] for i in range(len(judged[0]))]
+        made = answers(self.generator, self.space, picked)
+        score = sum(self.judge.accuracy(a.architecture) for a in made) / len(made)
+        if score >= self.best_score:
+            self.best_score, self.best = score, self._copy()
+        finite = [tau for tau in taus if math.isfinite(tau)]  # undefined where all are the same
+        return {
+            "score": score,
+            "kendall_tau": sum(finite) / len(finite) if finite else None,
+            "raw_error": sum(errors) / len(errors),
+        }
+
+    @torch.no_grad()
+    def _decoded(self, requests: Sequence[Request]) -> Any:
+        return decode(self.generator(requests)).numpy()
+
+    def _new_generator(self) -> Generator:
+        recipe, layers = self.recipe, len(self.space.layers)
+        places = np.linspace(recipe.low, recipe.high, recipe.priors + 2)[1:-1].tolist()
+        label = GeneratorLabel(
+            format=1,
+            form="conditioned",
+            space=space_label(self.space),
+            low=recipe.low,
+            high=recipe.high,
+            kinds=("latency", *(costs.kind for costs in self.budgets.counts)),
+            devices=tuple(self.budgets.latencies),
+            priors=tuple(places),
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return Generator(label, torch.zeros(len(places), layers, SUB_BLOCKS * CHOICES))
+
+    def _find_priors(self) -> Tensor:
+        """The most accurate of some random networks near each place, one-hot ``(K, L, B * 4)``."""
+        (macs, *_), places = self.budgets.counts, self.generator.label.priors
+        rng = np.random.default_rng([self.seed, _STREAM])
+        count = _DRAWS * self.recipe.prior_candidates
+        drawn = [_leaning(self.space, rng) for _ in range(count)]
+        at = np.array([self._place(macs, architecture) for architecture in drawn])
+        priors = []
+        for place in places:
+            near = np.argsort(np.abs(at - place), kind="stable")[: self.recipe.prior_candidates]
+            best = max((drawn[i] for i in near), key=self.judge.accuracy)
+            path = torch.tensor(path_of(best))
+            priors.append(F.one_hot(path, CHOICES).flatten(1))
+        return torch.stack(priors).float()
+
+    def _place(self, costs: MixCosts, architecture: Architecture) -> float:
+        low, high = costs.reach
+        kernels = [tuple(sorted(choice.kernels or ())) for choice in architecture.choices]
+        counts = np.array([COUNT_VECTORS.index(row) for row in kernels])
+        return (costs.of(counts) - low) / (high - low)
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.generator.state_dict().items()}
+
+    def _save(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "generator": self.generator.state_dict(),
+            "adam": self.adam.state_dict(),
+            "best": self.best,
+            "best_score": self.best_score,
+        }
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.epoch = state["epoch"]
+        self.generator.load_state_dict(state["generator"])
+        self.adam.load_state_dict(state["adam"])
+        self.best, self.best_score = state["best"], state["best_score"]
+
+
+def plain(space: SearchSpace) -> SearchSpace:
+    """The space without squeeze-excite and with ReLU6: what a unified supernet is of."""
+    if space.variant == PLAIN:
+        return space
+    return make_space(space.name, space.input_size, space.classes)
+
+
+def _leaning(space: SearchSpace, rng: np.random.Generator) -> Architecture:
+    """A random network with a leaning of its own to be narrow or wide."""
+    leaning = rng.uniform()
+    by_expansion = [
+        [vector for vector in COUNT_VECTORS if len(vector) == e] for e in range(1, SUB_BLOCKS + 1)
+    ]
+    stages = []
+    for layers in space.stages:
+        stage = []
+        for _ in layers:
+            vectors = by_expansion[int(rng.binomial(SUB_BLOCKS - 1, leaning))]
+            stage.append(Choice(OP, kernels=vectors[int(rng.integers(len(vectors)))]))
+        stages.append(stage)
+    return space.architecture(stages)

@@ -1,0 +1,142 @@
+"""Training a generator: what moves, what stays, what is asked, several devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from latbench.device import DeviceProfile
+from latbench.errors import InvalidValueError, MismatchError
+from latbench.tables import LatencyTable
+from nas.generator import Request, answers, device_of, load_generator
+from nas.priced import PricedSpace
+from nas.searchers.base import SearchSettings
+from nas.searchers.budgets import RANGE, Budgets
+from nas.searchers.sgnas import GENERATOR, SGNASRecipe, SGNASSearcher, adapt
+from nas.searchers.tfnas import TFNASSearcher
+from nas.training.run_folder import RunFolder
+from tests.conftest import make_mix_space, write_table
+from tests.nas.test_search import tiny_data
+
+RECIPE = SGNASRecipe(
+    epochs=1, generator_epochs=2, batch_size=16, budgets=5, priors=2, prior_candidates=2,
+    selected_on=2, calibration_batches=1,
+)  # fmt: skip
+
+
+def _table(path: Path, profile: DeviceProfile, name: str) -> LatencyTable:
+    return write_table(path / name, make_mix_space(), msgspec.structs.replace(profile, name=name))
+
+
+@pytest.fixture
+def devices(tmp_path: Path, profile: DeviceProfile) -> list[PricedSpace]:
+    space = make_mix_space()
+    return [PricedSpace(space, _table(tmp_path, profile, name)) for name in ("one", "two", "new")]
+
+
+def test_budgets_are_asked_evenly_on_every_device(devices: list[PricedSpace]) -> None:
+    """A round asks for every place of every kind once, within its jitter."""
+    budgets = Budgets.of(devices[:2], low=0.1, high=0.9)
+    asked = budgets.epoch(5, 0.1, torch.Generator().manual_seed(0))
+    round_ = [next(asked) for _ in range(5 * 5)]  # two devices, two counts, one pair
+    singles = [request for request in round_ if len(request.limits) == 1]
+    assert len(singles) == 20
+    assert {request.device for request in singles} == {*budgets.latencies, None}
+    by_kind: dict[tuple[str, str | None], list[float]] = {}
+    for request in singles:
+        (limit,) = request.limits
+        low, high = limit.costs.reach
+        place = (limit.budget - low) / (high - low)
+        by_kind.setdefault((limit.costs.kind, request.device), []).append(place)
+    for places in by_kind.values():
+        grid = torch.linspace(0.1, 0.9, 5).tolist()
+        assert sorted(places) == pytest.approx(grid, abs=0.1 * 0.2)
+    pairs = [request for request in round_ if len(request.limits) == 2]
+    assert {tuple(x.costs.kind for x in request.limits) for request in pairs} == {
+        ("latency", "macs")
+    }
+
+
+def test_the_hardware_loss_is_the_published_one_in_its_units() -> None:
+    recipe = SGNASRecipe()
+    excess = torch.tensor([0.05, -0.1, 2.0, -2.0])
+    expected = [0.0, 0.0, 3e-4 * 4 * 1.2, 3e-4 * 4]
+    assert recipe.hardware_loss(excess).tolist() == pytest.approx(expected)
+
+
+def test_the_excess_is_of_the_budget_that_is_exceeded_most(devices: list[PricedSpace]) -> None:
+    budgets = Budgets.of(devices[:1], low=0.0, high=0.5)
+    (latency,), (macs, _) = budgets.latencies.values(), budgets.counts
+    p = torch.zeros(2, 6, 4)
+    p[..., 1] = 1.0  # certain, so the expectation is a cost
+    for place in (0.1, 0.9):
+        request = Request((budgets.limit(latency, place), budgets.limit(macs, 0.5)), "one")
+        spans = [(c.reach[1] - c.reach[0]) / 2 for c in (latency, macs)]
+        over = [
+            (float(limit.costs.expected(p)) - limit.budget) / span * RANGE
+            for limit, span in zip(request.limits, spans, strict=True)
+        ]
+        assert float(budgets.excess(request, p)) == pytest.approx(max(over), rel=1e-5)
+
+
+def test_the_temperature_falls_to_its_end() -> None:
+    recipe = SGNASRecipe()
+    assert recipe.tau(0) == 5.0
+    assert recipe.tau(1) / recipe.tau(0) == pytest.approx(0.95, abs=1e-3)
+    assert recipe.tau(49) == pytest.approx(0.405)
+    assert recipe.scaled(10, 32).generator_epochs == 10
+
+
+def _search(devices: list[PricedSpace], folder: Path) -> Path:
+    settings = SearchSettings(seed=1, recipe=RECIPE, others=tuple(devices[1:]))
+    searcher = SGNASSearcher(devices[0], settings)
+    low, high = devices[0].reachable_ms()
+    targets = [low + place * (high - low) for place in (0.7, 0.3)]
+    found = searcher.search(tiny_data(), targets, RunFolder(folder, {}))
+    assert [result.target_ms for result in found] == targets
+    assert all(0 <= result.score <= 1 for result in found)
+    return folder
+
+
+def test_one_training_serves_several_devices_and_kinds(
+    devices: list[PricedSpace], tmp_path: Path
+) -> None:
+    """The file that a run leaves answers budgets on both devices, and of MACs."""
+    folder = _search(devices[:2], tmp_path / "run")
+    generator = load_generator(folder / GENERATOR)
+    assert generator.label.devices == tuple(device_of(each.table) for each in devices[:2])
+    budgets = Budgets.of(devices[:2], low=0.3, high=0.6)
+    for row in budgets.grid(2):
+        for request, answer in zip(row, answers(generator, devices[0].space, row), strict=True):
+            if request.device is not None:
+                priced = devices[generator.label.devices.index(request.device)]
+                assert priced.latency_ms(answer.architecture) <= request.limits[0].budget
+
+
+def test_supernet_weights_stay_as_they_are_and_a_device_learns_its_vector_alone(
+    devices: list[PricedSpace], tmp_path: Path
+) -> None:
+    folder = RunFolder(_search(devices[:2], tmp_path / "run"), {})
+    before = folder.checkpoint("supernet")
+    known = load_generator(folder.path / GENERATOR)
+    recipe = msgspec.structs.replace(RECIPE, generator_epochs=3)
+    made = adapt(folder, devices[2], tiny_data(), recipe, seed=1)
+    after = folder.checkpoint("supernet")
+    assert before is not None
+    assert after is not None
+    for name, value in before["supernet"].items():
+        assert torch.equal(value, after["supernet"][name])
+    for name, value in known.state_dict().items():
+        ours = made.state_dict()[name]
+        assert torch.equal(ours[:2] if name == "devices" else ours, value)
+    assert not torch.equal(made.devices[2], known.devices.mean(0))
+    with pytest.raises(MismatchError, match="already"):
+        adapt(folder, devices[0], tiny_data(), recipe, seed=1)
+
+
+def test_searchers_of_one_device_refuse_several(devices: list[PricedSpace]) -> None:
+    with pytest.raises(InvalidValueError, match="one --table"):
+        TFNASSearcher(devices[0], SearchSettings(others=tuple(devices[1:])))
