@@ -239,14 +239,14 @@ class TFNASSearcher(Searcher):
                 for index, target_ms in enumerate(targets_ms)
             ]
 
-    def _warm_up(self, work: _Work, metrics: Metrics | None | None, total: int) -> None:
+    def _warm_up(self, work: _Work, metrics: Metrics | None, total: int) -> None:
         state = self._resume(work, _WARMUP)
         while state.epoch < self.warmup:
             self._epoch(state, work, metrics, phase=_WARMUP, stream=0, total=total)
             self._save(state, work.folder, _WARMUP)
 
     def _search_one(
-        self, work: _Work, metrics: Metrics | None | None, target_ms: float, index: int, total: int
+        self, work: _Work, metrics: Metrics | None, target_ms: float, index: int, total: int
     ) -> SearchResult:
         phase = f"{target_ms:.6g}ms"
         offset = index * (self.epochs - self.warmup)
@@ -304,7 +304,7 @@ class TFNASSearcher(Searcher):
         self,
         state: SearchState,
         work: _Work,
-        metrics: Metrics | None | None,
+        metrics: Metrics | None,
         *,
         phase: str,
         stream: int,
