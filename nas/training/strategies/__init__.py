@@ -1,4 +1,7 @@
-"""How a step trains a supernet. A new strategy is one file here and one line in ``STRATEGIES``."""
+"""How a step trains a supernet. A new strategy is one file here and one line in ``STRATEGIES``.
+
+``unified`` is none of them: its paths are made for unified supernets (``nas.training.unified``).
+"""
 
 from __future__ import annotations
 
