@@ -1,10 +1,23 @@
 """Families of interchangeable things, looked up by name and imported only when used.
 
-Installed packages add members through entry points. A family's group is ``latbench.`` and its
-name in the plural; in a package's ``pyproject.toml``:
+Installed packages add members through entry points; in a package's ``pyproject.toml``:
 
     [project.entry-points."latbench.spaces"]
     my-space = "my_package.my_space:my_space"
+
+The groups, each with its registry:
+
+    latbench.blocks       latbench.blocks.BLOCKS
+    latbench.runtimes     latbench.profilers.PROFILERS
+    latbench.importers    latbench.tables.importers.IMPORTERS
+    latbench.spaces       nas.spaces.SPACES
+    latbench.datasets     nas.data.DATASETS
+    latbench.criteria     nas.criteria.CRITERIA
+    latbench.tasks        nas.tasks.TASKS
+    latbench.strategies   nas.training.strategies.STRATEGIES
+    latbench.evaluators   nas.evaluators.EVALUATORS
+    latbench.black_boxes  nas.blackbox.BLACK_BOXES
+    latbench.searchers    nas.searchers.SEARCHERS
 
 A family's entry points are read at its first look-up, in some milliseconds, and a member is
 imported when it is first asked for: ``latbench --help`` pays for neither.
@@ -37,7 +50,7 @@ class Registry(Generic[T]):
         group: Entry points of installed packages that are members as well.
     """
 
-    def __init__(self, what: str, places: Mapping[str, str], *, group: str | None = None) -> None:
+    def __init__(self, what: str, places: Mapping[str, str], *, group: str) -> None:
         self.what = what
         self.group = group
         self._places = dict(places)
@@ -75,7 +88,7 @@ class Registry(Generic[T]):
     def _plugins(self) -> dict[str, EntryPoint]:
         """Members that installed packages add, by name."""
         found: dict[str, EntryPoint] = {}
-        for point in _entry_points(self.group) if self.group else ():
+        for point in _entry_points(self.group):
             if point.name in self._places:
                 raise PluginError(
                     f"package {_package(point)} brings a {self.what} {point.name!r}, which "
