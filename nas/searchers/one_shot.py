@@ -21,7 +21,7 @@ from torch import nn
 
 from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
-from nas.blackbox import BLACK_BOXES, run
+from nas.blackbox import BLACK_BOXES, BlackBox, run
 from nas.coding import Code, CodedSpace
 from nas.constraints import latency_limits
 from nas.data.images import ImageData, Source
@@ -57,7 +57,7 @@ class OneShotRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="one-shot"):
 
 
 class OneShotSearcher(Searcher):
-    """Base of the searchers that ask a supernet; each gives the name of its black box.
+    """Base of the searchers that ask a supernet; each gives its black box.
 
     Raises:
         InvalidValueError: The space has no supernet of separate operations.
@@ -78,8 +78,8 @@ class OneShotSearcher(Searcher):
 
     @property
     @abstractmethod
-    def black_box(self) -> str:
-        """Name of the searcher in ``BLACK_BOXES``."""
+    def black_box(self) -> type[BlackBox]:
+        """What asks for scores."""
 
     def check_targets(self, targets_ms: Sequence[float]) -> None:
         if len(self.devices) == 1:
@@ -142,7 +142,7 @@ class OneShotSearcher(Searcher):
         progress: Progress,
     ) -> dict[Code, float]:
         """Search under every target, or once under the loosest for the whole front."""
-        family = BLACK_BOXES[self.black_box]
+        family = self.black_box
         searched = [loosest] if family.whole_front else coded
         evaluations = self.recipe.evaluations * len(coded) // len(searched)
         known: dict[Code, float] = {}
@@ -165,32 +165,32 @@ class RandomSearcher(OneShotSearcher):
     """Random architectures, scored by the supernet."""
 
     @property
-    def black_box(self) -> str:
-        return "random"
+    def black_box(self) -> type[BlackBox]:
+        return BLACK_BOXES["random"]
 
 
 class EvolutionSearcher(OneShotSearcher):
     """Evolution; by default a surrogate ranks candidates before the supernet scores them."""
 
     @property
-    def black_box(self) -> str:
-        return "surrogate" if self.recipe.surrogate else "evolution"
+    def black_box(self) -> type[BlackBox]:
+        return BLACK_BOXES["surrogate" if self.recipe.surrogate else "evolution"]
 
 
 class NSGA2Searcher(OneShotSearcher):
     """One front of accuracy against latency for all targets."""
 
     @property
-    def black_box(self) -> str:
-        return "nsga2"
+    def black_box(self) -> type[BlackBox]:
+        return BLACK_BOXES["nsga2"]
 
 
 class ExactSearcher(OneShotSearcher):
     """The exact optimum of an additive model of the supernet's scores, refined step by step."""
 
     @property
-    def black_box(self) -> str:
-        return "exact"
+    def black_box(self) -> type[BlackBox]:
+        return BLACK_BOXES["exact"]
 
 
 R = TypeVar("R", bound=SupernetRecipe)
