@@ -55,6 +55,10 @@ def test_shipped_profiles_are_what_they_are_called(name: str) -> None:
     assert profile.runtime in list(PROFILERS)
 
 
+def test_every_runtime_has_a_shipped_profile() -> None:
+    assert {load_profile(name).runtime for name in shipped_profiles()} == set(PROFILERS.own)
+
+
 def test_an_unknown_profile_lists_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'cpu-onnxruntime'") as caught:
         load_profile("cpu-onxruntime")

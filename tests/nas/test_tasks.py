@@ -167,3 +167,17 @@ def test_a_task_has_a_criterion_a_metric_and_a_fitness(name: str) -> None:
         parameter.data.copy_(torch.eye(6))
     assert task.fitness(good, labels, criterion) > task.fitness(bad, labels, criterion)
     assert task.metric
+
+
+@pytest.mark.parametrize("name", list(TASKS))
+def test_what_counts_of_a_task_is_1_for_a_perfect_network_and_less_for_a_blind_one(
+    name: str,
+) -> None:
+    images = split_of(torch.arange(6), torch.arange(6))
+    first, second = torch.arange(6), torch.tensor([0, 1, 2, 0, 1, 2])
+    pairs = Pairs(images, first, second, same=first == second, fold=torch.arange(6) % 2)
+    data = ImageData("x", 6, images, images, 0.0, 1.0, flip=False, task=name, pairs=pairs)
+    task = TASKS[name](data)
+    perfect = task.test(lambda x: torch.eye(6)[(x[:, 0, 0, 0] * 255).round().long()])
+    blind = task.test(lambda x: torch.ones(len(x), 6))
+    assert blind[task.metric] < perfect[task.metric] == 1
