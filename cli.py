@@ -1223,8 +1223,9 @@ def export(architecture: Path, weights: Path | None, output: Path, as_json: bool
 def new(kind: str, name: str, root: Path | None, as_json: bool) -> None:
     """Write a working component with its contract test, to be changed.
 
-    KIND is space, block, searcher, dataset or runtime. In a checkout the component
-    is registered beside the others; elsewhere it becomes a package of its own, latbench-NAME.
+    KIND is space, block, searcher, strategy, criterion, dataset, task or runtime. In a checkout
+    the component is registered beside the others; elsewhere it becomes a package of its own,
+    latbench-NAME.
     """
     from latbench.report.terminal import print_lines
     from nas.scaffold import find_checkout, new_component, new_package

@@ -62,6 +62,11 @@ KINDS: dict[str, Kind] = {
     "block": Kind("kind of block", "BLOCKS", "latbench/blocks", "latbench.blocks", ""),
     "searcher": Kind("searcher", "SEARCHERS", "nas/searchers", "latbench.searchers", "Searcher"),
     "dataset": Kind("data set", "DATASETS", "nas/data", "latbench.datasets"),
+    "strategy": Kind(
+        "strategy", "STRATEGIES", "nas/training/strategies", "latbench.strategies", ""
+    ),
+    "criterion": Kind("criterion", "CRITERIA", "nas/criteria", "latbench.criteria", ""),
+    "task": Kind("task", "TASKS", "nas/tasks", "latbench.tasks", ""),
     "runtime": Kind(
         "runtime",
         "PROFILERS",
@@ -243,7 +248,8 @@ def _names(kind: str, name: str, *, taken: list[str]) -> dict[str, str]:
     family = KINDS[kind]
     module = name.replace("-", "_")
     camel = "".join(word.capitalize() for word in name.split("-"))
-    if not _NAME.fullmatch(name) or keyword.iskeyword(module) or hasattr(builtins, module):
+    attribute = module if family.class_suffix is None else camel + family.class_suffix
+    if not _NAME.fullmatch(name) or any(map(_is_pythons, (module, attribute))):
         raise InvalidValueError(
             f"{name!r} cannot name a {family.what}: use words of lower-case letters and digits, "
             "joined by '-', that are no word of Python's, such as 'my-own'"
@@ -253,8 +259,11 @@ def _names(kind: str, name: str, *, taken: list[str]) -> dict[str, str]:
             f"there is a {family.what} {name!r} already: choose a name that is not among "
             f"{', '.join(taken)}"
         )
-    attribute = module if family.class_suffix is None else camel + family.class_suffix
     return {"name": name, "module": module, "camel": camel, "attribute": attribute}
+
+
+def _is_pythons(word: str) -> bool:
+    return keyword.iskeyword(word) or hasattr(builtins, word)
 
 
 def _render(template: str, names: dict[str, str]) -> str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,35 @@ from nas.scaffold import KINDS, find_checkout, new_component, new_package
 
 ROOT = Path(__file__).parents[2]
 TREE = ("latbench", "nas", "tests", "device_profiles", "cli.py", "pyproject.toml")
+
+QUICK_DEVICE = """
+name = "quick"
+runtime = "onnxruntime"
+[sweep]
+warmup_calls = 1
+hot_calls = 1
+cold_calls = 1
+block_dwell_ms = 0
+network_dwell_ms = 0
+min_passes = 2
+max_passes = 2
+networks = 6
+network_visits = 1
+"""
+COMMANDS = """
+import json, sys
+from pathlib import Path
+import cli, latbench.measure.lock
+
+latbench.measure.lock.LOCK_FOLDER = Path.cwd()  # runs beside a measurement
+for command in json.loads(sys.argv[1]):
+    sys.argv = ["latbench", *command, "--json"]
+    try:
+        cli.main()
+    except SystemExit as ended:
+        if ended.code:
+            raise
+"""
 
 
 def _copy_tree(to: Path) -> Path:
@@ -67,9 +97,10 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return made
 
 
-def _run(*command: object, folder: Path, path: list[Path]) -> None:
+def _run(*args: object, folder: Path, path: list[Path]) -> str:
+    """What Python prints, in a folder and with a path of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", *map(str, command)],
+        [sys.executable, *map(str, args)],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path)), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -77,6 +108,7 @@ def _run(*command: object, folder: Path, path: list[Path]) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def _new_of_every_kind(root: Path, name: str) -> None:
@@ -93,19 +125,52 @@ def test_new_components_are_linted_and_formatted_whatever_their_names(tmp_path: 
     _new_of_every_kind(made, "q")
     _new_of_every_kind(made, 40 * "n")
     for command in (["check"], ["format", "--check"]):
-        _run("ruff", *command, "--no-cache", ".", folder=made, path=[made])
+        _run("-m", "ruff", *command, "--no-cache", ".", folder=made, path=[made])
 
 
-def test_new_components_pass_their_own_tests_and_those_of_their_families(
-    tree: Path, packages: list[Path]
-) -> None:
-    """The families' tests run over them unasked, in the checkout as in packages of their own."""
+def test_new_components_pass_their_own_tests(tree: Path, packages: list[Path]) -> None:
+    """In the checkout as in packages of their own."""
     _run(
-        *("pytest", "-x", "-p", "no:cacheprovider", "-c", tree / "pyproject.toml"),
-        *("-k", "sprouted or potted", "tests", *packages),
+        *("-m", "pytest", "-x", "-p", "no:cacheprovider", "-c", tree / "pyproject.toml"),
+        *(*tree.glob("tests/*/test_*_sprouted_*.py"), *packages),
         folder=tree,
         path=[tree, *packages],
     )
+
+
+def test_new_components_search_together(tree: Path, tmp_path: Path) -> None:
+    """Space, searcher, strategy and data set, by the command and with nothing else changed."""
+    (tmp_path / "quick.toml").write_text(QUICK_DEVICE)
+    ends = ("smallest", "largest")
+    measured = _latbench(
+        ["profile", "quick.toml", "sprouted-space", "-o", "t.sqlite", "--time-limit", "20s"],
+        *(["spaces", "sprouted-space", "--draw", end, "-o", end] for end in ends),
+        *(["predict", end, "--table", "t.sqlite"] for end in ends),
+        tree=tree,
+        folder=tmp_path,
+    )
+    target_ms = sum(predicted["latency_ms"] for predicted in measured[-2:]) / 2
+    (found,) = _latbench(
+        [
+            *("search", "sprouted-space", "--searcher", "sprouted-searcher"),
+            *("--data", "sprouted-dataset", "--images", "64", "--epochs", "1"),
+            *("--set", "strategy=sprouted-strategy", "--set", "evaluations=6"),
+            *("--table", "t.sqlite", "--target", f"{target_ms:.9f}ms", "-o", "run"),
+        ],
+        tree=tree,
+        folder=tmp_path,
+    )
+    (result,) = found["results"]
+    assert result["architecture"]["space"] == "sprouted-space"
+    assert result["latency_ms"] <= result["target_ms"]
+    evaluated = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()
+    assert len(evaluated) == 6
+
+
+def _latbench(*commands: list[str], tree: Path, folder: Path) -> list[dict[str, Any]]:
+    """The results of commands, all in one process of a checkout."""
+    printed = _run("-c", COMMANDS, json.dumps(commands), folder=folder, path=[tree])
+    return [json.loads(line) for line in printed.splitlines()]
 
 
 def test_the_registration_is_one_line_in_its_place(tree: Path) -> None:
@@ -125,6 +190,8 @@ def test_the_registration_is_one_line_in_its_place(tree: Path) -> None:
         ("space", "my_space", "cannot name"),
         ("dataset", "list", "cannot name a data set"),
         ("space", "class", "cannot name"),
+        ("block", "none", "cannot name a kind of block"),
+        ("criterion", "warning", "cannot name a criterion"),
         ("space", "7up", "cannot name"),
         ("space", "../evil", "cannot name"),
         ("space", "tfnas", "search space 'tfnas' already.*not among.*nasbench-macro"),
