@@ -144,7 +144,11 @@ def _brute_force(coded: CodedSpace, scores: Scores) -> float:
 
 
 @settings(deadline=None, max_examples=60)
-@given(seed=st.integers(0, 2**31), fraction=st.floats(0.0, 1.0), rounded=st.booleans())
+@given(
+    seed=st.integers(0, 2**31),
+    fraction=st.floats(0.0, 1.0, allow_subnormal=False),
+    rounded=st.booleans(),
+)
 def test_the_exact_optimum_is_that_of_brute_force(
     seed: int, fraction: float, rounded: bool
 ) -> None:
@@ -158,7 +162,7 @@ def test_the_exact_optimum_is_that_of_brute_force(
 
 
 @settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 2**31), share=st.floats(0.0, 1.0))
+@given(seed=st.integers(0, 2**31), share=st.floats(0.0, 1.0, allow_subnormal=False))
 def test_the_exact_optimum_holds_under_several_limits(
     two_tables: list[PricedSpace], seed: int, share: float
 ) -> None:
@@ -175,7 +179,7 @@ def test_the_exact_optimum_holds_under_several_limits(
 
 
 @settings(deadline=None, max_examples=10)
-@given(seed=st.integers(0, 2**31), fraction=st.floats(0.0, 1.0))
+@given(seed=st.integers(0, 2**31), fraction=st.floats(0.0, 1.0, allow_subnormal=False))
 def test_the_exact_optimum_chooses_depths(seed: int, fraction: float) -> None:
     """No random code is better; without a limit every stage is the best of its depths."""
     space = make_tiny_space()
