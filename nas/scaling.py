@@ -174,9 +174,7 @@ def reach_ms(priced: PricedSpace, rows: Sequence[Row]) -> tuple[float, float]:
 
 def _rows(priced: PricedSpace, architecture: Architecture) -> list[Row]:
     if not priced.space.elastic_width:
-        raise InvalidValueError(
-            f"the blocks of {priced.space.name} have no widths to scale: search instead"
-        )
+        raise InvalidValueError(f"the blocks of {priced.space.name} have no widths to scale")
     return [
         (layer, choice)
         for stage, layers in zip(architecture.stages, priced.space.stages, strict=True)

@@ -198,6 +198,11 @@ class TFNASSearcher(Searcher):
     def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
         recipe = settings.recipe or TFNASRecipe()
         assert isinstance(recipe, TFNASRecipe)
+        if not priced.space.elastic_width:
+            raise InvalidValueError(
+                f"tfnas searches spaces of elastic widths, which {priced.space.name} is not: "
+                "choose another searcher, such as evolution"
+            )
         if not recipe.squeeze_excite:
             priced = priced.only(lambda op: not op.endswith("_se"))
         super().__init__(priced, settings)

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from latbench.device import load_profile
+from latbench.device import DeviceProfile, load_profile
 from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError
 from latbench.render.torch import NetworkModule
 from nas.priced import PricedSpace
@@ -29,7 +29,7 @@ from nas.searchers import SearchSettings
 from nas.searchers.choices import Choices, DepthSearch
 from nas.searchers.derivation import LogProbabilities, architecture_at, derive, most_probable
 from nas.searchers.tfnas import SearchState, TFNASRecipe, TFNASSearcher
-from nas.spaces import Choice, SearchSpace
+from nas.spaces import Choice, SearchSpace, make_space
 from nas.supernet.supernet import Supernet, start_widths
 from nas.training.distributed import Workers
 from nas.training.run_folder import RunFolder
@@ -442,3 +442,10 @@ def test_two_processes_are_one_that_averages_half_batches_and_survive_a_kill(
         for run in ("whole", "cut", "halves")
     }
     assert len(texts) == 1
+
+
+def test_a_space_without_widths_is_refused(tmp_path: Path, profile: DeviceProfile) -> None:
+    space = make_space("nasbench-macro")
+    table = write_table(tmp_path / "table.sqlite", space, profile)
+    with pytest.raises(InvalidValueError, match="elastic widths"):
+        TFNASSearcher(PricedSpace(space, table), SearchSettings())
