@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from latbench.blocks import Network
-from latbench.errors import BudgetError
 from nas.priced import PricedSpace
 from nas.scaling import Fit, fit_exact
 from nas.spaces import Architecture
@@ -68,11 +67,9 @@ def land(
         landings.append(Landing(target_ms, fitted, measured_ms, number))
         if -TOLERANCE <= landings[-1].error <= 0:
             break
-        try:
-            aim_ms = target_ms * _AIM * fitted.latency_ms / measured_ms
-            corrected = fit_exact(priced, fitted.architecture, aim_ms)
-        except BudgetError:
-            break  # the widths end here: the closest measured network is the answer
+        aim_ms = target_ms * _AIM * fitted.latency_ms / measured_ms
+        aim_ms = min(max(aim_ms, fitted.min_ms), fitted.max_ms)  # as far as the widths go
+        corrected = fit_exact(priced, fitted.architecture, aim_ms)
         if corrected.architecture in [landing.fit.architecture for landing in landings]:
             break
         fitted = corrected

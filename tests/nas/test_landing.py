@@ -57,3 +57,15 @@ def test_a_target_out_of_reach_is_refused_before_anything_is_measured(priced: Pr
 
     with pytest.raises(BudgetError):
         land(priced, priced.space.smallest(), 1e6, measure_ms)
+
+
+def test_widths_go_as_far_as_they_can(priced: PricedSpace) -> None:
+    """A device twice as fast as its table leaves room that only the widest network uses."""
+    start = priced.space.largest()
+    high_ms = priced.latency_ms(start)
+
+    def measure_ms(network: Network) -> float:
+        return priced.table.predict(network).latency_ms / 2
+
+    landing = land(priced, start, 0.9 * high_ms, measure_ms)
+    assert landing.fit.latency_ms == pytest.approx(high_ms)
