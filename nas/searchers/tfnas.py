@@ -198,14 +198,14 @@ class TFNASSearcher(Searcher):
     def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
         recipe = settings.recipe or TFNASRecipe()
         assert isinstance(recipe, TFNASRecipe)
+        if not recipe.squeeze_excite:
+            priced = priced.only(lambda op: not op.endswith("_se"))
+        super().__init__(priced, settings)
         if not priced.space.elastic_width:
             raise InvalidValueError(
                 f"tfnas searches spaces of elastic widths, which {priced.space.name} is not: "
                 "choose another searcher, such as evolution"
             )
-        if not recipe.squeeze_excite:
-            priced = priced.only(lambda op: not op.endswith("_se"))
-        super().__init__(priced, settings)
         self.recipe = recipe
         self.workers = settings.workers
         self.objective = objective(self.recipe.latency_objective)
