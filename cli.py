@@ -858,7 +858,7 @@ def search(
     from nas.spaces import make_space
 
     family = _searchers()[searcher]
-    from nas.searchers.base import SearchSettings
+    from nas.searchers.base import SearchSettings, architecture_file
     from nas.training.distributed import workers
 
     make_space(space)
@@ -900,8 +900,7 @@ def search(
     if not group.leads:
         return
 
-    files = [output / "architectures" / f"{r.target_ms:.6g}ms.json" for r in results]
-
+    files = [architecture_file(output, result.target_ms) for result in results]
     known = "accuracy" if loaded.task == "classification" else "fitness"
 
     def render() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from latbench.errors import InvalidValueError
 
+FEWEST_IMAGES = 8  # in each part of divided images: batch norm needs a batch
 _RESIZE_CHUNK = 4096  # images resized at once: bounds the floats in memory
 
 
@@ -149,6 +150,19 @@ class ImageData:
             mean, std = x.new_tensor(self.mean), x.new_tensor(self.std)
             x = x.expand(-1, 3, -1, -1).sub(mean[:, None, None]).div_(std[:, None, None])
         return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+def require_images(data: ImageData, *parts: Source) -> None:
+    """Refuse parts of the training images that are too small to train or to judge on.
+
+    Raises:
+        InvalidValueError: A part has fewer than ``FEWEST_IMAGES``.
+    """
+    if min(map(len, parts)) < FEWEST_IMAGES:
+        raise InvalidValueError(
+            f"{len(data.train)} training images are too few to search on: they are divided into "
+            f"{len(parts)} parts, and each part needs {FEWEST_IMAGES}"
+        )
 
 
 WHOLE = slice(None)

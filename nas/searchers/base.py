@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 from latbench.errors import InvalidValueError
 from nas.data.images import ImageData
@@ -17,6 +18,7 @@ from nas.training.distributed import ALONE, Workers
 from nas.training.run_folder import RunFolder
 
 Progress = Callable[[float, str], None]
+R = TypeVar("R", bound=Recipe)
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,23 @@ class SearchResult:
                 "architecture": self.argmax.architecture.as_dict(),
             }
         return plain
+
+
+def recipe_of(settings: SearchSettings, kind: type[R]) -> R:
+    """The recipe that was asked for, which is of this kind, or the kind's defaults."""
+    recipe = settings.recipe or kind()
+    assert isinstance(recipe, kind)
+    return recipe
+
+
+def phase_of(target_ms: float) -> str:
+    """What the files and the metrics of a target are called, such as ``0.5ms``."""
+    return f"{target_ms:.6g}ms"
+
+
+def architecture_file(run: Path, target_ms: float) -> Path:
+    """Where a run keeps what it found for a target."""
+    return run / "architectures" / f"{phase_of(target_ms)}.json"
 
 
 class Searcher(ABC):

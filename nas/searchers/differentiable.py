@@ -34,9 +34,16 @@ from nas.evaluators.supernet import SupernetEvaluator
 from nas.priced import PricedSpace
 from nas.recipes import Recipe
 from nas.relaxation import Relaxed, expected_latency_ms
-from nas.searchers.base import Progress, Searcher, SearchResult, SearchSettings
+from nas.searchers.base import (
+    Progress,
+    SearchResult,
+    SearchSettings,
+    architecture_file,
+    phase_of,
+    recipe_of,
+)
 from nas.searchers.derivation import LogProbabilities, derive
-from nas.searchers.one_shot import asked_recipe, criterion_of, divided
+from nas.searchers.supernet import SupernetSearcher, asked_recipe, criterion_of, divided
 from nas.spaces import Architecture
 from nas.supernet.supernet import searchable_supernet, start_widths
 from nas.training.run_folder import RunFolder
@@ -54,7 +61,7 @@ class DifferentiableRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="diffe
     latency_objective: Literal["c1", "c2", "eq9", "absolute"] = "absolute"
 
 
-class DifferentiableSearcher(Searcher):
+class DifferentiableSearcher(SupernetSearcher):
     """Base of both; each gives the name of its strategy.
 
     Raises:
@@ -63,14 +70,10 @@ class DifferentiableSearcher(Searcher):
     """
 
     recipe_kind: ClassVar[type[Recipe] | None] = DifferentiableRecipe
-    several_devices: ClassVar[bool] = True
 
     def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
         super().__init__(priced, settings)
-        recipe = settings.recipe or DifferentiableRecipe()
-        assert isinstance(recipe, DifferentiableRecipe)
-        self.recipe = asked_recipe(recipe, settings)
-        self.devices = (priced, *settings.others)
+        self.recipe = asked_recipe(recipe_of(settings, DifferentiableRecipe), settings)
         if priced.space.elastic_width and settings.others:
             raise InvalidValueError(
                 f"the widths of {priced.space.name} are scaled on one device: give one --table, "
@@ -82,12 +85,6 @@ class DifferentiableSearcher(Searcher):
     @abstractmethod
     def strategy(self) -> str:
         """Name of the strategy in ``STRATEGIES``."""
-
-    def check_targets(self, targets_ms: Sequence[float]) -> None:
-        if len(self.devices) == 1:
-            super().check_targets(targets_ms)
-        for target_ms in targets_ms:
-            CodedSpace(latency_limits(self.devices, target_ms))
 
     def _search(
         self,
@@ -121,7 +118,7 @@ class DifferentiableSearcher(Searcher):
             value: Tensor = joined(loss, torch.stack(found).max(), target_ms)
             return value
 
-        phase = f"{target_ms:.6g}ms"
+        phase = phase_of(target_ms)
         train_supernet(
             supernet,
             strategy,
@@ -135,7 +132,7 @@ class DifferentiableSearcher(Searcher):
             progress=progress,
         )
         made, latency_ms = self._derived(strategy, target_ms)
-        write_atomically(folder.path / "architectures" / f"{phase}.json", made.to_json())
+        write_atomically(architecture_file(folder.path, target_ms), made.to_json())
         evaluator = SupernetEvaluator(
             supernet, data, criterion=criterion, calibration=train, judged=judged
         )

@@ -12,33 +12,34 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
-import msgspec
 import numpy as np
-import torch
-from torch import nn
 
-from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
 from nas.blackbox import BLACK_BOXES, BlackBox, run
 from nas.coding import Code, CodedSpace
 from nas.constraints import latency_limits
-from nas.data.images import ImageData, Source
+from nas.data.images import ImageData
 from nas.evaluators.journal import Journaled
 from nas.evaluators.supernet import SupernetEvaluator
 from nas.priced import PricedSpace
 from nas.recipes import Recipe
-from nas.searchers.base import Progress, Searcher, SearchResult, SearchSettings
-from nas.spaces import SearchSpace
+from nas.searchers.base import (
+    Progress,
+    SearchResult,
+    SearchSettings,
+    architecture_file,
+    phase_of,
+    recipe_of,
+)
+from nas.searchers.supernet import SupernetSearcher, asked_recipe, criterion_of, divided
 from nas.supernet.supernet import searchable_supernet
-from nas.tasks import task_of
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import STRATEGIES
 from nas.training.strategies.widths import RandomWidths
 from nas.training.supernet import Count, SupernetRecipe, train_supernet
 
-FEWEST_IMAGES = 8  # batch norm needs a batch
 _TRAINING = 0.8  # of the progress bar
 
 
@@ -56,7 +57,7 @@ class OneShotRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="one-shot"):
     surrogate: bool = True
 
 
-class OneShotSearcher(Searcher):
+class OneShotSearcher(SupernetSearcher):
     """Base of the searchers that ask a supernet; each gives its black box.
 
     Raises:
@@ -64,14 +65,10 @@ class OneShotSearcher(Searcher):
     """
 
     recipe_kind: ClassVar[type[Recipe] | None] = OneShotRecipe
-    several_devices: ClassVar[bool] = True
 
     def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
         super().__init__(priced, settings)
-        recipe = settings.recipe or OneShotRecipe()
-        assert isinstance(recipe, OneShotRecipe)
-        self.recipe = asked_recipe(recipe, settings)
-        self.devices = (priced, *settings.others)
+        self.recipe = asked_recipe(recipe_of(settings, OneShotRecipe), settings)
         self.supernet = searchable_supernet(priced.space, seed=settings.seed)
         paths = STRATEGIES[self.recipe.strategy](priced.space)
         self.strategy = RandomWidths(paths, self.supernet, priced.widths)
@@ -80,12 +77,6 @@ class OneShotSearcher(Searcher):
     @abstractmethod
     def black_box(self) -> type[BlackBox]:
         """What asks for scores."""
-
-    def check_targets(self, targets_ms: Sequence[float]) -> None:
-        if len(self.devices) == 1:
-            super().check_targets(targets_ms)
-        for target_ms in targets_ms:
-            CodedSpace(latency_limits(self.devices, target_ms))
 
     def _search(
         self,
@@ -128,9 +119,9 @@ class OneShotSearcher(Searcher):
                     feasible, known[lightest] = [lightest], score(lightest)
                 best = max(feasible, key=known.__getitem__)
                 latency_ms, made = max(constrained.amounts(best)), constrained.decode(best)
-                phase = f"{target_ms:.6g}ms"
-                write_atomically(folder.path / "architectures" / f"{phase}.json", made.to_json())
-                metrics.log(phase, len(known), {"derived_ms": latency_ms, "score": known[best]})
+                write_atomically(architecture_file(folder.path, target_ms), made.to_json())
+                values = {"derived_ms": latency_ms, "score": known[best]}
+                metrics.log(phase_of(target_ms), len(known), values)
                 results.append(SearchResult(target_ms, latency_ms, known[best], made))
         return results
 
@@ -191,34 +182,3 @@ class ExactSearcher(OneShotSearcher):
     @property
     def black_box(self) -> type[BlackBox]:
         return BLACK_BOXES["exact"]
-
-
-R = TypeVar("R", bound=SupernetRecipe)
-
-
-def asked_recipe(recipe: R, settings: SearchSettings) -> R:
-    """A recipe with the epochs and the batch size that were asked for."""
-    given = {"epochs": settings.epochs, "batch_size": settings.batch_size}
-    return msgspec.structs.replace(recipe, **{k: v for k, v in given.items() if v is not None})
-
-
-def criterion_of(data: ImageData, space: SearchSpace, *, seed: int) -> nn.Module:
-    """The loss of the data's task for networks of a space."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return task_of(data).criterion(space.classes)
-
-
-def divided(data: ImageData, recipe: SupernetRecipe, *, seed: int) -> tuple[Source, Source]:
-    """The training images and the held-out ones, as ``train_supernet`` divides them.
-
-    Raises:
-        InvalidValueError: There are too few of them.
-    """
-    train, held_out = data.held_out(recipe.held_out, seed=seed)
-    if min(len(train), len(held_out)) < FEWEST_IMAGES:
-        raise InvalidValueError(
-            f"{len(data.train)} training images are too few to search on: a part is held out, and "
-            f"either part needs {FEWEST_IMAGES}"
-        )
-    return train, held_out

@@ -58,7 +58,15 @@ from nas.generator.generator import device_of
 from nas.generator.network import CHOICES, decode, without_empty_layers
 from nas.priced import PricedSpace, space_label
 from nas.recipes import Recipe
-from nas.searchers.base import Progress, Searcher, SearchResult, SearchSettings
+from nas.searchers.base import (
+    Progress,
+    Searcher,
+    SearchResult,
+    SearchSettings,
+    architecture_file,
+    phase_of,
+    recipe_of,
+)
 from nas.searchers.budgets import Budgets
 from nas.spaces import PLAIN, Architecture, Choice, SearchSpace, make_space
 from nas.spaces.architecture import read_architecture
@@ -148,8 +156,7 @@ class SGNASSearcher(Searcher):
 
     def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
         super().__init__(priced, settings)
-        recipe = settings.recipe or SGNASRecipe()
-        assert isinstance(recipe, SGNASRecipe)
+        recipe = recipe_of(settings, SGNASRecipe)
         self.recipe = recipe.scaled(settings.epochs, settings.batch_size)
         self.budgets = Budgets.of(
             (priced, *settings.others), low=self.recipe.low, high=self.recipe.high
@@ -188,11 +195,12 @@ class SGNASSearcher(Searcher):
             ]
             results = []
             for target_ms, answer in zip(targets_ms, answers(trained, space, limits), strict=True):
-                file = folder.path / "architectures" / f"{target_ms:.6g}ms.json"
+                file = architecture_file(folder.path, target_ms)
                 write_atomically(file, answer.architecture.to_json())
                 latency_ms = self.priced.latency_ms(answer.architecture)
                 score = judge.accuracy(answer.architecture)
-                metrics.log(file.stem, recipe.epochs, {"score": score, "derived_ms": latency_ms})
+                values = {"score": score, "derived_ms": latency_ms}
+                metrics.log(phase_of(target_ms), recipe.epochs, values)
                 results.append(SearchResult(target_ms, latency_ms, score, read_architecture(file)))
         return results
 

@@ -49,12 +49,21 @@ from torch import Tensor, nn
 from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
 from nas.criteria.hardware import objective
-from nas.data.images import ImageData, Source, augment, batches, generator
+from nas.data.images import ImageData, Source, augment, batches, generator, require_images
 from nas.priced import PricedSpace
 from nas.recipes import Recipe
 from nas.relaxation import Places, Relaxed, expected_latency_ms, path_of
 from nas.scaling import fit_greedy
-from nas.searchers.base import Argmax, Progress, Searcher, SearchResult, SearchSettings
+from nas.searchers.base import (
+    Argmax,
+    Progress,
+    Searcher,
+    SearchResult,
+    SearchSettings,
+    architecture_file,
+    phase_of,
+    recipe_of,
+)
 from nas.searchers.choices import Choices, DepthSearch, SecondPath
 from nas.searchers.derivation import architecture_at, derive, most_probable
 from nas.spaces.architecture import Architecture, read_architecture
@@ -130,7 +139,6 @@ class TFNASRecipe(Recipe, frozen=True, forbid_unknown_fields=True, tag="tfnas"):
 
 
 _WARMUP = "warmup"
-_FEWEST_IMAGES = 8  # batch norm needs a batch
 
 
 class SearchState:
@@ -196,8 +204,7 @@ class TFNASSearcher(Searcher):
     parallel: ClassVar[bool] = True
 
     def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
-        recipe = settings.recipe or TFNASRecipe()
-        assert isinstance(recipe, TFNASRecipe)
+        recipe = recipe_of(settings, TFNASRecipe)
         if not recipe.squeeze_excite:
             priced = priced.only(lambda op: not op.endswith("_se"))
         super().__init__(priced, settings)
@@ -229,11 +236,7 @@ class TFNASSearcher(Searcher):
         torch.set_flush_denormal(True)
         keep_freed_memory()
         train, held_out = data.held_out(self.recipe.held_out, seed=self.settings.seed)
-        if min(len(train), len(held_out)) < _FEWEST_IMAGES:
-            raise InvalidValueError(
-                f"{len(data.train)} training images are too few to search on: a fifth is held "
-                f"out, and either part needs {_FEWEST_IMAGES}"
-            )
+        require_images(data, train, held_out)
         work = _Work(data, task_of(data), train, held_out, folder, progress)
         total = self.warmup + len(targets_ms) * (self.epochs - self.warmup)
         logged = folder.metrics() if self.workers.leads else nullcontext()
@@ -253,7 +256,7 @@ class TFNASSearcher(Searcher):
     def _search_one(
         self, work: _Work, metrics: Metrics | None, target_ms: float, index: int, total: int
     ) -> SearchResult:
-        phase = f"{target_ms:.6g}ms"
+        phase = phase_of(target_ms)
         offset = index * (self.epochs - self.warmup)
         state = self._resume(work, phase, otherwise=_WARMUP)
         while state.epoch < self.epochs:
@@ -278,7 +281,7 @@ class TFNASSearcher(Searcher):
             target_ms=target_ms,
             elastic=self.recipe.elasticity,
         )
-        file = work.folder.path / "architectures" / f"{phase}.json"
+        file = architecture_file(work.folder.path, target_ms)
         if self.workers.leads:
             write_atomically(file, found.architecture.to_json())
             write_atomically(work.folder.path / "argmax" / file.name, likeliest.to_json())

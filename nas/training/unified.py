@@ -22,8 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latbench.errors import InvalidValueError
-from nas.data.images import ImageData, Source, augment, batches, generator
+from nas.data.images import ImageData, Source, augment, batches, generator, require_images
 from nas.recipes import Recipe
 from nas.spaces import SearchSpace
 from nas.supernet.unified import Path, UnifiedSupernet
@@ -34,7 +33,6 @@ from nas.training.strategies.unified import PATHS, FairPaths
 
 _PHASE = "supernet"
 _TEST_BATCH = 256
-_FEWEST_IMAGES = 8  # batch norm needs a batch
 _SELECTION_STREAM = 1  # keeps the order of the second division apart from the first
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -86,11 +84,7 @@ def divide(data: ImageData, recipe: UnifiedRecipe, *, seed: int) -> Parts:
     order = torch.randperm(len(rest), generator=generator(seed, _SELECTION_STREAM))
     count = round(len(rest) * (1 - recipe.selection))
     parts = Parts(weights, rest.take(order[:count]), rest.take(order[count:]))
-    if min(len(parts.weights), len(parts.generator), len(parts.selection)) < _FEWEST_IMAGES:
-        raise InvalidValueError(
-            f"{len(data.train)} training images are too few to search on: they are divided for "
-            f"weights, generator and selection, and each part needs {_FEWEST_IMAGES}"
-        )
+    require_images(data, parts.weights, parts.generator, parts.selection)
     return parts
 
 

@@ -1,0 +1,61 @@
+"""What searchers on a supernet of separate operations share: devices, recipe, images, criterion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, TypeVar
+
+import msgspec
+import torch
+from torch import nn
+
+from nas.coding import CodedSpace
+from nas.constraints import latency_limits
+from nas.data.images import ImageData, Source, require_images
+from nas.priced import PricedSpace
+from nas.searchers.base import Searcher, SearchSettings
+from nas.spaces import SearchSpace
+from nas.tasks import task_of
+from nas.training.supernet import SupernetRecipe
+
+R = TypeVar("R", bound=SupernetRecipe)
+
+
+class SupernetSearcher(Searcher):
+    """Base of the searchers whose targets hold on every device that there is a table of."""
+
+    several_devices: ClassVar[bool] = True
+
+    def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
+        super().__init__(priced, settings)
+        self.devices = (priced, *settings.others)
+
+    def check_targets(self, targets_ms: Sequence[float]) -> None:
+        if len(self.devices) == 1:
+            super().check_targets(targets_ms)
+        for target_ms in targets_ms:
+            CodedSpace(latency_limits(self.devices, target_ms))
+
+
+def asked_recipe(recipe: R, settings: SearchSettings) -> R:
+    """A recipe with the epochs and the batch size that were asked for."""
+    given = {"epochs": settings.epochs, "batch_size": settings.batch_size}
+    return msgspec.structs.replace(recipe, **{k: v for k, v in given.items() if v is not None})
+
+
+def criterion_of(data: ImageData, space: SearchSpace, *, seed: int) -> nn.Module:
+    """The loss of the data's task for networks of a space."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return task_of(data).criterion(space.classes)
+
+
+def divided(data: ImageData, recipe: SupernetRecipe, *, seed: int) -> tuple[Source, Source]:
+    """The training images and the held-out ones, as ``train_supernet`` divides them.
+
+    Raises:
+        InvalidValueError: There are too few of them.
+    """
+    train, held_out = data.held_out(recipe.held_out, seed=seed)
+    require_images(data, train, held_out)
+    return train, held_out
