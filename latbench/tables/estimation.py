@@ -18,7 +18,7 @@ from latbench.cost import block_cost, network_cost
 from latbench.device import SweepProtocol
 from latbench.measure.samples import Interval, Samples
 from latbench.tables.curves import Curves
-from latbench.tables.pricing import SLOW_COPIES, NetworkSample, PriceModel, fit_price
+from latbench.tables.pricing import NetworkSample, PriceModel, fit_price, footprint_bytes
 from latbench.tables.records import Estimate, Role, StoredFit
 from latbench.tables.store import TableStore
 
@@ -199,7 +199,7 @@ def _sample(
         cold_ms=sum(e.cold_or_hot_ms for e in known),
         hot_ms=sum(e.hot_ms for e in known),
         footprint_bytes=sum(
-            block_cost(spec).weight_bytes * (1 + SLOW_COPIES * curves.slow(spec))
+            footprint_bytes(block_cost(spec).weight_bytes, slow=curves.slow(spec))
             for spec in members
         ),
         near_bytes=sum(min(block_cost(spec).weight_bytes, near_limit_bytes) for spec in members),

@@ -146,7 +146,7 @@ class PriceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def footprint_bytes(self, weight_bytes: float, *, slow: bool) -> float:
         """What the weights of one block take in the caches."""
-        return weight_bytes * (1 + self.slow_copies) if slow else weight_bytes
+        return footprint_bytes(weight_bytes, slow=slow, copies=self.slow_copies)
 
     def network_latency_ms(self, prices_ms: float, footprint_bytes: float) -> float:
         """Latency of a network from the sums of its blocks' prices and footprints."""
@@ -165,6 +165,11 @@ class PriceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             slope, constant = found[-1]
             found.append((slope + knee.ms_per_byte, constant - knee.ms_per_byte * knee.above_bytes))
         return tuple(found)
+
+
+def footprint_bytes(weight_bytes: float, *, slow: bool, copies: float = SLOW_COPIES) -> float:
+    """What the weights of one block take in the caches, with so many copies in slower classes."""
+    return weight_bytes * (1 + copies) if slow else weight_bytes
 
 
 def fit_price(
