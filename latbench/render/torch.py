@@ -88,23 +88,26 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def _conv(layer: Conv) -> nn.Module:
-    return nn.Conv2d(
-        layer.in_channels,
-        layer.out_channels,
-        layer.kernel,
-        layer.stride,
-        layer.padding,
-        groups=layer.groups,
-        bias=layer.bias,
-    )
+class ConvModule(nn.Conv2d):
+    """A convolution of a graph."""
+
+    def __init__(self, layer: Conv) -> None:
+        super().__init__(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel,
+            layer.stride,
+            layer.padding,
+            groups=layer.groups,
+            bias=layer.bias,
+        )
 
 
 Modules = Mapping[type[Layer], Callable[[Any], nn.Module]]
 """What makes the module of a kind of layer."""
 
 _MODULES: Modules = {
-    Conv: _conv,
+    Conv: ConvModule,
     Norm: lambda layer: nn.BatchNorm2d(layer.channels, eps=NORM_EPSILON),
     Act: lambda layer: _ACTIVATIONS[layer.kind](),
     Add: lambda layer: _Add(),

@@ -14,24 +14,16 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from latbench.blocks.graph import NORM_EPSILON, Conv, Norm, Pool
-from latbench.render.torch import Modules
+from latbench.render.torch import ConvModule, Modules
 from nas.supernet.depthwise import depthwise
 from nas.supernet.pointwise import pointwise
 
 
-class FastConv(nn.Conv2d):
+class FastConv(ConvModule):
     """A convolution of a graph."""
 
     def __init__(self, layer: Conv) -> None:
-        super().__init__(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel,
-            layer.stride,
-            layer.padding,
-            groups=layer.groups,
-            bias=layer.bias,
-        )
+        super().__init__(layer)
         plain = not layer.bias and layer.padding == layer.kernel // 2
         self._depthwise = plain and layer.groups == layer.in_channels == layer.out_channels
         self._pointwise = layer.kernel == layer.stride == layer.groups == 1
@@ -61,3 +53,14 @@ def modules_of(norms: Literal["batch", "running"]) -> Modules:
         )
 
     return {Conv: FastConv, Norm: norm, Pool: lambda layer: FastPool()}
+
+
+def initialise(module: nn.Module) -> None:
+    """He's normal initialisation by fan-out, as published."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.01)
+        nn.init.zeros_(module.bias)

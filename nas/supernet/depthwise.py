@@ -48,21 +48,8 @@ def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 
 def input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """Gradient by the input of ``depthwise``; of ``x`` only the shape and layout count."""
-    padding = weight.shape[2] // 2
-    found: Tensor = torch.ops.aten.convolution_backward(
-        grad,
-        x,
-        weight,
-        None,
-        [stride, stride],
-        [padding, padding],
-        [1, 1],
-        False,
-        [0, 0],
-        len(weight),
-        [True, False, False],
-    )[0]
-    return found
+    by_input, _ = _gradients(grad, x, weight, stride, wanted=(True, False))
+    return by_input
 
 
 def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -70,8 +57,16 @@ def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Ten
     kernel = weight.shape[2]
     if x.device.type == "cpu" and kernel > _FAST_KERNEL:
         return _by_convolution(grad, x, kernel, stride)
-    padding = kernel // 2
-    found: Tensor = torch.ops.aten.convolution_backward(
+    _, by_weight = _gradients(grad, x, weight, stride, wanted=(False, True))
+    return by_weight
+
+
+def _gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, stride: int, *, wanted: tuple[bool, bool]
+) -> tuple[Tensor, Tensor]:
+    """The library's gradients by input and by weight; what is not wanted is not computed."""
+    padding = weight.shape[2] // 2
+    by_input, by_weight, _ = torch.ops.aten.convolution_backward(
         grad,
         x,
         weight,
@@ -82,9 +77,9 @@ def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Ten
         False,
         [0, 0],
         len(weight),
-        [False, True, False],
-    )[1]
-    return found
+        [*wanted, False],
+    )
+    return by_input, by_weight
 
 
 def _by_convolution(grad: Tensor, x: Tensor, kernel: int, stride: int) -> Tensor:

@@ -19,7 +19,7 @@ from latbench.errors import InvalidValueError
 from latbench.render.torch import Modules, NetworkModule, render_torch
 from nas.relaxation import Places, Relaxed, Weight, Widths
 from nas.spaces import Architecture, Choice, Layer, SearchSpace, every_width
-from nas.supernet.candidates import modules_of
+from nas.supernet.candidates import initialise, modules_of
 from nas.supernet.elastic import ElasticInvertedResidual, Order, Selection
 
 SKIP = -1
@@ -65,7 +65,7 @@ class Supernet(nn.Module):
                 for layers, row in zip(space.stages, start_widths, strict=True)
             )
             self.tail = nn.ModuleList(render_torch(spec, modules=modules) for spec in space.tail)
-            self.apply(_initialise)
+            self.apply(initialise)
 
     def block(self, stage: int, layer: int, op: int) -> nn.Module:
         """The candidate at a place, by the index of its operation."""
@@ -220,17 +220,6 @@ def _candidate(layer: Layer, op: str, width: int | None, modules: Modules) -> nn
 
 def _width(block: nn.Module) -> int | None:
     return block.width if isinstance(block, ElasticInvertedResidual) else None
-
-
-def _initialise(module: nn.Module) -> None:
-    """He's normal initialisation by fan-out, as published."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=0.01)
-        nn.init.zeros_(module.bias)
 
 
 def _mix(values: Mapping[int, Tensor], weights: Mapping[int, Weight]) -> Tensor:

@@ -47,6 +47,7 @@ from latbench.errors import InvalidValueError
 from latbench.render.torch import NetworkModule, render_torch
 from nas.spaces import PLAIN, Architecture, Choice, SearchSpace
 from nas.spaces.sgnas import KERNELS, OP, SUB_BLOCKS, MixLayer
+from nas.supernet.candidates import initialise
 from nas.supernet.depthwise import depthwise, input_gradient, weight_gradient
 
 SKIP = len(KERNELS)
@@ -112,7 +113,7 @@ class UnifiedSupernet(nn.Module):
             self.layers = nn.ModuleList(UnifiedBlock(layer) for layer in layers)
             self.tail = nn.ModuleList(render_torch(spec) for spec in space.tail)
             for module in (*self.stem.modules(), *self.tail.modules()):
-                _initialise(module)
+                initialise(module)
 
     def forward(self, images: Tensor, choices: Path | Tensor) -> Tensor:
         """``(N, 3, S, S)`` to logits ``(N, classes)``.
@@ -584,13 +585,3 @@ def _norm_state(name: str, norms: Sequence[nn.BatchNorm2d]) -> dict[str, Tensor]
     mean, variance, gain, bias = _parameters(norms)
     values = {"weight": gain, "bias": bias, "running_mean": mean, "running_var": variance}
     return {f"{name}.{key}": value for key, value in values.items()}
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=0.01)
-        nn.init.zeros_(module.bias)
