@@ -205,6 +205,14 @@ def batches(
     return source.read((index[share] for index in indices), rng)
 
 
+def endless_batches(
+    source: Source, batch_size: int, rng: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled batches of one epoch after another."""
+    while True:
+        yield from batches(source, batch_size, rng)
+
+
 def _balanced(
     labels: Tensor, classes: int, per_class: int, rng: torch.Generator
 ) -> Iterator[Tensor]:

@@ -13,7 +13,6 @@ from nas.tasks import task_of
 from nas.training.calibration import calibrate
 
 CALIBRATION_BATCHES = 8
-_BATCH = 256
 
 
 class SupernetEvaluator(Evaluator):
@@ -58,8 +57,4 @@ class SupernetEvaluator(Evaluator):
         model = self.supernet.cut(architecture)
         calibrate(model, self.inputs)
         self.criterion.eval()
-        total = 0.0
-        for images, labels in batches(self.judged, _BATCH, generator(0), drop_last=False):
-            outputs = model(self.data.to_input(images))
-            total += len(labels) * self.task.fitness(outputs, labels, self.criterion)
-        return total / len(self.judged)
+        return self.task.mean_fitness(model, self.judged, self.criterion)

@@ -15,11 +15,21 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError, offence
+
+# what the settings of recipes may be
+Count = Annotated[int, msgspec.Meta(ge=1)]
+BatchSize = Annotated[int, msgspec.Meta(ge=2)]  # batch norm needs two images
+Pixels = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Rate = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 R = TypeVar("R", bound="Recipe")
 

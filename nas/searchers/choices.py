@@ -33,6 +33,7 @@ from latbench.errors import InvalidValueError
 from nas.relaxation import Relaxed
 from nas.searchers.derivation import LogProbabilities
 from nas.spaces import SearchSpace
+from nas.training.strategies.gumbel import gumbel_noise
 
 DepthSearch = Literal["sink-connecting", "skip-among", "skip-beside"]
 SecondPath = Literal["none", "gumbel", "min-alpha", "max-alpha", "random"]
@@ -171,8 +172,7 @@ class Choices(nn.Module):
 
 def gumbel(alpha: Tensor, noise: torch.Generator, tau: float) -> Tensor:
     """Logits of Gumbel softmax: (log p + g) / tau."""
-    uniform = torch.rand(alpha.shape, generator=noise).clamp_(1e-9, 1 - 1e-7)
-    return (alpha.log_softmax(0) - (-uniform.log()).log()) / tau
+    return (alpha.log_softmax(0) + gumbel_noise(alpha.shape, noise)) / tau
 
 
 _SECOND: dict[str, Callable[[Tensor, torch.Generator, float], int]] = {

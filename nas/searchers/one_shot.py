@@ -24,7 +24,7 @@ from nas.data.images import ImageData
 from nas.evaluators.journal import Journaled
 from nas.evaluators.supernet import SupernetEvaluator
 from nas.priced import PricedSpace
-from nas.recipes import Recipe
+from nas.recipes import Count, Recipe
 from nas.searchers.base import (
     Progress,
     SearchResult,
@@ -38,7 +38,7 @@ from nas.supernet.supernet import searchable_supernet
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import STRATEGIES
 from nas.training.strategies.widths import RandomWidths
-from nas.training.supernet import Count, SupernetRecipe, train_supernet
+from nas.training.supernet import SupernetRecipe, train_supernet
 
 _TRAINING = 0.8  # of the progress bar
 

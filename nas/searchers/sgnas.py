@@ -57,7 +57,7 @@ from nas.generator.answers import counts_of
 from nas.generator.generator import device_of
 from nas.generator.network import CHOICES, decode, without_empty_layers
 from nas.priced import PricedSpace, space_label
-from nas.recipes import Recipe
+from nas.recipes import Count, Fraction, Positive, Recipe
 from nas.searchers.base import (
     Progress,
     Searcher,
@@ -73,16 +73,13 @@ from nas.spaces.architecture import read_architecture
 from nas.spaces.sgnas import COUNT_VECTORS, OP, SUB_BLOCKS
 from nas.supernet.unified import UnifiedSupernet, path_of
 from nas.training.run_folder import Metrics, RunFolder
+from nas.training.strategies.gumbel import gumbel_noise
 from nas.training.unified import Parts, UnifiedRecipe, accuracy, divide, train_supernet
 
 GENERATOR = "generator.safetensors"
 _PHASE = "generator"
 _STREAM = 7  # keeps the generator's draws apart from the supernet's under the same seed
 _DRAWS = 64  # random networks for each candidate of a prior: enough to come near every place
-
-Count = Annotated[int, msgspec.Meta(ge=1)]
-Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
@@ -349,9 +346,8 @@ class GeneratorTraining:
     ) -> tuple[float, float]:
         """One update for one budget; return the images' loss and the excess of expected cost."""
         logits = without_empty_layers(self.generator([request])[0])
-        uniform = torch.rand(logits.shape, generator=noise).clamp_(1e-9, 1 - 1e-7)
-        gumbel = -(-uniform.log()).log()
-        probabilities = ((logits.log_softmax(-1) + gumbel) / tau).softmax(-1)
+        drawn = logits.log_softmax(-1) + gumbel_noise(logits.shape, noise)
+        probabilities = (drawn / tau).softmax(-1)
         loss = F.cross_entropy(self.judge.supernet(x, probabilities), labels)
         excess = self.budgets.excess(request, probabilities)
         self.adam.zero_grad(set_to_none=True)

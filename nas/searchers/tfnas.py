@@ -36,22 +36,29 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from time import monotonic
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
 from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
 from nas.criteria.hardware import objective
-from nas.data.images import ImageData, Source, augment, batches, generator, require_images
+from nas.data.images import (
+    ImageData,
+    Source,
+    augment,
+    batches,
+    endless_batches,
+    generator,
+    require_images,
+)
 from nas.priced import PricedSpace
-from nas.recipes import Recipe
+from nas.recipes import BatchSize, Count, NotNegative, Pixels, Positive, Rate, Recipe, Share
 from nas.relaxation import Places, Relaxed, expected_latency_ms, path_of
 from nas.scaling import fit_greedy
 from nas.searchers.base import (
@@ -70,13 +77,8 @@ from nas.spaces.architecture import Architecture, read_architecture
 from nas.supernet.supernet import Supernet, start_widths
 from nas.tasks import Task, task_of
 from nas.training.memory import keep_freed_memory
-from nas.training.optimizer import ElasticSGD
+from nas.training.optimizer import ElasticSGD, cosine
 from nas.training.run_folder import Metrics, RunFolder
-
-Count = Annotated[int, msgspec.Meta(ge=1)]
-Fraction = Annotated[float, msgspec.Meta(gt=0, lt=1)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class TFNASRecipe(Recipe, frozen=True, forbid_unknown_fields=True, tag="tfnas"):
@@ -90,8 +92,8 @@ class TFNASRecipe(Recipe, frozen=True, forbid_unknown_fields=True, tag="tfnas"):
         elasticity: Whether widths are scaled to the target after every epoch (Table 4); without
             it they stay at 3 and 6 times a layer's input.
         squeeze_excite: Whether operations with squeeze-excite are among the candidates.
-        warmup: Fraction of the epochs with one path, no architecture step and no scaling.
-        held_out: Fraction of the training images for architecture steps and scores.
+        warmup: Share of the epochs with one path, no architecture step and no scaling.
+        held_out: Share of the training images for architecture steps and scores.
         lr: Of SGD on the weights, cosine to zero.
         clip: Largest norm of the weights' gradient.
         alpha_lr: Of Adam on alphas and betas.
@@ -108,11 +110,11 @@ class TFNASRecipe(Recipe, frozen=True, forbid_unknown_fields=True, tag="tfnas"):
     elasticity: bool = True
     squeeze_excite: bool = True
     epochs: Count = 90
-    batch_size: Annotated[int, msgspec.Meta(ge=2)] = 32
-    warmup: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 1 / 9
-    held_out: Fraction = 0.2
+    batch_size: BatchSize = 32
+    warmup: Rate = 1 / 9
+    held_out: Share = 0.2
     lr: Positive = 0.025
-    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
+    momentum: Rate = 0.9
     weight_decay: NotNegative = 1e-5
     clip: Positive = 5.0
     alpha_lr: Positive = 0.01
@@ -121,7 +123,7 @@ class TFNASRecipe(Recipe, frozen=True, forbid_unknown_fields=True, tag="tfnas"):
     alpha_every: Count = 2
     tau_start: Positive = 5.0
     tau_end: Positive = 0.2
-    shift: Annotated[int, msgspec.Meta(ge=0)] = 4
+    shift: Pixels = 4
     autocast: bool = False
 
     def warmup_epochs(self, epochs: int) -> int:
@@ -326,8 +328,10 @@ class TFNASSearcher(Searcher):
         order, noise, shifts = (generator(seed, stream, epoch, use) for use in range(3))
         tau = recipe.tau(epoch, self.epochs)
         for group in state.sgd.param_groups:
-            group["lr"] = recipe.lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
-        held_out = _endless(work.held_out, self.batch_size, generator(seed, stream, epoch, 3))
+            group["lr"] = cosine(recipe.lr, epoch / self.epochs)
+        held_out = endless_batches(
+            work.held_out, self.batch_size, generator(seed, stream, epoch, 3)
+        )
         steps = max(1, len(work.train) // self.batch_size)
         losses: list[float] = []
         expected_ms = math.nan
@@ -445,14 +449,11 @@ class TFNASSearcher(Searcher):
         ops = dict.fromkeys(op for layer in space.layers for op in layer.ops)
         return values | {f"layers_of_{op}": float(counts[op]) for op in ops}
 
-    @torch.no_grad()
     def _fitness(self, state: SearchState, work: _Work, relaxed: Relaxed) -> float:
         """Of the held-out images; norms use each batch's statistics."""
-        total = 0.0
-        for images, labels in batches(work.held_out, 256, generator(0), drop_last=False):
-            outputs = state.supernet(work.data.to_input(images), relaxed)
-            total += len(labels) * work.task.fitness(outputs, labels, state.criterion)
-        return total / len(work.held_out)
+        return work.task.mean_fitness(
+            lambda images: state.supernet(images, relaxed), work.held_out, state.criterion
+        )
 
 
 @dataclass(frozen=True)
@@ -463,10 +464,3 @@ class _Work:
     held_out: Source
     folder: RunFolder
     progress: Progress
-
-
-def _endless(
-    split: Source, batch_size: int, rng: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    while True:
-        yield from batches(split, batch_size, rng)

@@ -6,10 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from nas.criteria import make_criterion
-from nas.data.images import ImageData
+from nas.data.images import ImageData, Source, batches, generator
+
+JUDGED_AT_ONCE = 256  # images
 
 Model = Callable[[Tensor], Tensor]
 """Normalised images ``(N, 3, S, S)`` to outputs ``(N, outputs)``."""
@@ -56,6 +59,15 @@ class Task(ABC):
 
         The mean over the batch, which searchers average over batches by their size.
         """
+
+    @torch.no_grad()
+    def mean_fitness(self, model: Model, source: Source, criterion: nn.Module) -> float:
+        """The mean fitness of images that were held out from training."""
+        total = 0.0
+        for images, labels in batches(source, JUDGED_AT_ONCE, generator(0), drop_last=False):
+            outputs = model(self.data.to_input(images))
+            total += len(labels) * self.fitness(outputs, labels, criterion)
+        return total / len(source)
 
     @abstractmethod
     def test(self, model: Model) -> dict[str, float]:

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.data.images import batches, generator
-from nas.tasks.base import Model, Task
-
-_BATCH = 256
+from nas.tasks.base import JUDGED_AT_ONCE, Model, Task
 
 
 class Classification(Task):
@@ -27,7 +25,7 @@ class Classification(Task):
         """``top1`` and ``top5`` on the test images, fractions."""
         data = self.data
         first = fifth = 0
-        for images, labels in batches(data.test, _BATCH, generator(0), drop_last=False):
+        for images, labels in batches(data.test, JUDGED_AT_ONCE, generator(0), drop_last=False):
             logits = model(data.to_input(images))
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu() == labels[:, None]
             first += int(ranked[:, 0].sum())

@@ -1,13 +1,24 @@
-"""SGD that touches only the channels in use, and RMSprop as TensorFlow has it."""
+"""SGD that touches only the channels in use, RMSprop as TensorFlow has it, the cosine schedule."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+
+def cosine(peak: float, progress: float) -> float:
+    """A learning rate that falls from its peak to zero along half a cosine.
+
+    Args:
+        peak: The rate at the start.
+        progress: Fraction of all steps that are done.
+    """
+    return peak * (1 + math.cos(math.pi * progress)) / 2
 
 
 class ElasticSGD(Optimizer):

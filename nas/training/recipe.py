@@ -6,13 +6,16 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from nas.recipes import Recipe
-
-Count = Annotated[int, msgspec.Meta(ge=1)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Rate = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+from nas.recipes import (
+    BatchSize,
+    Count,
+    Fraction,
+    NotNegative,
+    Pixels,
+    Positive,
+    Rate,
+    Recipe,
+)
 
 
 class TrainingRecipe(Recipe, frozen=True, kw_only=True, tag="training"):
@@ -48,7 +51,7 @@ class TrainingRecipe(Recipe, frozen=True, kw_only=True, tag="training"):
     """
 
     epochs: Count = 30
-    batch_size: Annotated[int, msgspec.Meta(ge=2)] = 64
+    batch_size: BatchSize = 64
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     optimizer: Literal["sgd", "rmsprop"] = "sgd"
     lr_per_256: Positive = 0.4
@@ -70,7 +73,7 @@ class TrainingRecipe(Recipe, frozen=True, kw_only=True, tag="training"):
     norm_momentum: Fraction = 0.1
     ema: Rate = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
-    shift: Annotated[int, msgspec.Meta(ge=0)] = 4
+    shift: Pixels = 4
     fill: Literal["edge", "black"] = "edge"
     least_area: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.2
     jitter: Fraction = 0.0

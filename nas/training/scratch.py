@@ -29,7 +29,7 @@ from nas.data.images import ImageData, augment, batches, generator, jitter
 from nas.tasks import task_of
 from nas.training.distributed import ALONE, Workers
 from nas.training.memory import keep_freed_memory
-from nas.training.optimizer import TensorFlowRMSprop
+from nas.training.optimizer import TensorFlowRMSprop, cosine
 from nas.training.recipe import TrainingRecipe
 from nas.training.regularisation import add_drop_connect, add_dropout
 from nas.training.run_folder import RunFolder
@@ -302,7 +302,7 @@ def learning_rate(recipe: TrainingRecipe, progress: float) -> float:
     if after < 0:
         return peak * progress / recipe.warmup
     if recipe.schedule == "cosine":
-        return peak * (1 + math.cos(math.pi * after)) / 2
+        return cosine(peak, after)
     epochs = (progress - recipe.warmup) * recipe.epochs
     return float(peak * recipe.step_factor ** math.floor(epochs / recipe.step_epochs + _SLACK))
 

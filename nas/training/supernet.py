@@ -14,28 +14,32 @@ paths have left are those of none.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from time import monotonic
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
-from nas.data.images import ImageData, augment, batches, generator
-from nas.recipes import Recipe
+from nas.data.images import ImageData, augment, batches, endless_batches, generator
+from nas.recipes import (
+    BatchSize,
+    Count,
+    NotNegative,
+    Pixels,
+    Positive,
+    Rate,
+    Recipe,
+    Share,
+)
 from nas.relaxation import Relaxed
 from nas.supernet.supernet import Supernet
 from nas.training.distributed import ALONE, Workers
 from nas.training.memory import keep_freed_memory
+from nas.training.optimizer import cosine
 from nas.training.run_folder import Metrics, RunFolder
 from nas.training.strategies import DifferentiableStrategy, Strategy
-
-Count = Annotated[int, msgspec.Meta(ge=1)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
 Objective = Callable[[Tensor, Relaxed], Tensor]
 """The loss of held-out images and a relaxed architecture, to what an architecture step lowers."""
@@ -54,17 +58,17 @@ class SupernetRecipe(Recipe, frozen=True, forbid_unknown_fields=True, tag="super
     """
 
     epochs: Count = 100
-    batch_size: Annotated[int, msgspec.Meta(ge=2)] = 128
-    held_out: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.2
+    batch_size: BatchSize = 128
+    held_out: Share = 0.2
     lr: Positive = 0.045
-    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
+    momentum: Rate = 0.9
     weight_decay: NotNegative = 4e-5
     clip: NotNegative = 0.0
     alpha_lr: Positive = 1e-3
     alpha_betas: tuple[float, float] = (0.5, 0.999)
     alpha_weight_decay: NotNegative = 0.0
     alpha_every: Count = 1
-    shift: Annotated[int, msgspec.Meta(ge=0)] = 4
+    shift: Pixels = 4
 
 
 def train_supernet(
@@ -112,7 +116,7 @@ def train_supernet(
             losses = []
             state.set_lr(recipe, state.epoch / recipe.epochs)
             order, shifts, paths, others = (generator(seed, state.epoch, use) for use in range(4))
-            judged = _endless(lambda: batches(held_out, recipe.batch_size, others))  # noqa: B023
+            judged = endless_batches(held_out, recipe.batch_size, others)
             drawn = batches(train, recipe.batch_size, order)
             for step, (raw, labels) in enumerate(drawn):
                 done = (state.epoch + step / steps) / recipe.epochs
@@ -188,7 +192,7 @@ class _State:
 
     def set_lr(self, recipe: SupernetRecipe, progress: float) -> None:
         for group in self.sgd.param_groups:
-            group["lr"] = recipe.lr * (1 + math.cos(math.pi * progress)) / 2
+            group["lr"] = cosine(recipe.lr, progress)
 
     def save(self) -> dict[str, Any]:
         return {
@@ -249,10 +253,3 @@ class _State:
             parameter.requires_grad_(True)
         workers.average_gradients(self.strategy.parameters())
         self.adam.step()
-
-
-def _endless(
-    epoch: Callable[[], Iterator[tuple[Tensor, Tensor]]],
-) -> Iterator[tuple[Tensor, Tensor]]:
-    while True:
-        yield from epoch()

@@ -10,35 +10,28 @@ A run goes on from its last finished epoch and ends bit-identical to an uninterr
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import monotonic
-from typing import Annotated
 
-import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.data.images import ImageData, Source, augment, batches, generator, require_images
-from nas.recipes import Recipe
+from nas.recipes import BatchSize, Count, NotNegative, Pixels, Positive, Rate, Recipe, Share
 from nas.spaces import SearchSpace
 from nas.supernet.unified import Path, UnifiedSupernet
 from nas.training.calibration import calibrate
 from nas.training.memory import keep_freed_memory
+from nas.training.optimizer import cosine
 from nas.training.run_folder import RunFolder
 from nas.training.strategies.unified import PATHS, FairPaths
 
 _PHASE = "supernet"
 _TEST_BATCH = 256
 _SELECTION_STREAM = 1  # keeps the order of the second division apart from the first
-
-Count = Annotated[int, msgspec.Meta(ge=1)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
 class UnifiedRecipe(Recipe, frozen=True, kw_only=True, tag="unified-supernet"):
@@ -54,14 +47,14 @@ class UnifiedRecipe(Recipe, frozen=True, kw_only=True, tag="unified-supernet"):
     """
 
     epochs: Count = 50
-    batch_size: Annotated[int, msgspec.Meta(ge=2)] = 128
+    batch_size: BatchSize = 128
     held_out: Share = 0.2
     selection: Share = 0.5
     lr: Positive = 0.064
-    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
+    momentum: Rate = 0.9
     weight_decay: NotNegative = 4e-4
-    smoothing: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.1
-    shift: Annotated[int, msgspec.Meta(ge=0)] = 4
+    smoothing: Rate = 0.1
+    shift: Pixels = 4
     calibration_batches: Count = 8
 
 
@@ -135,7 +128,7 @@ def train_supernet(
             for step, (raw, labels) in enumerate(batches(parts.weights, recipe.batch_size, order)):
                 done = (epoch + step / steps) / recipe.epochs
                 for group in optimizer.param_groups:
-                    group["lr"] = recipe.lr * (1 + math.cos(math.pi * done)) / 2
+                    group["lr"] = cosine(recipe.lr, done)
                 images = augment(raw, shifts, flip=data.flip, shift=recipe.shift)
                 loss = supernet_step(
                     supernet,

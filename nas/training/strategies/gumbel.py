@@ -22,6 +22,11 @@ class GumbelSoftmax(DifferentiableStrategy):
     """Operations weighted by softmax((theta + g) / tau); tau falls geometrically."""
 
     def weights(self, logits: Tensor, rng: torch.Generator, progress: float) -> Tensor:
-        uniform = torch.rand(logits.shape, generator=rng).clamp_(1e-9, 1 - 1e-7)
         tau = TAU_START * float((TAU_END / TAU_START) ** progress)
-        return ((logits - (-uniform.log()).log()) / tau).softmax(0)
+        return ((logits + gumbel_noise(logits.shape, rng)) / tau).softmax(0)
+
+
+def gumbel_noise(shape: torch.Size, rng: torch.Generator) -> Tensor:
+    """Draws of the standard Gumbel distribution; of the uniform ones behind them none is 0 or 1."""
+    uniform = torch.rand(shape, generator=rng).clamp_(1e-9, 1 - 1e-7)
+    return -(-uniform.log()).log()
