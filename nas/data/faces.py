@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from latbench.errors import InvalidFileError
-from nas.data.folders import class_folders, images_in, read_folders
+from nas.data.folders import class_folders, given_folder, images_in, read_folders
 from nas.data.images import ImageData, Pairs, generator
 from nas.data.stored import FileStore, StoredSplit
 
@@ -37,10 +37,7 @@ def faces(input_size: int, data_dir: Path | None) -> ImageData:
     Raises:
         InvalidFileError: There is no folder, or it has another layout.
     """
-    if data_dir is None:
-        raise InvalidFileError(f"faces are not downloaded: give --data-dir a folder; {_LAYOUT}")
-    if not data_dir.is_dir():
-        raise InvalidFileError(f"{data_dir} is no folder: {_LAYOUT}")
+    data_dir = given_folder(data_dir, what="faces are", layout=_LAYOUT)
     if (data_dir / "train").is_dir():
         identities = class_folders(data_dir / "train")
         if len(identities) < 2:

@@ -14,6 +14,24 @@ from nas.data.stored import FileStore
 _SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm")
 
 
+def given_folder(data_dir: Path | None, *, what: str, layout: str) -> Path:
+    """The folder of a data set that nobody downloads.
+
+    Args:
+        data_dir: As given on the command line.
+        what: The data set and its verb, such as ``faces are``.
+        layout: What the folder needs, in words.
+
+    Raises:
+        InvalidFileError: None was given, or it is no folder.
+    """
+    if data_dir is None:
+        raise InvalidFileError(f"{what} not downloaded: give --data-dir a folder; {layout}")
+    if not data_dir.is_dir():
+        raise InvalidFileError(f"{data_dir} is no folder: {layout}")
+    return data_dir
+
+
 def class_folders(root: Path) -> list[str]:
     """Names of the folders in a folder, sorted: the order of the classes.
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from latbench.errors import InvalidFileError
-from nas.data.folders import class_folders, read_folders, read_list
+from nas.data.folders import class_folders, given_folder, read_folders, read_list
 from nas.data.images import ImageData
 from nas.data.packed import LmdbStore, pack
 from nas.data.stored import Store, StoredSplit
@@ -41,10 +41,7 @@ def imagenet(input_size: int, data_dir: Path | None) -> ImageData:
     Raises:
         InvalidFileError: There is no folder, or it has another layout.
     """
-    if data_dir is None:
-        raise InvalidFileError(f"imagenet is not downloaded: give --data-dir a folder; {_LAYOUT}")
-    if not data_dir.is_dir():
-        raise InvalidFileError(f"{data_dir} is no folder: {_LAYOUT}")
+    data_dir = given_folder(data_dir, what="imagenet is", layout=_LAYOUT)
     (train, train_labels), (test, test_labels) = _parts(data_dir)
     classes = int(max(train_labels.max(), test_labels.max())) + 1
     return ImageData(
