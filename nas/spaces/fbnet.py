@@ -10,7 +10,7 @@ from __future__ import annotations
 from latbench.blocks import Classifier, ConvBlock
 from nas.spaces.architecture import PLAIN, Variant
 from nas.spaces.rows import SKIP, Row, inverted_residuals, laid_out
-from nas.spaces.space import SearchSpace, check_plain, check_shape
+from nas.spaces.space import SearchSpace, check_plain, chosen_shape
 
 OPS = (
     *("k3_e1", "k3_e1_g2", "k3_e3", "k3_e6"),
@@ -61,9 +61,7 @@ def _space(
     variant: Variant,
     last_channels: int,
 ) -> SearchSpace:
-    input_size = 32 if input_size is None else input_size
-    classes = 100 if classes is None else classes
-    check_shape(input_size, classes, smallest_input=16)
+    input_size, classes = chosen_shape(input_size, classes, default=(32, 100))
     check_plain(name, variant)
     stem = (ConvBlock(3, STEM_CHANNELS, 3, 2, "relu6", input_size),)
     stages, channels, size = laid_out(stem, ROWS, inverted_residuals(OPS, "relu6"))

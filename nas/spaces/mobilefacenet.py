@@ -12,7 +12,7 @@ from __future__ import annotations
 from latbench.blocks import ConvBlock, GlobalAverage, output_shape
 from nas.spaces.architecture import PLAIN, Variant
 from nas.spaces.rows import SKIP, Row, inverted_residuals, laid_out
-from nas.spaces.space import SearchSpace, check_plain, check_shape
+from nas.spaces.space import SearchSpace, check_plain, chosen_shape
 
 OPS = ("k3_e1", "k3_e2", "k3_e4", "k5_e1", "k5_e2", "k5_e4", SKIP)
 
@@ -33,9 +33,7 @@ def mobilefacenet(
     Raises:
         InvalidValueError: The input size or the size of the embedding is out of range.
     """
-    input_size = 112 if input_size is None else input_size
-    embedding = 256 if classes is None else classes
-    check_shape(input_size, embedding, smallest_input=16)
+    input_size, embedding = chosen_shape(input_size, classes, default=(112, 256))
     check_plain("mobilefacenet", variant)
     first = ConvBlock(3, STEM_CHANNELS, 3, 2, "prelu", input_size)
     size = output_shape(first)[1]

@@ -14,14 +14,20 @@ the linear layer.
 
 from __future__ import annotations
 
-from latbench.blocks import BlockSpec, Classifier, ConvBlock, InvertedResidual
+from latbench.blocks import Classifier, ConvBlock
 from nas.spaces.architecture import PLAIN, Variant
-from nas.spaces.space import FixedLayer, SearchSpace, check_plain, check_shape
+from nas.spaces.rows import Row, inverted_residual, laid_out, skip
+from nas.spaces.space import FixedLayer, SearchSpace, check_plain, chosen_shape
 
 IDENTITY = "identity"
-#             kernel, expansion
-OPERATIONS = {"k3_e3": (3, 3), "k5_e6": (5, 6)}
-DEPTHS = (2, 3, 3)
+OPS = ("k3_e3", "k5_e6")
+
+# output channels, stride
+ROWS: tuple[Row, ...] = (
+    *((64, 2), (64, 1)),
+    *((128, 2), (128, 1), (128, 1)),
+    *((256, 2), (256, 1), (256, 1)),
+)
 STEM_CHANNELS, LAST_CHANNELS = 32, 1280
 
 
@@ -33,22 +39,16 @@ def nasbench_macro(
     Raises:
         InvalidValueError: The input size or the number of classes is out of range.
     """
-    input_size = 32 if input_size is None else input_size
-    classes = 10 if classes is None else classes
-    check_shape(input_size, classes, smallest_input=8)
+    input_size, classes = chosen_shape(input_size, classes, default=(32, 10), smallest_input=8)
     check_plain("nasbench-macro", variant)
-    channels, size = STEM_CHANNELS, input_size
-    stages = []
-    for depth in DEPTHS:
-        first = _layer(channels, 2 * channels, 2, size)
-        channels, size = 2 * channels, (size + 1) // 2
-        stages.append((first, *[_layer(channels, channels, 1, size)] * (depth - 1)))
+    stem = (ConvBlock(3, STEM_CHANNELS, 3, 1, "relu", input_size),)
+    stages, channels, size = laid_out(stem, ROWS, _layer)
     return SearchSpace(
         "nasbench-macro",
         input_size,
         classes,
-        stem=(ConvBlock(3, STEM_CHANNELS, 3, 1, "relu", input_size),),
-        stages=tuple(stages),
+        stem=stem,
+        stages=stages,
         tail=(
             ConvBlock(channels, LAST_CHANNELS, 1, 1, "relu", size),
             Classifier(LAST_CHANNELS, classes, size),
@@ -57,19 +57,7 @@ def nasbench_macro(
     )
 
 
-def _layer(in_channels: int, out_channels: int, stride: int, size: int) -> FixedLayer:
-    blocks: list[tuple[str, BlockSpec | None]] = [
-        (
-            IDENTITY,
-            None if stride == 1 else ConvBlock(in_channels, out_channels, 1, stride, None, size),
-        )
-    ]
-    for name, (kernel, expansion) in OPERATIONS.items():
-        width = expansion * in_channels
-        blocks.append(
-            (
-                name,
-                InvertedResidual(in_channels, out_channels, width, kernel, stride, "relu", size),
-            )
-        )
-    return FixedLayer(tuple(blocks))
+def _layer(in_channels: int, out_channels: int, stride: int, input_size: int) -> FixedLayer:
+    shape = (in_channels, out_channels, stride, input_size)
+    inverted = ((op, inverted_residual(op, "relu", *shape)) for op in OPS)
+    return FixedLayer(((IDENTITY, skip(*shape)), *inverted))

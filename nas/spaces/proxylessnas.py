@@ -9,7 +9,7 @@ from __future__ import annotations
 from latbench.blocks import Classifier, ConvBlock, InvertedResidual, output_shape
 from nas.spaces.architecture import PLAIN, Variant
 from nas.spaces.rows import SKIP, Row, inverted_residuals, laid_out
-from nas.spaces.space import SearchSpace, check_plain, check_shape
+from nas.spaces.space import SearchSpace, check_plain, chosen_shape
 
 OPS = ("k3_e3", "k3_e6", "k5_e3", "k5_e6", "k7_e3", "k7_e6", SKIP)
 
@@ -33,9 +33,7 @@ def proxylessnas(
     Raises:
         InvalidValueError: The input size or the number of classes is out of range.
     """
-    input_size = 32 if input_size is None else input_size
-    classes = 100 if classes is None else classes
-    check_shape(input_size, classes, smallest_input=16)
+    input_size, classes = chosen_shape(input_size, classes, default=(32, 100))
     check_plain("proxylessnas", variant)
     stem = ConvBlock(3, STEM_CHANNELS, 3, 2, "relu6", input_size)
     first = InvertedResidual(

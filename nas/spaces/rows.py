@@ -59,7 +59,7 @@ def inverted_residuals(ops: Sequence[str], activation: Activation) -> MakeLayer:
         shape = (in_channels, out_channels, stride, input_size)
         return FixedLayer(
             tuple(
-                (op, skip(*shape) if op == SKIP else _inverted_residual(op, activation, *shape))
+                (op, skip(*shape) if op == SKIP else inverted_residual(op, activation, *shape))
                 for op in ops
             )
         )
@@ -76,7 +76,7 @@ def skip(in_channels: int, out_channels: int, stride: int, input_size: int) -> B
     return ConvBlock(in_channels, out_channels, 1, stride, None, input_size)
 
 
-def _inverted_residual(
+def inverted_residual(
     op: str,
     activation: Activation,
     in_channels: int,
@@ -84,6 +84,7 @@ def _inverted_residual(
     stride: int,
     input_size: int,
 ) -> InvertedResidual:
+    """The block that an operation's name says, at a layer."""
     match = _INVERTED.fullmatch(op)
     assert match is not None
     kernel, expansion, groups = (int(number or 1) for number in match.groups())

@@ -23,7 +23,7 @@ from latbench.blocks import Classifier, ConvBlock, MixedInvertedResidual, output
 from nas.spaces import proxylessnas
 from nas.spaces.architecture import PLAIN, Choice, Variant
 from nas.spaces.rows import Row, laid_out
-from nas.spaces.space import Layer, SearchSpace, WidthsOf, check_shape, refuse
+from nas.spaces.space import Layer, SearchSpace, WidthsOf, chosen_shape, refuse
 
 KERNELS = (3, 5, 7)
 SUB_BLOCKS = 6
@@ -103,8 +103,7 @@ def sgnas(
     Raises:
         InvalidValueError: The input size or the number of classes is out of range.
     """
-    input_size = 224 if input_size is None else input_size
-    classes = 1000 if classes is None else classes
+    input_size, classes = chosen_shape(input_size, classes, default=(224, 1000))
     small = input_size < SMALL_INPUT
     rows = ((ROWS[0][0], 1), *ROWS[1:]) if small else ROWS
     return _space("sgnas", input_size, classes, variant, stem_stride=1 if small else 2, rows=rows)
@@ -118,8 +117,7 @@ def sgnas_proxyless(
     Raises:
         InvalidValueError: The input size or the number of classes is out of range.
     """
-    input_size = 32 if input_size is None else input_size
-    classes = 100 if classes is None else classes
+    input_size, classes = chosen_shape(input_size, classes, default=(32, 100))
     rows = proxylessnas.ROWS
     return _space("sgnas-proxyless", input_size, classes, variant, stem_stride=2, rows=rows)
 
@@ -133,7 +131,6 @@ def _space(
     stem_stride: int,
     rows: Sequence[Row],
 ) -> SearchSpace:
-    check_shape(input_size, classes, smallest_input=16)
     activation = variant.activation
     stem = ConvBlock(3, STEM_CHANNELS, 3, stem_stride, activation, input_size)
     first = _mixed(

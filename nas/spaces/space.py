@@ -411,12 +411,20 @@ def refuse(path: str, why: str) -> NoReturn:
     raise InvalidFileError(f"the architecture does not fit at {path}: {why}", path=path)
 
 
-def check_shape(input_size: int, classes: int, *, smallest_input: int) -> None:
-    """Refuse an input size or a number of classes that no network can have.
+def chosen_shape(
+    input_size: int | None,
+    classes: int | None,
+    *,
+    default: tuple[int, int],
+    smallest_input: int = 16,
+) -> tuple[int, int]:
+    """Input size in pixels and number of classes as asked for, or a space's own where None.
 
     Raises:
-        InvalidValueError: Out of range.
+        InvalidValueError: One is out of range: no network can have it.
     """
+    input_size = default[0] if input_size is None else input_size
+    classes = default[1] if classes is None else classes
     if not smallest_input <= input_size <= 2048:
         raise InvalidValueError(
             f"input size {input_size} is out of range: choose {smallest_input} to 2048 pixels",
@@ -426,6 +434,7 @@ def check_shape(input_size: int, classes: int, *, smallest_input: int) -> None:
         raise InvalidValueError(
             f"{classes} classes are out of range: choose 1 to 1000000", path="$.classes"
         )
+    return input_size, classes
 
 
 def check_plain(name: str, variant: Variant) -> None:

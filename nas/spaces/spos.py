@@ -9,7 +9,7 @@ from __future__ import annotations
 from latbench.blocks import Classifier, ConvBlock, ShuffleUnit, ShuffleXception
 from nas.spaces.architecture import PLAIN, Variant
 from nas.spaces.rows import Row, laid_out
-from nas.spaces.space import FixedLayer, SearchSpace, check_plain, check_shape
+from nas.spaces.space import FixedLayer, SearchSpace, check_plain, chosen_shape
 
 KERNELS = {"shuffle_k3": 3, "shuffle_k5": 5, "shuffle_k7": 7}
 XCEPTION = "xception"
@@ -32,9 +32,7 @@ def spos(
     Raises:
         InvalidValueError: The input size or the number of classes is out of range.
     """
-    input_size = 32 if input_size is None else input_size
-    classes = 100 if classes is None else classes
-    check_shape(input_size, classes, smallest_input=16)
+    input_size, classes = chosen_shape(input_size, classes, default=(32, 100))
     check_plain("spos", variant)
     stem = (ConvBlock(3, STEM_CHANNELS, 3, 2, "relu6", input_size),)
     stages, channels, size = laid_out(stem, ROWS, _layer)

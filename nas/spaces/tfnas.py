@@ -14,7 +14,7 @@ from itertools import product
 from latbench.blocks import BlockSpec, Classifier, ConvBlock, InvertedResidual, output_shape
 from latbench.blocks.graph import Activation
 from nas.spaces.architecture import PLAIN, Choice, Variant
-from nas.spaces.space import Layer, SearchSpace, check_plain, check_shape
+from nas.spaces.space import Layer, SearchSpace, check_plain, chosen_shape
 
 # in the paper's Table 1: up to `depth` layers to `channels`, the first with `stride`
 #        depth channels stride activation
@@ -102,9 +102,7 @@ def tfnas(
     Raises:
         InvalidValueError: The input size or the number of classes is out of range.
     """
-    input_size = 224 if input_size is None else input_size
-    classes = 1000 if classes is None else classes
-    check_shape(input_size, classes, smallest_input=16)
+    input_size, classes = chosen_shape(input_size, classes, default=(224, 1000))
     check_plain("tfnas", variant)
     return tfnas_strided(input_size, classes, stem_stride=1 if input_size < SMALL_INPUT else 2)
 
