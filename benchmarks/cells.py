@@ -6,6 +6,7 @@ A cell's result is one JSON file; a cell that was interrupted goes on from its r
 from __future__ import annotations
 
 import json
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from time import monotonic
@@ -18,6 +19,20 @@ from latbench.files import write_atomically
 
 Progress = Callable[[float, str], None]
 CONFIDENCE = 0.95
+
+
+def parser(about: str | None) -> ArgumentParser:
+    """What all benchmarks of cells ask: a table, a target, hours and a folder.
+
+    Args:
+        about: The benchmark's docstring.
+    """
+    made = ArgumentParser(description=(about or "").split("\n")[0])
+    made.add_argument("table", type=Path)
+    made.add_argument("--target", required=True)
+    made.add_argument("--hours", type=float, required=True)
+    made.add_argument("-o", "--output", type=Path, required=True)
+    return made
 
 
 class TimeIsUp(Exception):

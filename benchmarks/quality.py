@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from baselines import BASELINES
-from cells import Clock, Progress, TimeIsUp, mean_interval, results, run_cells, shown
+from cells import Clock, Progress, TimeIsUp, mean_interval, parser, results, run_cells, shown
 
 from latbench.blocks import Network
 from latbench.cost import network_cost
@@ -72,17 +72,13 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("table", type=Path)
-    parser.add_argument("--target", required=True)
-    parser.add_argument("--hours", type=float, required=True)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--epochs", type=int, default=30, help="of the search")
-    parser.add_argument("--train-epochs", type=int, default=20)
-    parser.add_argument("--architecture", type=Path, help="compare this one, without a search")
-    return parser.parse_args()
+    asked = parser(__doc__)
+    asked.add_argument("--seeds", type=int, default=3)
+    asked.add_argument("--images", type=int, default=20_000)
+    asked.add_argument("--epochs", type=int, default=30, help="of the search")
+    asked.add_argument("--train-epochs", type=int, default=20)
+    asked.add_argument("--architecture", type=Path, help="compare this one, without a search")
+    return asked.parse_args()
 
 
 def _search(options: argparse.Namespace, table: Path, run: Path) -> Path:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cells import CONFIDENCE, Clock, Progress, results, run_cells, shown
+from cells import CONFIDENCE, Clock, Progress, parser, results, run_cells, shown
 
 from latbench.environment import current_environment
 from latbench.report.terminal import print_lines, print_table
@@ -76,16 +76,12 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("table", type=Path)
-    parser.add_argument("--target", required=True)
-    parser.add_argument("--hours", type=float, required=True)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=5, help="at most")
-    parser.add_argument("--images", type=int, default=6_000)
-    parser.add_argument("--epochs", type=int, default=18, help="of a search")
-    parser.add_argument("--train-epochs", type=int, default=10)
-    return parser.parse_args()
+    asked = parser(__doc__)
+    asked.add_argument("--seeds", type=int, default=5, help="at most")
+    asked.add_argument("--images", type=int, default=6_000)
+    asked.add_argument("--epochs", type=int, default=18, help="of a search")
+    asked.add_argument("--train-epochs", type=int, default=10)
+    return asked.parse_args()
 
 
 def _slug(name: str) -> str:

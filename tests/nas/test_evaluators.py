@@ -32,7 +32,7 @@ from nas.supernet.supernet import Supernet, searchable_supernet
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
 from tests.conftest import make_small_space, make_tiny_space, write_table
-from tests.nas.test_search import tiny_data
+from tests.nas.runs import tiny_data
 
 
 def _benchmark(path: Path, changes: dict[str, Any] | None = None) -> Path:

@@ -16,16 +16,16 @@ from latbench.blocks import Classifier, ConvBlock, InvertedResidual, Network
 from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError
 from latbench.render.torch import NetworkModule
 from nas.criteria.label_smoothing import LabelSmoothing
-from nas.data.images import ImageData, Split, image_data
+from nas.data.images import ImageData
 from nas.recipes import load_recipe, shipped_recipes
 from nas.training import scratch
 from nas.training.distributed import ALONE, Workers
 from nas.training.recipe import TrainingRecipe
 from nas.training.regularisation import add_drop_connect, add_dropout, drop_images
 from nas.training.run_folder import RunFolder
+from tests.nas.runs import LAUNCH, Stop, stopping_after, tiny_data
 
 ROOT = Path(__file__).parents[2]
-LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 NETWORK: Network = (
     ConvBlock(3, 8, 3, 1, "relu", 8),
@@ -43,30 +43,13 @@ FULL = {
 }
 
 
-def make_data(count: int = 64) -> ImageData:
-    rng = torch.Generator().manual_seed(0)
-    labels = torch.randint(4, (count,), generator=rng)
-    images = torch.randint(0, 20, (count, 3, 8, 8), generator=rng)
-    images[..., :4] += labels[:, None, None, None] * 60
-    split = Split(images.to(torch.uint8), labels)
-    return image_data("tiny", train=split, test=split, classes=4, input_size=8, flip=False)
-
-
-class Stop(Exception):
-    """Raised in the middle of an epoch, as a kill would end it."""
+def make_data() -> ImageData:
+    return tiny_data(64, classes=4, channels=3, step=60)
 
 
 def run(folder: Path, recipe: TrainingRecipe, *, stop_after: int = 0) -> dict[str, float]:
-    calls = 0
-
-    def progress(fraction: float, words: str) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == stop_after:
-            raise Stop
-
     made = RunFolder(folder, {"epochs": recipe.epochs})
-    return scratch.train(NETWORK, make_data(), recipe, made, progress=progress)
+    return scratch.train(NETWORK, make_data(), recipe, made, progress=stopping_after(stop_after))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])

@@ -16,7 +16,7 @@ from latbench.device import load_profile
 from latbench.errors import BudgetError, InvalidFileError, MismatchError
 from nas.data import load_data
 from nas.data.fashion_mnist import fashion_mnist, read_idx
-from nas.data.images import ImageData, Split, augment, batches, generator, image_data, resize
+from nas.data.images import Split, augment, batches, generator, resize
 from nas.deployment import export_onnx
 from nas.priced import PricedSpace
 from nas.recipes import Recipe
@@ -29,17 +29,7 @@ from nas.training import scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
 from tests.conftest import make_mix_space, make_tiny_space, write_table
-
-
-def tiny_data(count: int = 96) -> ImageData:
-    """Images whose class is the brightness of their left half: learnable, and made in no time."""
-    rng = torch.Generator().manual_seed(0)
-    labels = torch.randint(10, (count,), generator=rng)
-    images = torch.randint(0, 20, (count, 1, 8, 8), generator=rng)
-    images[..., :4] += labels[:, None, None, None] * 20
-    split = Split(images.to(torch.uint8), labels)
-    return image_data("tiny", train=split, test=split, classes=10, input_size=8, flip=False)
-
+from tests.nas.runs import Stop, stopping_after, tiny_data
 
 SPACES = {"sgnas": make_mix_space}
 """The space that a searcher is tested on, where it is not the tiny one."""
@@ -59,10 +49,6 @@ def priced(name: str, tmp_path: Path) -> PricedSpace:
     return PricedSpace(space, write_table(path, space, load_profile("cpu-onnxruntime")))
 
 
-class Stop(Exception):
-    """Raised in the middle of an epoch, as a kill would end it."""
-
-
 EVERY_SEARCHER = pytest.mark.parametrize("name", list(SEARCHERS))
 
 
@@ -80,14 +66,7 @@ def _search(
         recipe = OneShotRecipe(evaluations=12)
     settings = SearchSettings(epochs=4, batch_size=16, seed=3, recipe=recipe)
     searcher = family(priced, settings)
-    calls = 0
-
-    def progress(fraction: float, words: str) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == stop_after:
-            raise Stop
-
+    progress = stopping_after(stop_after)
     found = searcher.search(tiny_data(), targets, RunFolder(folder, {}), progress=progress)
     return [result.as_dict() for result in found]
 
@@ -167,20 +146,12 @@ def test_the_schedule_ends_at_its_temperature() -> None:
 def _train(
     space: SearchSpace, folder: Path, *, epochs: int = 3, stop_after: int | None = None
 ) -> dict[str, float]:
-    calls = 0
-
-    def progress(fraction: float, words: str) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == stop_after:
-            raise Stop
-
     return scratch.train(
         space.lower(space.largest()),
         tiny_data(),
         TrainingRecipe(epochs=epochs, batch_size=16, shift=0),
         RunFolder(folder, {"epochs": epochs}),
-        progress=progress,
+        progress=stopping_after(stop_after),
     )
 
 

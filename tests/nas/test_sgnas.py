@@ -19,7 +19,7 @@ from nas.searchers.sgnas import GENERATOR, SGNASRecipe, SGNASSearcher, adapt
 from nas.searchers.tfnas import TFNASSearcher
 from nas.training.run_folder import RunFolder
 from tests.conftest import make_mix_space, write_table
-from tests.nas.test_search import tiny_data
+from tests.nas.runs import tiny_data
 
 RECIPE = SGNASRecipe(
     epochs=1, generator_epochs=2, batch_size=16, budgets=5, priors=2, prior_candidates=2,

@@ -34,7 +34,7 @@ from nas.supernet.supernet import Supernet, start_widths
 from nas.training.distributed import Workers
 from nas.training.run_folder import RunFolder
 from tests.conftest import make_tiny_space, write_table
-from tests.nas.test_search import tiny_data
+from tests.nas.runs import LAUNCH, tiny_data
 
 DEPTHS: tuple[DepthSearch, ...] = ("sink-connecting", "skip-among", "skip-beside")
 EVERY_DEPTH = pytest.mark.parametrize("depth", DEPTHS)
@@ -313,7 +313,6 @@ def test_fewer_operations_are_a_space_of_their_own(priced: PricedSpace) -> None:
         priced.only(lambda op: False)
 
 
-LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 ROOT = Path(__file__).parents[2]
 TOGETHER = """
 import os, signal, sys
@@ -325,7 +324,7 @@ from nas.searchers.tfnas import SearchState, TFNASRecipe, TFNASSearcher
 from nas.training.distributed import workers
 from nas.training.run_folder import RunFolder
 from tests.conftest import make_tiny_space
-from tests.nas.test_search import tiny_data
+from tests.nas.runs import tiny_data
 
 folder, table, target_ms, kill_after = Path(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4])
 with workers() as group:

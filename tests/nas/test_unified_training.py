@@ -30,7 +30,7 @@ from nas.training.unified import (
     supernet_step,
     train_supernet,
 )
-from tests.nas.test_search import Stop, tiny_data
+from tests.nas.runs import Stop, stopping_after, tiny_data
 from tests.nas.test_unified import make_unified_space
 
 RECIPE = UnifiedRecipe(epochs=2, batch_size=32, lr=0.05, calibration_batches=2)
@@ -75,14 +75,7 @@ def data_of_five_classes() -> ImageData:
 
 
 def _train(folder: Path, *, stop_after: int | None = None) -> UnifiedSupernet:
-    data, calls = data_of_five_classes(), 0
-
-    def progress(fraction: float, words: str) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == stop_after:
-            raise Stop
-
+    data = data_of_five_classes()
     return train_supernet(
         make_unified_space(),
         data,
@@ -90,7 +83,7 @@ def _train(folder: Path, *, stop_after: int | None = None) -> UnifiedSupernet:
         RECIPE,
         RunFolder(folder, {}),
         seed=2,
-        progress=progress,
+        progress=stopping_after(stop_after),
     )
 
 
