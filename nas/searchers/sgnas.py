@@ -30,7 +30,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from time import monotonic
 from typing import Annotated, Any, ClassVar
 
 import msgspec
@@ -41,7 +40,7 @@ from scipy.stats import kendalltau
 from torch import Tensor
 
 from latbench.files import write_atomically
-from nas.data.images import ImageData, augment, batches, generator
+from nas.data.images import ImageData, generator
 from nas.generator import (
     Generator,
     GeneratorLabel,
@@ -72,9 +71,10 @@ from nas.spaces import PLAIN, Architecture, Choice, SearchSpace, make_space
 from nas.spaces.architecture import read_architecture
 from nas.spaces.sgnas import COUNT_VECTORS, OP, SUB_BLOCKS
 from nas.supernet.unified import UnifiedSupernet, path_of
-from nas.training.run_folder import Metrics, RunFolder
+from nas.training.epochs import Report, Resumable, TrainingImages, Values, resume, run_epochs
+from nas.training.run_folder import RunFolder
 from nas.training.strategies.gumbel import gumbel_noise
-from nas.training.unified import Parts, UnifiedRecipe, accuracy, divide, train_supernet
+from nas.training.unified import Parts, UnifiedRecipe, accuracy, divide, train_unified
 
 GENERATOR = "generator.safetensors"
 _PHASE = "generator"
@@ -169,7 +169,7 @@ class SGNASSearcher(Searcher):
         recipe, seed, space = self.recipe, self.settings.seed, self.priced.space
         parts = divide(data, recipe, seed=seed)
         share = recipe.epochs / (recipe.epochs + recipe.generator_epochs)
-        supernet = train_supernet(
+        supernet = train_unified(
             plain(space),
             data,
             parts,
@@ -179,18 +179,17 @@ class SGNASSearcher(Searcher):
             progress=lambda fraction, words: progress(share * fraction, words),
         ).requires_grad_(False)
         judge = Judge(supernet, data, parts, recipe)
+        trained = GeneratorTraining(judge, space, self.budgets, recipe, seed).run(
+            folder,
+            lambda fraction, words: progress(share + (1 - share) * fraction, words),
+        )
+        save_generator(trained, folder.path / GENERATOR)
+        device = device_of(self.priced.table)
+        limits = [
+            Request((Limit(self.budgets.latencies[device], ms),), device) for ms in targets_ms
+        ]
+        results = []
         with folder.metrics() as metrics:
-            trained = GeneratorTraining(judge, space, self.budgets, recipe, seed).run(
-                folder,
-                metrics,
-                lambda fraction, words: progress(share + (1 - share) * fraction, words),
-            )
-            save_generator(trained, folder.path / GENERATOR)
-            device = device_of(self.priced.table)
-            limits = [
-                Request((Limit(self.budgets.latencies[device], ms),), device) for ms in targets_ms
-            ]
-            results = []
             for target_ms, answer in zip(targets_ms, answers(trained, space, limits), strict=True):
                 file = architecture_file(folder.path, target_ms)
                 write_atomically(file, answer.architecture.to_json())
@@ -228,7 +227,7 @@ def adapt(
     require_table(known, priced.table)
     space = priced.space
     parts = divide(data, recipe, seed=seed)
-    supernet = train_supernet(plain(space), data, parts, recipe, folder, seed=seed)
+    supernet = train_unified(plain(space), data, parts, recipe, folder, seed=seed)
     device = device_of(priced.table)
     budgets = Budgets.of([priced], low=recipe.low, high=recipe.high).only(device)
     training = GeneratorTraining(
@@ -239,7 +238,7 @@ def adapt(
         seed,
         generator=known.with_device(device),
     )
-    return training.run(None, None, progress)
+    return training.run(None, progress)
 
 
 @dataclass(frozen=True)
@@ -256,7 +255,7 @@ class Judge:
         return accuracy(self.supernet, path_of(architecture), self.data, self.parts, self.recipe)
 
 
-class GeneratorTraining:
+class GeneratorTraining(Resumable):
     """The training of one generator, and everything that it changes.
 
     Args:
@@ -285,61 +284,49 @@ class GeneratorTraining:
         self.generator = generator or self._new_generator()
         trained = [self.generator.devices] if self.adapting else self.generator.parameters()
         self.adam = torch.optim.Adam(trained, lr=recipe.generator_lr, betas=recipe.generator_betas)
-        self.epoch = 0
+        super().__init__(generator=self.generator, adam=self.adam)
         self.best_score = -math.inf
         self.best = self._copy()
 
-    def run(
-        self, folder: RunFolder | None, metrics: Metrics | None, progress: Progress
-    ) -> Generator:
+    def run(self, folder: RunFolder | None, progress: Progress) -> Generator:
         """Train to the end; return the generator of the best epoch.
 
         Args:
-            folder: Where checkpoints are kept; a run there goes on. None keeps none.
-            metrics: Where numbers are logged.
+            folder: Where metrics and checkpoints are kept; a run there goes on. None keeps none.
             progress: Is told the fraction done.
         """
-        torch.set_flush_denormal(True)
-        saved = folder.checkpoint(_PHASE) if folder is not None else None
-        if saved is not None:
-            self._load(saved)
-        elif not self.adapting:
+        resumed = folder is not None and resume(self, folder, _PHASE)
+        if not resumed and not self.adapting:
             self.generator.priors.copy_(self._find_priors())
-        while self.epoch < self.recipe.generator_epochs:
-            values = self._one_epoch(progress)
-            if metrics is not None:
-                metrics.log(_PHASE, self.epoch, values)
-            self.epoch += 1
-            if folder is not None:
-                folder.save_checkpoint(_PHASE, self._save())
+        run_epochs(
+            self,
+            self.recipe.generator_epochs,
+            self._one_epoch,
+            folder,
+            phase=_PHASE,
+            progress=progress,
+        )
         self.generator.load_state_dict(self.best)
         return self.generator.eval()
 
-    def _one_epoch(self, progress: Progress) -> dict[str, float | None]:
-        begin = monotonic()
-        recipe, data, images = self.recipe, self.judge.data, self.judge.parts.generator
+    def _one_epoch(self, report: Report) -> Values:
+        recipe, judge = self.recipe, self.judge
         order, shifts, noise, asked = (
             generator(self.seed, _STREAM, self.epoch, use) for use in range(4)
         )
         requests = self.budgets.epoch(recipe.budgets, recipe.jitter, asked)
-        tau, steps = recipe.tau(self.epoch), max(1, len(images) // recipe.batch_size)
-        losses = []
-        for step, (raw, labels) in enumerate(batches(images, recipe.batch_size, order)):
-            shifted = augment(raw, shifts, flip=data.flip, shift=recipe.shift)
-            x = data.to_input(shifted)
-            losses.append(self._step(x, labels, next(requests), noise, tau))
-            progress(
-                (self.epoch + (step + 1) / steps) / recipe.generator_epochs,
-                f"generator, epoch {self.epoch + 1} of {recipe.generator_epochs}, "
-                f"loss {losses[-1][0]:.2f}",
-            )
-        values: dict[str, float | None] = {
-            "loss": sum(loss for loss, _ in losses) / len(losses),
-            "expected_error": sum(abs(excess) for _, excess in losses) / len(losses),
-            "tau": tau,
-        }
-        values |= self._select()
-        return values | {"seconds": round(monotonic() - begin, 3)}
+        tau = recipe.tau(self.epoch)
+        errors: list[float] = []
+
+        def step(number: int, x: Tensor, labels: Tensor) -> float:
+            loss, excess = self._step(x, labels, next(requests), noise, tau)
+            errors.append(abs(excess))
+            return loss
+
+        images = TrainingImages(judge.data, judge.parts.generator, recipe.batch_size, recipe.shift)
+        loss = images.show(step, report, order=order, shifts=shifts)
+        expected_error = sum(errors) / len(errors)
+        return {"loss": loss, "expected_error": expected_error, "tau": tau, **self._select()}
 
     def _step(
         self, x: Tensor, labels: Tensor, request: Request, noise: torch.Generator, tau: float
@@ -358,7 +345,7 @@ class GeneratorTraining:
         self.adam.step()
         return float(loss.detach()), float(excess.detach())
 
-    def _select(self) -> dict[str, float | None]:
+    def _select(self) -> Values:
         """Judge the epoch: keep its generator if its answers are the best so far.
 
         Returns:
@@ -432,20 +419,12 @@ class GeneratorTraining:
     def _copy(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self.generator.state_dict().items()}
 
-    def _save(self) -> dict[str, Any]:
-        return {
-            "epoch": self.epoch,
-            "generator": self.generator.state_dict(),
-            "adam": self.adam.state_dict(),
-            "best": self.best,
-            "best_score": self.best_score,
-        }
+    def save(self) -> dict[str, Any]:
+        return {**super().save(), "best": self.best, "best_score": self.best_score}
 
-    def _load(self, state: dict[str, Any]) -> None:
-        self.epoch = state["epoch"]
-        self.generator.load_state_dict(state["generator"])
-        self.adam.load_state_dict(state["adam"])
-        self.best, self.best_score = state["best"], state["best_score"]
+    def load(self, saved: dict[str, Any]) -> None:
+        super().load(saved)
+        self.best, self.best_score = saved["best"], saved["best_score"]
 
 
 def plain(space: SearchSpace) -> SearchSpace:

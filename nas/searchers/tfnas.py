@@ -34,12 +34,9 @@ on its part of each batch (batch norm included) and averages gradients, so all h
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from time import monotonic
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -48,15 +45,7 @@ from torch import Tensor, nn
 from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
 from nas.criteria.hardware import objective
-from nas.data.images import (
-    ImageData,
-    Source,
-    augment,
-    batches,
-    endless_batches,
-    generator,
-    require_images,
-)
+from nas.data.images import ImageData, Source, generator, require_images
 from nas.priced import PricedSpace
 from nas.recipes import BatchSize, Count, NotNegative, Pixels, Positive, Rate, Recipe, Share
 from nas.relaxation import Places, Relaxed, expected_latency_ms, path_of
@@ -76,9 +65,9 @@ from nas.searchers.derivation import architecture_at, derive, most_probable
 from nas.spaces.architecture import Architecture, read_architecture
 from nas.supernet.supernet import Supernet, start_widths
 from nas.tasks import Task, task_of
-from nas.training.memory import keep_freed_memory
-from nas.training.optimizer import ElasticSGD, cosine
-from nas.training.run_folder import Metrics, RunFolder
+from nas.training.epochs import Report, Resumable, TrainingImages, Values, resume, run_epochs
+from nas.training.optimizer import ElasticSGD, cosine, set_lr
+from nas.training.run_folder import RunFolder
 
 
 class TFNASRecipe(Recipe, frozen=True, forbid_unknown_fields=True, tag="tfnas"):
@@ -143,8 +132,8 @@ class TFNASRecipe(Recipe, frozen=True, forbid_unknown_fields=True, tag="tfnas"):
 _WARMUP = "warmup"
 
 
-class SearchState:
-    """Everything that a search changes, and so everything that a checkpoint holds."""
+class SearchState(Resumable):
+    """Supernet, criterion, choices and their optimisers."""
 
     def __init__(
         self, priced: PricedSpace, recipe: TFNASRecipe, criterion: nn.Module, seed: int
@@ -167,7 +156,17 @@ class SearchState:
             betas=recipe.alpha_betas,
             weight_decay=recipe.alpha_weight_decay,
         )
-        self.epoch = 0
+        super().__init__(
+            supernet=self.supernet,
+            criterion=criterion,
+            choices=self.choices,
+            sgd=self.sgd,
+            adam=self.adam,
+        )
+        self.select()
+
+    def load(self, saved: dict[str, Any]) -> None:
+        super().load(saved)
         self.select()
 
     def select(self) -> None:
@@ -177,25 +176,6 @@ class SearchState:
     def set_widths(self, architecture: Architecture, places: Places) -> None:
         """Give the architecture's operations its widths, and the optimiser what goes with them."""
         self.sgd.move(self.supernet.set_widths(architecture, places))
-        self.select()
-
-    def save(self) -> dict[str, Any]:
-        return {
-            "epoch": self.epoch,
-            "supernet": self.supernet.state_dict(),
-            "criterion": self.criterion.state_dict(),
-            "choices": self.choices.state_dict(),
-            "sgd": self.sgd.state_dict(),
-            "adam": self.adam.state_dict(),
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.epoch = state["epoch"]
-        self.supernet.load_state_dict(state["supernet"])
-        self.criterion.load_state_dict(state["criterion"])
-        self.choices.load_state_dict(state["choices"])
-        self.sgd.load_state_dict(state["sgd"])
-        self.adam.load_state_dict(state["adam"])
         self.select()
 
 
@@ -235,44 +215,48 @@ class TFNASSearcher(Searcher):
         folder: RunFolder,
         progress: Progress,
     ) -> list[SearchResult]:
-        torch.set_flush_denormal(True)
-        keep_freed_memory()
         train, held_out = data.held_out(self.recipe.held_out, seed=self.settings.seed)
         require_images(data, train, held_out)
-        work = _Work(data, task_of(data), train, held_out, folder, progress)
-        total = self.warmup + len(targets_ms) * (self.epochs - self.warmup)
-        logged = folder.metrics() if self.workers.leads else nullcontext()
-        with logged as metrics:
-            self._warm_up(work, metrics, total)
-            return [
-                self._search_one(work, metrics, target_ms, index, total)
-                for index, target_ms in enumerate(targets_ms)
-            ]
+        images = TrainingImages(data, train, self.batch_size, self.recipe.shift, self.workers)
+        work = _Work(images, held_out, task_of(data), folder)
+        searching = self.epochs - self.warmup
+        total = self.warmup + len(targets_ms) * searching
 
-    def _warm_up(self, work: _Work, metrics: Metrics | None, total: int) -> None:
-        state = self._resume(work, _WARMUP)
-        while state.epoch < self.warmup:
-            self._epoch(state, work, metrics, phase=_WARMUP, stream=0, total=total)
-            self._save(state, work.folder, _WARMUP)
+        def part(first: int, count: int) -> Progress:
+            return lambda fraction, words: progress((first + fraction * count) / total, words)
+
+        self._warm_up(work, part(0, self.warmup))
+        return [
+            self._search_one(work, target_ms, index, part(index * searching, self.epochs))
+            for index, target_ms in enumerate(targets_ms)
+        ]
+
+    def _warm_up(self, work: _Work, progress: Progress) -> None:
+        state = self._begin(work, _WARMUP)
+        run_epochs(
+            state,
+            self.warmup,
+            lambda report: self._epoch(state, work, report, stream=0),
+            work.folder,
+            phase=_WARMUP,
+            workers=self.workers,
+            progress=progress,
+        )
 
     def _search_one(
-        self, work: _Work, metrics: Metrics | None, target_ms: float, index: int, total: int
+        self, work: _Work, target_ms: float, index: int, progress: Progress
     ) -> SearchResult:
         phase = phase_of(target_ms)
-        offset = index * (self.epochs - self.warmup)
-        state = self._resume(work, phase, otherwise=_WARMUP)
-        while state.epoch < self.epochs:
-            self._epoch(
-                state,
-                work,
-                metrics,
-                phase=phase,
-                stream=index + 1,
-                total=total,
-                target_ms=target_ms,
-                offset=offset,
-            )
-            self._save(state, work.folder, phase)
+        state = self._begin(work, phase, _WARMUP)
+        run_epochs(
+            state,
+            self.epochs,
+            lambda report: self._epoch(state, work, report, stream=index + 1, target_ms=target_ms),
+            work.folder,
+            phase=phase,
+            workers=self.workers,
+            progress=progress,
+        )
         log, widths = state.choices.log_probabilities(), state.supernet.widths()
         likeliest = architecture_at(self.priced.space, most_probable(log), widths)
         argmax = Argmax(self.priced.latency_ms(likeliest), likeliest)
@@ -294,75 +278,42 @@ class TFNASSearcher(Searcher):
             target_ms, found.latency_ms, score, read_architecture(file), argmax=argmax
         )
 
-    def _save(self, state: SearchState, folder: RunFolder, name: str) -> None:
-        """Count the epoch and write it down; all processes hold the same, one writes."""
-        state.epoch += 1
-        if self.workers.leads:
-            folder.save_checkpoint(name, state.save())
-        self.workers.wait()
-
-    def _resume(self, work: _Work, name: str, *, otherwise: str | None = None) -> SearchState:
+    def _begin(self, work: _Work, *checkpoints: str) -> SearchState:
         state = self.begin(work.task.criterion(self.priced.space.classes))
-        saved = work.folder.checkpoint(name)
-        if saved is None and otherwise is not None:
-            saved = work.folder.checkpoint(otherwise)
-        if saved is not None:
-            state.load(saved)
+        resume(state, work.folder, *checkpoints)
         return state
 
     def _epoch(
         self,
         state: SearchState,
         work: _Work,
-        metrics: Metrics | None,
+        report: Report,
         *,
-        phase: str,
         stream: int,
-        total: int,
         target_ms: float | None = None,
-        offset: int = 0,
-    ) -> None:
+    ) -> Values:
         """One epoch of weight steps and, given a target, of architecture steps and scaling."""
         recipe, seed, epoch = self.recipe, self.settings.seed, state.epoch
-        begin = monotonic()
-        order, noise, shifts = (generator(seed, stream, epoch, use) for use in range(3))
+        order, noise, shifts, others = (generator(seed, stream, epoch, use) for use in range(4))
         tau = recipe.tau(epoch, self.epochs)
-        for group in state.sgd.param_groups:
-            group["lr"] = cosine(recipe.lr, epoch / self.epochs)
-        held_out = endless_batches(
-            work.held_out, self.batch_size, generator(seed, stream, epoch, 3)
-        )
-        steps = max(1, len(work.train) // self.batch_size)
-        losses: list[float] = []
-        expected_ms = math.nan
-        for step, (images, labels) in enumerate(batches(work.train, self.batch_size, order)):
-            shifted = augment(images, shifts, flip=work.data.flip, shift=recipe.shift)
-            part = self.workers.share(len(labels))
-            x = work.data.to_input(shifted[part])
-            losses.append(
-                self.weight_step(state, x, labels[part], noise, tau, both=target_ms is not None)
-            )
-            if target_ms is not None and step % recipe.alpha_every == recipe.alpha_every - 1:
-                judged, truth = next(held_out)
-                part = self.workers.share(len(truth))
-                x = work.data.to_input(judged[part])
-                expected_ms = self.architecture_step(state, x, truth[part], noise, tau, target_ms)
-            work.progress(
-                (offset + epoch + (step + 1) / steps) / total,
-                f"{phase}, epoch {epoch + 1} of {self.epochs}, loss {losses[-1]:.2f}",
-            )
-        (loss,) = self.workers.sum([sum(losses) / len(losses) / self.workers.count])
-        values: dict[str, float | None] = {
-            "loss": loss,
-            "tau": tau,
-            "lr": state.sgd.param_groups[0]["lr"],
-        }
+        lr = cosine(recipe.lr, epoch / self.epochs)
+        set_lr(state.sgd, lr)
+        judged = work.images.judged(work.held_out, others)
+        expected_ms: float | None = None
+
+        def step(number: int, x: Tensor, labels: Tensor) -> float:
+            nonlocal expected_ms
+            loss = self.weight_step(state, x, labels, noise, tau, both=target_ms is not None)
+            if target_ms is not None and number % recipe.alpha_every == recipe.alpha_every - 1:
+                expected_ms = self.architecture_step(state, *next(judged), noise, tau, target_ms)
+            return loss
+
+        loss = work.images.show(step, report, order=order, shifts=shifts)
+        values: Values = {"loss": loss, "tau": tau, "lr": lr}
         if target_ms is not None:
-            values["expected_ms"] = None if math.isnan(expected_ms) else expected_ms
+            values["expected_ms"] = expected_ms
             values |= self.scale(state, target_ms)
-        values["seconds"] = round(monotonic() - begin, 3)
-        if metrics is not None:
-            metrics.log(phase, epoch, values)
+        return values
 
     def weight_step(
         self,
@@ -458,9 +409,7 @@ class TFNASSearcher(Searcher):
 
 @dataclass(frozen=True)
 class _Work:
-    data: ImageData
-    task: Task
-    train: Source
+    images: TrainingImages
     held_out: Source
+    task: Task
     folder: RunFolder
-    progress: Progress

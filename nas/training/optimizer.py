@@ -21,6 +21,12 @@ def cosine(peak: float, progress: float) -> float:
     return peak * (1 + math.cos(math.pi * progress)) / 2
 
 
+def set_lr(optimizer: Optimizer, lr: float) -> None:
+    """Give all parameters one learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
 class ElasticSGD(Optimizer):
     """SGD with momentum and weight decay, on the selected slices of elastic parameters.
 

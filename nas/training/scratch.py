@@ -10,11 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
-from time import monotonic
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -28,8 +24,8 @@ from latbench.render.torch import NetworkModule
 from nas.data.images import ImageData, augment, batches, generator, jitter
 from nas.tasks import task_of
 from nas.training.distributed import ALONE, Workers
-from nas.training.memory import keep_freed_memory
-from nas.training.optimizer import TensorFlowRMSprop, cosine
+from nas.training.epochs import Progress, Report, Resumable, Values, resume, run_epochs
+from nas.training.optimizer import TensorFlowRMSprop, cosine, set_lr
 from nas.training.recipe import TrainingRecipe
 from nas.training.regularisation import add_drop_connect, add_dropout
 from nas.training.run_folder import RunFolder
@@ -46,7 +42,7 @@ def train(
     folder: RunFolder,
     *,
     group: Workers = ALONE,
-    progress: Callable[[float, str], None] = lambda fraction, words: None,
+    progress: Progress = lambda fraction, words: None,
 ) -> dict[str, float]:
     """Train to the end of the recipe, write the weights, return the test metrics.
 
@@ -61,36 +57,25 @@ def train(
     Raises:
         LatbenchError: Network, data and recipe do not fit together, or an image is damaged.
     """
-    torch.set_flush_denormal(True)
-    keep_freed_memory()
     check(network, data, recipe, group)
     state = TrainingState(network, data, recipe)
-    saved = folder.checkpoint(_LAST)
-    if saved is not None:
-        state.load(saved)
-    group.wait()  # nobody writes before all have read
-    with folder.metrics() if group.leads else nullcontext() as metrics:
-        while state.epoch < recipe.epochs:
-            begin = monotonic()
-            loss = state.train_epoch(data, recipe, group, progress)
-            state.epoch += 1
-            if metrics is None:
-                continue
-            folder.save_checkpoint(_LAST, state.save())
-            metrics.log(
-                "train",
-                state.epoch - 1,
-                {
-                    "loss": loss,
-                    "lr": state.optimizer.param_groups[0]["lr"],
-                    "seconds": round(monotonic() - begin, 3),
-                },
-            )
-        score = test(state.result, data)
-        if metrics is not None:
+    resume(state, folder, _LAST)
+    run_epochs(
+        state,
+        recipe.epochs,
+        lambda report: state.train_epoch(data, recipe, group, report),
+        folder,
+        phase="train",
+        checkpoint=_LAST,
+        workers=group,
+        progress=progress,
+    )
+    score = test(state.result, data)
+    if group.leads:
+        with folder.metrics() as metrics:
             metrics.log("test", recipe.epochs, score)
-            tensors = {name: v.cpu().contiguous() for name, v in state.result.state_dict().items()}
-            write_atomically(folder.path / WEIGHTS, save(tensors))
+        tensors = {name: v.cpu().contiguous() for name, v in state.result.state_dict().items()}
+        write_atomically(folder.path / WEIGHTS, save(tensors))
     group.wait()
     return score
 
@@ -118,8 +103,8 @@ def test(model: nn.Module, data: ImageData) -> dict[str, float]:
     return task_of(data).test(lambda images: model(images.to(device)).cpu())
 
 
-class TrainingState:
-    """Everything that training changes, and so everything that a checkpoint holds.
+class TrainingState(Resumable):
+    """The network with its criterion, optimiser and running mean.
 
     Attributes:
         criterion: With the parameters it learns, if any.
@@ -138,38 +123,26 @@ class TrainingState:
         add_drop_connect(self.model, recipe.drop_connect)
         self.parameters = [*self.model.parameters(), *self.criterion.parameters()]
         self.optimizer = _optimizer(self.parameters, recipe)
-        self.epoch = 0
+        super().__init__(
+            model=self.model,
+            criterion=self.criterion,
+            optimizer=self.optimizer,
+            mean=self.mean,
+        )
 
     @property
     def result(self) -> NetworkModule:
         """What is tested and kept."""
         return self.mean or self.model
 
-    def save(self) -> dict[str, Any]:
-        return {
-            "epoch": self.epoch,
-            "model": self.model.state_dict(),
-            "criterion": self.criterion.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "mean": None if self.mean is None else self.mean.state_dict(),
-        }
-
-    def load(self, saved: dict[str, Any]) -> None:
-        self.epoch = saved["epoch"]
-        self.model.load_state_dict(saved["model"])
-        self.criterion.load_state_dict(saved["criterion"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        if self.mean is not None:
-            self.mean.load_state_dict(saved["mean"])
-
     def train_epoch(
         self,
         data: ImageData,
         recipe: TrainingRecipe,
         group: Workers,
-        progress: Callable[[float, str], None],
-    ) -> float:
-        """Train for one epoch; return the mean loss over steps and processes."""
+        report: Report,
+    ) -> Values:
+        """Train for one epoch; return the mean loss over steps and processes, and the last rate."""
         epoch, rank = self.epoch, group.rank
         order = generator(recipe.seed, epoch, 0)
         shifts, colours, dropped = (generator(recipe.seed, epoch, use, rank) for use in range(1, 4))
@@ -187,20 +160,16 @@ class TrainingState:
             torch.manual_seed(dropped.initial_seed())
             for step, (raw, labels) in enumerate(drawn, start=1):
                 lr = learning_rate(recipe, (epoch + (step - 1) / steps) / recipe.epochs)
-                for parameters in self.optimizer.param_groups:
-                    parameters["lr"] = lr
+                set_lr(self.optimizer, lr)
                 images = augment(raw, shifts, flip=data.flip, shift=recipe.shift, fill=recipe.fill)
                 if recipe.jitter or recipe.hue:
                     images = jitter(images, colours, strength=recipe.jitter, hue=recipe.hue)
                 total += self.step(data.to_input(images), labels, recipe, group)
-                progress(
-                    (epoch + step / steps) / recipe.epochs,
-                    f"epoch {epoch + 1} of {recipe.epochs}, loss {float(total) / step:.3f}",
-                )
+                report(step / steps, float(total) / step)
         group.average_buffers(self.model)
         if self.mean is not None:
             group.average_buffers(self.mean)
-        return group.sum([float(total) / step])[0] / group.count
+        return {"loss": group.sum([float(total) / step])[0] / group.count, "lr": lr}
 
     def step(
         self, images: Tensor, labels: Tensor, recipe: TrainingRecipe, group: Workers

@@ -15,14 +15,11 @@ paths have left are those of none.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
-from time import monotonic
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nas.data.images import ImageData, augment, batches, endless_batches, generator
+from nas.data.images import ImageData, generator
 from nas.recipes import (
     BatchSize,
     Count,
@@ -36,9 +33,17 @@ from nas.recipes import (
 from nas.relaxation import Relaxed
 from nas.supernet.supernet import Supernet
 from nas.training.distributed import ALONE, Workers
-from nas.training.memory import keep_freed_memory
-from nas.training.optimizer import cosine
-from nas.training.run_folder import Metrics, RunFolder
+from nas.training.epochs import (
+    Progress,
+    Report,
+    Resumable,
+    TrainingImages,
+    Values,
+    resume,
+    run_epochs,
+)
+from nas.training.optimizer import cosine, set_lr
+from nas.training.run_folder import RunFolder
 from nas.training.strategies import DifferentiableStrategy, Strategy
 
 Objective = Callable[[Tensor, Relaxed], Tensor]
@@ -83,7 +88,7 @@ def train_supernet(
     criterion: nn.Module | None = None,
     objective: Objective = lambda loss, relaxed: loss,
     workers: Workers = ALONE,
-    progress: Callable[[float, str], None] = lambda fraction, words: None,
+    progress: Progress = lambda fraction, words: None,
 ) -> None:
     """Train to the end of the recipe; interrupted, the same call goes on.
 
@@ -102,61 +107,42 @@ def train_supernet(
         workers: The processes that train together.
         progress: Told the fraction done, and what is going on.
     """
-    torch.set_flush_denormal(True)
-    keep_freed_memory()
     state = _State(supernet, strategy, criterion or nn.CrossEntropyLoss(), recipe)
-    saved = folder.checkpoint(phase)
-    if saved is not None:
-        state.load(saved)
+    resume(state, folder, phase)
     train, held_out = data.held_out(recipe.held_out, seed=seed)
-    steps = max(1, len(train) // recipe.batch_size)
-    with folder.metrics() if workers.leads else nullcontext() as metrics:
-        while state.epoch < recipe.epochs:
-            begin = monotonic()
-            losses = []
-            state.set_lr(recipe, state.epoch / recipe.epochs)
-            order, shifts, paths, others = (generator(seed, state.epoch, use) for use in range(4))
-            judged = endless_batches(held_out, recipe.batch_size, others)
-            drawn = batches(train, recipe.batch_size, order)
-            for step, (raw, labels) in enumerate(drawn):
-                done = (state.epoch + step / steps) / recipe.epochs
-                images = augment(raw, shifts, flip=data.flip, shift=recipe.shift)
-                part = workers.share(len(labels))
-                x = data.to_input(images[part])
-                losses.append(state.weight_step(x, labels[part], paths, done, workers))
-                if state.adam is not None and step % recipe.alpha_every == 0:
-                    held, truth = next(judged)
-                    part = workers.share(len(truth))
-                    x = data.to_input(held[part])
-                    state.architecture_step(x, truth[part], paths, done, objective, workers)
-                progress(
-                    (state.epoch + (step + 1) / steps) / recipe.epochs,
-                    f"{phase}, epoch {state.epoch + 1} of {recipe.epochs}, loss {losses[-1]:.2f}",
-                )
-            workers.average_buffers(supernet)
-            (loss,) = workers.sum([sum(losses) / len(losses) / workers.count])
-            state.epoch += 1
-            _finish_epoch(state, folder, metrics, phase, loss, monotonic() - begin, workers)
+    images = TrainingImages(data, train, recipe.batch_size, recipe.shift, workers)
+
+    def train_epoch(report: Report) -> Values:
+        epoch = state.epoch
+        lr = cosine(recipe.lr, epoch / recipe.epochs)
+        set_lr(state.sgd, lr)
+        order, shifts, paths, others = (generator(seed, epoch, use) for use in range(4))
+        judged = images.judged(held_out, others)
+
+        def step(number: int, x: Tensor, labels: Tensor) -> float:
+            done = (epoch + number / images.steps) / recipe.epochs
+            loss = state.weight_step(x, labels, paths, done, workers)
+            if state.adam is not None and number % recipe.alpha_every == 0:
+                state.architecture_step(*next(judged), paths, done, objective, workers)
+            return loss
+
+        loss = images.show(step, report, order=order, shifts=shifts)
+        workers.average_buffers(supernet)
+        return {"loss": loss, "lr": lr}
+
+    run_epochs(
+        state,
+        recipe.epochs,
+        train_epoch,
+        folder,
+        phase=phase,
+        workers=workers,
+        progress=progress,
+    )
 
 
-def _finish_epoch(
-    state: _State,
-    folder: RunFolder,
-    metrics: Metrics | None,
-    phase: str,
-    loss: float,
-    seconds: float,
-    workers: Workers,
-) -> None:
-    if metrics is not None:
-        folder.save_checkpoint(phase, state.save())
-        values = {"loss": loss, "lr": state.lr, "seconds": round(seconds, 3)}
-        metrics.log(phase, state.epoch - 1, values)
-    workers.wait()
-
-
-class _State:
-    """Everything that training changes, and so everything that a checkpoint holds."""
+class _State(Resumable):
+    """Supernet, strategy, criterion and their optimisers."""
 
     def __init__(
         self, supernet: Supernet, strategy: Strategy, criterion: nn.Module, recipe: SupernetRecipe
@@ -184,34 +170,13 @@ class _State:
             if isinstance(strategy, DifferentiableStrategy)
             else None
         )
-        self.epoch = 0
-
-    @property
-    def lr(self) -> float:
-        return float(self.sgd.param_groups[0]["lr"])
-
-    def set_lr(self, recipe: SupernetRecipe, progress: float) -> None:
-        for group in self.sgd.param_groups:
-            group["lr"] = cosine(recipe.lr, progress)
-
-    def save(self) -> dict[str, Any]:
-        return {
-            "epoch": self.epoch,
-            "supernet": self.supernet.state_dict(),
-            "strategy": self.strategy.state_dict(),
-            "criterion": self.criterion.state_dict(),
-            "sgd": self.sgd.state_dict(),
-            "adam": self.adam.state_dict() if self.adam is not None else None,
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.epoch = state["epoch"]
-        self.supernet.load_state_dict(state["supernet"])
-        self.strategy.load_state_dict(state["strategy"])
-        self.criterion.load_state_dict(state["criterion"])
-        self.sgd.load_state_dict(state["sgd"])
-        if self.adam is not None:
-            self.adam.load_state_dict(state["adam"])
+        super().__init__(
+            supernet=supernet,
+            strategy=strategy,
+            criterion=criterion,
+            sgd=self.sgd,
+            adam=self.adam,
+        )
 
     def weight_step(
         self, x: Tensor, labels: Tensor, rng: torch.Generator, progress: float, workers: Workers

@@ -10,24 +10,31 @@ A run goes on from its last finished epoch and ends bit-identical to an uninterr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from time import monotonic
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.data.images import ImageData, Source, augment, batches, generator, require_images
+from nas.data.images import ImageData, Source, batches, generator, require_images
 from nas.recipes import BatchSize, Count, NotNegative, Pixels, Positive, Rate, Recipe, Share
 from nas.spaces import SearchSpace
 from nas.supernet.unified import Path, UnifiedSupernet
 from nas.training.calibration import calibrate
-from nas.training.memory import keep_freed_memory
-from nas.training.optimizer import cosine
+from nas.training.epochs import (
+    Progress,
+    Report,
+    Resumable,
+    TrainingImages,
+    Values,
+    resume,
+    run_epochs,
+)
+from nas.training.optimizer import cosine, set_lr
 from nas.training.run_folder import RunFolder
-from nas.training.strategies.unified import PATHS, FairPaths
+from nas.training.strategies.unified import FairPaths
 
 _PHASE = "supernet"
 _TEST_BATCH = 256
@@ -81,7 +88,7 @@ def divide(data: ImageData, recipe: UnifiedRecipe, *, seed: int) -> Parts:
     return parts
 
 
-def train_supernet(
+def train_unified(
     space: SearchSpace,
     data: ImageData,
     parts: Parts,
@@ -89,7 +96,7 @@ def train_supernet(
     folder: RunFolder,
     *,
     seed: int,
-    progress: Callable[[float, str], None] = lambda fraction, words: None,
+    progress: Progress = lambda fraction, words: None,
 ) -> UnifiedSupernet:
     """Train to the end of the recipe; return the supernet in evaluation mode.
 
@@ -102,61 +109,33 @@ def train_supernet(
         seed: Of weights, paths, order and augmentation.
         progress: Is told the fraction done.
     """
-    torch.set_flush_denormal(True)
-    keep_freed_memory()
     supernet = UnifiedSupernet(space, seed=seed).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(
+    sgd = torch.optim.SGD(
         supernet.parameters(),
         lr=recipe.lr,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
     )
-    first = 0
-    saved = folder.checkpoint(_PHASE)
-    if saved is not None:
-        supernet.load_state_dict(saved["supernet"])
-        optimizer.load_state_dict(saved["sgd"])
-        first = saved["epoch"]
-    steps = max(1, len(parts.weights) // recipe.batch_size)
-    with folder.metrics() as metrics:
-        for epoch in range(first, recipe.epochs):
-            begin = monotonic()
-            supernet.train()
-            order, shifts = (generator(seed, epoch, use) for use in range(2))
-            drawn = FairPaths(len(space.layers), np.random.default_rng([seed, epoch]))
-            losses: list[float] = []
-            for step, (raw, labels) in enumerate(batches(parts.weights, recipe.batch_size, order)):
-                done = (epoch + step / steps) / recipe.epochs
-                for group in optimizer.param_groups:
-                    group["lr"] = cosine(recipe.lr, done)
-                images = augment(raw, shifts, flip=data.flip, shift=recipe.shift)
-                loss = supernet_step(
-                    supernet,
-                    optimizer,
-                    data.to_input(images),
-                    labels,
-                    drawn.step(),
-                    smoothing=recipe.smoothing,
-                )
-                losses.append(loss)
-                progress(
-                    (epoch + (step + 1) / steps) / recipe.epochs,
-                    f"supernet, epoch {epoch + 1} of {recipe.epochs}, loss {loss:.2f}",
-                )
-            watched = FairPaths(len(space.layers), np.random.default_rng([seed])).step()
-            metrics.log(
-                _PHASE,
-                epoch,
-                {
-                    "loss": sum(losses) / len(losses),
-                    "lr": optimizer.param_groups[0]["lr"],
-                    "top1": sum(accuracy(supernet, path, data, parts, recipe) for path in watched)
-                    / PATHS,
-                    "seconds": round(monotonic() - begin, 3),
-                },
-            )
-            state = {"supernet": supernet.state_dict(), "sgd": optimizer.state_dict()}
-            folder.save_checkpoint(_PHASE, state | {"epoch": epoch + 1})
+    state = Resumable(supernet=supernet, sgd=sgd)
+    resume(state, folder, _PHASE)
+    images = TrainingImages(data, parts.weights, recipe.batch_size, recipe.shift)
+    watched = FairPaths(len(space.layers), np.random.default_rng([seed])).step()
+
+    def train_epoch(report: Report) -> Values:
+        supernet.train()
+        epoch = state.epoch
+        order, shifts = (generator(seed, epoch, use) for use in range(2))
+        drawn = FairPaths(len(space.layers), np.random.default_rng([seed, epoch]))
+
+        def step(number: int, x: Tensor, labels: Tensor) -> float:
+            set_lr(sgd, cosine(recipe.lr, (epoch + number / images.steps) / recipe.epochs))
+            return supernet_step(supernet, sgd, x, labels, drawn.step(), smoothing=recipe.smoothing)
+
+        loss = images.show(step, report, order=order, shifts=shifts)
+        judged = [accuracy(supernet, path, data, parts, recipe) for path in watched]
+        return {"loss": loss, "lr": sgd.param_groups[0]["lr"], "top1": sum(judged) / len(judged)}
+
+    run_epochs(state, recipe.epochs, train_epoch, folder, phase=_PHASE, progress=progress)
     return supernet.eval()
 
 

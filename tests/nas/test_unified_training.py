@@ -28,7 +28,7 @@ from nas.training.unified import (
     answer,
     divide,
     supernet_step,
-    train_supernet,
+    train_unified,
 )
 from tests.nas.runs import Stop, stopping_after, tiny_data
 from tests.nas.test_unified import make_unified_space
@@ -76,7 +76,7 @@ def data_of_five_classes() -> ImageData:
 
 def _train(folder: Path, *, stop_after: int | None = None) -> UnifiedSupernet:
     data = data_of_five_classes()
-    return train_supernet(
+    return train_unified(
         make_unified_space(),
         data,
         divide(data, RECIPE, seed=2),

@@ -1,0 +1,179 @@
+"""Training by epochs, whatever is trained: steps on batches, metrics, checkpoints, progress.
+
+An epoch shows the training images once. Then it is logged, and its checkpoint is written: a run
+goes on from its last finished epoch and ends bit-identical to an uninterrupted one, as every draw
+follows from the seed and the number of the epoch. Under ``torchrun`` all processes draw the same
+batches, each computes on its share of them, and the one that leads writes.
+
+What is trained, and how a step goes, is its caller's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from nas.data.images import ImageData, Source, augment, batches, endless_batches
+from nas.training.distributed import ALONE, Workers
+from nas.training.memory import keep_freed_memory
+from nas.training.run_folder import RunFolder
+
+Progress = Callable[[float, str], None]
+"""Told the fraction done, and what is going on."""
+
+Report = Callable[[float, float], None]
+"""Told after a step which part of the epoch is done, and the loss."""
+
+Values = dict[str, float | None]
+"""What is logged of an epoch."""
+
+Step = Callable[[int, Tensor, Tensor], float]
+"""The number of a step in its epoch, inputs ``(B, 3, S, S)`` and labels ``(B,)``, to the loss."""
+
+
+class _Stateful(Protocol):
+    """Modules and optimisers."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Any, /) -> Any: ...
+
+
+class Resumable:
+    """Everything that a training changes, and so everything that a checkpoint holds.
+
+    Args:
+        parts: By their names in checkpoints; None where this training has no such part.
+
+    Attributes:
+        epoch: How many epochs are finished.
+    """
+
+    def __init__(self, **parts: _Stateful | None) -> None:
+        self.epoch = 0
+        self._parts = parts
+
+    def save(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        states = {
+            name: None if part is None else part.state_dict() for name, part in self._parts.items()
+        }
+        return {"epoch": self.epoch, **states}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.epoch = saved["epoch"]
+        for name, part in self._parts.items():
+            if part is not None:
+                part.load_state_dict(saved[name])
+
+
+def resume(state: Resumable, folder: RunFolder, *checkpoints: str) -> bool:
+    """Go on from the first of these checkpoints that there is; say whether there was one."""
+    for name in checkpoints:
+        saved = folder.checkpoint(name)
+        if saved is not None:
+            state.load(saved)
+            return True
+    return False
+
+
+def run_epochs(
+    state: Resumable,
+    epochs: int,
+    train_epoch: Callable[[Report], Values],
+    folder: RunFolder | None,
+    *,
+    phase: str,
+    checkpoint: str | None = None,
+    workers: Workers = ALONE,
+    progress: Progress = lambda fraction, words: None,
+) -> None:
+    """Train until so many epochs are finished.
+
+    Args:
+        state: What is trained; its epochs are counted here.
+        epochs: Of the whole training, those that are finished included.
+        train_epoch: Trains for one epoch and reports each step; returns what is logged.
+        folder: Where metrics and checkpoints go; None keeps none.
+        phase: What metrics and progress call the training.
+        checkpoint: The checkpoint's name, if it is not the phase's.
+        workers: The processes that train together; all hold the same state.
+        progress: Is told what is done of all epochs.
+    """
+    torch.set_flush_denormal(True)
+    keep_freed_memory()
+    workers.wait()  # nobody writes before all have read
+    if state.epoch >= epochs:
+        return
+    kept = folder if workers.leads else None
+    with kept.metrics() if kept else nullcontext() as metrics:
+        while state.epoch < epochs:
+            begin = monotonic()
+            values = train_epoch(_reporter(progress, phase, state.epoch, epochs))
+            if metrics is not None:
+                seconds = round(monotonic() - begin, 3)
+                metrics.log(phase, state.epoch, {**values, "seconds": seconds})
+            state.epoch += 1
+            if kept is not None:
+                kept.save_checkpoint(checkpoint or phase, state.save())
+            workers.wait()
+
+
+def _reporter(progress: Progress, phase: str, epoch: int, epochs: int) -> Report:
+    def report(done: float, loss: float) -> None:
+        words = f"{phase}, epoch {epoch + 1} of {epochs}, loss {loss:.2f}"
+        progress((epoch + done) / epochs, words)
+
+    return report
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """Images in batches, as the steps of a training see them: each process its share.
+
+    Attributes:
+        data: Whose images these are.
+        source: Which of them are trained on.
+        batch_size: Images a step, over all processes.
+        shift: Largest shift of a training image, in pixels.
+        workers: The processes that train together.
+    """
+
+    data: ImageData
+    source: Source
+    batch_size: int
+    shift: int
+    workers: Workers = ALONE
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return max(1, len(self.source) // self.batch_size)
+
+    def show(
+        self, step: Step, report: Report, *, order: torch.Generator, shifts: torch.Generator
+    ) -> float:
+        """Take a step on every batch of an epoch; return the mean loss over steps and processes."""
+        losses: list[float] = []
+        for number, (raw, labels) in enumerate(batches(self.source, self.batch_size, order)):
+            images = augment(raw, shifts, flip=self.data.flip, shift=self.shift)
+            losses.append(step(number, *self._share(images, labels)))
+            report((number + 1) / self.steps, losses[-1])
+        mean = sum(losses) / len(losses)
+        return self.workers.sum([mean / self.workers.count])[0]
+
+    def judged(self, source: Source, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and labels of other images, as they are, in batches without end."""
+        for images, labels in endless_batches(source, self.batch_size, rng):
+            yield self._share(images, labels)
+
+    def _share(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        part = self.workers.share(len(labels))
+        return self.data.to_input(images[part]), labels[part]

@@ -1,0 +1,105 @@
+"""The loop that all trainings share: what is counted, written and resumed, and who writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from nas.data.images import generator
+from nas.training.distributed import Workers
+from nas.training.epochs import Report, Resumable, TrainingImages, Values, resume, run_epochs
+from nas.training.run_folder import RunFolder
+from tests.nas.runs import tiny_data
+
+
+class _Counter(Resumable):
+    """Counts its epochs in a weight too."""
+
+    def __init__(self) -> None:
+        self.module = nn.Linear(1, 1)
+        nn.init.zeros_(self.module.weight)
+        super().__init__(module=self.module, adam=None)
+
+    def train_epoch(self, report: Report) -> Values:
+        with torch.no_grad():
+            self.module.weight += 1
+        report(1.0, 0.5)
+        return {"count": float(self.module.weight.detach())}
+
+
+def _lines(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_training_goes_on_under_the_first_checkpoint_that_there_is(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, {})
+    state = _Counter()
+    assert not resume(state, folder, "search", "warmup")
+    run_epochs(state, 2, state.train_epoch, folder, phase="warmup")
+    for epochs in (5, 5):  # the second time nothing is left to do
+        state, told = _Counter(), list[float]()
+        assert resume(state, folder, "search", "warmup")
+        run_epochs(
+            state,
+            epochs,
+            state.train_epoch,
+            folder,
+            phase="search",
+            progress=lambda fraction, words, told=told: told.append(fraction),
+        )
+        assert (state.epoch, float(state.module.weight.detach())) == (5, 5.0)
+    assert told == []
+    lines = _lines(tmp_path)
+    assert [(line["phase"], line["epoch"], line["count"]) for line in lines] == [
+        *(("warmup", epoch, epoch + 1) for epoch in range(2)),
+        *(("search", epoch, epoch + 1) for epoch in range(2, 5)),
+    ]
+
+
+def test_only_the_process_that_leads_writes(tmp_path: Path) -> None:
+    class Follower(Workers):
+        def wait(self) -> None:
+            pass
+
+    state = _Counter()
+    folder = RunFolder(tmp_path, {})
+    run_epochs(state, 1, state.train_epoch, folder, phase="x", workers=Follower(1, 2))
+    assert state.epoch == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
+    run_epochs(state, 2, state.train_epoch, None, phase="x")
+    assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_show_their_shares_of_the_same_batches(rank: int) -> None:
+    class Half(Workers):
+        def sum(self, values: object) -> list[float]:
+            return [2 * float(value) for value in values]  # type: ignore[attr-defined]
+
+    data = tiny_data(40)
+    seen: list[tuple[list[torch.Tensor], list[int], float]] = []
+    for workers in (Workers(), Half(rank, 2)):
+        images = TrainingImages(data, data.train, 16, 1, workers)
+        shown, numbers = [], []
+
+        def step(
+            number: int,
+            x: torch.Tensor,
+            labels: torch.Tensor,
+            shown: list[torch.Tensor] = shown,
+            numbers: list[int] = numbers,
+        ) -> float:
+            shown.append(x)
+            numbers.append(number)
+            return float(number)
+
+        mean = images.show(step, lambda done, loss: None, order=generator(0), shifts=generator(1))
+        seen.append((shown, numbers, mean))
+    (whole, *first), (halves, *second) = seen
+    assert first == second == [[0, 1], 0.5]
+    for batch, half in zip(whole, halves, strict=True):
+        assert torch.equal(batch[8 * rank : 8 * rank + 8], half)
