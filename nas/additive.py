@@ -3,7 +3,8 @@
 A multiple-choice knapsack. Dynamic programming over layers keeps, of all beginnings of a network,
 those that no other beginning beats in score and in every amount at once. What cannot end better
 than an architecture that is already known is dropped: the Lagrangian relaxation of the rest of the
-network bounds how well a beginning can end (Fisher 1981).
+network bounds how well a beginning can end (Fisher 1981). Budgets are counted one after another,
+the one that is exceeded most first, until what is best under these exceeds none of the others.
 
 Glossary:
 
@@ -46,12 +47,69 @@ class Scores:
         """Scores that do not depend on depths but for the layers that are there."""
         return cls(choices, [np.zeros(len(layers)) for layers in coded.stages])
 
-    def of(self, coded: CodedSpace, code: Code) -> float:
+    def of(self, space: CodedSpace | Sums, code: Code) -> float:
         """The score of one code."""
         total = sum(float(row[n]) for row, n in zip(self.choices, code, strict=True) if n != ABSENT)
-        for depths, depth in zip(self.depths, coded.depths(code), strict=True):
-            total += float(depths[depth - 1])
+        for depths, layers in zip(self.depths, space.stages, strict=True):
+            total += float(depths[sum(code[layer] != ABSENT for layer in layers) - 1])
         return total
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Networks of chosen layers, what the choices add up to, and how much that may be.
+
+    Attributes:
+        stages: The range of layers of every stage.
+        depths: By stage, how many layers it may have.
+        addends: By layer, what each choice adds, ``(choices, pieces)``; of either sign.
+        base: What all networks have, ``(pieces,)``.
+        budgets: Of every piece, ``(pieces,)``.
+    """
+
+    stages: Sequence[range]
+    depths: Sequence[Sequence[int]]
+    addends: Sequence[Floats]
+    base: Floats
+    budgets: Floats
+
+    @classmethod
+    def of_codes(cls, coded: CodedSpace) -> Sums:
+        """What the codes of a space add up to."""
+        return cls(
+            coded.stages,
+            [coded.space.depths(index) for index in range(len(coded.stages))],
+            [rows[:-1] for rows in coded.addends],
+            coded.base,
+            coded.budgets,
+        )
+
+    def only(self, pieces: Sequence[int]) -> Sums:
+        """The same with some of the pieces."""
+        which = list(pieces)
+        addends = [rows[:, which] for rows in self.addends]
+        return Sums(self.stages, self.depths, addends, self.base[which], self.budgets[which])
+
+    def amounts(self, code: Code) -> Floats:
+        """What a code has of every piece, ``(pieces,)``."""
+        total = self.base.copy()
+        for rows, number in zip(self.addends, code, strict=True):
+            if number != ABSENT:
+                total += rows[number]
+        return total
+
+    def joined(self, addends: Sequence[Floats], *, base: float, budget: float) -> Sums:
+        """With one piece more, of addends ``(choices,)`` by layer."""
+        return Sums(
+            self.stages,
+            self.depths,
+            [np.column_stack([a, b]) for a, b in zip(self.addends, addends, strict=True)],
+            np.append(self.base, base),
+            np.append(self.budgets, budget),
+        )
+
+    def feasible(self, code: Code) -> bool:
+        return bool((self.amounts(code) <= self.budgets).all())
 
 
 def best_code(coded: CodedSpace, scores: Scores) -> Code:
@@ -59,31 +117,57 @@ def best_code(coded: CodedSpace, scores: Scores) -> Code:
 
     It is not canonical: scores may differ where equal layers change places.
     """
-    return _Solver(coded, scores).solve()
+    known = coded.lightest
+    return best_of_sums(Sums.of_codes(coded), scores, above=scores.of(coded, known)) or known
+
+
+def best_of_sums(sums: Sums, scores: Scores, *, above: float = -np.inf) -> Code | None:
+    """The code of the greatest sum of scores that keeps all budgets.
+
+    Args:
+        sums: What may be chosen, and the budgets.
+        scores: Of all choices.
+        above: A score that is reached without.
+
+    Returns:
+        The code; None if no feasible one has a score above that.
+    """
+    counted: list[int] = []
+    while True:
+        found = _Solver(sums.only(counted), scores, above).solve()
+        if found is None:
+            return None
+        excess = (sums.amounts(found) - sums.budgets) / np.abs(sums.budgets)
+        if excess.max() <= 0:
+            return found
+        counted.append(int(excess.argmax()))
 
 
 class _Solver:
     """One solution; amounts are counted from ``base`` on."""
 
-    def __init__(self, coded: CodedSpace, scores: Scores) -> None:
-        self.coded, self.scores = coded, scores
-        self.room = coded.budgets - coded.base
+    def __init__(self, sums: Sums, scores: Scores, above: float) -> None:
+        self.sums, self.scores = sums, scores
+        self.room = sums.budgets - sums.base
         self.numbers = [
-            undominated(gains, addends[:-1])
-            for gains, addends in zip(scores.choices, coded.addends, strict=True)
+            undominated(gains, addends)
+            for gains, addends in zip(scores.choices, sums.addends, strict=True)
         ]
         layers = range(len(self.numbers))
         self.gains = [scores.choices[i][self.numbers[i]] for i in layers]
-        self.addends = [coded.addends[i][self.numbers[i]] for i in layers]
-        self.best: Code = coded.lightest
-        self.best_score = scores.of(coded, coded.lightest)
+        self.addends = [sums.addends[i][self.numbers[i]] for i in layers]
+        self.best: Code | None = None
+        self.best_score = max(above, self._below_all())
 
-    def solve(self) -> Code:
+    def solve(self) -> Code | None:
+        if not len(self.room):
+            self._keep(self._relaxed(self.room))
+            return self.best
         self.multipliers = self._multipliers()
         self.most_value = self._most_value(self.multipliers)
-        self.least_rest = least_rest(self.coded, self.addends)
+        self.least_rest = least_rest(self.sums.stages, self.sums.depths, self.addends)
         alive = Beginnings.none(len(self.room))
-        for stage, layers in enumerate(self.coded.stages):
+        for stage, layers in enumerate(self.sums.stages):
             ended: list[Beginnings] = []
             for made, layer in enumerate(layers, start=1):
                 alive = alive.extended(
@@ -92,7 +176,7 @@ class _Solver:
                     self.numbers[layer],
                     partial(self._pruned, stage=stage, made=made),
                 ).undominated(self.room)
-                if made in self.coded.space.depths(stage):
+                if made in self.sums.depths[stage]:
                     score = float(self.scores.depths[stage][made - 1])
                     end = alive.ended(score, len(layers) - made)
                     ended.append(self._pruned(end, stage=stage + 1, made=0))
@@ -104,20 +188,26 @@ class _Solver:
 
     def _keep(self, code: Code) -> bool:
         """Remember a code that is better than the best so far, if it is feasible."""
-        if not self.coded.feasible(code):
+        if not self.sums.feasible(code):
             return False
-        score = self.scores.of(self.coded, code)
+        score = self.scores.of(self.sums, code)
         if score > self.best_score:
             self.best, self.best_score = code, score
         return True
 
+    def _below_all(self) -> float:
+        """A score that every code has more than: where none is feasible, bounds then tell soon."""
+        layers = sum(min(0.0, float(row.min())) for row in self.gains)
+        rows = zip(self.scores.depths, self.sums.depths, strict=True)
+        return layers + sum(min(float(row[d - 1]) for d in depths) for row, depths in rows) - 1
+
     def _pruned(self, beginnings: Beginnings, *, stage: int, made: int) -> Beginnings:
         """Without those that cannot end within the budgets or better than the best so far."""
         left = self.room - beginnings.amounts  # (n, pieces)
-        fits = (self.least_rest[stage][made] <= left + _ROUNDING * self.room).all(axis=1)
+        fits = (self.least_rest[stage][made] <= left + _ROUNDING * np.abs(self.room)).all(axis=1)
         at_most = beginnings.scores + left @ self.multipliers + self.most_value[stage][made]
-        slack = _ROUNDING * (1 + abs(self.best_score))
-        return beginnings.where(fits & (at_most >= self.best_score - slack)).undominated(self.room)
+        least = self.best_score - _ROUNDING * (1 + abs(self.best_score))
+        return beginnings.where(fits & (at_most >= least)).undominated(self.room)
 
     def _multipliers(self) -> Floats:
         """Multipliers of a small upper bound; feasible codes met on the way are remembered.
@@ -127,7 +217,7 @@ class _Solver:
         """
         multipliers = np.zeros(len(self.room))
         span = sum(float(np.ptp(gains)) for gains in self.gains) + sum(
-            float(np.ptp([row[depth - 1] for depth in self.coded.space.depths(stage)]))
+            float(np.ptp([row[depth - 1] for depth in self.sums.depths[stage]]))
             for stage, row in enumerate(self.scores.depths)
         )
         smallest = min(
@@ -139,7 +229,7 @@ class _Solver:
                 for _ in range(_BISECTIONS):
                     code = self._relaxed(multipliers)
                     self._keep(code)
-                    left = self.coded.budgets[piece] - self.coded.amounts(code)[piece]
+                    left = float(self.sums.budgets[piece] - self.sums.amounts(code)[piece])
                     if left >= 0:
                         high = multipliers[piece]
                     else:
@@ -151,11 +241,11 @@ class _Solver:
 
     def _relaxed(self, multipliers: Floats) -> Code:
         """The code of the greatest value, whatever it takes of the budgets."""
-        code = [ABSENT] * len(self.coded.choices)
-        for stage, layers in enumerate(self.coded.stages):
+        code = [ABSENT] * len(self.numbers)
+        for stage, layers in enumerate(self.sums.stages):
             values = [self.gains[i] - self.addends[i] @ multipliers for i in layers]
             totals = np.cumsum([v.max() for v in values]) + self.scores.depths[stage]
-            depth = max(self.coded.space.depths(stage), key=lambda d: float(totals[d - 1]))
+            depth = max(self.sums.depths[stage], key=lambda d: float(totals[d - 1]))
             for layer, value in zip(layers[:depth], values, strict=False):
                 code[layer] = int(self.numbers[layer][value.argmax()])
         return tuple(code)
@@ -163,14 +253,14 @@ class _Solver:
     def _most_value(self, multipliers: Floats) -> list[list[float]]:
         """What the layers to come add to the value at most: by stage, by layers made of it."""
         most: list[list[float]] = [[0.0]]
-        for stage in range(len(self.coded.stages) - 1, -1, -1):
-            layers, later = self.coded.stages[stage], most[0][0]
+        for stage in range(len(self.sums.stages) - 1, -1, -1):
+            layers, later = self.sums.stages[stage], most[0][0]
             by_made = [-np.inf] * (len(layers) + 1)
             for made in range(len(layers), -1, -1):
                 if made < len(layers):
                     values = self.gains[layers[made]] - self.addends[layers[made]] @ multipliers
                     by_made[made] = by_made[made + 1] + float(values.max())
-                if made in self.coded.space.depths(stage):
+                if made in self.sums.depths[stage]:
                     ending = float(self.scores.depths[stage][made - 1]) + later
                     by_made[made] = max(by_made[made], ending)
             most.insert(0, by_made)

@@ -88,7 +88,7 @@ class Beginnings:
                     alive[row + 1 :] &= ~beaten
             kept = kept.where(alive)
         if len(kept.scores) > _MOST:
-            bins = np.ceil(kept.amounts / room * _MOST).max(axis=1)
+            bins = np.ceil(kept.amounts / np.abs(room) * _MOST).max(axis=1)
             kept = kept.where(np.sort(np.unique(bins, return_index=True)[1]))
         return kept
 

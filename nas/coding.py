@@ -310,7 +310,8 @@ class CodedSpace:
 
         numbers = [undominated(np.zeros(len(rows) - 1), rows[:-1]) for rows in self.addends]
         addends = [with_mean(rows[n]) for rows, n in zip(self.addends, numbers, strict=True)]
-        rest = least_rest(self, addends)
+        depths = [self.space.depths(index) for index in range(len(self.stages))]
+        rest = least_rest(self.stages, depths, addends)
         base, room = with_mean(self.base), np.ones(len(self.base) + 1)
         at_most = self.load(best) * (1 - _ROUNDING)
 
@@ -368,20 +369,23 @@ class CodedSpace:
         )
 
 
-def least_rest(coded: CodedSpace, addends: Sequence[Floats]) -> list[list[Floats]]:
+def least_rest(
+    stages: Sequence[range], depths: Sequence[Sequence[int]], addends: Sequence[Floats]
+) -> list[list[Floats]]:
     """The least that the layers to come add, of every piece: by stage, by layers made of it.
 
     Args:
-        coded: The space.
+        stages: The range of layers of every stage.
+        depths: By stage, how many layers it may have.
         addends: By layer, ``(choices, pieces)``.
     """
     rest: list[list[Floats]] = [[np.zeros(addends[0].shape[1])]]
-    for stage in range(len(coded.stages) - 1, -1, -1):
-        layers, later = coded.stages[stage], rest[0][0]
+    for stage in range(len(stages) - 1, -1, -1):
+        layers, later = stages[stage], rest[0][0]
         by_made = [later] * (len(layers) + 1)
         for made in range(len(layers) - 1, -1, -1):
             by_made[made] = by_made[made + 1] + addends[layers[made]].min(axis=0)
-            if made in coded.space.depths(stage):
+            if made in depths[stage]:
                 by_made[made] = np.minimum(by_made[made], later)
         rest.insert(0, by_made)
     return rest
