@@ -30,7 +30,6 @@ from latbench.errors import (
 from latbench.units import format_ms, parse_duration_s, parse_latency_ms
 
 if TYPE_CHECKING:
-    from latbench.blocks import Network
     from latbench.device import DeviceProfile
     from latbench.measure.noise import NoiseCheck
     from latbench.registry import Registry
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from nas.generator import Generator, Kind
     from nas.landing import Landing
     from nas.priced import PricedSpace
+    from nas.scaling import Fit
     from nas.searchers import Searcher
     from nas.spaces import Architecture, SearchSpace
     from nas.training.distributed import Workers
@@ -789,20 +789,17 @@ def fit(
     )
 
 
-def _land(priced: PricedSpace, arch: Architecture, target_ms: float) -> Landing:
-    from latbench.profilers import make_profiler
+def _land(priced: PricedSpace, arch: Architecture, target_ms: float) -> Landing[Fit]:
     from latbench.report.terminal import progress_bar
-    from latbench.verification import verify
-    from nas.landing import land
+    from nas.landing import land, measurer, widths_of
 
-    profiler = make_profiler(priced.table.device)
+    measure = measurer(priced.table)
     with progress_bar("measuring") as progress:
 
-        def measure_ms(network: Network) -> float:
-            found = verify(profiler, priced.table, [network], progress=progress)
-            return found.networks[0].measured.estimate_ms
+        def measure_ms(candidate: Architecture) -> float:
+            return measure(priced.space.lower(candidate), progress)
 
-        return land(priced, arch, target_ms, measure_ms)
+        return land(priced, widths_of(priced, arch), target_ms, measure_ms)
 
 
 # Search
@@ -831,6 +828,9 @@ def _land(priced: PricedSpace, arch: Architecture, target_ms: float) -> Landing:
 @recipe_option
 @set_option
 @click.option("--seed", type=SEED, default=0, show_default=True)
+@click.option(
+    "--measured", is_flag=True, help="End with what is measured at the targets; also later."
+)
 @run_option
 @as_json
 def search(
@@ -847,6 +847,7 @@ def search(
     recipe: str | None,
     changes: tuple[str, ...],
     seed: int,
+    measured: bool,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -858,6 +859,7 @@ def search(
     from nas.spaces import make_space
 
     family = _searchers()[searcher]
+    from nas.landing import measurer
     from nas.searchers.base import SearchSettings, architecture_file
     from nas.training.distributed import workers
 
@@ -873,6 +875,7 @@ def search(
         chosen = None
     else:
         raise InvalidValueError(f"{searcher} has no recipe: leave out --recipe and --set")
+    measure = measurer(opened) if measured else None
     loaded = _load_data(data, data_dir, opened.space.input_size, opened.space.classes, images)
     config = {
         "command": "search",
@@ -891,7 +894,7 @@ def search(
     }
     with workers() as group:
         first, *others = (_priced_space(table, widths) for table in tables)
-        settings = SearchSettings(epochs, batch_size, seed, chosen, group, tuple(others))
+        settings = SearchSettings(epochs, batch_size, seed, chosen, group, tuple(others), measure)
         made = family(first, settings)
         made.check_targets(targets)
         folder = _run_folder(output, config, group)
@@ -905,12 +908,24 @@ def search(
 
     def render() -> None:
         print_table(
-            ("target", "predicted", "below target", f"supernet's {known}", "argmax"),
+            (
+                "target",
+                "predicted",
+                *(["measured", "rounds"] if measured else []),
+                "below target",
+                f"supernet's {known}",
+                "argmax",
+            ),
             [
                 (
                     format_ms(result.target_ms),
                     format_ms(result.latency_ms),
-                    f"{1 - result.latency_ms / result.target_ms:.2%}",
+                    *(
+                        [format_ms(result.landing.measured_ms), str(result.landing.rounds)]
+                        if result.landing
+                        else []
+                    ),
+                    f"{1 - result.reached_ms / result.target_ms:.2%}",
                     f"{result.score:.1%}" if known == "accuracy" else f"{result.score:.3f}",
                     format_ms(result.argmax.latency_ms) if result.argmax else "",
                 )

@@ -1,8 +1,8 @@
-"""The main job on this machine in minutes: profile, search, land on the target, train, verify.
+"""The main job on this machine in minutes: profile, search, train, verify.
 
-A rough table at 32 px, a short search on scikit-learn's digits, the widths of what was found
-corrected by what it measures, the network trained from scratch and measured once more. Everything
-is kept in one folder; a demo that was interrupted goes on there.
+A rough table at 32 px, a short search on scikit-learn's digits that ends with what is measured at
+the target, the network trained from scratch and measured once more. Everything is kept in one
+folder; a demo that was interrupted goes on there.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from latbench.blocks import Network
 from latbench.device import load_profile
 from latbench.files import write_atomically
 from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable
 from latbench.verification import verify_apart
 from nas.data import load_data
-from nas.landing import land
+from nas.landing import measurer
 from nas.priced import PricedSpace, profile_space
 from nas.searchers import SEARCHERS, SearchSettings
-from nas.spaces import Architecture, make_space, read_architecture
+from nas.spaces import Architecture, make_space
 from nas.training import scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
@@ -46,7 +45,7 @@ class DemoResult:
     """What the demo found.
 
     Attributes:
-        predicted_ms: By the table, of the network that was landed.
+        predicted_ms: By the table, of the network that was found.
         error: predicted / measured - 1.
     """
 
@@ -76,7 +75,7 @@ def run_demo(folder: Path, stage: Stage) -> DemoResult:
         write_atomically(budget, json.dumps({"target_ms": _target_ms(priced)}) + "\n")
     target_ms = float(json.loads(budget.read_text())["target_ms"])
 
-    settings = SearchSettings(epochs=SEARCH_EPOCHS)
+    settings = SearchSettings(epochs=SEARCH_EPOCHS, measure=measurer(table))
     search_folder = RunFolder(
         folder / "search", {"searcher": "tfnas", "epochs": SEARCH_EPOCHS, "target_ms": target_ms}
     )
@@ -86,43 +85,25 @@ def run_demo(folder: Path, stage: Stage) -> DemoResult:
             data.subset(SEARCH_IMAGES, seed=0), [target_ms], search_folder, progress=progress
         )[0]
 
-    landed = _land(priced, found.architecture, target_ms, folder, stage)
-    network = space.lower(landed)
+    network = space.lower(found.architecture)
     recipe = TrainingRecipe(epochs=TRAIN_EPOCHS)
     train_folder = RunFolder(
         folder / "train",
-        {"architecture": landed.as_dict(), "data": DATA, "epochs": recipe.epochs},
+        {"architecture": found.architecture.as_dict(), "data": DATA, "epochs": recipe.epochs},
     )
     with stage("train") as progress:
         score = scratch.train(network, data, recipe, train_folder, progress=progress)
     with stage("verify") as progress:
         verified = verify_apart(path, [network], progress=progress).networks[0]
-    predicted_ms, measured_ms = priced.latency_ms(landed), verified.measured.estimate_ms
+    measured_ms = verified.measured.estimate_ms
     return DemoResult(
         target_ms=target_ms,
-        predicted_ms=predicted_ms,
+        predicted_ms=found.latency_ms,
         measured_ms=measured_ms,
         top1=score["top1"],
-        error=predicted_ms / measured_ms - 1,
-        architecture=landed,
+        error=found.latency_ms / measured_ms - 1,
+        architecture=found.architecture,
     )
-
-
-def _land(
-    priced: PricedSpace, found: Architecture, target_ms: float, folder: Path, stage: Stage
-) -> Architecture:
-    """The architecture with widths corrected by measurements; read back if it was landed before."""
-    file = folder / "landed.json"
-    if not file.exists():
-        with stage("land") as progress:
-
-            def measure_ms(network: Network) -> float:
-                verified = verify_apart(priced.table.path, [network], progress=progress)
-                return verified.networks[0].measured.estimate_ms
-
-            landing = land(priced, found, target_ms, measure_ms)
-        write_atomically(file, landing.fit.architecture.to_json())
-    return read_architecture(file)
 
 
 def _target_ms(priced: PricedSpace) -> float:

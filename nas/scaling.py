@@ -62,34 +62,45 @@ Row = tuple[Layer, Choice]
 """One layer of the architecture and what it starts from."""
 
 
-def fit_exact(priced: PricedSpace, architecture: Architecture, target_ms: float) -> Fit:
+def fit_exact(
+    priced: PricedSpace, architecture: Architecture, target_ms: float, *, clamp: bool = False
+) -> Fit:
     """The closest latency at or below the target that keeps the network's shape.
 
+    Args:
+        priced: The space and its prices.
+        architecture: Operations, depths and the shape of the widths.
+        target_ms: Latency not to exceed.
+        clamp: Take the nearest reachable latency for a target out of reach.
+
     Raises:
-        BudgetError: The operations and depths cannot reach the target; has the nearest bound.
+        BudgetError: The operations and depths cannot reach the target, and ``clamp`` is off; has
+            the nearest bound.
     """
     rows = _rows(priced, architecture)
     low, high = reach_ms(priced, rows)
-    check_reach(target_ms, low, high, what="this architecture")
+    if not clamp:
+        check_reach(target_ms, low, high, what="this architecture")
+    goal_ms = min(max(target_ms, low), high) if clamp else target_ms
     options = _Options.of(priced, rows)
     best: list[int] | None = None
     best_ms = -np.inf
     open_scales: list[_Options] = []  # where the meeting left a gap
-    for scale in _scales_by_nearness(priced.base_ms, options, target_ms):
+    for scale in _scales_by_nearness(priced.base_ms, options, goal_ms):
         near = options.near(scale)
-        found, is_closest = _near_scale(priced.base_ms, near, scale, target_ms, best_ms)
+        found, is_closest = _near_scale(priced.base_ms, near, scale, goal_ms, best_ms)
         if not is_closest:
             open_scales.append(near)
         if found is not None and found[1] > best_ms:
             best, best_ms = found
-        if best_ms >= target_ms * (1 - _GOOD_ENOUGH):
+        if best_ms >= goal_ms * (1 - _GOOD_ENOUGH):
             break
     else:
         for near in open_scales[:_NEAR]:
-            found = _closest_below(priced.base_ms, near, target_ms)
+            found = _closest_below(priced.base_ms, near, goal_ms)
             if found is not None and found[1] > best_ms:
                 best, best_ms = found
-            if best_ms >= target_ms * (1 - _GOOD_ENOUGH):
+            if best_ms >= goal_ms * (1 - _GOOD_ENOUGH):
                 break
     if best is None:  # no uniform shape fits below the target: the fastest widths do
         best = _fastest_widths(priced, rows)

@@ -19,7 +19,7 @@ from latbench.blocks import (
     block_width,
 )
 from latbench.device import DeviceProfile, SweepProtocol, load_profile
-from latbench.environment import current_environment
+from latbench.environment import Environment, current_environment
 from latbench.tables import Estimate, LatencyTable, StoredFit, TableStore
 from latbench.tables.pricing import PriceModel
 from latbench.tables.widths import Alignment, WidthClass
@@ -149,11 +149,15 @@ def write_table(
     *,
     prices: Prices = random_price,
     model: PriceModel | None = None,
+    environment: Environment | None = None,
 ) -> LatencyTable:
     """A table of a space whose prices at widths divisible by 8 are given, and no others."""
     model = model or PriceModel(0.0, 1.0, 0.0, 0.25)
     with TableStore.create(
-        path, device=device, space=space_label(space), environment=current_environment({})
+        path,
+        device=device,
+        space=space_label(space),
+        environment=environment or current_environment({}),
     ) as store:
         store.add_blocks(space.blocks())
         store.record_alignment(Alignment((WidthClass(8, 8), WidthClass(1, 1))))

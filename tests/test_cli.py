@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import cli
 from latbench.cost import block_cost
 from latbench.device import DeviceProfile
+from latbench.environment import current_environment
 from latbench.tables import LatencyTable
+from nas.landing import Measure
 from nas.spaces import load_architecture, make_space
 from tests.conftest import random_price, write_table
 
@@ -377,6 +380,57 @@ def test_search_train_evaluate_export(
     code, _ = _json(run, "export", file, "--weights", weights, "-o", model)
     assert code == 0
     assert model.stat().st_size > 100_000
+
+
+def test_a_search_ends_with_what_is_measured(
+    run: Any, tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that takes 8 % longer than its table says."""
+    priced = cli._priced_space(cli._open_table(table), "any")
+    target = sum(priced.reachable_ms()) / 3
+
+    def slower(opened: LatencyTable) -> Measure:
+        return lambda network, progress: 1.08 * opened.predict(network).latency_ms
+
+    monkeypatch.setattr("nas.landing.measurer", slower)
+    asked = [
+        "search", "tfnas", "--table", table, "--target", f"{target}ms", "--data", "digits",
+        "--images", 48, "--epochs", 2, "--batch-size", 16, "-o", tmp_path / "search",
+    ]  # fmt: skip
+    code, out, _ = run(*asked, "--measured")
+    assert code == 0
+    assert "measured" in out.splitlines()[0]
+    code, result = _json(run, *asked, "--measured")
+    assert code == 0
+    found = result["results"][0]
+    assert target * 0.99 <= found["measured_ms"] <= target
+    assert found["measured_ms"] == pytest.approx(1.08 * found["latency_ms"])
+    (file,) = (tmp_path / "search" / "architectures").iterdir()
+    assert json.loads(file.read_text()) == found["architecture"]
+    code, fitted = _json(
+        run, "fit", file, "--table", table, "--target", f"{0.98 * target}ms", "--measured"
+    )
+    assert code == 0
+    assert 0.97 * target <= fitted["measured_ms"] <= 0.98 * target
+
+
+def test_measuring_on_another_machine_is_refused_before_anything_is_done(
+    run: Any, tmp_path: Path, profile: DeviceProfile, architecture: Path
+) -> None:
+    table, here = tmp_path / "foreign.sqlite", current_environment({})
+    there = msgspec.structs.replace(here, cpu="another CPU", gpu=None)
+    write_table(table, make_space("tfnas", 32, 10), profile, environment=there)
+    target = sum(cli._priced_space(cli._open_table(table), "any").reachable_ms()) / 3
+    asked = ["--table", table, "--target", f"{target}ms", "--measured"]
+    for command in (
+        ["search", "tfnas", *asked, "--data", "digits", "-o", tmp_path / "run"],
+        ["fit", architecture, *asked, "-o", tmp_path / "fitted.json"],
+    ):
+        code, refused = _json(run, *command)
+        assert code == 2
+        assert "another CPU" in refused["error"]["message"]
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "fitted.json").exists()
 
 
 def test_a_search_holds_its_targets_on_two_devices(

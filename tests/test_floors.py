@@ -29,14 +29,14 @@ FLOORS = {
         ("spaces", "recipes"),
         ("priced",),
         ("relaxation", "scaling", "data", "criteria", "generator", "constraints", "beginnings"),
-        ("coding",),
+        ("coding", "landing"),
         ("additive",),
         ("blackbox",),
         ("supernet", "tasks"),
         ("training",),
         ("evaluators",),
         ("searchers",),
-        ("deployment", "landing", "demo", "scaffold"),
+        ("deployment", "demo", "scaffold"),
     ],
 }
 HEAVY = {"torch", "torchvision", "sklearn", "scipy", "matplotlib", "openvino", "tensorrt"}

@@ -10,9 +10,10 @@ from typing import Any, ClassVar, TypeVar
 
 from latbench.errors import InvalidValueError
 from nas.data.images import ImageData
+from nas.landing import Landing, Measure
 from nas.priced import PricedSpace
 from nas.recipes import Recipe
-from nas.scaling import check_reach
+from nas.scaling import Fit, check_reach
 from nas.spaces import Architecture
 from nas.training.distributed import ALONE, Workers
 from nas.training.run_folder import RunFolder
@@ -34,6 +35,8 @@ class SearchSettings:
         workers: The processes that search together.
         others: The space as further devices price it; a target holds on every one (for ``sgnas`` on
             the first, and its generator learns of the others).
+        measure: Measures networks on the device; with it a search ends with what was measured
+            at its targets. None trusts the table.
     """
 
     epochs: int | None = None
@@ -42,6 +45,7 @@ class SearchSettings:
     recipe: Recipe | None = None
     workers: Workers = ALONE
     others: tuple[PricedSpace, ...] = ()
+    measure: Measure | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class SearchResult:
         score: Of held-out training images with the supernet's weights: the fitness that their
             task defines, which for classification is accuracy, a fraction.
         argmax: What is most probable whatever its latency, where the searcher has probabilities.
+        landing: How the measured latency was brought to the target, if it was asked for.
     """
 
     target_ms: float
@@ -67,6 +72,12 @@ class SearchResult:
     score: float
     architecture: Architecture
     argmax: Argmax | None = None
+    landing: Landing[Fit] | None = None
+
+    @property
+    def reached_ms(self) -> float:
+        """Latency as measured, if it was, else as predicted."""
+        return self.landing.measured_ms if self.landing else self.latency_ms
 
     def as_dict(self) -> dict[str, Any]:
         """The result as plain JSON values."""
@@ -76,6 +87,9 @@ class SearchResult:
             "score": self.score,
             "architecture": self.architecture.as_dict(),
         }
+        if self.landing is not None:
+            plain["measured_ms"] = self.landing.measured_ms
+            plain["rounds"] = self.landing.rounds
         if self.argmax is not None:
             plain["argmax"] = {
                 "latency_ms": self.argmax.latency_ms,
@@ -96,6 +110,11 @@ def phase_of(target_ms: float) -> str:
     return f"{target_ms:.6g}ms"
 
 
+def rounds_file(run: Path, target_ms: float) -> Path:
+    """Where a run keeps what it measured for a target."""
+    return run / "measured" / f"{phase_of(target_ms)}.json"
+
+
 def architecture_file(run: Path, target_ms: float) -> Path:
     """Where a run keeps what it found for a target."""
     return run / "architectures" / f"{phase_of(target_ms)}.json"
@@ -108,11 +127,13 @@ class Searcher(ABC):
         recipe_kind: What can be set of the algorithm; None where nothing can.
         parallel: Whether several processes can search together.
         several_devices: Whether a target can hold on several devices at once.
+        lands: Whether it can bring measured latencies to its targets.
     """
 
     recipe_kind: ClassVar[type[Recipe] | None] = None
     parallel: ClassVar[bool] = False
     several_devices: ClassVar[bool] = False
+    lands: ClassVar[bool] = False
 
     def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
         if settings.workers.count > 1 and not self.parallel:
@@ -121,6 +142,8 @@ class Searcher(ABC):
             raise InvalidValueError("this searcher knows one device: give one --table")
         self.priced = priced
         self.settings = settings
+        if settings.measure is not None:
+            self._require_landing()
 
     def search(
         self,
@@ -150,6 +173,18 @@ class Searcher(ABC):
         low_ms, high_ms = self.priced.reachable_ms()
         for target_ms in targets_ms:
             check_reach(target_ms, low_ms, high_ms, what=f"space {self.priced.space.name}")
+
+    def _require_landing(self) -> None:
+        if not self.lands:
+            raise InvalidValueError(
+                "this searcher does not measure: search without --measured, then correct what it "
+                "finds by `latbench fit --measured`"
+            )
+        if self.settings.workers.count > 1:
+            raise InvalidValueError(
+                "one process measures: search without --measured, then repeat the command with "
+                "it and without torchrun"
+            )
 
     @abstractmethod
     def _search(

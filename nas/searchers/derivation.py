@@ -1,9 +1,13 @@
 """From relaxed choices to one architecture under a hard budget.
 
-The most probable architecture may lie out of reach of the target, whatever its widths. Dynamic
-programming over operations and depths finds, for every latency at the present widths, the most
-probable architecture of that latency; of these the most probable one whose widths can be scaled
-to just below the target is taken.
+The most probable architecture may lie out of reach of the target, whatever its widths: too slow
+at its narrowest, or too fast at its widest, which would leave some of the budget unused. Of the
+operations and depths whose widths reach the target the most probable are found exactly
+(``nas.additive``), and their widths are scaled to just below it.
+
+What widths reach is bounded by sums over layers: the least latency by the least addends, the
+greatest by the greatest. A latency is the largest of a few such sums, so the least is within the
+target if all of them are, and the greatest reaches it if any one does: one solution for each.
 
 How probable is counted against the best choice of each layer. The plain product of probabilities
 would have every further layer cost its operation's probability, an eighth while nothing is
@@ -13,24 +17,27 @@ one of more alternatives, not a worse one. Counted so, the argmax of each choice
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latbench.errors import BudgetError
-from latbench.units import format_ms
+from nas.additive import Scores, Sums, best_of_sums
+from nas.beginnings import ABSENT
+from nas.landing import Propose, Range
 from nas.priced import PricedSpace
 from nas.relaxation import Places, Widths
-from nas.scaling import Fit, fit_exact
+from nas.scaling import Fit, check_reach, fit_exact
 from nas.spaces import Architecture, Choice, SearchSpace
 
 Floats = NDArray[np.float64]
 
 CLOSE_ENOUGH = 0.005  # a fit within this fraction below the target ends the search
-_BINS = 2_000  # latencies told apart by the dynamic programme
-_CANDIDATES = 40  # architectures within reach of the target that are tried
+_ROOMS = (0.0, 0.01, 0.03)  # beyond the target, where few widths are left at the ends of a reach
+_MARGIN = 0.05  # what a table that says nothing of its errors is taken to be off by
+_BISECTIONS = 10  # of the greatest latency that is reached below a target that is not
+_ROUNDING = 1e-9  # sums of the same prices in another order differ in their last digits
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,8 @@ def derive(
 ) -> Derived:
     """The most probable architecture that can be brought to just below the target.
 
+    Where no operations and depths reach the target, those that come closest from below.
+
     Args:
         priced: The space and its prices.
         log: Log probabilities of all choices.
@@ -85,25 +94,50 @@ def derive(
     Raises:
         BudgetError: No architecture reaches the target.
     """
-    best: Derived | None = None
-    refusal: BudgetError | None = None
-    tried = 0
-    for places, architecture in _by_probability(priced, log, widths):
-        try:
-            fitted = (fit_exact if elastic else _as_it_is)(priced, architecture, target_ms)
-        except BudgetError as error:
-            refusal = refusal or error
-            continue
-        tried += 1
-        if best is None or fitted.latency_ms > best.latency_ms:
-            best = Derived(**vars(fitted), places=places)
-        close = best.latency_ms >= target_ms * (1 - CLOSE_ENOUGH)
-        if close or tried == _CANDIDATES or not elastic:
-            return best
-    if best is not None:
-        return best
-    assert refusal is not None
-    raise refusal
+    check_reach(target_ms, *priced.reachable_ms(), what=f"space {priced.space.name}")
+    if not elastic:
+        return _derive_rigid(priced, log, widths, target_ms)
+    candidates = Candidates.of_any_width(priced, log)
+    found = _derive_reaching(
+        candidates, widths, target_ms, (target_ms, target_ms * (1 - CLOSE_ENOUGH))
+    )
+    if found is not None:
+        return found
+    low_ms, high_ms = priced.reachable_ms()[0], target_ms
+    for _ in range(_BISECTIONS):
+        middle_ms = (low_ms + high_ms) / 2
+        if candidates.most_probable((target_ms, middle_ms)) is None:
+            high_ms = middle_ms
+        else:
+            low_ms = middle_ms
+    found = _derive_reaching(candidates, widths, target_ms, (target_ms, low_ms))
+    assert found is not None  # the fastest architecture of the space is one
+    return found
+
+
+def proposals(
+    priced: PricedSpace, log: LogProbabilities, *, widths: Widths, elastic: bool = True
+) -> Propose[Derived]:
+    """What a landing asks for: the most probable architecture for an aim.
+
+    Its widths reach what the landing asks for and, where any architecture's do, as much beyond as
+    the table's latencies are off by: then measuring ends with other widths and not with other
+    operations.
+    """
+    margin = priced.table.price_model.half_width() or _MARGIN
+
+    def propose(aim_ms: float, reach_ms: Range) -> Derived:
+        if elastic:
+            candidates = Candidates.of_any_width(priced, log)
+            low_ms, high_ms = reach_ms
+            for beyond in (margin, 0.0):
+                reach = (low_ms * (1 - beyond), high_ms * (1 + beyond))
+                found = _derive_reaching(candidates, widths, aim_ms, reach)
+                if found is not None:
+                    return found
+        return derive(priced, log, widths=widths, target_ms=aim_ms, elastic=elastic)
+
+    return propose
 
 
 def most_probable(log: LogProbabilities) -> Places:
@@ -133,78 +167,6 @@ def architecture_at(space: SearchSpace, places: Places, widths: Widths) -> Archi
     )
 
 
-def _as_it_is(priced: PricedSpace, architecture: Architecture, target_ms: float) -> Fit:
-    """An architecture whose widths stay.
-
-    Raises:
-        BudgetError: It is above the target.
-    """
-    latency_ms = priced.latency_ms(architecture)
-    if latency_ms > target_ms:
-        raise BudgetError(
-            f"this architecture takes {format_ms(latency_ms)}, more than {format_ms(target_ms)}",
-            nearest_ms=latency_ms,
-        )
-    return Fit(target_ms, latency_ms, latency_ms, latency_ms, architecture)
-
-
-@dataclass
-class _Stage:
-    """Back pointers of one stage: by layer and bin the operation, by bin the depth.
-
-    The index after the last operation stands for leaving the layer out.
-    """
-
-    ops: list[NDArray[np.int64]]
-    costs: list[list[int]]
-    depths: NDArray[np.int64]
-
-
-def _by_probability(
-    priced: PricedSpace, log: LogProbabilities, widths: Widths
-) -> Iterator[tuple[Places, Architecture]]:
-    """The most probable architecture, then the best of every latency, most probable first.
-
-    The fastest and the slowest of the space come last: some architecture reaches any latency
-    that the space does.
-    """
-    space = priced.space
-    places = most_probable(log)
-    yield places, architecture_at(space, places, widths)
-    unit_ms = _widest_sum_ms(priced, widths) / _BINS
-    score = np.full(_BINS + 1, -np.inf)
-    score[0] = 0.0
-    trail: list[_Stage] = []
-    for s, layers in enumerate(space.stages):
-        total, back = score, _Stage([], [], np.zeros(_BINS + 1, dtype=np.int64))
-        ended = np.full(_BINS + 1, -np.inf)
-        for i, layer in enumerate(layers):
-            prices = [
-                float(priced.addend_ms(layer, Choice(op, widths[s][i][op])).max())
-                for op in layer.ops
-            ]
-            costs = [max(0, int(price / unit_ms)) for price in prices] + [0]
-            logs = log.choice(s, i)
-            shifted = np.stack(
-                [_shift(total, cost) + lp for cost, lp in zip(costs, logs, strict=True)]
-            )  # (operations + 1, bins)
-            back.ops.append(shifted.argmax(axis=0))
-            back.costs.append(costs)
-            total = shifted.max(axis=0)
-            ending = total + log.depths[s][i]
-            back.depths[ending > ended] = i + 1
-            ended = np.maximum(ended, ending)
-        trail.append(back)
-        score = ended
-    for end in np.argsort(-score, kind="stable"):
-        if np.isneginf(score[end]):
-            break
-        places = _trace(priced, trail, int(end))
-        yield places, architecture_at(space, places, widths)
-    for architecture in priced.extremes():
-        yield places_of(space, architecture), architecture
-
-
 def places_of(space: SearchSpace, architecture: Architecture) -> Places:
     """An architecture on the first layers of every stage."""
     return tuple(
@@ -215,30 +177,152 @@ def places_of(space: SearchSpace, architecture: Architecture) -> Places:
     )
 
 
-def _widest_sum_ms(priced: PricedSpace, widths: Widths) -> float:
-    """The sum of the costliest choices of all layers: no path costs more."""
-    return sum(
-        max(float(priced.addend_ms(layer, Choice(op, widths[s][i][op])).max()) for op in layer.ops)
-        for s, layers in enumerate(priced.space.stages)
-        for i, layer in enumerate(layers)
-    )
+def _derive_reaching(
+    candidates: Candidates, widths: Widths, target_ms: float, reach_ms: Range
+) -> Derived | None:
+    """The most probable architecture whose widths span a range, scaled to a target.
+
+    Where its widths miss the target by more than is close enough, the range is widened: at the
+    ends of what an architecture reaches few widths are left. None if no architecture spans it.
+    """
+    priced, best = candidates.priced, None
+    low_ms, high_ms = reach_ms
+    for room in _ROOMS:
+        places = candidates.most_probable((low_ms * (1 - room), high_ms * (1 + room)))
+        if places is None:
+            break
+        start = architecture_at(priced.space, places, widths)
+        fitted = fit_exact(priced, start, target_ms, clamp=True)
+        if fitted.latency_ms > target_ms * (1 + _ROUNDING):
+            continue
+        if best is None or fitted.latency_ms > best.latency_ms:
+            best = Derived(**vars(fitted), places=places)
+        if best.latency_ms >= target_ms * (1 - CLOSE_ENOUGH):
+            break
+    return best
 
 
-def _shift(values: Floats, by: int) -> Floats:
-    moved = np.full_like(values, -np.inf)
-    if by < len(values):
-        moved[by:] = values[: len(values) - by]
-    return moved
+def _derive_rigid(
+    priced: PricedSpace, log: LogProbabilities, widths: Widths, target_ms: float
+) -> Derived:
+    """The most probable architecture below the target at the present widths.
+
+    The fastest of the space, whatever its widths, if there is none.
+    """
+    places = Candidates.of_widths(priced, log, widths).most_probable((target_ms, None))
+    if places is None:
+        made = priced.extremes()[0]
+        places = places_of(priced.space, made)
+    else:
+        made = architecture_at(priced.space, places, widths)
+    latency_ms = priced.latency_ms(made)
+    return Derived(target_ms, latency_ms, latency_ms, latency_ms, made, places)
 
 
-def _trace(priced: PricedSpace, trail: Sequence[_Stage], end: int) -> Places:
-    """The path that ends at a latency, read backwards."""
-    stages: list[tuple[int | None, ...]] = []
-    for back, layers in zip(reversed(trail), reversed(priced.space.stages), strict=True):
-        stage: list[int | None] = [None] * len(layers)
-        for i in range(int(back.depths[end]) - 1, -1, -1):
-            op = int(back.ops[i][end])
-            stage[i] = op if op < len(layers[i].ops) else None
-            end -= back.costs[i][op]
-        stages.append(tuple(stage))
-    return tuple(stages[::-1])
+@dataclass(frozen=True)
+class Candidates:
+    """All that can be chosen, how probable it is, and what it adds to a latency.
+
+    Attributes:
+        places: By layer, the operation of every choice; None leaves the layer out.
+        scores: Of the choices, and of the depths of every stage.
+        depths: By stage, how many layers it may have.
+        least_ms: By layer, the least that each choice adds, ``(choices, pieces)``.
+        most_ms: By layer, the most.
+    """
+
+    priced: PricedSpace
+    places: Sequence[Sequence[int | None]]
+    scores: Scores
+    depths: Sequence[Sequence[int]]
+    least_ms: Sequence[Floats]
+    most_ms: Sequence[Floats]
+
+    @classmethod
+    def of_any_width(cls, priced: PricedSpace, log: LogProbabilities) -> Candidates:
+        """Operations are given whatever width they may have."""
+        space = priced.space
+        addends = [
+            [[priced.addends_ms(layer, op)[1] for op in layer.ops] for layer in layers]
+            for layers in space.stages
+        ]
+        return cls._of(priced, log, addends)
+
+    @classmethod
+    def of_widths(cls, priced: PricedSpace, log: LogProbabilities, widths: Widths) -> Candidates:
+        """Operations keep their present widths."""
+        addends = [
+            [
+                [priced.addend_ms(layer, Choice(op, widths[s][i][op]))[None] for op in layer.ops]
+                for i, layer in enumerate(layers)
+            ]
+            for s, layers in enumerate(priced.space.stages)
+        ]
+        return cls._of(priced, log, addends)
+
+    @classmethod
+    def _of(
+        cls,
+        priced: PricedSpace,
+        log: LogProbabilities,
+        addends: Sequence[Sequence[Sequence[Floats]]],
+    ) -> Candidates:
+        """From what every operation may add: by stage, layer and operation ``(widths, pieces)``."""
+        places: list[list[int | None]] = []
+        scores, least, most = [], [], []
+        nothing = np.zeros((1, len(priced.base_ms)))
+        for s, stage in enumerate(addends):
+            for i, by_op in enumerate(stage):
+                logs = log.choice(s, i)
+                possible = [n for n, value in enumerate(logs) if np.isfinite(value)]
+                may_add = [*by_op, nothing]
+                places.append([n if n < len(by_op) else None for n in possible])
+                scores.append(np.array([logs[n] for n in possible]))
+                least.append(np.array([may_add[n].min(axis=0) for n in possible]))
+                most.append(np.array([may_add[n].max(axis=0) for n in possible]))
+        depths = [[d for d, p in enumerate(row, start=1) if np.isfinite(p)] for row in log.depths]
+        ends = [np.array(row) for row in log.depths]
+        return cls(priced, places, Scores(scores, ends), depths, least, most)
+
+    def most_probable(self, reach_ms: tuple[float, float | None]) -> Places | None:
+        """The most probable operations and depths whose widths span a range.
+
+        Args:
+            reach_ms: What their least latency does not exceed, and what their greatest does not
+                fall below, if anything.
+        """
+        low_ms, high_ms = reach_ms
+        base_ms = self.priced.base_ms
+        least = Sums(
+            self._stages(),
+            self.depths,
+            self.least_ms,
+            base_ms,
+            np.full(len(base_ms), low_ms * (1 + _ROUNDING)),
+        )
+        best, best_score = None, -np.inf
+        if high_ms is None:
+            best = best_of_sums(least, self.scores)
+        else:
+            for piece, constant_ms in enumerate(base_ms):
+                sums = least.joined(
+                    [-rows[:, piece] for rows in self.most_ms],
+                    base=-float(constant_ms),
+                    budget=-high_ms * (1 - _ROUNDING),
+                )
+                found = best_of_sums(sums, self.scores, above=best_score)
+                if found is not None:
+                    best, best_score = found, self.scores.of(sums, found)
+        return None if best is None else self._places_at(best)
+
+    def _stages(self) -> list[range]:
+        ends = np.cumsum([len(layers) for layers in self.priced.space.stages]).tolist()
+        begins = [0, *ends[:-1]]
+        return [range(begin, end) for begin, end in zip(begins, ends, strict=True)]
+
+    def _places_at(self, code: Sequence[int]) -> Places:
+        chosen = [
+            None if number == ABSENT else row[number]
+            for row, number in zip(self.places, code, strict=True)
+        ]
+        return tuple(tuple(chosen[layer] for layer in layers) for layers in self._stages())

@@ -23,6 +23,9 @@ Choices where the paper is silent or differs from its code:
 * Operations that a step does not sample get no weight decay and no momentum either.
 * The result is the most probable architecture that can be scaled to just below the target
   (``nas.searchers.derivation``). The code's answer, the argmax whatever its latency, is beside it.
+* Asked to measure, the result is the most probable architecture that is measured at the target.
+  Every round is kept, so that an interrupted landing goes on, and so that a search that is done can
+  be landed later.
 
 After a short search betas are still nearly uniform: they begin so and move by at most ``alpha_lr``
 a step. Their gradient is that of finite differences (``tests/nas/test_tfnas.py``), so that the
@@ -42,10 +45,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from latbench.blocks import Network
 from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
 from nas.criteria.hardware import objective
 from nas.data.images import ImageData, Source, generator, require_images
+from nas.landing import Landing, Measure, Propose, Rounds, land
 from nas.priced import PricedSpace
 from nas.recipes import BatchSize, Count, NotNegative, Pixels, Positive, Rate, Recipe, Share
 from nas.relaxation import Places, Relaxed, expected_latency_ms, path_of
@@ -59,9 +64,16 @@ from nas.searchers.base import (
     architecture_file,
     phase_of,
     recipe_of,
+    rounds_file,
 )
 from nas.searchers.choices import Choices, DepthSearch, SecondPath
-from nas.searchers.derivation import architecture_at, derive, most_probable
+from nas.searchers.derivation import (
+    Derived,
+    architecture_at,
+    derive,
+    most_probable,
+    proposals,
+)
 from nas.spaces.architecture import Architecture, read_architecture
 from nas.supernet.supernet import Supernet, start_widths
 from nas.tasks import Task, task_of
@@ -184,6 +196,7 @@ class TFNASSearcher(Searcher):
 
     recipe_kind: ClassVar[type[Recipe] | None] = TFNASRecipe
     parallel: ClassVar[bool] = True
+    lands: ClassVar[bool] = True
 
     def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
         recipe = recipe_of(settings, TFNASRecipe)
@@ -260,13 +273,19 @@ class TFNASSearcher(Searcher):
         log, widths = state.choices.log_probabilities(), state.supernet.widths()
         likeliest = architecture_at(self.priced.space, most_probable(log), widths)
         argmax = Argmax(self.priced.latency_ms(likeliest), likeliest)
-        found = derive(
-            self.priced,
-            log,
-            widths=widths,
-            target_ms=target_ms,
-            elastic=self.recipe.elasticity,
-        )
+        landing: Landing[Derived] | None = None
+        if self.settings.measure is not None:
+            propose = proposals(self.priced, log, widths=widths, elastic=self.recipe.elasticity)
+            landing = self._land(work.folder, self.settings.measure, propose, target_ms, progress)
+            found = landing.fit
+        else:
+            found = derive(
+                self.priced,
+                log,
+                widths=widths,
+                target_ms=target_ms,
+                elastic=self.recipe.elasticity,
+            )
         file = architecture_file(work.folder.path, target_ms)
         if self.workers.leads:
             write_atomically(file, found.architecture.to_json())
@@ -275,8 +294,36 @@ class TFNASSearcher(Searcher):
         state.set_widths(found.architecture, found.places)
         score = self._fitness(state, work, path_of(found.places))
         return SearchResult(
-            target_ms, found.latency_ms, score, read_architecture(file), argmax=argmax
+            target_ms,
+            found.latency_ms,
+            score,
+            read_architecture(file),
+            argmax=argmax,
+            landing=landing,
         )
+
+    def _land(
+        self,
+        folder: RunFolder,
+        measure: Measure,
+        propose: Propose[Derived],
+        target_ms: float,
+        progress: Progress,
+    ) -> Landing[Derived]:
+        """Measure what is proposed until the device agrees with the target."""
+        phase = phase_of(target_ms)
+
+        def measure_ms(network: Network) -> float:
+            return measure(network, lambda _, words: progress(1.0, f"{phase}, {words}"))
+
+        with folder.metrics() as metrics:
+            rounds = Rounds(
+                rounds_file(folder.path, target_ms),
+                self.priced,
+                measure_ms,
+                lambda number, values: metrics.log(f"{phase}-measured", number, values),
+            )
+            return land(self.priced, propose, target_ms, rounds)
 
     def _begin(self, work: _Work, *checkpoints: str) -> SearchState:
         state = self.begin(work.task.criterion(self.priced.space.classes))

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from latbench.blocks import Network
-from latbench.errors import BudgetError
+from latbench.device import load_profile
+from latbench.errors import BudgetError, InvalidFileError
 from latbench.tables import LatencyTable
-from nas.landing import ROUNDS, land
+from nas.landing import ROUNDS, TOLERANCE, Range, Rounds, land, widths_of
 from nas.priced import PricedSpace
-from nas.scaling import fit_exact
-from nas.spaces import SearchSpace
+from nas.scaling import Fit, fit_exact
+from nas.searchers.derivation import LogProbabilities, proposals
+from nas.spaces import Architecture, SearchSpace, make_space
+from nas.supernet.supernet import start_widths
+from tests.conftest import write_table
 
 
 @pytest.fixture
@@ -25,8 +33,8 @@ def test_a_device_that_is_slower_or_faster_than_its_table_is_met(
     """Against a device that is off by a factor, landing does as well as knowing the factor."""
     measured: list[float] = []
 
-    def measure_ms(network: Network) -> float:
-        measured.append(factor * priced.table.predict(network).latency_ms)
+    def measure_ms(architecture: Architecture) -> float:
+        measured.append(factor * priced.latency_ms(architecture))
         return measured[-1]
 
     start = priced.space.largest()
@@ -35,7 +43,7 @@ def test_a_device_that_is_slower_or_faster_than_its_table_is_met(
         priced.latency_ms(start),
     )
     target_ms = (low_ms + high_ms) / 2
-    landing = land(priced, start, target_ms, measure_ms)
+    landing = land(priced, widths_of(priced, start), target_ms, measure_ms)
     knowing = factor * fit_exact(priced, start, target_ms / factor).latency_ms
     assert landing.measured_ms <= target_ms
     assert landing.measured_ms >= 0.98 * knowing
@@ -46,17 +54,17 @@ def test_a_device_that_is_slower_or_faster_than_its_table_is_met(
 def test_the_closest_is_kept_where_widths_end(priced: PricedSpace) -> None:
     start = priced.space.smallest()
     target_ms = priced.latency_ms(start)
-    landing = land(priced, start, target_ms, lambda network: 3 * target_ms)
+    landing = land(priced, widths_of(priced, start), target_ms, lambda architecture: 3 * target_ms)
     assert landing.measured_ms == 3 * target_ms
     assert landing.fit.latency_ms <= target_ms * (1 + 1e-9)
 
 
 def test_a_target_out_of_reach_is_refused_before_anything_is_measured(priced: PricedSpace) -> None:
-    def measure_ms(network: Network) -> float:
+    def measure_ms(architecture: Architecture) -> float:
         raise AssertionError
 
     with pytest.raises(BudgetError):
-        land(priced, priced.space.smallest(), 1e6, measure_ms)
+        land(priced, widths_of(priced, priced.space.smallest()), 1e6, measure_ms)
 
 
 def test_widths_go_as_far_as_they_can(priced: PricedSpace) -> None:
@@ -64,8 +72,125 @@ def test_widths_go_as_far_as_they_can(priced: PricedSpace) -> None:
     start = priced.space.largest()
     high_ms = priced.latency_ms(start)
 
-    def measure_ms(network: Network) -> float:
-        return priced.table.predict(network).latency_ms / 2
+    def measure_ms(architecture: Architecture) -> float:
+        return priced.latency_ms(architecture) / 2
 
-    landing = land(priced, start, 0.9 * high_ms, measure_ms)
+    landing = land(priced, widths_of(priced, start), 0.9 * high_ms, measure_ms)
     assert landing.fit.latency_ms == pytest.approx(high_ms)
+
+
+@pytest.fixture(scope="module")
+def priced_tfnas(tmp_path_factory: pytest.TempPathFactory) -> PricedSpace:
+    """Real depths, 32 px, prices at widths divisible by 8."""
+    space = make_space("tfnas", 32, 10)
+    path = tmp_path_factory.mktemp("tables") / "t.sqlite"
+    return PricedSpace(space, write_table(path, space, load_profile("cpu-onnxruntime")))
+
+
+def _shallow(space: SearchSpace) -> LogProbabilities:
+    """Probabilities that favour one layer a stage."""
+    rng = np.random.default_rng(5)
+    ops = [[np.log(rng.dirichlet(np.full(8, 9.0))).tolist() for _ in ls] for ls in space.stages]
+    falling = [np.arange(len(ls), 0, -1.0) ** 2 for ls in space.stages]
+    return LogProbabilities(ops, [np.log(row / row.sum()).tolist() for row in falling])
+
+
+def _by_depth(priced: PricedSpace, slope: float) -> Callable[[Architecture], float]:
+    """A device that the table prices wrongly, by so much more for every layer above twelve."""
+
+    def measure_ms(architecture: Architecture) -> float:
+        off = slope * (len(architecture.choices) - 12)
+        return priced.latency_ms(architecture) * (1 + off)
+
+    return measure_ms
+
+
+@pytest.mark.parametrize("slope", [0.012, -0.012])
+@pytest.mark.parametrize("share", [0.03, 0.1, 0.25, 0.6])
+def test_a_search_lands_on_a_device_that_disagrees_by_depth(
+    priced_tfnas: PricedSpace, slope: float, share: float
+) -> None:
+    """Shallow networks off by 7 %, to one side or the other, deep ones to the other side."""
+    space, log = priced_tfnas.space, _shallow(priced_tfnas.space)
+    low_ms, high_ms = priced_tfnas.reachable_ms()
+    target_ms = low_ms + share * (high_ms - low_ms)
+    propose = proposals(priced_tfnas, log, widths=start_widths(space))
+    landing = land(priced_tfnas, propose, target_ms, _by_depth(priced_tfnas, slope))
+    assert target_ms * (1 - TOLERANCE) <= landing.measured_ms <= target_ms
+
+
+def test_other_operations_and_depths_are_asked_for_where_widths_end(
+    priced_tfnas: PricedSpace,
+) -> None:
+    """What was aimed at in vain is within the reach of what comes next."""
+    space, log = priced_tfnas.space, _shallow(priced_tfnas.space)
+    low_ms, high_ms = priced_tfnas.reachable_ms()
+    target_ms = low_ms + 0.1 * (high_ms - low_ms)
+    from_search = proposals(priced_tfnas, log, widths=start_widths(space))
+    asked: list[tuple[float, Range, Fit]] = []
+
+    def propose(aim_ms: float, reach_ms: Range) -> Fit:
+        asked.append((aim_ms, reach_ms, from_search(aim_ms, reach_ms)))
+        return asked[-1][2]
+
+    landing = land(
+        priced_tfnas, propose, target_ms, lambda made: 0.6 * priced_tfnas.latency_ms(made)
+    )
+    assert target_ms * (1 - TOLERANCE) <= landing.measured_ms <= target_ms
+    assert len(asked) == 2
+    aim_ms, (least_ms, most_ms), fitted = asked[1]
+    assert aim_ms > asked[0][2].max_ms
+    assert (least_ms, most_ms) == (target_ms, aim_ms)
+    assert fitted.min_ms <= least_ms < most_ms <= fitted.max_ms
+
+
+def test_an_interrupted_landing_goes_on_as_if_it_were_not(
+    priced_tfnas: PricedSpace, tmp_path: Path
+) -> None:
+    space, log = priced_tfnas.space, _shallow(priced_tfnas.space)
+    low_ms, high_ms = priced_tfnas.reachable_ms()
+    target_ms = low_ms + 0.1 * (high_ms - low_ms)
+    device = _by_depth(priced_tfnas, 0.02)
+    logged: list[int] = []
+
+    def run(file: Path, most: int | None) -> object:
+        """Land; the device fails after so many measurements."""
+        left = iter(range(ROUNDS if most is None else most))
+
+        def measure_ms(network: object) -> float:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return device(asked[-1])
+
+        rounds = Rounds(file, priced_tfnas, measure_ms, lambda number, _: logged.append(number))
+        asked: list[Architecture] = []
+
+        def remembered(architecture: Architecture) -> float:
+            asked.append(architecture)
+            return rounds(architecture)
+
+        propose = proposals(priced_tfnas, log, widths=start_widths(space))
+        return land(priced_tfnas, propose, target_ms, remembered)
+
+    whole = run(tmp_path / "whole.json", None)
+    count = len(json.loads((tmp_path / "whole.json").read_text()))
+    assert count > 1
+    cut = tmp_path / "cut.json"
+    for _ in range(count):
+        with pytest.raises(KeyboardInterrupt):
+            run(cut, 0)
+        try:
+            found = run(cut, 1)
+        except KeyboardInterrupt:
+            continue
+    assert found == whole
+    assert run(cut, 0) == whole
+    assert cut.read_text() == (tmp_path / "whole.json").read_text()
+    assert logged == [*range(1, count + 1)] * 2
+
+
+def test_damaged_rounds_are_refused(priced: PricedSpace, tmp_path: Path) -> None:
+    file = tmp_path / "r.json"
+    file.write_text("[{]")
+    with pytest.raises(InvalidFileError, match="delete it"):
+        Rounds(file, priced, lambda network: 1.0, lambda number, values: None)

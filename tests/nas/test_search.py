@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,25 @@ import numpy as np
 import pytest
 import torch
 
+from latbench.blocks import Network
 from latbench.device import load_profile
-from latbench.errors import BudgetError, InvalidFileError, MismatchError
+from latbench.errors import BudgetError, InvalidFileError, InvalidValueError, MismatchError
+from latbench.measure.sweep import Progress
 from nas.data import load_data
 from nas.data.fashion_mnist import fashion_mnist, read_idx
 from nas.data.images import Split, augment, batches, generator, resize
 from nas.deployment import export_onnx
+from nas.landing import Measure
 from nas.priced import PricedSpace
 from nas.recipes import Recipe
 from nas.searchers import SEARCHERS, SearchSettings
+from nas.searchers.base import phase_of, rounds_file
 from nas.searchers.one_shot import OneShotRecipe
 from nas.searchers.sgnas import SGNASRecipe
 from nas.searchers.tfnas import TFNASRecipe
 from nas.spaces import SearchSpace
 from nas.training import scratch
+from nas.training.distributed import Workers
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
 from tests.conftest import make_mix_space, make_tiny_space, write_table
@@ -57,6 +63,7 @@ def _search(
     priced: PricedSpace,
     folder: Path,
     targets: list[float],
+    measure: Measure | None = None,
     *,
     stop_after: int | None = None,
 ) -> list[dict[str, Any]]:
@@ -64,7 +71,7 @@ def _search(
     recipe = RECIPES.get(name)
     if family.recipe_kind is OneShotRecipe:
         recipe = OneShotRecipe(evaluations=12)
-    settings = SearchSettings(epochs=4, batch_size=16, seed=3, recipe=recipe)
+    settings = SearchSettings(epochs=4, batch_size=16, seed=3, recipe=recipe, measure=measure)
     searcher = family(priced, settings)
     progress = stopping_after(stop_after)
     found = searcher.search(tiny_data(), targets, RunFolder(folder, {}), progress=progress)
@@ -104,6 +111,88 @@ def _assert_equal(a: Any, b: Any) -> None:
         assert torch.equal(a, b)
     else:
         assert a == b
+
+
+class _Device:
+    """Takes so much longer than its table says; fails when it has measured so often."""
+
+    def __init__(self, priced: PricedSpace, *, factor: float, most: int = 100) -> None:
+        self.priced = priced
+        self.factor = factor
+        self.left = most
+
+    def __call__(self, network: Network, progress: Progress) -> float:
+        self.left -= 1
+        if self.left < 0:
+            raise Stop
+        progress(0.5, "pass 1 of 2")
+        return self.factor * self.priced.table.predict(network).latency_ms
+
+
+EVERY_LANDER = pytest.mark.parametrize(
+    "name", [name for name in SEARCHERS if SEARCHERS[name].lands]
+)
+
+
+@EVERY_LANDER
+def test_a_search_that_is_done_is_landed_later_without_training(
+    name: str, priced: PricedSpace, tmp_path: Path
+) -> None:
+    """The same command, with measuring: as if it had been asked for from the start."""
+    targets, run = _targets(priced), tmp_path / "run"
+    asked = _search(name, priced, tmp_path / "at once", targets, _Device(priced, factor=1.1))
+    predicted = _search(name, priced, run, targets)
+    epochs = _epochs(run)
+    assert _search(name, priced, run, targets, _Device(priced, factor=1.1)) == asked
+    assert _epochs(run) == epochs == _epochs(tmp_path / "at once")
+    for result, before in zip(asked, predicted, strict=True):
+        assert result["measured_ms"] <= result["target_ms"] < 1.1 * before["latency_ms"]
+        assert result["measured_ms"] == pytest.approx(1.1 * result["latency_ms"])
+        file = run / "architectures" / f"{phase_of(result['target_ms'])}.json"
+        assert json.loads(file.read_text()) == result["architecture"]
+        assert (
+            1
+            < result["rounds"]
+            == len(json.loads(rounds_file(run, result["target_ms"]).read_text()))
+        )
+    assert _search(name, priced, run, targets) == predicted
+
+
+@EVERY_LANDER
+def test_a_search_killed_while_measuring_goes_on(
+    name: str, priced: PricedSpace, tmp_path: Path
+) -> None:
+    targets = _targets(priced)
+    whole = _search(name, priced, tmp_path / "whole", targets, _Device(priced, factor=1.1))
+    for most in (0, 1, 1):
+        with pytest.raises(Stop):
+            device = _Device(priced, factor=1.1, most=most)
+            _search(name, priced, tmp_path / "cut", targets, device)
+    cut = tmp_path / "cut"
+    assert _search(name, priced, cut, targets, _Device(priced, factor=1.1)) == whole
+    assert _epochs(cut) == _epochs(tmp_path / "whole")
+    measured = [line for line in _lines(cut) if "measured_ms" in line]
+    assert len(measured) == sum(result["rounds"] for result in whole)
+
+
+@EVERY_SEARCHER
+def test_searchers_that_do_not_measure_say_what_does(name: str, priced: PricedSpace) -> None:
+    settings = SearchSettings(measure=lambda network, progress: 1.0)
+    if SEARCHERS[name].lands:
+        with pytest.raises(InvalidValueError, match="torchrun"):
+            SEARCHERS[name](priced, replace(settings, workers=Workers(0, 2)))
+    else:
+        with pytest.raises(InvalidValueError, match="fit --measured"):
+            SEARCHERS[name](priced, settings)
+
+
+def _lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def _epochs(run: Path) -> list[tuple[str, int]]:
+    """The epochs that were trained."""
+    return [(line["phase"], line["epoch"]) for line in _lines(run) if "loss" in line]
 
 
 @EVERY_SEARCHER

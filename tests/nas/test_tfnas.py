@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -22,12 +22,20 @@ from torch import Tensor, nn
 from latbench.device import DeviceProfile, load_profile
 from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError
 from latbench.render.torch import NetworkModule
+from latbench.tables.pricing import Knee, PriceModel
 from nas.priced import PricedSpace
 from nas.recipes import load_recipe, shipped_recipes
-from nas.relaxation import expected_latency_ms, path_of
+from nas.relaxation import Places, expected_latency_ms, path_of
 from nas.searchers import SearchSettings
 from nas.searchers.choices import Choices, DepthSearch
-from nas.searchers.derivation import LogProbabilities, architecture_at, derive, most_probable
+from nas.searchers.derivation import (
+    CLOSE_ENOUGH,
+    Candidates,
+    LogProbabilities,
+    architecture_at,
+    derive,
+    most_probable,
+)
 from nas.searchers.tfnas import SearchState, TFNASRecipe, TFNASSearcher
 from nas.spaces import Choice, SearchSpace, make_space
 from nas.supernet.supernet import Supernet, start_widths
@@ -163,14 +171,10 @@ def test_gradients_of_alphas_and_betas_are_those_of_differences(
             assert float(parameter.grad[index]) == pytest.approx(difference, rel=1e-3, abs=1e-6)
 
 
-@EVERY_DEPTH
-def test_what_is_derived_is_the_most_probable_below_the_target(
-    depth: DepthSearch, priced: PricedSpace
-) -> None:
-    """At fixed widths, against enumeration, up to the bins of latency."""
-    space, widths = priced.space, start_widths(priced.space)
-    log = _choices(space, depth, seed=3).log_probabilities()
-    scored = []
+def _scored(
+    space: SearchSpace, depth: DepthSearch, log: LogProbabilities
+) -> Iterator[tuple[float, Places]]:
+    """All operations and depths, each with how probable it is."""
     for choice in product(*[[*range(8), None] for _ in space.layers]):
         left = iter(choice)
         places = tuple(tuple(next(left) for _ in layers) for layers in space.stages)
@@ -185,14 +189,104 @@ def test_what_is_derived_is_the_most_probable_below_the_target(
                 score += sum(
                     log.choice(s, i)[-1 if op is None else op] for i, op in enumerate(stage)
                 )
-        scored.append((score, priced.latency_ms(architecture_at(space, places, widths))))
-    latencies = sorted(latency for _, latency in scored)
-    for target_ms in (latencies[len(latencies) // 10], latencies[len(latencies) // 2]):
+        if np.isfinite(score):
+            yield score, places
+
+
+MODELS = {
+    "additive": PriceModel(0.0, 1.0, 0.0, 0.25),
+    "with cache terms": PriceModel(
+        0.0, 1.0, 0.0, 0.25, knees=(Knee(12_000, 2e-6), Knee(22_000, 1.5e-5))
+    ),
+}
+EVERY_MODEL = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+
+
+@EVERY_DEPTH
+@EVERY_MODEL
+def test_what_is_derived_at_fixed_widths_is_the_most_probable_below_the_target(
+    model: PriceModel, depth: DepthSearch, tmp_path: Path, profile: DeviceProfile
+) -> None:
+    """Against enumeration."""
+    space = make_tiny_space()
+    priced = PricedSpace(space, write_table(tmp_path / "t.sqlite", space, profile, model=model))
+    widths = start_widths(space)
+    log = _choices(space, depth, seed=3).log_probabilities()
+    scored = {places: score for score, places in _scored(space, depth, log)}
+    latency_ms = {
+        places: priced.latency_ms(architecture_at(space, places, widths)) for places in scored
+    }
+    for target_ms in np.quantile(list(latency_ms.values()), [0.1, 0.5, 0.9]).tolist():
         found = derive(priced, log, widths=widths, target_ms=target_ms, elastic=False)
+        assert found.latency_ms == pytest.approx(latency_ms[found.places])
         assert found.latency_ms <= target_ms
-        best = max(score for score, latency in scored if latency <= target_ms * 0.998)
-        ours = max(s for s, latency in scored if latency == pytest.approx(found.latency_ms))
-        assert ours >= best - 1e-6
+        best = max(scored[places] for places, ms in latency_ms.items() if ms <= target_ms)
+        assert scored[found.places] == pytest.approx(best)
+
+
+@EVERY_DEPTH
+@EVERY_MODEL
+def test_the_most_probable_that_widths_bring_to_a_range_is_that_of_enumeration(
+    model: PriceModel, depth: DepthSearch, tmp_path: Path, profile: DeviceProfile
+) -> None:
+    """All operations and depths, each with the least and the greatest latency of its widths."""
+    space = make_tiny_space()
+    priced = PricedSpace(space, write_table(tmp_path / "t.sqlite", space, profile, model=model))
+    log = _choices(space, depth, seed=4).log_probabilities()
+    scored = {places: score for score, places in _scored(space, depth, log)}
+    reaches = {places: _reach_ms(priced, places) for places in scored}
+    candidates = Candidates.of_any_width(priced, log)
+    low_ms, high_ms = priced.reachable_ms()
+    constrained = 0
+    for share in (0.0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 1.0):
+        for room in (0.0, 0.05, 0.2, 0.5):
+            target_ms = low_ms + share * (high_ms - low_ms)
+            reach = (target_ms * (1 - room), target_ms * (1 + room))
+            within = [
+                places
+                for places, (least_ms, most_ms) in reaches.items()
+                if least_ms <= reach[0] * (1 + 1e-9) and most_ms >= reach[1] * (1 - 1e-9)
+            ]
+            found = candidates.most_probable(reach)
+            if not within:
+                assert found is None
+                continue
+            assert found in within
+            assert scored[found] == pytest.approx(max(scored[places] for places in within))
+            constrained += scored[found] < max(scored.values()) - 1e-9
+    assert constrained > 3
+
+
+@EVERY_MODEL
+def test_no_budget_is_left_that_widths_could_use(
+    model: PriceModel, tmp_path: Path, profile: DeviceProfile
+) -> None:
+    """The most probable is too fast at its widest; what is derived reaches the target."""
+    space = make_tiny_space()
+    priced = PricedSpace(space, write_table(tmp_path / "t.sqlite", space, profile, model=model))
+    widths = start_widths(space)
+    log = LogProbabilities(
+        ops=[[np.log(np.arange(8, 0, -1) / 36).tolist() for _ in ls] for ls in space.stages],
+        depths=[np.log([0.9, 0.1]).tolist(), [0.0]],
+    )
+    _, widest_ms = _reach_ms(priced, most_probable(log))
+    _, high_ms = priced.reachable_ms()
+    for share in (0.2, 0.6, 1.0):
+        target_ms = widest_ms + share * (high_ms - widest_ms)
+        found = derive(priced, log, widths=widths, target_ms=target_ms)
+        assert found.max_ms >= target_ms * (1 - CLOSE_ENOUGH)
+        assert widest_ms < found.latency_ms <= target_ms * (1 + 1e-9)
+
+
+def _reach_ms(priced: PricedSpace, places: Places) -> tuple[float, float]:
+    """Least and greatest latency of operations and depths over all widths."""
+    chosen = [
+        [(layer, layer.ops[op])]
+        for layers, stage in zip(priced.space.stages, places, strict=True)
+        for layer, op in zip(layers, stage, strict=True)
+        if op is not None
+    ]
+    return priced.fastest(chosen)[1], priced.slowest(chosen)[1]
 
 
 def test_undecided_operations_do_not_make_what_is_derived_shallow(priced: PricedSpace) -> None:
