@@ -42,6 +42,7 @@ from nas.generator.costs import count_costs
 from nas.generator.generator import Request
 from nas.generator.published import import_generator
 from nas.generator.repair import Limit
+from nas.priced import labelled_space
 from nas.spaces import SearchSpace, make_space
 from nas.spaces.sgnas import KERNELS, SUB_BLOCKS, MixLayer
 from nas.supernet.unified import SKIP, THRESHOLD, UnifiedSupernet
@@ -140,7 +141,8 @@ def _serve(step: str, whose: str, batch: int) -> None:
 
 def _print_generator(weights: Path, prior: Path, *, rounds: int) -> None:
     generator = import_generator(weights, prior)
-    space, label = generator.space, generator.label
+    label = generator.label
+    space = labelled_space(label.space)
     costs = count_costs(space, "macs")
     requests = [
         Request((Limit(costs, float(budget)),))
