@@ -168,7 +168,8 @@ class SGNASSearcher(Searcher):
     ) -> list[SearchResult]:
         recipe, seed, space = self.recipe, self.settings.seed, self.priced.space
         parts = divide(data, recipe, seed=seed)
-        share = recipe.epochs / (recipe.epochs + recipe.generator_epochs)
+        seen = recipe.epochs * len(parts.weights)
+        share = seen / (seen + recipe.generator_epochs * len(parts.generator))
         supernet = train_unified(
             plain(space),
             data,
@@ -400,7 +401,7 @@ class GeneratorTraining(Resumable):
         (macs, *_), places = self.budgets.counts, self.generator.label.priors
         rng = np.random.default_rng([self.seed, _STREAM])
         count = _DRAWS * self.recipe.prior_candidates
-        drawn = [_leaning(self.space, rng) for _ in range(count)]
+        drawn = [random_network(self.space, rng) for _ in range(count)]
         at = np.array([self._place(macs, architecture) for architecture in drawn])
         priors = []
         for place in places:
@@ -434,7 +435,7 @@ def plain(space: SearchSpace) -> SearchSpace:
     return make_space(space.name, space.input_size, space.classes)
 
 
-def _leaning(space: SearchSpace, rng: np.random.Generator) -> Architecture:
+def random_network(space: SearchSpace, rng: np.random.Generator) -> Architecture:
     """A random network with a leaning of its own to be narrow or wide."""
     leaning = rng.uniform()
     by_expansion = [

@@ -1,0 +1,236 @@
+"""Answers of a trained generator: kept budgets, and accuracy beside random networks as fast.
+
+    python benchmarks/generator_quality.py RUN --table TABLE [--table TABLE] --hours H -o FOLDER
+
+RUN is the folder of a finished `latbench search SPACE --searcher sgnas`, each TABLE one of this
+machine for a device that the search knew. On every device budgets are spread evenly over the
+trained range and answered in one batch; the answers are measured against the table in a process of
+their own; and each is compared with random networks whose predicted latency is within 2 % of its
+own. Accuracies are the supernet's, batch norms calibrated, on test images, which no training and no
+selection has seen; the same images for all. A network is judged once; the same command goes on with
+what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from cells import Clock, TimeIsUp, shown
+
+from latbench.environment import current_environment
+from latbench.files import write_atomically
+from latbench.report.terminal import print_lines, print_table
+from latbench.tables import LatencyTable
+from nas.data import load_data
+from nas.data.images import generator as random_order
+from nas.generator import answers, load_generator
+from nas.priced import PricedSpace, labelled_space
+from nas.searchers.budgets import Budgets
+from nas.searchers.sgnas import GENERATOR, Judge, SGNASRecipe, plain, random_network
+from nas.spaces import Architecture, load_architecture
+from nas.training.run_folder import RunFolder, read_config
+from nas.training.unified import divide, train_unified
+
+NEAR = 0.02  # of an answer's latency: how far random networks may be away
+THIRDS = 3
+_DRAWS = 1_000_000  # random networks, after which a latency counts as one that none has
+
+
+def main() -> None:
+    """Answer, measure, judge, print."""
+    os.environ.setdefault("COLUMNS", "150")  # of a pipe rich assumes 80
+    options = _parse()
+    torch.set_num_threads(options.threads)
+    folder: Path = options.output
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = {path: _asked(options, path) for path in options.table}
+    if not options.unmeasured:
+        for path, files in asked.items():
+            _measure(path, files, folder / f"measured-{path.stem}.json")
+    try:
+        judged = _judge(options, asked, Clock(options.hours))
+    except TimeIsUp:
+        print_lines(["the time is up: the same command goes on from here"])
+        return
+    _print(options, asked, judged)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--table", type=Path, action="append", required=True)
+    parser.add_argument("--hours", type=float, required=True)
+    parser.add_argument("--budgets", type=int, default=10, help="a device")
+    parser.add_argument("--random", type=int, default=100, help="networks beside each answer")
+    parser.add_argument("--images", type=int, default=1000, help="test images")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--unmeasured", action="store_true", help="judge without measuring")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    return parser.parse_args()
+
+
+def _asked(options: argparse.Namespace, table: Path) -> dict[float, Path]:
+    """Files of answers by budget in ms, from one batch."""
+    made = load_generator(options.run / GENERATOR)
+    priced = _priced(table)
+    budgets = Budgets.of([priced], low=made.label.low, high=made.label.high)
+    requests = budgets.grid(options.budgets)[0]
+    files = {}
+    for request, answer in zip(requests, answers(made, priced.space, requests), strict=True):
+        file = options.output / table.stem / f"{request}.json"
+        write_atomically(file, answer.architecture.to_json())
+        files[request.limits[0].budget] = file
+    return files
+
+
+def _measure(table: Path, files: dict[float, Path], record: Path) -> None:
+    """Latencies of one interleaved sweep, in a process that does nothing else."""
+    if record.exists():
+        return
+    command = ["verify", *files.values(), "--table", table, "--tolerance", 1, "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", *map(str, command)], check=True, stdout=subprocess.PIPE
+    )
+    rows = json.loads(done.stdout)["rows"]
+    write_atomically(record, json.dumps([row["measured_ms"] for row in rows]) + "\n")
+
+
+class Scores:
+    """Accuracies of networks that were judged, a JSON line each."""
+
+    def __init__(self, file: Path, judge: Judge, clock: Clock) -> None:
+        self.file, self.judge, self.clock = file, judge, clock
+        lines = file.read_text().splitlines() if file.exists() else []
+        self.known = dict(json.loads(line) for line in lines)
+
+    def of(self, architecture: Architecture) -> float:
+        name = architecture.to_json()
+        if name not in self.known:
+            self.clock.check()
+            self.known[name] = self.judge.accuracy(architecture)
+            with self.file.open("a") as file:
+                file.write(json.dumps([name, self.known[name]]) + "\n")
+        return self.known[name]
+
+
+def _judge(
+    options: argparse.Namespace, asked: dict[Path, dict[float, Path]], clock: Clock
+) -> dict[Path, list[tuple[float, list[float]]]]:
+    """By table, for each answer its accuracy and those of the random networks beside it."""
+    config = read_config(options.run)
+    recipe = msgspec.convert(config["recipe"], SGNASRecipe)
+    recipe = recipe.scaled(config["epochs"], config["batch_size"])
+    priced = {table: _priced(table) for table in asked}
+    space = plain(next(iter(priced.values())).space)
+    data = load_data(config["data"], input_size=space.input_size, classes=space.classes)
+    if config["images"] is not None:
+        data = data.subset(config["images"], seed=0)
+    parts = divide(data, recipe, seed=config["seed"])
+    run = RunFolder(options.run, config)
+    supernet = train_unified(space, data, parts, recipe, run, seed=config["seed"])  # is finished
+    order = torch.randperm(len(data.test), generator=random_order(config["seed"]))
+    parts = replace(parts, selection=data.test.take(order[: options.images]))
+    judge = Judge(supernet.requires_grad_(False), data, parts, recipe)
+    scores = Scores(options.output / f"scores-{options.images}.jsonl", judge, clock)
+    judged: dict[Path, list[tuple[float, list[float]]]] = {table: [] for table in asked}
+    for number in range(options.budgets):  # in turn, so that what is done is of all devices
+        for table, files in asked.items():
+            answer, _ = load_architecture(list(files.values())[number])
+            latency_ms = priced[table].latency_ms(answer)
+            near = _near(priced[table], latency_ms, options.random, seed=number)
+            judged[table].append((scores.of(answer), [scores.of(network) for network in near]))
+    return judged
+
+
+def _near(priced: PricedSpace, latency_ms: float, count: int, *, seed: int) -> list[Architecture]:
+    """Random networks that are about as fast."""
+    rng = np.random.default_rng(seed)
+    found: list[Architecture] = []
+    for _ in range(_DRAWS):
+        if len(found) == count:
+            return found
+        drawn = random_network(priced.space, rng)
+        if abs(priced.latency_ms(drawn) / latency_ms - 1) <= NEAR:
+            found.append(drawn)
+    raise SystemExit(
+        f"fewer than {count} of {_DRAWS} random networks come near {latency_ms:.4g} ms"
+    )
+
+
+def _priced(table: Path) -> PricedSpace:
+    opened = LatencyTable.open(table)
+    return PricedSpace(labelled_space(opened.space), opened)
+
+
+def _print(
+    options: argparse.Namespace,
+    asked: dict[Path, dict[float, Path]],
+    judged: dict[Path, list[tuple[float, list[float]]]],
+) -> None:
+    environment = current_environment({"torch": torch.__version__})
+    print_lines(
+        [
+            f"{environment.cpu}, {environment.cores} cores, {environment.system}, "
+            f"{environment.taken_at}",
+            "  ".join(f"{name} {version}" for name, version in environment.versions.items()),
+            f"command: {' '.join(sys.argv)}",
+            f"accuracies on {options.images} test images, {options.random} random networks within "
+            f"{NEAR:.0%} of each answer's predicted latency",
+        ]
+    )
+    for table, files in asked.items():
+        priced = _priced(table)
+        measured = _read(options.output / f"measured-{table.stem}.json", len(files))
+        rows, ahead, errors = [], 0, []
+        for (budget, file), measured_ms, (score, others) in zip(
+            files.items(), measured, judged[table], strict=True
+        ):
+            predicted_ms = priced.latency_ms(load_architecture(file)[0])
+            errors.append(measured_ms / predicted_ms - 1)
+            median = float(np.median(others))
+            ahead += score > median
+            rows.append(
+                (
+                    f"{budget:.4g} ms",
+                    f"{predicted_ms / budget - 1:+.2%}",
+                    "" if np.isnan(measured_ms) else f"{errors[-1]:+.1%}",
+                    f"{score:.1%}",
+                    f"{median:.1%}",
+                    f"{np.mean(np.array(others) < score):.0%}",
+                )
+            )
+        print_lines(["", priced.table.device.name])
+        header = (
+            *("budget", "predicted from it", "measured from predicted"),
+            *("accuracy", "random, median", "random below it"),
+        )
+        print_table(header, rows)
+        scores = [score for score, _ in judged[table]]
+        third = max(1, len(scores) // THIRDS)
+        about = [
+            f"ahead of the median at {ahead} of {len(rows)} budgets",
+            f"lower third of budgets {shown(scores[:third])}, upper third {shown(scores[-third:])}",
+        ]
+        if not np.isnan(errors).any():
+            mean, largest = np.mean(np.abs(errors)), np.max(np.abs(errors))
+            about.append(f"measured from predicted: mean {mean:.1%}, largest {largest:.1%}")
+        print_lines(about)
+
+
+def _read(record: Path, count: int) -> list[float]:
+    """Measured latencies in ms; NaN for each where nothing was measured."""
+    found: list[float] = json.loads(record.read_text()) if record.exists() else [np.nan] * count
+    return found
+
+
+if __name__ == "__main__":
+    main()
