@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from nas.additive import Scores, Sums, best_of_sums
 from nas.beginnings import ABSENT
+from nas.coding import Code
 from nas.landing import Propose, Range
 from nas.priced import PricedSpace
 from nas.relaxation import Places, Widths
@@ -293,34 +294,43 @@ class Candidates:
         """
         low_ms, high_ms = reach_ms
         base_ms = self.priced.base_ms
-        least = Sums(
-            self._stages(),
-            self.depths,
-            self.least_ms,
-            base_ms,
-            np.full(len(base_ms), low_ms * (1 + _ROUNDING)),
-        )
-        best, best_score = None, -np.inf
+        budgets_ms = np.full(len(base_ms), low_ms * (1 + _ROUNDING))
+        sums = Sums(self._stages(), self.depths, self.least_ms, base_ms, budgets_ms)
         if high_ms is None:
-            best = best_of_sums(least, self.scores)
+            best = best_of_sums(sums, self.scores)
         else:
-            for piece, constant_ms in enumerate(base_ms):
-                sums = least.joined(
-                    [-rows[:, piece] for rows in self.most_ms],
-                    base=-float(constant_ms),
-                    budget=-high_ms * (1 - _ROUNDING),
-                )
-                found = best_of_sums(sums, self.scores, above=best_score)
-                if found is not None:
-                    best, best_score = found, self.scores.of(sums, found)
+            best = self._most_probable_up_to(high_ms * (1 - _ROUNDING), sums)
         return None if best is None else self._places_at(best)
+
+    def _most_probable_up_to(self, high_ms: float, sums: Sums) -> Code | None:
+        """The most probable that keep the budgets and of which some piece reaches a latency.
+
+        Without the budgets each piece's best is an upper bound and found soon, and most keep them.
+        """
+        bounds: list[tuple[float, Code, Sums]] = []
+        for piece, constant_ms in enumerate(self.priced.base_ms):
+            most_ms = [-rows[:, piece] for rows in self.most_ms]
+            joined = sums.joined(most_ms, base=-float(constant_ms), budget=-high_ms)
+            code = best_of_sums(joined.only([len(joined.base) - 1]), self.scores)
+            if code is not None:
+                bounds.append((self.scores.of(sums, code), code, joined))
+        best, best_score = None, -np.inf
+        for bound, code, joined in sorted(bounds, key=lambda found: -found[0]):
+            if bound <= best_score:
+                break
+            if sums.feasible(code):
+                return code  # its score is its bound, which nothing to come or found exceeds
+            found = best_of_sums(joined, self.scores, above=best_score)
+            if found is not None:
+                best, best_score = found, self.scores.of(sums, found)
+        return best
 
     def _stages(self) -> list[range]:
         ends = np.cumsum([len(layers) for layers in self.priced.space.stages]).tolist()
         begins = [0, *ends[:-1]]
         return [range(begin, end) for begin, end in zip(begins, ends, strict=True)]
 
-    def _places_at(self, code: Sequence[int]) -> Places:
+    def _places_at(self, code: Code) -> Places:
         chosen = [
             None if number == ABSENT else row[number]
             for row, number in zip(self.places, code, strict=True)
