@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -16,10 +16,11 @@ from nas.recipes import Recipe
 from nas.scaling import Fit, check_reach
 from nas.spaces import Architecture
 from nas.training.distributed import ALONE, Workers
+from nas.training.epochs import Progress
+from nas.training.recipe import SearchRecipe
 from nas.training.run_folder import RunFolder
 
-Progress = Callable[[float, str], None]
-R = TypeVar("R", bound=Recipe)
+R = TypeVar("R", bound=SearchRecipe)
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,10 @@ class SearchResult:
 
 
 def recipe_of(settings: SearchSettings, kind: type[R]) -> R:
-    """The recipe that was asked for, which is of this kind, or the kind's defaults."""
-    recipe = settings.recipe or kind()
+    """The recipe that was asked for, or the kind's defaults, in the epochs that were asked for."""
+    recipe = settings.recipe or kind()  # type: ignore[call-arg]  # kinds have defaults
     assert isinstance(recipe, kind)
-    return recipe
+    return recipe.scaled(settings.epochs, settings.batch_size)
 
 
 def phase_of(target_ms: float) -> str:

@@ -35,7 +35,6 @@ from nas.priced import PricedSpace
 from nas.recipes import Recipe
 from nas.relaxation import Relaxed, expected_latency_ms
 from nas.searchers.base import (
-    Progress,
     SearchResult,
     SearchSettings,
     architecture_file,
@@ -43,9 +42,10 @@ from nas.searchers.base import (
     recipe_of,
 )
 from nas.searchers.derivation import LogProbabilities, derive
-from nas.searchers.supernet import SupernetSearcher, asked_recipe, criterion_of, divided
+from nas.searchers.supernet import SupernetSearcher, criterion_of, divided
 from nas.spaces import Architecture
 from nas.supernet.supernet import searchable_supernet, start_widths
+from nas.training.epochs import Progress
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import STRATEGIES, DifferentiableStrategy
 from nas.training.supernet import SupernetRecipe, train_supernet
@@ -73,7 +73,7 @@ class DifferentiableSearcher(SupernetSearcher):
 
     def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
         super().__init__(priced, settings)
-        self.recipe = asked_recipe(recipe_of(settings, DifferentiableRecipe), settings)
+        self.recipe = recipe_of(settings, DifferentiableRecipe)
         if priced.space.elastic_width and settings.others:
             raise InvalidValueError(
                 f"the widths of {priced.space.name} are scaled on one device: give one --table, "

@@ -26,15 +26,15 @@ from nas.evaluators.supernet import SupernetEvaluator
 from nas.priced import PricedSpace
 from nas.recipes import Count, Recipe
 from nas.searchers.base import (
-    Progress,
     SearchResult,
     SearchSettings,
     architecture_file,
     phase_of,
     recipe_of,
 )
-from nas.searchers.supernet import SupernetSearcher, asked_recipe, criterion_of, divided
+from nas.searchers.supernet import SupernetSearcher, criterion_of, divided
 from nas.supernet.supernet import searchable_supernet
+from nas.training.epochs import Progress
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import STRATEGIES
 from nas.training.strategies.widths import RandomWidths
@@ -68,7 +68,7 @@ class OneShotSearcher(SupernetSearcher):
 
     def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
         super().__init__(priced, settings)
-        self.recipe = asked_recipe(recipe_of(settings, OneShotRecipe), settings)
+        self.recipe = recipe_of(settings, OneShotRecipe)
         self.supernet = searchable_supernet(priced.space, seed=settings.seed)
         paths = STRATEGIES[self.recipe.strategy](priced.space)
         self.strategy = RandomWidths(paths, self.supernet, priced.widths)

@@ -30,7 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import msgspec
 import numpy as np
@@ -58,7 +58,6 @@ from nas.generator.network import CHOICES, decode, without_empty_layers
 from nas.priced import PricedSpace, space_label
 from nas.recipes import Count, Fraction, Positive, Recipe
 from nas.searchers.base import (
-    Progress,
     Searcher,
     SearchResult,
     SearchSettings,
@@ -71,7 +70,15 @@ from nas.spaces import PLAIN, Architecture, Choice, SearchSpace, make_space
 from nas.spaces.architecture import read_architecture
 from nas.spaces.sgnas import COUNT_VECTORS, OP, SUB_BLOCKS
 from nas.supernet.unified import UnifiedSupernet, path_of
-from nas.training.epochs import Report, Resumable, TrainingImages, Values, resume, run_epochs
+from nas.training.epochs import (
+    Progress,
+    Report,
+    Resumable,
+    TrainingImages,
+    Values,
+    resume,
+    run_epochs,
+)
 from nas.training.run_folder import RunFolder
 from nas.training.strategies.gumbel import gumbel_noise
 from nas.training.unified import Parts, UnifiedRecipe, accuracy, divide, train_unified
@@ -129,17 +136,11 @@ class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
         inside = excess.abs() <= self.tolerance
         return torch.where(inside, 0.0, self.hardware_weight * factor * excess.square())
 
-    def scaled(self, epochs: int | None, batch_size: int | None) -> SGNASRecipe:
+    def scaled(self, epochs: int | None, batch_size: int | None) -> Self:
         """The recipe in so many epochs of the supernet, with as many fewer of the generator."""
-        made = self
-        if epochs is not None:
-            share = self.generator_epochs * epochs / self.epochs
-            made = msgspec.structs.replace(
-                made, epochs=epochs, generator_epochs=max(1, round(share))
-            )
-        if batch_size is not None:
-            made = msgspec.structs.replace(made, batch_size=batch_size)
-        return made
+        made = super().scaled(epochs, batch_size)
+        share = self.generator_epochs * made.epochs / self.epochs
+        return msgspec.structs.replace(made, generator_epochs=max(1, round(share)))
 
 
 class SGNASSearcher(Searcher):
@@ -153,8 +154,7 @@ class SGNASSearcher(Searcher):
 
     def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
         super().__init__(priced, settings)
-        recipe = recipe_of(settings, SGNASRecipe)
-        self.recipe = recipe.scaled(settings.epochs, settings.batch_size)
+        self.recipe = recipe_of(settings, SGNASRecipe)
         self.budgets = Budgets.of(
             (priced, *settings.others), low=self.recipe.low, high=self.recipe.high
         )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
-import msgspec
 import torch
 from torch import nn
 
@@ -17,8 +16,6 @@ from nas.searchers.base import Searcher, SearchSettings
 from nas.spaces import SearchSpace
 from nas.tasks import task_of
 from nas.training.supernet import SupernetRecipe
-
-R = TypeVar("R", bound=SupernetRecipe)
 
 
 class SupernetSearcher(Searcher):
@@ -35,12 +32,6 @@ class SupernetSearcher(Searcher):
             super().check_targets(targets_ms)
         for target_ms in targets_ms:
             CodedSpace(latency_limits(self.devices, target_ms))
-
-
-def asked_recipe(recipe: R, settings: SearchSettings) -> R:
-    """A recipe with the epochs and the batch size that were asked for."""
-    given = {"epochs": settings.epochs, "batch_size": settings.batch_size}
-    return msgspec.structs.replace(recipe, **{k: v for k, v in given.items() if v is not None})
 
 
 def criterion_of(data: ImageData, space: SearchSpace, *, seed: int) -> nn.Module:

@@ -52,12 +52,11 @@ from nas.criteria.hardware import objective
 from nas.data.images import ImageData, Source, generator, require_images
 from nas.landing import Landing, Measure, Propose, Rounds, land
 from nas.priced import PricedSpace
-from nas.recipes import BatchSize, Count, NotNegative, Pixels, Positive, Rate, Recipe, Share
+from nas.recipes import BatchSize, Count, NotNegative, Positive, Rate, Recipe
 from nas.relaxation import Places, Relaxed, expected_latency_ms, path_of
 from nas.scaling import fit_greedy
 from nas.searchers.base import (
     Argmax,
-    Progress,
     Searcher,
     SearchResult,
     SearchSettings,
@@ -77,12 +76,21 @@ from nas.searchers.derivation import (
 from nas.spaces.architecture import Architecture, read_architecture
 from nas.supernet.supernet import Supernet, start_widths
 from nas.tasks import Task, task_of
-from nas.training.epochs import Report, Resumable, TrainingImages, Values, resume, run_epochs
+from nas.training.epochs import (
+    Progress,
+    Report,
+    Resumable,
+    TrainingImages,
+    Values,
+    resume,
+    run_epochs,
+)
 from nas.training.optimizer import ElasticSGD, cosine, set_lr
+from nas.training.recipe import SearchRecipe
 from nas.training.run_folder import RunFolder
 
 
-class TFNASRecipe(Recipe, frozen=True, forbid_unknown_fields=True, tag="tfnas"):
+class TFNASRecipe(SearchRecipe, frozen=True, kw_only=True, tag="tfnas"):
     """The published search (90 epochs of 100 ImageNet classes), its variants and constants.
 
     Attributes:
@@ -94,14 +102,11 @@ class TFNASRecipe(Recipe, frozen=True, forbid_unknown_fields=True, tag="tfnas"):
             it they stay at 3 and 6 times a layer's input.
         squeeze_excite: Whether operations with squeeze-excite are among the candidates.
         warmup: Share of the epochs with one path, no architecture step and no scaling.
-        held_out: Share of the training images for architecture steps and scores.
-        lr: Of SGD on the weights, cosine to zero.
         clip: Largest norm of the weights' gradient.
         alpha_lr: Of Adam on alphas and betas.
         alpha_every: Weight steps an architecture step.
         tau_start: Temperature of Gumbel softmax in warm-up; then it falls geometrically.
         tau_end: In the last epoch; 5.0 x 0.96 ** 79 in the published code.
-        shift: Largest shift of a training image, in pixels.
         autocast: Convolutions in bfloat16.
     """
 
@@ -113,9 +118,7 @@ class TFNASRecipe(Recipe, frozen=True, forbid_unknown_fields=True, tag="tfnas"):
     epochs: Count = 90
     batch_size: BatchSize = 32
     warmup: Rate = 1 / 9
-    held_out: Share = 0.2
     lr: Positive = 0.025
-    momentum: Rate = 0.9
     weight_decay: NotNegative = 1e-5
     clip: Positive = 5.0
     alpha_lr: Positive = 0.01
@@ -124,20 +127,20 @@ class TFNASRecipe(Recipe, frozen=True, forbid_unknown_fields=True, tag="tfnas"):
     alpha_every: Count = 2
     tau_start: Positive = 5.0
     tau_end: Positive = 0.2
-    shift: Pixels = 4
     autocast: bool = False
 
-    def warmup_epochs(self, epochs: int) -> int:
-        if epochs == 1 or self.warmup == 0:
+    @property
+    def warmup_epochs(self) -> int:
+        if self.epochs == 1 or self.warmup == 0:
             return 0
-        return min(epochs - 1, max(1, round(epochs * self.warmup)))
+        return min(self.epochs - 1, max(1, round(self.epochs * self.warmup)))
 
-    def tau(self, epoch: int, epochs: int) -> float:
+    def tau(self, epoch: int) -> float:
         """Temperature: constant in warm-up, then geometric, ``tau_end`` in the last epoch."""
-        first = self.warmup_epochs(epochs)
+        first = self.warmup_epochs
         if epoch <= first:
             return self.tau_start
-        progress = (epoch - first) / max(1, epochs - 1 - first)
+        progress = (epoch - first) / max(1, self.epochs - 1 - first)
         return self.tau_start * float((self.tau_end / self.tau_start) ** progress)
 
 
@@ -211,9 +214,6 @@ class TFNASSearcher(Searcher):
         self.recipe = recipe
         self.workers = settings.workers
         self.objective = objective(self.recipe.latency_objective)
-        self.epochs = settings.epochs or self.recipe.epochs
-        self.batch_size = settings.batch_size or self.recipe.batch_size
-        self.warmup = self.recipe.warmup_epochs(self.epochs)
 
     def begin(self, criterion: nn.Module | None = None) -> SearchState:
         """A search before its first step, with the task's loss; cross entropy if None."""
@@ -228,19 +228,20 @@ class TFNASSearcher(Searcher):
         folder: RunFolder,
         progress: Progress,
     ) -> list[SearchResult]:
-        train, held_out = data.held_out(self.recipe.held_out, seed=self.settings.seed)
+        recipe, warmup = self.recipe, self.recipe.warmup_epochs
+        train, held_out = data.held_out(recipe.held_out, seed=self.settings.seed)
         require_images(data, train, held_out)
-        images = TrainingImages(data, train, self.batch_size, self.recipe.shift, self.workers)
+        images = TrainingImages(data, train, recipe.batch_size, recipe.shift, self.workers)
         work = _Work(images, held_out, task_of(data), folder)
-        searching = self.epochs - self.warmup
-        total = self.warmup + len(targets_ms) * searching
+        searching = recipe.epochs - warmup
+        total = warmup + len(targets_ms) * searching
 
         def part(first: int, count: int) -> Progress:
             return lambda fraction, words: progress((first + fraction * count) / total, words)
 
-        self._warm_up(work, part(0, self.warmup))
+        self._warm_up(work, part(0, warmup))
         return [
-            self._search_one(work, target_ms, index, part(index * searching, self.epochs))
+            self._search_one(work, target_ms, index, part(index * searching, recipe.epochs))
             for index, target_ms in enumerate(targets_ms)
         ]
 
@@ -248,7 +249,7 @@ class TFNASSearcher(Searcher):
         state = self._begin(work, _WARMUP)
         run_epochs(
             state,
-            self.warmup,
+            self.recipe.warmup_epochs,
             lambda report: self._epoch(state, work, report, stream=0),
             work.folder,
             phase=_WARMUP,
@@ -263,7 +264,7 @@ class TFNASSearcher(Searcher):
         state = self._begin(work, phase, _WARMUP)
         run_epochs(
             state,
-            self.epochs,
+            self.recipe.epochs,
             lambda report: self._epoch(state, work, report, stream=index + 1, target_ms=target_ms),
             work.folder,
             phase=phase,
@@ -342,8 +343,8 @@ class TFNASSearcher(Searcher):
         """One epoch of weight steps and, given a target, of architecture steps and scaling."""
         recipe, seed, epoch = self.recipe, self.settings.seed, state.epoch
         order, noise, shifts, others = (generator(seed, stream, epoch, use) for use in range(4))
-        tau = recipe.tau(epoch, self.epochs)
-        lr = cosine(recipe.lr, epoch / self.epochs)
+        tau = recipe.tau(epoch)
+        lr = cosine(recipe.lr, epoch / recipe.epochs)
         set_lr(state.sgd, lr)
         judged = work.images.judged(work.held_out, others)
         expected_ms: float | None = None

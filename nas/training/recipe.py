@@ -1,8 +1,12 @@
-"""How a network is trained from scratch, as values: the recipes of kind ``training``."""
+"""How weights are trained, as values: single networks from scratch, and those that networks share.
+
+``TrainingRecipe`` is the kind ``training``. What searches train is told them by kinds of their own,
+beside the searches; what these have in common is ``SearchRecipe``.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import msgspec
 
@@ -15,7 +19,33 @@ from nas.recipes import (
     Positive,
     Rate,
     Recipe,
+    Share,
 )
+
+
+class SearchRecipe(Recipe, frozen=True, kw_only=True):
+    """What every training of shared weights is told: SGD on images of which some are held out.
+
+    Attributes:
+        held_out: Share of the training images that the weights do not see: for what is searched,
+            and for scores.
+        lr: At the start; a cosine to zero.
+        shift: Largest shift of a training image, in pixels.
+    """
+
+    epochs: Count
+    batch_size: BatchSize = 128
+    held_out: Share = 0.2
+    lr: Positive
+    momentum: Rate = 0.9
+    weight_decay: NotNegative
+    shift: Pixels = 4
+
+    def scaled(self, epochs: int | None, batch_size: int | None) -> Self:
+        """The recipe in so many epochs and with batches of so many images; None keeps its own."""
+        return msgspec.structs.replace(
+            self, epochs=epochs or self.epochs, batch_size=batch_size or self.batch_size
+        )
 
 
 class TrainingRecipe(Recipe, frozen=True, kw_only=True, tag="training"):

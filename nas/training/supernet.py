@@ -20,16 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.data.images import ImageData, generator
-from nas.recipes import (
-    BatchSize,
-    Count,
-    NotNegative,
-    Pixels,
-    Positive,
-    Rate,
-    Recipe,
-    Share,
-)
+from nas.recipes import Count, NotNegative, Positive
 from nas.relaxation import Relaxed
 from nas.supernet.supernet import Supernet
 from nas.training.distributed import ALONE, Workers
@@ -43,6 +34,7 @@ from nas.training.epochs import (
     run_epochs,
 )
 from nas.training.optimizer import cosine, set_lr
+from nas.training.recipe import SearchRecipe
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import DifferentiableStrategy, Strategy
 
@@ -50,30 +42,23 @@ Objective = Callable[[Tensor, Relaxed], Tensor]
 """The loss of held-out images and a relaxed architecture, to what an architecture step lowers."""
 
 
-class SupernetRecipe(Recipe, frozen=True, forbid_unknown_fields=True, tag="supernet"):
+class SupernetRecipe(SearchRecipe, frozen=True, kw_only=True, tag="supernet"):
     """How a supernet is trained; the defaults are OSNASLib's for CIFAR-100.
 
     Attributes:
-        held_out: Fraction of the training images for architecture steps and for scores.
-        lr: Of SGD on the weights, a cosine to zero.
         clip: Largest norm of the gradient; 0 for none.
         alpha_lr: Of Adam on a differentiable strategy's parameters.
         alpha_every: Weight steps an architecture step.
-        shift: Largest shift of a training image, in pixels.
     """
 
     epochs: Count = 100
-    batch_size: BatchSize = 128
-    held_out: Share = 0.2
     lr: Positive = 0.045
-    momentum: Rate = 0.9
     weight_decay: NotNegative = 4e-5
     clip: NotNegative = 0.0
     alpha_lr: Positive = 1e-3
     alpha_betas: tuple[float, float] = (0.5, 0.999)
     alpha_weight_decay: NotNegative = 0.0
     alpha_every: Count = 1
-    shift: Pixels = 4
 
 
 def train_supernet(

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.data.images import ImageData, Source, batches, generator, require_images
-from nas.recipes import BatchSize, Count, NotNegative, Pixels, Positive, Rate, Recipe, Share
+from nas.recipes import Count, NotNegative, Positive, Rate, Share
 from nas.spaces import SearchSpace
 from nas.supernet.unified import Path, UnifiedSupernet
 from nas.training.calibration import calibrate
@@ -33,6 +33,7 @@ from nas.training.epochs import (
     run_epochs,
 )
 from nas.training.optimizer import cosine, set_lr
+from nas.training.recipe import SearchRecipe
 from nas.training.run_folder import RunFolder
 from nas.training.strategies.unified import FairPaths
 
@@ -41,27 +42,20 @@ _TEST_BATCH = 256
 _SELECTION_STREAM = 1  # keeps the order of the second division apart from the first
 
 
-class UnifiedRecipe(Recipe, frozen=True, kw_only=True, tag="unified-supernet"):
+class UnifiedRecipe(SearchRecipe, frozen=True, kw_only=True, tag="unified-supernet"):
     """How the supernet is trained; the defaults are the published values for ImageNet.
 
     Attributes:
-        held_out: Of the training images, for generator and selection.
-        selection: Of the held-out images, those that only select.
-        lr: At the start; a cosine to zero.
+        selection: Of the held-out images, those that only select; the others train a generator.
         weight_decay: Of all parameters, norms included, as published.
-        shift: Largest shift of a training image in memory, in pixels.
         calibration_batches: Of training images, before an answer is judged.
     """
 
     epochs: Count = 50
-    batch_size: BatchSize = 128
-    held_out: Share = 0.2
     selection: Share = 0.5
     lr: Positive = 0.064
-    momentum: Rate = 0.9
     weight_decay: NotNegative = 4e-4
     smoothing: Rate = 0.1
-    shift: Pixels = 4
     calibration_batches: Count = 8
 
 

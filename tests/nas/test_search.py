@@ -224,12 +224,11 @@ def test_an_infeasible_target_is_refused_before_training(
 
 
 def test_the_schedule_ends_at_its_temperature() -> None:
-    recipe = TFNASRecipe()
     for epochs in (9, 90):
-        warmup = recipe.warmup_epochs(epochs)
-        assert recipe.tau(warmup, epochs) == recipe.tau_start
-        assert recipe.tau(epochs - 1, epochs) == pytest.approx(recipe.tau_end)
-    assert recipe.tau(11, 90) / recipe.tau(10, 90) == pytest.approx(0.96, abs=1e-3)
+        recipe = TFNASRecipe().scaled(epochs, None)
+        assert recipe.tau(recipe.warmup_epochs) == recipe.tau_start
+        assert recipe.tau(epochs - 1) == pytest.approx(recipe.tau_end)
+    assert recipe.tau(11) / recipe.tau(10) == pytest.approx(0.96, abs=1e-3)
 
 
 def _train(
