@@ -860,7 +860,7 @@ def search(
 
     family = _searchers()[searcher]
     from nas.landing import measurer
-    from nas.searchers.base import SearchSettings, architecture_file
+    from nas.searchers.base import SearchSettings, architecture_file, generator_file
     from nas.training.distributed import workers
 
     make_space(space)
@@ -933,8 +933,8 @@ def search(
             ],
         )
         print_lines([f"next: latbench train {file} --data {data} -o RUN" for file in files])
-        if (output / "generator.safetensors").exists():
-            print_lines([f"any other: latbench generate {output / 'generator.safetensors'} ..."])
+        if generator_file(output).exists():
+            print_lines([f"any other: latbench generate {generator_file(output)} ..."])
 
     _emit({"results": [r.as_dict() for r in results]}, as_json=as_json, render=render)
 

@@ -34,8 +34,9 @@ from nas.data import load_data
 from nas.data.images import generator as random_order
 from nas.generator import answers, load_generator
 from nas.priced import PricedSpace, labelled_space
+from nas.searchers.base import generator_file
 from nas.searchers.budgets import Budgets
-from nas.searchers.sgnas import GENERATOR, Judge, SGNASRecipe, plain, random_network
+from nas.searchers.sgnas import Judge, SGNASRecipe, plain, random_network
 from nas.spaces import Architecture, load_architecture
 from nas.training.run_folder import RunFolder, read_config
 from nas.training.unified import divide, train_unified
@@ -80,7 +81,7 @@ def _parse() -> argparse.Namespace:
 
 def _asked(options: argparse.Namespace, table: Path) -> dict[float, Path]:
     """Files of answers by budget in ms, from one batch."""
-    made = load_generator(options.run / GENERATOR)
+    made = load_generator(generator_file(options.run))
     priced = _priced(table)
     budgets = Budgets.of([priced], low=made.label.low, high=made.label.high)
     requests = budgets.grid(options.budgets)[0]

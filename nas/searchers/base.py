@@ -121,6 +121,11 @@ def architecture_file(run: Path, target_ms: float) -> Path:
     return run / "architectures" / f"{phase_of(target_ms)}.json"
 
 
+def generator_file(run: Path) -> Path:
+    """Where a run keeps its generator, if its searcher trains one."""
+    return run / "generator.safetensors"
+
+
 class Searcher(ABC):
     """Finds architectures under latency budgets.
 

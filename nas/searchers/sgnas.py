@@ -62,6 +62,7 @@ from nas.searchers.base import (
     SearchResult,
     SearchSettings,
     architecture_file,
+    generator_file,
     phase_of,
     recipe_of,
 )
@@ -83,7 +84,6 @@ from nas.training.run_folder import RunFolder
 from nas.training.strategies.gumbel import gumbel_noise
 from nas.training.unified import Parts, UnifiedRecipe, accuracy, divide, train_unified
 
-GENERATOR = "generator.safetensors"
 _PHASE = "generator"
 _STREAM = 7  # keeps the generator's draws apart from the supernet's under the same seed
 _DRAWS = 64  # random networks for each candidate of a prior: enough to come near every place
@@ -184,7 +184,7 @@ class SGNASSearcher(Searcher):
             folder,
             lambda fraction, words: progress(share + (1 - share) * fraction, words),
         )
-        save_generator(trained, folder.path / GENERATOR)
+        save_generator(trained, generator_file(folder.path))
         device = device_of(self.priced.table)
         limits = [
             Request((Limit(self.budgets.latencies[device], ms),), device) for ms in targets_ms
@@ -224,7 +224,7 @@ def adapt(
     Raises:
         LatbenchError: The run is not finished, knows the device, or is of another space.
     """
-    known = load_generator(folder.path / GENERATOR)
+    known = load_generator(generator_file(folder.path))
     require_table(known, priced.table)
     space = priced.space
     parts = divide(data, recipe, seed=seed)

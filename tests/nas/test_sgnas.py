@@ -13,9 +13,9 @@ from latbench.errors import InvalidValueError, MismatchError
 from latbench.tables import LatencyTable
 from nas.generator import Request, answers, device_of, load_generator
 from nas.priced import PricedSpace
-from nas.searchers.base import SearchSettings
+from nas.searchers.base import SearchSettings, generator_file
 from nas.searchers.budgets import RANGE, Budgets
-from nas.searchers.sgnas import GENERATOR, SGNASRecipe, SGNASSearcher, adapt
+from nas.searchers.sgnas import SGNASRecipe, SGNASSearcher, adapt
 from nas.searchers.tfnas import TFNASSearcher
 from nas.training.run_folder import RunFolder
 from tests.conftest import make_mix_space, write_table
@@ -106,7 +106,7 @@ def test_one_training_serves_several_devices_and_kinds(
 ) -> None:
     """The file that a run leaves answers budgets on both devices, and of MACs."""
     folder = _search(devices[:2], tmp_path / "run")
-    generator = load_generator(folder / GENERATOR)
+    generator = load_generator(generator_file(folder))
     assert generator.label.devices == tuple(device_of(each.table) for each in devices[:2])
     budgets = Budgets.of(devices[:2], low=0.3, high=0.6)
     for row in budgets.grid(2):
@@ -121,7 +121,7 @@ def test_supernet_weights_stay_as_they_are_and_a_device_learns_its_vector_alone(
 ) -> None:
     folder = RunFolder(_search(devices[:2], tmp_path / "run"), {})
     before = folder.checkpoint("supernet")
-    known = load_generator(folder.path / GENERATOR)
+    known = load_generator(generator_file(folder.path))
     recipe = msgspec.structs.replace(RECIPE, generator_epochs=3)
     made = adapt(folder, devices[2], tiny_data(), recipe, seed=1)
     after = folder.checkpoint("supernet")
