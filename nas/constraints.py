@@ -93,11 +93,11 @@ class Count:
     """Multiply-accumulates or parameters, as ``latbench.cost`` counts them."""
 
     space: SearchSpace
-    what: Literal["macs", "params"]
+    what: Literal["macs", "conv_macs", "params"]
 
     @property
     def name(self) -> str:
-        return {"macs": "MACs", "params": "parameters"}[self.what]
+        return {"macs": "MACs", "conv_macs": "conv MACs", "params": "parameters"}[self.what]
 
     @property
     def base(self) -> Floats:
@@ -118,7 +118,8 @@ class Count:
 
     def _of(self, spec: BlockSpec) -> float:
         cost = block_cost(spec)
-        return float(cost.macs if self.what == "macs" else cost.params)
+        counts = {"macs": cost.macs, "conv_macs": cost.conv_macs, "params": cost.params}
+        return float(counts[self.what])
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,15 @@
-"""What networks of unified blocks cost: latency, MACs or parameters behind one interface.
+"""Quantities of networks of unified blocks (``nas.constraints``), looked up by count vectors.
 
-Every cost here is the largest of a few sums over layers (a latency has several where large
-networks outgrow the caches, see ``latbench.tables.pricing``; the others have one). Glossary:
+A layer of these spaces has 83 distinct blocks, so all that a network can have of a latency, of
+MACs or of parameters is a table, and its expectation a product with probabilities. Glossary:
 
-    P, L   sums, layers
-    base   what a network costs besides its layers, ``(P,)``
-    addends what layer l adds as count vector c, ``(L, 83, P)``
+    P, L     sums of which the largest counts, layers
+    base     what a network costs besides its layers, ``(P,)``
+    addends  what layer l adds as count vector c, ``(L, 83, P)``
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -20,14 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latbench.cost import Cost, block_cost
 from latbench.errors import MismatchError
+from nas.constraints import Count, Floats, Latency, Quantity
 from nas.generator.counts import count_probabilities
 from nas.priced import PricedSpace
-from nas.spaces import Choice, SearchSpace
+from nas.spaces import Choice, Layer, SearchSpace
 from nas.spaces.sgnas import COUNT_VECTORS, OP, MixLayer
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Kind = Literal["latency", "macs", "params"]
 
@@ -100,10 +98,7 @@ def latency_costs(priced: PricedSpace) -> MixCosts:
     Raises:
         MismatchError: The space has other blocks, or the table leaves one without a price.
     """
-    addends = _by_layer(
-        priced.space, lambda layer, choice: priced.addend_ms(layer, choice).tolist()
-    )
-    return MixCosts("latency", priced.base_ms, addends)
+    return _tabulated("latency", Latency(priced), 1.0)
 
 
 def count_costs(space: SearchSpace, kind: Literal["macs", "params"]) -> MixCosts:
@@ -112,24 +107,20 @@ def count_costs(space: SearchSpace, kind: Literal["macs", "params"]) -> MixCosts
     Raises:
         MismatchError: The space has other blocks than unified ones.
     """
-
-    def millions(cost: Cost) -> float:
-        return (cost.conv_macs if kind == "macs" else cost.params) / 1e6
-
-    addends = _by_layer(space, lambda layer, choice: [millions(block_cost(layer.block(choice)))])
-    fixed = sum((block_cost(spec) for spec in (*space.stem, *space.tail)), Cost())
-    return MixCosts(kind, np.array([millions(fixed)]), addends)
+    return _tabulated(kind, Count(space, "conv_macs" if kind == "macs" else "params"), 1e6)
 
 
-def _by_layer(space: SearchSpace, addend: Callable[[MixLayer, Choice], Sequence[float]]) -> Floats:
-    """Addends of all layers, ``(L, 83, P)``; equal layers are asked once."""
-    known: dict[MixLayer, list[Sequence[float]]] = {}
-    for layer in space.layers:
+def _tabulated(kind: Kind, quantity: Quantity, unit: float) -> MixCosts:
+    """A quantity in multiples of a unit; equal layers are asked once."""
+    known: dict[Layer, Floats] = {}
+    for layer in quantity.space.layers:
         if not isinstance(layer, MixLayer):
             raise MismatchError(
-                f"a generator answers for spaces of unified blocks, which {space.name} is not: "
-                "choose sgnas or sgnas-proxyless"
+                f"a generator answers for spaces of unified blocks, which {quantity.space.name} "
+                "is not: choose sgnas or sgnas-proxyless"
             )
         if layer not in known:
-            known[layer] = [addend(layer, Choice(OP, kernels=c)) for c in COUNT_VECTORS]
-    return np.array([known[layer] for layer in space.layers if isinstance(layer, MixLayer)])
+            choices = (Choice(OP, kernels=counts) for counts in COUNT_VECTORS)
+            known[layer] = np.array([quantity.addend(layer, choice) for choice in choices])
+    addends = np.array([known[layer] for layer in quantity.space.layers])
+    return MixCosts(kind, quantity.base / unit, addends / unit)
