@@ -1,14 +1,22 @@
-"""What tests of trainings and searches share: learnable images, runs cut short, torchrun."""
+"""What tests of trainings and searches share: learnable images, runs cut short, two processes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
 
 import torch
 
 from nas.data.images import ImageData, Split, image_data
+from nas.training.distributed import Workers, workers
+from nas.training.run_folder import RunFolder
 
-LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+TOGETHER_S = 120.0  # after which processes that wait for each other are ended
 
 
 def tiny_data(
@@ -45,3 +53,56 @@ def stopping_after(calls: int | None) -> Callable[[float, str], None]:
             raise Stop
 
     return progress
+
+
+def run_together(work: Callable[..., None], *arguments: object) -> list[int]:
+    """Exit codes of two processes that do this work, with torchrun's environment.
+
+    They are forked from one that has imported what trains, which takes longer than tests do.
+
+    Args:
+        work: A function of a module; each process calls it in its group.
+        arguments: For both.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["nas.searchers.tfnas", "tests.conftest", __name__])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [
+        context.Process(target=_start, args=(rank, port, work, arguments)) for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    end = monotonic() + TOGETHER_S
+    for process in processes:
+        process.join(max(0.0, end - monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
+    codes = [process.exitcode for process in processes]
+    return [code for code in codes if code is not None]
+
+
+def _start(rank: int, port: int, work: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    torch.set_num_threads(1)
+    work(*arguments)
+
+
+@contextmanager
+def run_of_both(folder: Path) -> Iterator[tuple[Workers, RunFolder]]:
+    """This process's group, and the run folder that the first of them makes."""
+    with workers() as group:
+        if not group.leads:
+            group.wait()
+        made = RunFolder(folder, {})
+        if group.leads:
+            group.wait()
+        yield group, made

@@ -13,9 +13,9 @@ from torch import nn
 
 from latbench.errors import InvalidValueError
 from nas.training.distributed import ALONE, Workers, workers
-from tests.nas.runs import LAUNCH
 
 ROOT = Path(__file__).parents[2]
+LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 WORK = """
 import sys, torch

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,9 +20,7 @@ from nas.training.distributed import ALONE, Workers
 from nas.training.recipe import TrainingRecipe
 from nas.training.regularisation import add_drop_connect, add_dropout, drop_images
 from nas.training.run_folder import RunFolder
-from tests.nas.runs import LAUNCH, Stop, stopping_after, tiny_data
-
-ROOT = Path(__file__).parents[2]
+from tests.nas.runs import Stop, run_of_both, run_together, stopping_after, tiny_data
 
 NETWORK: Network = (
     ConvBlock(3, 8, 3, 1, "relu", 8),
@@ -78,40 +73,18 @@ def test_half_precision_learns_as_well(tmp_path: Path) -> None:
     assert score["top1"] > 0.6
 
 
-WORK = """
-import sys
-from pathlib import Path
-from nas.training import scratch
-from nas.training.distributed import workers
-from nas.training.recipe import TrainingRecipe
-from nas.training.run_folder import RunFolder
-from tests.nas.test_scratch import NETWORK, make_data
+ONE_STEP = TrainingRecipe(epochs=1, batch_size=64, shift=0, clip=0.0)
 
-with workers() as group:
-    folder = Path(sys.argv[1])
-    if not group.leads:
-        group.wait()
-    made = RunFolder(folder, {})
-    if group.leads:
-        group.wait()
-    recipe = TrainingRecipe(epochs=1, batch_size=64, shift=0, clip=0.0)
-    scratch.train(NETWORK, make_data(), recipe, made, group=group)
-"""
+
+def _take_a_step(folder: Path) -> None:
+    with run_of_both(folder) as (group, made):
+        scratch.train(NETWORK, make_data(), ONE_STEP, made, group=group)
 
 
 def test_two_processes_take_the_step_of_one_that_averages_two_halves(tmp_path: Path) -> None:
     """One epoch is one step here; both processes must end with the same weights."""
-    script = tmp_path / "work.py"
-    script.write_text(WORK)
-    subprocess.run(
-        [sys.executable, *LAUNCH, str(script), str(tmp_path / "two")],
-        check=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        timeout=120,
-    )
-    data = make_data()
-    recipe = TrainingRecipe(epochs=1, batch_size=64, shift=0, clip=0.0)
+    assert run_together(_take_a_step, tmp_path / "two") == [0, 0]
+    data, recipe = make_data(), ONE_STEP
     state = scratch.TrainingState(NETWORK, data, recipe)
     start = {name: value.clone() for name, value in state.model.state_dict().items()}
     gradients, means = [], []

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
-import sys
+import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from latbench.device import DeviceProfile, load_profile
 from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError
 from latbench.render.torch import NetworkModule
+from latbench.tables import LatencyTable
 from latbench.tables.pricing import Knee, PriceModel
 from nas.priced import PricedSpace
 from nas.recipes import load_recipe, shipped_recipes
@@ -42,7 +42,7 @@ from nas.supernet.supernet import Supernet, start_widths
 from nas.training.distributed import Workers
 from nas.training.run_folder import RunFolder
 from tests.conftest import make_tiny_space, write_table
-from tests.nas.runs import LAUNCH, tiny_data
+from tests.nas.runs import run_of_both, run_together, tiny_data
 
 DEPTHS: tuple[DepthSearch, ...] = ("sink-connecting", "skip-among", "skip-beside")
 EVERY_DEPTH = pytest.mark.parametrize("depth", DEPTHS)
@@ -407,48 +407,23 @@ def test_fewer_operations_are_a_space_of_their_own(priced: PricedSpace) -> None:
         priced.only(lambda op: False)
 
 
-ROOT = Path(__file__).parents[2]
-TOGETHER = """
-import os, signal, sys
-from pathlib import Path
-from latbench.tables import LatencyTable
-from nas.priced import PricedSpace
-from nas.searchers import SearchSettings
-from nas.searchers.tfnas import SearchState, TFNASRecipe, TFNASSearcher
-from nas.training.distributed import workers
-from nas.training.run_folder import RunFolder
-from tests.conftest import make_tiny_space
-from tests.nas.runs import tiny_data
-
-folder, table, target_ms, kill_after = Path(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4])
-with workers() as group:
-    if not group.leads:
-        group.wait()
-    run = RunFolder(folder, {})
-    if group.leads:
-        group.wait()
-    calls = 0
-    def progress(fraction, words):
-        global calls
-        calls += 1
-        if calls == kill_after and not group.leads:
-            os.kill(os.getpid(), signal.SIGKILL)
-    priced = PricedSpace(make_tiny_space(), LatencyTable.open(Path(table)))
-    settings = SearchSettings(3, 16, 3, TFNASRecipe(shift=0), group)
-    found = TFNASSearcher(priced, settings).search(
-        tiny_data(), [float(target_ms)], run, progress=progress
-    )
-"""
+def _settings(group: Workers) -> SearchSettings:
+    return SearchSettings(3, 16, 3, TFNASRecipe(shift=0), group)
 
 
-def _together(script: Path, folder: Path, table: Path, target_ms: float, kill_after: int) -> int:
-    return subprocess.run(
-        [sys.executable, *LAUNCH, script, folder, table, str(target_ms), str(kill_after)],
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        timeout=240,
-    ).returncode
+def _search_together(folder: Path, table: Path, target_ms: float, kill_after: int) -> None:
+    with run_of_both(folder) as (group, run):
+        calls = 0
+
+        def progress(fraction: float, words: str) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == kill_after and not group.leads:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        priced = PricedSpace(make_tiny_space(), LatencyTable.open(table))
+        searcher = TFNASSearcher(priced, _settings(group))
+        searcher.search(tiny_data(), [target_ms], run, progress=progress)
 
 
 class _Meeting:
@@ -495,13 +470,12 @@ class _OneByOne(TFNASSearcher):
 
 
 def _in_halves(priced: PricedSpace, folder: Path, target_ms: float) -> None:
-    """The search of ``TOGETHER`` in one process that averages gradients of half batches."""
+    """The search of both processes in one that averages gradients of half batches."""
     meeting, run = _Meeting(), RunFolder(folder, {})
     with ThreadPoolExecutor(2) as threads:
         ends = []
         for rank in range(2):
-            settings = SearchSettings(3, 16, 3, TFNASRecipe(shift=0), _Half(rank, 2, meeting))
-            searcher = _OneByOne(priced, settings)
+            searcher = _OneByOne(priced, _settings(_Half(rank, 2, meeting)))
             ends.append(threads.submit(searcher.search, tiny_data(), [target_ms], run))
         for end in ends:
             end.result()
@@ -511,15 +485,17 @@ def test_two_processes_are_one_that_averages_half_batches_and_survive_a_kill(
     priced: PricedSpace, tmp_path: Path
 ) -> None:
     """Killed in the second epoch and started again, they end as two that were not."""
-    script = tmp_path / "together.py"
-    script.write_text(TOGETHER)
     low, high = priced.reachable_ms()
     target_ms = (low + high) / 2
     table = priced.table.path
-    assert _together(script, tmp_path / "whole", table, target_ms, 0) == 0
-    assert _together(script, tmp_path / "cut", table, target_ms, 7) != 0  # 4 steps an epoch
+    assert run_together(_search_together, tmp_path / "whole", table, target_ms, 0) == [0, 0]
+    ended = run_together(
+        _search_together, tmp_path / "cut", table, target_ms, 7
+    )  # 4 steps an epoch
+    assert ended[1] == -signal.SIGKILL
+    assert ended[0] != 0
     assert [f.stem for f in (tmp_path / "cut" / "checkpoint").iterdir()] == ["warmup"]
-    assert _together(script, tmp_path / "cut", table, target_ms, 0) == 0
+    assert run_together(_search_together, tmp_path / "cut", table, target_ms, 0) == [0, 0]
     _in_halves(priced, tmp_path / "halves", target_ms)
     for file in sorted((tmp_path / "whole" / "checkpoint").iterdir()):
         whole, cut, halves = (
