@@ -44,8 +44,8 @@ from nas.generator.published import import_generator
 from nas.generator.repair import Limit
 from nas.priced import labelled_space
 from nas.spaces import SearchSpace, make_space
-from nas.spaces.sgnas import KERNELS, SUB_BLOCKS, MixLayer
-from nas.supernet.unified import SKIP, THRESHOLD, UnifiedSupernet
+from nas.spaces.sgnas import KERNELS, SKIP, SUB_BLOCKS, MixLayer
+from nas.supernet.unified import THRESHOLD, UnifiedSupernet
 from nas.training.memory import keep_freed_memory
 from nas.training.strategies.unified import FairPaths
 from nas.training.unified import supernet_step

@@ -18,8 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas.generator.network import CHOICES, SKIP
-from nas.spaces.sgnas import COUNT_VECTORS, KERNELS
+from nas.spaces.sgnas import CHOICES, COUNT_VECTORS, KERNELS, SKIP
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -31,9 +31,9 @@ from latbench.errors import InvalidFileError, MismatchError, UnknownNameError, o
 from latbench.files import write_atomically
 from latbench.tables import LatencyTable, SpaceLabel
 from nas.generator.costs import Kind
-from nas.generator.network import CHOICES, GeneratorNetwork
+from nas.generator.network import GeneratorNetwork
 from nas.generator.repair import Limit
-from nas.spaces.sgnas import SUB_BLOCKS
+from nas.spaces.sgnas import CHOICES, SUB_BLOCKS
 
 KINDS: tuple[Kind, ...] = ("latency", "macs", "params")
 PUBLISHED_MAPS = 10  # the published condition, repeated

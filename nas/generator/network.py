@@ -2,7 +2,8 @@
 
 A small convolutional network over the plane of all decisions. Glossary, for N budgets:
 
-    L, B, 4   layers, sub-blocks a layer, choices a sub-block (kernels 3, 5, 7, skip)
+    L, B, 4   layers, sub-blocks a layer, choices a sub-block (kernels 3, 5, 7, skip), which is
+              the order of the last axis of logits
     prior     a known architecture near the budget, one-hot, ``(N, L, B * 4)``
     condition what is asked for, ``(N, C)``, spread over the plane as C constant maps
 
@@ -19,10 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CHOICES = 4
-"""Kernels 3, 5 and 7, then skip: the order of the last axis of logits."""
+from nas.spaces.sgnas import CHOICES, SKIP
 
-SKIP = 3
 WIDTH = 32  # channels of all maps inside the network
 _NO_CHANCE = -1e4  # logit of what cannot be chosen: its probability is 0 in float32
 

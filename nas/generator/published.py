@@ -13,9 +13,8 @@ from torch import Tensor
 from latbench.errors import InvalidFileError, MismatchError
 from latbench.tables import SpaceLabel
 from nas.generator.generator import Generator, GeneratorLabel
-from nas.generator.network import CHOICES
 from nas.spaces import make_space
-from nas.spaces.sgnas import SUB_BLOCKS
+from nas.spaces.sgnas import CHOICES, SUB_BLOCKS
 
 _MAX_FILE_BYTES = 64 << 20  # the published ones take 0.3 MB
 

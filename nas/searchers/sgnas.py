@@ -54,7 +54,7 @@ from nas.generator import (
 )
 from nas.generator.answers import counts_of
 from nas.generator.generator import device_of
-from nas.generator.network import CHOICES, decode, without_empty_layers
+from nas.generator.network import decode, without_empty_layers
 from nas.priced import PricedSpace, space_label
 from nas.recipes import Count, Fraction, Positive, Recipe
 from nas.searchers.base import (
@@ -69,7 +69,7 @@ from nas.searchers.base import (
 from nas.searchers.budgets import Budgets
 from nas.spaces import PLAIN, Architecture, Choice, SearchSpace, make_space
 from nas.spaces.architecture import read_architecture
-from nas.spaces.sgnas import COUNT_VECTORS, OP, SUB_BLOCKS
+from nas.spaces.sgnas import CHOICES, COUNT_VECTORS, OP, SUB_BLOCKS
 from nas.supernet.unified import UnifiedSupernet, path_of
 from nas.training.epochs import (
     Progress,

@@ -27,6 +27,10 @@ from nas.spaces.space import Layer, SearchSpace, WidthsOf, chosen_shape, refuse
 
 KERNELS = (3, 5, 7)
 SUB_BLOCKS = 6
+SKIP = len(KERNELS)
+"""What a sub-block chooses: 0, 1 and 2 are the kernels, this one leaves it out."""
+
+CHOICES = SKIP + 1
 SE_REDUCTION = 4
 OP = "mix"
 

@@ -46,11 +46,10 @@ from latbench.blocks.graph import NORM_EPSILON
 from latbench.errors import InvalidValueError
 from latbench.render.torch import NetworkModule, render_torch
 from nas.spaces import PLAIN, Architecture, Choice, SearchSpace
-from nas.spaces.sgnas import KERNELS, OP, SUB_BLOCKS, MixLayer
+from nas.spaces.sgnas import KERNELS, OP, SKIP, SUB_BLOCKS, MixLayer
 from nas.supernet.candidates import initialise
 from nas.supernet.depthwise import depthwise, input_gradient, weight_gradient
 
-SKIP = len(KERNELS)
 THRESHOLD = 0.01  # choices of at most this probability are not computed, as published
 _MOMENTUM = 0.1  # of running statistics
 _KEPT_PIXELS = 8  # maps of at most this side are kept for the backward pass

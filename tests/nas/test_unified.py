@@ -13,15 +13,9 @@ from torch import Tensor, nn
 from latbench.blocks import Classifier, ConvBlock
 from latbench.errors import InvalidValueError
 from nas.spaces import SearchSpace, Variant, make_space
-from nas.spaces.sgnas import KERNELS, SUB_BLOCKS, MixLayer
+from nas.spaces.sgnas import KERNELS, SKIP, SUB_BLOCKS, MixLayer
 from nas.supernet.depthwise import depthwise
-from nas.supernet.unified import (
-    SKIP,
-    UnifiedBlock,
-    UnifiedSupernet,
-    architecture_of,
-    path_of,
-)
+from nas.supernet.unified import UnifiedBlock, UnifiedSupernet, architecture_of, path_of
 
 
 def make_unified_space() -> SearchSpace:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from latbench.errors import InvalidValueError
 from nas.data.images import ImageData, Split, image_data
 from nas.recipes import load_recipe, shipped_recipes
-from nas.spaces.sgnas import SUB_BLOCKS
-from nas.supernet.unified import SKIP, UnifiedSupernet
+from nas.spaces.sgnas import SKIP, SUB_BLOCKS
+from nas.supernet.unified import UnifiedSupernet
 from nas.training.calibration import calibrate
 from nas.training.optimizer import TensorFlowRMSprop
 from nas.training.run_folder import RunFolder

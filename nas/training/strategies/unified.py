@@ -16,11 +16,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from nas.spaces.sgnas import KERNELS, SUB_BLOCKS
+from nas.spaces.sgnas import KERNELS, SKIP, SUB_BLOCKS
 
 PATHS = 4  # a step
 BARE = 0.2
-_SKIP = len(KERNELS)
 _WIDE = range(2, SUB_BLOCKS + 1)
 
 
@@ -44,7 +43,7 @@ class FairPaths:
         for decks in self._decks:
             for path, expansion in zip(paths, self._expansions(), strict=True):
                 active = self._rng.permutation(SUB_BLOCKS)[:expansion]
-                row = [_SKIP] * SUB_BLOCKS
+                row = [SKIP] * SUB_BLOCKS
                 for b in active:
                     row[b] = self._deal(decks[b])
                 path.append(row)
