@@ -201,14 +201,11 @@ def test_the_registration_is_one_line_in_its_place(tree: Path) -> None:
         ("space", "a" + 40 * "-long", "too long a name"),
     ],
 )
-def test_names_that_cannot_be_used_are_refused(
-    kind: str, name: str, why: str, tmp_path: Path
-) -> None:
-    made = _copy_tree(tmp_path)
-    before = _contents(made)
+def test_names_that_cannot_be_used_are_refused(kind: str, name: str, why: str, tree: Path) -> None:
+    before = _contents(tree)
     with pytest.raises(InvalidValueError, match=why):
-        new_component(kind, name, root=made)
-    assert _contents(made) == before
+        new_component(kind, name, root=tree)
+    assert _contents(tree) == before
 
 
 def test_nothing_is_overwritten(tree: Path, tmp_path: Path) -> None:

@@ -145,6 +145,7 @@ def test_gradients_of_alphas_and_betas_are_those_of_differences(
     depth: DepthSearch, priced: PricedSpace
 ) -> None:
     """The whole objective, in double precision, at one step of an architecture's choices."""
+    priced = priced.only(lambda op: op in ("k3_e3", "k5_e6", "k3_e6_se"))
     space = priced.space
     torch.manual_seed(0)
     supernet = Supernet(space, start_widths=start_widths(space), seed=1).double()
