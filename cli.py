@@ -27,7 +27,7 @@ from latbench.errors import (
     MissingExtraError,
     UnknownNameError,
 )
-from latbench.units import format_ms, parse_duration_s, parse_latency_ms
+from latbench.units import format_ms, parse_count, parse_duration_s, parse_latency_ms
 
 if TYPE_CHECKING:
     from latbench.device import DeviceProfile
@@ -85,6 +85,17 @@ class _Duration(click.ParamType[Any]):
         return value if isinstance(value, float) else parse_duration_s(value)
 
 
+class _Millions(click.ParamType[Any]):
+    """A large count with its unit, in ones."""
+
+    name = "count"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        return value if isinstance(value, float) else parse_count(value)
+
+
 class _Named(click.ParamType[Any]):
     """One of some names; a wrong one is answered with the nearest."""
 
@@ -98,7 +109,7 @@ class _Named(click.ParamType[Any]):
         return str(value)
 
 
-LATENCY, DURATION = _Latency(), _Duration()
+LATENCY, DURATION, MILLIONS = _Latency(), _Duration(), _Millions()
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 COUNT = click.IntRange(min=1)
@@ -817,8 +828,14 @@ def _land(priced: PricedSpace, arch: Architecture, target_ms: float) -> Landing[
     help="Latency table, made by `profile`; once a device that the target holds on.",
 )
 @click.option(
-    "--target", "targets", type=LATENCY, multiple=True, required=True, help="Once a budget."
+    "--target",
+    "targets",
+    type=LATENCY,
+    multiple=True,
+    help="Once a budget; may be left out under the limits below.",
 )
+@click.option("--max-macs", type=MILLIONS, help="Multiply-accumulates at every target: 30M.")
+@click.option("--max-params", type=MILLIONS, help="Parameters at every target: 3M.")
 @_widths_option("efficient")
 @data_option
 @data_dir_option
@@ -838,6 +855,8 @@ def search(
     searcher: str,
     table_paths: tuple[Path, ...],
     targets: tuple[float, ...],
+    max_macs: float | None,
+    max_params: float | None,
     widths: str,
     data: str,
     data_dir: Path | None,
@@ -854,7 +873,9 @@ def search(
     """Find architectures of SPACE under latency budgets; the same -o goes on where it stopped."""
     import msgspec
 
+    from latbench.cost import network_cost
     from latbench.report.terminal import print_lines, print_table, progress_bar
+    from nas.constraints import COUNTED, Count, Limit
     from nas.recipes import load_recipe
     from nas.spaces import make_space
 
@@ -884,6 +905,8 @@ def search(
         "tables": [{"device": t.device.name, "space": str(t.space)} for t in tables],
         "prices": [msgspec.to_builtins(t.price_model) for t in tables],
         "targets_ms": list(targets),
+        "max_macs": max_macs,
+        "max_params": max_params,
         "widths": widths,
         "data": data,
         "images": images,
@@ -894,7 +917,14 @@ def search(
     }
     with workers() as group:
         first, *others = (_priced_space(table, widths) for table in tables)
-        settings = SearchSettings(epochs, batch_size, seed, chosen, group, tuple(others), measure)
+        limits = tuple(
+            Limit(Count(first.space, kind), amount)
+            for kind, amount in zip(COUNTED, (max_macs, max_params), strict=True)
+            if amount is not None
+        )
+        settings = SearchSettings(
+            epochs, batch_size, seed, chosen, group, tuple(others), measure, limits
+        )
         made = family(first, settings)
         made.check_targets(targets)
         folder = _run_folder(output, config, group)
@@ -904,39 +934,41 @@ def search(
         return
 
     files = [architecture_file(output, result.target_ms) for result in results]
+    costs = [network_cost(first.space.lower(result.architecture)) for result in results]
     known = "accuracy" if loaded.task == "classification" else "fitness"
 
     def render() -> None:
         print_table(
             (
-                "target",
-                "predicted",
+                *("target", "predicted"),
                 *(["measured", "rounds"] if measured else []),
                 "below target",
-                f"supernet's {known}",
-                "argmax",
+                *(["MACs, M", "params, M"] if limits else []),
+                *(f"supernet's {known}", "argmax"),
             ),
             [
                 (
-                    format_ms(result.target_ms),
+                    format_ms(result.target_ms) if result.target_ms else "",
                     format_ms(result.latency_ms),
                     *(
                         [format_ms(result.landing.measured_ms), str(result.landing.rounds)]
                         if result.landing
                         else []
                     ),
-                    f"{1 - result.reached_ms / result.target_ms:.2%}",
+                    f"{1 - result.reached_ms / result.target_ms:.2%}" if result.target_ms else "",
+                    *([f"{c.macs / 1e6:.4g}", f"{c.params / 1e6:.4g}"] if limits else []),
                     f"{result.score:.1%}" if known == "accuracy" else f"{result.score:.3f}",
                     format_ms(result.argmax.latency_ms) if result.argmax else "",
                 )
-                for result in results
+                for result, c in zip(results, costs, strict=True)
             ],
         )
         print_lines([f"next: latbench train {file} --data {data} -o RUN" for file in files])
         if generator_file(output).exists():
             print_lines([f"any other: latbench generate {generator_file(output)} ..."])
 
-    _emit({"results": [r.as_dict() for r in results]}, as_json=as_json, render=render)
+    found = [r.as_dict() | c.in_millions() for r, c in zip(results, costs, strict=True)]
+    _emit({"results": found}, as_json=as_json, render=render)
 
 
 # Generators

@@ -1,4 +1,4 @@
-"""Latencies and durations as people type them: always with a unit."""
+"""Latencies, durations and large counts as people type them: always with a unit."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from latbench.errors import InvalidValueError
 _NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-zµ]*)\s*", re.IGNORECASE)
 _MS_PER = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 _S_PER = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+_ONES_PER = {"k": 1e3, "m": 1e6, "g": 1e9}
 
 
 def parse_latency_ms(text: str) -> float:
@@ -28,6 +29,15 @@ def parse_duration_s(text: str) -> float:
         InvalidValueError: The unit is missing or unknown, or the duration is not positive.
     """
     return _parse(text, _S_PER, what="duration", example="150s, 20min or 2h")
+
+
+def parse_count(text: str) -> float:
+    """Read a count such as ``500K``, ``30M`` or ``1.2G``; return ones.
+
+    Raises:
+        InvalidValueError: The unit is missing or unknown, or the count is not positive.
+    """
+    return _parse(text, _ONES_PER, what="count", example="500K, 30M or 1.2G")
 
 
 def _parse(text: str, factors: dict[str, float], *, what: str, example: str) -> float:

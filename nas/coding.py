@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from latbench.errors import BudgetError
 from nas.beginnings import ABSENT, Beginnings
-from nas.constraints import Constraint, Floats, Latency
+from nas.constraints import Constraint, Floats, Limit
 from nas.spaces import Architecture, Choice, Layer
 
 Code = tuple[int, ...]
@@ -129,6 +129,19 @@ class CodedSpace:
             for piece, addend in enumerate(rows[number]):
                 totals[piece] += addend
         return totals
+
+    def by_limit(self, code: Code) -> list[tuple[Limit, float]]:
+        """Every limit, and what the code has of its quantity."""
+        left = iter(self.amounts(code))
+        return [
+            (limit, max(next(left) for _ in limit.quantity.base))
+            for limit in self.constraint.limits
+        ]
+
+    def latency_ms(self, code: Code) -> float:
+        """On the slowest of the devices whose latency is limited."""
+        found = self.by_limit(code)
+        return max(amount for limit, amount in found if limit.quantity.kind == "latency")
 
     def load(self, code: Code) -> float:
         """The largest amount over its budget: feasible up to 1."""
@@ -349,23 +362,42 @@ class CodedSpace:
         return tuple(code)
 
     def _refusal(self, lightest: Code) -> BudgetError:
-        amounts = np.array(self.amounts(lightest))
-        begin, words, nearest_ms = 0, [], None
-        for limit in self.constraint.limits:
-            pieces = slice(begin, begin + len(limit.quantity.base))
-            begin = pieces.stop
-            amount = float(amounts[pieces].max())
-            if amount > limit.budget:
-                quantity = limit.quantity
-                words.append(
-                    f"{quantity.name} of {quantity.format(limit.budget)} is out of reach: the "
-                    f"least of space {self.space.name} is {quantity.format(amount)}"
-                )
-                if isinstance(quantity, Latency):
-                    nearest_ms = max(amount, nearest_ms or 0.0)
+        """What is out of reach: one kind of quantity alone, else all that are limited together."""
+        limits = self.constraint.limits
+        kinds = dict.fromkeys(limit.quantity.kind for limit in limits)
+        if len(kinds) > 1:
+            for kind in kinds:
+                alone = tuple(limit for limit in limits if limit.quantity.kind == kind)
+                try:
+                    CodedSpace(Constraint(alone))
+                except BudgetError as refusal:
+                    return refusal
+        found = self.by_limit(lightest)
+        if len(kinds) == 1:
+            found = [(limit, amount) for limit, amount in found if amount > limit.budget]
+        nearest: dict[str, float] = {}
+        for limit, amount in found:
+            nearest[limit.quantity.kind] = max(amount, nearest.get(limit.quantity.kind, 0.0))
+        asked = [
+            f"{each.quantity.name} of {each.quantity.format(each.budget)}" for each, _ in found
+        ]
+        least = [limit.quantity.format(amount) for limit, amount in found]
+        if len(kinds) == 1:
+            words = [
+                f"{what} is out of reach: the least of space {self.space.name} is {amount}"
+                for what, amount in zip(asked, least, strict=True)
+            ]
+            message = "; ".join(words)
+        else:
+            message = (
+                f"{' and '.join(asked)} are out of reach together: the nearest architecture of "
+                f"space {self.space.name} has {' and '.join(least)}"
+            )
         return BudgetError(
-            "; ".join(words) + f"; ask for {1 + 1e-5:.5f} times that or more",
-            nearest_ms=nearest_ms,
+            f"{message}; ask for {1 + 1e-5:.5f} times that or more",
+            nearest_ms=nearest.get("latency"),
+            nearest_macs_m=nearest["macs"] / 1e6 if "macs" in nearest else None,
+            nearest_params_m=nearest["params"] / 1e6 if "params" in nearest else None,
         )
 
 

@@ -21,13 +21,19 @@ from latbench.blocks import BlockSpec
 from latbench.cost import block_cost
 from latbench.units import format_ms
 from nas.priced import PricedSpace
+from nas.relaxation import Relaxed, Weight, Widths, expected_amount
 from nas.spaces import Choice, Layer, SearchSpace, aligned_widths
 
 Floats = NDArray[np.float64]
+Counted = Literal["macs", "conv_macs", "params"]
+COUNTED: tuple[Counted, ...] = ("macs", "params")  # what a search may be asked to limit
 
 
 class Quantity(Protocol):
     """Something of a network that is the largest of a few sums over its layers."""
+
+    @property
+    def kind(self) -> Literal["latency"] | Counted: ...
 
     @property
     def name(self) -> str: ...
@@ -64,6 +70,10 @@ class Latency:
     priced: PricedSpace
 
     @property
+    def kind(self) -> Literal["latency"]:
+        return "latency"
+
+    @property
     def name(self) -> str:
         return f"latency on {self.priced.table.device.name}"
 
@@ -93,11 +103,11 @@ class Count:
     """Multiply-accumulates or parameters, as ``latbench.cost`` counts them."""
 
     space: SearchSpace
-    what: Literal["macs", "conv_macs", "params"]
+    kind: Counted
 
     @property
     def name(self) -> str:
-        return {"macs": "MACs", "conv_macs": "conv MACs", "params": "parameters"}[self.what]
+        return {"macs": "MACs", "conv_macs": "conv MACs", "params": "parameters"}[self.kind]
 
     @property
     def base(self) -> Floats:
@@ -114,12 +124,12 @@ class Count:
         return None
 
     def format(self, amount: float) -> str:
-        return f"{amount / 1e6:.6g} M {self.name}"
+        return f"{amount / 1e6:.6g} M"
 
     def _of(self, spec: BlockSpec) -> float:
         cost = block_cost(spec)
         counts = {"macs": cost.macs, "conv_macs": cost.conv_macs, "params": cost.params}
-        return float(counts[self.what])
+        return float(counts[self.kind])
 
 
 @dataclass(frozen=True)
@@ -177,6 +187,16 @@ class Constraint:
             for choice in choices
         ]
         return np.array(rows).reshape(len(rows), len(self.budgets()))
+
+
+def expected_load(constraint: Constraint, relaxed: Relaxed, widths: Widths) -> Weight:
+    """The largest of the expected quantities over their budgets, as the weights are."""
+    loads = []
+    for limit in constraint.limits:
+        quantity = limit.quantity
+        amount = expected_amount(quantity.space, quantity.base, quantity.addend, relaxed, widths)
+        loads.append(amount / limit.budget)
+    return max(loads)
 
 
 def latency_limits(priced: Iterable[PricedSpace], budget_ms: float) -> Constraint:

@@ -12,12 +12,12 @@ Glossary, after TF-NAS (Hu et al., ECCV 2020):
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nas.priced import PricedSpace
-from nas.spaces import Architecture, Choice, SearchSpace
+from nas.priced import Floats, PricedSpace
+from nas.spaces import Architecture, Choice, Layer, SearchSpace
 
 Weight = Any
 """A float, or a torch scalar."""
@@ -71,7 +71,18 @@ def path_of(places: Places) -> Relaxed:
 
 
 def expected_latency_ms(priced: PricedSpace, relaxed: Relaxed, widths: Widths) -> Weight:
-    """Expected latency over the architectures that a relaxation stands for.
+    """Expected latency in ms, as ``expected_amount``."""
+    return expected_amount(priced.space, priced.base_ms, priced.addend_ms, relaxed, widths)
+
+
+def expected_amount(
+    space: SearchSpace,
+    base: Floats,
+    addend_of: Callable[[Layer, Choice], Floats],
+    relaxed: Relaxed,
+    widths: Widths,
+) -> Weight:
+    """Expected latency, or another amount, over the architectures of a relaxation.
 
     Depth latency is cumulative: a stage adds, over its layers, P(l) times the sum of p_lo times
     the price of o (TF-NAS, Eq. 6 to 8). A network's latency is the largest of a few sums over
@@ -80,29 +91,31 @@ def expected_latency_ms(priced: PricedSpace, relaxed: Relaxed, widths: Widths) -
     lower bound of it (Jensen).
 
     Args:
-        priced: The space and its prices.
+        space: Of the relaxation.
+        base: What every network has, ``(sums,)``.
+        addend_of: What a choice at a layer adds, ``(sums,)``.
         relaxed: Weights of all choices; those of a layer and of a stage's depths sum to 1. What
             passes its input on adds nothing.
         widths: Width of every operation.
 
     Returns:
-        ms, a float or a torch scalar as the weights are.
+        A float or a torch scalar as the weights are, in the unit of the addends.
     """
     addends: list[tuple[Weight, Weight, list[float]]] = []
     for s, (rows, depths) in enumerate(zip(relaxed.ops, relaxed.depths, strict=True)):
         for i, row in enumerate(rows):
             kept = sum(weight for depth, weight in depths.items() if depth > i)
-            layer = priced.space.stages[s][i]
+            layer = space.stages[s][i]
             for index, weight in row.items():
                 op = layer.ops[index]
-                addend = priced.addend_ms(layer, Choice(op, widths[s][i][op])).tolist()
+                addend = addend_of(layer, Choice(op, widths[s][i][op])).tolist()
                 addends.append((kept, weight, addend))
-    sums = priced.base_ms.tolist()
+    sums = base.tolist()
     for kept, weight, addend in addends:
         share = _value(kept) * _value(weight)
-        sums = [total + share * ms for total, ms in zip(sums, addend, strict=True)]
+        sums = [total + share * more for total, more in zip(sums, addend, strict=True)]
     piece = max(range(len(sums)), key=sums.__getitem__)
-    expected: Weight = float(priced.base_ms[piece])
+    expected: Weight = float(base[piece])
     for kept, weight, addend in addends:  # only the largest sum is differentiated
         expected = expected + kept * weight * addend[piece]
     return expected

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 import cli
-from latbench.cost import block_cost
+from latbench.cost import block_cost, network_cost
 from latbench.device import DeviceProfile
 from latbench.environment import current_environment
 from latbench.tables import LatencyTable
@@ -213,6 +213,17 @@ WRONG = [
         "tfnas",
     ),
     ("search tfnas --table {table} --target 9ms --data digit -o {tmp}/r", "unknown-name", "digits"),
+    ("search tfnas --table {table} --data digits -o {tmp}/r", "invalid-value", "name a budget"),
+    (
+        "search tfnas --table {table} --target 9ms --max-macs 3M --data digits -o {tmp}/r",
+        "invalid-value",
+        "leave out --max-macs",
+    ),
+    (
+        "search tfnas --table {table} --max-params 3 --data digits -o {tmp}/r",
+        "invalid-value",
+        "unit",
+    ),
     ("train {big} --data digits -o {tmp}/r", "mismatch", "10 classes"),
     ("train {arch} --data fashion-mnist --data-dir {tmp} -o {tmp}/r", "invalid-file", "--data-dir"),
     ("evaluate {tmp} --data digits", "invalid-file", "holds no run"),
@@ -461,6 +472,36 @@ def test_a_search_holds_its_targets_on_two_devices(
     assert code == 2
     assert refused["error"]["nearest_ms"] == pytest.approx(low_ms)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_search_under_counts_shows_them_and_is_not_resumed_under_others(
+    run: Any, tmp_path: Path, profile: DeviceProfile
+) -> None:
+    space, table = make_space("nasbench-macro", 8, 10), tmp_path / "t.sqlite"
+    write_table(table, space, profile)
+    low, high = (network_cost(space.lower(a)) for a in (space.smallest(), space.largest()))
+    macs_m, params_m = ((getattr(low, k) + getattr(high, k)) / 2e6 for k in ("macs", "params"))
+    asked = [
+        "search", "nasbench-macro", "--searcher", "random", "--table", table, "--data", "digits",
+        "--images", 40, "--epochs", 1, "--batch-size", 16, "--set", "evaluations=3",
+        "--max-params", f"{params_m}M", "-o", tmp_path / "search",
+    ]  # fmt: skip
+    limited = [*asked, "--max-macs", f"{macs_m * 1e3}K"]
+    code, result = _json(run, *limited)
+    assert code == 0
+    (found,) = result["results"]
+    assert found["target_ms"] is None
+    assert found["latency_ms"] > 0
+    assert found["macs_m"] <= macs_m
+    assert found["params_m"] <= params_m
+    assert _json(run, *limited) == (0, result)
+    code, refused = _json(run, *asked)
+    assert (code, refused["error"]["kind"]) == (2, "mismatch")
+    assert "max_macs" in refused["error"]["message"]
+    code, refused = _json(run, *asked, "--max-macs", f"{low.macs / 2e6}M", "-o", tmp_path / "no")
+    assert code == 2
+    assert refused["error"]["nearest_macs_m"] == pytest.approx(low.macs / 1e6)
+    assert not (tmp_path / "no").exists()
 
 
 def test_help_is_quick_because_it_imports_nothing_slow() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nas.generator.answers import Answer, answers, raw_answers
+from nas.generator.answers import Answer, answers, least_counts, raw_answers
 from nas.generator.costs import Kind, MixCosts, count_costs, latency_costs
 from nas.generator.generator import (
     Generator,
@@ -30,6 +30,7 @@ __all__ = [
     "device_of",
     "import_generator",
     "latency_costs",
+    "least_counts",
     "load_generator",
     "raw_answers",
     "requests_for",

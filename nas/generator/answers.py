@@ -64,7 +64,7 @@ def answers(generator: Generator, space: SearchSpace, requests: Sequence[Request
         BudgetError: A budget is out of the space's reach; carries the nearest feasible one.
         LatbenchError: As ``Generator.forward``.
     """
-    floors = [_check(request) for request in requests]
+    floors = [least_counts(request) for request in requests]
     rungs = [[_rung(limit) for limit in request.limits] for request in requests]
     found: list[Answer | None] = [None] * len(requests)
     waiting = list(range(len(requests)))
@@ -91,28 +91,7 @@ def answers(generator: Generator, space: SearchSpace, requests: Sequence[Request
     return [answer for answer in found if answer is not None]
 
 
-def architecture_of(space: SearchSpace, choices: Ints) -> Architecture:
-    """The architecture of choices ``(L, B)``; skipped sub-blocks are dropped."""
-    return _staged(space, [kernels_of(row) for row in choices.tolist()])
-
-
-def counts_of(choices: Ints) -> Ints:
-    """Count vectors of choices ``(L, B)``, as places in ``COUNT_VECTORS``."""
-    return np.array([count_index(row) for row in choices.tolist()])
-
-
-def _from_counts(space: SearchSpace, counts: Ints) -> Architecture:
-    return _staged(space, [COUNT_VECTORS[count] for count in counts])
-
-
-def _staged(space: SearchSpace, kernels: Sequence[tuple[int, ...]]) -> Architecture:
-    left = iter(kernels)
-    return space.architecture(
-        [[Choice(OP, kernels=next(left)) for _ in stage] for stage in space.stages]
-    )
-
-
-def _check(request: Request) -> Ints:
+def least_counts(request: Request) -> Ints:
     """Count vectors of least cost within the budgets.
 
     Raises:
@@ -138,6 +117,27 @@ def _check(request: Request) -> Ints:
             least if known else None,
         )
     return counts
+
+
+def architecture_of(space: SearchSpace, choices: Ints) -> Architecture:
+    """The architecture of choices ``(L, B)``; skipped sub-blocks are dropped."""
+    return _staged(space, [kernels_of(row) for row in choices.tolist()])
+
+
+def counts_of(choices: Ints) -> Ints:
+    """Count vectors of choices ``(L, B)``, as places in ``COUNT_VECTORS``."""
+    return np.array([count_index(row) for row in choices.tolist()])
+
+
+def _from_counts(space: SearchSpace, counts: Ints) -> Architecture:
+    return _staged(space, [COUNT_VECTORS[count] for count in counts])
+
+
+def _staged(space: SearchSpace, kernels: Sequence[tuple[int, ...]]) -> Architecture:
+    left = iter(kernels)
+    return space.architecture(
+        [[Choice(OP, kernels=next(left)) for _ in stage] for stage in space.stages]
+    )
 
 
 def _out_of_reach(limit: Limit, low: float, high: float) -> BudgetError:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from latbench.errors import InvalidValueError
+from nas.constraints import Limit
 from nas.data.images import ImageData
 from nas.landing import Landing, Measure
 from nas.priced import PricedSpace
@@ -38,6 +39,8 @@ class SearchSettings:
             the first, and its generator learns of the others).
         measure: Measures networks on the device; with it a search ends with what was measured
             at its targets. None trusts the table.
+        limits: Of MACs and parameters, which hold beside every target; without any target the
+            search is under them alone.
     """
 
     epochs: int | None = None
@@ -47,6 +50,7 @@ class SearchSettings:
     workers: Workers = ALONE
     others: tuple[PricedSpace, ...] = ()
     measure: Measure | None = None
+    limits: tuple[Limit, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,14 @@ class SearchResult:
     """The architecture found for one target.
 
     Attributes:
+        target_ms: What was asked; None where nothing but limits were.
         score: Of held-out training images with the supernet's weights: the fitness that their
             task defines, which for classification is accuracy, a fraction.
         argmax: What is most probable whatever its latency, where the searcher has probabilities.
         landing: How the measured latency was brought to the target, if it was asked for.
     """
 
-    target_ms: float
+    target_ms: float | None
     latency_ms: float
     score: float
     architecture: Architecture
@@ -106,9 +111,9 @@ def recipe_of(settings: SearchSettings, kind: type[R]) -> R:
     return recipe.scaled(settings.epochs, settings.batch_size)
 
 
-def phase_of(target_ms: float) -> str:
+def phase_of(target_ms: float | None) -> str:
     """What the files and the metrics of a target are called, such as ``0.5ms``."""
-    return f"{target_ms:.6g}ms"
+    return "limits" if target_ms is None else f"{target_ms:.6g}ms"
 
 
 def rounds_file(run: Path, target_ms: float) -> Path:
@@ -116,7 +121,12 @@ def rounds_file(run: Path, target_ms: float) -> Path:
     return run / "measured" / f"{phase_of(target_ms)}.json"
 
 
-def architecture_file(run: Path, target_ms: float) -> Path:
+def budgets_of(targets_ms: Sequence[float]) -> Sequence[float | None]:
+    """What a search finds architectures for: every target, or None where there are limits alone."""
+    return targets_ms or (None,)
+
+
+def architecture_file(run: Path, target_ms: float | None) -> Path:
     """Where a run keeps what it found for a target."""
     return run / "architectures" / f"{phase_of(target_ms)}.json"
 
@@ -134,18 +144,25 @@ class Searcher(ABC):
         parallel: Whether several processes can search together.
         several_devices: Whether a target can hold on several devices at once.
         lands: Whether it can bring measured latencies to its targets.
+        limited: Whether architectures can be held to limits of MACs and parameters.
     """
 
     recipe_kind: ClassVar[type[Recipe] | None] = None
     parallel: ClassVar[bool] = False
     several_devices: ClassVar[bool] = False
     lands: ClassVar[bool] = False
+    limited: ClassVar[bool] = False
 
     def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
         if settings.workers.count > 1 and not self.parallel:
             raise InvalidValueError("this searcher is one process: start it without torchrun")
         if settings.others and not self.several_devices:
             raise InvalidValueError("this searcher knows one device: give one --table")
+        if settings.limits and not self.limited:
+            raise InvalidValueError(
+                "this searcher knows latency alone: leave out --max-macs and --max-params, or "
+                "choose another one, such as evolution"
+            )
         self.priced = priced
         self.settings = settings
         if settings.measure is not None:
@@ -159,23 +176,27 @@ class Searcher(ABC):
         *,
         progress: Progress = lambda fraction, words: None,
     ) -> list[SearchResult]:
-        """Find an architecture for every target, in the order asked.
+        """Find an architecture for every target, in the order asked, or under limits alone.
 
         An interrupted search goes on from its last finished epoch when called again with the
         same folder, and ends bit-identical to an uninterrupted one.
 
         Raises:
-            BudgetError: A target is out of the space's reach; nothing was trained yet.
+            BudgetError: A target or a limit is out of the space's reach; nothing was trained yet.
+            InvalidValueError: There is neither.
         """
         self.check_targets(targets_ms)
         return self._search(data, targets_ms, folder, progress)
 
     def check_targets(self, targets_ms: Sequence[float]) -> None:
-        """Refuse targets that no architecture of the space reaches.
+        """Refuse targets that no architecture of the space reaches within the limits.
 
         Raises:
-            BudgetError: With the nearest feasible latency.
+            BudgetError: With the nearest feasible one.
+            InvalidValueError: There is neither target nor limit.
         """
+        if not targets_ms and not self.settings.limits:
+            raise InvalidValueError("name a budget: --target 15ms, or --max-macs 30M")
         low_ms, high_ms = self.priced.reachable_ms()
         for target_ms in targets_ms:
             check_reach(target_ms, low_ms, high_ms, what=f"space {self.priced.space.name}")

@@ -8,36 +8,37 @@ stands the most probable architecture within the target, exactly (``nas.additive
 are elastic, the most probable one that can be scaled to just below (``nas.searchers.derivation``).
 
 DARTS has no latency and neither paper has a hard budget; FBNet's own objective, which knows no
-target, is the setting ``latency_objective = "c1"``. Each target is a training of its own. A target
-holds on every device that there is a table of, where widths are not elastic; the expected latency
-is then the largest.
+target, is the setting ``latency_objective = "c1"``. Each target is a training of its own. Where
+widths are not elastic, a target holds on every device that there is a table of, and limits of MACs
+and parameters beside it: what joins the loss is the quantity that is most over its budget, or
+nearest to it, as a latency that is as far from the target.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
 from nas.additive import Scores, best_code
 from nas.coding import CodedSpace
-from nas.constraints import latency_limits
-from nas.criteria.hardware import objective
+from nas.constraints import expected_load
+from nas.criteria.hardware import OBJECTIVES
 from nas.data.images import ImageData
 from nas.evaluators.supernet import SupernetEvaluator
 from nas.priced import PricedSpace
 from nas.recipes import Recipe
-from nas.relaxation import Relaxed, expected_latency_ms
+from nas.relaxation import Relaxed
 from nas.searchers.base import (
     SearchResult,
     SearchSettings,
     architecture_file,
+    budgets_of,
     phase_of,
     recipe_of,
 )
@@ -55,18 +56,18 @@ class DifferentiableRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="diffe
     """How supernet and choices are trained.
 
     Attributes:
-        latency_objective: How the expected latency joins the loss, as TF-NAS calls the forms.
+        latency_objective: How the expected latency joins the loss, a name in ``OBJECTIVES``.
     """
 
-    latency_objective: Literal["c1", "c2", "eq9", "absolute"] = "absolute"
+    latency_objective: str = "absolute"
 
 
 class DifferentiableSearcher(SupernetSearcher):
     """Base of both; each gives the name of its strategy.
 
     Raises:
-        InvalidValueError: The space has no supernet of separate operations; or widths to scale
-            and several devices.
+        InvalidValueError: The space has no supernet of separate operations; or widths to scale,
+            and several devices or limits.
     """
 
     recipe_kind: ClassVar[type[Recipe] | None] = DifferentiableRecipe
@@ -79,6 +80,12 @@ class DifferentiableSearcher(SupernetSearcher):
                 f"the widths of {priced.space.name} are scaled on one device: give one --table, "
                 "or choose a searcher that evaluates architectures"
             )
+        if priced.space.elastic_width and settings.limits:
+            raise InvalidValueError(
+                f"the widths of {priced.space.name} are scaled to a latency: leave out --max-macs "
+                "and --max-params, or choose a searcher that evaluates architectures"
+            )
+        self.objective = OBJECTIVES[self.recipe.latency_objective]
         self.widths = start_widths(priced.space)
 
     @property
@@ -94,16 +101,17 @@ class DifferentiableSearcher(SupernetSearcher):
         progress: Progress,
     ) -> list[SearchResult]:
         results = []
-        for index, target_ms in enumerate(targets_ms):
+        asked = budgets_of(targets_ms)
+        for index, target_ms in enumerate(asked):
 
             def report(done: float, words: str, index: int = index) -> None:
-                progress((index + done) / len(targets_ms), words)
+                progress((index + done) / len(asked), words)
 
             results.append(self._search_one(data, target_ms, folder, report))
         return results
 
     def _search_one(
-        self, data: ImageData, target_ms: float, folder: RunFolder, progress: Progress
+        self, data: ImageData, target_ms: float | None, folder: RunFolder, progress: Progress
     ) -> SearchResult:
         seed, space = self.settings.seed, self.priced.space
         train, judged = divided(data, self.recipe, seed=seed)
@@ -111,11 +119,13 @@ class DifferentiableSearcher(SupernetSearcher):
         strategy = STRATEGIES[self.strategy](space)
         assert isinstance(strategy, DifferentiableStrategy)
         criterion = criterion_of(data, space, seed=seed)
-        joined = objective(self.recipe.latency_objective)
+
+        constraint = self.constraint(target_ms)
+        budget_ms = constraint.limits[0].budget
 
         def total(loss: Tensor, relaxed: Relaxed) -> Tensor:
-            found = [expected_latency_ms(priced, relaxed, self.widths) for priced in self.devices]
-            value: Tensor = joined(loss, torch.stack(found).max(), target_ms)
+            load = expected_load(constraint, relaxed, self.widths)
+            value: Tensor = self.objective(loss, load * budget_ms, budget_ms)
             return value
 
         phase = phase_of(target_ms)
@@ -142,9 +152,9 @@ class DifferentiableSearcher(SupernetSearcher):
         return SearchResult(target_ms, latency_ms, score, made)
 
     def _derived(
-        self, strategy: DifferentiableStrategy, target_ms: float
+        self, strategy: DifferentiableStrategy, target_ms: float | None
     ) -> tuple[Architecture, float]:
-        """The most probable architecture within the target, and its latency in ms."""
+        """The most probable architecture within target and limits, and its latency in ms."""
         space = self.priced.space
         ops = [np.log(np.maximum(row, 1e-30)) for row in strategy.probabilities()[0]]
         depths = []
@@ -155,6 +165,7 @@ class DifferentiableSearcher(SupernetSearcher):
                 logs[depth - 1] = np.log(max(probability, 1e-30))
             depths.append(logs)
         if space.elastic_width:
+            assert target_ms is not None  # limits alone were refused
             left = iter(ops)
             log = LogProbabilities(
                 [[next(left).tolist() for _ in layers] for layers in space.stages],
@@ -162,13 +173,13 @@ class DifferentiableSearcher(SupernetSearcher):
             )
             found = derive(self.priced, log, widths=self.widths, target_ms=target_ms)
             return found.architecture, found.latency_ms
-        coded = CodedSpace(latency_limits(self.devices, target_ms))
+        coded = CodedSpace(self.constraint(target_ms))
         by_choice = [
             np.array([row[layer.ops.index(choice.op)] for choice in choices])
             for layer, row, choices in zip(space.layers, ops, coded.choices, strict=True)
         ]
         code = best_code(coded, Scores(by_choice, depths))
-        return coded.decode(code), max(coded.amounts(code))
+        return coded.decode(code), coded.latency_ms(code)
 
 
 class SoftmaxSearcher(DifferentiableSearcher):

@@ -3,9 +3,11 @@
 After SPOS (Guo et al., ECCV 2020): a strategy trains the supernet, whatever the budgets; each
 architecture is scored with the shared weights, its batch norms calibrated. The searcher, the
 strategy and the constraint are free (``nas.blackbox``, ``nas.training.strategies``,
-``nas.constraints``): a target holds on every device that there is a table of. Scores are shared by
-all targets: what was scored under one is known under the others. Every score is written to
-``evaluations.jsonl`` at once, and an interrupted search repeats its path from there.
+``nas.constraints``): a target holds on every device that there is a table of, and limits of MACs
+and parameters hold beside it. Scores are shared by all targets: what was scored under one is known
+under the others. Every score is written to ``evaluations.jsonl`` at once, and an interrupted search
+repeats its path from there. Searchers of one seed and recipe train the same supernet: a run folder
+that is given another's checkpoint spares the training.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
+from torch import nn
 
 from latbench.files import write_atomically
 from nas.blackbox import BLACK_BOXES, BlackBox, run
 from nas.coding import Code, CodedSpace
-from nas.constraints import latency_limits
 from nas.data.images import ImageData
 from nas.evaluators.journal import Journaled
 from nas.evaluators.supernet import SupernetEvaluator
@@ -29,6 +31,7 @@ from nas.searchers.base import (
     SearchResult,
     SearchSettings,
     architecture_file,
+    budgets_of,
     phase_of,
     recipe_of,
 )
@@ -78,15 +81,8 @@ class OneShotSearcher(SupernetSearcher):
     def black_box(self) -> type[BlackBox]:
         """What asks for scores."""
 
-    def _search(
-        self,
-        data: ImageData,
-        targets_ms: Sequence[float],
-        folder: RunFolder,
-        progress: Progress,
-    ) -> list[SearchResult]:
-        coded = [CodedSpace(latency_limits(self.devices, target)) for target in targets_ms]
-        train, judged = divided(data, self.recipe, seed=self.settings.seed)
+    def train(self, data: ImageData, folder: RunFolder, *, progress: Progress) -> nn.Module:
+        """Train the supernet to the end, or on from a folder's checkpoint; return the criterion."""
         criterion = criterion_of(data, self.priced.space, seed=self.settings.seed)
         train_supernet(
             self.supernet,
@@ -96,7 +92,22 @@ class OneShotSearcher(SupernetSearcher):
             folder,
             seed=self.settings.seed,
             criterion=criterion,
-            progress=lambda done, words: progress(_TRAINING * done, words),
+            progress=progress,
+        )
+        return criterion
+
+    def _search(
+        self,
+        data: ImageData,
+        targets_ms: Sequence[float],
+        folder: RunFolder,
+        progress: Progress,
+    ) -> list[SearchResult]:
+        asked = budgets_of(targets_ms)
+        coded = [CodedSpace(self.constraint(target_ms)) for target_ms in asked]
+        train, judged = divided(data, self.recipe, seed=self.settings.seed)
+        criterion = self.train(
+            data, folder, progress=lambda done, words: progress(_TRAINING * done, words)
         )
         evaluator = Journaled(
             SupernetEvaluator(
@@ -104,7 +115,7 @@ class OneShotSearcher(SupernetSearcher):
             ),
             folder.path / "evaluations.jsonl",
         )
-        loosest = coded[int(np.argmax(targets_ms))]
+        loosest = coded[int(np.argmax(targets_ms or [0.0]))]
 
         def score(code: Code) -> float:
             return evaluator.score(loosest.decode(code))
@@ -112,13 +123,13 @@ class OneShotSearcher(SupernetSearcher):
         known = self._ask(coded, loosest, score, progress)
         results = []
         with folder.metrics() as metrics:
-            for constrained, target_ms in zip(coded, targets_ms, strict=True):
+            for constrained, target_ms in zip(coded, asked, strict=True):
                 feasible = [code for code in known if constrained.feasible(code)]
                 if not feasible:  # a front that does not reach down to this target
                     lightest = constrained.canonical(constrained.lightest)
                     feasible, known[lightest] = [lightest], score(lightest)
                 best = max(feasible, key=known.__getitem__)
-                latency_ms, made = max(constrained.amounts(best)), constrained.decode(best)
+                latency_ms, made = constrained.latency_ms(best), constrained.decode(best)
                 write_atomically(architecture_file(folder.path, target_ms), made.to_json())
                 values = {"derived_ms": latency_ms, "score": known[best]}
                 metrics.log(phase_of(target_ms), len(known), values)

@@ -39,7 +39,11 @@ import torch.nn.functional as F
 from scipy.stats import kendalltau
 from torch import Tensor
 
+from latbench.cost import Cost, block_cost
 from latbench.files import write_atomically
+from nas.coding import CodedSpace
+from nas.constraints import Constraint, latency_limits
+from nas.constraints import Limit as Constrained
 from nas.data.images import ImageData, generator
 from nas.generator import (
     Generator,
@@ -48,6 +52,7 @@ from nas.generator import (
     MixCosts,
     Request,
     answers,
+    least_counts,
     load_generator,
     require_table,
     save_generator,
@@ -62,6 +67,7 @@ from nas.searchers.base import (
     SearchResult,
     SearchSettings,
     architecture_file,
+    budgets_of,
     generator_file,
     phase_of,
     recipe_of,
@@ -151,6 +157,7 @@ class SGNASSearcher(Searcher):
 
     recipe_kind: ClassVar[type[Recipe] | None] = SGNASRecipe
     several_devices: ClassVar[bool] = True
+    limited: ClassVar[bool] = True
 
     def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
         super().__init__(priced, settings)
@@ -158,6 +165,32 @@ class SGNASSearcher(Searcher):
         self.budgets = Budgets.of(
             (priced, *settings.others), low=self.recipe.low, high=self.recipe.high
         )
+
+    def check_targets(self, targets_ms: Sequence[float]) -> None:
+        super().check_targets(targets_ms)
+        if self.settings.limits:
+            for target_ms in targets_ms or [self.priced.reachable_ms()[1]]:
+                latency = latency_limits([self.priced], target_ms)
+                CodedSpace(Constraint((*latency.limits, *self.settings.limits)))
+        for request in self.requests(targets_ms):
+            least_counts(request)
+
+    def requests(self, targets_ms: Sequence[float]) -> list[Request]:
+        """What the generator is asked: each target with all limits, or the limits alone."""
+        device = device_of(self.priced.table)
+        counts = tuple(self._counted(limit) for limit in self.settings.limits)
+        if not targets_ms:
+            return [Request(counts)]
+        latency = self.budgets.latencies[device]
+        return [Request((Limit(latency, ms), *counts), device) for ms in targets_ms]
+
+    def _counted(self, limit: Constrained) -> Limit:
+        """A limit as generators count: of convolutions' MACs, and not above all that there is."""
+        costs = next(c for c in self.budgets.counts if c.kind == limit.quantity.kind)
+        budget, space = limit.budget, self.priced.space
+        if costs.kind == "macs":  # linear layers are in the tail, the same of all architectures
+            budget -= sum((block_cost(spec) for spec in space.tail), Cost()).linear_macs
+        return Limit(costs, min(budget / 1e6, costs.reach[1]))
 
     def _search(
         self,
@@ -185,13 +218,10 @@ class SGNASSearcher(Searcher):
             lambda fraction, words: progress(share + (1 - share) * fraction, words),
         )
         save_generator(trained, generator_file(folder.path))
-        device = device_of(self.priced.table)
-        limits = [
-            Request((Limit(self.budgets.latencies[device], ms),), device) for ms in targets_ms
-        ]
+        answered = answers(trained, space, self.requests(targets_ms))
         results = []
         with folder.metrics() as metrics:
-            for target_ms, answer in zip(targets_ms, answers(trained, space, limits), strict=True):
+            for target_ms, answer in zip(budgets_of(targets_ms), answered, strict=True):
                 file = architecture_file(folder.path, target_ms)
                 write_atomically(file, answer.architecture.to_json())
                 latency_ms = self.priced.latency_ms(answer.architecture)

@@ -133,8 +133,30 @@ def test_an_infeasible_budget_is_refused_with_the_nearest(two_tables: list[Price
     assert caught.value.nearest_ms == pytest.approx(nearest_ms)
     CodedSpace(latency_limits(two_tables, nearest_ms * (1 + 1e-9)))
     counted = Limit(Count(two_tables[0].space, "params"), 100)
-    with pytest.raises(BudgetError, match="parameters is out of reach"):
+    with pytest.raises(BudgetError, match=r"parameters of 0\.0001 M is out of reach"):
         CodedSpace(Constraint((Limit(Latency(two_tables[0]), 1e3), counted)))
+
+
+def test_limits_that_exclude_each_other_are_refused_with_the_nearest(
+    two_tables: list[PricedSpace],
+) -> None:
+    """Each alone can be kept, and what the refusal names can be kept together."""
+    macs = Count(two_tables[0].space, "macs")
+    latency = Latency(two_tables[1])  # small blocks are slow on this device
+    anything = CodedSpace(Constraint((Limit(latency, 1e3), Limit(macs, 1e12))))
+    codes = anything.all_codes(10_000)
+    assert codes is not None
+    amounts = [anything.by_limit(tuple(code)) for code in codes.tolist()]
+    least_ms, least_macs = (min(row[i][1] for row in amounts) for i in range(2))
+    for limit in (Limit(latency, least_ms * 1.001), Limit(macs, least_macs * 1.001)):
+        CodedSpace(Constraint((limit,)))
+    with pytest.raises(BudgetError, match="are out of reach together") as caught:
+        CodedSpace(Constraint((Limit(latency, least_ms * 1.001), Limit(macs, least_macs * 1.001))))
+    nearest_ms, nearest_m = caught.value.nearest_ms, caught.value.nearest_macs_m
+    assert nearest_ms is not None and nearest_m is not None
+    assert nearest_ms > least_ms * 1.001 or nearest_m * 1e6 > least_macs * 1.001
+    roomier = Limit(latency, nearest_ms * 1.00001), Limit(macs, nearest_m * 1e6 * 1.00001)
+    CodedSpace(Constraint(roomier))
 
 
 def _brute_force(coded: CodedSpace, scores: Scores) -> float:

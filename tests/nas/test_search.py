@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from latbench.blocks import Network
+from latbench.cost import network_cost
 from latbench.device import load_profile
 from latbench.errors import BudgetError, InvalidFileError, InvalidValueError, MismatchError
 from latbench.measure.sweep import Progress
+from nas.constraints import COUNTED, Count, Counted, Limit
 from nas.data import load_data
 from nas.data.fashion_mnist import fashion_mnist, read_idx
 from nas.data.images import Split, augment, batches, generator, resize
@@ -30,11 +32,12 @@ from nas.searchers.one_shot import OneShotRecipe
 from nas.searchers.sgnas import SGNASRecipe
 from nas.searchers.tfnas import TFNASRecipe
 from nas.spaces import SearchSpace
+from nas.spaces.architecture import read_architecture
 from nas.training import scratch
 from nas.training.distributed import Workers
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
-from tests.conftest import make_mix_space, make_tiny_space, write_table
+from tests.conftest import make_mix_space, make_small_space, make_tiny_space, write_table
 from tests.nas.runs import Stop, stopping_after, tiny_data
 
 SPACES = {"sgnas": make_mix_space}
@@ -69,13 +72,16 @@ def _search(
     targets: list[float],
     measure: Measure | None = None,
     *,
+    limits: tuple[Limit, ...] = (),
     stop_after: int | None = None,
 ) -> list[dict[str, Any]]:
     family = SEARCHERS[name]
     recipe = RECIPES.get(name)
     if family.recipe_kind is OneShotRecipe:
         recipe = OneShotRecipe(evaluations=12)
-    settings = SearchSettings(epochs=4, batch_size=16, seed=3, recipe=recipe, measure=measure)
+    settings = SearchSettings(
+        epochs=4, batch_size=16, seed=3, recipe=recipe, measure=measure, limits=limits
+    )
     searcher = family(priced, settings)
     progress = stopping_after(stop_after)
     found = searcher.search(tiny_data(), targets, RunFolder(folder, {}), progress=progress)
@@ -225,6 +231,69 @@ def test_an_infeasible_target_is_refused_before_training(
         _search(name, priced, tmp_path / "run", [1e-4])
     assert caught.value.nearest_ms == priced.reachable_ms()[0]
     assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+LIMITED = pytest.mark.parametrize("name", [name for name in SEARCHERS if SEARCHERS[name].limited])
+
+
+@pytest.fixture
+def countable(name: str, tmp_path: Path) -> PricedSpace:
+    """A space that a searcher can hold to limits: differentiable ones scale no widths to them."""
+    space = SPACES.get(name, make_small_space)()
+    path = tmp_path / "t.sqlite"
+    return PricedSpace(space, write_table(path, space, load_profile("cpu-onnxruntime")))
+
+
+def _limit(space: SearchSpace, kind: Counted, share: float) -> Limit:
+    """So far between the least and the most that the space's networks have."""
+    low, high = (
+        getattr(network_cost(space.lower(architecture)), kind)
+        for architecture in (space.smallest(), space.largest())
+    )
+    return Limit(Count(space, kind), low + share * (high - low))
+
+
+@LIMITED
+@pytest.mark.parametrize("kind", COUNTED)
+@pytest.mark.parametrize("with_target", [True, False])
+def test_a_search_under_limits_ends_within_them(
+    name: str, kind: Counted, with_target: bool, countable: PricedSpace, tmp_path: Path
+) -> None:
+    """Beside targets that leave nearly all of the space, and alone."""
+    limit = _limit(countable.space, kind, 0.3)
+    targets = [countable.reachable_ms()[1] * 0.99] if with_target else []
+    (found,) = _search(name, countable, tmp_path / "run", targets, limits=(limit,))
+    (file,) = (tmp_path / "run" / "architectures").iterdir()
+    made = read_architecture(file)
+    cost = network_cost(countable.space.lower(made))
+    assert getattr(cost, kind) <= limit.budget
+    assert found["target_ms"] == (targets[0] if with_target else None)
+    assert found["latency_ms"] == pytest.approx(countable.latency_ms(made))
+    assert made.as_dict() == found["architecture"]
+
+
+@LIMITED
+def test_an_infeasible_limit_is_refused_before_training(
+    name: str, countable: PricedSpace, tmp_path: Path
+) -> None:
+    space = countable.space
+    below = Limit(Count(space, "params"), 10)
+    with pytest.raises(BudgetError, match="parameters of 1e-05 M is out of reach") as caught:
+        _search(name, countable, tmp_path / "run", [], limits=(below,))
+    least = network_cost(space.lower(space.smallest())).params
+    assert caught.value.nearest_params_m == pytest.approx(least / 1e6)
+    with pytest.raises(InvalidValueError, match="name a budget"):
+        _search(name, countable, tmp_path / "run", [])
+    assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("name", ["tfnas", "softmax", "gumbel"])
+def test_searchers_that_scale_widths_to_a_latency_refuse_limits(
+    name: str, priced: PricedSpace, tmp_path: Path
+) -> None:
+    limit = _limit(priced.space, "macs", 0.5)
+    with pytest.raises(InvalidValueError, match="leave out --max-macs"):
+        _search(name, priced, tmp_path / "run", _targets(priced), limits=(limit,))
 
 
 def test_the_schedule_ends_at_its_temperature() -> None:
