@@ -13,6 +13,7 @@ The groups, each with its registry:
     latbench.spaces       nas.spaces.SPACES
     latbench.datasets     nas.data.DATASETS
     latbench.criteria     nas.criteria.CRITERIA
+    latbench.objectives   nas.criteria.hardware.OBJECTIVES
     latbench.tasks        nas.tasks.TASKS
     latbench.strategies   nas.training.strategies.STRATEGIES
     latbench.evaluators   nas.evaluators.EVALUATORS

@@ -5,7 +5,8 @@ cost is. A cost is a latency in ms or millions of MACs; cost and target have the
 
 Every objective is called as ``objective(task_loss, cost, target)`` and returns the total; its
 weights are keywords with the published values. TF-NAS (Hu et al., ECCV 2020) calls FBNet's form
-C1 and ProxylessNAS's C2, and compares both with its own Eq. 9.
+C1 and ProxylessNAS's C2, and compares both with its own Eq. 9. A new one is a function here, or in
+an installed package, and one line in ``OBJECTIVES``; recipes choose one by its name.
 """
 
 from __future__ import annotations
@@ -14,13 +15,22 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from latbench.errors import UnknownNameError
+from latbench.registry import Registry
 
 Value = Any
 """A float, or a torch scalar."""
 
 Objective = Callable[[Value, Value, float], Value]
 """``(task_loss, cost, target)`` to the total."""
+
+OBJECTIVES: Registry[Objective] = Registry(
+    "hardware loss",
+    {
+        name: f"nas.criteria.hardware:{name}"
+        for name in ("c1", "c2", "eq9", "absolute", "hinge", "squared", "sgnas")
+    },
+    group="latbench.objectives",
+)
 
 
 def c1(
@@ -95,25 +105,3 @@ def squared(
 def sgnas(task_loss: Value, cost: Value, target: float, *, weight: float = 3e-4) -> Value:
     """SGNAS (Huang & Chu, CVPR 2021): ``squared``, times 1.2 above the target, 0 within 0.1."""
     return squared(task_loss, cost, target, weight=weight, over=1.2, tolerance=0.1)
-
-
-OBJECTIVES: dict[str, Objective] = {
-    "c1": c1,
-    "c2": c2,
-    "eq9": eq9,
-    "absolute": absolute,
-    "hinge": hinge,
-    "squared": squared,
-    "sgnas": sgnas,
-}
-
-
-def objective(name: str) -> Objective:
-    """The objective called ``name``.
-
-    Raises:
-        UnknownNameError: No such objective.
-    """
-    if name not in OBJECTIVES:
-        raise UnknownNameError("hardware loss", name, OBJECTIVES)
-    return OBJECTIVES[name]
