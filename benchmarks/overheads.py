@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from time import perf_counter
@@ -33,9 +34,9 @@ _STARTS = 15
 
 def main() -> None:
     """Time each operation and print a row a piece."""
-    if len(sys.argv) != 2:
-        sys.exit("usage: python benchmarks/overheads.py TABLE")
-    path = Path(sys.argv[1])
+    parser = ArgumentParser(description="What the tools themselves take.")
+    parser.add_argument("table", type=Path)
+    path: Path = parser.parse_args().table
     table = LatencyTable.open(path)
     label = table.space
     space = make_space(label.name, label.input_size, label.classes)

@@ -1,9 +1,9 @@
 """What a step of a TF-NAS search takes, beside a plain implementation in the same run.
 
-    python benchmarks/supernet_step.py [STEPS] [key=value ...]
+    python benchmarks/supernet_step.py [--steps N] [--set KEY=VALUE ...]
 
 A bi-sampled weight step and an architecture step at 32 px with the strides of 224 px, batch 32, 100
-classes, one thread; STEPS of each (default 30), interleaved, either side in a process of its own.
+classes, one thread; so many steps of each, interleaved, either side in a process of its own.
 Settings are those of the TF-NAS recipe, such as ``autocast=true``. The plain side does what the
 published code does: eager, NCHW, all eight operations of a layer as separate modules, gradients
 of all weights in every backward pass. Prices are made up, the arithmetic with them is not.
@@ -16,6 +16,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -55,14 +56,17 @@ NEEDED = {"weight": "2 x", "architecture": "2 x", "widths": "50 ms"}
 
 def main() -> None:
     """Compare the two sides, or be one of them."""
-    if sys.argv[1:2] == ["--side"]:
-        _serve(sys.argv[2], sys.argv[3:])
+    parser = ArgumentParser(description="A step of a TF-NAS search, ours and plain.")
+    parser.add_argument("--steps", type=int, default=30, help="of each kind (default 30)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
+    parser.add_argument("--side", choices=SIDES, help=SUPPRESS)
+    asked = parser.parse_args()
+    if asked.side:
+        _serve(asked.side, asked.settings)
         return
-    steps = int(sys.argv[1]) if sys.argv[1:2] else 30
-    settings = sys.argv[2:]
-    children = {side: _Child(side, settings) for side in SIDES}
+    children = {side: _Child(side, asked.settings) for side in SIDES}
     times: dict[tuple[str, str], list[float]] = {}
-    for step in range(WARMUP_STEPS + steps):
+    for step in range(WARMUP_STEPS + asked.steps):
         for side in SIDES if step % 2 else SIDES[::-1]:
             for kind in KINDS:
                 if kind == "widths" and side == "plain":
@@ -111,7 +115,7 @@ class _Child:
 
     def __init__(self, side: str, settings: list[str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__, "--side", side, *settings],
+            [sys.executable, __file__, "--side", side, *(f"--set={each}" for each in settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
