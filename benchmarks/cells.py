@@ -21,15 +21,17 @@ Progress = Callable[[float, str], None]
 CONFIDENCE = 0.95
 
 
-def parser(about: str | None) -> ArgumentParser:
-    """What all benchmarks of cells ask: a table, a target, hours and a folder.
+def parser(about: str | None, *, one_target: bool = True) -> ArgumentParser:
+    """What all benchmarks of cells ask: hours and a folder; most also a table and a target on it.
 
     Args:
         about: The benchmark's docstring.
+        one_target: Whether it is of one table and one target.
     """
     made = ArgumentParser(description=(about or "").split("\n")[0])
-    made.add_argument("table", type=Path)
-    made.add_argument("--target", required=True)
+    if one_target:
+        made.add_argument("table", type=Path)
+        made.add_argument("--target", required=True)
     made.add_argument("--hours", type=float, required=True)
     made.add_argument("-o", "--output", type=Path, required=True)
     return made
@@ -44,6 +46,10 @@ class Clock:
 
     def __init__(self, hours: float) -> None:
         self._end = monotonic() + hours * 3600
+
+    @property
+    def hours_left(self) -> float:
+        return (self._end - monotonic()) / 3600
 
     def check(self, fraction: float = 0.0, words: str = "") -> None:
         if monotonic() > self._end:

@@ -1,0 +1,384 @@
+"""Every searcher on every space: one recipe, one latency a space, a part of Fashion-MNIST.
+
+    python benchmarks/components.py --hours H -o FOLDER [--spaces A,B] [--searchers A,B]
+
+A cell is a space, a searcher and a seed, in a process of its own. The supernet that one-shot
+searchers ask is a cell as well: it is trained once a space, strategy and seed, and each of them
+gets a copy of its checkpoint; all others train their own, which is then part of their search. Every
+one trains for ``--epochs`` on the same images in batches of the same size. The target is
+``--fraction`` of the way from the fastest network of a space to its slowest, by the table
+``<space>.sqlite`` in ``--tables``, which is profiled on ``--device`` where there is none.
+
+Cells are run in turn, all of one seed before the next, until the time is up; the same command goes
+on. Prints a row for each space and each searcher with 95 % intervals and the seeds done. Accuracy
+by the supernet compares searchers within a space; across spaces, train from scratch
+(``--train-epochs``). Search time leaves out the shared supernet's training and counts all parts of
+a cell that was interrupted. Memory is the process's peak. Pairs that do not fit are listed with the
+reason that the searcher gives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from cells import CONFIDENCE, Clock, Progress, TimeIsUp, parser, results, run_cells, shown
+
+from latbench.environment import current_environment
+from latbench.errors import LatbenchError, UnknownNameError
+from latbench.files import write_atomically
+from latbench.report.terminal import print_lines, print_table
+from latbench.tables import LatencyTable
+from latbench.units import format_ms
+from nas.data import load_data
+from nas.data.images import ImageData
+from nas.priced import PricedSpace, labelled_space
+from nas.searchers import SEARCHERS, SearchSettings
+from nas.searchers.one_shot import OneShotRecipe, OneShotSearcher
+from nas.spaces import SPACES, read_architecture
+from nas.training import scratch
+from nas.training.recipe import TrainingRecipe
+from nas.training.run_folder import RunFolder
+from nas.training.strategies import STRATEGIES
+
+SIZE, CLASSES = 32, 10  # Fashion-MNIST, at the size of OSNASLib's spaces
+SUPERNET = "supernet"
+_CHECKPOINT = Path("checkpoint") / "supernet.pt"
+_TIME_IS_UP = 75  # exit code of a cell that may go on (EX_TEMPFAIL)
+
+
+def main() -> None:
+    """Run cells while there is time, then print what is done; or be one of them."""
+    os.environ.setdefault("COLUMNS", "160")  # of a pipe rich assumes 80
+    options = _parse()
+    if options.cell is not None:
+        _be_cell(options)
+        return
+    RunFolder(options.output / "settings", _settings(options))
+    clock = Clock(options.hours)
+    refused = _prepared(options, clock)
+    run_cells(
+        options.output,
+        [cell for cell in _cells(options) if _space_of(cell[0]) not in refused],
+        lambda name, seed, run, tick: _apart(name, seed, clock),
+        clock,
+    )
+    _print(options, refused)
+
+
+def _parse() -> argparse.Namespace:
+    asked = parser(__doc__, one_target=False)
+    asked.add_argument("--spaces", type=_names, default=list(SPACES), help="with commas between")
+    asked.add_argument("--searchers", type=_names, default=list(SEARCHERS))
+    asked.add_argument("--strategies", type=_names, default=["uniform"], help="of supernets")
+    asked.add_argument("--seeds", type=int, default=3, help="at most")
+    asked.add_argument("--images", type=int, default=10_000)
+    asked.add_argument("--epochs", type=int, default=20, help="of every supernet")
+    asked.add_argument("--batch-size", type=int, default=64)
+    asked.add_argument("--evaluations", type=int, default=100, help="of one-shot searchers")
+    asked.add_argument("--train-epochs", type=int, default=0, help="from scratch; 0 leaves it out")
+    asked.add_argument("--fraction", type=float, default=0.35, help="of a space's latencies")
+    asked.add_argument("--tables", type=Path, help="folder of tables; default: FOLDER/tables")
+    asked.add_argument("--device", default="cpu-onnxruntime", help="to profile missing tables on")
+    asked.add_argument("--profile-time", default="5min", help="limit of one space's profiling")
+    asked.add_argument("--cell", nargs=2, metavar=("NAME", "SEED"), help=argparse.SUPPRESS)
+    options = asked.parse_args()
+    try:
+        _ = [SPACES[name] for name in options.spaces]
+        _ = [SEARCHERS[name] for name in options.searchers]
+        _ = [STRATEGIES[name] for name in options.strategies]
+    except UnknownNameError as error:
+        asked.error(error.message)
+    return options
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What all cells of a folder have in common."""
+    keys = ("images", "epochs", "batch_size", "evaluations", "train_epochs", "fraction")
+    return {key: getattr(options, key) for key in keys}
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+# Cells
+
+
+def _cells(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    """Names, such as ``spos_random_uniform`` or ``spos_gumbel``, and seeds, in order."""
+    for seed in range(options.seeds):
+        for space in options.spaces:
+            for part in _parts(options):
+                yield f"{space}_{part}", seed
+
+
+def _parts(options: argparse.Namespace) -> list[str]:
+    """What is done on a space: supernets, then searchers."""
+    one_shot = [n for n in options.searchers if SEARCHERS[n].recipe_kind is OneShotRecipe]
+    shared = [SUPERNET, *one_shot] if one_shot else []
+    own = [name for name in options.searchers if name not in one_shot]
+    return [f"{name}_{strategy}" for strategy in options.strategies for name in shared] + own
+
+
+def _space_of(cell: str) -> str:
+    return cell.partition("_")[0]
+
+
+def _prepared(options: argparse.Namespace, clock: Clock) -> dict[str, str]:
+    """Profile the tables that are missing; return the spaces that these images do not fit."""
+    refused: dict[str, str] = {}
+    for space in options.spaces:
+        table = _table_file(options, space)
+        if table.exists():
+            continue
+        if options.tables is not None:
+            refused[space] = f"there is no {table}"
+            continue
+        part = table.with_suffix(".part.sqlite")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        command = [
+            *(sys.executable, "-m", "cli", "profile", options.device, space, "-o", part),
+            *("--input-size", SIZE, "--classes", CLASSES, "--time-limit", options.profile_time),
+        ]
+        try:
+            clock.check()
+        except TimeIsUp:
+            refused[space] = "the time was up before its table was profiled"
+            continue
+        done = subprocess.run([*map(str, command)], stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode == 0:
+            part.rename(table)
+        else:
+            refused[space] = done.stderr.strip().splitlines()[-1]
+    return refused
+
+
+def _table_file(options: argparse.Namespace, space: str) -> Path:
+    folder: Path = options.tables or options.output / "tables"
+    return folder / f"{space}.sqlite"
+
+
+def _apart(name: str, seed: int, clock: Clock) -> dict[str, Any]:
+    """A cell in a process of its own, by the same command.
+
+    Raises:
+        TimeIsUp: It has not ended; the next call goes on.
+    """
+    hours = ["--hours", str(clock.hours_left), "--cell", name, str(seed)]
+    command = [sys.executable, *sys.argv, *hours]  # of an option given twice the last one counts
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode == _TIME_IS_UP:
+        raise TimeIsUp
+    if done.returncode:
+        sys.exit(f"{name}, seed {seed} failed: see above; what is done is kept")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _be_cell(options: argparse.Namespace) -> None:
+    """Print a cell's result as JSON."""
+    name, seed = options.cell[0], int(options.cell[1])
+    run = options.output / "runs" / f"{name}-{seed}"
+    try:
+        found = _cell(options, name, seed, run, Clock(options.hours).check)
+    except TimeIsUp:
+        sys.exit(_TIME_IS_UP)
+    print(json.dumps(found))
+
+
+def _cell(
+    options: argparse.Namespace, name: str, seed: int, run: Path, tick: Progress
+) -> dict[str, Any]:
+    """Train a shared supernet, or search with one or without.
+
+    Raises:
+        TimeIsUp: Between two steps.
+    """
+    space, what, *strategies = name.split("_")
+    strategy = strategies[0] if strategies else None
+    priced = _priced(options, space)
+    target_ms = _target_ms(options, priced)
+    recipe = None
+    if strategy is not None:
+        recipe = OneShotRecipe(strategy=strategy, evaluations=options.evaluations)
+    settings = SearchSettings(options.epochs, options.batch_size, seed, recipe)
+    try:
+        searcher = SEARCHERS["random" if what == SUPERNET else what](priced, settings)
+        searcher.check_targets([target_ms])
+    except LatbenchError as error:
+        return {"refused": error.message}
+    data = _data(options, priced)
+    label = {"cell": name, "seed": seed, "target_ms": target_ms}
+    folder = RunFolder(run, _settings(options) | label)
+    if what == SUPERNET:
+        assert isinstance(searcher, OneShotSearcher)
+        with _Stopwatch(run) as watch:
+            searcher.train(data, folder, progress=tick)
+        return {"seconds": watch.total_s, "peak_mib": _peak_mib()}
+    if strategy is not None:
+        _copy(run.parent / f"{space}_{SUPERNET}_{strategy}-{seed}" / _CHECKPOINT, run / _CHECKPOINT)
+    with _Stopwatch(run) as watch:
+        (found,) = searcher.search(data, [target_ms], folder, progress=tick)
+    result = {
+        "score": found.score,
+        "latency_ms": found.latency_ms,
+        "seconds": watch.total_s,
+        "peak_mib": _peak_mib(),
+    }
+    if options.train_epochs:
+        result["top1"] = _trained(options, priced, data, run, seed, tick)
+    return result
+
+
+def _copy(shared: Path, own: Path) -> None:
+    """A whole copy or none, once."""
+    if not own.exists():
+        own.parent.mkdir(exist_ok=True)
+        part = own.with_suffix(".part")
+        shutil.copyfile(shared, part)
+        part.rename(own)
+
+
+def _trained(
+    options: argparse.Namespace,
+    priced: PricedSpace,
+    data: ImageData,
+    run: Path,
+    seed: int,
+    tick: Progress,
+) -> float:
+    """Test accuracy of what was found, trained from scratch."""
+    (file,) = (run / "architectures").iterdir()
+    recipe = TrainingRecipe(epochs=options.train_epochs, batch_size=options.batch_size, seed=seed)
+    folder = RunFolder(run / "train", {"epochs": options.train_epochs})
+    network = priced.space.lower(read_architecture(file))
+    return scratch.train(network, data, recipe, folder, progress=tick)["top1"]
+
+
+def _priced(options: argparse.Namespace, space: str) -> PricedSpace:
+    table = LatencyTable.open(_table_file(options, space))
+    return PricedSpace(labelled_space(table.space), table, efficient=True)
+
+
+def _data(options: argparse.Namespace, priced: PricedSpace) -> ImageData:
+    space = priced.space
+    data = load_data("fashion-mnist", input_size=space.input_size, classes=space.classes)
+    return data.subset(options.images, seed=0)
+
+
+def _target_ms(options: argparse.Namespace, priced: PricedSpace) -> float:
+    low_ms, high_ms = priced.reachable_ms()
+    return low_ms + float(options.fraction) * (high_ms - low_ms)
+
+
+class _Stopwatch:
+    """Seconds of a piece of work, with those of its earlier parts, kept in a file."""
+
+    def __init__(self, run: Path) -> None:
+        self.file = run / "seconds.json"
+        self.total_s = json.loads(self.file.read_text()) if self.file.exists() else 0.0
+
+    def __enter__(self) -> _Stopwatch:
+        self._begin = monotonic()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.total_s += monotonic() - self._begin
+        write_atomically(self.file, json.dumps(self.total_s) + "\n")
+
+
+def _peak_mib() -> float:
+    """Peak resident memory of this process; ``getrusage`` would begin at its parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (kib,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
+    return int(kib) / 1024
+
+
+# Printing
+
+
+def _print(options: argparse.Namespace, refused: dict[str, str]) -> None:
+    import torch
+
+    environment = current_environment({"torch": torch.__version__})
+    print_lines(
+        [
+            f"{environment.cpu}, {environment.cores} cores, {environment.system}, "
+            f"{environment.taken_at}",
+            "  ".join(f"{name} {version}" for name, version in environment.versions.items()),
+            f"command: {' '.join(sys.argv)}",
+            f"{options.images} images of Fashion-MNIST; all train for {options.epochs} epochs of "
+            f"batches of {options.batch_size}; {options.evaluations} evaluations a one-shot search",
+            "",
+        ]
+    )
+    _print_spaces([space for space in options.spaces if space not in refused], options)
+    rows, why = [], dict(refused)
+    for space in options.spaces:
+        for part in _parts(options):
+            cells = results(options.output, f"{space}_{part}")
+            why |= {f"{space}, {part}": c["refused"] for c in cells.values() if "refused" in c}
+            fitting = {seed: cell for seed, cell in cells.items() if "refused" not in cell}
+            if fitting:
+                columns = (_mean(fitting, key, form) for key, form in _COLUMNS.items())
+                what, _, strategy = part.partition("_")
+                rows.append((space, what, strategy, *columns, ", ".join(map(str, fitting))))
+    print_table(
+        (
+            *("space", "searcher", "supernet by", "supernet's accuracy", "from scratch"),
+            *("predicted, ms", "search, s", "peak MiB", "seeds"),
+        ),
+        rows,
+    )
+    print_lines(
+        [
+            f"{SUPERNET}: the training that the searchers below it share",
+            f"intervals: {CONFIDENCE:.0%}, Student's t over seeds",
+            *(f"left out: {name}: {reason}" for name, reason in why.items()),
+        ]
+    )
+
+
+_COLUMNS = {
+    "score": ".1%",
+    "top1": ".1%",
+    "latency_ms": ".4g",
+    "seconds": ".0f",
+    "peak_mib": ".0f",
+}
+
+
+def _print_spaces(spaces: list[str], options: argparse.Namespace) -> None:
+    rows = []
+    for name in spaces:
+        priced = _priced(options, name)
+        label, (low_ms, high_ms) = priced.table.space, priced.reachable_ms()
+        rows.append(
+            (
+                name,
+                f"{label.input_size} px",
+                f"{float(priced.space.size()):.1e}",
+                priced.table.device.name,
+                f"{format_ms(low_ms)} to {format_ms(high_ms)}",
+                format_ms(_target_ms(options, priced)),
+            )
+        )
+    print_table(("space", "input", "architectures", "device", "reach", "target"), rows)
+    print_lines([""])
+
+
+def _mean(cells: dict[int, dict[str, Any]], key: str, form: str) -> str:
+    return shown([cell[key] for cell in cells.values() if key in cell], form)
+
+
+if __name__ == "__main__":
+    main()
