@@ -139,6 +139,22 @@ class UnifiedSupernet(nn.Module):
             x = block(x)
         return x
 
+    @torch.no_grad()
+    def start_alike(self, correlation: float) -> None:
+        """Make new weights such that all paths are nearly the same function.
+
+        Independent weights make every path another random function, and what a step teaches one
+        is noise to the next: no path learns until all have been seen often. Here the weights of a
+        layer's sub-blocks are correlated with those of its first, kernels 5 and 7 start as kernel
+        3 in a frame of zeros, and residual layers as identities. At correlation 1 all paths whose
+        layers have an expansion are equal in training.
+
+        Args:
+            correlation: Of equal weights in two sub-blocks, the first of which is one, 0 to 1.
+        """
+        for block in self.layers:
+            cast(UnifiedBlock, block).start_alike(correlation)
+
     def cut(self, path: Path) -> NetworkModule:
         """The network that a path stands for, with copies of the weights and statistics."""
         network = NetworkModule(self.space.lower(architecture_of(self.space, path)))
@@ -211,6 +227,21 @@ class UnifiedBlock(nn.Module):
         norm = self.norms[min(skips, SUB_BLOCKS - 1)]
         y = _batch_norm(y, [cast(nn.BatchNorm2d, norm)], training=self.training)
         return y + x if self.residual else y
+
+    def start_alike(self, correlation: float) -> None:
+        """As ``UnifiedSupernet.start_alike``."""
+        first, *others = (cast(SubBlock, sub) for sub in self.sub_blocks)
+        for sub in others:
+            for own, model in zip(sub.convolutions(), first.convolutions(), strict=True):
+                own.mul_(math.sqrt(1 - correlation**2)).add_(model, alpha=correlation)
+        for sub in (first, *others):
+            smallest, *larger = (cast(KernelChoice, choice).weight for choice in sub.choices)
+            for kernel in larger:
+                frame = (kernel.shape[2] - smallest.shape[2]) // 2
+                kernel.copy_(F.pad(smallest, [frame] * 4))
+        if self.residual:
+            for norm in self.norms:
+                nn.init.zeros_(cast(nn.BatchNorm2d, norm).weight)
 
     def network_state(self, row: Sequence[int]) -> dict[str, Tensor]:
         """State of the rendered block that a path's choices stand for, by its names.
@@ -345,6 +376,11 @@ class SubBlock(nn.Module):
         # He's normal initialisation by fan-out of the whole convolutions, as published
         nn.init.normal_(self.expand.weight, std=math.sqrt(2 / (SUB_BLOCKS * channels)))
         nn.init.normal_(self.project.weight, std=math.sqrt(2 / out_channels))
+
+    def convolutions(self) -> tuple[Tensor, ...]:
+        """Weights of the expansion, the projection and the smallest kernel."""
+        smallest = cast(KernelChoice, self.choices[0])
+        return self.expand.weight, self.project.weight, smallest.weight
 
 
 class KernelChoice(nn.Module):

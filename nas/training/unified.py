@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.data.images import ImageData, Source, batches, generator, require_images
-from nas.recipes import Count, NotNegative, Positive, Rate, Share
+from nas.recipes import Count, Fraction, NotNegative, Positive, Rate, Share
 from nas.spaces import SearchSpace
 from nas.supernet.unified import Path, UnifiedSupernet
 from nas.training.calibration import calibrate
@@ -48,6 +48,7 @@ class UnifiedRecipe(SearchRecipe, frozen=True, kw_only=True, tag="unified-supern
     Attributes:
         selection: Of the held-out images, those that only select; the others train a generator.
         weight_decay: Of all parameters, norms included, as published.
+        alike: Correlation of the sub-blocks' first weights; 0 starts as published.
         calibration_batches: Of training images, before an answer is judged.
     """
 
@@ -56,6 +57,7 @@ class UnifiedRecipe(SearchRecipe, frozen=True, kw_only=True, tag="unified-supern
     lr: Positive = 0.064
     weight_decay: NotNegative = 4e-4
     smoothing: Rate = 0.1
+    alike: Fraction = 0.0
     calibration_batches: Count = 8
 
 
@@ -104,6 +106,8 @@ def train_unified(
         progress: Is told the fraction done.
     """
     supernet = UnifiedSupernet(space, seed=seed).to(memory_format=torch.channels_last)
+    if recipe.alike:
+        supernet.start_alike(recipe.alike)
     sgd = torch.optim.SGD(
         supernet.parameters(),
         lr=recipe.lr,

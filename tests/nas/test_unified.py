@@ -47,6 +47,8 @@ PATHS = [
     [[SKIP, SKIP, 2, SKIP, SKIP, SKIP], [0, *[SKIP] * 5], [*[SKIP] * 5, 1]],
 ]
 
+WIDE_PATHS = PATHS[0], [[2, 1, SKIP, 0, SKIP, 0], [SKIP, 0, SKIP, 1, 2, 2], [0, 2, *[SKIP] * 4]]
+
 
 def one_hot(path: list[list[int]]) -> Tensor:
     return F.one_hot(torch.tensor(path), SKIP + 1).float()
@@ -253,3 +255,31 @@ def test_depthwise_gradients_are_those_of_torch(kernel: int, stride: int, size: 
         found.append([y, *(value.grad for value in inputs)])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_paths_that_start_alike_are_the_same_function() -> None:
+    """At correlation 1, whatever the kernels and however many sub-blocks; residual layers pass."""
+    supernet = UnifiedSupernet(make_unified_space(), seed=0).train()
+    images = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def difference() -> float:
+        """Of two paths' logits, in parts of their spread over images."""
+        one, other = (supernet(images, path).detach() for path in WIDE_PATHS)
+        return float((one - other).abs().max() / one.std(dim=0).mean())
+
+    assert difference() > 0.3
+    supernet.start_alike(1.0)
+    assert difference() < 0.01
+
+
+def test_a_correlated_start_keeps_the_spread_of_weights() -> None:
+    supernet = UnifiedSupernet(make_space("sgnas-proxyless", 32, 10), seed=0)
+    last = supernet.layers[-1]
+    assert isinstance(last, UnifiedBlock)
+    before = [sub.expand.weight.std() for sub in last.sub_blocks]
+    supernet.start_alike(0.5)
+    after = [sub.expand.weight.flatten() for sub in last.sub_blocks]
+    spread = torch.stack([weights.std() for weights in after])
+    torch.testing.assert_close(spread, torch.stack(before), rtol=0.02, atol=0)
+    found = torch.corrcoef(torch.stack(after))
+    torch.testing.assert_close(found[0, 1:], torch.full((SUB_BLOCKS - 1,), 0.5), atol=0.02, rtol=0)
