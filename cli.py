@@ -63,37 +63,16 @@ class _Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
-class _Latency(click.ParamType[Any]):
-    """A latency with its unit, in ms."""
+class _Amount(click.ParamType[Any]):
+    """A number with its unit."""
 
-    name = "latency"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        return value if isinstance(value, float) else parse_latency_ms(value)
-
-
-class _Duration(click.ParamType[Any]):
-    """A duration with its unit, in s."""
-
-    name = "duration"
+    def __init__(self, name: str, parse: Callable[[str], float]) -> None:
+        self.name, self.parse = name, parse
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        return value if isinstance(value, float) else parse_duration_s(value)
-
-
-class _Millions(click.ParamType[Any]):
-    """A large count with its unit, in ones."""
-
-    name = "count"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        return value if isinstance(value, float) else parse_count(value)
+        return value if isinstance(value, float) else self.parse(value)
 
 
 class _Named(click.ParamType[Any]):
@@ -109,7 +88,9 @@ class _Named(click.ParamType[Any]):
         return str(value)
 
 
-LATENCY, DURATION, MILLIONS = _Latency(), _Duration(), _Millions()
+LATENCY = _Amount("latency", parse_latency_ms)
+DURATION = _Amount("duration", parse_duration_s)
+MANY = _Amount("count", parse_count)
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 COUNT = click.IntRange(min=1)
@@ -834,8 +815,8 @@ def _land(priced: PricedSpace, arch: Architecture, target_ms: float) -> Landing[
     multiple=True,
     help="Once a budget; may be left out under the limits below.",
 )
-@click.option("--max-macs", type=MILLIONS, help="Multiply-accumulates at every target: 30M.")
-@click.option("--max-params", type=MILLIONS, help="Parameters at every target: 3M.")
+@click.option("--max-macs", type=MANY, help="Multiply-accumulates at every target: 30M.")
+@click.option("--max-params", type=MANY, help="Parameters at every target: 3M.")
 @_widths_option("efficient")
 @data_option
 @data_dir_option
@@ -1030,14 +1011,9 @@ def generator_adapt(
 
     with _needs_torch():
         from nas.generator import save_generator
-        from nas.searchers.sgnas import SGNASRecipe, adapt
-        from nas.training.run_folder import read_config
+        from nas.searchers.sgnas import adapt, read_run
 
-    config = read_config(run)
-    if config.get("searcher") != "sgnas":
-        raise InvalidFileError(f"{run} holds no run of `latbench search --searcher sgnas`")
-    recipe = msgspec.convert(config["recipe"], SGNASRecipe)
-    recipe = recipe.scaled(config["epochs"], config["batch_size"])
+    config, recipe = read_run(run)
     priced = _priced_space(_open_table(table_path), "any")
     space = priced.space
     loaded = _load_data(config["data"], data_dir, space.input_size, space.classes, config["images"])

@@ -6,8 +6,9 @@ A cell's result is one JSON file; a cell that was interrupted goes on from its r
 from __future__ import annotations
 
 import json
+import sys
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
+from latbench.environment import current_environment
 from latbench.files import write_atomically
 
 Progress = Callable[[float, str], None]
@@ -82,6 +84,17 @@ def results(folder: Path, name: str) -> dict[int, dict[str, Any]]:
     files = (folder / "cells").glob(f"{name}-*.json")
     found = {int(f.stem.rpartition("-")[2]): json.loads(f.read_text()) for f in files}
     return dict(sorted(found.items()))
+
+
+def heading(versions: Mapping[str, str]) -> list[str]:
+    """What every table begins with: machine, versions of what matters, command."""
+    environment = current_environment(versions)
+    return [
+        f"{environment.cpu}, {environment.cores} cores, {environment.system}, "
+        f"{environment.taken_at}",
+        "  ".join(f"{name} {version}" for name, version in environment.versions.items()),
+        f"command: {' '.join(sys.argv)}",
+    ]
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -30,9 +30,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from cells import CONFIDENCE, Clock, Progress, TimeIsUp, parser, results, run_cells, shown
+from cells import CONFIDENCE, Clock, Progress, TimeIsUp, heading, parser, results, run_cells, shown
 
-from latbench.environment import current_environment
 from latbench.errors import LatbenchError, UnknownNameError
 from latbench.files import write_atomically
 from latbench.report.terminal import print_lines, print_table
@@ -309,13 +308,9 @@ def _peak_mib() -> float:
 def _print(options: argparse.Namespace, refused: dict[str, str]) -> None:
     import torch
 
-    environment = current_environment({"torch": torch.__version__})
     print_lines(
         [
-            f"{environment.cpu}, {environment.cores} cores, {environment.system}, "
-            f"{environment.taken_at}",
-            "  ".join(f"{name} {version}" for name, version in environment.versions.items()),
-            f"command: {' '.join(sys.argv)}",
+            *heading({"torch": torch.__version__}),
             f"{options.images} images of Fashion-MNIST; all train for {options.epochs} epochs of "
             f"batches of {options.batch_size}; {options.evaluations} evaluations a one-shot search",
             "",

@@ -21,25 +21,24 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import torch
-from cells import Clock, TimeIsUp, shown
+from cells import Clock, TimeIsUp, heading, shown
 
-from latbench.environment import current_environment
 from latbench.files import write_atomically
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
 from nas.data import load_data
 from nas.data.images import generator as random_order
+from nas.evaluators.journal import Journaled
 from nas.generator import answers, load_generator
 from nas.priced import PricedSpace, labelled_space
 from nas.searchers.base import generator_file
 from nas.searchers.budgets import Budgets
-from nas.searchers.sgnas import Judge, SGNASRecipe, plain, random_network
+from nas.searchers.sgnas import Judge, read_run, trained_judge
 from nas.spaces import Architecture, load_architecture
-from nas.training.run_folder import RunFolder, read_config
-from nas.training.unified import divide, train_unified
+from nas.spaces.sgnas import random_network
+from nas.training.run_folder import RunFolder
 
 NEAR = 0.02  # of an answer's latency: how far random networks may be away
 THIRDS = 3
@@ -105,50 +104,36 @@ def _measure(table: Path, files: dict[float, Path], record: Path) -> None:
     write_atomically(record, json.dumps([row["measured_ms"] for row in rows]) + "\n")
 
 
-class Scores:
-    """Accuracies of networks that were judged, a JSON line each."""
-
-    def __init__(self, file: Path, judge: Judge, clock: Clock) -> None:
-        self.file, self.judge, self.clock = file, judge, clock
-        lines = file.read_text().splitlines() if file.exists() else []
-        self.known = dict(json.loads(line) for line in lines)
-
-    def of(self, architecture: Architecture) -> float:
-        name = architecture.to_json()
-        if name not in self.known:
-            self.clock.check()
-            self.known[name] = self.judge.accuracy(architecture)
-            with self.file.open("a") as file:
-                file.write(json.dumps([name, self.known[name]]) + "\n")
-        return self.known[name]
-
-
 def _judge(
     options: argparse.Namespace, asked: dict[Path, dict[float, Path]], clock: Clock
 ) -> dict[Path, list[tuple[float, list[float]]]]:
     """By table, for each answer its accuracy and those of the random networks beside it."""
-    config = read_config(options.run)
-    recipe = msgspec.convert(config["recipe"], SGNASRecipe)
-    recipe = recipe.scaled(config["epochs"], config["batch_size"])
+    config, recipe = read_run(options.run)
     priced = {table: _priced(table) for table in asked}
-    space = plain(next(iter(priced.values())).space)
+    space = next(iter(priced.values())).space
     data = load_data(config["data"], input_size=space.input_size, classes=space.classes)
     if config["images"] is not None:
         data = data.subset(config["images"], seed=0)
-    parts = divide(data, recipe, seed=config["seed"])
-    run = RunFolder(options.run, config)
-    supernet = train_unified(space, data, parts, recipe, run, seed=config["seed"])  # is finished
-    order = torch.randperm(len(data.test), generator=random_order(config["seed"]))
-    parts = replace(parts, selection=data.test.take(order[: options.images]))
-    judge = Judge(supernet.requires_grad_(False), data, parts, recipe)
-    scores = Scores(options.output / f"scores-{options.images}.jsonl", judge, clock)
+    run, seed = RunFolder(options.run, config), config["seed"]
+    judge = trained_judge(run, space, data, recipe, seed=seed)
+    order = torch.randperm(len(data.test), generator=random_order(seed))
+    unseen = data.test.take(order[: options.images])
+    scores = Journaled(
+        Judge(judge.supernet, data, replace(judge.parts, selection=unseen), recipe),
+        options.output / f"scores-{options.images}.jsonl",
+    )
+
+    def score(architecture: Architecture) -> float:
+        clock.check()
+        return scores.score(architecture)
+
     judged: dict[Path, list[tuple[float, list[float]]]] = {table: [] for table in asked}
     for number in range(options.budgets):  # in turn, so that what is done is of all devices
         for table, files in asked.items():
             answer, _ = load_architecture(list(files.values())[number])
             latency_ms = priced[table].latency_ms(answer)
             near = _near(priced[table], latency_ms, options.random, seed=number)
-            judged[table].append((scores.of(answer), [scores.of(network) for network in near]))
+            judged[table].append((score(answer), [score(network) for network in near]))
     return judged
 
 
@@ -177,13 +162,9 @@ def _print(
     asked: dict[Path, dict[float, Path]],
     judged: dict[Path, list[tuple[float, list[float]]]],
 ) -> None:
-    environment = current_environment({"torch": torch.__version__})
     print_lines(
         [
-            f"{environment.cpu}, {environment.cores} cores, {environment.system}, "
-            f"{environment.taken_at}",
-            "  ".join(f"{name} {version}" for name, version in environment.versions.items()),
-            f"command: {' '.join(sys.argv)}",
+            *heading({"torch": torch.__version__}),
             f"accuracies on {options.images} test images, {options.random} random networks within "
             f"{NEAR:.0%} of each answer's predicted latency",
         ]

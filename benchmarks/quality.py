@@ -24,11 +24,20 @@ from typing import Any
 import msgspec
 import numpy as np
 from baselines import BASELINES
-from cells import Clock, Progress, TimeIsUp, mean_interval, parser, results, run_cells, shown
+from cells import (
+    Clock,
+    Progress,
+    TimeIsUp,
+    heading,
+    mean_interval,
+    parser,
+    results,
+    run_cells,
+    shown,
+)
 
 from latbench.blocks import Network
 from latbench.cost import network_cost
-from latbench.environment import current_environment
 from latbench.files import write_atomically
 from latbench.networks import measure_networks
 from latbench.profilers import make_profiler
@@ -204,14 +213,10 @@ def network_shape(network: Network) -> tuple[int, int]:
 
 
 def _print(path: Path, folder: Path, networks: dict[str, Network]) -> None:
-    environment = current_environment(LatencyTable.open(path).environment.versions)
     matched = json.loads((folder / "matched.json").read_text())
     print_lines(
         [
-            f"{environment.cpu}, {environment.cores} cores, {environment.system}, "
-            f"{environment.taken_at}",
-            "  ".join(f"{name} {version}" for name, version in environment.versions.items()),
-            f"command: {' '.join(sys.argv)}",
+            *heading(LatencyTable.open(path).environment.versions),
             "",
         ]
     )

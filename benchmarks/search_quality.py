@@ -27,7 +27,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
+from cells import shown
 
 from latbench.environment import current_environment
 from latbench.report.terminal import print_lines, print_table
@@ -207,7 +207,11 @@ def main() -> None:
     print_table(
         ("searcher", *(f"after {count}" for count in COUNTS), "ms each"),
         [
-            (name, *(_shown(curve[:, count - 1]) for count in COUNTS), _time(cells, name))
+            (
+                name,
+                *(shown(curve[:, count - 1].tolist(), ".3f") for count in COUNTS),
+                _time(cells, name),
+            )
             for name, curve in curves.items()
         ],
     )
@@ -231,14 +235,6 @@ def _curves(cells: Cells, name: str, asked: argparse.Namespace) -> np.ndarray:
             of_seed.append(regrets + [regrets[-1]] * (max(COUNTS) - len(regrets)))
         rows.append(np.mean(of_seed, axis=0))
     return np.array(rows)
-
-
-def _shown(values: np.ndarray) -> str:
-    mean = float(values.mean())
-    if len(values) < 2:
-        return f"{mean:.3f}"
-    half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
-    return f"{mean:.3f} ± {half:.3f}"
 
 
 def _time(cells: Cells, name: str) -> str:

@@ -14,14 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cells import CONFIDENCE, Clock, Progress, parser, results, run_cells, shown
+from cells import CONFIDENCE, Clock, Progress, heading, parser, results, run_cells, shown
 
-from latbench.environment import current_environment
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
 from latbench.units import parse_latency_ms
@@ -156,13 +154,9 @@ def _largest_share(epoch: dict[str, Any]) -> float:
 def _print(
     options: argparse.Namespace, table: LatencyTable, target_ms: float, folder: Path
 ) -> None:
-    environment = current_environment(table.environment.versions)
     print_lines(
         [
-            f"{environment.cpu}, {environment.cores} cores, {environment.system}, "
-            f"{environment.taken_at}",
-            "  ".join(f"{name} {version}" for name, version in environment.versions.items()),
-            f"command: {' '.join(sys.argv)}",
+            *heading(table.environment.versions),
             f"{table.space}, target {target_ms:.4g} ms, {options.images} images of Fashion-MNIST, "
             f"search of {options.epochs} epochs, training of {options.train_epochs}",
             "",

@@ -63,10 +63,7 @@ class CodedSpace:
             frozenset(i for i, c in enumerate(choices) if layer.block(c) is None)
             for layer, choices in zip(space.layers, self.choices, strict=True)
         )
-        ends = np.cumsum([len(stage) for stage in space.stages]).tolist()
-        self.stages = tuple(
-            range(end - len(stage), end) for end, stage in zip(ends, space.stages, strict=True)
-        )
+        self.stages = space.ranges
         self._numbers = tuple({c: i for i, c in enumerate(row)} for row in self.choices)
         self.lightest = self._lightest()
 

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from latbench.errors import BudgetError
 from nas.generator.costs import UNITS, MixCosts
-from nas.generator.counts import count_index, kernels_of
+from nas.generator.counts import count_index
 from nas.generator.generator import Generator, Request
 from nas.generator.network import decode, without_empty_layers
 from nas.generator.repair import BAND, EDGE, Limit, into_band, least_within
-from nas.spaces import Architecture, Choice, SearchSpace
-from nas.spaces.sgnas import COUNT_VECTORS, OP
+from nas.spaces import Architecture, SearchSpace
+from nas.spaces.sgnas import COUNT_VECTORS, architecture_of, of_kernels
 
 Ints = NDArray[np.int64]
 
@@ -54,7 +54,7 @@ def raw_answers(
     """
     with torch.no_grad():
         choices = decode(generator(requests)).numpy()
-    return [Answer(architecture_of(space, rows), 0) for rows in choices]
+    return [Answer(architecture_of(space, rows.tolist()), 0) for rows in choices]
 
 
 def answers(generator: Generator, space: SearchSpace, requests: Sequence[Request]) -> list[Answer]:
@@ -85,7 +85,9 @@ def answers(generator: Generator, space: SearchSpace, requests: Sequence[Request
             for (i, request), row, chosen in zip(asked.items(), scores, choices, strict=True):
                 made = into_band(row, chosen, request.limits)
                 if made is not None:
-                    found[i] = Answer(architecture_of(space, made), int((made != chosen).sum()))
+                    found[i] = Answer(
+                        architecture_of(space, made.tolist()), int((made != chosen).sum())
+                    )
         waiting = [i for i in waiting if found[i] is None]
         down += 1
     return [answer for answer in found if answer is not None]
@@ -119,25 +121,13 @@ def least_counts(request: Request) -> Ints:
     return counts
 
 
-def architecture_of(space: SearchSpace, choices: Ints) -> Architecture:
-    """The architecture of choices ``(L, B)``; skipped sub-blocks are dropped."""
-    return _staged(space, [kernels_of(row) for row in choices.tolist()])
-
-
 def counts_of(choices: Ints) -> Ints:
     """Count vectors of choices ``(L, B)``, as places in ``COUNT_VECTORS``."""
     return np.array([count_index(row) for row in choices.tolist()])
 
 
 def _from_counts(space: SearchSpace, counts: Ints) -> Architecture:
-    return _staged(space, [COUNT_VECTORS[count] for count in counts])
-
-
-def _staged(space: SearchSpace, kernels: Sequence[tuple[int, ...]]) -> Architecture:
-    left = iter(kernels)
-    return space.architecture(
-        [[Choice(OP, kernels=next(left)) for _ in stage] for stage in space.stages]
-    )
+    return of_kernels(space, (COUNT_VECTORS[count] for count in counts))
 
 
 def _out_of_reach(limit: Limit, low: float, high: float) -> BudgetError:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas.spaces.sgnas import CHOICES, COUNT_VECTORS, KERNELS, SKIP
+from nas.spaces.sgnas import CHOICES, COUNT_VECTORS, KERNELS, SKIP, kernels_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -88,13 +88,7 @@ def nearest_choices(scores: Floats, chosen: Ints) -> tuple[Ints, Floats, Ints]:
 
 def count_index(choices: Sequence[int]) -> int:
     """Place in ``COUNT_VECTORS`` of what a layer's sub-blocks choose."""
-    return _places()[kernels_of(choices, ordered=True)] - 1
-
-
-def kernels_of(choices: Sequence[int], *, ordered: bool = False) -> tuple[int, ...]:
-    """Kernels of the sub-blocks that are not skipped; ascending where ``ordered``."""
-    kernels = tuple(KERNELS[choice] for choice in choices if choice != SKIP)
-    return tuple(sorted(kernels)) if ordered else kernels
+    return _places()[tuple(sorted(kernels_of(choices)))] - 1
 
 
 @cache

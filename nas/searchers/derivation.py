@@ -98,22 +98,7 @@ def derive(
     check_reach(target_ms, *priced.reachable_ms(), what=f"space {priced.space.name}")
     if not elastic:
         return _derive_rigid(priced, log, widths, target_ms)
-    candidates = Candidates.of_any_width(priced, log)
-    found = _derive_reaching(
-        candidates, widths, target_ms, (target_ms, target_ms * (1 - CLOSE_ENOUGH))
-    )
-    if found is not None:
-        return found
-    low_ms, high_ms = priced.reachable_ms()[0], target_ms
-    for _ in range(_BISECTIONS):
-        middle_ms = (low_ms + high_ms) / 2
-        if candidates.most_probable((target_ms, middle_ms)) is None:
-            high_ms = middle_ms
-        else:
-            low_ms = middle_ms
-    found = _derive_reaching(candidates, widths, target_ms, (target_ms, low_ms))
-    assert found is not None  # the fastest architecture of the space is one
-    return found
+    return _derive_elastic(Candidates.of_any_width(priced, log), widths, target_ms)
 
 
 def proposals(
@@ -125,18 +110,20 @@ def proposals(
     the table's latencies are off by: then measuring ends with other widths and not with other
     operations.
     """
+    if not elastic:
+        return lambda aim_ms, _: derive(priced, log, widths=widths, target_ms=aim_ms, elastic=False)
     margin = priced.table.price_model.half_width() or _MARGIN
+    candidates = Candidates.of_any_width(priced, log)
 
     def propose(aim_ms: float, reach_ms: Range) -> Derived:
-        if elastic:
-            candidates = Candidates.of_any_width(priced, log)
-            low_ms, high_ms = reach_ms
-            for beyond in (margin, 0.0):
-                reach = (low_ms * (1 - beyond), high_ms * (1 + beyond))
-                found = _derive_reaching(candidates, widths, aim_ms, reach)
-                if found is not None:
-                    return found
-        return derive(priced, log, widths=widths, target_ms=aim_ms, elastic=elastic)
+        low_ms, high_ms = reach_ms
+        for beyond in (margin, 0.0):
+            reach = (low_ms * (1 - beyond), high_ms * (1 + beyond))
+            found = _derive_reaching(candidates, widths, aim_ms, reach)
+            if found is not None:
+                return found
+        check_reach(aim_ms, *priced.reachable_ms(), what=f"space {priced.space.name}")
+        return _derive_elastic(candidates, widths, aim_ms)
 
     return propose
 
@@ -176,6 +163,25 @@ def places_of(space: SearchSpace, architecture: Architecture) -> Places:
         )
         for layers, stage in zip(space.stages, architecture.stages, strict=True)
     )
+
+
+def _derive_elastic(candidates: Candidates, widths: Widths, target_ms: float) -> Derived:
+    """The most probable architecture that can be brought to the target, or closest from below."""
+    found = _derive_reaching(
+        candidates, widths, target_ms, (target_ms, target_ms * (1 - CLOSE_ENOUGH))
+    )
+    if found is not None:
+        return found
+    low_ms, high_ms = candidates.priced.reachable_ms()[0], target_ms
+    for _ in range(_BISECTIONS):
+        middle_ms = (low_ms + high_ms) / 2
+        if candidates.most_probable((target_ms, middle_ms)) is None:
+            high_ms = middle_ms
+        else:
+            low_ms = middle_ms
+    found = _derive_reaching(candidates, widths, target_ms, (target_ms, low_ms))
+    assert found is not None  # the fastest architecture of the space is one
+    return found
 
 
 def _derive_reaching(
@@ -295,7 +301,7 @@ class Candidates:
         low_ms, high_ms = reach_ms
         base_ms = self.priced.base_ms
         budgets_ms = np.full(len(base_ms), low_ms * (1 + _ROUNDING))
-        sums = Sums(self._stages(), self.depths, self.least_ms, base_ms, budgets_ms)
+        sums = Sums(self.priced.space.ranges, self.depths, self.least_ms, base_ms, budgets_ms)
         if high_ms is None:
             best = best_of_sums(sums, self.scores)
         else:
@@ -325,14 +331,11 @@ class Candidates:
                 best, best_score = found, self.scores.of(sums, found)
         return best
 
-    def _stages(self) -> list[range]:
-        ends = np.cumsum([len(layers) for layers in self.priced.space.stages]).tolist()
-        begins = [0, *ends[:-1]]
-        return [range(begin, end) for begin, end in zip(begins, ends, strict=True)]
-
     def _places_at(self, code: Code) -> Places:
         chosen = [
             None if number == ABSENT else row[number]
             for row, number in zip(self.places, code, strict=True)
         ]
-        return tuple(tuple(chosen[layer] for layer in layers) for layers in self._stages())
+        return tuple(
+            tuple(chosen[layer] for layer in layers) for layers in self.priced.space.ranges
+        )

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 import msgspec
@@ -40,11 +40,13 @@ from scipy.stats import kendalltau
 from torch import Tensor
 
 from latbench.cost import Cost, block_cost
+from latbench.errors import InvalidFileError
 from latbench.files import write_atomically
 from nas.coding import CodedSpace
 from nas.constraints import Constraint, latency_limits
 from nas.constraints import Limit as Constrained
 from nas.data.images import ImageData, generator
+from nas.evaluators.base import Evaluator
 from nas.generator import (
     Generator,
     GeneratorLabel,
@@ -73,9 +75,9 @@ from nas.searchers.base import (
     recipe_of,
 )
 from nas.searchers.budgets import Budgets
-from nas.spaces import PLAIN, Architecture, Choice, SearchSpace, make_space
+from nas.spaces import PLAIN, Architecture, SearchSpace, make_space
 from nas.spaces.architecture import read_architecture
-from nas.spaces.sgnas import CHOICES, COUNT_VECTORS, OP, SUB_BLOCKS
+from nas.spaces.sgnas import CHOICES, COUNT_VECTORS, SUB_BLOCKS, random_network
 from nas.supernet.unified import UnifiedSupernet, path_of
 from nas.training.epochs import (
     Progress,
@@ -86,7 +88,7 @@ from nas.training.epochs import (
     resume,
     run_epochs,
 )
-from nas.training.run_folder import RunFolder
+from nas.training.run_folder import RunFolder, read_config
 from nas.training.strategies.gumbel import gumbel_noise
 from nas.training.unified import Parts, UnifiedRecipe, accuracy, divide, train_unified
 
@@ -130,6 +132,12 @@ class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
     priors: Count = 5
     prior_candidates: Count = 8
     selected_on: Count = 5
+
+    @property
+    def supernet_share(self) -> float:
+        """Part of the images shown that is shown to the supernet."""
+        seen = self.epochs * (1 - self.held_out)
+        return seen / (seen + self.generator_epochs * self.held_out * (1 - self.selection))
 
     def tau(self, epoch: int) -> float:
         """Temperature of an epoch."""
@@ -200,19 +208,15 @@ class SGNASSearcher(Searcher):
         progress: Progress,
     ) -> list[SearchResult]:
         recipe, seed, space = self.recipe, self.settings.seed, self.priced.space
-        parts = divide(data, recipe, seed=seed)
-        seen = recipe.epochs * len(parts.weights)
-        share = seen / (seen + recipe.generator_epochs * len(parts.generator))
-        supernet = train_unified(
-            plain(space),
-            data,
-            parts,
-            recipe,
+        share = recipe.supernet_share
+        judge = trained_judge(
             folder,
+            space,
+            data,
+            recipe,
             seed=seed,
             progress=lambda fraction, words: progress(share * fraction, words),
-        ).requires_grad_(False)
-        judge = Judge(supernet, data, parts, recipe)
+        )
         trained = GeneratorTraining(judge, space, self.budgets, recipe, seed).run(
             folder,
             lambda fraction, words: progress(share + (1 - share) * fraction, words),
@@ -225,11 +229,24 @@ class SGNASSearcher(Searcher):
                 file = architecture_file(folder.path, target_ms)
                 write_atomically(file, answer.architecture.to_json())
                 latency_ms = self.priced.latency_ms(answer.architecture)
-                score = judge.accuracy(answer.architecture)
+                score = judge.score(answer.architecture)
                 values = {"score": score, "derived_ms": latency_ms}
                 metrics.log(phase_of(target_ms), recipe.epochs, values)
                 results.append(SearchResult(target_ms, latency_ms, score, read_architecture(file)))
         return results
+
+
+def read_run(run: Path) -> tuple[dict[str, Any], SGNASRecipe]:
+    """The configuration of a run's folder and the recipe that it was trained by.
+
+    Raises:
+        InvalidFileError: The folder holds no run of this searcher.
+    """
+    config = read_config(run)
+    if config.get("searcher") != "sgnas":
+        raise InvalidFileError(f"{run} holds no run of `latbench search --searcher sgnas`")
+    recipe = msgspec.convert(config["recipe"], SGNASRecipe)
+    return config, recipe.scaled(config["epochs"], config["batch_size"])
 
 
 def adapt(
@@ -257,12 +274,10 @@ def adapt(
     known = load_generator(generator_file(folder.path))
     require_table(known, priced.table)
     space = priced.space
-    parts = divide(data, recipe, seed=seed)
-    supernet = train_unified(plain(space), data, parts, recipe, folder, seed=seed)
     device = device_of(priced.table)
     budgets = Budgets.of([priced], low=recipe.low, high=recipe.high).only(device)
     training = GeneratorTraining(
-        Judge(supernet.requires_grad_(False), data, parts, recipe),
+        trained_judge(folder, space, data, recipe, seed=seed),
         space,
         budgets,
         recipe,
@@ -272,18 +287,38 @@ def adapt(
     return training.run(None, progress)
 
 
-@dataclass(frozen=True)
-class Judge:
-    """A trained supernet with the images to train and to judge generators on."""
+class Judge(Evaluator):
+    """A trained supernet with the images to train and to judge generators on.
 
-    supernet: UnifiedSupernet
-    data: ImageData
-    parts: Parts
-    recipe: UnifiedRecipe
+    A score is the accuracy of the calibrated network on the images that select.
+    """
 
-    def accuracy(self, architecture: Architecture) -> float:
-        """Of the calibrated network on the images that select, a fraction."""
+    def __init__(
+        self, supernet: UnifiedSupernet, data: ImageData, parts: Parts, recipe: UnifiedRecipe
+    ) -> None:
+        super().__init__()
+        self.supernet = supernet.requires_grad_(False)
+        self.data, self.parts, self.recipe = data, parts, recipe
+
+    def _score(self, architecture: Architecture) -> float:
         return accuracy(self.supernet, path_of(architecture), self.data, self.parts, self.recipe)
+
+
+def trained_judge(
+    folder: RunFolder,
+    space: SearchSpace,
+    data: ImageData,
+    recipe: SGNASRecipe,
+    *,
+    seed: int,
+    progress: Progress = lambda fraction, words: None,
+) -> Judge:
+    """The supernet of a run, trained to its end or read from its folder, as a judge."""
+    parts = divide(data, recipe, seed=seed)
+    supernet = train_unified(
+        plain(space), data, parts, recipe, folder, seed=seed, progress=progress
+    )
+    return Judge(supernet, data, parts, recipe)
 
 
 class GeneratorTraining(Resumable):
@@ -395,7 +430,7 @@ class GeneratorTraining(Resumable):
         judged = self.budgets.grid(self.recipe.selected_on)
         picked = [judged[i % len(self.budgets.latencies)][i] for i in range(len(judged[0]))]
         made = answers(self.generator, self.space, picked)
-        score = sum(self.judge.accuracy(a.architecture) for a in made) / len(made)
+        score = sum(self.judge.score(a.architecture) for a in made) / len(made)
         if score >= self.best_score:
             self.best_score, self.best = score, self._copy()
         finite = [tau for tau in taus if math.isfinite(tau)]  # undefined where all are the same
@@ -436,7 +471,7 @@ class GeneratorTraining(Resumable):
         priors = []
         for place in places:
             near = np.argsort(np.abs(at - place), kind="stable")[: self.recipe.prior_candidates]
-            best = max((drawn[i] for i in near), key=self.judge.accuracy)
+            best = max((drawn[i] for i in near), key=self.judge.score)
             path = torch.tensor(path_of(best))
             priors.append(F.one_hot(path, CHOICES).flatten(1))
         return torch.stack(priors).float()
@@ -463,19 +498,3 @@ def plain(space: SearchSpace) -> SearchSpace:
     if space.variant == PLAIN:
         return space
     return make_space(space.name, space.input_size, space.classes)
-
-
-def random_network(space: SearchSpace, rng: np.random.Generator) -> Architecture:
-    """A random network with a leaning of its own to be narrow or wide."""
-    leaning = rng.uniform()
-    by_expansion = [
-        [vector for vector in COUNT_VECTORS if len(vector) == e] for e in range(1, SUB_BLOCKS + 1)
-    ]
-    stages = []
-    for layers in space.stages:
-        stage = []
-        for _ in layers:
-            vectors = by_expansion[int(rng.binomial(SUB_BLOCKS - 1, leaning))]
-            stage.append(Choice(OP, kernels=vectors[int(rng.integers(len(vectors)))]))
-        stages.append(stage)
-    return space.architecture(stages)

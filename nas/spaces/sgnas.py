@@ -12,7 +12,7 @@ stem and last convolution too) are the network's variant; published networks hav
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations_with_replacement
@@ -21,7 +21,7 @@ import numpy as np
 
 from latbench.blocks import Classifier, ConvBlock, MixedInvertedResidual, output_shape
 from nas.spaces import proxylessnas
-from nas.spaces.architecture import PLAIN, Choice, Variant
+from nas.spaces.architecture import PLAIN, Architecture, Choice, Variant
 from nas.spaces.rows import Row, laid_out
 from nas.spaces.space import Layer, SearchSpace, WidthsOf, chosen_shape, refuse
 
@@ -124,6 +124,37 @@ def sgnas_proxyless(
     input_size, classes = chosen_shape(input_size, classes, default=(32, 100))
     rows = proxylessnas.ROWS
     return _space("sgnas-proxyless", input_size, classes, variant, stem_stride=2, rows=rows)
+
+
+def kernels_of(choices: Sequence[int]) -> tuple[int, ...]:
+    """Kernels of the sub-blocks that are not skipped, in the order of the sub-blocks."""
+    return tuple(KERNELS[choice] for choice in choices if choice != SKIP)
+
+
+def architecture_of(space: SearchSpace, choices: Iterable[Sequence[int]]) -> Architecture:
+    """The architecture of what the sub-blocks of every layer choose; skips are dropped."""
+    return of_kernels(space, map(kernels_of, choices))
+
+
+def of_kernels(space: SearchSpace, kernels: Iterable[tuple[int, ...]]) -> Architecture:
+    """The architecture of every layer's kernels."""
+    left = iter(kernels)
+    return space.architecture(
+        [[Choice(OP, kernels=next(left)) for _ in stage] for stage in space.stages]
+    )
+
+
+def random_network(space: SearchSpace, rng: np.random.Generator) -> Architecture:
+    """A random network with a leaning of its own to be narrow or wide."""
+    leaning = rng.uniform()
+    by_expansion = [
+        [vector for vector in COUNT_VECTORS if len(vector) == e] for e in range(1, SUB_BLOCKS + 1)
+    ]
+    kernels = []
+    for _ in space.layers:
+        vectors = by_expansion[int(rng.binomial(SUB_BLOCKS - 1, leaning))]
+        kernels.append(vectors[int(rng.integers(len(vectors)))])
+    return of_kernels(space, kernels)
 
 
 def _space(

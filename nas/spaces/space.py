@@ -174,6 +174,14 @@ class SearchSpace:
     def layers(self) -> tuple[Layer, ...]:
         return tuple(layer for stage in self.stages for layer in stage)
 
+    @property
+    def ranges(self) -> tuple[range, ...]:
+        """Which of ``layers`` every stage has."""
+        ends = np.cumsum([len(stage) for stage in self.stages]).tolist()
+        return tuple(
+            range(end - len(stage), end) for end, stage in zip(ends, self.stages, strict=True)
+        )
+
     def only(self, keep: Callable[[str], bool]) -> SearchSpace:
         """The same space with fewer operations: those whose name is kept.
 

@@ -45,8 +45,8 @@ from torch.autograd.function import once_differentiable
 from latbench.blocks.graph import NORM_EPSILON
 from latbench.errors import InvalidValueError
 from latbench.render.torch import NetworkModule, render_torch
-from nas.spaces import PLAIN, Architecture, Choice, SearchSpace
-from nas.spaces.sgnas import KERNELS, OP, SKIP, SUB_BLOCKS, MixLayer
+from nas.spaces import PLAIN, Architecture, SearchSpace
+from nas.spaces.sgnas import KERNELS, SKIP, SUB_BLOCKS, MixLayer, architecture_of
 from nas.supernet.candidates import initialise
 from nas.supernet.depthwise import depthwise, input_gradient, weight_gradient
 
@@ -69,17 +69,6 @@ def path_of(architecture: Architecture) -> list[list[int]]:
         active = [KERNELS.index(kernel) for kernel in kernels]
         rows.append(active + [SKIP] * (SUB_BLOCKS - len(active)))
     return rows
-
-
-def architecture_of(space: SearchSpace, path: Path) -> Architecture:
-    """The architecture that a path stands for: its skips are dropped."""
-    rows = iter(path)
-    return space.architecture(
-        [
-            [Choice(OP, kernels=tuple(KERNELS[c] for c in next(rows) if c != SKIP)) for _ in stage]
-            for stage in space.stages
-        ]
-    )
 
 
 class UnifiedSupernet(nn.Module):
