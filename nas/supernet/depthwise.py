@@ -3,7 +3,7 @@
 oneDNN computes the weights' gradient of kernels above 3x3 several times slower than their forward
 pass. That gradient is itself a depthwise convolution, of the input with the output's gradient as
 the kernel: every pair of image and channel is a channel, the kernel has the size of the map. As
-such it takes a third to a tenth of the time.
+such it takes a third to a tenth of the time, but where the gradient is of a pixel or two.
 
 Taps of a kernel that reach beyond a map on either side only ever meet the padding and are not
 computed: of a 5 x 5 kernel on a single pixel one tap is left. Forward and backward of 1,152 such
@@ -34,16 +34,20 @@ def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     Returns:
         ``(N, C, H / stride, W / stride)``, rounded up.
     """
-    middle, size = weight.shape[2] // 2, max(x.shape[2:])
-    reach = min(middle, size - 1)
-    if reach == 0:
-        return x * weight[:, 0, middle, middle, None, None]
-    if reach < middle:
-        taps = slice(middle - reach, middle + reach + 1)
-        weight = weight[:, :, taps, taps]
+    weight = reaching(weight, x)
+    if weight.shape[2] == 1:
+        return x * weight[:, 0]
     if x.device.type == "cpu" and weight.shape[2] > _FAST_KERNEL and weight.requires_grad:
         return _Depthwise.apply(x, weight, stride)  # type: ignore[no-any-return]
     return F.conv2d(x, weight, None, stride, weight.shape[2] // 2, 1, len(weight))
+
+
+def reaching(weight: Tensor, x: Tensor) -> Tensor:
+    """The taps of depthwise kernels that meet more than padding on a map, ``(C, 1, k, k)``."""
+    middle = weight.shape[2] // 2
+    reach = min(middle, max(x.shape[2:]) - 1)
+    taps = slice(middle - reach, middle + reach + 1)
+    return weight[:, :, taps, taps]
 
 
 def input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -55,7 +59,7 @@ def input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tens
 def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """Gradient by the weight of ``depthwise``; of ``weight`` only the shape counts."""
     kernel = weight.shape[2]
-    if x.device.type == "cpu" and kernel > _FAST_KERNEL:
+    if x.device.type == "cpu" and kernel > _FAST_KERNEL and min(grad.shape[2:]) > stride:
         return _by_convolution(grad, x, kernel, stride)
     _, by_weight = _gradients(grad, x, weight, stride, wanted=(False, True))
     return by_weight

@@ -48,7 +48,7 @@ from latbench.render.torch import NetworkModule, render_torch
 from nas.spaces import PLAIN, Architecture, SearchSpace
 from nas.spaces.sgnas import KERNELS, SKIP, SUB_BLOCKS, MixLayer, architecture_of
 from nas.supernet.candidates import initialise
-from nas.supernet.depthwise import depthwise, input_gradient, weight_gradient
+from nas.supernet.depthwise import depthwise, input_gradient, reaching, weight_gradient
 
 THRESHOLD = 0.01  # choices of at most this probability are not computed, as published
 _MOMENTUM = 0.1  # of running statistics
@@ -290,7 +290,9 @@ class UnifiedBlock(nn.Module):
         """A group of equal kernels in training, expansion to projection."""
         members = [cast(KernelChoice, sub.choices[choice]) for sub in group]
         kernel = torch.cat([member.weight for member in members])
-        y = _ExpandDepthwise.apply(x, *self._expansion(x, group, moments), kernel, self.stride)
+        y = _ExpandDepthwise.apply(
+            x, *self._expansion(x, group, moments), reaching(kernel, x), self.stride
+        )
         return self._project(y, group, [member.norm for member in members])
 
     def _project(
@@ -333,7 +335,7 @@ class UnifiedBlock(nn.Module):
                         projection,
                         len(chosen),
                         *weights,
-                        *(kernel for kernel, _ in folded),
+                        *(reaching(kernel, wide) for kernel, _ in folded),
                         *(bias for _, bias in folded),
                     ),
                 )

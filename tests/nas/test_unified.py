@@ -95,11 +95,12 @@ def load_published(block: UnifiedBlock, published: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("training", [False, True])
-def test_a_path_is_its_rendered_network(path: list[list[int]], training: bool) -> None:
+@pytest.mark.parametrize("size", [8, 4, 2])
+def test_a_path_is_its_rendered_network(path: list[list[int]], training: bool, size: int) -> None:
     """Outputs, gradients of the image and, after a training step, running statistics."""
     supernet = make_supernet().train(training)
     network = supernet.cut(path).train(training)
-    images = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    images = torch.randn(6, 3, size, size, generator=torch.Generator().manual_seed(1))
     ours, theirs = (images.clone().requires_grad_() for _ in range(2))
     expected = network(theirs)
     got = supernet(ours, path)
@@ -114,15 +115,16 @@ def test_a_path_is_its_rendered_network(path: list[list[int]], training: bool) -
 
 
 @pytest.mark.parametrize("kept_pixels", [0, 8])
+@pytest.mark.parametrize("size", [8, 4])
 def test_gradients_of_weights_are_those_of_the_network(
-    kept_pixels: int, monkeypatch: pytest.MonkeyPatch
+    kept_pixels: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folded norm, the fast depthwise gradient, maps computed anew: they change nothing."""
     monkeypatch.setattr("nas.supernet.unified._KEPT_PIXELS", kept_pixels)
     path = PATHS[1]
     supernet = make_supernet().train()
     network = supernet.cut(path).train()
-    images = torch.randn(6, 3, 8, 8)
+    images = torch.randn(6, 3, size, size)
     for model, arguments in ((supernet, (images, path)), (network, (images,))):
         model(*arguments).square().sum().backward()
     for layer, row in enumerate(path):
@@ -154,10 +156,11 @@ def test_a_path_is_its_one_hot_probabilities(
     torch.testing.assert_close(supernet(images, path), supernet(images, one_hot(path)))
 
 
-def test_frozen_weights_change_no_gradient_of_probabilities() -> None:
+@pytest.mark.parametrize("size", [8, 2])
+def test_frozen_weights_change_no_gradient_of_probabilities(size: int) -> None:
     """The fast form for frozen weights and the general one agree."""
     supernet = make_supernet().eval()
-    images = torch.randn(3, 3, 8, 8)
+    images = torch.randn(3, 3, size, size)
     logits = torch.randn(3, SUB_BLOCKS, SKIP + 1) * 3
     found = []
     for frozen in (False, True):
@@ -242,7 +245,7 @@ def test_other_spaces_are_refused(tiny_space: SearchSpace) -> None:
 
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [1, 4, 7, 8, 33])
+@pytest.mark.parametrize("size", [1, 2, 4, 7, 8, 33])
 def test_depthwise_gradients_are_those_of_torch(kernel: int, stride: int, size: int) -> None:
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(3, 5, size, size, generator=rng).to(memory_format=torch.channels_last)
