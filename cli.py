@@ -813,7 +813,7 @@ def _land(priced: PricedSpace, arch: Architecture, target_ms: float) -> Landing[
     "targets",
     type=LATENCY,
     multiple=True,
-    help="Once a budget; may be left out under the limits below.",
+    help="Once a budget; may be left out under the limits below or for a generator.",
 )
 @click.option("--max-macs", type=MANY, help="Multiply-accumulates at every target: 30M.")
 @click.option("--max-params", type=MANY, help="Parameters at every target: 3M.")
@@ -919,6 +919,12 @@ def search(
     known = "accuracy" if loaded.task == "classification" else "fitness"
 
     def render() -> None:
+        if results:
+            print_found()
+        if generator_file(output).exists():
+            print_lines([f"any budget: latbench generate {generator_file(output)} ..."])
+
+    def print_found() -> None:
         print_table(
             (
                 *("target", "predicted"),
@@ -945,8 +951,6 @@ def search(
             ],
         )
         print_lines([f"next: latbench train {file} --data {data} -o RUN" for file in files])
-        if generator_file(output).exists():
-            print_lines([f"any other: latbench generate {generator_file(output)} ..."])
 
     found = [r.as_dict() | c.in_millions() for r, c in zip(results, costs, strict=True)]
     _emit({"results": found}, as_json=as_json, render=render)

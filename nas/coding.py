@@ -24,6 +24,7 @@ from nas.spaces import Architecture, Choice, Layer
 Code = tuple[int, ...]
 
 _DUAL_STEPS = 64  # of the search for weights of pieces
+_ROOM = 1.001  # more than what printing an amount rounds off
 _ROUNDING = 1e-12  # sums of the same addends in another order differ in their last digits
 
 
@@ -379,6 +380,7 @@ class CodedSpace:
             f"{each.quantity.name} of {each.quantity.format(each.budget)}" for each, _ in found
         ]
         least = [limit.quantity.format(amount) for limit, amount in found]
+        enough = [limit.quantity.format(amount * _ROOM) for limit, amount in found]
         if len(kinds) == 1:
             words = [
                 f"{what} is out of reach: the least of space {self.space.name} is {amount}"
@@ -391,7 +393,7 @@ class CodedSpace:
                 f"space {self.space.name} has {' and '.join(least)}"
             )
         return BudgetError(
-            f"{message}; ask for {1 + 1e-5:.5f} times that or more",
+            f"{message}; ask for {' and '.join(enough)} or more",
             nearest_ms=nearest.get("latency"),
             nearest_macs_m=nearest["macs"] / 1e6 if "macs" in nearest else None,
             nearest_params_m=nearest["params"] / 1e6 if "params" in nearest else None,

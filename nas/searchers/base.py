@@ -145,6 +145,7 @@ class Searcher(ABC):
         several_devices: Whether a target can hold on several devices at once.
         lands: Whether it can bring measured latencies to its targets.
         limited: Whether architectures can be held to limits of MACs and parameters.
+        generates: Whether it trains a generator, which answers any budget later.
     """
 
     recipe_kind: ClassVar[type[Recipe] | None] = None
@@ -152,6 +153,7 @@ class Searcher(ABC):
     several_devices: ClassVar[bool] = False
     lands: ClassVar[bool] = False
     limited: ClassVar[bool] = False
+    generates: ClassVar[bool] = False
 
     def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
         if settings.workers.count > 1 and not self.parallel:
@@ -183,7 +185,7 @@ class Searcher(ABC):
 
         Raises:
             BudgetError: A target or a limit is out of the space's reach; nothing was trained yet.
-            InvalidValueError: There is neither.
+            InvalidValueError: There is neither, and no generator to train.
         """
         self.check_targets(targets_ms)
         return self._search(data, targets_ms, folder, progress)
@@ -193,10 +195,11 @@ class Searcher(ABC):
 
         Raises:
             BudgetError: With the nearest feasible one.
-            InvalidValueError: There is neither target nor limit.
+            InvalidValueError: There is neither target nor limit, and no generator to train.
         """
-        if not targets_ms and not self.settings.limits:
-            raise InvalidValueError("name a budget: --target 15ms, or --max-macs 30M")
+        if not (targets_ms or self.settings.limits or self.generates):
+            limits = ", or --max-macs 30M" if self.limited else ""
+            raise InvalidValueError(f"name a budget: --target 15ms{limits}")
         low_ms, high_ms = self.priced.reachable_ms()
         for target_ms in targets_ms:
             check_reach(target_ms, low_ms, high_ms, what=f"space {self.priced.space.name}")

@@ -160,12 +160,14 @@ class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
 class SGNASSearcher(Searcher):
     """Trains supernet and generator, and answers the targets on the first device.
 
-    The generator is written into the run's folder and answers any other budget, on every device.
+    The generator is written into the run's folder and answers any other budget, on every device;
+    a search may be asked for it alone.
     """
 
     recipe_kind: ClassVar[type[Recipe] | None] = SGNASRecipe
     several_devices: ClassVar[bool] = True
     limited: ClassVar[bool] = True
+    generates: ClassVar[bool] = True
 
     def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
         super().__init__(priced, settings)
@@ -184,11 +186,11 @@ class SGNASSearcher(Searcher):
             least_counts(request)
 
     def requests(self, targets_ms: Sequence[float]) -> list[Request]:
-        """What the generator is asked: each target with all limits, or the limits alone."""
+        """What the generator is asked: each target with all limits, or the limits if any."""
         device = device_of(self.priced.table)
         counts = tuple(self._counted(limit) for limit in self.settings.limits)
         if not targets_ms:
-            return [Request(counts)]
+            return [Request(counts)] if counts else []
         latency = self.budgets.latencies[device]
         return [Request((Limit(latency, ms), *counts), device) for ms in targets_ms]
 
@@ -222,10 +224,11 @@ class SGNASSearcher(Searcher):
             lambda fraction, words: progress(share + (1 - share) * fraction, words),
         )
         save_generator(trained, generator_file(folder.path))
-        answered = answers(trained, space, self.requests(targets_ms))
+        requests = self.requests(targets_ms)
+        asked = budgets_of(targets_ms) if requests else []
         results = []
         with folder.metrics() as metrics:
-            for target_ms, answer in zip(budgets_of(targets_ms), answered, strict=True):
+            for target_ms, answer in zip(asked, answers(trained, space, requests), strict=True):
                 file = architecture_file(folder.path, target_ms)
                 write_atomically(file, answer.architecture.to_json())
                 latency_ms = self.priced.latency_ms(answer.architecture)

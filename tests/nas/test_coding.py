@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 
 import numpy as np
@@ -13,6 +14,7 @@ from latbench.cost import network_cost
 from latbench.device import load_profile
 from latbench.errors import BudgetError
 from latbench.tables.pricing import Knee, PriceModel
+from latbench.units import parse_latency_ms
 from nas.additive import Scores, best_code
 from nas.coding import Code, CodedSpace
 from nas.constraints import Constraint, Count, Latency, Limit, latency_limits
@@ -157,6 +159,10 @@ def test_limits_that_exclude_each_other_are_refused_with_the_nearest(
     assert nearest_ms > least_ms * 1.001 or nearest_m * 1e6 > least_macs * 1.001
     roomier = Limit(latency, nearest_ms * 1.00001), Limit(macs, nearest_m * 1e6 * 1.00001)
     CodedSpace(Constraint(roomier))
+    said = re.search(r"ask for (.+ms) and (.+) M or more", str(caught.value))
+    assert said
+    enough = Limit(latency, parse_latency_ms(said[1])), Limit(macs, float(said[2]) * 1e6)
+    CodedSpace(Constraint(enough))
 
 
 def _brute_force(coded: CodedSpace, scores: Scores) -> float:

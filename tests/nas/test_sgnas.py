@@ -106,6 +106,8 @@ def test_one_training_serves_several_devices_and_kinds(
 ) -> None:
     """The file that a run leaves answers budgets on both devices, and of MACs."""
     folder = _search(devices[:2], tmp_path / "run")
+    alone = SGNASSearcher(devices[0], SearchSettings(seed=1, recipe=RECIPE, others=(devices[1],)))
+    assert alone.search(tiny_data(), [], RunFolder(folder, {})) == []  # needs no budget
     generator = load_generator(generator_file(folder))
     assert generator.label.devices == tuple(device_of(each.table) for each in devices[:2])
     budgets = Budgets.of(devices[:2], low=0.3, high=0.6)
