@@ -13,7 +13,7 @@ from nas.generator.generator import (
     save_generator,
 )
 from nas.generator.published import import_generator
-from nas.generator.repair import Limit
+from nas.generator.repair import MixLimit
 from nas.generator.requests import answering_space, requests_for, require_table
 
 __all__ = [
@@ -21,8 +21,8 @@ __all__ = [
     "Generator",
     "GeneratorLabel",
     "Kind",
-    "Limit",
     "MixCosts",
+    "MixLimit",
     "Request",
     "answering_space",
     "answers",

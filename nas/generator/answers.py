@@ -24,7 +24,7 @@ from nas.generator.costs import UNITS, MixCosts
 from nas.generator.counts import count_index
 from nas.generator.generator import Generator, Request
 from nas.generator.network import decode, without_empty_layers
-from nas.generator.repair import BAND, EDGE, Limit, into_band, least_within
+from nas.generator.repair import BAND, EDGE, MixLimit, into_band, least_within
 from nas.spaces import Architecture, SearchSpace
 from nas.spaces.sgnas import COUNT_VECTORS, architecture_of, of_kernels
 
@@ -130,7 +130,7 @@ def _from_counts(space: SearchSpace, counts: Ints) -> Architecture:
     return of_kernels(space, (COUNT_VECTORS[count] for count in counts))
 
 
-def _out_of_reach(limit: Limit, low: float, high: float) -> BudgetError:
+def _out_of_reach(limit: MixLimit, low: float, high: float) -> BudgetError:
     costs = limit.costs
     nearest, inwards = (low, 1 + EDGE) if limit.budget < low else (high, 1 - EDGE)
     return _refusal(
@@ -155,7 +155,7 @@ def _said(costs: MixCosts, amount: float) -> str:
     return f"{amount:.6g} {UNITS[costs.kind]}"
 
 
-def _rung(limit: Limit) -> int:
+def _rung(limit: MixLimit) -> int:
     """The highest rung that ends at or below a budget."""
     low, _ = limit.costs.reach
     rung = math.ceil(math.log(limit.budget / low) / math.log(BAND)) + 1
@@ -171,7 +171,7 @@ def _end(low: float, rung: int) -> float:
 def _at(request: Request, rungs: Sequence[int]) -> Request:
     """The request with its budgets at the ends of rungs."""
     limits = tuple(
-        Limit(limit.costs, _end(limit.costs.reach[0], rung))
+        MixLimit(limit.costs, _end(limit.costs.reach[0], rung))
         for limit, rung in zip(request.limits, rungs, strict=True)
     )
     return Request(limits, request.device)

@@ -32,7 +32,7 @@ from latbench.files import write_atomically
 from latbench.tables import LatencyTable, SpaceLabel
 from nas.generator.costs import Kind
 from nas.generator.network import GeneratorNetwork
-from nas.generator.repair import Limit
+from nas.generator.repair import MixLimit
 from nas.spaces.sgnas import CHOICES, SUB_BLOCKS
 
 KINDS: tuple[Kind, ...] = ("latency", "macs", "params")
@@ -78,7 +78,7 @@ class Request:
         device: Whose latency is limited, if one is.
     """
 
-    limits: tuple[Limit, ...]
+    limits: tuple[MixLimit, ...]
     device: str | None = None
 
     def __str__(self) -> str:
@@ -143,7 +143,7 @@ class Generator(nn.Module):
             self.require(limit.costs.kind)
         return min(self._place(limit) for limit in request.limits)
 
-    def _place(self, limit: Limit) -> float:
+    def _place(self, limit: MixLimit) -> float:
         """A budget as the label counts."""
         if self.label.form == "published":
             return limit.budget

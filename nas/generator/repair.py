@@ -35,19 +35,19 @@ _LOW, _HIGH = 1 / BAND + EDGE, 1 - EDGE
 
 
 @dataclass(frozen=True)
-class Limit:
-    """What one kind of cost may at most be, in its unit."""
+class MixLimit:
+    """What one kind of cost of unified blocks may at most be, in its unit."""
 
     costs: MixCosts
     budget: float
 
 
-def load_of(limits: Sequence[Limit], counts: Ints) -> float:
+def load_of(limits: Sequence[MixLimit], counts: Ints) -> float:
     """The largest part of its budget that a network uses up; feasible at 1 or below."""
     return max(limit.costs.of(counts) / limit.budget for limit in limits)
 
 
-def into_band(scores: Floats, chosen: Ints, limits: Sequence[Limit]) -> Ints | None:
+def into_band(scores: Floats, chosen: Ints, limits: Sequence[MixLimit]) -> Ints | None:
     """Change as few sub-blocks as possible so that the load lies in the band just below 1.
 
     Args:
@@ -72,7 +72,7 @@ def into_band(scores: Floats, chosen: Ints, limits: Sequence[Limit]) -> Ints | N
     return np.array([found[2][c] for found, c in zip(by_layer, counts, strict=True)])
 
 
-def least_within(limits: Sequence[Limit]) -> tuple[Ints, float]:
+def least_within(limits: Sequence[MixLimit]) -> tuple[Ints, float]:
     """Count vectors of least cost by the first limit that keep to the others, and that cost.
 
     Raises:
@@ -109,7 +109,7 @@ def least_within(limits: Sequence[Limit]) -> tuple[Ints, float]:
     return counts, first.of(counts)
 
 
-def _loads(limits: Sequence[Limit]) -> tuple[Floats, Floats]:
+def _loads(limits: Sequence[MixLimit]) -> tuple[Floats, Floats]:
     """All sums of all limits as parts of their budgets: ``(P,)`` and ``(L, 83, P)``."""
     base = np.concatenate([limit.costs.base / limit.budget for limit in limits])
     addends = np.concatenate([limit.costs.addends / limit.budget for limit in limits], axis=2)

@@ -10,7 +10,7 @@ from latbench.errors import InvalidFileError, InvalidValueError, MismatchError
 from latbench.tables import LatencyTable
 from nas.generator.costs import Kind, MixCosts, count_costs, latency_costs
 from nas.generator.generator import KINDS, Generator, Request, device_of
-from nas.generator.repair import Limit
+from nas.generator.repair import MixLimit
 from nas.priced import PricedSpace, labelled_space
 from nas.spaces import SearchSpace, Variant, make_space
 
@@ -103,7 +103,7 @@ def requests_for(
     costs = [_costs(kind, space, table) for kind in given]
     device = device_of(table) if "latency" in given and table is not None else None
     return [
-        Request(tuple(Limit(*pair) for pair in zip(costs, row, strict=True)), device)
+        Request(tuple(MixLimit(*pair) for pair in zip(costs, row, strict=True)), device)
         for row in zip(*given.values(), strict=True)
     ]
 

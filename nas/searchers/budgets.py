@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nas.generator import Limit, MixCosts, Request
+from nas.generator import MixCosts, MixLimit, Request
 from nas.generator.costs import count_costs, latency_costs
 from nas.generator.generator import device_of
 from nas.priced import PricedSpace
@@ -53,10 +53,10 @@ class Budgets:
         """Latencies of one device and nothing else."""
         return Budgets({device: self.latencies[device]}, (), self.low, self.high)
 
-    def limit(self, costs: MixCosts, place: float) -> Limit:
+    def limit(self, costs: MixCosts, place: float) -> MixLimit:
         """The budget at a fraction of the reach."""
         low, high = costs.reach
-        return Limit(costs, low + place * (high - low))
+        return MixLimit(costs, low + place * (high - low))
 
     def grid(self, count: int) -> list[list[Request]]:
         """Requests spread evenly over the trained range, a row for every single kind of cost."""

@@ -43,15 +43,14 @@ from latbench.cost import Cost, block_cost
 from latbench.errors import InvalidFileError
 from latbench.files import write_atomically
 from nas.coding import CodedSpace
-from nas.constraints import Constraint, latency_limits
-from nas.constraints import Limit as Constrained
+from nas.constraints import Constraint, Limit, latency_limits
 from nas.data.images import ImageData, generator
 from nas.evaluators.base import Evaluator
 from nas.generator import (
     Generator,
     GeneratorLabel,
-    Limit,
     MixCosts,
+    MixLimit,
     Request,
     answers,
     least_counts,
@@ -192,15 +191,15 @@ class SGNASSearcher(Searcher):
         if not targets_ms:
             return [Request(counts)] if counts else []
         latency = self.budgets.latencies[device]
-        return [Request((Limit(latency, ms), *counts), device) for ms in targets_ms]
+        return [Request((MixLimit(latency, ms), *counts), device) for ms in targets_ms]
 
-    def _counted(self, limit: Constrained) -> Limit:
+    def _counted(self, limit: Limit) -> MixLimit:
         """A limit as generators count: of convolutions' MACs, and not above all that there is."""
         costs = next(c for c in self.budgets.counts if c.kind == limit.quantity.kind)
         budget, space = limit.budget, self.priced.space
         if costs.kind == "macs":  # linear layers are in the tail, the same of all architectures
             budget -= sum((block_cost(spec) for spec in space.tail), Cost()).linear_macs
-        return Limit(costs, min(budget / 1e6, costs.reach[1]))
+        return MixLimit(costs, min(budget / 1e6, costs.reach[1]))
 
     def _search(
         self,

@@ -21,8 +21,8 @@ from latbench.tables.pricing import Knee, PriceModel
 from nas.generator import (
     Generator,
     GeneratorLabel,
-    Limit,
     MixCosts,
+    MixLimit,
     Request,
     answering_space,
     answers,
@@ -180,7 +180,7 @@ def test_nearest_choices_equal_enumeration() -> None:
 
 
 def _brute_force(
-    scores: np.ndarray, chosen: np.ndarray, limits: list[Limit]
+    scores: np.ndarray, chosen: np.ndarray, limits: list[MixLimit]
 ) -> tuple[int, float] | None:
     """Fewest changes and least loss of score over all pairs of count vectors."""
     found = [nearest_choices(*row) for row in zip(scores, chosen, strict=True)]
@@ -204,9 +204,9 @@ def test_the_fewest_changes_are_found(seed: int, place: float, pieces: int) -> N
     scores = rng.normal(size=(2, 6, 4))
     chosen = decode(torch.from_numpy(scores)).numpy()
     low, high = costs.reach
-    limits = [Limit(costs, low + place * (high - low))]
+    limits = [MixLimit(costs, low + place * (high - low))]
     if seed % 2:
-        limits.append(Limit(random_costs(seed + 1), 0.8 * random_costs(seed + 1).reach[1]))
+        limits.append(MixLimit(random_costs(seed + 1), 0.8 * random_costs(seed + 1).reach[1]))
     made = into_band(scores, chosen, limits)
     expected = _brute_force(scores, chosen, limits)
     if made is None or expected is None:
@@ -222,7 +222,7 @@ def test_the_fewest_changes_are_found(seed: int, place: float, pieces: int) -> N
 def test_least_cost_under_another_budget_equals_enumeration() -> None:
     first, second = random_costs(0, pieces=2), random_costs(5)
     low, high = second.reach
-    limits = [Limit(first, first.reach[1]), Limit(second, low + 0.01 * (high - low))]
+    limits = [MixLimit(first, first.reach[1]), MixLimit(second, low + 0.01 * (high - low))]
     counts, least = least_within(limits)
     allowed = [
         np.array(c)
@@ -246,7 +246,7 @@ def test_answers_keep_to_their_budgets_and_rise_with_them(seed: int, pieces: int
     low, high = costs.reach
     rng = np.random.default_rng(seed)
     budgets = [low, *rng.uniform(low, high, 3).tolist(), high]
-    requests = [Request((Limit(costs, budget),), "d") for budget in budgets]
+    requests = [Request((MixLimit(costs, budget),), "d") for budget in budgets]
     together = answers(generator, space, requests)
     alone = [answers(generator, space, [request])[0] for request in requests[:2]]
     assert [a.architecture for a in alone] == [a.architecture for a in together[:2]]
@@ -268,7 +268,7 @@ def test_answers_of_a_real_space_are_within_a_percent() -> None:
     generator = conditioned(space_label(space), layers=19)
     low, high = costs.reach
     budgets = [low + place * (high - low) for place in (0.15, 0.4, 0.7)]
-    found = answers(generator, space, [Request((Limit(costs, b),)) for b in budgets])
+    found = answers(generator, space, [Request((MixLimit(costs, b),)) for b in budgets])
     for budget, answer in zip(budgets, found, strict=True):
         assert 0.99 * budget <= _cost(costs, answer.architecture) <= budget
 
@@ -277,7 +277,7 @@ def test_two_budgets_hold_together() -> None:
     space = make_space("sgnas")
     macs, params = count_costs(space, "macs"), count_costs(space, "params")
     generator = conditioned(space_label(space), layers=19)
-    limits = (Limit(macs, 330.0), Limit(params, 3.6))
+    limits = (MixLimit(macs, 330.0), MixLimit(params, 3.6))
     (answer,) = answers(generator, space, [Request(limits)])
     loads = [_cost(limit.costs, answer.architecture) / limit.budget for limit in limits]
     assert 0.99 <= max(loads) <= 1
@@ -289,14 +289,14 @@ def test_two_budgets_that_exclude_each_other_are_refused_with_the_nearest() -> N
     first = random_costs(0)
     opposed = MixCosts("macs", first.base, first.addends.max() - first.addends)
     limits = (
-        Limit(first, first.reach[0] * 1.01),
-        Limit(opposed, opposed.reach[0] * 1.01),
+        MixLimit(first, first.reach[0] * 1.01),
+        MixLimit(opposed, opposed.reach[0] * 1.01),
     )
     with pytest.raises(BudgetError, match="no architecture keeps to") as caught:
         answers(generator, space, [Request(limits, "d")])
     nearest = caught.value.nearest_ms
     assert nearest is not None
-    eased = Limit(first, min(nearest * 1.0001, first.reach[1]))
+    eased = MixLimit(first, min(nearest * 1.0001, first.reach[1]))
     (answer,) = answers(generator, space, [Request((eased, limits[1]), "d")])
     assert _cost(first, answer.architecture) <= eased.budget
     assert _cost(opposed, answer.architecture) <= limits[1].budget
@@ -308,11 +308,11 @@ def test_budgets_out_of_reach_are_refused_with_the_nearest() -> None:
     macs = count_costs(space, "macs")
     for budget, nearest in ((macs.reach[0] / 2, 0), (macs.reach[1] * 2, 1)):
         with pytest.raises(BudgetError, match="out of reach") as caught:
-            answers(generator, space, [Request((Limit(macs, budget),))])
+            answers(generator, space, [Request((MixLimit(macs, budget),))])
         assert caught.value.as_dict()["nearest_macs_m"] == macs.reach[nearest]
     latency = random_costs(0)
     with pytest.raises(BudgetError) as caught:
-        answers(generator, space, [Request((Limit(latency, 1e-3),), "d")])
+        answers(generator, space, [Request((MixLimit(latency, 1e-3),), "d")])
     assert caught.value.nearest_ms == latency.reach[0]
 
 
@@ -321,18 +321,18 @@ def test_unknown_devices_and_kinds_are_refused() -> None:
     generator = conditioned(space_label(space), layers=2)
     costs = random_costs(0)
     with pytest.raises(UnknownNameError, match="adapt"):
-        generator([Request((Limit(costs, 5.0),), "elsewhere")])
+        generator([Request((MixLimit(costs, 5.0),), "elsewhere")])
     label = GeneratorLabel(1, "published", space_label(space), 270, 450, ("macs",), (), (360.0,))
     published = Generator(label, generator.priors)
     with pytest.raises(MismatchError, match="--target-macs"):
-        published([Request((Limit(costs, 5.0),), "d")])
+        published([Request((MixLimit(costs, 5.0),), "d")])
 
 
 def test_a_device_joins_with_the_others_left_as_they_are() -> None:
     space = make_mix_space(2)
     generator = conditioned(space_label(space), layers=2, devices=("a", "b"))
     wider = generator.with_device("c")
-    requests = [Request((Limit(random_costs(0), 5.0),), name) for name in ("a", "b")]
+    requests = [Request((MixLimit(random_costs(0), 5.0),), name) for name in ("a", "b")]
     assert torch.equal(wider(requests), generator(requests))
     assert torch.equal(wider.devices[2], generator.devices.mean(0))
     with pytest.raises(MismatchError, match="already"):
@@ -361,7 +361,7 @@ def test_the_published_generator_says_what_was_published(reference: Path, tmp_pa
     (sample,) = json.loads((folder / "generate_sample.json").read_text())
     for key, variant in (("plain", Variant()), ("se_hswish", Variant(True, "hswish"))):
         space = make_space("sgnas", 224, 1000, variant)
-        request = Request((Limit(count_costs(space, "macs"), sample["target_macs_m"]),))
+        request = Request((MixLimit(count_costs(space, "macs"), sample["target_macs_m"]),))
         (answer,) = raw_answers(generator, space, [request])
         kernels = [list(choice.kernels or ()) for choice in answer.architecture.choices]
         assert kernels == sample["layer_kernels"]
@@ -377,7 +377,7 @@ def test_budgets_in_one_batch_are_answered_as_alone(reference: Path) -> None:
     )
     space = answering_space(generator, None)
     macs = count_costs(space, "macs")
-    requests = [Request((Limit(macs, float(m)),)) for m in (450, 270, 320, 320)]
+    requests = [Request((MixLimit(macs, float(m)),)) for m in (450, 270, 320, 320)]
     together = raw_answers(generator, space, requests)
     assert together == [raw_answers(generator, space, [request])[0] for request in requests]
 
