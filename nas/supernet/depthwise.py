@@ -5,6 +5,9 @@ pass. That gradient is itself a depthwise convolution, of the input with the out
 the kernel: every pair of image and channel is a channel, the kernel has the size of the map. As
 such it takes a third to a tenth of the time, but where the gradient is of a pixel or two.
 
+Its gradient by the input is, at stride 1, the convolution of the output's gradient with the kernels
+turned by half a circle, which takes two thirds of the time of oneDNN's own.
+
 Taps of a kernel that reach beyond a map on either side only ever meet the padding and are not
 computed: of a 5 x 5 kernel on a single pixel one tap is left. Forward and backward of 1,152 such
 maps for 32 images took 44 ms on one core, and take 0.1 ms as that product.
@@ -52,6 +55,9 @@ def reaching(weight: Tensor, x: Tensor) -> Tensor:
 
 def input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """Gradient by the input of ``depthwise``; of ``x`` only the shape and layout count."""
+    if x.device.type == "cpu" and stride == 1:
+        turned = weight.flip(2, 3).to(grad.dtype)  # under autocast the weight stays float32
+        return F.conv2d(grad, turned, padding=weight.shape[2] // 2, groups=len(weight))
     by_input, _ = _gradients(grad, x, weight, stride, wanted=(True, False))
     return by_input
 
