@@ -145,15 +145,16 @@ def of_kernels(space: SearchSpace, kernels: Iterable[tuple[int, ...]]) -> Archit
 
 
 def random_network(space: SearchSpace, rng: np.random.Generator) -> Architecture:
-    """A random network with a leaning of its own to be narrow or wide."""
-    leaning = rng.uniform()
-    by_expansion = [
-        [vector for vector in COUNT_VECTORS if len(vector) == e] for e in range(1, SUB_BLOCKS + 1)
-    ]
+    """A random network, with leanings of its own to narrow or wide layers and to large kernels.
+
+    Without them nearly all networks would be of about the same cost.
+    """
+    wide, large = rng.uniform(size=2)
     kernels = []
     for _ in space.layers:
-        vectors = by_expansion[int(rng.binomial(SUB_BLOCKS - 1, leaning))]
-        kernels.append(vectors[int(rng.integers(len(vectors)))])
+        expansion = 1 + int(rng.binomial(SUB_BLOCKS - 1, wide))
+        chosen = rng.binomial(len(KERNELS) - 1, large, size=expansion)
+        kernels.append(tuple(sorted(KERNELS[k] for k in chosen)))
     return of_kernels(space, kernels)
 
 
