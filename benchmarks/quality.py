@@ -50,7 +50,7 @@ TOLERANCE = 0.01  # of the searched network's latency
 ROUNDS = 8
 _FIRST_MULTIPLIERS = np.geomspace(0.15, 2.0, 6)
 _QUICK_VISITS = 12  # of a network, while its multiplier is looked for
-_LEAST_SLOPE = 0.7  # of log latency over log multiplier, where it is extrapolated
+_SLOPES = (0.7, 2.0)  # of log latency over log multiplier, at least and at most
 _LONGEST_STEP = np.log(2.5)
 _SPREAD = (0.97, 0.99, 1.0, 1.01, 1.03)  # multipliers tried around the best guess
 
@@ -122,7 +122,7 @@ def _matched(path: Path, architecture: Path, record: Path, clock: Clock) -> dict
 def _match(path: Path, searched: Network, clock: Clock) -> dict[str, Any]:
     """By baseline, the multiplier, and latencies of both as measured in one sweep."""
     label = LatencyTable.open(path).space
-    tried: dict[str, dict[float, float]] = {name: {} for name in BASELINES}
+    slopes = dict.fromkeys(BASELINES, 1.0)
     guesses = {name: [float(m) for m in _FIRST_MULTIPLIERS] for name in BASELINES}
     quick = True  # until all look equal; what counts is measured in full
     for number in range(ROUNDS):
@@ -148,8 +148,8 @@ def _match(path: Path, searched: Network, clock: Clock) -> dict[str, Any]:
             quick = False
         quick = quick and number < ROUNDS - 2
         for name in BASELINES:
-            tried[name] |= {m: 1 + away[name, m] for m in guesses[name]}
-            middle = _where_equal(tried[name])
+            ratios = {m: 1 + away[name, m] for m in guesses[name]}
+            middle, slopes[name] = _where_equal(ratios, slopes[name], near=number > 0)
             guesses[name] = sorted({best[name], *(middle * spread for spread in _SPREAD)})
     return {SEARCHED: {"measured_ms": ours_ms}} | {
         name: {
@@ -161,20 +161,29 @@ def _match(path: Path, searched: Network, clock: Clock) -> dict[str, Any]:
     }
 
 
-def _where_equal(tried: dict[float, float]) -> float:
-    """The multiplier at which latency equals, interpolated in logarithms.
+def _where_equal(ratios: dict[float, float], slope: float, *, near: bool) -> tuple[float, float]:
+    """The multiplier at which latency equals, and the slope of latency there, in logarithms.
 
-    Where all that was tried is too fast or too slow, it is extrapolated from the two nearest.
+    Of one round alone: what earlier ones measured was another minute's machine. Far from equal,
+    it follows from the two multipliers around it, or from the two nearest; near it from the mean
+    of all, whose slope is lost in their noise.
+
+    Args:
+        ratios: By multiplier, latency over that of the searched network.
+        slope: As known before.
+        near: Whether the multipliers are all near each other.
     """
-    multipliers = np.log(sorted(tried))
-    ratios = np.log([tried[m] for m in sorted(tried)])
-    if ratios.min() < 0 < ratios.max():
-        order = np.argsort(ratios, kind="stable")
-        return float(np.exp(np.interp(0.0, ratios[order], multipliers[order])))
-    ends = (-2, -1) if ratios.max() <= 0 else (1, 0)
-    (m0, r0), (m1, r1) = ((multipliers[end], ratios[end]) for end in ends)
-    slope = max(_LEAST_SLOPE, (r1 - r0) / (m1 - m0))
-    return float(np.exp(m1 + np.clip(-r1 / slope, -_LONGEST_STEP, _LONGEST_STEP)))
+    multipliers = np.log(sorted(ratios))
+    away = np.log([ratios[m] for m in sorted(ratios)])
+    if near:
+        centre, mean = multipliers.mean(), away.mean()
+    else:
+        above = int(np.clip(np.searchsorted(away, 0.0), 1, len(away) - 1))
+        rise = away[above] - away[above - 1]
+        slope = float(np.clip(rise / (multipliers[above] - multipliers[above - 1]), *_SLOPES))
+        nearest = min(above - 1, above, key=lambda i: abs(away[i]))
+        centre, mean = multipliers[nearest], away[nearest]
+    return float(np.exp(centre + np.clip(-mean / slope, -_LONGEST_STEP, _LONGEST_STEP))), slope
 
 
 def _measure(path: Path, networks: Sequence[Network], *, quick: bool) -> list[float]:

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from zlib import crc32
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -28,6 +29,10 @@ from nas.spaces import FixedLayer, SearchSpace
 from nas.spaces.rows import inverted_residuals
 from nas.spaces.sgnas import MixLayer
 from nas.spaces.tfnas import TFNASLayer
+
+# no test says how fast a machine is, a busy one least of all
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 

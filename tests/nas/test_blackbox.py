@@ -41,7 +41,7 @@ def _score(coded: CodedSpace, code: Code) -> float:
 
 @EVERY_BLACK_BOX
 @pytest.mark.parametrize("space", SPACES)
-@settings(deadline=None, max_examples=4)
+@settings(max_examples=4)
 @given(seed=st.integers(0, 2**31 - 1), fraction=st.floats(0.01, 1.0))
 def test_every_proposal_is_feasible_and_new(
     name: str, space: str, seed: int, fraction: float

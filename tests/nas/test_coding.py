@@ -171,7 +171,7 @@ def _brute_force(coded: CodedSpace, scores: Scores) -> float:
     return max(scores.of(coded, code) for code in codes if coded.feasible(code))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**31),
     fraction=st.floats(0.0, 1.0, allow_subnormal=False),
@@ -189,7 +189,7 @@ def test_the_exact_optimum_is_that_of_brute_force(
     assert scores.of(coded, found) == pytest.approx(_brute_force(coded, scores))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), share=st.floats(0.0, 1.0, allow_subnormal=False))
 def test_the_exact_optimum_holds_under_several_limits(
     two_tables: list[PricedSpace], seed: int, share: float
@@ -206,7 +206,7 @@ def test_the_exact_optimum_holds_under_several_limits(
     assert scores.of(coded, found) == pytest.approx(_brute_force(coded, scores))
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**31), fraction=st.floats(0.0, 1.0, allow_subnormal=False))
 def test_the_exact_optimum_chooses_depths(seed: int, fraction: float) -> None:
     """No random code is better; without a limit every stage is the best of its depths."""

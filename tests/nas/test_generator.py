@@ -195,7 +195,7 @@ def _brute_force(
     return best
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 10_000), place=st.floats(0.1, 0.9), pieces=st.integers(1, 2))
 def test_the_fewest_changes_are_found(seed: int, place: float, pieces: int) -> None:
     """Against brute force, few changes and many, with one sum or two, one budget or two."""
@@ -236,7 +236,7 @@ def test_least_cost_under_another_budget_equals_enumeration() -> None:
 # Answers
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 1000), pieces=st.integers(1, 2))
 def test_answers_keep_to_their_budgets_and_rise_with_them(seed: int, pieces: int) -> None:
     """Over random costs and budgets, in one call and from call to call."""

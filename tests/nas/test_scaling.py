@@ -102,7 +102,7 @@ def test_a_one_hot_expectation_is_the_prediction(priced: PricedSpace) -> None:
 
 
 @given(seed=st.integers(0, 10_000), where=st.floats(0, 1, allow_subnormal=False))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("fit", [fit_exact, fit_greedy])
 def test_a_fit_keeps_operations_and_depths_and_is_never_above(
     priced: PricedSpace, fit: object, seed: int, where: float
