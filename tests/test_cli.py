@@ -18,6 +18,7 @@ from latbench.device import DeviceProfile
 from latbench.environment import current_environment
 from latbench.tables import LatencyTable
 from nas.landing import Measure
+from nas.scaling import fit_exact
 from nas.spaces import load_architecture, make_space
 from tests.conftest import random_price, write_table
 
@@ -418,11 +419,13 @@ def test_a_search_ends_with_what_is_measured(
     assert found["measured_ms"] == pytest.approx(1.08 * found["latency_ms"])
     (file,) = (tmp_path / "search" / "architectures").iterdir()
     assert json.loads(file.read_text()) == found["architecture"]
+    reach = fit_exact(priced, load_architecture(file)[0], target, clamp=True)
+    middle = 1.08 * (reach.min_ms + reach.max_ms) / 2
     code, fitted = _json(
-        run, "fit", file, "--table", table, "--target", f"{0.98 * target}ms", "--measured"
+        run, "fit", file, "--table", table, "--target", f"{middle}ms", "--measured"
     )
     assert code == 0
-    assert 0.97 * target <= fitted["measured_ms"] <= 0.98 * target
+    assert 0.99 * middle <= fitted["measured_ms"] <= middle
 
 
 def test_measuring_on_another_machine_is_refused_before_anything_is_done(

@@ -17,7 +17,8 @@ Choices where this differs from the published code, or where that knows MACs onl
   within 0.1 of it. Its unit is a million MACs, of which the published range has 180; here every
   kind of budget on every device has its trained range counted as 180.
 * f is the exact expectation over count vectors (``nas.generator.counts``), never a sum over
-  sub-blocks. Of two budgets the one that is exceeded most counts.
+  sub-blocks. It is of the generator's own probabilities, the mean of all networks that may be
+  drawn, where a draw's would be noisy. Of two budgets the one that is exceeded most counts.
 * Budgets are 0.05 to 0.95 of what the space reaches on a device, not a part of it.
 * A prior is the most accurate, with the supernet's weights, of some random networks near a place in
   the range of MACs; there are five.
@@ -404,7 +405,7 @@ class GeneratorTraining(Resumable):
         drawn = logits.log_softmax(-1) + gumbel_noise(logits.shape, noise)
         probabilities = (drawn / tau).softmax(-1)
         loss = F.cross_entropy(self.judge.supernet(x, probabilities), labels)
-        excess = self.budgets.excess(request, probabilities)
+        excess = self.budgets.excess(request, logits.softmax(-1))
         self.adam.zero_grad(set_to_none=True)
         (loss + self.recipe.hardware_loss(excess)).backward()  # type: ignore[no-untyped-call]
         if self.adapting:
