@@ -35,6 +35,7 @@ from cells import (
     run_cells,
     shown,
 )
+from numpy.typing import NDArray
 
 from latbench.blocks import Network
 from latbench.cost import network_cost
@@ -44,6 +45,8 @@ from latbench.profilers import make_profiler
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
 from nas.spaces import load_architecture
+
+Floats = NDArray[np.float64]
 
 SEARCHED = "searched"
 TOLERANCE = 0.01  # of the searched network's latency
@@ -122,7 +125,7 @@ def _matched(path: Path, architecture: Path, record: Path, clock: Clock) -> dict
 def _match(path: Path, searched: Network, clock: Clock) -> dict[str, Any]:
     """By baseline, the multiplier, and latencies of both as measured in one sweep."""
     label = LatencyTable.open(path).space
-    slopes = dict.fromkeys(BASELINES, 1.0)
+    slopes: dict[str, float] = {}
     guesses = {name: [float(m) for m in _FIRST_MULTIPLIERS] for name in BASELINES}
     quick = True  # until all look equal; what counts is measured in full
     for number in range(ROUNDS):
@@ -149,7 +152,10 @@ def _match(path: Path, searched: Network, clock: Clock) -> dict[str, Any]:
         quick = quick and number < ROUNDS - 2
         for name in BASELINES:
             ratios = {m: 1 + away[name, m] for m in guesses[name]}
-            middle, slopes[name] = _where_equal(ratios, slopes[name], near=number > 0)
+            if name in slopes:
+                middle = _corrected(ratios, slopes[name])
+            else:
+                middle, slopes[name] = _where_equal(ratios)
             guesses[name] = sorted({best[name], *(middle * spread for spread in _SPREAD)})
     return {SEARCHED: {"measured_ms": ours_ms}} | {
         name: {
@@ -161,29 +167,40 @@ def _match(path: Path, searched: Network, clock: Clock) -> dict[str, Any]:
     }
 
 
-def _where_equal(ratios: dict[float, float], slope: float, *, near: bool) -> tuple[float, float]:
+def _where_equal(ratios: dict[float, float]) -> tuple[float, float]:
     """The multiplier at which latency equals, and the slope of latency there, in logarithms.
 
-    Of one round alone: what earlier ones measured was another minute's machine. Far from equal,
-    it follows from the two multipliers around it, or from the two nearest; near it from the mean
-    of all, whose slope is lost in their noise.
+    From the two multipliers around it, or the two nearest.
 
     Args:
-        ratios: By multiplier, latency over that of the searched network.
-        slope: As known before.
-        near: Whether the multipliers are all near each other.
+        ratios: By multiplier, far from each other, latency over that of the searched network.
     """
-    multipliers = np.log(sorted(ratios))
-    away = np.log([ratios[m] for m in sorted(ratios)])
-    if near:
-        centre, mean = multipliers.mean(), away.mean()
-    else:
-        above = int(np.clip(np.searchsorted(away, 0.0), 1, len(away) - 1))
-        rise = away[above] - away[above - 1]
-        slope = float(np.clip(rise / (multipliers[above] - multipliers[above - 1]), *_SLOPES))
-        nearest = min(above - 1, above, key=lambda i: abs(away[i]))
-        centre, mean = multipliers[nearest], away[nearest]
-    return float(np.exp(centre + np.clip(-mean / slope, -_LONGEST_STEP, _LONGEST_STEP))), slope
+    multipliers, away = _logarithms(ratios)
+    above = int(np.clip(np.searchsorted(away, 0.0), 1, len(away) - 1))
+    rise = away[above] - away[above - 1]
+    slope = float(np.clip(rise / (multipliers[above] - multipliers[above - 1]), *_SLOPES))
+    nearest = min(above - 1, above, key=lambda i: abs(away[i]))
+    return _along(slope, multipliers[nearest], away[nearest]), slope
+
+
+def _corrected(ratios: dict[float, float], slope: float) -> float:
+    """The same from multipliers near each other, whose own slope is lost in their noise.
+
+    Of one round alone: what earlier ones measured was another minute's machine.
+    """
+    multipliers, away = _logarithms(ratios)
+    return _along(slope, multipliers.mean(), away.mean())
+
+
+def _logarithms(ratios: dict[float, float]) -> tuple[Floats, Floats]:
+    """Multipliers and ratios, by ascending multiplier."""
+    multipliers = sorted(ratios)
+    return np.log(multipliers), np.log([ratios[m] for m in multipliers])
+
+
+def _along(slope: float, multiplier: float, away: float) -> float:
+    """Where a line through a point of logarithms says equal; not too far from the point."""
+    return float(np.exp(multiplier + np.clip(-away / slope, -_LONGEST_STEP, _LONGEST_STEP)))
 
 
 def _measure(path: Path, networks: Sequence[Network], *, quick: bool) -> list[float]:
