@@ -79,6 +79,12 @@ def _parse() -> argparse.Namespace:
     asked.add_argument("--images", type=int, default=6_000)
     asked.add_argument("--epochs", type=int, default=18, help="of a search")
     asked.add_argument("--train-epochs", type=int, default=10)
+    asked.add_argument(
+        "--alpha-lr",
+        type=float,
+        default=TFNASRecipe().alpha_lr,
+        help="of alphas and betas; a short search moves them little at the published rate",
+    )
     return asked.parse_args()
 
 
@@ -104,8 +110,10 @@ def _cell(
         "images": options.images,
         "epochs": options.epochs,
         "train_epochs": options.train_epochs,
+        "alpha_lr": options.alpha_lr,
     }
-    settings = SearchSettings(epochs=options.epochs, seed=seed, recipe=TFNASRecipe(**changes))
+    recipe = TFNASRecipe(alpha_lr=options.alpha_lr, **changes)
+    settings = SearchSettings(epochs=options.epochs, seed=seed, recipe=recipe)
     searcher = TFNASSearcher(priced, settings)
     folder = RunFolder(run / "search", config)
     (found,) = searcher.search(data, [target_ms], folder, progress=tick)
@@ -158,7 +166,8 @@ def _print(
         [
             *heading(table.environment.versions),
             f"{table.space}, target {target_ms:.4g} ms, {options.images} images of Fashion-MNIST, "
-            f"search of {options.epochs} epochs, training of {options.train_epochs}",
+            f"search of {options.epochs} epochs, alphas' learning rate {options.alpha_lr:g}, "
+            f"training of {options.train_epochs} epochs",
             "",
         ]
     )
