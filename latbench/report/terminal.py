@@ -50,18 +50,20 @@ def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
 
 
 def _logger(title: str) -> Callable[[float, str], None]:
-    begin = monotonic()
-    last = begin
+    last = monotonic()
+    begin: tuple[float, float] | None = None  # what goes on from an earlier run begins above 0
 
     def log(fraction: float, words: str) -> None:
-        nonlocal last
+        nonlocal last, begin
         now = monotonic()
+        begin_s, first = begin = begin or (now, fraction)
         if now - last < _LOG_EVERY_S:
             return
         last = now
         time_left = ""
-        if fraction > 0:
-            time_left = f", {format_s((now - begin) * (1 - fraction) / fraction)} left"
+        if fraction > first:
+            left_s = (now - begin_s) * (1 - fraction) / (fraction - first)
+            time_left = f", {format_s(left_s)} left"
         sys.stderr.write(f"{title}: {fraction:.0%}{time_left} ({words})\n")
 
     return log
