@@ -121,8 +121,13 @@ def read_config(path: Path) -> dict[str, Any]:
     file = path / "config.json"
     try:
         config = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise InvalidFileError(f"{path} holds no run: {error}") from error
+    except OSError as error:
+        raise InvalidFileError(
+            f"{path} holds no run: cannot read {file.name}: {error.strerror}; name the folder that "
+            "a search or a training was given by -o"
+        ) from error
+    except ValueError as error:
+        raise InvalidFileError(f"{path} holds no run: {file.name} is damaged: {error}") from error
     if not isinstance(config, dict):
         raise InvalidFileError(f"{path} holds no run: config.json is no JSON object")
     return config
