@@ -7,8 +7,9 @@ machine for a device that the search knew. On every device budgets are spread ev
 trained range and answered in one batch; the answers are measured against the table in a process of
 their own; and each is compared with random networks whose predicted latency is within 2 % of its
 own. Accuracies are the supernet's, batch norms calibrated, on test images, which no training and no
-selection has seen; the same images for all. A network is judged once; the same command goes on with
-what is missing.
+selection has seen; the same images for all. The thirds of the budgets are compared on all test
+images, with the interval of the paired difference over images. A network is judged once; the same
+command goes on with what is missing.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
 from cells import Clock, TimeIsUp, heading, shown
+from numpy.typing import NDArray
 
 from latbench.files import write_atomically
 from latbench.report.terminal import print_lines, print_table
@@ -36,9 +39,14 @@ from nas.priced import PricedSpace, labelled_space
 from nas.searchers.base import generator_file
 from nas.searchers.budgets import Budgets
 from nas.searchers.sgnas import Judge, read_run, trained_judge
-from nas.spaces import Architecture, load_architecture
+from nas.spaces import Architecture, SearchSpace, load_architecture
 from nas.spaces.sgnas import random_network
+from nas.supernet.unified import path_of
+from nas.training.memory import keep_freed_memory
 from nas.training.run_folder import RunFolder
+from nas.training.unified import hits
+
+Hits = NDArray[np.bool_]
 
 NEAR = 0.02  # of an answer's latency: how far random networks may be away
 THIRDS = 3
@@ -50,6 +58,8 @@ def main() -> None:
     os.environ.setdefault("COLUMNS", "150")  # of a pipe rich assumes 80
     options = _parse()
     torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    keep_freed_memory()
     folder: Path = options.output
     folder.mkdir(parents=True, exist_ok=True)
     asked = {path: _asked(options, path) for path in options.table}
@@ -57,11 +67,13 @@ def main() -> None:
         for path, files in asked.items():
             _measure(path, files, folder / f"measured-{path.stem}.json")
     try:
-        judged = _judge(options, asked, Clock(options.hours))
+        clock = Clock(options.hours)
+        thirds = {t: _hits(options, t, [*files.values()], clock) for t, files in asked.items()}
+        judged = _judge(options, asked, clock)
     except TimeIsUp:
         print_lines(["the time is up: the same command goes on from here"])
         return
-    _print(options, asked, judged)
+    _print(options, asked, judged, thirds)
 
 
 def _parse() -> argparse.Namespace:
@@ -108,20 +120,9 @@ def _judge(
     options: argparse.Namespace, asked: dict[Path, dict[float, Path]], clock: Clock
 ) -> dict[Path, list[tuple[float, list[float]]]]:
     """By table, for each answer its accuracy and those of the random networks beside it."""
-    config, recipe = read_run(options.run)
     priced = {table: _priced(table) for table in asked}
-    space = next(iter(priced.values())).space
-    data = load_data(config["data"], input_size=space.input_size, classes=space.classes)
-    if config["images"] is not None:
-        data = data.subset(config["images"], seed=0)
-    run, seed = RunFolder(options.run, config), config["seed"]
-    judge = trained_judge(run, space, data, recipe, seed=seed)
-    order = torch.randperm(len(data.test), generator=random_order(seed))
-    unseen = data.test.take(order[: options.images])
-    scores = Journaled(
-        Judge(judge.supernet, data, replace(judge.parts, selection=unseen), recipe),
-        options.output / f"scores-{options.images}.jsonl",
-    )
+    judge = _judge_of(options.run, next(iter(priced.values())).space, options.images)
+    scores = Journaled(judge, options.output / f"scores-{options.images}.jsonl")
 
     def score(architecture: Architecture) -> float:
         clock.check()
@@ -135,6 +136,38 @@ def _judge(
             near = _near(priced[table], latency_ms, options.random, seed=number)
             judged[table].append((score(answer), [score(network) for network in near]))
     return judged
+
+
+def _hits(options: argparse.Namespace, table: Path, files: list[Path], clock: Clock) -> Hits:
+    """Of which test images the class is said, by the answers of a third: ``(2, third, N)``."""
+    record = options.output / f"thirds-{table.stem}.npz"
+    if record.exists():
+        found: Hits = np.load(record)["hits"]
+        return found
+    judge = _judge_of(options.run, _priced(table).space, None)
+    third = max(1, len(files) // THIRDS)
+    rows = []
+    for file in (*files[:third], *files[-third:]):
+        clock.check()
+        path = path_of(load_architecture(file)[0])
+        rows.append(hits(judge.supernet, path, judge.data, judge.parts, judge.recipe).numpy())
+    made = np.array(rows).reshape(2, third, -1)
+    with BytesIO() as file:
+        np.savez_compressed(file, hits=made)
+        write_atomically(record, file.getvalue())
+    return made
+
+
+def _judge_of(folder: Path, space: SearchSpace, images: int | None) -> Judge:
+    """The run's supernet, judging on so many test images; on all where None."""
+    config, recipe = read_run(folder)
+    data = load_data(config["data"], input_size=space.input_size, classes=space.classes)
+    if config["images"] is not None:
+        data = data.subset(config["images"], seed=0)
+    judge = trained_judge(RunFolder(folder, config), space, data, recipe, seed=config["seed"])
+    order = torch.randperm(len(data.test), generator=random_order(config["seed"]))
+    unseen = data.test.take(order[:images])
+    return Judge(judge.supernet, data, replace(judge.parts, selection=unseen), recipe)
 
 
 def _near(priced: PricedSpace, latency_ms: float, count: int, *, seed: int) -> list[Architecture]:
@@ -161,6 +194,7 @@ def _print(
     options: argparse.Namespace,
     asked: dict[Path, dict[float, Path]],
     judged: dict[Path, list[tuple[float, list[float]]]],
+    thirds: dict[Path, Hits],
 ) -> None:
     print_lines(
         [
@@ -196,11 +230,11 @@ def _print(
             *("accuracy", "random, median", "random below it"),
         )
         print_table(header, rows)
-        scores = [score for score, _ in judged[table]]
-        third = max(1, len(scores) // THIRDS)
+        lower, upper = thirds[table].mean(axis=1)  # (N,) each, by image
         about = [
             f"ahead of the median at {ahead} of {len(rows)} budgets",
-            f"lower third of budgets {shown(scores[:third])}, upper third {shown(scores[-third:])}",
+            f"on {len(lower)} test images: lower third of budgets {lower.mean():.1%}, upper third "
+            f"{upper.mean():.1%}, ahead by {shown((upper - lower).tolist(), '.2%')}",
         ]
         if not np.isnan(errors).any():
             mean, largest = np.mean(np.abs(errors)), np.max(np.abs(errors))

@@ -180,7 +180,6 @@ def answer(
     return network
 
 
-@torch.no_grad()
 def accuracy(
     supernet: UnifiedSupernet,
     path: Path,
@@ -189,11 +188,25 @@ def accuracy(
     recipe: UnifiedRecipe,
 ) -> float:
     """Accuracy of a path's calibrated network on the images that select, a fraction."""
+    return int(hits(supernet, path, data, parts, recipe).sum()) / len(parts.selection)
+
+
+@torch.no_grad()
+def hits(
+    supernet: UnifiedSupernet,
+    path: Path,
+    data: ImageData,
+    parts: Parts,
+    recipe: UnifiedRecipe,
+) -> Tensor:
+    """Of which images that select a path's calibrated network says the class: ``(N,)``, bool.
+
+    They are in the same order for all paths.
+    """
     network = answer(supernet, path, data, parts, recipe)
-    right = 0
-    for images, labels in batches(parts.selection, _TEST_BATCH, generator(0), drop_last=False):
-        right += int((network(data.to_input(images)).argmax(1) == labels).sum())
-    return right / len(parts.selection)
+    shown = batches(parts.selection, _TEST_BATCH, generator(0), drop_last=False)
+    found = [network(data.to_input(images)).argmax(1) == labels for images, labels in shown]
+    return torch.cat(found)
 
 
 def _inputs(data: ImageData, split: Source, recipe: UnifiedRecipe) -> Iterator[Tensor]:
