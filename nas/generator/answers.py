@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from latbench.errors import BudgetError
 from nas.generator.costs import UNITS, MixCosts
-from nas.generator.counts import count_index
 from nas.generator.generator import Generator, Request
 from nas.generator.network import decode, without_empty_layers
 from nas.generator.repair import BAND, EDGE, MixLimit, into_band, least_within
@@ -119,11 +118,6 @@ def least_counts(request: Request) -> Ints:
             least if known else None,
         )
     return counts
-
-
-def counts_of(choices: Ints) -> Ints:
-    """Count vectors of choices ``(L, B)``, as places in ``COUNT_VECTORS``."""
-    return np.array([count_index(row) for row in choices.tolist()])
 
 
 def _from_counts(space: SearchSpace, counts: Ints) -> Architecture:

@@ -91,6 +91,11 @@ class MixCosts:
         """Least and greatest cost of the space."""
         return self.of(self.cheapest()), self.of(self.costliest())
 
+    def place(self, amount: float) -> float:
+        """Where an amount lies in the reach, 0 to 1 of it."""
+        low, high = self.reach
+        return (amount - low) / (high - low)
+
 
 def latency_costs(priced: PricedSpace) -> MixCosts:
     """Latencies of a space by its table, in ms.

@@ -86,6 +86,11 @@ def nearest_choices(scores: Floats, chosen: Ints) -> tuple[Ints, Floats, Ints]:
     return changes[1:-1].astype(np.int64), score[1:-1], choices
 
 
+def counts_of(choices: Ints) -> Ints:
+    """Count vectors of choices ``(L, B)``, as places in ``COUNT_VECTORS``."""
+    return np.array([count_index(row) for row in choices.tolist()])
+
+
 def count_index(choices: Sequence[int]) -> int:
     """Place in ``COUNT_VECTORS`` of what a layer's sub-blocks choose."""
     return _places()[tuple(sorted(kernels_of(choices)))] - 1

@@ -5,6 +5,7 @@ Two forms share the network. The *published* one answers for one kind of budget,
 the network extrapolates, as its authors' code does. The *conditioned* one is told up to three
 budgets, each as a fraction of what the space reaches (latencies: on the device in question), and
 the device as a learned vector; fractions outside of the trained range are told as its nearest end.
+Its prior is the one whose own costs are nearest to the budgets, on that device.
 What either says is then brought under the budget exactly (``nas.generator.answers``), wherever in
 the space's reach the budget lies.
 
@@ -21,7 +22,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -31,9 +34,13 @@ from latbench.errors import InvalidFileError, MismatchError, UnknownNameError, o
 from latbench.files import write_atomically
 from latbench.tables import LatencyTable, SpaceLabel
 from nas.generator.costs import Kind
+from nas.generator.counts import counts_of
 from nas.generator.network import GeneratorNetwork
 from nas.generator.repair import MixLimit
 from nas.spaces.sgnas import CHOICES, SUB_BLOCKS
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 KINDS: tuple[Kind, ...] = ("latency", "macs", "params")
 PUBLISHED_MAPS = 10  # the published condition, repeated
@@ -56,7 +63,7 @@ class GeneratorLabel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         high: Its upper end.
         kinds: Kinds of budget that it was trained on.
         devices: Of its latencies, in the order of their vectors.
-        priors: Where each prior lies, as ``low``.
+        priors: Where each prior was looked for, as ``low``.
     """
 
     format: Literal[1]
@@ -114,12 +121,27 @@ class Generator(nn.Module):
             MismatchError: A request of a kind that the generator was not trained on.
             UnknownNameError: A device that it does not know.
         """
-        told = [self._told(request) for request in requests]
+        for request in requests:
+            for limit in request.limits:
+                self.require(limit.costs.kind)
         conditions = torch.stack([self._condition(request) for request in requests])
-        places = torch.tensor(self.label.priors)
-        nearest = (torch.tensor(told)[:, None] - places).abs().argmin(dim=1)
-        logits: Tensor = self.network(conditions, self.priors, nearest)
+        logits: Tensor = self.network(conditions, self.priors, self.nearest_priors(requests))
         return logits
+
+    def nearest_priors(self, requests: Sequence[Request]) -> Tensor:
+        """Which prior the network is given for each request: ``(N,)``."""
+        if self.label.form == "published":
+            known = np.array(self.label.priors)
+            off = [[known - limit.budget for limit in request.limits] for request in requests]
+        else:
+            counts = [counts_of(prior) for prior in self.prior_choices().numpy()]
+            off = [[_beyond(limit, counts) for limit in request.limits] for request in requests]
+        # of several budgets the one that a prior exceeds most, as in training
+        return torch.tensor([int(np.abs(np.max(each, axis=0)).argmin()) for each in off])
+
+    def prior_choices(self) -> Tensor:
+        """What the priors choose for every sub-block: ``(K, L, B)``."""
+        return self.priors.reshape(*self.priors.shape[:2], SUB_BLOCKS, CHOICES).argmax(-1)
 
     def require(self, kind: Kind) -> None:
         """Refuse a kind of budget that the generator does not understand.
@@ -137,27 +159,14 @@ class Generator(nn.Module):
             "--searcher sgnas --table TABLE ...`"
         )
 
-    def _told(self, request: Request) -> float:
-        """Where a request lies for the choice of its prior: its tightest budget."""
-        for limit in request.limits:
-            self.require(limit.costs.kind)
-        return min(self._place(limit) for limit in request.limits)
-
-    def _place(self, limit: MixLimit) -> float:
-        """A budget as the label counts."""
-        if self.label.form == "published":
-            return limit.budget
-        low, high = limit.costs.reach
-        return (limit.budget - low) / (high - low)
-
     def _condition(self, request: Request) -> Tensor:
         low, high = self.label.low, self.label.high
         if self.label.form == "published":
-            n = (self._place(request.limits[0]) - low) / (high - low)
+            n = (request.limits[0].budget - low) / (high - low)
             return torch.full((PUBLISHED_MAPS,), n)
         pairs = torch.zeros(len(KINDS), 2)
         for limit in request.limits:
-            place = min(max(self._place(limit), low), high)
+            place = min(max(limit.costs.place(limit.budget), low), high)
             pairs[KINDS.index(limit.costs.kind)] = torch.tensor([place, 1.0])
         features = torch.zeros(DEVICE_FEATURES)
         if request.device is not None:
@@ -186,6 +195,12 @@ class Generator(nn.Module):
         state["devices"] = torch.cat([vectors, vectors.mean(dim=0, keepdim=True)])
         wider.load_state_dict(state)
         return wider
+
+
+def _beyond(limit: MixLimit, counts: Sequence[Ints]) -> Floats:
+    """How far costs of networks are above a budget, in parts of the reach."""
+    costs = limit.costs
+    return np.array([costs.place(costs.of(row)) for row in counts]) - costs.place(limit.budget)
 
 
 def device_of(table: LatencyTable) -> str:

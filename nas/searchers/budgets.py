@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.generator import MixCosts, MixLimit, Request
 from nas.generator.costs import count_costs, latency_costs
 from nas.generator.generator import device_of
 from nas.priced import PricedSpace
+
+Ints = NDArray[np.int64]
 
 RANGE = 180.0
 """What a trained range counts as in the hardware loss, whatever its unit: the published one is 180
@@ -57,6 +61,11 @@ class Budgets:
         """The budget at a fraction of the reach."""
         low, high = costs.reach
         return MixLimit(costs, low + place * (high - low))
+
+    def place(self, counts: Ints) -> float:
+        """Where the network of these count vectors lies in the reach, its mean over all costs."""
+        every = (*self.latencies.values(), *self.counts)
+        return sum(costs.place(costs.of(counts)) for costs in every) / len(every)
 
     def grid(self, count: int) -> list[list[Request]]:
         """Requests spread evenly over the trained range, a row for every single kind of cost."""

@@ -21,7 +21,9 @@ Choices where this differs from the published code, or where that knows MACs onl
   drawn, where a draw's would be noisy. Of two budgets the one that is exceeded most counts.
 * Budgets are 0.05 to 0.95 of what the space reaches on a device, not a part of it.
 * A prior is the most accurate, with the supernet's weights, of some random networks near a place in
-  the range of MACs; there are five.
+  the range, which is the mean over all kinds of cost; there are five.
+* Before the first epoch the generator may learn to say its priors (``imitation_steps``): it does so
+  first in any case, and from images that takes hundreds of steps through the supernet.
 * The supernet is in evaluation mode and without gradients to its weights.
 * A new device joins by learning its vector alone (``adapt``).
 """
@@ -29,7 +31,7 @@ Choices where this differs from the published code, or where that knows MACs onl
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -47,10 +49,10 @@ from nas.coding import CodedSpace
 from nas.constraints import Constraint, Limit, latency_limits
 from nas.data.images import ImageData, generator
 from nas.evaluators.base import Evaluator
+from nas.evaluators.journal import Journaled
 from nas.generator import (
     Generator,
     GeneratorLabel,
-    MixCosts,
     MixLimit,
     Request,
     answers,
@@ -59,7 +61,7 @@ from nas.generator import (
     require_table,
     save_generator,
 )
-from nas.generator.answers import counts_of
+from nas.generator.counts import counts_of
 from nas.generator.generator import device_of
 from nas.generator.network import decode, without_empty_layers
 from nas.priced import PricedSpace, space_label
@@ -77,7 +79,7 @@ from nas.searchers.base import (
 from nas.searchers.budgets import Budgets
 from nas.spaces import PLAIN, Architecture, SearchSpace, make_space
 from nas.spaces.architecture import read_architecture
-from nas.spaces.sgnas import CHOICES, COUNT_VECTORS, SUB_BLOCKS, random_network
+from nas.spaces.sgnas import CHOICES, SUB_BLOCKS, architecture_of, random_network
 from nas.supernet.unified import UnifiedSupernet, path_of
 from nas.training.epochs import (
     Progress,
@@ -93,7 +95,10 @@ from nas.training.strategies.gumbel import gumbel_noise
 from nas.training.unified import Parts, UnifiedRecipe, accuracy, divide, train_unified
 
 _PHASE = "generator"
+_PRIORS_FILE = "priors.jsonl"  # in a run's folder: networks that were judged to become one
 _STREAM = 7  # keeps the generator's draws apart from the supernet's under the same seed
+_JUDGED = 12  # images that can be judged in the time of training a generator on one
+_IMITATED = 16  # requests that an imitation step answers
 _DRAWS = 64  # random networks for each candidate of a prior: enough to come near every place
 
 
@@ -114,6 +119,8 @@ class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
         tolerance: Distance that costs nothing.
         priors: Known networks, spread over the range.
         prior_candidates: Random networks that are judged for each.
+        imitation_steps: Before the first epoch, without images: each says the priors of some
+            budgets, in which the hardware loss has its part; published are none.
         selected_on: Answers that are judged after an epoch.
     """
 
@@ -131,6 +138,7 @@ class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
     tolerance: Fraction = 0.1
     priors: Count = 5
     prior_candidates: Count = 8
+    imitation_steps: Annotated[int, msgspec.Meta(ge=0)] = 0
     selected_on: Count = 5
 
     @property
@@ -365,18 +373,50 @@ class GeneratorTraining(Resumable):
             progress: Is told the fraction done.
         """
         resumed = folder is not None and resume(self, folder, _PHASE)
+        share = 0.0 if self.adapting else self._priors_share
         if not resumed and not self.adapting:
-            self.generator.priors.copy_(self._find_priors())
+            self.generator.priors.copy_(
+                self._find_priors(folder, lambda fraction, words: progress(share * fraction, words))
+            )
+            self._imitate(lambda words: progress(share, words))
         run_epochs(
             self,
             self.recipe.generator_epochs,
             self._one_epoch,
             folder,
             phase=_PHASE,
-            progress=progress,
+            progress=lambda fraction, words: progress(share + (1 - share) * fraction, words),
         )
         self.generator.load_state_dict(self.best)
         return self.generator.eval()
+
+    @property
+    def _priors_share(self) -> float:
+        """Part of the work that finds priors."""
+        recipe, parts = self.recipe, self.judge.parts
+        judged = recipe.priors * recipe.prior_candidates * len(parts.selection)
+        return judged / (judged + _JUDGED * recipe.generator_epochs * len(parts.generator))
+
+    def _imitate(self, tell: Callable[[str], None]) -> None:
+        """Learn to say the prior nearest to each budget, as far as the hardware loss lets it."""
+        recipe, said = self.recipe, self.generator.prior_choices()
+        drawn = generator(self.seed, _STREAM)
+        requests = self.budgets.epoch(recipe.budgets, recipe.jitter, drawn)
+        for number in range(recipe.imitation_steps):
+            asked = [next(requests) for _ in range(_IMITATED)]
+            logits = without_empty_layers(self.generator(asked))
+            wanted = said[self.generator.nearest_priors(asked)]
+            excess = [
+                self.budgets.excess(request, each)
+                for request, each in zip(asked, logits.softmax(-1), strict=True)
+            ]
+            hardware = recipe.hardware_loss(torch.stack(excess)).mean()
+            loss = F.cross_entropy(logits.flatten(0, 2), wanted.flatten()) + hardware
+            self.adam.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.adam.step()
+            words = f"imitation, step {number + 1} of {recipe.imitation_steps}"
+            tell(f"{words}, loss {float(loss.detach()):.2f}")
 
     def _one_epoch(self, report: Report) -> Values:
         recipe, judge = self.recipe, self.judge
@@ -464,26 +504,25 @@ class GeneratorTraining(Resumable):
             torch.manual_seed(self.seed)
             return Generator(label, torch.zeros(len(places), layers, SUB_BLOCKS * CHOICES))
 
-    def _find_priors(self) -> Tensor:
+    def _find_priors(self, folder: RunFolder | None, progress: Progress) -> Tensor:
         """The most accurate of some random networks near each place, one-hot ``(K, L, B * 4)``."""
-        (macs, *_), places = self.budgets.counts, self.generator.label.priors
+        judge: Evaluator = self.judge
+        if folder is not None:
+            judge = Journaled(judge, folder.path / _PRIORS_FILE)
+        candidates, places = self.recipe.prior_candidates, self.generator.label.priors
         rng = np.random.default_rng([self.seed, _STREAM])
-        count = _DRAWS * self.recipe.prior_candidates
-        drawn = [random_network(self.space, rng) for _ in range(count)]
-        at = np.array([self._place(macs, architecture) for architecture in drawn])
-        priors = []
+        paths = [path_of(random_network(self.space, rng)) for _ in range(_DRAWS * candidates)]
+        at = np.array([self.budgets.place(counts_of(np.array(path))) for path in paths])
+        priors: list[Tensor] = []
         for place in places:
-            near = np.argsort(np.abs(at - place), kind="stable")[: self.recipe.prior_candidates]
-            best = max((drawn[i] for i in near), key=self.judge.score)
-            path = torch.tensor(path_of(best))
-            priors.append(F.one_hot(path, CHOICES).flatten(1))
+            scores: dict[int, float] = {}
+            for i in np.argsort(np.abs(at - place), kind="stable")[:candidates].tolist():
+                scores[i] = judge.score(architecture_of(self.space, paths[i]))
+                done, count = len(priors) * candidates + len(scores), len(places) * candidates
+                progress(done / count, f"priors, network {done} of {count}")
+            best = max(scores, key=lambda i: scores[i])
+            priors.append(F.one_hot(torch.tensor(paths[best]), CHOICES).flatten(1))
         return torch.stack(priors).float()
-
-    def _place(self, costs: MixCosts, architecture: Architecture) -> float:
-        low, high = costs.reach
-        kernels = [tuple(sorted(choice.kernels or ())) for choice in architecture.choices]
-        counts = np.array([COUNT_VECTORS.index(row) for row in kernels])
-        return (costs.of(counts) - low) / (high - low)
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self.generator.state_dict().items()}

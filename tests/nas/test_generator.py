@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -33,13 +35,12 @@ from nas.generator import (
     raw_answers,
     save_generator,
 )
-from nas.generator.answers import counts_of
-from nas.generator.counts import count_index, count_probabilities, nearest_choices
+from nas.generator.counts import count_index, count_probabilities, counts_of, nearest_choices
 from nas.generator.network import GeneratorNetwork, decode
 from nas.generator.repair import BAND, EDGE, into_band, least_within, load_of
 from nas.priced import PricedSpace, space_label
 from nas.spaces import SearchSpace, Variant, make_space
-from nas.spaces.sgnas import COUNT_VECTORS, kernels_of
+from nas.spaces.sgnas import COUNT_VECTORS, KERNELS, SKIP, kernels_of
 from tests.conftest import make_mix_space, write_table
 
 PATHS = [(first, *rest) for first in range(3) for rest in itertools.product(range(4), repeat=5)]
@@ -326,6 +327,27 @@ def test_unknown_devices_and_kinds_are_refused() -> None:
     published = Generator(label, generator.priors)
     with pytest.raises(MismatchError, match="--target-macs"):
         published([Request((MixLimit(costs, 5.0),), "d")])
+
+
+def test_a_request_is_given_the_prior_of_nearest_cost() -> None:
+    """Of several budgets the one that a prior exceeds most decides."""
+    costs = random_costs(3)
+    cheap, dear = costs.cheapest(), costs.costliest()
+    space = SpaceLabel("sgnas", 32, 100)
+    label = GeneratorLabel(1, "conditioned", space, 0.0, 1.0, ("latency", "macs"), ("d",), (0, 1))
+    kernels = [[COUNT_VECTORS[place] for place in counts] for counts in (cheap, dear)]
+    rows = [
+        [[KERNELS.index(k) for k in vector] + [SKIP] * (6 - len(vector)) for vector in network]
+        for network in kernels
+    ]
+    priors = F.one_hot(torch.tensor(rows), 4).flatten(2)
+    made = Generator(label, priors)
+    low, high = costs.reach
+    macs = replace(costs, kind="macs")
+    near_low, near_high = (MixLimit(costs, low + p * (high - low)) for p in (0.2, 0.8))
+    macs_low = MixLimit(macs, low + 0.2 * (high - low))
+    asked = [Request(each, "d") for each in ((near_low,), (near_high,), (near_high, macs_low))]
+    assert made.nearest_priors(asked).tolist() == [0, 1, 0]
 
 
 def test_a_device_joins_with_the_others_left_as_they_are() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import msgspec
@@ -12,14 +13,23 @@ from latbench.device import DeviceProfile
 from latbench.errors import InvalidValueError, MismatchError
 from latbench.tables import LatencyTable
 from nas.generator import Request, answers, device_of, load_generator
+from nas.generator.network import decode
 from nas.priced import PricedSpace
 from nas.searchers.base import SearchSettings, generator_file
 from nas.searchers.budgets import RANGE, Budgets
-from nas.searchers.sgnas import SGNASRecipe, SGNASSearcher, adapt
+from nas.searchers.sgnas import (
+    GeneratorTraining,
+    Judge,
+    SGNASRecipe,
+    SGNASSearcher,
+    adapt,
+    trained_judge,
+)
 from nas.searchers.tfnas import TFNASSearcher
+from nas.spaces import Architecture
 from nas.training.run_folder import RunFolder
 from tests.conftest import make_mix_space, write_table
-from tests.nas.runs import tiny_data
+from tests.nas.runs import Stop, tiny_data
 
 RECIPE = SGNASRecipe(
     epochs=1, generator_epochs=2, batch_size=16, budgets=5, priors=2, prior_candidates=2,
@@ -116,6 +126,58 @@ def test_one_training_serves_several_devices_and_kinds(
             if request.device is not None:
                 priced = devices[generator.label.devices.index(request.device)]
                 assert priced.latency_ms(answer.architecture) <= request.limits[0].budget
+
+
+def test_imitation_teaches_the_priors_without_images(
+    devices: list[PricedSpace], tmp_path: Path
+) -> None:
+    """After an epoch of few steps it says nearly what the prior nearest to each budget says."""
+    priced, agreements = devices[0], []
+    for steps in (0, 150):
+        recipe = msgspec.structs.replace(
+            RECIPE, generator_epochs=1, imitation_steps=steps, generator_lr=3e-3
+        )
+        budgets = Budgets.of([priced], low=recipe.low, high=recipe.high)
+        judge = trained_judge(
+            RunFolder(tmp_path / "run", {}), priced.space, tiny_data(), recipe, seed=1
+        )
+        made = GeneratorTraining(judge, priced.space, budgets, recipe, 1).run(
+            None, lambda fraction, words: None
+        )
+        requests = [request for row in budgets.grid(9) for request in row]
+        with torch.no_grad():
+            said = decode(made(requests))
+        wanted = made.prior_choices()[made.nearest_priors(requests)]
+        agreements.append(float((said == wanted).float().mean()))
+    assert agreements[0] < 0.7
+    assert agreements[1] > 0.9
+
+
+def test_networks_judged_for_priors_are_not_judged_again(
+    devices: list[PricedSpace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is killed among its priors goes on, and ends as one that was not."""
+    judged: list[Architecture] = []
+    left, score = math.inf, Judge._score
+
+    def counted(self: Judge, architecture: Architecture) -> float:
+        if len(judged) >= left:
+            raise Stop
+        judged.append(architecture)
+        return score(self, architecture)
+
+    monkeypatch.setattr(Judge, "_score", counted)
+    whole = load_generator(generator_file(_search(devices[:2], tmp_path / "whole")))
+    at_once = judged.copy()
+    judged.clear()
+    left = 3
+    with pytest.raises(Stop):
+        _search(devices[:2], tmp_path / "killed")
+    left = math.inf
+    ended = load_generator(generator_file(_search(devices[:2], tmp_path / "killed")))
+    assert judged == at_once
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, ended.state_dict()[name])
 
 
 def test_supernet_weights_stay_as_they_are_and_a_device_learns_its_vector_alone(
