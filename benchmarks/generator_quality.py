@@ -105,15 +105,14 @@ def _asked(options: argparse.Namespace, table: Path) -> dict[float, Path]:
 
 
 def _measure(table: Path, files: dict[float, Path], record: Path) -> None:
-    """Latencies of one interleaved sweep, in a process that does nothing else."""
+    """Verify in one interleaved sweep, by a process that does nothing else."""
     if record.exists():
         return
     command = ["verify", *files.values(), "--table", table, "--tolerance", 1, "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "cli", *map(str, command)], check=True, stdout=subprocess.PIPE
     )
-    rows = json.loads(done.stdout)["rows"]
-    write_atomically(record, json.dumps([row["measured_ms"] for row in rows]) + "\n")
+    write_atomically(record, done.stdout)
 
 
 def _judge(
@@ -205,20 +204,21 @@ def _print(
     )
     for table, files in asked.items():
         priced = _priced(table)
-        measured = _read(options.output / f"measured-{table.stem}.json", len(files))
-        rows, ahead, errors = [], 0, []
-        for (budget, file), measured_ms, (score, others) in zip(
-            files.items(), measured, judged[table], strict=True
+        record = options.output / f"measured-{table.stem}.json"
+        verified = json.loads(record.read_text()) if record.exists() else None
+        errors = [row["error"] for row in verified["rows"]] if verified else [None] * len(files)
+        rows, ahead = [], 0
+        for (budget, file), error, (score, others) in zip(
+            files.items(), errors, judged[table], strict=True
         ):
             predicted_ms = priced.latency_ms(load_architecture(file)[0])
-            errors.append(measured_ms / predicted_ms - 1)
             median = float(np.median(others))
             ahead += score > median
             rows.append(
                 (
                     f"{budget:.4g} ms",
                     f"{predicted_ms / budget - 1:+.2%}",
-                    "" if np.isnan(measured_ms) else f"{errors[-1]:+.1%}",
+                    "" if error is None else f"{error:+.1%}",
                     f"{score:.1%}",
                     f"{median:.1%}",
                     f"{np.mean(np.array(others) < score):.0%}",
@@ -226,7 +226,7 @@ def _print(
             )
         print_lines(["", priced.table.device.name])
         header = (
-            *("budget", "predicted from it", "measured from predicted"),
+            *("budget", "predicted from it", "predicted from measured"),
             *("accuracy", "random, median", "random below it"),
         )
         print_table(header, rows)
@@ -236,16 +236,18 @@ def _print(
             f"on {len(lower)} test images: lower third of budgets {lower.mean():.1%}, upper third "
             f"{upper.mean():.1%}, ahead by {shown((upper - lower).tolist(), '.2%')}",
         ]
-        if not np.isnan(errors).any():
-            mean, largest = np.mean(np.abs(errors)), np.max(np.abs(errors))
-            about.append(f"measured from predicted: mean {mean:.1%}, largest {largest:.1%}")
+        if verified:
+            about.append(
+                f"predicted from measured: mean {verified['mape']:.1%}, largest "
+                f"{verified['max_error']:.1%}; networks against themselves {verified['floor']:.1%}"
+            )
+            if verified["drift"] is not None:
+                about.append(
+                    f"without the machine's drift of {verified['drift'] - 1:+.1%} since profiling: "
+                    f"mean {verified['mape_drift_corrected']:.1%}, largest "
+                    f"{verified['max_error_drift_corrected']:.1%}"
+                )
         print_lines(about)
-
-
-def _read(record: Path, count: int) -> list[float]:
-    """Measured latencies in ms; NaN for each where nothing was measured."""
-    found: list[float] = json.loads(record.read_text()) if record.exists() else [np.nan] * count
-    return found
 
 
 if __name__ == "__main__":
