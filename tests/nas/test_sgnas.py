@@ -15,6 +15,7 @@ from latbench.tables import LatencyTable
 from nas.generator import Request, answers, device_of, load_generator
 from nas.generator.network import decode
 from nas.priced import PricedSpace
+from nas.recipes import load_recipe, shipped_recipes
 from nas.searchers.base import SearchSettings, generator_file
 from nas.searchers.budgets import RANGE, Budgets
 from nas.searchers.sgnas import (
@@ -98,6 +99,13 @@ def test_the_temperature_falls_to_its_end() -> None:
     assert recipe.tau(1) / recipe.tau(0) == pytest.approx(0.95, abs=1e-3)
     assert recipe.tau(49) == pytest.approx(0.405)
     assert recipe.scaled(10, 32).generator_epochs == 10
+
+
+def test_the_recipe_for_small_images_is_shipped() -> None:
+    assert shipped_recipes(SGNASRecipe) == ["sgnas-small"]
+    recipe = load_recipe(SGNASRecipe, "sgnas-small", ["epochs=6"])
+    assert (recipe.epochs, recipe.batch_size, recipe.alike) == (6, 32, 0.9)
+    assert recipe.imitation_steps > SGNASRecipe().imitation_steps == 0  # as published
 
 
 def _search(devices: list[PricedSpace], folder: Path) -> Path:
