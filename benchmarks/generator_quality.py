@@ -96,12 +96,19 @@ def _asked(options: argparse.Namespace, table: Path) -> dict[float, Path]:
     priced = _priced(table)
     budgets = Budgets.of([priced], low=made.label.low, high=made.label.high)
     requests = budgets.grid(options.budgets)[0]
-    files = {}
-    for request, answer in zip(requests, answers(made, priced.space, requests), strict=True):
-        file = options.output / table.stem / f"{request}.json"
-        write_atomically(file, answer.architecture.to_json())
-        files[request.limits[0].budget] = file
-    return files
+    folder = options.output / table.stem
+    said = {
+        folder / f"{request}.json": answer.architecture.to_json()
+        for request, answer in zip(requests, answers(made, priced.space, requests), strict=True)
+    }
+    known = {file: file.read_text() for file in folder.glob("*.json")}
+    if known and known != said:
+        raise SystemExit(
+            f"{folder} holds other answers: run or table have changed since; choose another -o"
+        )
+    for file, text in said.items():
+        write_atomically(file, text)
+    return {request.limits[0].budget: file for request, file in zip(requests, said, strict=True)}
 
 
 def _measure(table: Path, files: dict[float, Path], record: Path) -> None:
