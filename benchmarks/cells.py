@@ -6,6 +6,7 @@ A cell's result is one JSON file; a cell that was interrupted goes on from its r
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -63,19 +64,34 @@ def run_cells(
     names: Iterable[tuple[str, int]],
     work: Callable[[str, int, Path, Progress], dict[str, Any]],
     clock: Clock,
+    *,
+    keep: bool = True,
 ) -> None:
-    """Do the cells, pairs of a name and a seed, in the order given, as far as time allows."""
+    """Do the cells, pairs of a name and a seed, in the order given, as far as time allows.
+
+    Args:
+        folder: Of results and runs.
+        names: The cells.
+        work: Does one, in a folder of its own, and returns its result.
+        clock: Tells when the time is up.
+        keep: Checkpoints of finished cells, which other cells may need; those of one search take
+            half a gigabyte.
+    """
     for name, seed in names:
         result = folder / "cells" / f"{name}-{seed}.json"
         if result.exists():
             continue
+        run = folder / "runs" / f"{name}-{seed}"
         try:
             clock.check()
-            done = work(name, seed, folder / "runs" / f"{name}-{seed}", clock.check)
+            done = work(name, seed, run, clock.check)
         except TimeIsUp:
             print("the time is up: the same command goes on from here")
             return
         write_atomically(result, json.dumps(done, indent=2) + "\n")
+        if not keep:
+            for checkpoints in [*run.rglob("checkpoint")]:
+                shutil.rmtree(checkpoints)
         print(f"{name}, seed {seed}: done", flush=True)
 
 

@@ -68,7 +68,8 @@ def main() -> None:
         return _cell(options, priced, data, target_ms, name, seed, run, tick)
 
     order = [(name, seed) for seed in range(options.seeds) for name in VARIANTS]
-    run_cells(folder, [(_slug(name), seed) for name, seed in order], work, Clock(options.hours))
+    cells = [(_slug(name), seed) for name, seed in order]
+    run_cells(folder, cells, work, Clock(options.hours), keep=False)
     _print(options, table, target_ms, folder)
     _draw(folder, target_ms)
 
