@@ -42,7 +42,6 @@ from nas.searchers.sgnas import Judge, read_run, trained_judge
 from nas.spaces import Architecture, SearchSpace, load_architecture
 from nas.spaces.sgnas import random_network
 from nas.supernet.unified import path_of
-from nas.training.memory import keep_freed_memory
 from nas.training.run_folder import RunFolder
 from nas.training.unified import hits
 
@@ -58,18 +57,19 @@ def main() -> None:
     os.environ.setdefault("COLUMNS", "150")  # of a pipe rich assumes 80
     options = _parse()
     torch.set_num_threads(options.threads)
-    torch.set_flush_denormal(True)
-    keep_freed_memory()
     folder: Path = options.output
     folder.mkdir(parents=True, exist_ok=True)
     asked = {path: _asked(options, path) for path in options.table}
     if not options.unmeasured:
         for path, files in asked.items():
             _measure(path, files, folder / f"measured-{path.stem}.json")
+    judge, clock = _judge_of(options.run, _priced(options.table[0]).space), Clock(options.hours)
     try:
-        clock = Clock(options.hours)
-        thirds = {t: _hits(options, t, [*files.values()], clock) for t, files in asked.items()}
-        judged = _judge(options, asked, clock)
+        thirds = {
+            table: _hits(judge, [*files.values()], folder / f"thirds-{table.stem}.npz", clock)
+            for table, files in asked.items()
+        }
+        judged = _judge(options, judge, asked, clock)
     except TimeIsUp:
         print_lines(["the time is up: the same command goes on from here"])
         return
@@ -123,12 +123,19 @@ def _measure(table: Path, files: dict[float, Path], record: Path) -> None:
 
 
 def _judge(
-    options: argparse.Namespace, asked: dict[Path, dict[float, Path]], clock: Clock
+    options: argparse.Namespace,
+    judge: Judge,
+    asked: dict[Path, dict[float, Path]],
+    clock: Clock,
 ) -> dict[Path, list[tuple[float, list[float]]]]:
     """By table, for each answer its accuracy and those of the random networks beside it."""
     priced = {table: _priced(table) for table in asked}
-    judge = _judge_of(options.run, next(iter(priced.values())).space, options.images)
-    scores = Journaled(judge, options.output / f"scores-{options.images}.jsonl")
+    unseen = judge.parts.selection
+    some = unseen.take(torch.arange(min(options.images, len(unseen))))
+    scores = Journaled(
+        Judge(judge.supernet, judge.data, replace(judge.parts, selection=some), judge.recipe),
+        options.output / f"scores-{options.images}.jsonl",
+    )
 
     def score(architecture: Architecture) -> float:
         clock.check()
@@ -144,13 +151,11 @@ def _judge(
     return judged
 
 
-def _hits(options: argparse.Namespace, table: Path, files: list[Path], clock: Clock) -> Hits:
+def _hits(judge: Judge, files: list[Path], record: Path, clock: Clock) -> Hits:
     """Of which test images the class is said, by the answers of a third: ``(2, third, N)``."""
-    record = options.output / f"thirds-{table.stem}.npz"
     if record.exists():
         found: Hits = np.load(record)["hits"]
         return found
-    judge = _judge_of(options.run, _priced(table).space, None)
     third = max(1, len(files) // THIRDS)
     rows = []
     for file in (*files[:third], *files[-third:]):
@@ -164,15 +169,15 @@ def _hits(options: argparse.Namespace, table: Path, files: list[Path], clock: Cl
     return made
 
 
-def _judge_of(folder: Path, space: SearchSpace, images: int | None) -> Judge:
-    """The run's supernet, judging on so many test images; on all where None."""
+def _judge_of(folder: Path, space: SearchSpace) -> Judge:
+    """The run's supernet, judging on all test images, in an order by the run's seed."""
     config, recipe = read_run(folder)
     data = load_data(config["data"], input_size=space.input_size, classes=space.classes)
     if config["images"] is not None:
         data = data.subset(config["images"], seed=0)
     judge = trained_judge(RunFolder(folder, config), space, data, recipe, seed=config["seed"])
     order = torch.randperm(len(data.test), generator=random_order(config["seed"]))
-    unseen = data.test.take(order[:images])
+    unseen = data.test.take(order)
     return Judge(judge.supernet, data, replace(judge.parts, selection=unseen), recipe)
 
 
