@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 _SMALL = 4  # pixels a side, up to which a product of matrices is faster
+_SMALL_GRADIENT = 8  # the same of the gradient by the weight
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -13,3 +15,23 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if x.shape[-1] > _SMALL:
         return F.conv2d(x, weight, bias)
     return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
+def gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of ``pointwise`` by input and weight.
+
+    Together they take longer than one by one where the weight's is a product of matrices: at 8 x 8
+    pixels that takes three quarters of the time of oneDNN's own.
+    """
+    small = x.device.type == "cpu" and x.shape[-1] <= _SMALL_GRADIENT
+    by_x, by_weight, _ = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, not small, False]
+    )
+    if small:
+        by_weight = (_rows(grad).t() @ _rows(x))[:, :, None, None]
+    return by_x, by_weight
+
+
+def _rows(x: Tensor) -> Tensor:
+    """``(N, C, H, W)``, channels last, to ``(N H W, C)``."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])

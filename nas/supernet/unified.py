@@ -47,8 +47,9 @@ from latbench.errors import InvalidValueError
 from latbench.render.torch import NetworkModule, render_torch
 from nas.spaces import PLAIN, Architecture, SearchSpace
 from nas.spaces.sgnas import KERNELS, SKIP, SUB_BLOCKS, MixLayer, architecture_of
-from nas.supernet.candidates import initialise
+from nas.supernet.candidates import initialise, modules_of
 from nas.supernet.depthwise import depthwise, input_gradient, reaching, weight_gradient
+from nas.supernet.pointwise import gradients
 
 THRESHOLD = 0.01  # choices of at most this probability are not computed, as published
 _MOMENTUM = 0.1  # of running statistics
@@ -97,9 +98,10 @@ class UnifiedSupernet(nn.Module):
         self.space = space
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.stem = nn.ModuleList(render_torch(spec) for spec in space.stem)
+            modules = modules_of("running")
+            self.stem = nn.ModuleList(render_torch(spec, modules=modules) for spec in space.stem)
             self.layers = nn.ModuleList(UnifiedBlock(layer) for layer in layers)
-            self.tail = nn.ModuleList(render_torch(spec) for spec in space.tail)
+            self.tail = nn.ModuleList(render_torch(spec, modules=modules) for spec in space.tail)
             for module in (*self.stem.modules(), *self.tail.modules()):
                 initialise(module)
 
@@ -463,10 +465,8 @@ class _ExpandDepthwise(torch.autograd.Function):
         by_wide = input_gradient(grad, wide, kernel, ctx.stride)
         aten.hardtanh_backward.grad_input(by_wide, wide, 0, 6, grad_input=by_wide)
         del wide
-        by_x, by_weight, by_bias = aten.convolution_backward(
-            by_wide, x, weight, [len(weight)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True] * 3
-        )
-        return by_x, by_weight, by_bias, by_kernel, None
+        by_x, by_weight = gradients(by_wide, x, weight)
+        return by_x, by_weight, by_wide.sum((0, 2, 3)), by_kernel, None
 
 
 class _NormProject(torch.autograd.Function):
@@ -499,9 +499,7 @@ class _NormProject(torch.autograd.Function):
         aten = torch.ops.aten
         variance = inverse_std.pow(-2) - NORM_EPSILON
         y = F.batch_norm(x, mean, variance, gain, bias, False, 0.0, NORM_EPSILON).clamp_(0, 6)
-        by_y, by_projection, _ = aten.convolution_backward(
-            grad, y, projection, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, False]
-        )
+        by_y, by_projection = gradients(grad, y, projection)
         aten.hardtanh_backward.grad_input(by_y, y, 0, 6, grad_input=by_y)
         del y  # its memory serves what comes next
         by_x, by_gain, by_bias = aten.native_batch_norm_backward(
