@@ -34,11 +34,12 @@ from latbench.tables import LatencyTable
 from nas.data import load_data
 from nas.data.images import generator as random_order
 from nas.evaluators.journal import Journaled
+from nas.evaluators.unified import Judge, trained_judge
 from nas.generator import answers, load_generator
 from nas.priced import PricedSpace, labelled_space
 from nas.searchers.base import generator_file
 from nas.searchers.budgets import Budgets
-from nas.searchers.sgnas import Judge, read_run, trained_judge
+from nas.searchers.sgnas import read_run
 from nas.spaces import Architecture, SearchSpace, load_architecture
 from nas.spaces.sgnas import random_network
 from nas.supernet.unified import path_of

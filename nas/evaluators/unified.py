@@ -1,0 +1,52 @@
+"""A trained unified supernet as a judge of networks."""
+
+from __future__ import annotations
+
+from nas.data.images import ImageData
+from nas.evaluators.base import Evaluator
+from nas.spaces import PLAIN, Architecture, SearchSpace, make_space
+from nas.supernet.unified import UnifiedSupernet, path_of
+from nas.training.epochs import Progress
+from nas.training.run_folder import RunFolder
+from nas.training.unified import Parts, UnifiedRecipe, accuracy, divide, train_unified
+
+
+class Judge(Evaluator):
+    """A trained supernet with the images to train and to judge generators on.
+
+    A score is the accuracy of the calibrated network on the images that select.
+    """
+
+    def __init__(
+        self, supernet: UnifiedSupernet, data: ImageData, parts: Parts, recipe: UnifiedRecipe
+    ) -> None:
+        super().__init__()
+        self.supernet = supernet.requires_grad_(False)
+        self.data, self.parts, self.recipe = data, parts, recipe
+
+    def _score(self, architecture: Architecture) -> float:
+        return accuracy(self.supernet, path_of(architecture), self.data, self.parts, self.recipe)
+
+
+def trained_judge(
+    folder: RunFolder,
+    space: SearchSpace,
+    data: ImageData,
+    recipe: UnifiedRecipe,
+    *,
+    seed: int,
+    progress: Progress = lambda fraction, words: None,
+) -> Judge:
+    """The supernet of a run, trained to its end or read from its folder, as a judge."""
+    parts = divide(data, recipe, seed=seed)
+    supernet = train_unified(
+        plain(space), data, parts, recipe, folder, seed=seed, progress=progress
+    )
+    return Judge(supernet, data, parts, recipe)
+
+
+def plain(space: SearchSpace) -> SearchSpace:
+    """The space without squeeze-excite and with ReLU6: what a unified supernet is of."""
+    if space.variant == PLAIN:
+        return space
+    return make_space(space.name, space.input_size, space.classes)
