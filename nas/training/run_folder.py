@@ -7,6 +7,7 @@ written beside the old one and renamed, so a killed run always has a whole one.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,11 +69,25 @@ class RunFolder:
         return state
 
     def save_checkpoint(self, name: str, state: Mapping[str, Any]) -> None:
+        """Save a state under ``name``, in place of the last one.
+
+        Raises:
+            InvalidFileError: It cannot be written, as on a full disk; the last one is as it was.
+        """
         file = self._checkpoint_file(name)
-        file.parent.mkdir(exist_ok=True)
         temporary = file.with_suffix(".part")
-        torch.save(dict(state), temporary)
-        temporary.replace(file)
+        try:
+            file.parent.mkdir(exist_ok=True)
+            torch.save(dict(state), temporary)
+            temporary.replace(file)
+        except (OSError, RuntimeError) as error:  # torch's own names positions in the file
+            temporary.unlink(missing_ok=True)
+            free_mib = shutil.disk_usage(self.path).free >> 20
+            reason = str(error).split("\n")[0]
+            raise InvalidFileError(
+                f"cannot write {file}, where {free_mib} MiB are free ({reason}); the last "
+                "checkpoint is as it was: make room, and repeat the command to go on from it"
+            ) from error
 
     def _checkpoint_file(self, name: str) -> Path:
         return self.path / "checkpoint" / f"{name}.pt"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import resource
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -353,6 +354,21 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other" / "thesis.tex").write_text("precious")
     with pytest.raises(MismatchError, match="holds no run"):
         RunFolder(tmp_path / "other", {"seed": 0})
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_last_one(tmp_path: Path) -> None:
+    """What a limit of file sizes does to a write, a full disk does."""
+    folder = RunFolder(tmp_path / "run", {})
+    folder.save_checkpoint("last", {"epoch": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    try:
+        with pytest.raises(InvalidFileError, match=r"MiB are free.* make room"):
+            folder.save_checkpoint("last", {"epoch": 2, "weights": torch.zeros(1 << 16)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert folder.checkpoint("last") == {"epoch": 1}
+    assert [file.name for file in (folder.path / "checkpoint").iterdir()] == ["last.pt"]
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
