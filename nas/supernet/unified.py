@@ -35,12 +35,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from latbench.blocks.graph import NORM_EPSILON
 from latbench.errors import InvalidValueError
@@ -48,12 +47,10 @@ from latbench.render.torch import NetworkModule, render_torch
 from nas.spaces import PLAIN, Architecture, SearchSpace
 from nas.spaces.sgnas import KERNELS, SKIP, SUB_BLOCKS, MixLayer, architecture_of
 from nas.supernet.candidates import initialise, modules_of
-from nas.supernet.depthwise import depthwise, input_gradient, reaching, weight_gradient
-from nas.supernet.pointwise import gradients
+from nas.supernet.depthwise import depthwise, reaching
+from nas.supernet.fused import MOMENTUM, expand_depthwise, frozen_mix, moments, norm_project, relu6
 
 THRESHOLD = 0.01  # choices of at most this probability are not computed, as published
-_MOMENTUM = 0.1  # of running statistics
-_KEPT_PIXELS = 8  # maps of at most this side are kept for the backward pass
 
 Path = Sequence[Sequence[int]]
 """A choice for every sub-block: ``(layers, 6)``."""
@@ -200,7 +197,7 @@ class UnifiedBlock(nn.Module):
         expansion = sum(bool(row) for row in active)
         if not expansion:
             raise ValueError("every sub-block of a layer is skipped: keep at least one")
-        moments = _moments(x) if self.training and expansion > 1 else None
+        statistics = moments(x) if self.training and expansion > 1 else None
         y: Tensor | None = None
         for chosen in sorted({tuple(row) for row in active if row}):
             members = [b for b, row in enumerate(active) if tuple(row) == chosen]
@@ -208,10 +205,10 @@ class UnifiedBlock(nn.Module):
             weights = None
             if isinstance(choices, Tensor):
                 weights = [choices[members, c].repeat_interleave(x.shape[1]) for c in chosen]
-            if moments is not None and weights is None:
-                part = self._train_group(x, group, chosen[0], moments)
+            if statistics is not None and weights is None:
+                part = self._train_group(x, group, chosen[0], statistics)
             else:
-                wide = x if expansion == 1 else self._expand(x, group, moments)
+                wide = x if expansion == 1 else self._expand(x, group, statistics)
                 part = self._mix(wide, group, chosen, weights, bare=expansion == 1)
             y = part if y is None else y.add_(part)
         assert y is not None
@@ -259,41 +256,41 @@ class UnifiedBlock(nn.Module):
         return {name: value.detach().clone() for name, value in state.items()}
 
     def _expand(
-        self, x: Tensor, group: Sequence[SubBlock], moments: tuple[Tensor, Tensor] | None
+        self, x: Tensor, group: Sequence[SubBlock], statistics: tuple[Tensor, Tensor] | None
     ) -> Tensor:
         """Expansion of a group of sub-blocks, batch norm and ReLU6."""
-        return _relu6(F.conv2d(x, *self._expansion(x, group, moments)))
+        return relu6(F.conv2d(x, *self._expansion(x, group, statistics)))
 
     def _expansion(
-        self, x: Tensor, group: Sequence[SubBlock], moments: tuple[Tensor, Tensor] | None
+        self, x: Tensor, group: Sequence[SubBlock], statistics: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         """Weight and bias of a group's expansion with its batch norm folded in."""
         weight = torch.cat([sub.expand.weight for sub in group]).flatten(1)  # (K, C)
         norms = [sub.expand_norm for sub in group]
         running_mean, running_var, gain, bias = _parameters(norms)
-        if moments is None:
+        if statistics is None:
             mean, variance = running_mean, running_var
         else:
-            centre, covariance = moments
+            centre, covariance = statistics
             mean = weight @ centre
             variance = ((weight @ covariance) * weight).sum(1).clamp(min=0)
             count = x.numel() // x.shape[1]
             with torch.no_grad():
-                running_mean.lerp_(mean, _MOMENTUM)
-                running_var.lerp_(variance * (count / max(1, count - 1)), _MOMENTUM)
+                running_mean.lerp_(mean, MOMENTUM)
+                running_var.lerp_(variance * (count / max(1, count - 1)), MOMENTUM)
             _remember(norms, running_mean, running_var)
         scale = gain * (variance + NORM_EPSILON).rsqrt()
         folded = (weight * scale[:, None])[:, :, None, None]
         return folded, bias - mean * scale
 
     def _train_group(
-        self, x: Tensor, group: Sequence[SubBlock], choice: int, moments: tuple[Tensor, Tensor]
+        self, x: Tensor, group: Sequence[SubBlock], choice: int, statistics: tuple[Tensor, Tensor]
     ) -> Tensor:
         """A group of equal kernels in training, expansion to projection."""
         members = [cast(KernelChoice, sub.choices[choice]) for sub in group]
         kernel = torch.cat([member.weight for member in members])
-        y = _ExpandDepthwise.apply(
-            x, *self._expansion(x, group, moments), reaching(kernel, x), self.stride
+        y = expand_depthwise(
+            x, *self._expansion(x, group, statistics), reaching(kernel, x), self.stride
         )
         return self._project(y, group, [member.norm for member in members])
 
@@ -303,9 +300,9 @@ class UnifiedBlock(nn.Module):
         """Batch norm in training, ReLU6 and a group's projection."""
         mean, variance, gain, bias = _parameters(norms)
         projection = torch.cat([sub.project.weight for sub in group], dim=1)
-        out = _NormProject.apply(y, mean, variance, gain, bias, projection)
+        out = norm_project(y, mean, variance, gain, bias, projection)
         _remember(norms, mean, variance)
-        return cast(Tensor, out)
+        return out
 
     def _mix(
         self,
@@ -329,17 +326,13 @@ class UnifiedBlock(nn.Module):
                 projection.requires_grad or any(t.requires_grad for f in folded for t in f)
             )
             if weights is not None and frozen:
-                return cast(
-                    Tensor,
-                    _FrozenMix.apply(
-                        wide,
-                        self.stride,
-                        projection,
-                        len(chosen),
-                        *weights,
-                        *(reaching(kernel, wide) for kernel, _ in folded),
-                        *(bias for _, bias in folded),
-                    ),
+                return frozen_mix(
+                    wide,
+                    [reaching(kernel, wide) for kernel, _ in folded],
+                    [bias for _, bias in folded],
+                    weights,
+                    projection,
+                    self.stride,
                 )
         if self.training and weights is None:
             return self._project(depthwise(wide, kernels[0], self.stride), group, norms[0])
@@ -349,7 +342,7 @@ class UnifiedBlock(nn.Module):
                 y = _batch_norm(depthwise(wide, kernel, self.stride), norms[i], training=True)
             else:
                 y = depthwise(wide, folded[i][0], self.stride) + folded[i][1][:, None, None]
-            y = _relu6(y)
+            y = relu6(y)
             if weights is not None:
                 y = y * weights[i][:, None, None]
             total = y if total is None else total + y
@@ -392,184 +385,8 @@ class KernelChoice(nn.Module):
         self.bare = _norm(channels)
 
 
-class _Moments(torch.autograd.Function):
-    """Mean ``(C,)`` and second moments ``(C, C)`` of channels over images and pixels."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(x)
-        flat = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-        return flat.mean(0), (flat.t() @ flat) / len(flat)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, by_mean: Tensor, by_second: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        count = x.numel() // x.shape[1]
-        weight = (by_second + by_second.t()) / count
-        return F.conv2d(x, weight[:, :, None, None], by_mean / count)
-
-
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean ``(C,)`` and covariance ``(C, C)`` of channels over images and pixels."""
-    mean, second = cast(tuple[Tensor, Tensor], _Moments.apply(x))
-    return mean, second - torch.outer(mean, mean)
-
-
-class _ReLU6(torch.autograd.Function):
-    """ReLU6 in place, differentiable from its output: torch's own keeps a copy of its input."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.mark_dirty(x)
-        x.clamp_(0, 6)
-        ctx.save_for_backward(x)
-        return x
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        return cast(Tensor, torch.ops.aten.hardtanh_backward(grad, y, 0, 6))
-
-
-def _relu6(x: Tensor) -> Tensor:
-    return cast(Tensor, _ReLU6.apply(x))
-
-
-class _ExpandDepthwise(torch.autograd.Function):
-    """1x1 convolution, ReLU6 and depthwise convolution.
-
-    Above ``_KEPT_PIXELS`` a side the map between is not kept but computed anew in the backward
-    pass: such maps have few channels to compute from, and take most of the memory.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, kernel: Tensor, stride: int
-    ) -> Tensor:
-        wide = F.conv2d(x, weight, bias).clamp_(0, 6)
-        kept = wide if x.shape[2] <= _KEPT_PIXELS else None
-        ctx.save_for_backward(x, weight, bias, kernel, kept)
-        ctx.stride = stride
-        return F.conv2d(wide, kernel, None, stride, kernel.shape[2] // 2, 1, len(kernel))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, kernel, wide = ctx.saved_tensors
-        aten = torch.ops.aten
-        if wide is None:
-            wide = F.conv2d(x, weight, bias).clamp_(0, 6)
-        by_kernel = weight_gradient(grad, wide, kernel, ctx.stride)
-        by_wide = input_gradient(grad, wide, kernel, ctx.stride)
-        aten.hardtanh_backward.grad_input(by_wide, wide, 0, 6, grad_input=by_wide)
-        del wide
-        by_x, by_weight = gradients(by_wide, x, weight)
-        return by_x, by_weight, by_wide.sum((0, 2, 3)), by_kernel, None
-
-
-class _NormProject(torch.autograd.Function):
-    """Batch norm by the batch's statistics, ReLU6 and a 1x1 convolution.
-
-    Keeps the input alone: the map between is computed anew in the backward pass, which takes a
-    twentieth of the block's time and saves a third of its memory.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
-        gain: Tensor,
-        bias: Tensor,
-        projection: Tensor,
-    ) -> Tensor:
-        y, mean, inverse_std = torch.native_batch_norm(
-            x, gain, bias, running_mean, running_var, True, _MOMENTUM, NORM_EPSILON
-        )
-        ctx.save_for_backward(x, gain, bias, mean, inverse_std, projection)
-        return F.conv2d(y.clamp_(0, 6), projection)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, gain, bias, mean, inverse_std, projection = ctx.saved_tensors
-        aten = torch.ops.aten
-        variance = inverse_std.pow(-2) - NORM_EPSILON
-        y = F.batch_norm(x, mean, variance, gain, bias, False, 0.0, NORM_EPSILON).clamp_(0, 6)
-        by_y, by_projection = gradients(grad, y, projection)
-        aten.hardtanh_backward.grad_input(by_y, y, 0, 6, grad_input=by_y)
-        del y  # its memory serves what comes next
-        by_x, by_gain, by_bias = aten.native_batch_norm_backward(
-            by_y, x, gain, None, None, mean, inverse_std, True, NORM_EPSILON, [True, True, True]
-        )
-        return by_x, None, None, by_gain, by_bias, by_projection
-
-
-class _FrozenMix(torch.autograd.Function):
-    """Weighted depthwise choices and projection, differentiable by input and weights alone.
-
-    With ``r_k = relu6(depthwise(x, kernel_k) + bias_k)`` computes ``P sum_k p_k r_k``. Keeps the
-    r_k and nothing else of their size.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, stride: int, projection: Tensor, count: int, *rest: Tensor
-    ) -> Tensor:
-        weights, kernels, biases = rest[:count], rest[count : 2 * count], rest[2 * count :]
-        outputs = []
-        total: Tensor | None = None
-        for weight, kernel, bias in zip(weights, kernels, biases, strict=True):
-            r = F.conv2d(x, kernel, bias, stride, kernel.shape[2] // 2, 1, len(kernel))
-            r.clamp_(0, 6)
-            outputs.append(r)
-            p = weight[:, None, None]
-            total = r * p if total is None else total.addcmul_(r, p)
-        assert total is not None
-        ctx.stride, ctx.count = stride, count
-        ctx.save_for_backward(x, projection, *weights, *kernels, *outputs)
-        return F.conv2d(total, projection)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, projection, *rest = ctx.saved_tensors
-        count = ctx.count
-        weights, kernels, outputs = rest[:count], rest[count : 2 * count], rest[2 * count :]
-        # grad by the weighted sum: the transposed projection
-        wide = F.conv2d(grad, projection.transpose(0, 1).contiguous())
-        by_x: Tensor | None = None
-        by_weights = []
-        for weight, kernel, r in zip(weights, kernels, outputs, strict=True):
-            by_weights.append(_channel_products(wide, r))
-            if ctx.needs_input_grad[0]:
-                inside = torch.ops.aten.hardtanh_backward(wide, r, 0, 6)
-                scaled = kernel * weight[:, None, None, None]
-                part = input_gradient(inside, x, scaled, ctx.stride)
-                by_x = part if by_x is None else by_x.add_(part)
-        return (by_x, None, None, None, *by_weights, *[None] * (2 * count))
-
-
-def _channel_products(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of a x b over images and pixels, by channel: ``(C,)``.
-
-    It is what a batch norm with mean 0 and variance 1 computes for its gain, and that reads each
-    map once where product and sum read and write three.
-    """
-    if a.device.type != "cpu":
-        return torch.einsum("nchw,nchw->c", a, b)
-    zeros, ones = a.new_zeros(a.shape[1]), a.new_ones(a.shape[1])
-    found: Tensor = torch.ops.aten.native_batch_norm_backward(
-        a, b, ones, zeros, ones, zeros, ones, False, 0.0, [False, True, False]
-    )[1]
-    return found
-
-
 def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=NORM_EPSILON, momentum=_MOMENTUM)
+    return nn.BatchNorm2d(channels, eps=NORM_EPSILON, momentum=MOMENTUM)
 
 
 def _parameters(norms: Sequence[nn.BatchNorm2d]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -592,7 +409,7 @@ def _remember(norms: Sequence[nn.BatchNorm2d], mean: Tensor, variance: Tensor) -
 
 def _batch_norm(x: Tensor, norms: Sequence[nn.BatchNorm2d], *, training: bool) -> Tensor:
     mean, variance, gain, bias = _parameters(norms)
-    y = F.batch_norm(x, mean, variance, gain, bias, training, _MOMENTUM, NORM_EPSILON)
+    y = F.batch_norm(x, mean, variance, gain, bias, training, MOMENTUM, NORM_EPSILON)
     if training:
         _remember(norms, mean, variance)
     return y

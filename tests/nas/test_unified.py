@@ -120,7 +120,7 @@ def test_gradients_of_weights_are_those_of_the_network(
     kept_pixels: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folded norm, the fast depthwise gradient, maps computed anew: they change nothing."""
-    monkeypatch.setattr("nas.supernet.unified._KEPT_PIXELS", kept_pixels)
+    monkeypatch.setattr("nas.supernet.fused._KEPT_PIXELS", kept_pixels)
     path = PATHS[1]
     supernet = make_supernet().train()
     network = supernet.cut(path).train()

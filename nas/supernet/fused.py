@@ -1,0 +1,258 @@
+"""Parts of a unified block as functions with gradients of their own.
+
+What autograd would keep for the backward pass takes most of a supernet's memory, and what it would
+compute there most of its time. These keep what is small, compute anew what is cheap, and leave out
+gradients that nobody asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from latbench.blocks.graph import NORM_EPSILON
+from nas.supernet.depthwise import input_gradient, weight_gradient
+from nas.supernet.pointwise import gradients
+
+MOMENTUM = 0.1  # of running statistics
+_KEPT_PIXELS = 8  # maps of at most this side are kept for the backward pass
+
+
+class _Moments(torch.autograd.Function):
+    """Mean ``(C,)`` and second moments ``(C, C)`` of channels over images and pixels."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x)
+        flat = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+        return flat.mean(0), (flat.t() @ flat) / len(flat)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_mean: Tensor, by_second: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        count = x.numel() // x.shape[1]
+        weight = (by_second + by_second.t()) / count
+        return F.conv2d(x, weight[:, :, None, None], by_mean / count)
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean ``(C,)`` and covariance ``(C, C)`` of channels over images and pixels."""
+    mean, second = cast(tuple[Tensor, Tensor], _Moments.apply(x))
+    return mean, second - torch.outer(mean, mean)
+
+
+class _ReLU6(torch.autograd.Function):
+    """ReLU6 in place, differentiable from its output: torch's own keeps a copy of its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        x.clamp_(0, 6)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return cast(Tensor, torch.ops.aten.hardtanh_backward(grad, y, 0, 6))
+
+
+def relu6(x: Tensor) -> Tensor:
+    """ReLU6 in place."""
+    return cast(Tensor, _ReLU6.apply(x))
+
+
+class _ExpandDepthwise(torch.autograd.Function):
+    """1x1 convolution, ReLU6 and depthwise convolution.
+
+    Above ``_KEPT_PIXELS`` a side the map between is not kept but computed anew in the backward
+    pass: such maps have few channels to compute from, and take most of the memory.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, kernel: Tensor, stride: int
+    ) -> Tensor:
+        wide = F.conv2d(x, weight, bias).clamp_(0, 6)
+        kept = wide if x.shape[2] <= _KEPT_PIXELS else None
+        ctx.save_for_backward(x, weight, bias, kernel, kept)
+        ctx.stride = stride
+        return F.conv2d(wide, kernel, None, stride, kernel.shape[2] // 2, 1, len(kernel))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, kernel, wide = ctx.saved_tensors
+        aten = torch.ops.aten
+        if wide is None:
+            wide = F.conv2d(x, weight, bias).clamp_(0, 6)
+        by_kernel = weight_gradient(grad, wide, kernel, ctx.stride)
+        by_wide = input_gradient(grad, wide, kernel, ctx.stride)
+        aten.hardtanh_backward.grad_input(by_wide, wide, 0, 6, grad_input=by_wide)
+        del wide
+        by_x, by_weight = gradients(by_wide, x, weight)
+        return by_x, by_weight, by_wide.sum((0, 2, 3)), by_kernel, None
+
+
+def expand_depthwise(
+    x: Tensor, weight: Tensor, bias: Tensor, kernel: Tensor, stride: int
+) -> Tensor:
+    """1x1 convolution, ReLU6 and depthwise convolution.
+
+    Args:
+        x: ``(N, C, H, W)``, channels last.
+        weight: ``(K, C, 1, 1)``.
+        bias: ``(K,)``.
+        kernel: ``(K, 1, kernel, kernel)``.
+        stride: Of the depthwise convolution.
+    """
+    return cast(Tensor, _ExpandDepthwise.apply(x, weight, bias, kernel, stride))
+
+
+class _NormProject(torch.autograd.Function):
+    """Batch norm by the batch's statistics, ReLU6 and a 1x1 convolution.
+
+    Keeps the input alone: the map between is computed anew in the backward pass, which takes a
+    twentieth of the block's time and saves a third of its memory.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        gain: Tensor,
+        bias: Tensor,
+        projection: Tensor,
+    ) -> Tensor:
+        y, mean, inverse_std = torch.native_batch_norm(
+            x, gain, bias, running_mean, running_var, True, MOMENTUM, NORM_EPSILON
+        )
+        ctx.save_for_backward(x, gain, bias, mean, inverse_std, projection)
+        return F.conv2d(y.clamp_(0, 6), projection)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, gain, bias, mean, inverse_std, projection = ctx.saved_tensors
+        aten = torch.ops.aten
+        variance = inverse_std.pow(-2) - NORM_EPSILON
+        y = F.batch_norm(x, mean, variance, gain, bias, False, 0.0, NORM_EPSILON).clamp_(0, 6)
+        by_y, by_projection = gradients(grad, y, projection)
+        aten.hardtanh_backward.grad_input(by_y, y, 0, 6, grad_input=by_y)
+        del y  # its memory serves what comes next
+        by_x, by_gain, by_bias = aten.native_batch_norm_backward(
+            by_y, x, gain, None, None, mean, inverse_std, True, NORM_EPSILON, [True, True, True]
+        )
+        return by_x, None, None, by_gain, by_bias, by_projection
+
+
+def norm_project(
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    gain: Tensor,
+    bias: Tensor,
+    projection: Tensor,
+) -> Tensor:
+    """Batch norm in training, which updates its running statistics, ReLU6 and a 1x1 convolution.
+
+    Args:
+        x: ``(N, K, H, W)``, channels last.
+        running_mean: ``(K,)``, as the three after it.
+        running_var: Changed in place.
+        gain: Of the norm.
+        bias: Of the norm.
+        projection: ``(D, K, 1, 1)``.
+    """
+    return cast(Tensor, _NormProject.apply(x, running_mean, running_var, gain, bias, projection))
+
+
+class _FrozenMix(torch.autograd.Function):
+    """Weighted depthwise choices and projection, differentiable by input and weights alone.
+
+    With ``r_k = relu6(depthwise(x, kernel_k) + bias_k)`` computes ``P sum_k p_k r_k``. Keeps the
+    r_k and nothing else of their size.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, stride: int, projection: Tensor, count: int, *rest: Tensor
+    ) -> Tensor:
+        weights, kernels, biases = rest[:count], rest[count : 2 * count], rest[2 * count :]
+        outputs = []
+        total: Tensor | None = None
+        for weight, kernel, bias in zip(weights, kernels, biases, strict=True):
+            r = F.conv2d(x, kernel, bias, stride, kernel.shape[2] // 2, 1, len(kernel))
+            r.clamp_(0, 6)
+            outputs.append(r)
+            p = weight[:, None, None]
+            total = r * p if total is None else total.addcmul_(r, p)
+        assert total is not None
+        ctx.stride, ctx.count = stride, count
+        ctx.save_for_backward(x, projection, *weights, *kernels, *outputs)
+        return F.conv2d(total, projection)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, projection, *rest = ctx.saved_tensors
+        count = ctx.count
+        weights, kernels, outputs = rest[:count], rest[count : 2 * count], rest[2 * count :]
+        # grad by the weighted sum: the transposed projection
+        wide = F.conv2d(grad, projection.transpose(0, 1).contiguous())
+        by_x: Tensor | None = None
+        by_weights = []
+        for weight, kernel, r in zip(weights, kernels, outputs, strict=True):
+            by_weights.append(_channel_products(wide, r))
+            if ctx.needs_input_grad[0]:
+                inside = torch.ops.aten.hardtanh_backward(wide, r, 0, 6)
+                scaled = kernel * weight[:, None, None, None]
+                part = input_gradient(inside, x, scaled, ctx.stride)
+                by_x = part if by_x is None else by_x.add_(part)
+        return (by_x, None, None, None, *by_weights, *[None] * (2 * count))
+
+
+def frozen_mix(
+    x: Tensor,
+    kernels: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    projection: Tensor,
+    stride: int,
+) -> Tensor:
+    """Weighted depthwise choices and their projection, differentiable by x and weights alone.
+
+    Args:
+        x: ``(N, K, H, W)``, channels last.
+        kernels: By choice, ``(K, 1, kernel, kernel)``, norms folded in.
+        biases: By choice, ``(K,)``.
+        weights: By choice, of every channel, ``(K,)``.
+        projection: ``(D, K, 1, 1)``.
+        stride: Of the depthwise convolutions.
+    """
+    parts = (*weights, *kernels, *biases)
+    return cast(Tensor, _FrozenMix.apply(x, stride, projection, len(kernels), *parts))
+
+
+def _channel_products(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of a x b over images and pixels, by channel: ``(C,)``.
+
+    It is what a batch norm with mean 0 and variance 1 computes for its gain, and that reads each
+    map once where product and sum read and write three.
+    """
+    if a.device.type != "cpu":
+        return torch.einsum("nchw,nchw->c", a, b)
+    zeros, ones = a.new_zeros(a.shape[1]), a.new_ones(a.shape[1])
+    found: Tensor = torch.ops.aten.native_batch_norm_backward(
+        a, b, ones, zeros, ones, zeros, ones, False, 0.0, [False, True, False]
+    )[1]
+    return found
