@@ -67,8 +67,7 @@ def find_priors(
         for i in numbers:
             if i not in scores:
                 scores[i] = judge.score(architecture_of(space, paths[i]))
-            words = f"priors, network {len(scores)} of {total}"
-            progress(min(1.0, len(scores) / total), words)
+            progress(len(scores) / total, f"priors, network {len(scores)} of {total}")
         return list(numbers)
 
     half = -(-candidates // 2)
@@ -82,8 +81,8 @@ def find_priors(
         others = others[~np.isin(others, known)]
         expected = _expected(counts[known], targets, counts[others])
         promising = others[np.argsort(-expected, kind="stable")][: candidates - half]
-        all_ = random + judged(promising.tolist())
-        found.append(paths[max(all_, key=scores.__getitem__)])
+        tried = random + judged(promising.tolist())
+        found.append(paths[max(tried, key=scores.__getitem__)])
     return found
 
 
