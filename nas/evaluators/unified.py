@@ -40,12 +40,12 @@ def trained_judge(
     """The supernet of a run, trained to its end or read from its folder, as a judge."""
     parts = divide(data, recipe, seed=seed)
     supernet = train_unified(
-        plain(space), data, parts, recipe, folder, seed=seed, progress=progress
+        _plain(space), data, parts, recipe, folder, seed=seed, progress=progress
     )
     return Judge(supernet, data, parts, recipe)
 
 
-def plain(space: SearchSpace) -> SearchSpace:
+def _plain(space: SearchSpace) -> SearchSpace:
     """The space without squeeze-excite and with ReLU6: what a unified supernet is of."""
     if space.variant == PLAIN:
         return space

@@ -77,7 +77,7 @@ def find_priors(
         known = list(scores)
         least = min(scores[i] for i in random)
         targets = np.array([max(scores[i], least) for i in known])
-        others = order[: max(len(paths) // len(places), candidates)]
+        others = order[: len(paths) // len(places)]
         others = others[~np.isin(others, known)]
         expected = _expected(counts[known], targets, counts[others])
         promising = others[np.argsort(-expected, kind="stable")][: candidates - half]

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from latbench.blocks.graph import NORM_EPSILON
 from nas.supernet.depthwise import input_gradient, weight_gradient
-from nas.supernet.pointwise import gradients
+from nas.supernet.pointwise import gradients, rows
 
 MOMENTUM = 0.1  # of running statistics
 _KEPT_PIXELS = 8  # maps of at most this side are kept for the backward pass
@@ -29,7 +29,7 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(x)
-        flat = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+        flat = rows(x)
         return flat.mean(0), (flat.t() @ flat) / len(flat)
 
     @staticmethod

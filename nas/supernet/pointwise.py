@@ -28,10 +28,10 @@ def gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         grad, x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, not small, False]
     )
     if small:
-        by_weight = (_rows(grad).t() @ _rows(x))[:, :, None, None]
+        by_weight = (rows(grad).t() @ rows(x))[:, :, None, None]
     return by_x, by_weight
 
 
-def _rows(x: Tensor) -> Tensor:
+def rows(x: Tensor) -> Tensor:
     """``(N, C, H, W)``, channels last, to ``(N H W, C)``."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
