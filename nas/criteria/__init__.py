@@ -3,7 +3,8 @@
 A criterion is a module made for so many outputs of the network and so many classes; it maps
 outputs ``(N, outputs)`` and labels ``(N,)`` to a scalar. What it learns, such as the class centres
 of the angular margin, are its parameters, trained beside the network's. Its options are keywords
-with defaults. Losses of a cost over its target stand in ``nas.criteria.hardware``.
+with defaults. A criterion of embeddings, whose outputs are no logits, has ``embeds = True``. Losses
+of a cost over its target stand in ``nas.criteria.hardware``.
 """
 
 from __future__ import annotations

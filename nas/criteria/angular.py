@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,8 @@ class AngularMargin(nn.Module):
         scale: 64 in the paper.
         seed: Of the initial centres.
     """
+
+    embeds: ClassVar[bool] = True
 
     def __init__(
         self,

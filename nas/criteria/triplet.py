@@ -7,6 +7,7 @@ identity is an anchor with its positive, in the batch as drawn; the negative is 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,8 @@ class Triplet(nn.Module):
             ``random``: per pair any negative that violates the margin, drawn from torch's
             generator.
     """
+
+    embeds: ClassVar[bool] = True
 
     def __init__(
         self, outputs: int, classes: int, *, margin: float = 0.3, mining: str = "hard"

@@ -206,11 +206,11 @@ def batches(
 
 
 def endless_batches(
-    source: Source, batch_size: int, rng: torch.Generator
+    source: Source, batch_size: int, rng: torch.Generator, *, per_class: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled batches of one epoch after another."""
+    """Shuffled batches of one epoch after another, as ``batches``."""
     while True:
-        yield from batches(source, batch_size, rng)
+        yield from batches(source, batch_size, rng, per_class=per_class)
 
 
 def _balanced(

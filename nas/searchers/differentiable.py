@@ -43,9 +43,10 @@ from nas.searchers.base import (
     recipe_of,
 )
 from nas.searchers.derivation import LogProbabilities, derive
-from nas.searchers.supernet import SupernetSearcher, criterion_of, divided
+from nas.searchers.supernet import SupernetSearcher, divided
 from nas.spaces import Architecture
 from nas.supernet.supernet import searchable_supernet, start_widths
+from nas.training.criterion import criterion_of
 from nas.training.epochs import Progress
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import STRATEGIES, DifferentiableStrategy
@@ -118,7 +119,7 @@ class DifferentiableSearcher(SupernetSearcher):
         supernet = searchable_supernet(space, seed=seed)
         strategy = STRATEGIES[self.strategy](space)
         assert isinstance(strategy, DifferentiableStrategy)
-        criterion = criterion_of(data, space, seed=seed)
+        criterion = criterion_of(data, space.classes, self.recipe, seed=seed)
 
         constraint = self.constraint(target_ms)
         budget_ms = constraint.limits[0].budget

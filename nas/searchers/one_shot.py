@@ -35,8 +35,9 @@ from nas.searchers.base import (
     phase_of,
     recipe_of,
 )
-from nas.searchers.supernet import SupernetSearcher, criterion_of, divided
+from nas.searchers.supernet import SupernetSearcher, divided
 from nas.supernet.supernet import searchable_supernet
+from nas.training.criterion import criterion_of
 from nas.training.epochs import Progress
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import STRATEGIES
@@ -83,7 +84,9 @@ class OneShotSearcher(SupernetSearcher):
 
     def train(self, data: ImageData, folder: RunFolder, *, progress: Progress) -> nn.Module:
         """Train the supernet to the end, or on from a folder's checkpoint; return the criterion."""
-        criterion = criterion_of(data, self.priced.space, seed=self.settings.seed)
+        criterion = criterion_of(
+            data, self.priced.space.classes, self.recipe, seed=self.settings.seed
+        )
         train_supernet(
             self.supernet,
             self.strategy,

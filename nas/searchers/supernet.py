@@ -1,20 +1,15 @@
-"""What searchers on a supernet of separate operations share: devices, recipe, images, criterion."""
+"""What searchers on a supernet of separate operations share: devices, recipe, images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
-from torch import nn
-
 from nas.coding import CodedSpace
 from nas.constraints import Constraint, latency_limits
 from nas.data.images import ImageData, Source, require_images
 from nas.priced import PricedSpace
 from nas.searchers.base import Searcher, SearchSettings, budgets_of
-from nas.spaces import SearchSpace
-from nas.tasks import task_of
 from nas.training.supernet import SupernetRecipe
 
 _ANY = 1 + 1e-6  # times the slowest: sums in another order differ in their last digits
@@ -42,13 +37,6 @@ class SupernetSearcher(Searcher):
             target_ms = max(priced.reachable_ms()[1] for priced in self.devices) * _ANY
         latencies = latency_limits(self.devices, target_ms)
         return Constraint((*latencies.limits, *self.settings.limits))
-
-
-def criterion_of(data: ImageData, space: SearchSpace, *, seed: int) -> nn.Module:
-    """The loss of the data's task for networks of a space."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return task_of(data).criterion(space.classes)
 
 
 def divided(data: ImageData, recipe: SupernetRecipe, *, seed: int) -> tuple[Source, Source]:

@@ -76,6 +76,7 @@ from nas.searchers.derivation import (
 from nas.spaces.architecture import Architecture, read_architecture
 from nas.supernet.supernet import Supernet, start_widths
 from nas.tasks import Task, task_of
+from nas.training.criterion import criterion_of
 from nas.training.epochs import (
     Progress,
     Report,
@@ -231,7 +232,9 @@ class TFNASSearcher(Searcher):
         recipe, warmup = self.recipe, self.recipe.warmup_epochs
         train, held_out = data.held_out(recipe.held_out, seed=self.settings.seed)
         require_images(data, train, held_out)
-        images = TrainingImages(data, train, recipe.batch_size, recipe.shift, self.workers)
+        images = TrainingImages(
+            data, train, recipe.batch_size, recipe.shift, self.workers, per_class=recipe.per_class
+        )
         work = _Work(images, held_out, task_of(data), folder)
         searching = recipe.epochs - warmup
         total = warmup + len(targets_ms) * searching
@@ -327,7 +330,8 @@ class TFNASSearcher(Searcher):
             return land(self.priced, propose, target_ms, rounds)
 
     def _begin(self, work: _Work, *checkpoints: str) -> SearchState:
-        state = self.begin(work.task.criterion(self.priced.space.classes))
+        outputs, seed = self.priced.space.classes, self.settings.seed
+        state = self.begin(criterion_of(work.images.data, outputs, self.recipe, seed=seed))
         resume(state, work.folder, *checkpoints)
         return state
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from latbench.errors import InvalidValueError
 from nas.criteria import make_criterion
 from nas.data.images import ImageData, Source, batches, generator
 
@@ -25,11 +26,13 @@ class Task(ABC):
         criterion_name: The loss of searches, where nothing else is asked for.
         scratch_criterion: That of trainings from scratch, where the recipe names none.
         metric: Which of the final metrics counts; a fraction, higher is better.
+        embeds: Whether networks may give embeddings instead of a logit a class.
     """
 
     criterion_name: ClassVar[str]
     scratch_criterion: ClassVar[str]
     metric: ClassVar[str]
+    embeds: ClassVar[bool] = False
 
     def __init__(self, data: ImageData) -> None:
         self.data = data
@@ -44,14 +47,16 @@ class Task(ABC):
         """The loss for a network of these outputs: outputs and labels ``(N,)`` to a scalar.
 
         Raises:
-            LatbenchError: No such criterion or option, or the outputs do not fit the data.
+            LatbenchError: No such criterion or option, or it does not fit the task or the outputs.
         """
-        return make_criterion(
-            name or self.criterion_name,
-            outputs=outputs,
-            classes=self.data.classes,
-            options=options,
-        )
+        name = name or self.criterion_name
+        made = make_criterion(name, outputs=outputs, classes=self.data.classes, options=options)
+        if not self.embeds and getattr(made, "embeds", False):
+            raise InvalidValueError(
+                f"{name} trains embeddings, and {self.data.name} is a data set of classes: choose "
+                "cross-entropy, label-smoothing or focal"
+            )
+        return made
 
     @abstractmethod
     def fitness(self, outputs: Tensor, labels: Tensor, criterion: nn.Module) -> float:

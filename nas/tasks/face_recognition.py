@@ -24,6 +24,7 @@ class FaceRecognition(Task):
     criterion_name = "angular"
     scratch_criterion = "angular"
     metric = "accuracy"
+    embeds = True
 
     @torch.no_grad()
     def fitness(self, outputs: Tensor, labels: Tensor, criterion: nn.Module) -> float:

@@ -144,6 +144,7 @@ class TrainingImages:
         batch_size: Images a step, over all processes.
         shift: Largest shift of a training image, in pixels.
         workers: The processes that train together.
+        per_class: Images of each class in a batch; 0 draws from all alike.
     """
 
     data: ImageData
@@ -151,6 +152,7 @@ class TrainingImages:
     batch_size: int
     shift: int
     workers: Workers = ALONE
+    per_class: int = 0
 
     @property
     def steps(self) -> int:
@@ -162,16 +164,21 @@ class TrainingImages:
     ) -> float:
         """Take a step on every batch of an epoch; return the mean loss over steps and processes."""
         losses: list[float] = []
-        for number, (raw, labels) in enumerate(batches(self.source, self.batch_size, order)):
-            images = augment(raw, shifts, flip=self.data.flip, shift=self.shift)
-            losses.append(step(number, *self._share(images, labels)))
-            report((number + 1) / self.steps, losses[-1])
+        drawn = batches(self.source, self.batch_size, order, per_class=self.per_class)
+        with torch.random.fork_rng():
+            torch.manual_seed(order.initial_seed())  # for criteria that draw, such as triplet
+            for number, (raw, labels) in enumerate(drawn):
+                images = augment(raw, shifts, flip=self.data.flip, shift=self.shift)
+                losses.append(step(number, *self._share(images, labels)))
+                report((number + 1) / self.steps, losses[-1])
         mean = sum(losses) / len(losses)
         return self.workers.sum([mean / self.workers.count])[0]
 
     def judged(self, source: Source, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and labels of other images, as they are, in batches without end."""
-        for images, labels in endless_batches(source, self.batch_size, rng):
+        for images, labels in endless_batches(
+            source, self.batch_size, rng, per_class=self.per_class
+        ):
             yield self._share(images, labels)
 
     def _share(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,8 +29,11 @@ class SearchRecipe(Recipe, frozen=True, kw_only=True):
     Attributes:
         held_out: Share of the training images that the weights do not see: for what is searched,
             and for scores.
-        lr: At the start; a cosine to zero.
+        lr: Learning rate at the start; a cosine to zero.
         shift: Largest shift of a training image, in pixels.
+        criterion: Name of the loss, the data's task's if empty.
+        options: Options of the loss.
+        per_class: Images of each class in a batch; 0 draws from all alike.
     """
 
     epochs: Count
@@ -40,6 +43,9 @@ class SearchRecipe(Recipe, frozen=True, kw_only=True):
     momentum: Rate = 0.9
     weight_decay: NotNegative
     shift: Pixels = 4
+    criterion: str = ""
+    options: dict[str, float | str] = msgspec.field(default_factory=dict)
+    per_class: Annotated[int, msgspec.Meta(ge=0)] = 0
 
     def scaled(self, epochs: int | None, batch_size: int | None) -> Self:
         """The recipe in so many epochs and with batches of so many images; None keeps its own."""

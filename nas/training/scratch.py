@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from latbench.blocks import Network, network_graph
-from latbench.errors import InvalidFileError, InvalidValueError, MismatchError
+from latbench.errors import InvalidFileError, MismatchError
 from latbench.files import write_atomically
 from latbench.render.torch import NetworkModule
 from nas.data.images import ImageData, augment, batches, generator, jitter
 from nas.tasks import task_of
+from nas.training.criterion import check_batches
 from nas.training.distributed import ALONE, Workers
 from nas.training.epochs import Progress, Report, Resumable, Values, resume, run_epochs
 from nas.training.optimizer import TensorFlowRMSprop, cosine, set_lr
@@ -88,12 +89,7 @@ def check(network: Network, data: ImageData, recipe: TrainingRecipe, group: Work
             that does not divide among processes or classes.
     """
     _criterion(network, data, recipe)
-    group.share(recipe.batch_size)
-    if recipe.per_class and recipe.batch_size % (recipe.per_class * group.count):
-        raise InvalidValueError(
-            f"batches of {recipe.batch_size} images cannot show {recipe.per_class} of each class "
-            f"in {group.count} processes: choose a multiple of {recipe.per_class * group.count}"
-        )
+    check_batches(recipe, group)
 
 
 def test(model: nn.Module, data: ImageData) -> dict[str, float]:

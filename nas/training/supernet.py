@@ -95,7 +95,9 @@ def train_supernet(
     state = _State(supernet, strategy, criterion or nn.CrossEntropyLoss(), recipe)
     resume(state, folder, phase)
     train, held_out = data.held_out(recipe.held_out, seed=seed)
-    images = TrainingImages(data, train, recipe.batch_size, recipe.shift, workers)
+    images = TrainingImages(
+        data, train, recipe.batch_size, recipe.shift, workers, per_class=recipe.per_class
+    )
 
     def train_epoch(report: Report) -> Values:
         epoch = state.epoch

@@ -1,0 +1,69 @@
+"""The loss that a recipe asks for, and whether its batches can be made of the data.
+
+The same rules hold for searches and for trainings from scratch: a recipe names a criterion and its
+options, or leaves the choice to the data's task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from latbench.errors import InvalidValueError
+from nas.data.images import ImageData
+from nas.tasks import task_of
+from nas.training.distributed import ALONE, Workers
+
+
+class Loss(Protocol):
+    """The part of a recipe that says what is trained for, and on which batches."""
+
+    @property
+    def criterion(self) -> str: ...
+
+    @property
+    def options(self) -> Mapping[str, float | str]: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def per_class(self) -> int: ...
+
+
+def criterion_of(data: ImageData, outputs: int, recipe: Loss, *, seed: int = 0) -> nn.Module:
+    """The criterion of a search.
+
+    Args:
+        data: Its task says which criteria fit, and which is the default.
+        outputs: Number of outputs of the networks.
+        recipe: Names the criterion and its options.
+        seed: Seed of what the criterion learns.
+
+    Raises:
+        LatbenchError: The criterion or an option is unknown, or it does not fit the task or the
+            outputs.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return task_of(data).criterion(
+            outputs, name=recipe.criterion or None, options=recipe.options
+        )
+
+
+def check_batches(recipe: Loss, workers: Workers = ALONE) -> None:
+    """Refuse a batch that does not divide among processes or classes.
+
+    Raises:
+        InvalidValueError: With the batch sizes that do.
+    """
+    workers.share(recipe.batch_size)
+    if recipe.per_class and recipe.batch_size % (recipe.per_class * workers.count):
+        raise InvalidValueError(
+            f"batches of {recipe.batch_size} images cannot show {recipe.per_class} of each class "
+            f"in {workers.count} processes: choose a multiple of "
+            f"{recipe.per_class * workers.count}"
+        )

@@ -1,0 +1,109 @@
+"""A recipe's criterion and batches, the same rules for searches and for trainings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from latbench.errors import InvalidValueError, UnknownNameError
+from nas.criteria.focal import Focal
+from nas.training.criterion import check_batches, criterion_of
+from nas.training.distributed import Workers
+from nas.training.epochs import TrainingImages
+from nas.training.supernet import SupernetRecipe
+from tests.nas.runs import tiny_data
+
+
+def test_a_recipe_names_the_criterion_and_its_options() -> None:
+    recipe = SupernetRecipe(criterion="focal", options={"gamma": 1.5})
+    made = criterion_of(tiny_data(), 10, recipe)
+    assert isinstance(made, Focal) and made.gamma == 1.5
+
+
+def test_an_unknown_criterion_or_option_is_refused_with_what_there_is() -> None:
+    with pytest.raises(UnknownNameError, match="focal"):
+        criterion_of(tiny_data(), 10, SupernetRecipe(criterion="focla"))
+    with pytest.raises(UnknownNameError, match="smoothing"):
+        recipe = SupernetRecipe(criterion="label-smoothing", options={"smooth": 0.1})
+        criterion_of(tiny_data(), 10, recipe)
+
+
+@pytest.mark.parametrize("name", ["triplet", "angular"])
+def test_embeddings_are_for_identities_and_not_for_classes(name: str) -> None:
+    recipe = SupernetRecipe(criterion=name)
+    with pytest.raises(InvalidValueError, match="cross-entropy"):
+        criterion_of(tiny_data(), 10, recipe)
+    faces = replace(tiny_data(), task="face-recognition")
+    assert criterion_of(faces, 6, recipe) is not None
+
+
+def test_batches_that_do_not_divide_are_refused_with_those_that_do() -> None:
+    check_batches(SupernetRecipe(batch_size=12, per_class=3))
+    with pytest.raises(InvalidValueError, match="multiple of 5"):
+        check_batches(SupernetRecipe(batch_size=12, per_class=5))
+    with pytest.raises(InvalidValueError, match="multiple of 8"):
+        check_batches(SupernetRecipe(batch_size=12, per_class=4), Workers(0, 2))
+
+
+def test_searches_see_batches_of_p_classes_times_k_images() -> None:
+    data = tiny_data(120)
+    images = TrainingImages(data, data.train, 12, 0, per_class=3)
+    seen = []
+
+    def step(number: int, x: torch.Tensor, labels: torch.Tensor) -> float:
+        seen.append(labels.bincount().unique().tolist())
+        return 0.0
+
+    draws = torch.Generator().manual_seed(0)
+    images.show(step, lambda done, loss: None, order=draws, shifts=draws)
+    others = torch.Generator().manual_seed(1)
+    seen.append(next(images.judged(data.train, others))[1].bincount().unique().tolist())
+    assert len(seen) == 11
+    assert all(counts in ([0, 3], [3]) for counts in seen)
+
+
+def test_what_a_criterion_draws_follows_from_the_seed_and_leaves_no_trace() -> None:
+    data = tiny_data(24)
+    images = TrainingImages(data, data.train, 12, 0)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        rng = torch.Generator().manual_seed(3)
+        images.show(
+            lambda number, x, labels: drawn.append(float(torch.rand(()))) or 0.0,
+            lambda done, loss: None,
+            order=rng,
+            shifts=rng,
+        )
+    assert drawn[:2] == drawn[2:]
+    assert bool((torch.get_rng_state() == before).all())
+
+
+def test_a_search_is_trained_by_the_criterion_of_its_recipe(tmp_path: Path) -> None:
+    from nas.spaces import make_space
+    from nas.supernet.supernet import fixed_supernet
+    from nas.training.run_folder import RunFolder
+    from nas.training.strategies import STRATEGIES
+    from nas.training.supernet import train_supernet
+
+    space = make_space("nasbench-macro", 8, 10)
+    states = []
+    for number, name in enumerate(["cross-entropy", "focal"]):
+        recipe = SupernetRecipe(epochs=1, batch_size=48, criterion=name)
+        data = tiny_data()
+        supernet = fixed_supernet(space, seed=0)
+        train_supernet(
+            supernet,
+            STRATEGIES["uniform"](space),
+            data,
+            recipe,
+            RunFolder(tmp_path / str(number), {}),
+            criterion=criterion_of(data, 10, recipe),
+        )
+        states.append(torch.cat([p.detach().flatten() for p in supernet.parameters()]))
+    assert not torch.equal(*states)
