@@ -1,12 +1,20 @@
 """Losses of a cost over its target, joined to the task's loss: one form a paper.
 
 Plain arithmetic on floats and torch scalars alike, so an objective is differentiable wherever the
-cost is. A cost is a latency in ms or millions of MACs; cost and target have the same unit.
+cost is. Every objective is called as ``objective(task_loss, cost, target)`` and returns the total;
+its weights are keywords with the published values. Cost and target have one unit:
 
-Every objective is called as ``objective(task_loss, cost, target)`` and returns the total; its
-weights are keywords with the published values. TF-NAS (Hu et al., ECCV 2020) calls FBNet's form
-C1 and ProxylessNAS's C2, and compares both with its own Eq. 9. A new one is a function here, or in
-an installed package, and one line in ``OBJECTIVES``; recipes choose one by its name.
+    c1                    ms; it takes the logarithm of thousandths
+    c2, eq9, absolute     any: they see nothing but cost / target
+    hinge                 ms, of targets near 15 ms
+    squared               millions of MACs, of targets near 27 M (OSNASLib's)
+    sgnas                 millions of MACs, of targets near 360 M (the middle of SGNAS's range)
+
+A weight that was published for 27 million MACs does nothing to 0.5 ms. So searches call
+``objective_of(name)``: where the unit matters it scales cost and target alike, such that the target
+is the one that the weight is for. A new objective is a function here, or in an installed package,
+and one line in ``OBJECTIVES``; recipes choose one by its name. TF-NAS (Hu et al., ECCV 2020) calls
+FBNet's form C1 and ProxylessNAS's C2, and compares both with its own Eq. 9.
 """
 
 from __future__ import annotations
@@ -31,6 +39,27 @@ OBJECTIVES: Registry[Objective] = Registry(
     },
     group="latbench.objectives",
 )
+
+
+REFERENCE_TARGETS = {"hinge": 15.0, "squared": 27.0, "sgnas": 360.0}
+"""Targets that the weights of objectives are for, each in the objective's unit."""
+
+
+def objective_of(name: str) -> Objective:
+    """The objective for costs and targets of any unit.
+
+    Raises:
+        UnknownNameError: There is no objective of this name.
+    """
+    objective = OBJECTIVES[name]
+    reference = REFERENCE_TARGETS.get(name)
+    if reference is None:
+        return objective
+
+    def scaled(task_loss: Value, cost: Value, target: float) -> Value:
+        return objective(task_loss, cost / target * reference, reference)
+
+    return scaled
 
 
 def c1(

@@ -43,6 +43,20 @@ def test_objectives_are_their_papers_formulas() -> None:
     assert hardware.sgnas(0.0, 100.05, 100.0) == 0.0
 
 
+@pytest.mark.parametrize("name", list(hardware.OBJECTIVES))
+def test_a_search_feels_a_budget_of_milliseconds_as_one_of_millions(name: str) -> None:
+    """What moves a search is the fraction that a cost is off, whatever its unit."""
+    objective = hardware.objective_of(name)
+    by_ms, by_millions = objective(2.0, 0.6, 0.5), objective(2.0, 32.4, 27.0)
+    if name == "c1":  # knows no target
+        assert by_ms == hardware.c1(2.0, 0.6, 0.5)
+        return
+    assert by_ms == pytest.approx(by_millions)
+    assert by_ms - 2.0 > 1e-3
+    reference = hardware.REFERENCE_TARGETS.get(name, 1.0)
+    assert by_ms == pytest.approx(hardware.OBJECTIVES[name](2.0, 1.2 * reference, reference))
+
+
 def test_an_unknown_objective_is_answered_with_the_choices() -> None:
     with pytest.raises(UnknownNameError, match="eq9"):
         hardware.OBJECTIVES["eq8"]
