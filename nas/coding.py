@@ -8,7 +8,7 @@ of them, with what is left out moved behind what is kept, so that no network is 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import product
@@ -136,10 +136,11 @@ class CodedSpace:
             for limit in self.constraint.limits
         ]
 
-    def latency_ms(self, code: Code) -> float:
-        """On the slowest of the devices whose latency is limited."""
+    def latency_ms(self, code: Code) -> float | None:
+        """Latency on the slowest device of the constraint; None where it limits no latency."""
         found = self.by_limit(code)
-        return max(amount for limit, amount in found if limit.quantity.kind == "latency")
+        latencies = (amount for limit, amount in found if limit.quantity.kind == "latency")
+        return max(latencies, default=None)
 
     def load(self, code: Code) -> float:
         """The largest amount over its budget: feasible up to 1."""
@@ -176,6 +177,30 @@ class CodedSpace:
         groups = self._groups[layer]
         group = groups[int(rng.integers(len(groups)))]
         return group[int(rng.integers(len(group)))]
+
+    def change(self, layer: int, number: int, rng: np.random.Generator) -> int:
+        """Another choice for a layer, as a mutation makes it.
+
+        Of a mix of kernels one kernel is added, dropped or resized, or all are drawn anew, one as
+        likely as the other; any other choice is drawn anew.
+        """
+        near = self._mixes[layer].get(number)
+        if near and rng.random() < 0.5:
+            return near[int(rng.integers(len(near)))]
+        return self.draw(layer, rng)
+
+    @cached_property
+    def _mixes(self) -> tuple[dict[int, tuple[int, ...]], ...]:
+        """By layer: of every mix of kernels, the mixes that differ from it by one kernel."""
+        known: dict[Layer, dict[int, tuple[int, ...]]] = {}
+        for layer, choices in zip(self.space.layers, self.choices, strict=True):
+            if layer not in known:
+                counts = {i: Counter(c.kernels) for i, c in enumerate(choices) if c.kernels}
+                known[layer] = {
+                    i: tuple(j for j, theirs in counts.items() if _differ_by_one(ours, theirs))
+                    for i, ours in counts.items()
+                }
+        return tuple(known[layer] for layer in self.space.layers)
 
     @cached_property
     def _groups(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
@@ -398,6 +423,12 @@ class CodedSpace:
             nearest_macs_m=nearest["macs"] / 1e6 if "macs" in nearest else None,
             nearest_params_m=nearest["params"] / 1e6 if "params" in nearest else None,
         )
+
+
+def _differ_by_one(ours: Counter[int], theirs: Counter[int]) -> bool:
+    """Whether one kernel was added, dropped or resized."""
+    added, dropped = (theirs - ours).total(), (ours - theirs).total()
+    return max(added, dropped) == 1
 
 
 def least_rest(

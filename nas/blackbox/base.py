@@ -8,10 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from nas.blackbox.variation import DEFAULT, Variation
 from nas.coding import Code, CodedSpace
-
-INITIAL = 10
-"""Random architectures before anything is concluded from scores."""
 
 
 class BlackBox(ABC):
@@ -22,7 +20,8 @@ class BlackBox(ABC):
 
     Args:
         coded: The space under its constraint.
-        seed: Of all that is drawn.
+        seed: Seed of all draws.
+        variation: How children are made, and how many random architectures come first.
 
     Attributes:
         whole_front: Whether one search serves all budgets up to its own.
@@ -31,8 +30,9 @@ class BlackBox(ABC):
 
     whole_front: ClassVar[bool] = False
 
-    def __init__(self, coded: CodedSpace, *, seed: int) -> None:
+    def __init__(self, coded: CodedSpace, *, seed: int, variation: Variation = DEFAULT) -> None:
         self.coded = coded
+        self.variation = variation
         self.rng = np.random.default_rng(seed)
         self.scores: dict[Code, float] = {}
 

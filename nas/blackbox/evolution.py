@@ -12,12 +12,10 @@ import heapq
 
 import numpy as np
 
-from nas.blackbox.base import INITIAL, BlackBox
+from nas.blackbox.base import BlackBox
 from nas.blackbox.variation import crossover, mutate
 from nas.coding import Code
 
-PARENTS = 10  # SPOS, of a population of 50
-CROSSOVERS = 0.5  # of the children, SPOS
 _TRIES = 8  # children drawn for a new one, before the nearest new one is looked for
 
 
@@ -25,9 +23,9 @@ class Evolution(BlackBox):
     """Children of the fittest."""
 
     def _propose(self) -> Code:
-        if len(self.scores) < INITIAL:
+        if len(self.scores) < self.variation.initial:
             return self.coded.random(self.rng)
-        parents = heapq.nlargest(PARENTS, self.scores, key=self.scores.__getitem__)
+        parents = fittest(self)
         for _ in range(_TRIES):
             made = child(self, parents, self.rng)
             if made not in self.scores:
@@ -35,10 +33,17 @@ class Evolution(BlackBox):
         return made
 
 
+def fittest(black_box: BlackBox) -> list[Code]:
+    """The best of what was evaluated, the best first."""
+    scores = black_box.scores
+    return heapq.nlargest(black_box.variation.parents, scores, key=scores.__getitem__)
+
+
 def child(black_box: BlackBox, parents: list[Code], rng: np.random.Generator) -> Code:
     """A mutation of one of the parents, or a crossover of two."""
-    coded = black_box.coded
+    coded, variation = black_box.coded, black_box.variation
     one = parents[int(rng.integers(len(parents)))]
-    if rng.random() < CROSSOVERS:
-        return crossover(coded, one, parents[int(rng.integers(len(parents)))], rng)
-    return mutate(coded, one, rng)
+    if rng.random() < variation.crossovers:
+        other = parents[int(rng.integers(len(parents)))]
+        return crossover(coded, one, other, rng, variation=variation)
+    return mutate(coded, one, rng, variation=variation)

@@ -14,8 +14,9 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
 from nas.additive import Scores, best_code
-from nas.blackbox.base import INITIAL, BlackBox
+from nas.blackbox.base import BlackBox
 from nas.blackbox.features import Features, squared_distances
+from nas.blackbox.variation import DEFAULT, Variation
 from nas.coding import Code, CodedSpace
 
 _NOISE = 0.05  # of the scores' variance: what layers do together
@@ -24,15 +25,15 @@ _NOISE = 0.05  # of the scores' variance: what layers do together
 class ExactSearch(BlackBox):
     """Evaluates the optimum of a drawn additive model."""
 
-    def __init__(self, coded: CodedSpace, *, seed: int) -> None:
-        super().__init__(coded, seed=seed)
+    def __init__(self, coded: CodedSpace, *, seed: int, variation: Variation = DEFAULT) -> None:
+        super().__init__(coded, seed=seed, variation=variation)
         tables = Features(coded).tables
         share = 1 / len(tables)  # of the variance, a layer's
         self.kernels = [share * np.exp(-squared_distances(t, t)) for t in tables]
         self.roots = [np.linalg.cholesky(k + 1e-9 * share * np.eye(len(k))) for k in self.kernels]
 
     def _propose(self) -> Code:
-        if len(self.scores) < INITIAL:
+        if len(self.scores) < self.variation.initial:
             return self.coded.random(self.rng)
         codes, scores = np.array(list(self.scores)), np.array(list(self.scores.values()))
         z = (scores - scores.mean()) / (scores.std() or 1.0)

@@ -18,7 +18,7 @@ from pymoo.core.problem import Problem
 from pymoo.core.sampling import Sampling
 
 from nas.blackbox.base import BlackBox
-from nas.blackbox.variation import crossover, mutate
+from nas.blackbox.variation import DEFAULT, Variation, crossover, mutate
 from nas.coding import Code, CodedSpace
 
 POPULATION = 20  # some generations within a few hundred evaluations
@@ -31,8 +31,8 @@ class NSGA2Search(BlackBox):
 
     whole_front = True
 
-    def __init__(self, coded: CodedSpace, *, seed: int) -> None:
-        super().__init__(coded, seed=seed)
+    def __init__(self, coded: CodedSpace, *, seed: int, variation: Variation = DEFAULT) -> None:
+        super().__init__(coded, seed=seed, variation=variation)
         self.algorithm = NSGA2(
             pop_size=POPULATION,
             sampling=_Random(self),
@@ -95,7 +95,9 @@ class _Cross(Crossover):  # type: ignore[misc]
         for mating in range(X.shape[1]):
             one, other = X[0, mating, 0], X[1, mating, 0]
             for number in range(2):
-                children[number, mating, 0] = crossover(coded, one, other, rng)
+                children[number, mating, 0] = crossover(
+                    coded, one, other, rng, variation=self.search.variation
+                )
         return children
 
 
@@ -106,7 +108,8 @@ class _Mutate(Mutation):  # type: ignore[misc]
 
     def _do(self, problem: Problem, X: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N803
         coded, rng = self.search.coded, self.search.rng
-        return _column([mutate(coded, code, rng) for code in X[:, 0]])
+        variation = self.search.variation
+        return _column([mutate(coded, code, rng, variation=variation) for code in X[:, 0]])
 
 
 class _Same(ElementwiseDuplicateElimination):  # type: ignore[misc]

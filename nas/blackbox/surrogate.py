@@ -17,17 +17,16 @@ Glossary:
 
 from __future__ import annotations
 
-import heapq
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 from scipy.special import ndtr
 
-from nas.blackbox.base import INITIAL, BlackBox
-from nas.blackbox.evolution import PARENTS, child
+from nas.blackbox.base import BlackBox
+from nas.blackbox.evolution import child, fittest
 from nas.blackbox.features import Features, squared_distances
+from nas.blackbox.variation import DEFAULT, Variation
 from nas.coding import Code, CodedSpace
 from nas.constraints import Floats
 
@@ -45,13 +44,13 @@ _NOISE, _NOISE_SPREAD = np.log(2.5e-3), 2.0
 class SurrogateEvolution(BlackBox):
     """Evaluates the candidate of the greatest expected improvement."""
 
-    def __init__(self, coded: CodedSpace, *, seed: int) -> None:
-        super().__init__(coded, seed=seed)
+    def __init__(self, coded: CodedSpace, *, seed: int, variation: Variation = DEFAULT) -> None:
+        super().__init__(coded, seed=seed, variation=variation)
         self.process = GaussianProcess(Features(coded))
         self.listed = coded.all_codes(_LISTED)
 
     def _propose(self) -> Code:
-        if len(self.scores) < INITIAL:
+        if len(self.scores) < self.variation.initial:
             return self.coded.random(self.rng)
         self.process.fit(np.array(list(self.scores)), np.array(list(self.scores.values())))
         if self.listed is not None:
@@ -70,15 +69,15 @@ class SurrogateEvolution(BlackBox):
 
     def _evolved(self) -> tuple[NDArray[np.int64], Floats]:
         """Candidates and their expected improvements after some generations."""
-        fittest = heapq.nlargest(PARENTS, self.scores, key=self.scores.__getitem__)
+        best_known = fittest(self)
         pool = {self.coded.random(self.rng): None for _ in range(_CHILDREN)}
-        parents = fittest
+        parents = best_known
         for _ in range(_GENERATIONS):
             pool |= {child(self, parents, self.rng): None for _ in range(_CHILDREN)}
             codes = np.array(list(pool))
             values = self._values(codes)
             best = np.argsort(-values, kind="stable")[:_FEW]
-            parents = [*fittest, *(tuple(code) for code in codes[best].tolist())]
+            parents = [*best_known, *(tuple(code) for code in codes[best].tolist())]
         return codes, values
 
 

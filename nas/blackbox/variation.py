@@ -2,26 +2,68 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from nas.beginnings import ABSENT
 from nas.coding import Code, CodedSpace
 
 
-def mutate(coded: CodedSpace, code: Code, rng: np.random.Generator) -> Code:
-    """Change one decision, and with probability one half each one more.
+@dataclass(frozen=True)
+class Variation:
+    """How children are made. The defaults suit hundreds of evaluations.
+
+    Attributes:
+        initial: Random architectures before anything is concluded from scores; 50 in SPOS and
+            OSNASLib.
+        parents: The best architectures, which children are made of; 10 in both.
+        crossovers: Share of the children that have two parents; 0.5 in both.
+        mutation_rate: Probability that a mutation changes a decision, for each decision by
+            itself; 0.1 in both. 0 changes one, and with probability one half each one more.
+        single_point: Whether a crossover takes all layers up to a random one from one parent and
+            the others from the other, as in OSNASLib; else each layer comes from either, as in
+            SPOS.
+    """
+
+    initial: int = 10
+    parents: int = 10
+    crossovers: float = 0.5
+    mutation_rate: float = 0.0
+    single_point: bool = False
+
+
+DEFAULT = Variation()
+
+
+def mutate(
+    coded: CodedSpace, code: Code, rng: np.random.Generator, *, variation: Variation = DEFAULT
+) -> Code:
+    """Change some decisions, at least one.
 
     Every stage whose depth may change counts as one decision, and every layer that is there.
     """
+    if variation.mutation_rate:
+        return coded.repair(_changed_at_rate(coded, code, variation.mutation_rate, rng), rng)
     changed = code
     while True:
-        changed = _change(coded, changed, rng)
+        decisions = _decisions(coded, changed)
+        changed = _change(coded, changed, decisions[int(rng.integers(len(decisions)))], rng)
         if rng.random() < 0.5:
             return coded.repair(changed, rng)
 
 
-def crossover(coded: CodedSpace, one: Code, other: Code, rng: np.random.Generator) -> Code:
+def crossover(
+    coded: CodedSpace,
+    one: Code,
+    other: Code,
+    rng: np.random.Generator,
+    *,
+    variation: Variation = DEFAULT,
+) -> Code:
     """Every depth and every layer from either parent, or from the one that has the layer."""
+    if variation.single_point:
+        return coded.repair(_crossed_at(coded, one, other, int(rng.integers(1, len(one)))), rng)
     mixed = list(one)
     for layers, *depths in zip(coded.stages, coded.depths(one), coded.depths(other), strict=True):
         depth = depths[int(rng.integers(2))]
@@ -32,17 +74,52 @@ def crossover(coded: CodedSpace, one: Code, other: Code, rng: np.random.Generato
     return coded.repair(tuple(mixed), rng)
 
 
-def _change(coded: CodedSpace, code: Code, rng: np.random.Generator) -> Code:
-    present = [layer for layer, number in enumerate(code) if number != ABSENT]
-    elastic = [s for s in range(len(coded.stages)) if len(coded.space.depths(s)) > 1]
-    decision = int(rng.integers(len(present) + len(elastic)))
+def _crossed_at(coded: CodedSpace, one: Code, other: Code, point: int) -> Code:
+    """The layers before a point from one parent, the others from the other.
+
+    The stage around the point has the second parent's depth, and so the second parent's layers
+    where the first has none.
+    """
+    mixed = [*one[:point], *other[point:]]
+    for layers in coded.stages:
+        if layers.start < point < layers.stop:
+            for layer in range(layers.start, point):
+                if one[layer] == ABSENT or other[layer] == ABSENT:
+                    mixed[layer] = other[layer]
+    return tuple(mixed)
+
+
+Decision = tuple[str, int]
+"""What can be changed: ``("layer", number)`` or ``("depth", stage)``."""
+
+
+def _decisions(coded: CodedSpace, code: Code) -> list[Decision]:
+    present = [("layer", layer) for layer, number in enumerate(code) if number != ABSENT]
+    stages = range(len(coded.stages))
+    return present + [("depth", s) for s in stages if len(coded.space.depths(s)) > 1]
+
+
+def _changed_at_rate(coded: CodedSpace, code: Code, rate: float, rng: np.random.Generator) -> Code:
+    """Each decision changed with a probability; one of them if that changes none."""
+    decisions = _decisions(coded, code)
+    picked = [d for d in decisions if rng.random() < rate]
+    if not picked:
+        picked = [decisions[int(rng.integers(len(decisions)))]]
+    changed = code
+    for decision in picked:
+        kind, number = decision
+        if kind == "depth" or changed[number] != ABSENT:  # a new depth may have taken the layer
+            changed = _change(coded, changed, decision, rng)
+    return changed
+
+
+def _change(coded: CodedSpace, code: Code, decision: Decision, rng: np.random.Generator) -> Code:
     changed = list(code)
-    if decision < len(present):
-        layer = present[decision]
-        changed[layer] = coded.draw(layer, rng)
+    kind, number = decision
+    if kind == "layer":
+        changed[number] = coded.change(number, changed[number], rng)
         return tuple(changed)
-    stage = elastic[decision - len(present)]
-    depths, layers = coded.space.depths(stage), coded.stages[stage]
+    depths, layers = coded.space.depths(number), coded.stages[number]
     depth = int(rng.integers(depths.start, depths.stop))
     for position, layer in enumerate(layers):
         if position >= depth:

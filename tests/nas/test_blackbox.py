@@ -13,15 +13,17 @@ from latbench.cost import network_cost
 from nas.additive import Scores, best_code
 from nas.blackbox import BLACK_BOXES, run
 from nas.blackbox.nsga2 import NSGA2Search
+from nas.blackbox.variation import Variation, crossover, mutate
 from nas.coding import Code, CodedSpace
 from nas.constraints import Constraint, Count, Limit
 from nas.spaces import SearchSpace, make_space
-from tests.conftest import make_small_space, make_tiny_space
+from tests.conftest import make_mix_space, make_small_space, make_tiny_space
 
 SPACES = {
     "small": make_small_space(),
     "tiny": make_tiny_space(),
     "nasbench-macro": make_space("nasbench-macro"),
+    "mix": make_mix_space(3),
 }
 EVERY_BLACK_BOX = pytest.mark.parametrize("name", list(BLACK_BOXES))
 
@@ -97,6 +99,49 @@ def test_searchers_beat_random_search(name: str) -> None:
         return float(np.mean(scores))
 
     assert found(name) > found("random")
+
+
+RATES = Variation(initial=3, parents=4, crossovers=0.5, mutation_rate=0.1, single_point=True)
+
+
+@EVERY_BLACK_BOX
+@pytest.mark.parametrize("space", SPACES)
+def test_published_rates_keep_the_constraint(name: str, space: str) -> None:
+    coded = _coded(SPACES[space], 0.3)
+    black_box = BLACK_BOXES[name](coded, seed=2, variation=RATES)
+    run(black_box, lambda code: _score(coded, code), 25)
+    assert all(coded.feasible(code) for code in black_box.scores)
+    assert all(code == coded.canonical(code) for code in black_box.scores)
+
+
+@given(seed=st.integers(0, 2**31 - 1))
+@settings(max_examples=30)
+def test_a_crossover_at_a_point_takes_either_side_from_one_parent(seed: int) -> None:
+    """At the whole budget nothing is repaired; without left-out layers every code is canonical."""
+    coded, rng = _coded(SPACES["mix"], 1.0), np.random.default_rng(seed)
+    one, other = coded.random(rng), coded.random(rng)
+    child = crossover(coded, one, other, rng, variation=RATES)
+    assert any(child == (*one[:p], *other[p:]) for p in range(1, len(one)))
+
+
+def test_a_mutation_rate_is_that_of_every_decision() -> None:
+    coded, rng = _coded(SPACES["mix"], 1.0), np.random.default_rng(0)
+    code = coded.random(rng)
+    often = Variation(mutation_rate=0.9)
+    changed = [mutate(coded, code, rng, variation=often) for _ in range(400)]
+    share = np.mean([[a != b for a, b in zip(code, m, strict=True)] for m in changed])
+    assert share == pytest.approx(0.9, abs=0.05)  # a choice may be drawn again
+
+
+def test_a_mix_of_kernels_is_changed_by_one_kernel_or_drawn_anew() -> None:
+    coded, rng = _coded(SPACES["mix"], 1.0), np.random.default_rng(0)
+    choices = [choice.kernels or () for choice in coded.choices[0]]
+    start = choices.index((3, 3, 5))
+    near = {(3, 3), (3, 5), (3, 3, 3), (3, 3, 7), (3, 5, 5), (3, 5, 7)}
+    near |= {(3, 3, 3, 5), (3, 3, 5, 5), (3, 3, 5, 7)}
+    made = [choices[coded.change(0, start, rng)] for _ in range(2000)]
+    assert near < set(made)
+    assert sum(kernels in near for kernels in made) / 2000 == pytest.approx(0.55, abs=0.05)
 
 
 def test_exact_search_finds_the_optimum_of_additive_scores() -> None:
