@@ -12,7 +12,7 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     from nas.generator import Generator, Kind
     from nas.landing import Landing
     from nas.priced import PricedSpace
+    from nas.recipes import Recipe
     from nas.scaling import Fit
-    from nas.searchers import Searcher
+    from nas.searchers import Searcher, SearchResult
     from nas.spaces import Architecture, SearchSpace
     from nas.training.distributed import Workers
     from nas.training.run_folder import RunFolder
@@ -805,9 +806,10 @@ def _land(priced: PricedSpace, arch: Architecture, target_ms: float) -> Landing[
     "table_paths",
     type=FILE,
     multiple=True,
-    required=True,
-    help="Latency table, made by `profile`; once a device that the target holds on.",
+    help="Latency table, made by `profile`; once a device that the target holds on. A search "
+    "under --max-macs or --max-params alone needs none.",
 )
+@_space_options
 @click.option(
     "--target",
     "targets",
@@ -835,6 +837,10 @@ def search(
     space: str,
     searcher: str,
     table_paths: tuple[Path, ...],
+    input_size: int | None,
+    classes: int | None,
+    se: bool,
+    activation: Literal["relu6", "hswish"],
     targets: tuple[float, ...],
     max_macs: float | None,
     max_params: float | None,
@@ -851,39 +857,39 @@ def search(
     output: Path,
     as_json: bool,
 ) -> None:
-    """Find architectures of SPACE under latency budgets; the same -o goes on where it stopped."""
+    """Find architectures of SPACE under budgets; the same -o goes on where it stopped.
+
+    The tables say input size, classes and variant of SPACE; without a table the options do.
+    """
     import msgspec
 
     from latbench.cost import network_cost
     from latbench.report.terminal import print_lines, print_table, progress_bar
     from nas.constraints import COUNTED, Count, Limit
-    from nas.recipes import load_recipe
-    from nas.spaces import make_space
+    from nas.priced import space_label
+    from nas.spaces import Variant, make_space
 
     family = _searchers()[searcher]
     from nas.landing import measurer
     from nas.searchers.base import SearchSettings, architecture_file, generator_file
     from nas.training.distributed import workers
 
-    make_space(space)
+    asked = make_space(space, input_size, classes, Variant(se, activation))
     tables = [_open_table(path) for path in table_paths]
-    for table in tables:
-        if table.space.name != space:
-            raise MismatchError(f"{table.path} prices {table.space}, not {space}")
-    opened = tables[0]
-    if family.recipe_kind is not None:
-        chosen = load_recipe(family.recipe_kind, recipe, changes)
-    elif recipe is None and not changes:
-        chosen = None
-    else:
-        raise InvalidValueError(f"{searcher} has no recipe: leave out --recipe and --set")
-    measure = measurer(opened) if measured else None
-    loaded = _load_data(data, data_dir, opened.space.input_size, opened.space.classes, images)
+    _check_tables(tables, asked, input_size=input_size, classes=classes)
+    priced = [_priced_space(table, widths) for table in tables]
+    searched = priced[0].space if priced else asked
+    chosen = _search_recipe(family, searcher, recipe, changes)
+    if measured and not tables:
+        raise InvalidValueError("--measured needs --table, which says on which device to measure")
+    measure = measurer(tables[0]) if measured else None
+    loaded = _load_data(data, data_dir, searched.input_size, searched.classes, images)
     config = {
         "command": "search",
         "space": space,
         "searcher": searcher,
-        "tables": [{"device": t.device.name, "space": str(t.space)} for t in tables],
+        "tables": [{"device": t.device.name, "space": str(t.space)} for t in tables]
+        or [{"space": str(space_label(searched))}],
         "prices": [msgspec.to_builtins(t.price_model) for t in tables],
         "targets_ms": list(targets),
         "max_macs": max_macs,
@@ -897,17 +903,16 @@ def search(
         "seed": seed,
     }
     with workers() as group:
-        first, *others = (_priced_space(table, widths) for table in tables)
         limits = tuple(
-            Limit(Count(first.space, kind), amount)
+            Limit(Count(searched, kind), amount)
             for kind, amount in zip(COUNTED, (max_macs, max_params), strict=True)
             if amount is not None
         )
         settings = SearchSettings(
-            epochs, batch_size, seed, chosen, group, tuple(others), measure, limits
+            epochs, batch_size, seed, chosen, group, tuple(priced[1:]), measure, limits
         )
-        made = family(first, settings)
-        made.check_targets(targets)
+        made = family(priced[0] if priced else searched, settings)
+        made.check(loaded, targets)
         folder = _run_folder(output, config, group)
         with progress_bar("searching") if group.leads else _silent() as progress:
             results = made.search(loaded, targets, folder, progress=progress)
@@ -915,7 +920,7 @@ def search(
         return
 
     files = [architecture_file(output, result.target_ms) for result in results]
-    costs = [network_cost(first.space.lower(result.architecture)) for result in results]
+    costs = [network_cost(searched.lower(result.architecture)) for result in results]
     known = "accuracy" if loaded.task == "classification" else "fitness"
 
     def render() -> None:
@@ -927,22 +932,21 @@ def search(
     def print_found() -> None:
         print_table(
             (
-                *("target", "predicted"),
+                *(["target", "predicted"] if tables else []),
                 *(["measured", "rounds"] if measured else []),
-                "below target",
+                *(["below target"] if tables else []),
                 *(["MACs, M", "params, M"] if limits else []),
                 *(f"supernet's {known}", "argmax"),
             ),
             [
                 (
-                    format_ms(result.target_ms) if result.target_ms else "",
-                    format_ms(result.latency_ms),
+                    *([_ms(result.target_ms), _ms(result.latency_ms)] if tables else []),
                     *(
                         [format_ms(result.landing.measured_ms), str(result.landing.rounds)]
                         if result.landing
                         else []
                     ),
-                    f"{1 - result.reached_ms / result.target_ms:.2%}" if result.target_ms else "",
+                    *([_below(result)] if tables else []),
                     *([f"{c.macs / 1e6:.4g}", f"{c.params / 1e6:.4g}"] if limits else []),
                     f"{result.score:.1%}" if known == "accuracy" else f"{result.score:.3f}",
                     format_ms(result.argmax.latency_ms) if result.argmax else "",
@@ -1314,6 +1318,53 @@ def demo(output: Path, as_json: bool) -> None:
 
 
 # Helpers
+
+
+def _search_recipe(
+    family: type[Searcher], searcher: str, name: str | None, changes: Sequence[str]
+) -> Recipe | None:
+    """The recipe of a searcher; None for one that has nothing to set."""
+    from nas.recipes import load_recipe
+
+    if family.recipe_kind is not None:
+        return load_recipe(family.recipe_kind, name, changes)
+    if name is None and not changes:
+        return None
+    raise InvalidValueError(f"{searcher} has no recipe: leave out --recipe and --set")
+
+
+def _check_tables(
+    tables: Iterable[LatencyTable],
+    asked: SearchSpace,
+    *,
+    input_size: int | None,
+    classes: int | None,
+) -> None:
+    """Refuse tables of another space than the one that was asked for."""
+    for table in tables:
+        label = table.space
+        if label.name != asked.name:
+            raise MismatchError(f"{table.path} prices {label}, not {asked.name}")
+        for option, wanted, has in (
+            ("--input-size", input_size, label.input_size),
+            ("--classes", classes, label.classes),
+        ):
+            if wanted not in (None, has):
+                raise MismatchError(
+                    f"{table.path} prices {label}, not {option} {wanted}: leave the option out, "
+                    "or profile that"
+                )
+
+
+def _ms(latency_ms: float | None) -> str:
+    return "" if latency_ms is None else format_ms(latency_ms)
+
+
+def _below(result: SearchResult) -> str:
+    """How far a result is below its target, a percentage."""
+    if result.target_ms is None or result.reached_ms is None:
+        return ""
+    return f"{1 - result.reached_ms / result.target_ms:.2%}"
 
 
 def _open_table(path: Path) -> LatencyTable:

@@ -85,7 +85,7 @@ def run_demo(folder: Path, stage: Stage) -> DemoResult:
             data.subset(SEARCH_IMAGES, seed=0), [target_ms], search_folder, progress=progress
         )[0]
 
-    network = space.lower(found.architecture)
+    network, predicted_ms = space.lower(found.architecture), priced.latency_ms(found.architecture)
     recipe = TrainingRecipe(epochs=TRAIN_EPOCHS)
     train_folder = RunFolder(
         folder / "train",
@@ -98,10 +98,10 @@ def run_demo(folder: Path, stage: Stage) -> DemoResult:
     measured_ms = verified.measured.estimate_ms
     return DemoResult(
         target_ms=target_ms,
-        predicted_ms=found.latency_ms,
+        predicted_ms=predicted_ms,
         measured_ms=measured_ms,
         top1=score["top1"],
-        error=found.latency_ms / measured_ms - 1,
+        error=predicted_ms / measured_ms - 1,
         architecture=found.architecture,
     )
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from latbench.render.torch import NetworkModule
 from nas.data.images import ImageData, Source, batches, generator
 from nas.evaluators.base import Evaluator
 from nas.spaces import Architecture
 from nas.supernet.supernet import Supernet
+from nas.supernet.unified import UnifiedSupernet, path_of
 from nas.tasks import task_of
 from nas.training.calibration import calibrate
 
@@ -22,7 +24,7 @@ class SupernetEvaluator(Evaluator):
     paths have mixed would rank architectures by chance (Guo et al., ECCV 2020, Section 3.2).
 
     Args:
-        supernet: Trained.
+        supernet: Trained, of separate operations or unified.
         data: Whose images these are.
         criterion: That the supernet was trained with.
         calibration: Training images whose statistics the norms take.
@@ -32,7 +34,7 @@ class SupernetEvaluator(Evaluator):
 
     def __init__(
         self,
-        supernet: Supernet,
+        supernet: Supernet | UnifiedSupernet,
         data: ImageData,
         *,
         criterion: nn.Module,
@@ -54,7 +56,14 @@ class SupernetEvaluator(Evaluator):
 
     @torch.no_grad()
     def _score(self, architecture: Architecture) -> float:
-        model = self.supernet.cut(architecture)
+        model = network_of(self.supernet, architecture)
         calibrate(model, self.inputs)
         self.criterion.eval()
         return self.task.mean_fitness(model, self.judged, self.criterion)
+
+
+def network_of(supernet: Supernet | UnifiedSupernet, architecture: Architecture) -> NetworkModule:
+    """The network of an architecture, with copies of a supernet's weights."""
+    if isinstance(supernet, UnifiedSupernet):
+        return supernet.cut(path_of(architecture))
+    return supernet.cut(architecture)

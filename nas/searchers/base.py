@@ -10,12 +10,13 @@ from typing import Any, ClassVar, TypeVar
 
 from latbench.errors import InvalidValueError
 from nas.constraints import Limit
-from nas.data.images import ImageData
+from nas.data.images import ImageData, require_images
 from nas.landing import Landing, Measure
 from nas.priced import PricedSpace
 from nas.recipes import Recipe
 from nas.scaling import Fit, check_reach
-from nas.spaces import Architecture
+from nas.spaces import Architecture, SearchSpace
+from nas.training.criterion import check_batches, criterion_of
 from nas.training.distributed import ALONE, Workers
 from nas.training.epochs import Progress
 from nas.training.recipe import SearchRecipe
@@ -67,6 +68,7 @@ class SearchResult:
 
     Attributes:
         target_ms: What was asked; None where nothing but limits were.
+        latency_ms: Predicted latency; None where the search has no table.
         score: Of held-out training images with the supernet's weights: the fitness that their
             task defines, which for classification is accuracy, a fraction.
         argmax: What is most probable whatever its latency, where the searcher has probabilities.
@@ -74,14 +76,14 @@ class SearchResult:
     """
 
     target_ms: float | None
-    latency_ms: float
+    latency_ms: float | None
     score: float
     architecture: Architecture
     argmax: Argmax | None = None
     landing: Landing[Fit] | None = None
 
     @property
-    def reached_ms(self) -> float:
+    def reached_ms(self) -> float | None:
         """Latency as measured, if it was, else as predicted."""
         return self.landing.measured_ms if self.landing else self.latency_ms
 
@@ -145,6 +147,7 @@ class Searcher(ABC):
         several_devices: Whether a target can hold on several devices at once.
         lands: Whether it can bring measured latencies to its targets.
         limited: Whether architectures can be held to limits of MACs and parameters.
+        needs_table: Whether it cannot search under such limits alone, without any latency table.
         generates: Whether it trains a generator, which answers any budget later.
     """
 
@@ -153,9 +156,10 @@ class Searcher(ABC):
     several_devices: ClassVar[bool] = False
     lands: ClassVar[bool] = False
     limited: ClassVar[bool] = False
+    needs_table: ClassVar[bool] = True
     generates: ClassVar[bool] = False
 
-    def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
+    def __init__(self, priced: PricedSpace | SearchSpace, settings: SearchSettings) -> None:
         if settings.workers.count > 1 and not self.parallel:
             raise InvalidValueError("this searcher is one process: start it without torchrun")
         if settings.others and not self.several_devices:
@@ -165,10 +169,29 @@ class Searcher(ABC):
                 "this searcher knows latency alone: leave out --max-macs and --max-params, or "
                 "choose another one, such as evolution"
             )
-        self.priced = priced
         self.settings = settings
+        self.devices: tuple[PricedSpace, ...] = ()
+        if isinstance(priced, PricedSpace):
+            self.devices = (priced, *settings.others)
+        elif self.needs_table:
+            raise InvalidValueError(
+                "this searcher searches under a latency: give --table, made by `latbench profile`, "
+                "or choose one that needs none, such as evolution"
+            )
+        self.space = priced.space if isinstance(priced, PricedSpace) else priced
         if settings.measure is not None:
             self._require_landing()
+
+    @property
+    def priced(self) -> PricedSpace:
+        """The space as the first device prices it.
+
+        Raises:
+            InvalidValueError: The search has no table.
+        """
+        if not self.devices:
+            raise InvalidValueError("there is no latency without a table: give --table")
+        return self.devices[0]
 
     def search(
         self,
@@ -185,10 +208,34 @@ class Searcher(ABC):
 
         Raises:
             BudgetError: A target or a limit is out of the space's reach; nothing was trained yet.
-            InvalidValueError: There is neither, and no generator to train.
+            LatbenchError: Space, searcher, recipe, data and targets do not fit together; nothing
+                was trained yet.
+        """
+        self.check(data, targets_ms)
+        return self._search(data, targets_ms, folder, progress)
+
+    def check(self, data: ImageData, targets_ms: Sequence[float]) -> None:
+        """Refuse what cannot be searched together, before anything is written.
+
+        Raises:
+            LatbenchError: The targets are out of reach, or the recipe's criterion or batches do
+                not fit the data.
         """
         self.check_targets(targets_ms)
-        return self._search(data, targets_ms, folder, progress)
+        self.check_data(data)
+
+    def check_data(self, data: ImageData) -> None:
+        """Refuse data that this search cannot be trained on.
+
+        Raises:
+            LatbenchError: Criterion, outputs, batches and data do not fit together.
+        """
+        recipe = getattr(self, "recipe", None)
+        if isinstance(recipe, SearchRecipe):
+            criterion_of(data, self.space.classes, recipe)
+            check_batches(recipe, self.settings.workers)
+            train, held_out = data.held_out(recipe.held_out, seed=self.settings.seed)
+            require_images(data, train, held_out)
 
     def check_targets(self, targets_ms: Sequence[float]) -> None:
         """Refuse targets that no architecture of the space reaches within the limits.
@@ -200,6 +247,10 @@ class Searcher(ABC):
         if not (targets_ms or self.settings.limits or self.generates):
             limits = ", or --max-macs 30M" if self.limited else ""
             raise InvalidValueError(f"name a budget: --target 15ms{limits}")
+        if not targets_ms:
+            return
+        if not self.devices:
+            raise InvalidValueError("--target needs --table: give one, or --max-macs 30M instead")
         low_ms, high_ms = self.priced.reachable_ms()
         for target_ms in targets_ms:
             check_reach(target_ms, low_ms, high_ms, what=f"space {self.priced.space.name}")

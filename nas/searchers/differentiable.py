@@ -1,17 +1,21 @@
-"""Differentiable search on the generic supernet: operations mixed by weights that are trained.
+"""Differentiable search: choices mixed by weights that are trained.
 
 ``softmax`` is DARTS of first order (Liu et al., ICLR 2019), ``gumbel`` is FBNet (Wu et al., CVPR
 2019); what they share is here, what they differ in are the strategies of these names
 (``nas.training.strategies``). The weights of operations and of depths learn on held-out images,
-from the task's loss joined to the exact expected latency (``nas.criteria.hardware``). At the end
-stands the most probable architecture within the target, exactly (``nas.additive``); where widths
-are elastic, the most probable one that can be scaled to just below (``nas.searchers.derivation``).
+from the task's loss joined to the exact expected latency (``nas.criteria.hardware``). On unified
+blocks they are weights of kernels (``nas.searchers.kernels``). The result is the most probable
+architecture within the target, exactly (``nas.additive``); where widths are elastic, the most
+probable one that can be scaled to just below (``nas.searchers.derivation``).
+
+The shared weights are trained by the mixture itself, as published, or by paths that another
+strategy draws (``strategy = "uniform"``): a step then costs one path and not all operations.
 
 DARTS has no latency and neither paper has a hard budget; FBNet's own objective, which knows no
 target, is the setting ``latency_objective = "c1"``. Each target is a training of its own. Where
 widths are not elastic, a target holds on every device that there is a table of, and limits of MACs
-and parameters beside it: what joins the loss is the quantity that is most over its budget, or
-nearest to it, as a latency that is as far from the target.
+and parameters beside it, or alone: what joins the loss is the quantity that is most over its
+budget, or nearest to it, in the unit of the first one (ms, or millions).
 """
 
 from __future__ import annotations
@@ -27,13 +31,12 @@ from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
 from nas.additive import Scores, best_code
 from nas.coding import CodedSpace
-from nas.constraints import expected_load
-from nas.criteria.hardware import OBJECTIVES
+from nas.constraints import Constraint, expected_load
+from nas.criteria.hardware import objective_of
 from nas.data.images import ImageData
 from nas.evaluators.supernet import SupernetEvaluator
 from nas.priced import PricedSpace
-from nas.recipes import Recipe
-from nas.relaxation import Relaxed
+from nas.recipes import Fraction, Recipe
 from nas.searchers.base import (
     SearchResult,
     SearchSettings,
@@ -43,56 +46,81 @@ from nas.searchers.base import (
     recipe_of,
 )
 from nas.searchers.derivation import LogProbabilities, derive
-from nas.searchers.supernet import SupernetSearcher, divided
-from nas.spaces import Architecture
-from nas.supernet.supernet import searchable_supernet, start_widths
+from nas.searchers.kernels import KernelLoads, most_probable_kernels
+from nas.searchers.supernet import SupernetSearcher, divided, supernet_of
+from nas.spaces import Architecture, SearchSpace
+from nas.spaces.sgnas import is_unified
+from nas.supernet.supernet import start_widths
 from nas.training.criterion import criterion_of
-from nas.training.epochs import Progress
+from nas.training.epochs import Progress, Values
 from nas.training.run_folder import RunFolder
-from nas.training.strategies import STRATEGIES, DifferentiableStrategy
-from nas.training.supernet import SupernetRecipe, train_supernet
+from nas.training.strategies import (
+    DifferentiableStrategy,
+    Relaxation,
+    Strategy,
+    make_strategy,
+)
+from nas.training.strategies.base import Drawn
+from nas.training.strategies.unified import RelaxedKernels
+from nas.training.supernet import Objective, SupernetRecipe, train_supernet
 
 
 class DifferentiableRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="differentiable"):
     """How supernet and choices are trained.
 
     Attributes:
-        latency_objective: How the expected latency joins the loss, a name in ``OBJECTIVES``.
+        strategy: What trains the shared weights: the mixture itself if empty, or a strategy that
+            draws paths.
+        alike: Correlation of the first weights of a unified supernet's sub-blocks; 0 starts as
+            published.
+        latency_objective: How the expected cost joins the loss, a name in ``OBJECTIVES``.
     """
 
+    strategy: str = ""
+    alike: Fraction = 0.0
     latency_objective: str = "absolute"
 
 
 class DifferentiableSearcher(SupernetSearcher):
-    """Base of both; each gives the name of its strategy.
+    """Base of both; each gives the name of its relaxation.
 
     Raises:
-        InvalidValueError: The space has no supernet of separate operations; or widths to scale,
-            and several devices or limits.
+        InvalidValueError: The strategy does not draw paths; or the space has widths to scale, and
+            there are several devices or limits, or no table.
     """
 
     recipe_kind: ClassVar[type[Recipe] | None] = DifferentiableRecipe
 
-    def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
+    def __init__(self, priced: PricedSpace | SearchSpace, settings: SearchSettings) -> None:
         super().__init__(priced, settings)
         self.recipe = recipe_of(settings, DifferentiableRecipe)
-        if priced.space.elastic_width and settings.others:
+        space = self.space
+        if space.elastic_width and len(self.devices) != 1:
             raise InvalidValueError(
-                f"the widths of {priced.space.name} are scaled on one device: give one --table, "
-                "or choose a searcher that evaluates architectures"
+                f"the widths of {space.name} are scaled on one device: give one --table, "
+                "or choose a searcher that evaluates architectures, such as evolution"
             )
-        if priced.space.elastic_width and settings.limits:
+        if space.elastic_width and settings.limits:
             raise InvalidValueError(
-                f"the widths of {priced.space.name} are scaled to a latency: leave out --max-macs "
+                f"the widths of {space.name} are scaled to a latency: leave out --max-macs "
                 "and --max-params, or choose a searcher that evaluates architectures"
             )
-        self.objective = OBJECTIVES[self.recipe.latency_objective]
-        self.widths = start_widths(priced.space)
+        if self.recipe.strategy and isinstance(self._sampler(), Relaxation):
+            raise InvalidValueError(
+                f"strategy {self.recipe.strategy} is a mixture, and this searcher has its own: "
+                "choose uniform, fair or sandwich, or leave it out"
+            )
+        self.objective = objective_of(self.recipe.latency_objective)
+        self.widths = start_widths(space)
 
     @property
     @abstractmethod
-    def strategy(self) -> str:
-        """Name of the strategy in ``STRATEGIES``."""
+    def relaxation(self) -> str:
+        """Name in ``STRATEGIES`` of what mixes the choices."""
+
+    def _sampler(self) -> Strategy:
+        """A strategy that draws what trains the shared weights."""
+        return make_strategy(self.recipe.strategy, self.space)
 
     def _search(
         self,
@@ -114,53 +142,68 @@ class DifferentiableSearcher(SupernetSearcher):
     def _search_one(
         self, data: ImageData, target_ms: float | None, folder: RunFolder, progress: Progress
     ) -> SearchResult:
-        seed, space = self.settings.seed, self.priced.space
+        seed, space = self.settings.seed, self.space
         train, judged = divided(data, self.recipe, seed=seed)
-        supernet = searchable_supernet(space, seed=seed)
-        strategy = STRATEGIES[self.strategy](space)
-        assert isinstance(strategy, DifferentiableStrategy)
+        supernet = supernet_of(space, seed=seed, alike=self.recipe.alike)
+        relaxation = make_strategy(self.relaxation, space)
+        assert isinstance(relaxation, Relaxation)
         criterion = criterion_of(data, space.classes, self.recipe, seed=seed)
-
-        constraint = self.constraint(target_ms)
-        budget_ms = constraint.limits[0].budget
-
-        def total(loss: Tensor, relaxed: Relaxed) -> Tensor:
-            load = expected_load(constraint, relaxed, self.widths)
-            value: Tensor = self.objective(loss, load * budget_ms, budget_ms)
-            return value
 
         phase = phase_of(target_ms)
         train_supernet(
             supernet,
-            strategy,
+            self._sampler() if self.recipe.strategy else relaxation,
             data,
             self.recipe,
             folder,
+            relaxation=relaxation,
             phase=phase,
             seed=seed,
             criterion=criterion,
-            objective=total,
+            objective=self._objective(self.constraint(target_ms)),
             progress=progress,
         )
-        made, latency_ms = self._derived(strategy, target_ms)
+        made, latency_ms = self._derived(relaxation, target_ms)
         write_atomically(architecture_file(folder.path, target_ms), made.to_json())
         evaluator = SupernetEvaluator(
             supernet, data, criterion=criterion, calibration=train, judged=judged
         )
         score = evaluator.score(made)
         with folder.metrics() as metrics:
-            metrics.log(phase, self.recipe.epochs, {"derived_ms": latency_ms, "score": score})
+            values: Values = {"derived_ms": latency_ms, "score": score}
+            metrics.log(phase, self.recipe.epochs, values)
         return SearchResult(target_ms, latency_ms, score, made)
 
+    def _objective(self, constraint: Constraint) -> Objective:
+        """What architecture steps lower: the loss joined to the expected cost."""
+        first = constraint.limits[0]
+        budget = first.budget if first.quantity.kind == "latency" else first.budget / 1e6
+        loads = KernelLoads(constraint) if is_unified(self.space) else None
+
+        def total(loss: Tensor, relaxed: Drawn) -> Tensor:
+            if loads is not None:
+                load = loads.expected(relaxed)
+            else:
+                load = expected_load(constraint, relaxed, self.widths)
+            value: Tensor = self.objective(loss, load * budget, budget)
+            return value
+
+        return total
+
     def _derived(
-        self, strategy: DifferentiableStrategy, target_ms: float | None
-    ) -> tuple[Architecture, float]:
+        self, relaxation: Relaxation, target_ms: float | None
+    ) -> tuple[Architecture, float | None]:
         """The most probable architecture within target and limits, and its latency in ms."""
-        space = self.priced.space
-        ops = [np.log(np.maximum(row, 1e-30)) for row in strategy.probabilities()[0]]
+        space = self.space
+        if isinstance(relaxation, RelaxedKernels):
+            coded = CodedSpace(self.constraint(target_ms))
+            code = most_probable_kernels(coded, relaxation.probabilities())
+            return coded.decode(code), coded.latency_ms(code)
+        assert isinstance(relaxation, DifferentiableStrategy)
+        ops = [np.log(np.maximum(row, 1e-30)) for row in relaxation.probabilities()[0]]
         depths = []
         missing = -np.inf if space.elastic_width else 0.0  # of depths that the space has not
-        for stage, row in enumerate(strategy.probabilities()[1]):
+        for stage, row in enumerate(relaxation.probabilities()[1]):
             logs = np.full(len(space.stages[stage]), missing)
             for depth, probability in zip(space.depths(stage), row, strict=True):
                 logs[depth - 1] = np.log(max(probability, 1e-30))
@@ -187,7 +230,7 @@ class SoftmaxSearcher(DifferentiableSearcher):
     """Operations mixed by their probabilities (DARTS, first order)."""
 
     @property
-    def strategy(self) -> str:
+    def relaxation(self) -> str:
         return "softmax"
 
 
@@ -195,5 +238,5 @@ class GumbelSearcher(DifferentiableSearcher):
     """Operations mixed by Gumbel softmax (FBNet)."""
 
     @property
-    def strategy(self) -> str:
+    def relaxation(self) -> str:
         return "gumbel"

@@ -4,10 +4,11 @@ After SPOS (Guo et al., ECCV 2020): a strategy trains the supernet, whatever the
 architecture is scored with the shared weights, its batch norms calibrated. The searcher, the
 strategy and the constraint are free (``nas.blackbox``, ``nas.training.strategies``,
 ``nas.constraints``): a target holds on every device that there is a table of, and limits of MACs
-and parameters hold beside it. Scores are shared by all targets: what was scored under one is known
-under the others. Every score is written to ``evaluations.jsonl`` at once, and an interrupted search
-repeats its path from there. Searchers of one seed and recipe train the same supernet: a run folder
-that is given another's checkpoint spares the training.
+and parameters hold beside it, or alone. The supernet is of separate operations, or of SGNAS's
+unified blocks where the space has those. Scores are shared by all targets: what was scored under
+one is known under the others. Every score is written to ``evaluations.jsonl`` at once, and an
+interrupted search repeats its path from there. Searchers of one seed and recipe train the same
+supernet: a run folder that is given another's checkpoint spares the training.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
+from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
 from nas.blackbox import BLACK_BOXES, BlackBox, run
+from nas.blackbox.variation import Variation
 from nas.coding import Code, CodedSpace
 from nas.data.images import ImageData
 from nas.evaluators.journal import Journaled
 from nas.evaluators.supernet import SupernetEvaluator
 from nas.priced import PricedSpace
-from nas.recipes import Count, Recipe
+from nas.recipes import Count, Fraction, Recipe
 from nas.searchers.base import (
     SearchResult,
     SearchSettings,
@@ -35,12 +38,13 @@ from nas.searchers.base import (
     phase_of,
     recipe_of,
 )
-from nas.searchers.supernet import SupernetSearcher, divided
-from nas.supernet.supernet import searchable_supernet
+from nas.searchers.supernet import SupernetSearcher, divided, supernet_of
+from nas.spaces import SearchSpace
+from nas.supernet.supernet import Supernet
 from nas.training.criterion import criterion_of
-from nas.training.epochs import Progress
+from nas.training.epochs import Progress, Values
 from nas.training.run_folder import RunFolder
-from nas.training.strategies import STRATEGIES
+from nas.training.strategies import Relaxation, Strategy, make_strategy
 from nas.training.strategies.widths import RandomWidths
 from nas.training.supernet import SupernetRecipe, train_supernet
 
@@ -52,30 +56,62 @@ class OneShotRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="one-shot"):
 
     Attributes:
         strategy: Which paths train the supernet, a name in ``STRATEGIES``.
-        evaluations: Architectures scored for each target.
+        alike: Correlation of the first weights of a unified supernet's sub-blocks; 0 starts as
+            published.
+        evaluations: Architectures scored for each target; 1000 in SPOS and OSNASLib.
         surrogate: Whether evolution ranks candidates by a model before they are scored.
+        initial: Random architectures before anything is concluded from scores.
+        parents: Best architectures that children are made of.
+        crossovers: Share of the children that have two parents.
+        mutation_rate: Probability that a mutation changes a decision; 0 changes one or a few.
+        single_point: Whether a crossover takes the first layers of one parent and the last ones
+            of the other.
     """
 
     strategy: str = "uniform"
+    alike: Fraction = 0.0
     evaluations: Count = 200
     surrogate: bool = True
+    initial: Count = 10
+    parents: Count = 10
+    crossovers: Fraction = 0.5
+    mutation_rate: Fraction = 0.0
+    single_point: bool = False
+
+    @property
+    def variation(self) -> Variation:
+        """How black boxes make children."""
+        return Variation(
+            initial=self.initial,
+            parents=self.parents,
+            crossovers=self.crossovers,
+            mutation_rate=self.mutation_rate,
+            single_point=self.single_point,
+        )
 
 
 class OneShotSearcher(SupernetSearcher):
     """Base of the searchers that ask a supernet; each gives its black box.
 
     Raises:
-        InvalidValueError: The space has no supernet of separate operations.
+        InvalidValueError: The strategy does not draw paths of the space's supernet.
     """
 
     recipe_kind: ClassVar[type[Recipe] | None] = OneShotRecipe
 
-    def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
+    def __init__(self, priced: PricedSpace | SearchSpace, settings: SearchSettings) -> None:
         super().__init__(priced, settings)
         self.recipe = recipe_of(settings, OneShotRecipe)
-        self.supernet = searchable_supernet(priced.space, seed=settings.seed)
-        paths = STRATEGIES[self.recipe.strategy](priced.space)
-        self.strategy = RandomWidths(paths, self.supernet, priced.widths)
+        self.strategy: Strategy = make_strategy(self.recipe.strategy, self.space)
+        if isinstance(self.strategy, Relaxation):
+            raise InvalidValueError(
+                f"strategy {self.recipe.strategy} trains probabilities, which searchers that score "
+                "architectures never ask: choose uniform, fair or sandwich; or search by the "
+                f"probabilities themselves, with --searcher {self.recipe.strategy}"
+            )
+        self.supernet = supernet_of(self.space, seed=settings.seed, alike=self.recipe.alike)
+        if isinstance(self.supernet, Supernet):
+            self.strategy = RandomWidths(self.strategy, self.supernet, self.allowed_widths)
 
     @property
     @abstractmethod
@@ -84,9 +120,7 @@ class OneShotSearcher(SupernetSearcher):
 
     def train(self, data: ImageData, folder: RunFolder, *, progress: Progress) -> nn.Module:
         """Train the supernet to the end, or on from a folder's checkpoint; return the criterion."""
-        criterion = criterion_of(
-            data, self.priced.space.classes, self.recipe, seed=self.settings.seed
-        )
+        criterion = criterion_of(data, self.space.classes, self.recipe, seed=self.settings.seed)
         train_supernet(
             self.supernet,
             self.strategy,
@@ -134,7 +168,7 @@ class OneShotSearcher(SupernetSearcher):
                 best = max(feasible, key=known.__getitem__)
                 latency_ms, made = constrained.latency_ms(best), constrained.decode(best)
                 write_atomically(architecture_file(folder.path, target_ms), made.to_json())
-                values = {"derived_ms": latency_ms, "score": known[best]}
+                values: Values = {"derived_ms": latency_ms, "score": known[best]}
                 metrics.log(phase_of(target_ms), len(known), values)
                 results.append(SearchResult(target_ms, latency_ms, known[best], made))
         return results
@@ -152,7 +186,9 @@ class OneShotSearcher(SupernetSearcher):
         evaluations = self.recipe.evaluations * len(coded) // len(searched)
         known: dict[Code, float] = {}
         for index, constrained in enumerate(searched):
-            black_box = family(constrained, seed=self.settings.seed)
+            black_box = family(
+                constrained, seed=self.settings.seed, variation=self.recipe.variation
+            )
             for code, told in known.items():
                 if constrained.feasible(code):
                     black_box.tell(code, told)

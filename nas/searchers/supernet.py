@@ -1,42 +1,81 @@
-"""What searchers on a supernet of separate operations share: devices, recipe, images."""
+"""What searchers that train a supernet share: devices, limits, the supernet, divided images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
+
+from latbench.errors import InvalidValueError
 from nas.coding import CodedSpace
 from nas.constraints import Constraint, latency_limits
 from nas.data.images import ImageData, Source, require_images
-from nas.priced import PricedSpace
-from nas.searchers.base import Searcher, SearchSettings, budgets_of
+from nas.searchers.base import Searcher, budgets_of
+from nas.spaces import PLAIN, Layer, SearchSpace, aligned_widths, make_space
+from nas.spaces.sgnas import is_unified
+from nas.supernet.supernet import Supernet, searchable_supernet
+from nas.supernet.unified import UnifiedSupernet
 from nas.training.supernet import SupernetRecipe
 
 _ANY = 1 + 1e-6  # times the slowest: sums in another order differ in their last digits
 
 
 class SupernetSearcher(Searcher):
-    """Base of the searchers whose targets hold on every device that there is a table of."""
+    """Base of the searchers whose targets hold on every device that there is a table of.
+
+    Without any table they search under limits of MACs and parameters alone.
+    """
 
     several_devices: ClassVar[bool] = True
     limited: ClassVar[bool] = True
-
-    def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
-        super().__init__(priced, settings)
-        self.devices = (priced, *settings.others)
+    needs_table: ClassVar[bool] = False
 
     def check_targets(self, targets_ms: Sequence[float]) -> None:
-        if len(self.devices) == 1 or not targets_ms:
+        if len(self.devices) <= 1 or not targets_ms:
             super().check_targets(targets_ms)
         for target_ms in budgets_of(targets_ms):
             CodedSpace(self.constraint(target_ms))
 
     def constraint(self, target_ms: float | None) -> Constraint:
         """A target on every device and the limits; without a target, any latency."""
+        if not self.devices:
+            return Constraint(self.settings.limits)
         if target_ms is None:
             target_ms = max(priced.reachable_ms()[1] for priced in self.devices) * _ANY
         latencies = latency_limits(self.devices, target_ms)
         return Constraint((*latencies.limits, *self.settings.limits))
+
+    def allowed_widths(self, layer: Layer, op: str) -> Sequence[int]:
+        """The widths that an elastic operation may be given."""
+        if self.devices:
+            return self.priced.widths(layer, op)
+        return aligned_widths(layer, op)
+
+
+def supernet_of(space: SearchSpace, *, seed: int, alike: float = 0.0) -> Supernet | UnifiedSupernet:
+    """The supernet of a space, channels last: a unified one where its layers are unified blocks.
+
+    Args:
+        space: What is searched. A unified supernet is of its plain variant.
+        seed: Seed of the initial weights.
+        alike: Correlation of the first weights of a unified supernet's sub-blocks.
+
+    Raises:
+        InvalidValueError: ``alike`` is given, and the supernet is not unified.
+    """
+    if not is_unified(space):
+        if alike:
+            raise InvalidValueError(
+                f"alike is a start of unified supernets, and {space.name} has none: leave it out"
+            )
+        return searchable_supernet(space, seed=seed)
+    if space.variant != PLAIN:
+        space = make_space(space.name, space.input_size, space.classes)
+    made = UnifiedSupernet(space, seed=seed).to(memory_format=torch.channels_last)
+    if alike:
+        made.start_alike(alike)
+    return made
 
 
 def divided(data: ImageData, recipe: SupernetRecipe, *, seed: int) -> tuple[Source, Source]:

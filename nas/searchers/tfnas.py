@@ -48,7 +48,7 @@ from torch import Tensor, nn
 from latbench.blocks import Network
 from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
-from nas.criteria.hardware import OBJECTIVES
+from nas.criteria.hardware import objective_of
 from nas.data.images import ImageData, Source, generator, require_images
 from nas.landing import Landing, Measure, Propose, Rounds, land
 from nas.priced import PricedSpace
@@ -214,7 +214,7 @@ class TFNASSearcher(Searcher):
             )
         self.recipe = recipe
         self.workers = settings.workers
-        self.objective = OBJECTIVES[self.recipe.latency_objective]
+        self.objective = objective_of(self.recipe.latency_objective)
 
     def begin(self, criterion: nn.Module | None = None) -> SearchState:
         """A search before its first step, with the task's loss; cross entropy if None."""

@@ -126,6 +126,11 @@ def sgnas_proxyless(
     return _space("sgnas-proxyless", input_size, classes, variant, stem_stride=2, rows=rows)
 
 
+def is_unified(space: SearchSpace) -> bool:
+    """Whether the layers of a space are unified blocks, whose supernet is the unified one."""
+    return all(isinstance(layer, MixLayer) for layer in space.layers)
+
+
 def kernels_of(choices: Sequence[int]) -> tuple[int, ...]:
     """Kernels of the sub-blocks that are not skipped, in the order of the sub-blocks."""
     return tuple(KERNELS[choice] for choice in choices if choice != SKIP)

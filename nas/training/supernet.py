@@ -1,4 +1,4 @@
-"""Training the supernet of a space of fixed operations by a strategy.
+"""Training the supernet of a space by a strategy, one of separate operations or a unified one.
 
 SGD on the weights, on what each step's strategy draws; strategies that relax choices get an
 architecture step by Adam on held-out images with the weights frozen (first order). Parameters
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from nas.data.images import ImageData, generator
 from nas.recipes import Count, NotNegative, Positive
-from nas.relaxation import Relaxed
 from nas.supernet.supernet import Supernet
+from nas.supernet.unified import UnifiedSupernet
 from nas.training.distributed import ALONE, Workers
 from nas.training.epochs import (
     Progress,
@@ -36,9 +36,10 @@ from nas.training.epochs import (
 from nas.training.optimizer import cosine, set_lr
 from nas.training.recipe import SearchRecipe
 from nas.training.run_folder import RunFolder
-from nas.training.strategies import DifferentiableStrategy, Strategy
+from nas.training.strategies import Relaxation, Strategy
+from nas.training.strategies.base import Drawn
 
-Objective = Callable[[Tensor, Relaxed], Tensor]
+Objective = Callable[[Tensor, Drawn], Tensor]
 """The loss of held-out images and a relaxed architecture, to what an architecture step lowers."""
 
 
@@ -62,12 +63,13 @@ class SupernetRecipe(SearchRecipe, frozen=True, kw_only=True, tag="supernet"):
 
 
 def train_supernet(
-    supernet: Supernet,
+    supernet: Supernet | UnifiedSupernet,
     strategy: Strategy,
     data: ImageData,
     recipe: SupernetRecipe,
     folder: RunFolder,
     *,
+    relaxation: Relaxation | None = None,
     phase: str = "supernet",
     seed: int = 0,
     criterion: nn.Module | None = None,
@@ -79,11 +81,13 @@ def train_supernet(
 
     Args:
         supernet: Changed in place; channels last is fastest.
-        strategy: Changed in place, where it has parameters.
+        strategy: What a weight step trains; changed in place, where it has parameters.
         data: Of its training images the recipe's fraction is held out
             (``data.held_out(recipe.held_out, seed=seed)``) and seen by architecture steps only.
         recipe: Constants.
         folder: Where checkpoints and metrics go.
+        relaxation: What an architecture step moves; the strategy itself if None and it relaxes
+            choices. Changed in place.
         phase: Their name.
         seed: Of order, shifts and paths.
         criterion: Logits and labels to a scalar; its parameters are trained with the weights.
@@ -92,7 +96,9 @@ def train_supernet(
         workers: The processes that train together.
         progress: Told the fraction done, and what is going on.
     """
-    state = _State(supernet, strategy, criterion or nn.CrossEntropyLoss(), recipe)
+    state = _State(
+        supernet, strategy, criterion or nn.CrossEntropyLoss(), recipe, relaxation=relaxation
+    )
     resume(state, folder, phase)
     train, held_out = data.held_out(recipe.held_out, seed=seed)
     images = TrainingImages(
@@ -132,9 +138,18 @@ class _State(Resumable):
     """Supernet, strategy, criterion and their optimisers."""
 
     def __init__(
-        self, supernet: Supernet, strategy: Strategy, criterion: nn.Module, recipe: SupernetRecipe
+        self,
+        supernet: Supernet | UnifiedSupernet,
+        strategy: Strategy,
+        criterion: nn.Module,
+        recipe: SupernetRecipe,
+        *,
+        relaxation: Relaxation | None = None,
     ) -> None:
+        if relaxation is None and isinstance(strategy, Relaxation):
+            relaxation = strategy
         self.supernet, self.strategy, self.criterion = supernet, strategy, criterion
+        self.relaxation = relaxation
         self.clip = recipe.clip
         self.parameters = [*supernet.parameters(), *criterion.parameters()]
         self.sgd = torch.optim.SGD(
@@ -149,17 +164,18 @@ class _State(Resumable):
                 self.sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.adam = (
             torch.optim.Adam(
-                strategy.parameters(),
+                relaxation.parameters(),
                 lr=recipe.alpha_lr,
                 betas=recipe.alpha_betas,
                 weight_decay=recipe.alpha_weight_decay,
             )
-            if isinstance(strategy, DifferentiableStrategy)
+            if relaxation is not None
             else None
         )
         super().__init__(
             supernet=supernet,
             strategy=strategy,
+            relaxation=None if relaxation is strategy else relaxation,
             criterion=criterion,
             sgd=self.sgd,
             adam=self.adam,
@@ -192,16 +208,20 @@ class _State(Resumable):
         objective: Objective,
         workers: Workers,
     ) -> None:
-        """Move a differentiable strategy's parameters; the weights are frozen."""
-        assert self.adam is not None
-        assert isinstance(self.strategy, DifferentiableStrategy)
+        """Move the relaxation's parameters; the weights are frozen.
+
+        A unified supernet computes mixtures in its evaluation mode, as in SGNAS's own architecture
+        steps: with frozen weights it then keeps a map a kernel and nothing more.
+        """
+        assert self.adam is not None and self.relaxation is not None
+        self.supernet.train(not isinstance(self.supernet, UnifiedSupernet))
         self.adam.zero_grad(set_to_none=True)
         for parameter in self.parameters:
             parameter.requires_grad_(False)  # no backward for frozen weights
-        relaxed = self.strategy.relaxed(rng, progress)
+        relaxed = self.relaxation.relaxed(rng, progress)
         loss = self.criterion(self.supernet(x, relaxed), labels)
         objective(loss, relaxed).backward()  # type: ignore[no-untyped-call]
         for parameter in self.parameters:
             parameter.requires_grad_(True)
-        workers.average_gradients(self.strategy.parameters())
+        workers.average_gradients(self.relaxation.parameters())
         self.adam.step()

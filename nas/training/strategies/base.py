@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nas.relaxation import Relaxed, Weight
 from nas.spaces import SearchSpace
+
+Drawn = Any
+"""What a supernet computes in one forward pass: ``Relaxed`` for one of separate operations; a path
+or probabilities ``(layers, 6, 4)`` for a unified one (``nas.training.strategies.unified``)."""
 
 
 class Strategy(nn.Module, ABC):
@@ -28,7 +33,7 @@ class Strategy(nn.Module, ABC):
         self.space = space
 
     @abstractmethod
-    def draw(self, rng: torch.Generator, progress: float) -> list[Relaxed]:
+    def draw(self, rng: torch.Generator, progress: float) -> Sequence[Drawn]:
         """What one weight step trains.
 
         Args:
@@ -37,7 +42,15 @@ class Strategy(nn.Module, ABC):
         """
 
 
-class DifferentiableStrategy(Strategy):
+class Relaxation(Strategy):
+    """Choices mixed by weights that are parameters, which architecture steps train."""
+
+    @abstractmethod
+    def relaxed(self, rng: torch.Generator, progress: float) -> Drawn:
+        """The mixture of all architectures, differentiable by the parameters."""
+
+
+class DifferentiableStrategy(Relaxation):
     """Every operation computed and mixed by weights that are trained too.
 
     Attributes:

@@ -1,7 +1,9 @@
-"""Fair paths through a unified supernet (SGNAS, Huang & Chu, CVPR 2021, Section 3.2).
+"""Paths and relaxations of unified supernets (SGNAS, Huang & Chu, CVPR 2021).
 
-A step trains four paths. In every layer their expansions are drawn without replacement from 2..6,
-and the sub-blocks that are active at random. Where this differs from the published code:
+What a unified supernet computes is a choice for every sub-block of every layer: a kernel or a skip.
+``FairPaths`` draws them as Section 3.2 of the paper does: a step trains four paths. In every layer
+their expansions are drawn without replacement from 2..6, and the sub-blocks that are active at
+random. Where this differs from the published code:
 
 * **Kernels are fair.** Every sub-block deals its kernels from a shuffled deck of three, and
   shuffles anew when the deck is empty: over any number of its uses no kernel is ahead of another by
@@ -14,9 +16,15 @@ and the sub-blocks that are active at random. Where this differs from the publis
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
 
-from nas.spaces.sgnas import KERNELS, SKIP, SUB_BLOCKS
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nas.spaces import SearchSpace
+from nas.spaces.sgnas import CHOICES, KERNELS, SKIP, SUB_BLOCKS
+from nas.training.strategies.base import DifferentiableStrategy, Relaxation, Strategy
 
 PATHS = 4  # a step
 BARE = 0.2
@@ -29,20 +37,21 @@ class FairPaths:
     Args:
         layers: Of the supernet.
         rng: All draws come from it.
+
+    Attributes:
+        decks: By layer and sub-block, the kernels that are still to be dealt.
     """
 
     def __init__(self, layers: int, rng: np.random.Generator) -> None:
-        self._rng = rng
-        self._decks: list[list[list[int]]] = [
-            [[] for _ in range(SUB_BLOCKS)] for _ in range(layers)
-        ]
+        self.rng = rng
+        self.decks: list[list[list[int]]] = [[[] for _ in range(SUB_BLOCKS)] for _ in range(layers)]
 
     def step(self) -> list[list[list[int]]]:
         """Four paths: a choice for every sub-block, ``(4, layers, 6)``."""
         paths: list[list[list[int]]] = [[] for _ in range(PATHS)]
-        for decks in self._decks:
+        for decks in self.decks:
             for path, expansion in zip(paths, self._expansions(), strict=True):
-                active = self._rng.permutation(SUB_BLOCKS)[:expansion]
+                active = self.rng.permutation(SUB_BLOCKS)[:expansion]
                 row = [SKIP] * SUB_BLOCKS
                 for b in active:
                     row[b] = self._deal(decks[b])
@@ -50,12 +59,105 @@ class FairPaths:
         return paths
 
     def _expansions(self) -> list[int]:
-        drawn = [int(e) for e in self._rng.permutation(_WIDE)[:PATHS]]
-        if self._rng.random() < BARE:
-            drawn[int(self._rng.integers(PATHS))] = 1
+        drawn = [int(e) for e in self.rng.permutation(_WIDE)[:PATHS]]
+        if self.rng.random() < BARE:
+            drawn[int(self.rng.integers(PATHS))] = 1
         return drawn
 
     def _deal(self, deck: list[int]) -> int:
         if not deck:
-            deck.extend(int(c) for c in self._rng.permutation(len(KERNELS)))
+            deck.extend(int(c) for c in self.rng.permutation(len(KERNELS)))
         return deck.pop()
+
+
+Path = list[list[int]]
+"""A choice for every sub-block: ``(layers, 6)``."""
+
+
+class UniformKernels(Strategy):
+    """One path a step; every sub-block draws a kernel or a skip, and no layer skips them all."""
+
+    def draw(self, rng: torch.Generator, progress: float) -> list[Path]:
+        return [[_random_row(rng) for _ in self.space.layers]]
+
+
+class FairKernels(Strategy):
+    """The fair paths of SGNAS, four a step. Decks go on from step to step, and in checkpoints."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__(space)
+        self._paths = FairPaths(len(space.layers), np.random.default_rng(0))
+
+    def draw(self, rng: torch.Generator, progress: float) -> list[Path]:
+        self._paths.rng = np.random.default_rng(int(torch.randint(1 << 62, (), generator=rng)))
+        return self._paths.step()
+
+    def get_extra_state(self) -> list[list[list[int]]]:
+        return [[list(deck) for deck in decks] for decks in self._paths.decks]
+
+    def set_extra_state(self, state: list[list[list[int]]]) -> None:
+        self._paths.decks = [[list(deck) for deck in decks] for decks in state]
+
+
+class SandwichKernels(Strategy):
+    """The smallest path, the largest and two random ones (Yu & Huang, ICCV 2019)."""
+
+    def draw(self, rng: torch.Generator, progress: float) -> list[Path]:
+        smallest = [0] + [SKIP] * (SUB_BLOCKS - 1)
+        largest = [len(KERNELS) - 1] * SUB_BLOCKS
+        ends = [[list(row) for _ in self.space.layers] for row in (smallest, largest)]
+        between = [[_random_row(rng) for _ in self.space.layers] for _ in range(PATHS - len(ends))]
+        return ends + between
+
+
+class RelaxedKernels(Relaxation):
+    """Kernels and skips of every sub-block, mixed by weights that are trained.
+
+    Args:
+        space: Of unified blocks.
+        inner: Turns logits into weights, such as softmax or Gumbel softmax.
+
+    Attributes:
+        logits: Of the choices of every sub-block, ``(layers, 6, 4)``; they begin uniform. The
+            first sub-block of a layer is never skipped, and its last logit is not used.
+    """
+
+    def __init__(self, space: SearchSpace, inner: DifferentiableStrategy) -> None:
+        super().__init__(space)
+        self._weights = inner.weights
+        self.logits = nn.Parameter(torch.zeros(len(space.layers), SUB_BLOCKS, CHOICES))
+
+    def relaxed(self, rng: torch.Generator, progress: float) -> Tensor:
+        """Weights of all choices, ``(layers, 6, 4)``; each sub-block's sum to 1."""
+        return self._each_row(lambda logits: self._weights(logits, rng, progress))
+
+    @torch.no_grad()
+    def draw(self, rng: torch.Generator, progress: float) -> list[Tensor]:
+        return [self.relaxed(rng, progress)]
+
+    def probabilities(self) -> Tensor:
+        """Softmax of the logits, ``(layers, 6, 4)``, differentiable."""
+        return self._each_row(lambda logits: logits.softmax(0))
+
+    def _each_row(self, weights: Callable[[Tensor], Tensor]) -> Tensor:
+        layers = []
+        for rows in self.logits.unbind():
+            first = nn.functional.pad(weights(rows[0, :SKIP]), (0, 1))
+            layers.append(torch.stack([first, *(weights(row) for row in rows[1:])]))
+        return torch.stack(layers)
+
+
+UNIFIED: dict[str, Callable[[SearchSpace], Strategy]] = {
+    "uniform": UniformKernels,
+    "fair": FairKernels,
+    "sandwich": SandwichKernels,
+}
+"""Strategies that draw paths of unified supernets, by the names of those of separate operations."""
+
+
+def _random_row(rng: torch.Generator) -> list[int]:
+    """Choices of a layer's sub-blocks, uniform over those that keep at least one."""
+    while True:
+        row: list[int] = torch.randint(CHOICES, (SUB_BLOCKS,), generator=rng).tolist()
+        if any(choice != SKIP for choice in row):
+            return row

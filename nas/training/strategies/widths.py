@@ -37,7 +37,7 @@ class RandomWidths(Strategy):
         self._supernet = (supernet,)  # its weights are no part of the strategy's state
         self._widths = widths
 
-    def draw(self, rng: torch.Generator, progress: float) -> list[Relaxed]:
+    def draw(self, rng: torch.Generator, progress: float) -> Sequence[Relaxed]:
         drawn = self.inner.draw(rng, progress)
         used = {
             (s, i, op)

@@ -1,0 +1,65 @@
+"""Relaxed mixes of kernels under a constraint: what they cost, and what is the best of them.
+
+In a space of unified blocks a layer is one of 83 count vectors of kernels, and its sub-blocks
+choose their kernels independently. So both questions are asked of count vectors: the expected cost
+by their probabilities (``nas.generator.counts``), the best architecture by the likeliest choices
+that lead to each, which add up over layers (``nas.additive``).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas.additive import Scores, best_code
+from nas.coding import Code, CodedSpace
+from nas.constraints import Constraint
+from nas.generator.counts import count_index, count_probabilities, nearest_choices
+from nas.spaces import Choice
+from nas.spaces.sgnas import CHOICES, COUNT_VECTORS, KERNELS, OP
+
+_LEAST = 1e-30  # probability that stands for none: its logarithm is finite
+
+
+class KernelLoads:
+    """How much of its budgets a relaxation of kernels is expected to take.
+
+    Args:
+        constraint: Limits of a space of unified blocks.
+    """
+
+    def __init__(self, constraint: Constraint) -> None:
+        choices = [Choice(OP, kernels=kernels) for kernels in COUNT_VECTORS]
+        layers = constraint.space.layers
+        by_layer = {layer: constraint.addends(layer, choices) for layer in dict.fromkeys(layers)}
+        addends = np.array([by_layer[layer] for layer in layers])  # (L, 83, pieces)
+        self._addends = torch.from_numpy(addends / constraint.budgets())
+        self._base = torch.from_numpy(constraint.base() / constraint.budgets())
+
+    def expected(self, probabilities: Tensor) -> Tensor:
+        """The largest expected load, differentiable; 1 is at the budget.
+
+        Args:
+            probabilities: Of the choices of every sub-block, ``(layers, 6, 4)``.
+        """
+        mass = count_probabilities(probabilities)  # (L, 83)
+        loads = torch.einsum("lc,lcp->p", mass, self._addends.to(mass)) + self._base.to(mass)
+        return loads.amax()
+
+
+def most_probable_kernels(coded: CodedSpace, probabilities: Tensor) -> Code:
+    """The feasible architecture whose kernels are the most probable choices of the sub-blocks.
+
+    Args:
+        coded: The space under its constraint.
+        probabilities: Of the choices of every sub-block, ``(layers, 6, 4)``.
+    """
+    logs = np.log(np.maximum(probabilities.detach().double().numpy(), _LEAST))
+    nothing = np.full(logs.shape[1], CHOICES)  # no present choice: all changes count alike
+    scores = []
+    for rows, choices in zip(logs, coded.choices, strict=True):
+        likeliest = nearest_choices(rows, nothing)[1]  # (83,)
+        places = [count_index([KERNELS.index(k) for k in c.kernels or ()]) for c in choices]
+        scores.append(likeliest[places])
+    return best_code(coded, Scores.of_choices(coded, scores))
