@@ -29,11 +29,13 @@ from nas.priced import PricedSpace
 from nas.recipes import Recipe
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.base import phase_of, rounds_file
+from nas.searchers.differentiable import DifferentiableRecipe
 from nas.searchers.generator_training import SGNASRecipe
 from nas.searchers.one_shot import OneShotRecipe
 from nas.searchers.tfnas import TFNASRecipe
 from nas.spaces import SearchSpace
 from nas.spaces.architecture import read_architecture
+from nas.supernet.supernet import fixed_supernet
 from nas.training import scratch
 from nas.training.distributed import Workers
 from nas.training.recipe import TrainingRecipe
@@ -68,7 +70,7 @@ EVERY_SEARCHER = pytest.mark.parametrize("name", list(SEARCHERS))
 
 def _search(
     name: str,
-    priced: PricedSpace,
+    priced: PricedSpace | SearchSpace,
     folder: Path,
     targets: list[float],
     measure: Measure | None = None,
@@ -287,6 +289,79 @@ def test_an_infeasible_limit_is_refused_before_training(
         with pytest.raises(InvalidValueError, match="name a budget"):
             _search(name, countable, tmp_path / "run", [])
     assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+BARE = pytest.mark.parametrize("name", [n for n in SEARCHERS if not SEARCHERS[n].needs_table])
+
+
+@BARE
+def test_limits_need_no_table(name: str, tmp_path: Path) -> None:
+    """A search without a device: the same folder goes on, nothing is said of latency."""
+    space = SPACES.get(name, make_small_space)()
+    limit = _limit(space, "macs", 0.3)
+    (found,) = _search(name, space, tmp_path / "run", [], limits=(limit,))
+    (file,) = (tmp_path / "run" / "architectures").iterdir()
+    made = read_architecture(file)
+    assert network_cost(space.lower(made)).macs <= limit.budget
+    assert found["latency_ms"] is None and found["target_ms"] is None
+    assert _search(name, space, tmp_path / "run", [], limits=(limit,)) == [found]
+
+
+@BARE
+def test_a_latency_needs_a_table(name: str, tmp_path: Path) -> None:
+    space = SPACES.get(name, make_small_space)()
+    with pytest.raises(InvalidValueError, match="--target needs --table"):
+        _search(name, space, tmp_path / "run", [1.0], limits=(_limit(space, "macs", 0.3),))
+    assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_searchers_that_need_a_table_say_so() -> None:
+    for name in SEARCHERS:
+        if SEARCHERS[name].needs_table:
+            with pytest.raises(InvalidValueError, match="give --table"):
+                SEARCHERS[name](make_small_space(), SearchSettings())
+    for name in ("softmax", "gumbel"):
+        with pytest.raises(InvalidValueError, match="give one --table"):
+            SEARCHERS[name](make_tiny_space(), SearchSettings())
+
+
+@pytest.mark.parametrize("strategy", ["softmax", "gumbel"])
+def test_black_boxes_refuse_strategies_that_train_probabilities(strategy: str) -> None:
+    """They would stay as they began: nothing would be learnt from images."""
+    settings = SearchSettings(recipe=OneShotRecipe(strategy=strategy))
+    with pytest.raises(InvalidValueError, match=f"--searcher {strategy}"):
+        SEARCHERS["evolution"](make_small_space(), settings)
+
+
+@pytest.mark.parametrize("name", ["softmax", "gumbel"])
+def test_paths_train_the_weights_and_the_mixture_is_what_is_searched(
+    name: str, tmp_path: Path
+) -> None:
+    """Of layers that one step's path does not pass no weight moves; the logits all move."""
+    space = make_small_space()
+    limit = _limit(space, "macs", 0.5)
+    checkpoints = []
+    for strategy in ("", "uniform"):
+        recipe = DifferentiableRecipe(strategy=strategy, alpha_lr=0.1)
+        settings = SearchSettings(1, 96, 0, recipe, limits=(limit,))  # one step
+        folder = RunFolder(tmp_path / f"run-{strategy}", {})
+        data = replace(tiny_data(), train=tiny_data(120).train)
+        SEARCHERS[name](space, settings).search(data, [], folder)
+        checkpoints.append(folder.checkpoint("limits"))
+    mixed, sampled = checkpoints
+    assert mixed is not None and sampled is not None
+    assert mixed["relaxation"] is None
+    logits = [value for key, value in sampled["relaxation"].items() if key.startswith("alphas")]
+    assert all(bool(row.any()) for row in logits)
+    first = fixed_supernet(space, seed=0).state_dict()
+    moved = [
+        {k for k, v in state["supernet"].items() if "weight" in k and not torch.equal(v, first[k])}
+        for state in checkpoints
+    ]
+    assert moved[1] < moved[0]
+    with pytest.raises(InvalidValueError, match="choose uniform, fair or sandwich"):
+        recipe = DifferentiableRecipe(strategy="softmax")
+        SEARCHERS[name](space, SearchSettings(recipe=recipe, limits=(limit,)))
 
 
 @pytest.mark.parametrize("name", ["tfnas", "softmax", "gumbel"])
