@@ -21,6 +21,8 @@ class Variation:
         crossovers: Share of the children that have two parents; 0.5 in both.
         mutation_rate: Probability that a mutation changes a decision, for each decision by
             itself; 0.1 in both. 0 changes one, and with probability one half each one more.
+        mutate_crossed: Whether children of two parents are mutated as well, as in OSNASLib; at a
+            mutation rate that may change none of their decisions.
         single_point: Whether a crossover takes all layers up to a random one from one parent and
             the others from the other, as in OSNASLib; else each layer comes from either, as in
             SPOS.
@@ -30,6 +32,7 @@ class Variation:
     parents: int = 10
     crossovers: float = 0.5
     mutation_rate: float = 0.0
+    mutate_crossed: bool = False
     single_point: bool = False
 
 
@@ -44,7 +47,9 @@ def mutate(
     Every stage whose depth may change counts as one decision, and every layer that is there.
     """
     if variation.mutation_rate:
-        return coded.repair(_changed_at_rate(coded, code, variation.mutation_rate, rng), rng)
+        changed = _at_rate(coded, code, variation.mutation_rate, rng)
+        if changed != code:
+            return coded.repair(changed, rng)
     changed = code
     while True:
         decisions = _decisions(coded, changed)
@@ -62,8 +67,19 @@ def crossover(
     variation: Variation = DEFAULT,
 ) -> Code:
     """Every depth and every layer from either parent, or from the one that has the layer."""
-    if variation.single_point:
-        return coded.repair(_crossed_at(coded, one, other, int(rng.integers(1, len(one)))), rng)
+    crossed = _crossed(coded, one, other, rng, single_point=variation.single_point)
+    if variation.mutate_crossed and variation.mutation_rate:
+        crossed = _at_rate(coded, crossed, variation.mutation_rate, rng)
+    elif variation.mutate_crossed:
+        return mutate(coded, coded.repair(crossed, rng), rng, variation=variation)
+    return coded.repair(crossed, rng)
+
+
+def _crossed(
+    coded: CodedSpace, one: Code, other: Code, rng: np.random.Generator, *, single_point: bool
+) -> Code:
+    if single_point:
+        return _crossed_at(coded, one, other, int(rng.integers(1, len(one))))
     mixed = list(one)
     for layers, *depths in zip(coded.stages, coded.depths(one), coded.depths(other), strict=True):
         depth = depths[int(rng.integers(2))]
@@ -71,7 +87,7 @@ def crossover(
             mine, theirs = one[layer], other[layer]
             taken = mine if theirs == ABSENT or (mine != ABSENT and rng.random() < 0.5) else theirs
             mixed[layer] = taken if position < depth else ABSENT
-    return coded.repair(tuple(mixed), rng)
+    return tuple(mixed)
 
 
 def _crossed_at(coded: CodedSpace, one: Code, other: Code, point: int) -> Code:
@@ -99,17 +115,13 @@ def _decisions(coded: CodedSpace, code: Code) -> list[Decision]:
     return present + [("depth", s) for s in stages if len(coded.space.depths(s)) > 1]
 
 
-def _changed_at_rate(coded: CodedSpace, code: Code, rate: float, rng: np.random.Generator) -> Code:
-    """Each decision changed with a probability; one of them if that changes none."""
-    decisions = _decisions(coded, code)
-    picked = [d for d in decisions if rng.random() < rate]
-    if not picked:
-        picked = [decisions[int(rng.integers(len(decisions)))]]
+def _at_rate(coded: CodedSpace, code: Code, rate: float, rng: np.random.Generator) -> Code:
+    """Each decision changed with a probability."""
+    picked = [decision for decision in _decisions(coded, code) if rng.random() < rate]
     changed = code
-    for decision in picked:
-        kind, number = decision
+    for kind, number in picked:
         if kind == "depth" or changed[number] != ABSENT:  # a new depth may have taken the layer
-            changed = _change(coded, changed, decision, rng)
+            changed = _change(coded, changed, (kind, number), rng)
     return changed
 
 

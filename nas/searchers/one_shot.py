@@ -64,6 +64,7 @@ class OneShotRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="one-shot"):
         parents: Best architectures that children are made of.
         crossovers: Share of the children that have two parents.
         mutation_rate: Probability that a mutation changes a decision; 0 changes one or a few.
+        mutate_crossed: Whether children of two parents are mutated as well.
         single_point: Whether a crossover takes the first layers of one parent and the last ones
             of the other.
     """
@@ -76,6 +77,7 @@ class OneShotRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="one-shot"):
     parents: Count = 10
     crossovers: Fraction = 0.5
     mutation_rate: Fraction = 0.0
+    mutate_crossed: bool = False
     single_point: bool = False
 
     @property
@@ -86,6 +88,7 @@ class OneShotRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="one-shot"):
             parents=self.parents,
             crossovers=self.crossovers,
             mutation_rate=self.mutation_rate,
+            mutate_crossed=self.mutate_crossed,
             single_point=self.single_point,
         )
 

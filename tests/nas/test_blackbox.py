@@ -101,7 +101,9 @@ def test_searchers_beat_random_search(name: str) -> None:
     assert found(name) > found("random")
 
 
-RATES = Variation(initial=3, parents=4, crossovers=0.5, mutation_rate=0.1, single_point=True)
+RATES = Variation(
+    initial=3, parents=4, crossovers=0.5, mutation_rate=0.1, mutate_crossed=True, single_point=True
+)
 
 
 @EVERY_BLACK_BOX
@@ -120,7 +122,7 @@ def test_a_crossover_at_a_point_takes_either_side_from_one_parent(seed: int) -> 
     """At the whole budget nothing is repaired; without left-out layers every code is canonical."""
     coded, rng = _coded(SPACES["mix"], 1.0), np.random.default_rng(seed)
     one, other = coded.random(rng), coded.random(rng)
-    child = crossover(coded, one, other, rng, variation=RATES)
+    child = crossover(coded, one, other, rng, variation=Variation(single_point=True))
     assert any(child == (*one[:p], *other[p:]) for p in range(1, len(one)))
 
 
@@ -131,6 +133,16 @@ def test_a_mutation_rate_is_that_of_every_decision() -> None:
     changed = [mutate(coded, code, rng, variation=often) for _ in range(400)]
     share = np.mean([[a != b for a, b in zip(code, m, strict=True)] for m in changed])
     assert share == pytest.approx(0.9, abs=0.05)  # a choice may be drawn again
+
+
+def test_children_of_two_parents_are_mutated_where_asked() -> None:
+    coded, rng = _coded(SPACES["mix"], 1.0), np.random.default_rng(0)
+    code = coded.random(rng)
+    for rate in (0.0, 0.9):
+        both = Variation(mutation_rate=rate, mutate_crossed=True)
+        made = [crossover(coded, code, code, rng, variation=both) for _ in range(50)]
+        assert sum(child != code for child in made) > 40
+        assert crossover(coded, code, code, rng, variation=Variation(mutation_rate=rate)) == code
 
 
 def test_a_mix_of_kernels_is_changed_by_one_kernel_or_drawn_anew() -> None:

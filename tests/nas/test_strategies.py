@@ -17,6 +17,8 @@ from latbench.errors import InvalidValueError
 from nas.data.images import ImageData, Split
 from nas.recipes import load_recipe, shipped_recipes
 from nas.relaxation import Relaxed, one_hot
+from nas.searchers.differentiable import DifferentiableRecipe
+from nas.searchers.one_shot import OneShotRecipe
 from nas.spaces import FixedLayer, SearchSpace
 from nas.spaces.rows import inverted_residuals
 from nas.supernet.candidates import FastConv, FastPool
@@ -254,9 +256,22 @@ def test_a_fast_convolution_is_a_convolution(layer: Conv, size: int) -> None:
         assert torch.allclose(ours, theirs, atol=1e-4)
 
 
-def test_the_shipped_recipe_is_the_published_one() -> None:
-    assert shipped_recipes(SupernetRecipe) == ["osnaslib-supernet-cifar100"]
-    assert load_recipe(SupernetRecipe, "osnaslib-supernet-cifar100") == SupernetRecipe()
+def test_the_shipped_recipes_are_the_published_ones() -> None:
+    published = {"criterion": "label-smoothing", "options": {"smoothing": 0.1}}
+    assert shipped_recipes(SupernetRecipe) == []
+    assert load_recipe(OneShotRecipe, "osnaslib-search-cifar100") == OneShotRecipe(
+        evaluations=1000,
+        surrogate=False,
+        initial=50,
+        crossovers=1.0,
+        mutation_rate=0.1,
+        mutate_crossed=True,
+        single_point=True,
+        **published,
+    )
+    assert load_recipe(DifferentiableRecipe, "osnaslib-differentiable-cifar100") == (
+        DifferentiableRecipe(latency_objective="squared", **published)
+    )
 
 
 def test_a_fast_pool_is_a_mean_and_keeps_the_layout_of_gradients() -> None:
