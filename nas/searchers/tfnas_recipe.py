@@ -18,7 +18,7 @@ from nas.supernet.candidates import Initial
 from nas.supernet.elastic import KeptChannels
 from nas.training.recipe import SearchRecipe
 
-TAU_END = 5.0 * 0.96**79  # in the last of 90 epochs in the published code; the paper rounds to 0.2
+TAU_END = 5.0 * 0.96**79  # about 0.2, in the last of 90 epochs of the published code
 
 
 class TFNASRecipe(SearchRecipe, frozen=True, kw_only=True, tag="tfnas"):
@@ -42,10 +42,10 @@ class TFNASRecipe(SearchRecipe, frozen=True, kw_only=True, tag="tfnas"):
             the code, which makes its optimisers there.
         alpha_lr: Learning rate of Adam on alphas and betas.
         alpha_clip: Largest norm of the gradient of alphas and betas together; 0 for none. The
-            code has 5, the paper states none.
+            code has 5.
         alpha_every: Number of weight steps for each architecture step.
         tau_start: Temperature of Gumbel softmax in warm-up and in the first epoch after it.
-        tau_end: Temperature of the last epoch: 5.0 x 0.96 ** 79 in the code, 0.2 in the paper.
+        tau_end: Temperature of the last epoch; 5.0 x 0.96 ** 79 in the code.
         tau_schedule: How the temperature falls between them: ``geometric`` as in the code (x 0.96
             an epoch), ``linear`` as in the paper.
         autocast: Whether convolutions are computed in bfloat16.
