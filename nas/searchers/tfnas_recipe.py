@@ -30,7 +30,8 @@ class TFNASRecipe(SearchRecipe, frozen=True, kw_only=True, tag="tfnas"):
         latency_objective: How the expected latency joins the loss: C1 of FBNet, C2 of
             ProxylessNAS, Eq. 9, or the code's absolute form (Table 5, ``nas.criteria.hardware``).
         elasticity: Whether widths are scaled to the target after every epoch (Table 5); without
-            it they stay at 3 and 6 times a layer's input.
+            it they stay at 3 and 6 times a layer's input. Without effect where a space has no
+            widths.
         squeeze_excite: Whether operations with squeeze-excite are among the candidates (Table 2
             has networks found without them).
         initial: How the weights begin: torch's default, as in the code, or He's.

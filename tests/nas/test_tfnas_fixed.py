@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latbench.blocks import Network
 from latbench.device import DeviceProfile, load_profile
 from latbench.errors import InvalidValueError
 from latbench.measure.sweep import Progress
+from latbench.tables import LatencyTable
 from nas.data import load_data
 from nas.data.images import ImageData, Split, image_data
 from nas.evaluators.supernet import SupernetEvaluator
@@ -23,11 +24,11 @@ from nas.searchers import SearchSettings
 from nas.searchers.base import SearchResult
 from nas.searchers.choices import DepthSearch
 from nas.searchers.derivation import architecture_at
-from nas.searchers.tfnas import TFNASRecipe, TFNASSearcher
+from nas.searchers.tfnas import SearchState, TFNASRecipe, TFNASSearcher
 from nas.spaces import SearchSpace, make_space
 from nas.training.run_folder import RunFolder
 from tests.conftest import make_small_space, write_table
-from tests.nas.runs import Stop, stopping_after, tiny_data
+from tests.nas.runs import Stop, run_of_both, run_together, stopping_after, tiny_data
 from tests.nas.test_tasks import write_faces
 
 # the smallest input of each space
@@ -134,6 +135,31 @@ def test_a_network_is_judged_after_its_norms_were_calibrated(
         state.supernet, data, criterion=state.criterion, calibration=train, judged=held_out
     )
     assert found.score == evaluator.score(found.architecture)
+
+
+def _search_together(folder: Path, table: Path, target_ms: float) -> None:
+    with run_of_both(folder) as (group, run):
+        states = []
+
+        class Watched(TFNASSearcher):
+            def begin(self, criterion: nn.Module | None = None) -> SearchState:
+                states.append(super().begin(criterion))
+                return states[-1]
+
+        priced = PricedSpace(make_small_space(), LatencyTable.open(table))
+        settings = SearchSettings(2, 16, 3, TFNASRecipe(shift=0), group)
+        Watched(priced, settings).search(tiny_data(), [target_ms], run)
+        torch.save(states[-1].supernet.state_dict(), folder / f"{group.rank}.pt")
+
+
+def test_two_processes_hold_the_same_running_statistics(small: PricedSpace, tmp_path: Path) -> None:
+    """Each sees its own half of every batch; their statistics are averaged."""
+    run = tmp_path / "run"
+    assert run_together(_search_together, run, small.table.path, _target_ms(small)) == [0, 0]
+    ours, theirs = (torch.load(run / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert any(name.endswith("running_mean") for name in ours)
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
 
 
 @pytest.mark.parametrize("depth", ["sink-connecting", "skip-among", "skip-beside"])
