@@ -6,7 +6,7 @@ TABLE is one of the TF-NAS space for 10 classes. A cell is a variant and a seed:
 architecture under the budget trained from scratch. Cells are run in turn, all variants of one seed
 before the next, until the time is up; the same command goes on. Prints a row a variant with 95 %
 intervals and the seeds done, and draws into FOLDER: latency around the target by epoch, how much
-operations collapse (as the paper's Fig. 2) and depth by epoch (as Fig. 4).
+operations collapse and depth by epoch.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
 
 PUBLISHED = "published"
-# by name: the paper's table or figure, and what differs from the published search
+# by name: the table of the paper that compares it, and what differs from the published search
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     PUBLISHED: ("all", {}),
     "second path: none": ("Table 3", {"second_path": "none"}),
     "second path: gumbel": ("Table 3", {"second_path": "gumbel"}),
     "second path: min alpha": ("Table 3", {"second_path": "min-alpha"}),
     "second path: max alpha": ("Table 3", {"second_path": "max-alpha"}),
-    "depth: skip among": ("Fig. 4", {"depth": "skip-among"}),
-    "depth: skip beside": ("Fig. 4", {"depth": "skip-beside"}),
-    "objective: C1": ("Table 4", {"latency_objective": "c1"}),
-    "objective: C2": ("Table 4", {"latency_objective": "c2"}),
-    "objective: Eq. 9": ("Table 4", {"latency_objective": "eq9"}),
-    "Eq. 9, no elasticity": ("Table 4", {"latency_objective": "eq9", "elasticity": False}),
-    "no elasticity": ("Table 4", {"elasticity": False}),
-    "no squeeze-excite": ("Table 5", {"squeeze_excite": False}),
+    "depth: skip among": ("Table 4", {"depth": "skip-among"}),
+    "depth: skip beside": ("Table 4", {"depth": "skip-beside"}),
+    "objective: C1": ("Table 5", {"latency_objective": "c1"}),
+    "objective: C2": ("Table 5", {"latency_objective": "c2"}),
+    "objective: Eq. 9": ("Table 5", {"latency_objective": "eq9"}),
+    "Eq. 9, no elasticity": ("Table 5", {"latency_objective": "eq9", "elasticity": False}),
+    "no elasticity": ("Table 5", {"elasticity": False}),
+    "no squeeze-excite": ("Table 2", {"squeeze_excite": False}),
 }
 _LAST = 5  # epochs of the end over which the way around the target is averaged
 

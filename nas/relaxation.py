@@ -85,10 +85,13 @@ def expected_amount(
     """Expected latency, or another amount, over the architectures of a relaxation.
 
     Depth latency is cumulative: a stage adds, over its layers, P(l) times the sum of p_lo times
-    the price of o (TF-NAS, Eq. 6 to 8). A network's latency is the largest of a few sums over
-    blocks; the expectation of each sum is exact, and the largest of them is returned. Where one
-    sum is the largest for all architectures in question that is the exact expectation, else a
-    lower bound of it (Jensen).
+    the price of o (TF-NAS, Eq. 6 to 8). The code of TF-NAS sums over depths instead, the
+    probability of a depth times the latency of its layers. That is the same number: with L_l the
+    expected latency of layer l, sum_d beta_d sum_{l <= d} L_l = sum_l L_l sum_{d >= l} beta_d.
+
+    A network's latency is the largest of a few sums over blocks; the expectation of each sum is
+    exact, and the largest of them is returned. Where one sum is the largest for all architectures
+    in question that is the exact expectation, else a lower bound of it (Jensen).
 
     Args:
         space: Of the relaxation.

@@ -1,25 +1,28 @@
 """Elasticity scaling: widths of an architecture brought to a target latency.
 
-``greedy`` follows Algorithm 1 of TF-NAS: all layers shrink or expand together, then the later
-stages expand again and again, as long as the target allows. Differences from the published code:
-the expansion keeps its last step when the target is above the maximum, and every step lands on a
-priced width.
+``greedy`` follows Algorithm 1 of TF-NAS: all layers shrink or expand together, then the stages
+from the second on expand, then those from the third on, and so on, as long as the target allows. A
+step of a layer is its width over the narrowest one among the layers that move, as they are then, so
+that the last stages move by single channels. Differences from the published code: the expansion
+keeps its last step when the target is above the maximum, and every step lands on a priced width.
 
 ``exact`` finds the latency closest to the target from below among networks that keep the shape:
 every width over its start lies within 10 % of the common scale, wherever bounds allow. Where
 widths are many, some layers filled in around the uniformly scaled network come close enough: all
 sums of one half of these layers are met with all sums of the other. Where that leaves a gap, the
 sums that all layers can reach are a set of integers, held as the bits of one number and widened
-layer by layer. Either way a network takes milliseconds and not a search.
+layer by layer. Either way a network takes milliseconds and not a search. Where no such network is
+as close as the greedy one, which is not held to the shape, ``exact`` is the greedy one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from latbench.errors import BudgetError, InvalidValueError
 from latbench.units import format_ms
@@ -67,6 +70,9 @@ def fit_exact(
 ) -> Fit:
     """The closest latency at or below the target that keeps the network's shape.
 
+    It is at least as close as ``fit_greedy``'s, whose network it gives where the shape leaves
+    nothing closer.
+
     Args:
         priced: The space and its prices.
         architecture: Operations, depths and the shape of the widths.
@@ -83,8 +89,10 @@ def fit_exact(
         check_reach(target_ms, low, high, what="this architecture")
     goal_ms = min(max(target_ms, low), high) if clamp else target_ms
     options = _Options.of(priced, rows)
-    best: list[int] | None = None
-    best_ms = -np.inf
+    greedy = _greedy_widths(priced, options, architecture, goal_ms)
+    greedy_ms = priced.latency_ms(_with_widths(priced, architecture, greedy))
+    enough_ms = max(greedy_ms, goal_ms * (1 - _GOOD_ENOUGH))
+    best, best_ms = greedy, -np.inf
     open_scales: list[_Options] = []  # where the meeting left a gap
     for scale in _scales_by_nearness(priced.base_ms, options, goal_ms):
         near = options.near(scale)
@@ -93,19 +101,20 @@ def fit_exact(
             open_scales.append(near)
         if found is not None and found[1] > best_ms:
             best, best_ms = found
-        if best_ms >= goal_ms * (1 - _GOOD_ENOUGH):
+        if best_ms >= enough_ms:
             break
     else:
         for near in open_scales[:_NEAR]:
             found = _closest_below(priced.base_ms, near, goal_ms)
             if found is not None and found[1] > best_ms:
                 best, best_ms = found
-            if best_ms >= goal_ms * (1 - _GOOD_ENOUGH):
+            if best_ms >= enough_ms:
                 break
-    if best is None:  # no uniform shape fits below the target: the fastest widths do
-        best = _fastest_widths(priced, rows)
     scaled = _with_widths(priced, architecture, best)
-    return Fit(target_ms, priced.latency_ms(scaled), low, high, scaled)
+    latency_ms = priced.latency_ms(scaled)
+    if latency_ms < greedy_ms <= goal_ms:
+        scaled, latency_ms = _with_widths(priced, architecture, greedy), greedy_ms
+    return Fit(target_ms, latency_ms, low, high, scaled)
 
 
 def fit_greedy(
@@ -127,30 +136,9 @@ def fit_greedy(
     low, high = reach_ms(priced, rows)
     if not clamp:
         check_reach(target_ms, low, high, what="this architecture")
-    goal_ms = max(target_ms, low)
-    start = np.array([choice.width for _, choice in rows], dtype=np.int64)
-    steps = np.maximum(1, np.round(start / start.min())).astype(np.int64)
-    options = [np.array(priced.widths(layer, choice.op), dtype=np.int64) for layer, choice in rows]
-    stage_of = np.repeat(np.arange(len(architecture.stages)), [len(s) for s in architecture.stages])
-
-    def snap(wanted: NDArray[np.int64]) -> list[int]:
-        return [int(ws[np.abs(ws - w).argmin()]) for ws, w in zip(options, wanted, strict=True)]
-
-    def latency(widths: Sequence[int]) -> float:
-        return priced.latency_ms(_with_widths(priced, architecture, widths))
-
-    widest = max(int(ws[-1]) for ws in options)
-    current, shift = start, 0
-    while latency(snap(current)) > goal_ms and shift < widest:  # shrink all together
-        shift += 1
-        current = start - shift * steps
-    if latency(snap(current)) > goal_ms:  # prices that do not grow with width
-        current = np.array(_fastest_widths(priced, rows), dtype=np.int64)
-    current = np.array(snap(current), dtype=np.int64)
-    for stage in range(len(architecture.stages)):  # expand all, then later and later stages
-        grown = stage_of >= stage
-        current = _expand(current, steps * grown, snap, lambda w: latency(w) <= goal_ms)
-    scaled = _with_widths(priced, architecture, [int(w) for w in current])
+    options = _Options.of(priced, rows)
+    widths = _greedy_widths(priced, options, architecture, max(target_ms, low))
+    scaled = _with_widths(priced, architecture, widths)
     return Fit(target_ms, priced.latency_ms(scaled), low, high, scaled)
 
 
@@ -207,22 +195,80 @@ def _fastest_widths(priced: PricedSpace, rows: Sequence[Row]) -> list[int]:
     return [choice.width for choice in choices if choice.width is not None]
 
 
-def _expand(
-    current: NDArray[np.int64],
-    steps: NDArray[np.int64],
-    snap: Callable[[NDArray[np.int64]], list[int]],
-    fits: Callable[[Sequence[int]], bool],
-) -> NDArray[np.int64]:
-    """Take as many steps as fit, the last one included, until no layer can grow."""
-    widest = np.array(snap(current + np.sign(steps) * np.iinfo(np.int32).max), dtype=np.int64)
-    best, wanted = current, current
-    while (wanted < widest).any():
-        wanted = wanted + steps
-        widths = snap(wanted)
-        if not fits(widths):
-            break
-        best = np.array(widths, dtype=np.int64)
-    return best
+def _greedy_widths(
+    priced: PricedSpace, options: _Options, architecture: Architecture, goal_ms: float
+) -> list[int]:
+    """Widths of a latency at or below a goal that is no less than the least latency."""
+    base_ms = priced.base_ms
+    lengths = [len(stage) for stage in architecture.stages]
+    stage_of = np.repeat(np.arange(len(lengths)), lengths)  # (layers,)
+    whole = options.start.astype(np.int64)
+    current = options.snapped(whole)
+    first_stage = 0
+    if _latency_ms(base_ms, options, current) > goal_ms:
+        shrunk, latencies_ms = _walk(base_ms, options, whole, -_steps(whole))
+        fitting = np.flatnonzero(latencies_ms <= goal_ms)
+        if len(fitting):
+            current = shrunk[fitting[0]]
+            first_stage = 1
+        else:  # prices that do not grow with width
+            current = np.array(_fastest_widths(priced, _rows(priced, architecture)))
+    for stage in range(first_stage, len(lengths)):
+        moving = stage_of >= stage
+        steps = np.zeros_like(current)
+        steps[moving] = _steps(current[moving])
+        grown, latencies_ms = _walk(base_ms, options, current, steps)
+        over = np.flatnonzero(latencies_ms > goal_ms)
+        taken = int(over[0]) if len(over) else len(grown)
+        if taken:
+            current = grown[taken - 1]
+    return [int(width) for width in current]
+
+
+def _steps(widths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many channels each layer moves in a step: its width over the narrowest, rounded."""
+    steps: NDArray[np.int64] = np.round(widths / widths.min()).astype(np.int64)
+    return steps
+
+
+def _walk(
+    base_ms: Floats, options: _Options, start: NDArray[np.int64], steps: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], Floats]:
+    """The networks one step away, two steps, and so on, until no layer can move any further.
+
+    Args:
+        base_ms: Latency of stem, tail and constant, ``(pieces,)``.
+        options: Widths of every layer and their addends.
+        start: Width of every layer, priced or not, ``(layers,)``.
+        steps: Channels a step, ``(layers,)``: all positive or all negative; 0 for a layer that
+            stays.
+
+    Returns:
+        Priced widths ``(steps, layers)``, each the nearest to the one that is asked for, and
+        latencies ``(steps,)``.
+    """
+    bounds = np.array(
+        [w[-1 if step > 0 else 0] for w, step in zip(options.widths, steps, strict=True)]
+    )
+    moving = steps != 0
+    left = (bounds - start)[moving] / steps[moving]
+    count = max(0, int(np.ceil(left.max()))) if moving.any() else 0
+    wanted = start + np.arange(1, count + 1)[:, None] * steps  # (steps, layers)
+    widths, sums = np.empty_like(wanted), np.tile(base_ms, (count, 1))
+    for layer, is_moving in enumerate(moving):
+        asked = wanted[:, layer] if is_moving else start[layer : layer + 1]
+        picks = options.picks(layer, asked)
+        widths[:, layer] = options.widths[layer][picks]
+        sums += options.addends_ms[layer][picks]
+    return widths, sums.max(axis=1)
+
+
+def _latency_ms(base_ms: Floats, options: _Options, widths: NDArray[np.int64]) -> float:
+    """Latency of priced widths."""
+    sums = base_ms.copy()
+    for layer, width in enumerate(widths):
+        sums += options.addends_ms[layer][options.picks(layer, width)]
+    return float(sums.max())
 
 
 @dataclass(frozen=True)
@@ -245,6 +291,20 @@ class _Options:
         start = np.array([choice.width for _, choice in rows], dtype=np.float64)
         return cls(start, tuple(w for w, _ in found), tuple(a for _, a in found))
 
+    @cached_property
+    def _middles(self) -> tuple[Floats, ...]:
+        """By layer, the middle of every two neighbouring widths: up to it, the lower is nearest."""
+        return tuple((w[1:] + w[:-1]) / 2 for w in self.widths)
+
+    def picks(self, layer: int, wanted: ArrayLike) -> NDArray[np.int64]:
+        """Indices of a layer's widths that are nearest to the wanted ones."""
+        return np.asarray(self._middles[layer].searchsorted(wanted))
+
+    def snapped(self, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+        """By layer, the width that is nearest to the wanted one."""
+        picks = [self.picks(layer, width) for layer, width in enumerate(wanted)]
+        return np.array([w[i] for w, i in zip(self.widths, picks, strict=True)])
+
     def near(self, scale: float) -> _Options:
         """Widths within the shape's tolerance of a scale; where there is none, the nearest."""
         widths, addends = [], []
@@ -261,8 +321,7 @@ class _Options:
 
     def nearest(self, scale: float) -> list[int]:
         """By layer, which width is nearest to a scale."""
-        wanted = self.start * scale
-        return [int(np.abs(w - x).argmin()) for w, x in zip(self.widths, wanted, strict=True)]
+        return [int(self.picks(layer, width)) for layer, width in enumerate(self.start * scale)]
 
     def levelled(self, piece: int, share: float) -> list[int]:
         """By layer, which width's price is nearest to a share of the way up from the least."""
@@ -282,9 +341,8 @@ def _scales_by_nearness(base_ms: Floats, options: _Options, target_ms: float) ->
     highest = max(w[-1] / start for w, start in zip(options.widths, options.start, strict=True))
     scales = np.geomspace(lowest, highest, _SCALES)
     latencies = np.repeat(base_ms[None], _SCALES, axis=0)  # (scales, pieces)
-    for w, a, start in zip(options.widths, options.addends_ms, options.start, strict=True):
-        middles = (w[1:] + w[:-1]) / 2  # up to each, the width before it is the nearest
-        latencies += a[np.searchsorted(middles, scales * start)]
+    for layer, (a, start) in enumerate(zip(options.addends_ms, options.start, strict=True)):
+        latencies += a[options.picks(layer, scales * start)]
     order = np.argsort(np.abs(latencies.max(axis=1) - target_ms), kind="stable")
     return [float(scales[i]) for i in order]
 

@@ -256,15 +256,19 @@ def augment(
     flip: bool,
     shift: int,
     fill: Literal["edge", "black"] = "edge",
+    strength: float = 0.0,
+    hue: float = 0.0,
 ) -> Tensor:
-    """Shift each image by up to ``shift`` pixels either way, and mirror half of them.
+    """Shift each image by up to ``shift`` pixels either way, mirror half of them, change colours.
 
     Args:
         images: uint8 ``(N, C, S, S)``.
-        rng: Draws shifts and mirrors.
+        rng: Draws shifts, mirrors and colours.
         flip: Whether to mirror.
         shift: Largest shift in pixels.
         fill: What fills the border; black is the published crop of CIFAR with padding 4.
+        strength: As for ``jitter``.
+        hue: As for ``jitter``; colours stay if both are 0.
     """
     count, _, size, _ = images.shape
     if fill == "edge":
@@ -279,7 +283,8 @@ def augment(
         columns = torch.where(mirrored, columns.flip(1), columns)
     which = torch.arange(count)[:, None, None]
     # advanced indices around a slice put the channels last: (N, S, S, C)
-    return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    moved = padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return jitter(moved, rng, strength=strength, hue=hue) if strength or hue else moved
 
 
 def jitter(images: Tensor, rng: torch.Generator, *, strength: float, hue: float) -> Tensor:

@@ -54,9 +54,12 @@ class SupernetEvaluator(Evaluator):
         ]
         self.judged = judged
 
-    @torch.no_grad()
     def _score(self, architecture: Architecture) -> float:
-        model = network_of(self.supernet, architecture)
+        return self.judge(network_of(self.supernet, architecture))
+
+    @torch.no_grad()
+    def judge(self, model: NetworkModule) -> float:
+        """Calibrate the norms of a network that was cut out, and return its fitness."""
         calibrate(model, self.inputs)
         self.criterion.eval()
         return self.task.mean_fitness(model, self.judged, self.criterion)

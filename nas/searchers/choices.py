@@ -1,6 +1,6 @@
 """The choices of a TF-NAS search as parameters: how paths are drawn, relaxed and read off.
 
-Three ways to search depth (TF-NAS, Section 3.2 and Fig. 4):
+Three ways to search depth (TF-NAS, Section 3.2; Table 4 compares them):
 
     sink-connecting   a stage's output is the sum of its layers' outputs, each weighted by the
                       probability that the stage ends there (the paper's own)

@@ -6,9 +6,14 @@ drawn uniformly from the other operations, so that no operation starves. Depth: 
 Width: after each epoch elasticity scaling brings the derived architecture to the target.
 
 Every variant that the paper compares is a setting of the recipe (``TFNASRecipe``): Table 3 is
-``second_path``, Fig. 4 is ``depth``, Table 4 is ``latency_objective`` and ``elasticity``.
+``second_path``, Table 4 is ``depth``, Table 5 is ``latency_objective`` and ``elasticity``, and
+Table 2 has networks without ``squeeze_excite``.
 
-Choices where the paper is silent or differs from its code:
+Spaces without elastic widths are searched in the same way: operations by bi-sampling, depth where
+there is one. Nothing is scaled there, and the result is the most probable architecture below the
+target. Such a supernet has running norms, and a network is judged after they were calibrated on it.
+
+Choices where the paper is silent or differs from its code (docs/papers.md has all of them):
 
 * The latency loss is ``|LAT / target - 1|`` times 0.1, as in the code; the paper's Eq. 9,
   ``max(LAT / target - 1, 0)``, lets the search end far below its budget.
@@ -17,6 +22,9 @@ Choices where the paper is silent or differs from its code:
 * The two paths' losses are summed and the gradient is clipped once, as in the code.
 * Betas are relaxed by a plain softmax without noise in both steps, as in the code.
 * Alphas and betas are projected to log probabilities after every step, as in the code.
+* Alphas' and betas' gradients are clipped together, and optimisers begin anew with every epoch,
+  as in the code.
+* A new width takes the channels of largest L1 norm among all, as in the code.
 * A path's output is not multiplied by its weight in weight steps, as in the code. What passes a
   layer over with ``skip-beside`` is: the keeping has no draw of its own.
 * Warm-up (a ninth of the epochs) does not depend on the target and is done once for all of them.
@@ -40,20 +48,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from latbench.blocks import Network
-from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
 from nas.criteria.hardware import objective_of
 from nas.data.images import ImageData, Source, generator, require_images
+from nas.evaluators.supernet import SupernetEvaluator
 from nas.landing import Landing, Measure, Propose, Rounds, land
 from nas.priced import PricedSpace
-from nas.recipes import BatchSize, Count, NotNegative, Positive, Rate, Recipe
-from nas.relaxation import Places, Relaxed, expected_latency_ms, path_of
+from nas.recipes import Recipe
+from nas.relaxation import Relaxed, expected_latency_ms, path_of
 from nas.scaling import fit_greedy
 from nas.searchers.base import (
     Argmax,
@@ -65,7 +73,7 @@ from nas.searchers.base import (
     recipe_of,
     rounds_file,
 )
-from nas.searchers.choices import Choices, DepthSearch, SecondPath
+from nas.searchers.choices import Choices
 from nas.searchers.derivation import (
     Derived,
     architecture_at,
@@ -73,130 +81,35 @@ from nas.searchers.derivation import (
     most_probable,
     proposals,
 )
-from nas.spaces.architecture import Architecture, read_architecture
-from nas.supernet.supernet import Supernet, start_widths
+from nas.searchers.tfnas_recipe import TFNASRecipe
+from nas.searchers.tfnas_state import SearchState
+from nas.spaces.architecture import read_architecture
+from nas.supernet.supernet import has_widths, require_separate
 from nas.tasks import Task, task_of
 from nas.training.criterion import criterion_of
 from nas.training.epochs import (
     Progress,
     Report,
-    Resumable,
     TrainingImages,
     Values,
     resume,
     run_epochs,
 )
-from nas.training.optimizer import ElasticSGD, cosine, set_lr
-from nas.training.recipe import SearchRecipe
+from nas.training.optimizer import cosine, set_lr
 from nas.training.run_folder import RunFolder
 
-
-class TFNASRecipe(SearchRecipe, frozen=True, kw_only=True, tag="tfnas"):
-    """The published search (90 epochs of 100 ImageNet classes), its variants and constants.
-
-    Attributes:
-        second_path: Bi-sampling: how the second path of a weight step is drawn (Table 3).
-        depth: How depth is searched (Fig. 4, ``nas.searchers.choices``).
-        latency_objective: C1 of FBNet, C2 of ProxylessNAS, Eq. 9, or the code's absolute form
-            (Table 4, ``nas.criteria.hardware``).
-        elasticity: Whether widths are scaled to the target after every epoch (Table 4); without
-            it they stay at 3 and 6 times a layer's input.
-        squeeze_excite: Whether operations with squeeze-excite are among the candidates.
-        warmup: Share of the epochs with one path, no architecture step and no scaling.
-        clip: Largest norm of the weights' gradient.
-        alpha_lr: Of Adam on alphas and betas.
-        alpha_every: Weight steps an architecture step.
-        tau_start: Temperature of Gumbel softmax in warm-up; then it falls geometrically.
-        tau_end: In the last epoch; 5.0 x 0.96 ** 79 in the published code.
-        autocast: Convolutions in bfloat16.
-    """
-
-    second_path: SecondPath = "random"
-    depth: DepthSearch = "sink-connecting"
-    latency_objective: str = "absolute"
-    elasticity: bool = True
-    squeeze_excite: bool = True
-    epochs: Count = 90
-    batch_size: BatchSize = 32
-    warmup: Rate = 1 / 9
-    lr: Positive = 0.025
-    weight_decay: NotNegative = 1e-5
-    clip: Positive = 5.0
-    alpha_lr: Positive = 0.01
-    alpha_betas: tuple[float, float] = (0.5, 0.999)
-    alpha_weight_decay: NotNegative = 5e-4
-    alpha_every: Count = 2
-    tau_start: Positive = 5.0
-    tau_end: Positive = 0.2
-    autocast: bool = False
-
-    @property
-    def warmup_epochs(self) -> int:
-        if self.epochs == 1 or self.warmup == 0:
-            return 0
-        return min(self.epochs - 1, max(1, round(self.epochs * self.warmup)))
-
-    def tau(self, epoch: int) -> float:
-        """Temperature: constant in warm-up, then geometric, ``tau_end`` in the last epoch."""
-        first = self.warmup_epochs
-        if epoch <= first:
-            return self.tau_start
-        progress = (epoch - first) / max(1, self.epochs - 1 - first)
-        return self.tau_start * float((self.tau_end / self.tau_start) ** progress)
-
+__all__ = ["SearchState", "TFNASRecipe", "TFNASSearcher"]
 
 _WARMUP = "warmup"
 
 
-class SearchState(Resumable):
-    """Supernet, criterion, choices and their optimisers."""
-
-    def __init__(
-        self, priced: PricedSpace, recipe: TFNASRecipe, criterion: nn.Module, seed: int
-    ) -> None:
-        space = priced.space
-        self.criterion = criterion
-        self.supernet = Supernet(space, start_widths=start_widths(space), seed=seed)
-        self.supernet.to(memory_format=torch.channels_last)
-        self.choices = Choices(space, recipe.depth)
-        self.weights = [*self.supernet.parameters(), *criterion.parameters()]
-        self.sgd = ElasticSGD(
-            self.weights,
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-        )
-        self.adam = torch.optim.Adam(
-            self.choices.parameters(),
-            lr=recipe.alpha_lr,
-            betas=recipe.alpha_betas,
-            weight_decay=recipe.alpha_weight_decay,
-        )
-        super().__init__(
-            supernet=self.supernet,
-            criterion=criterion,
-            choices=self.choices,
-            sgd=self.sgd,
-            adam=self.adam,
-        )
-        self.select()
-
-    def load(self, saved: dict[str, Any]) -> None:
-        super().load(saved)
-        self.select()
-
-    def select(self) -> None:
-        """Tell the optimiser which channels are in use."""
-        self.sgd.select(self.supernet.selections())
-
-    def set_widths(self, architecture: Architecture, places: Places) -> None:
-        """Give the architecture's operations its widths, and the optimiser what goes with them."""
-        self.sgd.move(self.supernet.set_widths(architecture, places))
-        self.select()
-
-
 class TFNASSearcher(Searcher):
-    """The search of TF-NAS, for one target after another."""
+    """The search of TF-NAS, for one target after another.
+
+    Raises:
+        InvalidValueError: The space has operations that are a choice themselves, or layers that
+            cannot be left out as the recipe's ``depth`` asks.
+    """
 
     recipe_kind: ClassVar[type[Recipe] | None] = TFNASRecipe
     parallel: ClassVar[bool] = True
@@ -207,20 +120,17 @@ class TFNASSearcher(Searcher):
         if not recipe.squeeze_excite:
             priced = priced.only(lambda op: not op.endswith("_se"))
         super().__init__(priced, settings)
-        if not priced.space.elastic_width:
-            raise InvalidValueError(
-                f"tfnas searches spaces of elastic widths, which {priced.space.name} is not: "
-                "choose another searcher, such as evolution"
-            )
+        require_separate(priced.space)
+        Choices(priced.space, recipe.depth)
         self.recipe = recipe
         self.workers = settings.workers
+        self.scales = recipe.elasticity and priced.space.elastic_width
         self.objective = objective_of(self.recipe.latency_objective)
 
     def begin(self, criterion: nn.Module | None = None) -> SearchState:
         """A search before its first step, with the task's loss; cross entropy if None."""
-        return SearchState(
-            self.priced, self.recipe, criterion or nn.CrossEntropyLoss(), self.settings.seed
-        )
+        loss = criterion or nn.CrossEntropyLoss()
+        return SearchState(self.priced.space, self.recipe, loss, self.settings.seed)
 
     def _search(
         self,
@@ -233,7 +143,15 @@ class TFNASSearcher(Searcher):
         train, held_out = data.held_out(recipe.held_out, seed=self.settings.seed)
         require_images(data, train, held_out)
         images = TrainingImages(
-            data, train, recipe.batch_size, recipe.shift, self.workers, per_class=recipe.per_class
+            data,
+            train,
+            recipe.batch_size,
+            recipe.shift,
+            self.workers,
+            per_class=recipe.per_class,
+            least_area=recipe.least_area,
+            jitter=recipe.jitter,
+            hue=recipe.hue,
         )
         work = _Work(images, held_out, task_of(data), folder)
         searching = recipe.epochs - warmup
@@ -279,7 +197,7 @@ class TFNASSearcher(Searcher):
         argmax = Argmax(self.priced.latency_ms(likeliest), likeliest)
         landing: Landing[Derived] | None = None
         if self.settings.measure is not None:
-            propose = proposals(self.priced, log, widths=widths, elastic=self.recipe.elasticity)
+            propose = proposals(self.priced, log, widths=widths, elastic=self.scales)
             landing = self._land(work.folder, self.settings.measure, propose, target_ms, progress)
             found = landing.fit
         else:
@@ -288,7 +206,7 @@ class TFNASSearcher(Searcher):
                 log,
                 widths=widths,
                 target_ms=target_ms,
-                elastic=self.recipe.elasticity,
+                elastic=self.scales,
             )
         file = architecture_file(work.folder.path, target_ms)
         if self.workers.leads:
@@ -296,7 +214,7 @@ class TFNASSearcher(Searcher):
             write_atomically(work.folder.path / "argmax" / file.name, likeliest.to_json())
         self.workers.wait()
         state.set_widths(found.architecture, found.places)
-        score = self._fitness(state, work, path_of(found.places))
+        score = self._fitness(state, work, found)
         return SearchResult(
             target_ms,
             found.latency_ms,
@@ -346,6 +264,7 @@ class TFNASSearcher(Searcher):
     ) -> Values:
         """One epoch of weight steps and, given a target, of architecture steps and scaling."""
         recipe, seed, epoch = self.recipe, self.settings.seed, state.epoch
+        state.begin_epoch()
         order, noise, shifts, others = (generator(seed, stream, epoch, use) for use in range(4))
         tau = recipe.tau(epoch)
         lr = cosine(recipe.lr, epoch / recipe.epochs)
@@ -356,11 +275,12 @@ class TFNASSearcher(Searcher):
         def step(number: int, x: Tensor, labels: Tensor) -> float:
             nonlocal expected_ms
             loss = self.weight_step(state, x, labels, noise, tau, both=target_ms is not None)
-            if target_ms is not None and number % recipe.alpha_every == recipe.alpha_every - 1:
+            if target_ms is not None and number % recipe.alpha_every == 0:
                 expected_ms = self.architecture_step(state, *next(judged), noise, tau, target_ms)
             return loss
 
         loss = work.images.show(step, report, order=order, shifts=shifts)
+        self.workers.average_buffers(state.supernet)
         values: Values = {"loss": loss, "tau": tau, "lr": lr}
         if target_ms is not None:
             values["expected_ms"] = expected_ms
@@ -414,6 +334,8 @@ class TFNASSearcher(Searcher):
         state.supernet.requires_grad_(True)
         state.criterion.requires_grad_(True)
         self.workers.average_gradients(state.choices.parameters())
+        if self.recipe.alpha_clip:
+            nn.utils.clip_grad_norm_(state.choices.parameters(), self.recipe.alpha_clip)
         state.adam.step()
         state.choices.project()
         return float(latency_ms.detach())
@@ -424,7 +346,7 @@ class TFNASSearcher(Searcher):
         return loss
 
     def scale(self, state: SearchState, target_ms: float) -> dict[str, float | None]:
-        """Scale the derived architecture to the target; say what it is, before and after.
+        """Scale the derived architecture to the target, if widths are; describe it.
 
         Returns:
             ``argmax_ms`` before scaling, ``derived_ms`` after it, layers that are kept and that
@@ -435,7 +357,7 @@ class TFNASSearcher(Searcher):
         derived = architecture_at(space, places, state.supernet.widths())
         latency_ms = self.priced.latency_ms(derived)
         scaled_ms = latency_ms
-        if self.recipe.elasticity:
+        if self.scales:
             fitted = fit_greedy(self.priced, derived, target_ms, clamp=True)
             scaled_ms = fitted.latency_ms
             state.set_widths(fitted.architecture, places)
@@ -452,11 +374,26 @@ class TFNASSearcher(Searcher):
         ops = dict.fromkeys(op for layer in space.layers for op in layer.ops)
         return values | {f"layers_of_{op}": float(counts[op]) for op in ops}
 
-    def _fitness(self, state: SearchState, work: _Work, relaxed: Relaxed) -> float:
-        """Of the held-out images; norms use each batch's statistics."""
-        return work.task.mean_fitness(
-            lambda images: state.supernet(images, relaxed), work.held_out, state.criterion
+    def _fitness(self, state: SearchState, work: _Work, found: Derived) -> float:
+        """Fitness of what was found, on the held-out images.
+
+        Norms without parameters use the statistics of each batch, as in the search; running ones
+        are calibrated on training images before.
+        """
+        supernet = state.supernet
+        if has_widths(self.priced.space):
+            path = path_of(found.places)
+            return work.task.mean_fitness(
+                lambda images: supernet(images, path), work.held_out, state.criterion
+            )
+        evaluator = SupernetEvaluator(
+            supernet,
+            work.images.data,
+            criterion=state.criterion,
+            calibration=work.images.source,
+            judged=work.held_out,
         )
+        return evaluator.judge(supernet.cut(found.architecture, found.places))
 
 
 @dataclass(frozen=True)

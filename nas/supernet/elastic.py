@@ -10,6 +10,7 @@ in TF-NAS's supernet.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,9 @@ _ELASTIC_AXIS = {
 
 Selection = tuple[int, int]
 """The axis of a parameter that is elastic, and how many of its first slices are in use."""
+
+KeptChannels = Literal["all", "in-use"]
+"""Which channels a new width takes: the largest of all, or those in use before any others."""
 
 Order = tuple[int, Tensor]
 """The axis of a parameter along which slices were moved, and where each came from."""
@@ -70,19 +74,26 @@ class ElasticInvertedResidual(nn.Module):
         return int(self.in_use)
 
     @torch.no_grad()
-    def set_width(self, width: int) -> dict[nn.Parameter, Order]:
+    def set_width(self, width: int, keep: KeptChannels = "all") -> dict[nn.Parameter, Order]:
         """Keep the channels of largest L1 norm of their depthwise kernel.
 
-        A shrinking block keeps the best of its channels; a growing one keeps all and adds the
-        best of the others, as they were when last in use.
+        Channels that come into use are as they were when last in use.
+
+        Args:
+            width: Number of channels to use. At the present one nothing changes.
+            keep: ``all``, as in TF-NAS's code, compares all channels; with ``in-use`` a shrinking
+                block keeps the best of those in use, a growing one keeps them all and adds the
+                best of the others.
 
         Returns:
             How slices of parameters were moved; what goes with them has to follow.
         """
+        if width == self.width:
+            return {}
         norms = self.depthwise.weight.abs().sum(dim=(1, 2, 3))  # (widest,)
-        if width >= self.width:
+        if keep == "in-use" and width > self.width:
             norms[: self.width] += norms.max() + 1
-        else:
+        elif keep == "in-use":
             norms[self.width :] = -1.0
         kept = norms.topk(width).indices.sort().values
         self.in_use.fill_(width)

@@ -19,8 +19,8 @@ from latbench.errors import InvalidValueError
 from latbench.render.torch import Modules, NetworkModule, render_torch
 from nas.relaxation import Places, Relaxed, Weight, Widths
 from nas.spaces import Architecture, Choice, Layer, SearchSpace, every_width
-from nas.supernet.candidates import initialise, modules_of
-from nas.supernet.elastic import ElasticInvertedResidual, Order, Selection
+from nas.supernet.candidates import Initial, initialise, modules_of
+from nas.supernet.elastic import ElasticInvertedResidual, KeptChannels, Order, Selection
 
 SKIP = -1
 """Stands for the input of a layer among its operations."""
@@ -35,7 +35,8 @@ class Supernet(nn.Module):
     Args:
         space: A space whose elastic blocks are inverted residuals.
         start_widths: Width of every operation to begin with.
-        seed: Of the initial weights.
+        seed: Seed of the initial weights.
+        initial: How the weights begin. OSNASLib does not state it; its supernets keep He's.
         norms: ``batch`` norms have no parameters and use the statistics of the batch they see,
             as in TF-NAS; ``running`` ones have scale, shift and running statistics as rendered
             networks do, and a network that is cut out is calibrated before it is judged
@@ -48,7 +49,13 @@ class Supernet(nn.Module):
     """
 
     def __init__(
-        self, space: SearchSpace, *, start_widths: Widths, seed: int, norms: Norms = "batch"
+        self,
+        space: SearchSpace,
+        *,
+        start_widths: Widths,
+        seed: int,
+        norms: Norms = "batch",
+        initial: Initial = "he",
     ) -> None:
         super().__init__()
         _check(space, norms)
@@ -65,7 +72,7 @@ class Supernet(nn.Module):
                 for layers, row in zip(space.stages, start_widths, strict=True)
             )
             self.tail = nn.ModuleList(render_torch(spec, modules=modules) for spec in space.tail)
-            self.apply(initialise)
+            self.apply(lambda module: initialise(module, initial))
 
     def block(self, stage: int, layer: int, op: int) -> nn.Module:
         """The candidate at a place, by the index of its operation."""
@@ -104,7 +111,11 @@ class Supernet(nn.Module):
         ]
 
     def set_widths(
-        self, architecture: Architecture, places: Places | None = None
+        self,
+        architecture: Architecture,
+        places: Places | None = None,
+        *,
+        keep: KeptChannels = "all",
     ) -> Mapping[nn.Parameter, Order]:
         """Give the architecture's operations its widths; all others stay as they are.
 
@@ -112,6 +123,7 @@ class Supernet(nn.Module):
             architecture: Operations and widths.
             places: Index of the operation of every layer of the space, None where the layer is
                 left out; without it the architecture stands on the first layers of each stage.
+            keep: Which channels a new width takes.
 
         Returns:
             How slices of parameters were moved; an optimiser's state has to follow.
@@ -123,20 +135,25 @@ class Supernet(nn.Module):
                 block = self.block(s, i, self.space.stages[s][i].ops.index(choice.op))
                 if isinstance(block, ElasticInvertedResidual):
                     assert choice.width is not None
-                    moved.update(block.set_width(choice.width))
+                    moved.update(block.set_width(choice.width, keep))
         return moved
 
-    def cut(self, architecture: Architecture) -> NetworkModule:
+    def cut(self, architecture: Architecture, places: Places | None = None) -> NetworkModule:
         """The network of an architecture, with copies of the weights and running statistics.
 
         Norms that the supernet keeps no statistics of are as they begin, to be calibrated
         (``nas.training.calibration``). An elastic operation gives the channels that stand first.
+
+        Args:
+            architecture: Operations and widths.
+            places: The layers that the architecture stands on, as for ``set_widths``.
         """
         with torch.random.fork_rng(devices=[]):  # fresh weights, of which none is kept
             network = NetworkModule(self.space.lower(architecture))
         states = [block.state_dict() for block in self.stem]
         for s, stage in enumerate(architecture.stages):
-            for i, choice in enumerate(stage):
+            taken = range(len(stage)) if places is None else _kept(places[s])
+            for i, choice in zip(taken, stage, strict=True):
                 block = self.block(s, i, self.space.stages[s][i].ops.index(choice.op))
                 if isinstance(block, ElasticInvertedResidual):
                     assert choice.width is not None
@@ -158,42 +175,57 @@ class Supernet(nn.Module):
         return found
 
 
-def fixed_supernet(space: SearchSpace, *, seed: int) -> Supernet:
+def fixed_supernet(space: SearchSpace, *, seed: int, initial: Initial = "he") -> Supernet:
     """The supernet of a space without elastic widths, as strategies train it: running norms,
     channels last.
 
     Raises:
         InvalidValueError: The space has operations with more to choose than themselves.
     """
-    made = Supernet(space, start_widths=start_widths(space), seed=seed, norms="running")
+    starts = start_widths(space)
+    made = Supernet(space, start_widths=starts, seed=seed, norms="running", initial=initial)
     return made.to(memory_format=torch.channels_last)
 
 
-def searchable_supernet(space: SearchSpace, *, seed: int) -> Supernet:
+def searchable_supernet(space: SearchSpace, *, seed: int, initial: Initial = "he") -> Supernet:
     """``fixed_supernet``, or where widths are elastic a supernet at the widths of the start.
 
     Raises:
         InvalidValueError: The space has operations with more to choose than themselves.
     """
-    if not any(layer.widths(op) for layer in space.layers for op in layer.ops):
-        return fixed_supernet(space, seed=seed)
-    made = Supernet(space, start_widths=start_widths(space), seed=seed)
+    if not has_widths(space):
+        return fixed_supernet(space, seed=seed, initial=initial)
+    made = Supernet(space, start_widths=start_widths(space), seed=seed, initial=initial)
     return made.to(memory_format=torch.channels_last)
 
 
-def _check(space: SearchSpace, norms: Norms) -> None:
+def has_widths(space: SearchSpace) -> bool:
+    """Whether any operation has widths to choose; then all norms use the batch's statistics."""
+    return any(layer.widths(op) for layer in space.layers for op in layer.ops)
+
+
+def require_separate(space: SearchSpace) -> None:
+    """Refuse a space whose operations are a choice themselves.
+
+    Raises:
+        InvalidValueError: Such a space; names the searcher for it.
+    """
     for layer in space.layers:
         for op in layer.ops:
-            if layer.widths(op) and norms == "running":
-                raise InvalidValueError(
-                    f"{space.name} has operations of elastic width, whose norms are of the batch: "
-                    "search it with tfnas"
-                )
             if not layer.widths(op) and len(layer.choices(op, every_width)) > 1:
                 raise InvalidValueError(
                     f"{op} of {space.name} is many operations: its supernet is the unified one, "
                     "search it with sgnas"
                 )
+
+
+def _check(space: SearchSpace, norms: Norms) -> None:
+    if norms == "running" and has_widths(space):
+        raise InvalidValueError(
+            f"{space.name} has operations of elastic width, whose norms are of the batch: "
+            "search it with tfnas"
+        )
+    require_separate(space)
 
 
 def _kept(stage: Sequence[int | None]) -> list[int]:

@@ -100,7 +100,7 @@ class UnifiedSupernet(nn.Module):
             self.layers = nn.ModuleList(UnifiedBlock(layer) for layer in layers)
             self.tail = nn.ModuleList(render_torch(spec, modules=modules) for spec in space.tail)
             for module in (*self.stem.modules(), *self.tail.modules()):
-                initialise(module)
+                initialise(module, "he")
 
     def forward(self, images: Tensor, choices: Path | Tensor) -> Tensor:
         """``(N, 3, S, S)`` to logits ``(N, classes)``.

@@ -145,6 +145,10 @@ class TrainingImages:
         shift: Largest shift of a training image, in pixels.
         workers: The processes that train together.
         per_class: Images of each class in a batch; 0 draws from all alike.
+        least_area: Smallest part of a stored image that a training crop shows; None leaves it to
+            the source.
+        jitter: Strength of the changes of brightness, contrast and saturation.
+        hue: Largest turn of the hue, as a part of the circle.
     """
 
     data: ImageData
@@ -153,6 +157,9 @@ class TrainingImages:
     shift: int
     workers: Workers = ALONE
     per_class: int = 0
+    least_area: float | None = None
+    jitter: float = 0.0
+    hue: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -164,11 +171,21 @@ class TrainingImages:
     ) -> float:
         """Take a step on every batch of an epoch; return the mean loss over steps and processes."""
         losses: list[float] = []
-        drawn = batches(self.source, self.batch_size, order, per_class=self.per_class)
+        source = self.source
+        if self.least_area is not None:
+            source = source.cropped(self.least_area)
+        drawn = batches(source, self.batch_size, order, per_class=self.per_class)
         with torch.random.fork_rng():
             torch.manual_seed(order.initial_seed())  # for criteria that draw, such as triplet
             for number, (raw, labels) in enumerate(drawn):
-                images = augment(raw, shifts, flip=self.data.flip, shift=self.shift)
+                images = augment(
+                    raw,
+                    shifts,
+                    flip=self.data.flip,
+                    shift=self.shift,
+                    strength=self.jitter,
+                    hue=self.hue,
+                )
                 losses.append(step(number, *self._share(images, labels)))
                 report((number + 1) / self.steps, losses[-1])
         mean = sum(losses) / len(losses)

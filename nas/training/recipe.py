@@ -58,14 +58,19 @@ class TrainingRecipe(Recipe, frozen=True, kw_only=True, tag="training"):
     """How a network is trained; the defaults are for small images and minutes, not days.
 
     Attributes:
+        initial: How the weights begin: He's normal by fan-out, or torch's default.
         seed: Of weights, order, crops and dropped paths.
         optimizer: ``rmsprop`` is TensorFlow's, as in SGNAS.
         lr_per_256: Learning rate for batches of 256; it scales with the batch.
         alpha: RMSprop's smoothing of squared gradients.
         epsilon: RMSprop's, under the root.
         decay_norms: Whether norms, biases and slopes of PReLU decay as well.
-        schedule: After the warm-up, a cosine to zero or steps.
-        warmup: Linear, a fraction of all steps.
+        schedule: Course of the learning rate: a cosine to zero, or steps after the warm-up.
+        warmup: Length of the linear warm-up, a fraction of all steps.
+        cosine_from: Where the cosine begins: after the ``warmup``, or at the ``start``, so that
+            the warm-up scales it.
+        lr_changes: How often the learning rate changes. With ``epoch`` the warm-up is at 1 / n in
+            the first of its n epochs and at the whole rate in the last.
         step_epochs: A step of the schedule in epochs.
         step_factor: What a step multiplies the learning rate by.
         clip: Largest norm of the gradient; 0 for none.
@@ -89,6 +94,7 @@ class TrainingRecipe(Recipe, frozen=True, kw_only=True, tag="training"):
     epochs: Count = 30
     batch_size: BatchSize = 64
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    initial: Literal["torch", "he"] = "he"
     optimizer: Literal["sgd", "rmsprop"] = "sgd"
     lr_per_256: Positive = 0.4
     momentum: Rate = 0.9
@@ -99,6 +105,8 @@ class TrainingRecipe(Recipe, frozen=True, kw_only=True, tag="training"):
     decay_norms: bool = False
     schedule: Literal["cosine", "steps"] = "cosine"
     warmup: Rate = 0.05
+    cosine_from: Literal["warmup", "start"] = "warmup"
+    lr_changes: Literal["step", "epoch"] = "step"
     step_epochs: Positive = 3.0
     step_factor: Fraction = 0.963
     clip: NotNegative = 5.0

@@ -21,7 +21,8 @@ from latbench.blocks import Network, network_graph
 from latbench.errors import InvalidFileError, MismatchError
 from latbench.files import write_atomically
 from latbench.render.torch import NetworkModule
-from nas.data.images import ImageData, augment, batches, generator, jitter
+from nas.data.images import ImageData, augment, batches, generator
+from nas.supernet.candidates import Initial, initialise
 from nas.tasks import task_of
 from nas.training.criterion import check_batches
 from nas.training.distributed import ALONE, Workers
@@ -109,7 +110,8 @@ class TrainingState(Resumable):
 
     def __init__(self, network: Network, data: ImageData, recipe: TrainingRecipe) -> None:
         self.device = _device()
-        self.model = make_model(network, seed=recipe.seed).to(self.device)
+        model = make_model(network, seed=recipe.seed, initial=recipe.initial)
+        self.model = model.to(self.device)
         self.criterion = _criterion(network, data, recipe).to(self.device)
         for module in self.model.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -141,7 +143,7 @@ class TrainingState(Resumable):
         """Train for one epoch; return the mean loss over steps and processes, and the last rate."""
         epoch, rank = self.epoch, group.rank
         order = generator(recipe.seed, epoch, 0)
-        shifts, colours, dropped = (generator(recipe.seed, epoch, use, rank) for use in range(1, 4))
+        changes, dropped = (generator(recipe.seed, epoch, use, rank) for use in (1, 3))
         steps = max(1, len(data.train) // recipe.batch_size)
         total = torch.zeros((), device=self.device)
         self.model.train()
@@ -157,9 +159,15 @@ class TrainingState(Resumable):
             for step, (raw, labels) in enumerate(drawn, start=1):
                 lr = learning_rate(recipe, (epoch + (step - 1) / steps) / recipe.epochs)
                 set_lr(self.optimizer, lr)
-                images = augment(raw, shifts, flip=data.flip, shift=recipe.shift, fill=recipe.fill)
-                if recipe.jitter or recipe.hue:
-                    images = jitter(images, colours, strength=recipe.jitter, hue=recipe.hue)
+                images = augment(
+                    raw,
+                    changes,
+                    flip=data.flip,
+                    shift=recipe.shift,
+                    fill=recipe.fill,
+                    strength=recipe.jitter,
+                    hue=recipe.hue,
+                )
                 total += self.step(data.to_input(images), labels, recipe, group)
                 report(step / steps, float(total) / step)
         group.average_buffers(self.model)
@@ -187,17 +195,12 @@ class TrainingState(Resumable):
         return loss.detach()
 
 
-def make_model(network: Network, *, seed: int) -> NetworkModule:
+def make_model(network: Network, *, seed: int, initial: Initial = "he") -> NetworkModule:
     """The network with fresh weights, channels last."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = NetworkModule(network)
-        for module in model.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.01)
-                nn.init.zeros_(module.bias)
+        model.apply(lambda module: initialise(module, initial))
     return model.to(memory_format=torch.channels_last)
 
 
@@ -263,9 +266,16 @@ def _optimizer(parameters: list[nn.Parameter], recipe: TrainingRecipe) -> torch.
 def learning_rate(recipe: TrainingRecipe, progress: float) -> float:
     """The learning rate after a fraction of all steps."""
     peak = recipe.lr_per_256 * recipe.batch_size / 256
+    rise = progress / recipe.warmup if recipe.warmup else 1.0
+    if recipe.lr_changes == "epoch":
+        epoch = math.floor(progress * recipe.epochs + _SLACK)
+        progress = epoch / recipe.epochs
+        rise = (epoch + 1) / (recipe.warmup * recipe.epochs) if recipe.warmup else 1.0
+    if recipe.cosine_from == "start" and recipe.schedule == "cosine":
+        return min(rise, 1.0) * cosine(peak, progress)
     after = (progress - recipe.warmup) / (1 - recipe.warmup)
     if after < 0:
-        return peak * progress / recipe.warmup
+        return peak * min(rise, 1.0)
     if recipe.schedule == "cosine":
         return cosine(peak, after)
     epochs = (progress - recipe.warmup) * recipe.epochs

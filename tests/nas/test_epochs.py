@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas.data.images import generator
+from nas.data.images import Split, augment, batches, generator
 from nas.training.distributed import Workers
 from nas.training.epochs import Report, Resumable, TrainingImages, Values, resume, run_epochs
 from nas.training.run_folder import RunFolder
@@ -72,6 +72,35 @@ def test_only_the_process_that_leads_writes(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
     run_epochs(state, 2, state.train_epoch, None, phase="x")
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_training_images_are_cropped_and_their_colours_changed_as_asked() -> None:
+    """As in trainings from scratch: the source crops, then all is one call of ``augment``."""
+    asked: list[float] = []
+
+    class Cropping(Split):
+        def cropped(self, least_area: float) -> Split:
+            asked.append(least_area)
+            return self
+
+    data = tiny_data(40)
+    assert isinstance(data.train, Split)
+    source = Cropping(data.train.images, data.train.labels)
+    shown: list[torch.Tensor] = []
+
+    def step(number: int, x: torch.Tensor, labels: torch.Tensor) -> float:
+        shown.append(x)
+        return 0.0
+
+    images = TrainingImages(data, source, 16, 1, least_area=0.08, jitter=0.4, hue=0.2)
+    images.show(step, lambda done, loss: None, order=generator(0), shifts=generator(1))
+    assert asked == [0.08]
+    rng = generator(1)
+    for x, (raw, _) in zip(shown, batches(source, 16, generator(0)), strict=True):
+        changed = augment(raw, rng, flip=data.flip, shift=1, strength=0.4, hue=0.2)
+        assert torch.equal(x, data.to_input(changed))
+        plain = augment(raw, generator(1), flip=data.flip, shift=1)
+        assert not torch.equal(changed, plain)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from nas.priced import PricedSpace
 from nas.relaxation import Relaxed, expected_latency_ms, one_hot
 from nas.scaling import SHAPE_TOLERANCE, fit_exact, fit_greedy, reach_ms
 from nas.searchers.derivation import LogProbabilities, architecture_at, derive, most_probable
-from nas.spaces import Choice, SearchSpace, make_space
+from nas.spaces import Architecture, Choice, SearchSpace, make_space
 from nas.spaces.architecture import parse_architecture
 from nas.supernet.supernet import start_widths
 from tests.conftest import make_tiny_space, write_table
@@ -181,28 +182,90 @@ def test_the_exact_fit_is_close_on_real_depths(priced_tfnas: PricedSpace) -> Non
         assert fit_exact(priced_tfnas, start, target).latency_ms > target * 0.999
 
 
-def test_the_published_samples_are_fitted_within_two_hundredths_of_a_percent(
-    reference: Path, tmp_path: Path
-) -> None:
-    """On the imported tables, every integer width; the others are refused with their bound."""
-    tables: dict[str, PricedSpace] = {}
+Sample = dict[str, Any]
+Samples = list[tuple[PricedSpace, Architecture, Sample]]
+
+
+@pytest.fixture(scope="module")
+def samples(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Samples:
+    """The published samples: starts on the imported tables, every integer width priced."""
+    folder, tables = tmp_path_factory.mktemp("published"), {}
+    found = []
     for sample in json.loads((reference / "tfnas" / "fit_samples.json").read_text()):
         name = sample["table"]
         if name not in tables:
-            tables[name] = _published(reference / "tfnas" / name, tmp_path / name)
+            tables[name] = _published(reference / "tfnas" / name, folder / name)
         start = parse_architecture(json.dumps(sample["architecture"]), source=name)
+        found.append((tables[name], start, sample))
+    return found
+
+
+def test_the_published_samples_are_fitted_within_two_hundredths_of_a_percent(
+    samples: Samples,
+) -> None:
+    """Those out of reach are refused with their bound."""
+    for priced, start, sample in samples:
         target = sample["target_ms"]
         if sample["feasible"] == "yes":
-            fitted = fit_exact(tables[name], start, target)
+            fitted = fit_exact(priced, start, target)
             assert target * (1 - 2e-4) <= fitted.latency_ms <= target
             assert (fitted.min_ms, fitted.max_ms) == pytest.approx(
                 (sample["min_ms"], sample["max_ms"])
             )
         else:
             with pytest.raises(BudgetError) as caught:
-                fit_exact(tables[name], start, target)
+                fit_exact(priced, start, target)
             bound = sample["min_ms"] if target < sample["min_ms"] else sample["max_ms"]
             assert caught.value.nearest_ms == pytest.approx(bound)
+
+
+def test_the_greedy_fit_is_the_published_one(samples: Samples) -> None:
+    """But that its last step is kept where the target is above the maximum."""
+    for priced, start, sample in samples:
+        fitted = fit_greedy(priced, start, sample["target_ms"], clamp=True)
+        if sample["feasible"].startswith("target not reached"):
+            assert sample["reference_ms"] < fitted.latency_ms
+            assert fitted.latency_ms == pytest.approx(sample["max_ms"])
+        else:
+            assert fitted.latency_ms == pytest.approx(sample["reference_ms"], rel=5e-6)
+
+
+def test_the_last_stages_move_by_single_channels(samples: Samples) -> None:
+    """The steps are those of the layers that move: alone, a stage of one layer ends at a width
+    whose next channel is over the target."""
+    for priced, start, sample in samples:
+        if sample["feasible"] != "yes":
+            continue
+        fitted = fit_greedy(priced, start, sample["target_ms"])
+        stages = [list(stage) for stage in fitted.architecture.stages]
+        (last,) = stages[-1]
+        assert last.width is not None
+        layer = priced.space.stages[-1][0]
+        if last.width < layer.widths(last.op)[-1]:
+            stages[-1] = [Choice(last.op, last.width + 1)]
+            assert priced.latency_ms(priced.space.architecture(stages)) > sample["target_ms"]
+
+
+def test_the_exact_fit_is_never_worse_than_the_greedy_one(
+    samples: Samples, priced: PricedSpace, priced_tfnas: PricedSpace
+) -> None:
+    """On the published samples, and on random networks of tables with many widths and with few."""
+    rng = np.random.default_rng(7)
+    for published, start, sample in samples:
+        _assert_no_worse(published, start, sample["target_ms"])
+    tables = {id(published): published for published, _, _ in samples}.values()
+    for drawn in (*tables, priced, priced_tfnas):
+        for _ in range(40):
+            start = drawn.space.random(rng)
+            low, high = _reach(drawn, start)
+            _assert_no_worse(drawn, start, low + rng.random() * (high - low))
+
+
+def _assert_no_worse(priced: PricedSpace, start: Architecture, target_ms: float) -> None:
+    exact = fit_exact(priced, start, target_ms, clamp=True).latency_ms
+    greedy = fit_greedy(priced, start, target_ms, clamp=True).latency_ms
+    low, _ = _reach(priced, start)
+    assert greedy <= exact <= max(target_ms, low) * (1 + 1e-12)
 
 
 def _published(file: Path, path: Path) -> PricedSpace:

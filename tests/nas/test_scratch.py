@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from torch import nn
@@ -150,10 +151,10 @@ def _rate(recipe: TrainingRecipe, epoch: float) -> float:
 
 def test_schedules_are_the_published_ones() -> None:
     tfnas = load_recipe(TrainingRecipe, "tfnas-imagenet")
-    assert _rate(tfnas, 2.5) == pytest.approx(0.1)
-    assert _rate(tfnas, 5) == pytest.approx(0.2)
-    assert _rate(tfnas, 127.5) == pytest.approx(0.1)
-    assert _rate(tfnas, 250) == pytest.approx(0, abs=1e-9)
+    for epoch in range(250):  # a cosine from epoch 0, of which five epochs have 1/5, 2/5, ...
+        rate = 0.1 * (1 + math.cos(math.pi * epoch / 250)) * min(1.0, (epoch + 1) / 5)
+        assert _rate(tfnas, epoch) == pytest.approx(rate)
+        assert _rate(tfnas, epoch + 0.99) == pytest.approx(rate)
     sgnas = load_recipe(TrainingRecipe, "sgnas-imagenet")
     assert _rate(sgnas, 5) == pytest.approx(0.016)
     for step in (0, 1, 50, 166):
@@ -163,6 +164,40 @@ def test_schedules_are_the_published_ones() -> None:
     cifar = load_recipe(TrainingRecipe, "osnaslib-cifar100")
     assert _rate(cifar, 0) == pytest.approx(0.045)
     assert _rate(cifar, 75) == pytest.approx(0.045 / 2)
+
+
+def test_a_cosine_begins_after_the_warm_up_or_with_it() -> None:
+    after = TrainingRecipe(epochs=100, batch_size=256, lr_per_256=1.0, warmup=0.1)
+    assert _rate(after, 5) == pytest.approx(0.5)
+    assert _rate(after, 10) == pytest.approx(1.0)
+    assert _rate(after, 55) == pytest.approx(0.5)
+    within = msgspec.structs.replace(after, cosine_from="start")
+    assert _rate(within, 5) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.05)) / 2)
+    assert _rate(within, 50) == pytest.approx(0.5)
+    stepped = msgspec.structs.replace(after, lr_changes="epoch")
+    assert _rate(stepped, 0) == _rate(stepped, 0.9) == pytest.approx(0.1)
+    assert _rate(stepped, 9.5) == pytest.approx(1.0)
+    assert _rate(stepped, 55.5) == pytest.approx(0.5)
+
+
+def test_a_recipe_says_how_weights_begin() -> None:
+    """Torch's default of a depthwise convolution depends on its kernel alone."""
+    stds = {}
+    for initial in ("torch", "he"):
+        recipe = load_recipe(TrainingRecipe, None, [f"initial={initial}"])
+        model = scratch.TrainingState(NETWORK, make_data(), recipe).model
+        convs = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+        assert convs
+        stds[initial] = float(convs[0].weight.detach().std())
+    assert stds["torch"] == pytest.approx(27**-0.5, rel=0.2)
+    assert stds["he"] == pytest.approx((2 / (convs[0].out_channels * 9)) ** 0.5, rel=0.2)
+
+
+def test_the_published_retraining_of_tf_nas_is_its_codes() -> None:
+    recipe = load_recipe(TrainingRecipe, "tfnas-imagenet")
+    assert recipe.decay_norms
+    assert recipe.initial == "torch"
+    assert (recipe.least_area, recipe.jitter, recipe.hue) == (0.08, 0.4, 0.2)
 
 
 def test_shipped_recipes_are_of_the_schema_and_train(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from latbench.blocks import InvertedResidual
 from latbench.render.torch import NetworkModule, render_torch
 from nas.relaxation import Relaxed, one_hot
 from nas.spaces import SearchSpace
+from nas.supernet.candidates import Initial, initialise
 from nas.supernet.depthwise import depthwise
 from nas.supernet.elastic import ElasticInvertedResidual
 from nas.supernet.pointwise import pointwise
@@ -98,7 +99,26 @@ def test_a_mixed_layer_is_the_weighted_sum_of_its_operations(tiny_space: SearchS
     assert torch.allclose(supernet(x, relaxed), y, atol=1e-6)
 
 
-def test_shrinking_keeps_the_strongest_and_growing_keeps_all() -> None:
+def test_a_new_width_takes_the_strongest_of_all_channels() -> None:
+    """The published rule: also those that were not in use, and only if the width changes."""
+    torch.manual_seed(2)
+    block = ElasticInvertedResidual(WIDEST[0], width=24)
+    norms = block.depthwise.weight.detach().abs().sum(dim=(1, 2, 3))
+
+    def in_use() -> list[float]:
+        kernels = block.depthwise.weight.detach()[: block.width]
+        return sorted(kernels.abs().sum(dim=(1, 2, 3)).tolist())
+
+    before = in_use()
+    assert before != sorted(norms.tolist())[-24:]
+    assert block.set_width(24) == {}
+    assert in_use() == before
+    for width in (16, 28, 20):
+        block.set_width(width)
+        assert in_use() == sorted(norms.tolist())[-width:]
+
+
+def test_shrinking_keeps_the_strongest_and_growing_keeps_all_in_use() -> None:
     torch.manual_seed(2)
     block = ElasticInvertedResidual(WIDEST[0], width=24)
 
@@ -110,11 +130,11 @@ def test_shrinking_keeps_the_strongest_and_growing_keeps_all() -> None:
         return sum(map(abs, channel))
 
     everything, before = set(channels()), set(channels()[:24])
-    block.set_width(16)
+    block.set_width(16, "in-use")
     kept = set(channels()[:16])
     assert kept < before
     assert min(map(strength, kept)) >= max(map(strength, before - kept))
-    block.set_width(28)
+    block.set_width(28, "in-use")
     assert kept < set(channels()[:28])
     assert block.width == 28
     assert set(channels()) == everything
@@ -213,3 +233,43 @@ def test_at_full_width_it_is_torch_sgd() -> None:
             optimizer.step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-7)
+
+
+def _std(module: nn.Conv2d | nn.Linear, initial: Initial) -> float:
+    """The standard deviation that weights are to begin with."""
+    fan_in = module.weight[0].numel()
+    if initial == "torch":
+        return (3 * fan_in) ** -0.5  # uniform, bounded by 1 / sqrt(fan-in)
+    if isinstance(module, nn.Linear):
+        return 0.01
+    return float((2 / (module.out_channels * module.kernel_size[0] ** 2)) ** 0.5)
+
+
+@pytest.mark.parametrize("initial", ["torch", "he"])
+def test_weights_begin_as_asked(initial: Initial, tiny_space: SearchSpace) -> None:
+    """Elastic operations, fixed blocks and the classifier; biases begin at zero."""
+    supernet = Supernet(tiny_space, start_widths=start_widths(tiny_space), seed=0, initial=initial)
+    seen = 0
+    for module in supernet.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            if module.bias is not None:
+                assert not module.bias.any()
+            if module.weight.numel() >= 500:
+                assert float(module.weight.detach().std()) == pytest.approx(
+                    _std(module, initial), rel=0.1
+                )
+                seen += 1
+    assert seen > 30
+
+
+def test_depthwise_weights_of_many_channels_begin_far_apart() -> None:
+    """He's fan-out counts all groups: at 1,152 channels it is 14 times smaller than torch's."""
+    widest = InvertedResidual(192, 192, 1152, 3, 1, "swish", 4)
+    stds = {}
+    for initial in ("torch", "he"):
+        torch.manual_seed(0)
+        block = ElasticInvertedResidual(widest, width=1152)
+        block.apply(lambda module, initial=initial: initialise(module, initial))  # type: ignore[misc]
+        stds[initial] = float(block.depthwise.weight.detach().std())
+    assert stds["torch"] == pytest.approx(27**-0.5, rel=0.03)
+    assert stds["torch"] / stds["he"] == pytest.approx(13.86, rel=0.05)

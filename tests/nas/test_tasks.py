@@ -66,10 +66,15 @@ def test_verification_is_the_protocol_of_lfw() -> None:
     assert threshold == pytest.approx(sum(chosen) / 10)
 
 
+def write_faces(folder: Path) -> None:
+    """Six identities to train on, and pairs of four others."""
+    write_identities(folder / "train", identities=6, each=8)
+    write_identities(folder / "test", identities=4, each=3)
+    write_pairs(folder / "pairs.txt", folds=5, each=4)
+
+
 def _faces(tmp_path: Path) -> ImageData:
-    write_identities(tmp_path / "train", identities=6, each=8)
-    write_identities(tmp_path / "test", identities=4, each=3)
-    write_pairs(tmp_path / "pairs.txt", folds=5, each=4)
+    write_faces(tmp_path)
     return load_data("faces", input_size=16, classes=8, data_dir=tmp_path)
 
 

@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from latbench.device import DeviceProfile, load_profile
 from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError
@@ -24,7 +25,7 @@ from latbench.render.torch import NetworkModule
 from latbench.tables import LatencyTable
 from latbench.tables.pricing import Knee, PriceModel
 from nas.priced import PricedSpace
-from nas.recipes import load_recipe, shipped_recipes
+from nas.recipes import load_recipe
 from nas.relaxation import Places, expected_latency_ms, path_of
 from nas.searchers import SearchSettings
 from nas.searchers.choices import Choices, DepthSearch
@@ -37,7 +38,7 @@ from nas.searchers.derivation import (
     most_probable,
 )
 from nas.searchers.tfnas import SearchState, TFNASRecipe, TFNASSearcher
-from nas.spaces import Choice, SearchSpace, make_space
+from nas.spaces import Choice, SearchSpace
 from nas.supernet.supernet import Supernet, start_widths
 from nas.training.distributed import Workers
 from nas.training.run_folder import RunFolder
@@ -313,6 +314,41 @@ def test_undecided_operations_do_not_make_what_is_derived_shallow(priced: Priced
     assert [len(stage) for stage in found.architecture.stages] == [2, 1]
 
 
+def test_eq_6_the_code_and_the_expectation_are_one_latency(priced: PricedSpace) -> None:
+    """Eq. 6 weights a layer by the probability that the depth reaches it; the code sums, over
+    depths, the depth's probability times the latency of its first layers; an expectation sums
+    over networks. All three agree, as depth d costs layers 1..d."""
+    space, widths = priced.space, start_widths(priced.space)
+    choices = _choices(space, "sink-connecting", seed=5)
+    log = choices.log_probabilities()
+    layer_ms = [
+        [
+            sum(
+                math.exp(p) * priced.addend_ms(layer, Choice(op, widths[s][i][op]))[0]
+                for op, p in zip(layer.ops, log.ops[s][i], strict=True)
+            )
+            for i, layer in enumerate(layers)
+        ]
+        for s, layers in enumerate(space.stages)
+    ]
+    by_depth = by_layer = by_network = float(priced.base_ms[0])
+    for stage_ms, row in zip(layer_ms, log.depths, strict=True):
+        betas = [math.exp(p) for p in row]
+        by_depth += sum(beta * sum(stage_ms[: d + 1]) for d, beta in enumerate(betas))
+        by_layer += sum(ms * sum(betas[i:]) for i, ms in enumerate(stage_ms))
+    for ends in product(*(range(len(row)) for row in log.depths)):
+        weight = math.exp(sum(row[end] for row, end in zip(log.depths, ends, strict=True)))
+        kept = zip(layer_ms, ends, strict=True)
+        by_network += weight * sum(sum(stage_ms[: end + 1]) for stage_ms, end in kept)
+    rows = [dict(enumerate(alpha.detach().exp())) for alpha in choices.alphas]
+    with torch.no_grad():
+        ours = float(
+            expected_latency_ms(priced, choices._relaxed(rows, lambda weight: weight), widths)
+        )
+    for other in (by_depth, by_layer, by_network):
+        assert ours == pytest.approx(other, rel=1e-6)
+
+
 VARIANTS = [
     {"second_path": "none"},
     {"second_path": "min-alpha", "latency_objective": "c1"},
@@ -321,6 +357,8 @@ VARIANTS = [
     {"depth": "skip-among"},
     {"depth": "skip-beside", "squeeze_excite": False},
     {"elasticity": False},
+    {"initial": "he", "kept_channels": "in-use", "restart_optimizers": False, "alpha_clip": 0.0},
+    {"tau_schedule": "linear", "jitter": 0.4, "hue": 0.2, "least_area": 0.08},
     {"autocast": True, "warmup": 0.0},
 ]
 
@@ -356,11 +394,6 @@ def _rows(space: SearchSpace, found: object) -> list[tuple[object, object]]:
         for layers, stage in zip(space.stages, found.architecture.stages, strict=True)  # type: ignore[attr-defined]
         for layer, choice in zip(layers, stage, strict=False)
     ]
-
-
-def test_the_shipped_search_is_the_default() -> None:
-    assert "tfnas-imagenet100" in shipped_recipes(TFNASRecipe)
-    assert load_recipe(TFNASRecipe, "tfnas-imagenet100") == TFNASRecipe()
 
 
 def test_settings_change_a_recipe(tmp_path: Path) -> None:
@@ -463,11 +496,11 @@ class _Half(Workers):
 
 
 class _OneByOne(TFNASSearcher):
-    """Weights are drawn from torch's one generator, so by one thread at a time."""
+    """Criterion and weights are drawn from torch's one generator, so by one thread at a time."""
 
-    def begin(self, criterion: nn.Module | None = None) -> SearchState:
+    def _begin(self, *arguments: Any) -> SearchState:
         with self.workers.meeting.lock:  # type: ignore[attr-defined]
-            return super().begin(criterion)
+            return super()._begin(*arguments)
 
 
 def _in_halves(priced: PricedSpace, folder: Path, target_ms: float) -> None:
@@ -512,10 +545,3 @@ def test_two_processes_are_one_that_averages_half_batches_and_survive_a_kill(
         for run in ("whole", "cut", "halves")
     }
     assert len(texts) == 1
-
-
-def test_a_space_without_widths_is_refused(tmp_path: Path, profile: DeviceProfile) -> None:
-    space = make_space("nasbench-macro")
-    table = write_table(tmp_path / "table.sqlite", space, profile)
-    with pytest.raises(InvalidValueError, match="elastic widths"):
-        TFNASSearcher(PricedSpace(space, table), SearchSettings())
