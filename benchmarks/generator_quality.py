@@ -32,6 +32,7 @@ from latbench.files import write_atomically
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
 from nas.data import load_data
+from nas.data.images import Source
 from nas.data.images import generator as random_order
 from nas.evaluators.journal import Journaled
 from nas.evaluators.unified import Judge, trained_judge
@@ -134,7 +135,7 @@ def _judge(
     unseen = judge.parts.selection
     some = unseen.take(torch.arange(min(options.images, len(unseen))))
     scores = Journaled(
-        Judge(judge.supernet, judge.data, replace(judge.parts, selection=some), judge.recipe),
+        _on(judge, some),
         options.output / f"scores-{options.images}.jsonl",
     )
 
@@ -153,7 +154,7 @@ def _judge(
 
 
 def _hits(judge: Judge, files: list[Path], record: Path, clock: Clock) -> Hits:
-    """Of which test images the class is said, by the answers of a third: ``(2, third, N)``."""
+    """Mask of the test images that each answer of two thirds classifies: ``(2, third, N)``."""
     if record.exists():
         found: Hits = np.load(record)["hits"]
         return found
@@ -176,10 +177,18 @@ def _judge_of(folder: Path, space: SearchSpace) -> Judge:
     data = load_data(config["data"], input_size=space.input_size, classes=space.classes)
     if config["images"] is not None:
         data = data.subset(config["images"], seed=0)
+    if data.task != "classification":
+        raise SystemExit(f"{data.name} has no classes: this benchmark counts correct images")
     judge = trained_judge(RunFolder(folder, config), space, data, recipe, seed=config["seed"])
     order = torch.randperm(len(data.test), generator=random_order(config["seed"]))
     unseen = data.test.take(order)
-    return Judge(judge.supernet, data, replace(judge.parts, selection=unseen), recipe)
+    return _on(judge, unseen)
+
+
+def _on(judge: Judge, images: Source) -> Judge:
+    """The same supernet, judging on other images."""
+    parts = replace(judge.parts, selection=images)
+    return Judge(judge.supernet, judge.data, parts, judge.recipe, criterion=judge.criterion)
 
 
 def _near(priced: PricedSpace, latency_ms: float, count: int, *, seed: int) -> list[Architecture]:

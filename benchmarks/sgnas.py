@@ -207,7 +207,8 @@ def _step(step: str, whose: str, space: SearchSpace, batch: int) -> Callable[[],
         optimizer = torch.optim.SGD(model.parameters(), lr=0.064, momentum=0.9, weight_decay=4e-4)
         drawn = FairPaths(layers, np.random.default_rng(0))
         take = supernet_step if isinstance(model, UnifiedSupernet) else plain_step
-        return lambda: take(model, optimizer, images, labels, drawn.step(), smoothing=SMOOTHING)  # type: ignore[arg-type]
+        criterion = nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
+        return lambda: take(model, optimizer, images, labels, drawn.step(), criterion=criterion)  # type: ignore[arg-type]
     model.eval().requires_grad_(whose == "plain, collecting")
     logits = torch.zeros(layers, SUB_BLOCKS, SKIP + 1, requires_grad=True)
     adam = torch.optim.Adam([logits], lr=1e-3, betas=(0.5, 0.999))
@@ -230,12 +231,12 @@ def plain_step(
     labels: Tensor,
     paths: Paths,
     *,
-    smoothing: float,
+    criterion: nn.Module,
 ) -> None:
     """Gradients of the paths, summed, and one update."""
     optimizer.zero_grad()
     for path in paths:
-        F.cross_entropy(supernet(images, path), labels, label_smoothing=smoothing).backward()
+        criterion(supernet(images, path), labels).backward()
     optimizer.step()
 
 

@@ -237,7 +237,13 @@ class GeneratorTraining(Resumable):
             errors.append(abs(excess))
             return loss
 
-        images = TrainingImages(judge.data, judge.parts.generator, recipe.batch_size, recipe.shift)
+        images = TrainingImages(
+            judge.data,
+            judge.parts.generator,
+            recipe.batch_size,
+            recipe.shift,
+            per_class=recipe.per_class,
+        )
         loss = images.show(step, report, order=order, shifts=shifts)
         expected_error = sum(errors) / len(errors)
         return {"loss": loss, "expected_error": expected_error, "tau": tau, **self._select()}
@@ -249,10 +255,10 @@ class GeneratorTraining(Resumable):
         logits = without_empty_layers(self.generator([request])[0])
         drawn = logits.log_softmax(-1) + gumbel_noise(logits.shape, noise)
         probabilities = (drawn / tau).softmax(-1)
-        loss = F.cross_entropy(self.judge.supernet(x, probabilities), labels)
+        loss = self.judge.criterion(self.judge.supernet(x, probabilities), labels)
         excess = self.budgets.excess(request, logits.softmax(-1))
         self.adam.zero_grad(set_to_none=True)
-        (loss + self.recipe.hardware_loss(excess)).backward()  # type: ignore[no-untyped-call]
+        (loss + self.recipe.hardware_loss(excess)).backward()
         if self.adapting:
             assert self.generator.devices.grad is not None
             self.generator.devices.grad[:-1] = 0  # devices that are known stay as they are

@@ -142,8 +142,17 @@ def read_run(run: Path) -> tuple[dict[str, Any], SGNASRecipe]:
     config = read_config(run)
     if config.get("searcher") != "sgnas":
         raise InvalidFileError(f"{run} holds no run of `latbench search --searcher sgnas`")
-    recipe = msgspec.convert(config["recipe"], SGNASRecipe)
+    recipe = msgspec.convert(_renewed(config["recipe"]), SGNASRecipe)
     return config, recipe.scaled(config["epochs"], config["batch_size"])
+
+
+def _renewed(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe as older runs wrote it: label smoothing was a setting of its own."""
+    if "smoothing" not in recipe:
+        return recipe
+    kept = {name: value for name, value in recipe.items() if name != "smoothing"}
+    options = {"smoothing": recipe["smoothing"]}
+    return {**kept, "criterion": "label-smoothing", "options": options}
 
 
 def adapt(

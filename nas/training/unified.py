@@ -1,9 +1,11 @@
 """Training the unified supernet of SGNAS, and judging what comes out of it.
 
-Four fair paths a step (``nas.training.strategies.unified``), label-smoothed cross entropy,
-gradients summed, one update. The learning rate falls along a cosine to zero over all steps
-(published: over far more steps than there are, so that it hardly falls). Training images are
-divided three ways, for weights, generator and selection; the last part is seen by neither training.
+Four fair paths a step (``nas.training.strategies.unified``), the criterion of the recipe, gradients
+summed, one update. The criterion is label-smoothed cross entropy as published, or the angular
+margin on faces; what it learns is trained with the weights. The learning rate falls along a cosine
+to zero over all steps (published: over far more steps than there are, so that it hardly falls).
+Training images are divided three ways, for weights, generator and selection; the last part is seen
+by neither training.
 
 A run goes on from its last finished epoch and ends bit-identical to an uninterrupted one.
 """
@@ -12,17 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
+import msgspec
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latbench.errors import InvalidValueError
 from nas.data.images import ImageData, Source, batches, generator, require_images
-from nas.recipes import Count, Fraction, NotNegative, Positive, Rate, Share
+from nas.recipes import Count, Fraction, NotNegative, Positive, Share
 from nas.spaces import SearchSpace
 from nas.supernet.unified import Path, UnifiedSupernet
+from nas.tasks import task_of
 from nas.training.calibration import calibrate
+from nas.training.criterion import check_batches, criterion_of
 from nas.training.epochs import (
     Progress,
     Report,
@@ -45,25 +51,33 @@ _SELECTION_STREAM = 1  # keeps the order of the second division apart from the f
 class UnifiedRecipe(SearchRecipe, frozen=True, kw_only=True, tag="unified-supernet"):
     """How the supernet is trained; the defaults are the published values for ImageNet.
 
+    Where ``criterion`` is empty, the loss is the one that networks of the data's task are trained
+    with from scratch: label smoothing of 0.1 for classes, as published, and the angular margin for
+    faces.
+
     Attributes:
-        selection: Of the held-out images, those that only select; the others train a generator.
-        weight_decay: Of all parameters, norms included, as published.
+        held_out_from: Images that the weights do not see: a share of the training images, or the
+            test images. With ``test`` all training images train the weights, and the test images
+            choose architectures: accuracies on them are then too high for a final result.
+        selection: Share of the held-out images that only select; the others train a generator.
+        weight_decay: L2 penalty on all parameters, norms included, as published.
         alike: Correlation of the sub-blocks' first weights; 0 starts as published.
-        calibration_batches: Of training images, before an answer is judged.
+        calibration_batches: Batches of training images that the batch norms of a network see
+            before it is judged.
     """
 
     epochs: Count = 50
+    held_out_from: Literal["train", "test"] = "train"
     selection: Share = 0.5
     lr: Positive = 0.064
     weight_decay: NotNegative = 4e-4
-    smoothing: Rate = 0.1
     alike: Fraction = 0.0
     calibration_batches: Count = 8
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Training images, divided: the supernet's, the generator's, and those that select."""
+    """Images in three parts: the supernet's, the generator's, and those that select."""
 
     weights: Source
     generator: Source
@@ -71,17 +85,38 @@ class Parts:
 
 
 def divide(data: ImageData, recipe: UnifiedRecipe, *, seed: int) -> Parts:
-    """Divide the training images at random.
+    """Divide the images at random.
 
     Raises:
-        InvalidValueError: There are too few of them.
+        InvalidValueError: There are too few of them; or test images are to be held out where they
+            show other identities than the training images.
     """
-    weights, rest = data.held_out(recipe.held_out, seed=seed)
+    if recipe.held_out_from == "train":
+        weights, rest = data.held_out(recipe.held_out, seed=seed)
+    elif data.pairs is not None:
+        raise InvalidValueError(
+            f"the test images of {data.name} show other people than the training images, so the "
+            "loss is not defined for them: choose held_out_from=train"
+        )
+    else:
+        weights, rest = data.train, data.test.plain()
     order = torch.randperm(len(rest), generator=generator(seed, _SELECTION_STREAM))
     count = round(len(rest) * (1 - recipe.selection))
     parts = Parts(weights, rest.take(order[:count]), rest.take(order[count:]))
     require_images(data, parts.weights, parts.generator, parts.selection)
     return parts
+
+
+def unified_criterion(
+    data: ImageData, outputs: int, recipe: UnifiedRecipe, *, seed: int
+) -> nn.Module:
+    """The loss of supernet and generator; see ``UnifiedRecipe``.
+
+    Raises:
+        LatbenchError: As ``criterion_of``.
+    """
+    name = recipe.criterion or task_of(data).scratch_criterion
+    return criterion_of(data, outputs, msgspec.structs.replace(recipe, criterion=name), seed=seed)
 
 
 def train_unified(
@@ -92,31 +127,42 @@ def train_unified(
     folder: RunFolder,
     *,
     seed: int,
+    criterion: nn.Module | None = None,
     progress: Progress = lambda fraction, words: None,
 ) -> UnifiedSupernet:
     """Train to the end of the recipe; return the supernet in evaluation mode.
 
     Args:
-        space: Of unified blocks.
-        data: Whose images these are.
+        space: Space of unified blocks.
+        data: Data set of the images.
         parts: Paths are trained on ``weights`` and watched on ``selection``.
-        recipe: How.
+        recipe: Constants.
         folder: Where checkpoints and metrics are kept; a run there goes on.
-        seed: Of weights, paths, order and augmentation.
-        progress: Is told the fraction done.
+        seed: Seed of weights, paths, order and augmentation.
+        criterion: The loss, changed in place where it learns. ``unified_criterion`` if None.
+        progress: Gets the fraction done, and what is going on.
+
+    Raises:
+        LatbenchError: The criterion or the batches do not fit the data.
     """
+    check_batches(recipe)
+    if criterion is None:
+        criterion = unified_criterion(data, space.classes, recipe, seed=seed)
     supernet = UnifiedSupernet(space, seed=seed).to(memory_format=torch.channels_last)
     if recipe.alike:
         supernet.start_alike(recipe.alike)
+    learned = list(criterion.parameters())
     sgd = torch.optim.SGD(
-        supernet.parameters(),
+        [*supernet.parameters(), *learned],
         lr=recipe.lr,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
     )
-    state = Resumable(supernet=supernet, sgd=sgd)
+    state = Resumable(supernet=supernet, sgd=sgd, criterion=criterion if learned else None)
     resume(state, folder, _PHASE)
-    images = TrainingImages(data, parts.weights, recipe.batch_size, recipe.shift)
+    images = TrainingImages(
+        data, parts.weights, recipe.batch_size, recipe.shift, per_class=recipe.per_class
+    )
     watched = FairPaths(len(space.layers), np.random.default_rng([seed])).step()
 
     def train_epoch(report: Report) -> Values:
@@ -127,11 +173,13 @@ def train_unified(
 
         def step(number: int, x: Tensor, labels: Tensor) -> float:
             set_lr(sgd, cosine(recipe.lr, (epoch + number / images.steps) / recipe.epochs))
-            return supernet_step(supernet, sgd, x, labels, drawn.step(), smoothing=recipe.smoothing)
+            return supernet_step(supernet, sgd, x, labels, drawn.step(), criterion=criterion)
 
         loss = images.show(step, report, order=order, shifts=shifts)
-        judged = [accuracy(supernet, path, data, parts, recipe) for path in watched]
-        return {"loss": loss, "lr": sgd.param_groups[0]["lr"], "top1": sum(judged) / len(judged)}
+        judged = [
+            fitness(supernet, path, data, parts, recipe, criterion=criterion) for path in watched
+        ]
+        return {"loss": loss, "lr": sgd.param_groups[0]["lr"], "score": sum(judged) / len(judged)}
 
     run_epochs(state, recipe.epochs, train_epoch, folder, phase=_PHASE, progress=progress)
     return supernet.eval()
@@ -144,7 +192,7 @@ def supernet_step(
     labels: Tensor,
     paths: list[list[list[int]]],
     *,
-    smoothing: float,
+    criterion: nn.Module,
 ) -> float:
     """One update by the summed gradients of some paths; return their mean loss.
 
@@ -155,9 +203,8 @@ def supernet_step(
     shared = begun.detach().requires_grad_()
     total = 0.0
     for path in paths:
-        logits = supernet.finish(shared, path)
-        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = criterion(supernet.finish(shared, path), labels)
+        loss.backward()
         total += float(loss.detach())
     begun.backward(shared.grad)  # type: ignore[no-untyped-call]
     optimizer.step()
@@ -180,15 +227,22 @@ def answer(
     return network
 
 
-def accuracy(
+@torch.no_grad()
+def fitness(
     supernet: UnifiedSupernet,
     path: Path,
     data: ImageData,
     parts: Parts,
     recipe: UnifiedRecipe,
+    *,
+    criterion: nn.Module,
 ) -> float:
-    """Accuracy of a path's calibrated network on the images that select, a fraction."""
-    return int(hits(supernet, path, data, parts, recipe).sum()) / len(parts.selection)
+    """Fitness of a path's calibrated network on the images that select.
+
+    The data's task defines it: accuracy, a fraction, for classes; minus the loss for faces.
+    """
+    network = answer(supernet, path, data, parts, recipe)
+    return task_of(data).mean_fitness(network, parts.selection, criterion)
 
 
 @torch.no_grad()
@@ -199,9 +253,10 @@ def hits(
     parts: Parts,
     recipe: UnifiedRecipe,
 ) -> Tensor:
-    """Of which images that select a path's calibrated network says the class: ``(N,)``, bool.
+    """Mask of the selection images that a path's calibrated network classifies correctly.
 
-    They are in the same order for all paths.
+    Returns:
+        Bool ``(N,)``, the images in the same order for all paths.
     """
     network = answer(supernet, path, data, parts, recipe)
     shown = batches(parts.selection, _TEST_BATCH, generator(0), drop_last=False)

@@ -25,7 +25,7 @@ from nas.searchers.base import SearchSettings, generator_file
 from nas.searchers.budgets import RANGE, Budgets
 from nas.searchers.generator_training import GeneratorTraining, SGNASRecipe
 from nas.searchers.priors import find_priors
-from nas.searchers.sgnas import SGNASSearcher, adapt
+from nas.searchers.sgnas import SGNASSearcher, adapt, read_run
 from nas.searchers.tfnas import TFNASSearcher
 from nas.spaces import Architecture
 from nas.spaces.sgnas import KERNELS, architecture_of
@@ -248,6 +248,17 @@ def test_supernet_weights_stay_as_they_are_and_a_device_learns_its_vector_alone(
     assert not torch.equal(made.devices[2], known.devices.mean(0))
     with pytest.raises(MismatchError, match="already"):
         adapt(folder, devices[0], tiny_data(), recipe, seed=1)
+
+
+def test_a_run_of_an_older_recipe_is_read(tmp_path: Path) -> None:
+    """Label smoothing was a setting of its own."""
+    recipe = msgspec.to_builtins(RECIPE)
+    for name in ("criterion", "options", "per_class", "held_out_from"):
+        del recipe[name]
+    config = {"searcher": "sgnas", "epochs": 4, "batch_size": None}
+    RunFolder(tmp_path, {**config, "recipe": {**recipe, "smoothing": 0.2}})
+    read = read_run(tmp_path)[1]
+    assert (read.epochs, read.criterion, read.options) == (4, "label-smoothing", {"smoothing": 0.2})
 
 
 def test_searchers_of_one_device_refuse_several(devices: list[PricedSpace]) -> None:

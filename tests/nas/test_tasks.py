@@ -10,18 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from latbench.blocks import Classifier, ConvBlock, InvertedResidual, Network
+from latbench.device import DeviceProfile
+from latbench.errors import InvalidValueError
 from latbench.tables import LatencyTable
 from nas.data import load_data
 from nas.data.images import ImageData, Pairs, Split
 from nas.priced import PricedSpace
 from nas.recipes import load_recipe
 from nas.searchers import SEARCHERS, SearchResult, SearchSettings
+from nas.searchers.generator_training import SGNASRecipe
+from nas.searchers.sgnas import SGNASSearcher
 from nas.spaces import SearchSpace
 from nas.tasks import TASKS, task_of
 from nas.tasks.face_recognition import verify
 from nas.training import scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
+from nas.training.unified import divide
+from tests.conftest import make_mix_space, write_table
 from tests.nas.test_data import write_identities, write_pairs
 
 
@@ -158,6 +164,28 @@ def test_faces_are_searched_trained_and_verified(
     network = tiny_space.lower(found.architecture)
     score = scratch.train(network, data, recipe, RunFolder(tmp_path / "t", {}))
     assert 0 <= score["accuracy"] <= 1
+
+
+def test_faces_are_searched_by_a_generator(profile: DeviceProfile, tmp_path: Path) -> None:
+    """On a unified supernet that gives embeddings, with angular centres that learn beside it."""
+    _faces(tmp_path)
+    space = make_mix_space()
+    data = load_data("faces", input_size=8, classes=space.classes, data_dir=tmp_path)
+    priced = PricedSpace(space, write_table(tmp_path / "t", space, profile))
+    small = ("generator_epochs=1", "budgets=3", "priors=1", "prior_candidates=2", "selected_on=2")
+    recipe = load_recipe(SGNASRecipe, None, [*small, "held_out=0.4", "per_class=2"])
+    searcher = SGNASSearcher(priced, SearchSettings(epochs=2, batch_size=8, recipe=recipe))
+    target_ms = sum(priced.reachable_ms()) / 2
+    run = tmp_path / "s"
+    found = searcher.search(data, [target_ms], RunFolder(run, {}))[0]
+    assert found.latency_ms <= target_ms
+    assert found.score < 0  # minus the loss
+    saved = torch.load(run / "checkpoint" / "supernet.pt", weights_only=True)
+    begun = task_of(data).criterion(space.classes).state_dict()
+    assert saved["criterion"]["centres"].shape == (6, 10)
+    assert not torch.equal(saved["criterion"]["centres"], begun["centres"])
+    with pytest.raises(InvalidValueError, match="held_out_from"):
+        divide(data, load_recipe(SGNASRecipe, None, ["held_out_from=test"]), seed=0)
 
 
 @pytest.mark.parametrize("name", list(TASKS))

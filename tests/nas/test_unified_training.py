@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -24,11 +25,13 @@ from nas.training.run_folder import RunFolder
 from nas.training.strategies.unified import BARE, FairPaths
 from nas.training.unified import (
     UnifiedRecipe,
-    accuracy,
     answer,
     divide,
+    fitness,
+    hits,
     supernet_step,
     train_unified,
+    unified_criterion,
 )
 from tests.nas.runs import Stop, stopping_after, tiny_data
 from tests.nas.test_unified import make_unified_space
@@ -93,11 +96,9 @@ def test_a_step_sums_the_gradients_of_its_paths() -> None:
     paths = FairPaths(3, np.random.default_rng(3)).step()
     ours, apart = (UnifiedSupernet(make_unified_space(), seed=0).train() for _ in range(2))
     frozen = torch.optim.SGD(ours.parameters(), lr=0.0)
-    mean = supernet_step(ours, frozen, images, labels, paths, smoothing=0.1)
-    losses = [
-        nn.functional.cross_entropy(apart(images, path), labels, label_smoothing=0.1)
-        for path in paths
-    ]
+    smoothed = nn.CrossEntropyLoss(label_smoothing=0.1)
+    mean = supernet_step(ours, frozen, images, labels, paths, criterion=smoothed)
+    losses = [smoothed(apart(images, path), labels) for path in paths]
     sum(losses).backward()
     assert mean == pytest.approx(float(sum(losses).detach()) / 4, rel=1e-5)
     for (name, p), q in zip(ours.named_parameters(), apart.parameters(), strict=True):
@@ -158,7 +159,9 @@ def test_an_answer_is_calibrated_and_the_supernet_stays_as_it_is(
     path = [[0, 1, SKIP, SKIP, SKIP, SKIP]] * 3
     network = answer(supernet, path, data, parts, RECIPE)
     assert not network.training
-    assert 0 <= accuracy(supernet, path, data, parts, RECIPE) <= 1
+    criterion = unified_criterion(data, 5, RECIPE, seed=2)
+    score = fitness(supernet, path, data, parts, RECIPE, criterion=criterion)
+    assert score == float(hits(supernet, path, data, parts, RECIPE).float().mean())
     assert all(torch.equal(before[name], value) for name, value in supernet.state_dict().items())
     cut = supernet.cut(path).state_dict()
     calibrated = network.state_dict()
@@ -201,6 +204,25 @@ def test_the_parts_are_disjoint_and_whole() -> None:
     assert set().union(*numbers) == set(range(160))
     with pytest.raises(InvalidValueError, match="too few"):
         divide(data.subset(30, seed=0), RECIPE, seed=0)
+
+
+def test_test_images_are_held_out_where_a_recipe_says_so() -> None:
+    """All training images then train the weights."""
+    data = data_of_five_classes()
+    parts = divide(data, msgspec.structs.replace(RECIPE, held_out_from="test"), seed=0)
+    assert [len(parts.weights), len(parts.generator), len(parts.selection)] == [160, 80, 80]
+    assert parts.weights is data.train
+
+
+def test_the_loss_is_that_of_the_recipe_or_the_published_one() -> None:
+    """Label smoothing of 0.1 where nothing else is asked for."""
+    data = data_of_five_classes()
+    logits, labels = torch.randn(8, 5), torch.randint(5, (8,))
+    published = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    assert unified_criterion(data, 5, RECIPE, seed=0)(logits, labels) == published
+    plain = msgspec.structs.replace(RECIPE, criterion="cross-entropy")
+    expected = nn.functional.cross_entropy(logits, labels)
+    assert unified_criterion(data, 5, plain, seed=0)(logits, labels) == expected
 
 
 def test_the_published_recipes_are_shipped() -> None:
