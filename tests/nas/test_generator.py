@@ -364,6 +364,21 @@ def test_a_device_joins_with_the_others_left_as_they_are() -> None:
 # The network and its files
 
 
+def test_a_new_network_hears_its_budget() -> None:
+    """Logits differ between the ends of the published range, by 2.4 in the mean of seeds."""
+    priors = F.one_hot(torch.ones(1, 21, 6, dtype=torch.int64), 4).flatten(2).float()
+    ends = torch.tensor([[0.0], [1.0]]).expand(-1, 10)
+    differences = []
+    for seed in range(5):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            low, high = GeneratorNetwork(10)(ends, priors, torch.zeros(2, dtype=torch.int64))
+        differences.append(float((high - low).std()))
+    assert 0.5 < min(differences)
+    assert max(differences) < 20
+    assert float(np.mean(differences)) == pytest.approx(2.4, abs=1.5)
+
+
 @pytest.mark.parametrize(("layers", "plane"), [(1, 24), (3, 24), (19, 24), (7, 8)])
 def test_the_border_of_constant_maps_tells_all_of_them(layers: int, plane: int) -> None:
     """The short cut equals the whole plane."""
