@@ -2,14 +2,14 @@
 
     python benchmarks/generator_quality.py RUN --table TABLE [--table TABLE] --hours H -o FOLDER
 
-RUN is the folder of a finished `latbench search SPACE --searcher sgnas`, each TABLE one of this
-machine for a device that the search knew. On every device budgets are spread evenly over the
-trained range and answered in one batch; the answers are measured against the table in a process of
-their own; and each is compared with random networks whose predicted latency is within 2 % of its
-own. Accuracies are the supernet's, batch norms calibrated, on test images, which no training and no
-selection has seen; the same images for all. The thirds of the budgets are compared on all test
-images, with the interval of the paired difference over images. A network is judged once; the same
-command goes on with what is missing.
+RUN is the folder of a finished `latbench search SPACE --searcher sgnas` on images of classes that
+were held out from the training images, each TABLE one of this machine for a device that the search
+knew. On every device budgets are spread evenly over the trained range and answered in one batch;
+the answers are measured against the table in a process of their own; and each is compared with
+random networks whose predicted latency is within 2 % of its own. Accuracies are the supernet's,
+batch norms calibrated, on test images, which no training and no selection has seen; the same images
+for all. The thirds of the budgets are compared on all test images, with the interval of the paired
+difference over images. A network is judged once; the same command goes on with what is missing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import json
 import os
 import subprocess
 import sys
+from copy import copy
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -35,17 +36,14 @@ from nas.data import load_data
 from nas.data.images import Source
 from nas.data.images import generator as random_order
 from nas.evaluators.journal import Journaled
-from nas.evaluators.unified import Judge, trained_judge
-from nas.generator import answers, load_generator
+from nas.evaluators.relaxed import RelaxedJudge
+from nas.generator import answers, load_generator, plane_of
 from nas.priced import PricedSpace, labelled_space
 from nas.searchers.base import generator_file
 from nas.searchers.budgets import Budgets
-from nas.searchers.sgnas import read_run
+from nas.searchers.sgnas import judge_of, read_run
 from nas.spaces import Architecture, SearchSpace, load_architecture
-from nas.spaces.sgnas import random_network
-from nas.supernet.unified import path_of
 from nas.training.run_folder import RunFolder
-from nas.training.unified import hits
 
 Hits = NDArray[np.bool_]
 
@@ -96,7 +94,7 @@ def _asked(options: argparse.Namespace, table: Path) -> dict[float, Path]:
     """Files of answers by budget in ms, from one batch."""
     made = load_generator(generator_file(options.run))
     priced = _priced(table)
-    budgets = Budgets.of([priced], low=made.label.low, high=made.label.high)
+    budgets = Budgets.of(priced.space, [priced], low=made.label.low, high=made.label.high)
     requests = budgets.grid(options.budgets)[0]
     folder = options.output / table.stem
     said = {
@@ -126,7 +124,7 @@ def _measure(table: Path, files: dict[float, Path], record: Path) -> None:
 
 def _judge(
     options: argparse.Namespace,
-    judge: Judge,
+    judge: RelaxedJudge,
     asked: dict[Path, dict[float, Path]],
     clock: Clock,
 ) -> dict[Path, list[tuple[float, list[float]]]]:
@@ -153,7 +151,7 @@ def _judge(
     return judged
 
 
-def _hits(judge: Judge, files: list[Path], record: Path, clock: Clock) -> Hits:
+def _hits(judge: RelaxedJudge, files: list[Path], record: Path, clock: Clock) -> Hits:
     """Mask of the test images that each answer of two thirds classifies: ``(2, third, N)``."""
     if record.exists():
         found: Hits = np.load(record)["hits"]
@@ -162,8 +160,7 @@ def _hits(judge: Judge, files: list[Path], record: Path, clock: Clock) -> Hits:
     rows = []
     for file in (*files[:third], *files[-third:]):
         clock.check()
-        path = path_of(load_architecture(file)[0])
-        rows.append(hits(judge.supernet, path, judge.data, judge.parts, judge.recipe).numpy())
+        rows.append(judge.hits(load_architecture(file)[0]).numpy())
     made = np.array(rows).reshape(2, third, -1)
     with BytesIO() as file:
         np.savez_compressed(file, hits=made)
@@ -171,34 +168,33 @@ def _hits(judge: Judge, files: list[Path], record: Path, clock: Clock) -> Hits:
     return made
 
 
-def _judge_of(folder: Path, space: SearchSpace) -> Judge:
+def _judge_of(folder: Path, space: SearchSpace) -> RelaxedJudge:
     """The run's supernet, judging on all test images, in an order by the run's seed."""
     config, recipe = read_run(folder)
     data = load_data(config["data"], input_size=space.input_size, classes=space.classes)
     if config["images"] is not None:
         data = data.subset(config["images"], seed=0)
-    if data.task != "classification":
-        raise SystemExit(f"{data.name} has no classes: this benchmark counts correct images")
-    judge = trained_judge(RunFolder(folder, config), space, data, recipe, seed=config["seed"])
+    judge = judge_of(RunFolder(folder, config), space, data, recipe, seed=config["seed"])
     order = torch.randperm(len(data.test), generator=random_order(config["seed"]))
     unseen = data.test.take(order)
     return _on(judge, unseen)
 
 
-def _on(judge: Judge, images: Source) -> Judge:
+def _on(judge: RelaxedJudge, images: Source) -> RelaxedJudge:
     """The same supernet, judging on other images."""
-    parts = replace(judge.parts, selection=images)
-    return Judge(judge.supernet, judge.data, parts, judge.recipe, criterion=judge.criterion)
+    other = copy(judge)
+    other.parts = replace(judge.parts, selection=images)
+    return other
 
 
 def _near(priced: PricedSpace, latency_ms: float, count: int, *, seed: int) -> list[Architecture]:
     """Random networks that are about as fast."""
-    rng = np.random.default_rng(seed)
+    rng, plane = np.random.default_rng(seed), plane_of(priced.space)
     found: list[Architecture] = []
     for _ in range(_DRAWS):
         if len(found) == count:
             return found
-        drawn = random_network(priced.space, rng)
+        drawn = plane.chosen(plane.random(rng))
         if abs(priced.latency_ms(drawn) / latency_ms - 1) <= NEAR:
             found.append(drawn)
     raise SystemExit(

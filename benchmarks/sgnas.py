@@ -41,7 +41,7 @@ from nas.generator.answers import raw_answers
 from nas.generator.costs import count_costs
 from nas.generator.generator import Request
 from nas.generator.published import import_generator
-from nas.generator.repair import MixLimit
+from nas.generator.repair import PlaneLimit
 from nas.priced import labelled_space
 from nas.spaces import SearchSpace, make_space
 from nas.spaces.sgnas import KERNELS, SKIP, SUB_BLOCKS, MixLayer
@@ -145,7 +145,7 @@ def _print_generator(weights: Path, prior: Path, *, rounds: int) -> None:
     space = labelled_space(label.space)
     costs = count_costs(space, "macs")
     requests = [
-        Request((MixLimit(costs, float(budget)),))
+        Request((PlaneLimit(costs, float(budget)),))
         for budget in np.linspace(label.low, label.high, BUDGETS)
     ]
     times_ms: dict[str, list[float]] = {"in one batch": [], "one by one": []}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from nas.data.images import ImageData
-from nas.evaluators.base import Evaluator
+from nas.evaluators.relaxed import RelaxedJudge
 from nas.spaces import PLAIN, Architecture, SearchSpace, make_space
 from nas.supernet.unified import UnifiedSupernet, path_of
 from nas.training.epochs import Progress
@@ -13,26 +13,15 @@ from nas.training.run_folder import RunFolder
 from nas.training.unified import (
     Parts,
     UnifiedRecipe,
+    answer,
     divide,
-    fitness,
     train_unified,
     unified_criterion,
 )
 
 
-class Judge(Evaluator):
-    """A trained supernet with the images to train and to judge generators on.
-
-    A score is the fitness of the calibrated network on the images that select, as the data's task
-    defines it: accuracy for classes, minus the loss for faces.
-
-    Args:
-        supernet: Trained; its weights are frozen from here on.
-        data: Data set of the images.
-        parts: Images to train generators on, and those that select.
-        recipe: The supernet's.
-        criterion: The loss that the supernet was trained with; frozen from here on.
-    """
+class Judge(RelaxedJudge):
+    """A trained unified supernet; arguments are those of ``RelaxedJudge``."""
 
     def __init__(
         self,
@@ -43,20 +32,15 @@ class Judge(Evaluator):
         *,
         criterion: nn.Module,
     ) -> None:
-        super().__init__()
-        self.supernet = supernet.requires_grad_(False)
-        self.criterion = criterion.requires_grad_(False).eval()
-        self.data, self.parts, self.recipe = data, parts, recipe
+        super().__init__(supernet, data, parts, recipe, criterion=criterion)
+        self.supernet = supernet
 
-    def _score(self, architecture: Architecture) -> float:
-        return fitness(
-            self.supernet,
-            path_of(architecture),
-            self.data,
-            self.parts,
-            self.recipe,
-            criterion=self.criterion,
-        )
+    def network(self, architecture: Architecture) -> nn.Module:
+        return answer(self.supernet, path_of(architecture), self.data, self.parts, self.recipe)
+
+    def outputs(self, images: Tensor, probabilities: Tensor) -> Tensor:
+        found: Tensor = self.supernet(images, probabilities)
+        return found
 
 
 def trained_judge(

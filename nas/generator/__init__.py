@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from nas.generator.answers import Answer, answers, least_counts, raw_answers
-from nas.generator.costs import Kind, MixCosts, count_costs, latency_costs
+from nas.generator.answers import Answer, answers, least_outcomes, raw_answers
+from nas.generator.costs import Kind, PlaneCosts, count_costs, latency_costs
 from nas.generator.generator import (
     Generator,
     GeneratorLabel,
@@ -12,17 +12,19 @@ from nas.generator.generator import (
     load_generator,
     save_generator,
 )
+from nas.generator.planes import DecisionPlane, plane_of
 from nas.generator.published import import_generator
-from nas.generator.repair import MixLimit
+from nas.generator.repair import PlaneLimit
 from nas.generator.requests import answering_space, requests_for, require_table
 
 __all__ = [
     "Answer",
+    "DecisionPlane",
     "Generator",
     "GeneratorLabel",
     "Kind",
-    "MixCosts",
-    "MixLimit",
+    "PlaneCosts",
+    "PlaneLimit",
     "Request",
     "answering_space",
     "answers",
@@ -30,8 +32,9 @@ __all__ = [
     "device_of",
     "import_generator",
     "latency_costs",
-    "least_counts",
+    "least_outcomes",
     "load_generator",
+    "plane_of",
     "raw_answers",
     "requests_for",
     "require_table",

@@ -1,12 +1,12 @@
-"""Architectures for budgets: what a generator says, and what is handed out.
+"""Architectures for budgets: a generator's raw output, and answers that keep to the budgets.
 
-What the network says misses its budget by some percent either way. An answer is brought into a
-band just below the budget with the fewest changes (``nas.generator.repair``). So that answers rise
-with their budgets, over one call and from call to call, bands are rungs of a ladder that depends
-on the space and its costs alone: rung k ends at ``least cost * BAND ** k``. A budget is answered
-from the rung that ends at or just below it, and the network is asked for that rung's end; where no
-architecture lies on a rung, the one below answers. An answer is then never above its budget and,
-but for the ends of the space's reach, within one percent of it.
+The network's own architecture misses its budget by some percent either way. An answer is brought
+into a band just below the budget with the fewest changes (``nas.generator.repair``). So that
+answers rise with their budgets, over one call and from call to call, bands are rungs of a ladder
+that depends on the space and its costs alone: rung k ends at ``least cost * BAND ** k``. A budget
+is answered from the rung that ends at or just below it, and the network is asked for that rung's
+end; where no architecture lies on a rung, the one below answers. An answer is then never above its
+budget and, in spaces of many layers and but for the ends of their reach, within one percent of it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ import torch
 from numpy.typing import NDArray
 
 from latbench.errors import BudgetError
-from nas.generator.costs import UNITS, MixCosts
+from nas.generator.costs import UNITS, PlaneCosts
 from nas.generator.generator import Generator, Request
-from nas.generator.network import decode, without_empty_layers
-from nas.generator.repair import BAND, EDGE, MixLimit, into_band, least_within
+from nas.generator.planes import plane_of
+from nas.generator.repair import BAND, EDGE, PlaneLimit, into_band, least_within
 from nas.spaces import Architecture, SearchSpace
-from nas.spaces.sgnas import COUNT_VECTORS, architecture_of, of_kernels
 
 Ints = NDArray[np.int64]
 
@@ -35,8 +34,8 @@ class Answer:
     """An architecture for a request.
 
     Attributes:
-        changes: Sub-blocks that differ from what the network said; None of what is handed out
-            although the network was not asked, the architecture of least cost.
+        changes: Number of decisions that differ from the network's own; None for the architecture
+            of least cost, for which the network is not asked.
     """
 
     architecture: Architecture
@@ -46,14 +45,15 @@ class Answer:
 def raw_answers(
     generator: Generator, space: SearchSpace, requests: Sequence[Request]
 ) -> list[Answer]:
-    """What the network says, undone by nothing; one forward pass.
+    """Raw generator output, without the repair that enforces budgets; one forward pass.
 
     Raises:
         LatbenchError: As ``Generator.forward``.
     """
+    plane = plane_of(space)
     with torch.no_grad():
-        choices = decode(generator(requests)).numpy()
-    return [Answer(architecture_of(space, rows.tolist()), 0) for rows in choices]
+        choices = plane.decode(generator(requests)).numpy()
+    return [Answer(plane.chosen(rows), 0) for rows in choices]
 
 
 def answers(generator: Generator, space: SearchSpace, requests: Sequence[Request]) -> list[Answer]:
@@ -63,7 +63,8 @@ def answers(generator: Generator, space: SearchSpace, requests: Sequence[Request
         BudgetError: A budget is out of the space's reach; carries the nearest feasible one.
         LatbenchError: As ``Generator.forward``.
     """
-    floors = [least_counts(request) for request in requests]
+    plane = plane_of(space)
+    floors = [least_outcomes(request) for request in requests]
     rungs = [[_rung(limit) for limit in request.limits] for request in requests]
     found: list[Answer | None] = [None] * len(requests)
     waiting = list(range(len(requests)))
@@ -73,27 +74,25 @@ def answers(generator: Generator, space: SearchSpace, requests: Sequence[Request
         for i in waiting:
             steps = [rung - down for rung in rungs[i]]
             if min(steps) < 1:
-                found[i] = Answer(_from_counts(space, floors[i]), None)
+                found[i] = Answer(plane.architecture(floors[i]), None)
             else:
                 asked[i] = _at(requests[i], steps)
         if asked:
             with torch.no_grad():
-                logits = without_empty_layers(generator(list(asked.values())))
-            choices = decode(logits).numpy()
+                logits = plane.masked(generator(list(asked.values())))
+            choices = logits.argmax(-1).numpy()
             scores = logits.double().log_softmax(-1).numpy()
             for (i, request), row, chosen in zip(asked.items(), scores, choices, strict=True):
-                made = into_band(row, chosen, request.limits)
+                made = into_band(plane, request.limits, scores=row, chosen=chosen)
                 if made is not None:
-                    found[i] = Answer(
-                        architecture_of(space, made.tolist()), int((made != chosen).sum())
-                    )
+                    found[i] = Answer(plane.chosen(made), int((made != chosen).sum()))
         waiting = [i for i in waiting if found[i] is None]
         down += 1
     return [answer for answer in found if answer is not None]
 
 
-def least_counts(request: Request) -> Ints:
-    """Count vectors of least cost within the budgets.
+def least_outcomes(request: Request) -> Ints:
+    """Outcomes of least cost within the budgets.
 
     Raises:
         BudgetError: There are none, or a budget is above all that the space costs.
@@ -104,9 +103,9 @@ def least_counts(request: Request) -> Ints:
             raise _out_of_reach(limit, low, high)
     first = request.limits[0]
     try:
-        counts, least = least_within(request.limits)
+        outcomes, least = least_within(request.limits)
     except ValueError:
-        counts, least = first.costs.cheapest(), math.inf
+        outcomes, least = first.costs.cheapest(), math.inf
     if least > first.budget:
         others = " and ".join(_said(limit.costs, limit.budget) for limit in request.limits[1:])
         known = math.isfinite(least)
@@ -117,14 +116,10 @@ def least_counts(request: Request) -> Ints:
             first.costs,
             least if known else None,
         )
-    return counts
+    return outcomes
 
 
-def _from_counts(space: SearchSpace, counts: Ints) -> Architecture:
-    return of_kernels(space, (COUNT_VECTORS[count] for count in counts))
-
-
-def _out_of_reach(limit: MixLimit, low: float, high: float) -> BudgetError:
+def _out_of_reach(limit: PlaneLimit, low: float, high: float) -> BudgetError:
     costs = limit.costs
     nearest, inwards = (low, 1 + EDGE) if limit.budget < low else (high, 1 - EDGE)
     return _refusal(
@@ -136,7 +131,7 @@ def _out_of_reach(limit: MixLimit, low: float, high: float) -> BudgetError:
     )
 
 
-def _refusal(message: str, costs: MixCosts, nearest: float | None) -> BudgetError:
+def _refusal(message: str, costs: PlaneCosts, nearest: float | None) -> BudgetError:
     return BudgetError(
         message,
         nearest_ms=nearest if costs.kind == "latency" else None,
@@ -145,11 +140,11 @@ def _refusal(message: str, costs: MixCosts, nearest: float | None) -> BudgetErro
     )
 
 
-def _said(costs: MixCosts, amount: float) -> str:
+def _said(costs: PlaneCosts, amount: float) -> str:
     return f"{amount:.6g} {UNITS[costs.kind]}"
 
 
-def _rung(limit: MixLimit) -> int:
+def _rung(limit: PlaneLimit) -> int:
     """The highest rung that ends at or below a budget."""
     low, _ = limit.costs.reach
     rung = math.ceil(math.log(limit.budget / low) / math.log(BAND)) + 1
@@ -165,7 +160,7 @@ def _end(low: float, rung: int) -> float:
 def _at(request: Request, rungs: Sequence[int]) -> Request:
     """The request with its budgets at the ends of rungs."""
     limits = tuple(
-        MixLimit(limit.costs, _end(limit.costs.reach[0], rung))
+        PlaneLimit(limit.costs, _end(limit.costs.reach[0], rung))
         for limit, rung in zip(request.limits, rungs, strict=True)
     )
     return Request(limits, request.device)

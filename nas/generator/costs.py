@@ -1,11 +1,12 @@
-"""Quantities of networks of unified blocks (``nas.constraints``), looked up by count vectors.
+"""Quantities of networks (``nas.constraints``), looked up by the outcomes of a decision plane.
 
-A layer of these spaces has 83 distinct blocks, so all that a network can have of a latency, of
-MACs or of parameters is a table, and its expectation a product with probabilities. Glossary:
+A layer has few distinct blocks (``nas.generator.planes``), so all that a network can have of a
+latency, of MACs or of parameters is a table, and its expectation a product with probabilities.
+Glossary:
 
-    P, L     sums of which the largest counts, layers
+    P, L, O  sums of which the largest counts, layers, outcomes of a layer
     base     what a network costs besides its layers, ``(P,)``
-    addends  what layer l adds as count vector c, ``(L, 83, P)``
+    addends  what layer l adds as outcome o, ``(L, O, P)``
 """
 
 from __future__ import annotations
@@ -19,12 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latbench.errors import MismatchError
 from nas.constraints import Count, Floats, Latency, Quantity
-from nas.generator.counts import count_probabilities
+from nas.generator.planes import plane_of
 from nas.priced import PricedSpace
-from nas.spaces import Choice, Layer, SearchSpace
-from nas.spaces.sgnas import COUNT_VECTORS, OP, MixLayer
+from nas.spaces import Layer, SearchSpace
 
 Ints = NDArray[np.int64]
 Kind = Literal["latency", "macs", "params"]
@@ -33,50 +32,46 @@ UNITS: dict[Kind, str] = {"latency": "ms", "macs": "M conv MACs", "params": "M p
 
 
 @dataclass(frozen=True)
-class MixCosts:
+class PlaneCosts:
     """One kind of cost of all networks of a space, in the units of ``UNITS``.
 
     Attributes:
         base: ``(P,)``.
-        addends: ``(L, 83, P)``.
+        addends: ``(L, O, P)``.
     """
 
     kind: Kind
     base: Floats
     addends: Floats
 
-    def of(self, counts: Ints) -> float:
-        """Cost of the network of these count vectors, ``(L,)`` places in ``COUNT_VECTORS``."""
-        chosen = self.addends[np.arange(len(counts)), counts]
+    def of(self, outcomes: Ints) -> float:
+        """Cost of the network of these outcomes, ``(L,)``."""
+        chosen = self.addends[np.arange(len(outcomes)), outcomes]
         return float((self.base + chosen.sum(axis=0)).max())
 
-    def expected(self, probabilities: Tensor) -> Tensor:
-        """Expected cost where every sub-block chooses independently.
+    def expected(self, mass: Tensor) -> Tensor:
+        """Expected cost from the probabilities of outcomes, layers being independent.
 
         The expectation of each sum is exact, and the largest of them is returned: the exact
         expectation where one sum is the largest for all networks in question, else a lower
         bound of it (Jensen).
 
         Args:
-            probabilities: Of choices, ``(..., L, B, 4)``.
+            mass: ``(..., L, O)``.
 
         Returns:
             ``(...)``, differentiable.
         """
-        return self.expected_by_counts(count_probabilities(probabilities))
-
-    def expected_by_counts(self, mass: Tensor) -> Tensor:
-        """Expected cost from the probabilities of count vectors, ``(..., L, 83)``."""
         addends = torch.from_numpy(self.addends).to(mass)
-        sums = torch.einsum("...lc,lcp->...p", mass, addends)
+        sums = torch.einsum("...lo,lop->...p", mass, addends)
         return (sums + torch.from_numpy(self.base).to(mass)).amax(-1)
 
     def cheapest(self) -> Ints:
-        """Count vectors of the network of least cost."""
+        """Outcomes of the network of least cost."""
         return self._extreme(1.0)
 
     def costliest(self) -> Ints:
-        """Count vectors of the network of greatest cost."""
+        """Outcomes of the network of greatest cost."""
         return self._extreme(-1.0)
 
     def _extreme(self, sign: float) -> Ints:
@@ -97,35 +92,30 @@ class MixCosts:
         return (amount - low) / (high - low)
 
 
-def latency_costs(priced: PricedSpace) -> MixCosts:
+def latency_costs(priced: PricedSpace) -> PlaneCosts:
     """Latencies of a space by its table, in ms.
 
     Raises:
-        MismatchError: The space has other blocks, or the table leaves one without a price.
+        MismatchError: The space has no decision plane, or the table leaves a block without a price.
     """
     return _tabulated("latency", Latency(priced), 1.0)
 
 
-def count_costs(space: SearchSpace, kind: Literal["macs", "params"]) -> MixCosts:
+def count_costs(space: SearchSpace, kind: Literal["macs", "params"]) -> PlaneCosts:
     """Convolutions' multiply-accumulates of a space, or its parameters, in millions.
 
     Raises:
-        MismatchError: The space has other blocks than unified ones.
+        MismatchError: The space has no decision plane.
     """
     return _tabulated(kind, Count(space, "conv_macs" if kind == "macs" else "params"), 1e6)
 
 
-def _tabulated(kind: Kind, quantity: Quantity, unit: float) -> MixCosts:
+def _tabulated(kind: Kind, quantity: Quantity, unit: float) -> PlaneCosts:
     """A quantity in multiples of a unit; equal layers are asked once."""
     known: dict[Layer, Floats] = {}
-    for layer in quantity.space.layers:
-        if not isinstance(layer, MixLayer):
-            raise MismatchError(
-                f"a generator answers for spaces of unified blocks, which {quantity.space.name} "
-                "is not: choose sgnas or sgnas-proxyless"
-            )
+    layers = quantity.space.layers
+    for layer, outcomes in zip(layers, plane_of(quantity.space).outcomes, strict=True):
         if layer not in known:
-            choices = (Choice(OP, kernels=counts) for counts in COUNT_VECTORS)
-            known[layer] = np.array([quantity.addend(layer, choice) for choice in choices])
-    addends = np.array([known[layer] for layer in quantity.space.layers])
-    return MixCosts(kind, quantity.base / unit, addends / unit)
+            known[layer] = np.array([quantity.addend(layer, choice) for choice in outcomes])
+    addends = np.array([known[layer] for layer in layers])
+    return PlaneCosts(kind, quantity.base / unit, addends / unit)

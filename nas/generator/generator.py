@@ -34,9 +34,9 @@ from latbench.errors import InvalidFileError, MismatchError, UnknownNameError, o
 from latbench.files import write_atomically
 from latbench.tables import LatencyTable, SpaceLabel
 from nas.generator.costs import Kind
-from nas.generator.counts import counts_of
 from nas.generator.network import GeneratorNetwork
-from nas.generator.repair import MixLimit
+from nas.generator.planes import PLANES, PlaneName
+from nas.generator.repair import PlaneLimit
 from nas.spaces.sgnas import CHOICES, SUB_BLOCKS
 
 Floats = NDArray[np.float64]
@@ -64,6 +64,7 @@ class GeneratorLabel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         kinds: Kinds of budget that it was trained on.
         devices: Of its latencies, in the order of their vectors.
         priors: Where each prior was looked for, as ``low``.
+        plane: What it decides, a name in ``nas.generator.planes.PLANES``.
     """
 
     format: Literal[1]
@@ -74,6 +75,7 @@ class GeneratorLabel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kinds: tuple[Kind, ...]
     devices: tuple[str, ...]
     priors: tuple[float, ...]
+    plane: PlaneName = "sub-blocks"  # all that files of before other planes can be of
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Request:
         device: Whose latency is limited, if one is.
     """
 
-    limits: tuple[MixLimit, ...]
+    limits: tuple[PlaneLimit, ...]
     device: str | None = None
 
     def __str__(self) -> str:
@@ -100,7 +102,7 @@ class Generator(nn.Module):
     Attributes:
         network: The published network.
         devices: Vectors of the devices, ``(D, DEVICE_FEATURES)``.
-        priors: ``(K, L, B * 4)``, one-hot.
+        priors: One-hot, ``(priors, L, G * C)``.
     """
 
     priors: Tensor
@@ -108,6 +110,8 @@ class Generator(nn.Module):
     def __init__(self, label: GeneratorLabel, priors: Tensor) -> None:
         super().__init__()
         self.label = label
+        self.decisions = PLANES[label.plane].decisions
+        self.choices = priors.shape[-1] // self.decisions
         conditioned = label.form == "conditioned"
         maps = 2 * len(KINDS) + DEVICE_FEATURES if conditioned else PUBLISHED_MAPS
         self.network = GeneratorNetwork(maps)
@@ -115,7 +119,7 @@ class Generator(nn.Module):
         self.register_buffer("priors", priors.to(torch.float32))
 
     def forward(self, requests: Sequence[Request]) -> Tensor:
-        """Logits of all requests in one pass, ``(N, L, B, 4)``.
+        """Logits of all requests in one pass, ``(N, L, G, C)``; see ``nas.generator.planes``.
 
         Raises:
             MismatchError: A request of a kind that the generator was not trained on.
@@ -126,22 +130,24 @@ class Generator(nn.Module):
                 self.require(limit.costs.kind)
         conditions = torch.stack([self._condition(request) for request in requests])
         logits: Tensor = self.network(conditions, self.priors, self.nearest_priors(requests))
-        return logits
+        return logits.reshape(*logits.shape[:2], self.decisions, self.choices)
 
     def nearest_priors(self, requests: Sequence[Request]) -> Tensor:
         """Which prior the network is given for each request: ``(N,)``."""
         if self.label.form == "published":
-            known = np.array(self.label.priors)
-            off = [[known - limit.budget for limit in request.limits] for request in requests]
+            places = np.array(self.label.priors)
+            off = [[places - limit.budget for limit in request.limits] for request in requests]
         else:
-            counts = [counts_of(prior) for prior in self.prior_choices().numpy()]
-            off = [[_beyond(limit, counts) for limit in request.limits] for request in requests]
+            outcomes_of = PLANES[self.label.plane].outcomes_of
+            known = [outcomes_of(prior) for prior in self.prior_choices().numpy()]
+            off = [[_beyond(limit, known) for limit in request.limits] for request in requests]
         # of several budgets the one that a prior exceeds most, as in training
         return torch.tensor([int(np.abs(np.max(each, axis=0)).argmin()) for each in off])
 
     def prior_choices(self) -> Tensor:
-        """What the priors choose for every sub-block: ``(K, L, B)``."""
-        return self.priors.reshape(*self.priors.shape[:2], SUB_BLOCKS, CHOICES).argmax(-1)
+        """Choices of the priors, ``(priors, L, G)``."""
+        shape = (*self.priors.shape[:2], self.decisions, self.choices)
+        return self.priors.reshape(shape).argmax(-1)
 
     def require(self, kind: Kind) -> None:
         """Refuse a kind of budget that the generator does not understand.
@@ -197,10 +203,10 @@ class Generator(nn.Module):
         return wider
 
 
-def _beyond(limit: MixLimit, counts: Sequence[Ints]) -> Floats:
+def _beyond(limit: PlaneLimit, networks: Sequence[Ints]) -> Floats:
     """How far costs of networks are above a budget, in parts of the reach."""
     costs = limit.costs
-    return np.array([costs.place(costs.of(row)) for row in counts]) - costs.place(limit.budget)
+    return np.array([costs.place(costs.of(row)) for row in networks]) - costs.place(limit.budget)
 
 
 def device_of(table: LatencyTable) -> str:
@@ -240,13 +246,13 @@ def load_generator(path: Path) -> Generator:
     if not isinstance(text, str):
         raise InvalidFileError(
             f"{path} is no generator: make one with `latbench generator import` or "
-            "`latbench search sgnas --searcher sgnas`"
+            "`latbench search SPACE --searcher sgnas`"
         )
     try:
         label = msgspec.json.decode(text, type=GeneratorLabel)
         tensors = load_tensors(raw)
         priors = tensors["priors"]
-        if priors.ndim != 3 or priors.shape[::2] != (len(label.priors), SUB_BLOCKS * CHOICES):
+        if priors.ndim != 3 or len(priors) != len(label.priors) or not _fits(label.plane, priors):
             raise RuntimeError(f"its priors have the shape {tuple(priors.shape)}")
         generator = Generator(label, priors)
         generator.load_state_dict(tensors)
@@ -258,6 +264,12 @@ def load_generator(path: Path) -> Generator:
         reason = " ".join(str(error).split())[:200]
         raise InvalidFileError(f"{path} is a damaged generator: {reason}") from error
     return generator.eval()
+
+
+def _fits(plane: PlaneName, priors: Tensor) -> bool:
+    """Whether priors have the width of a plane."""
+    width = priors.shape[-1]
+    return width == SUB_BLOCKS * CHOICES if plane == "sub-blocks" else width > 0
 
 
 def _metadata(raw: bytes) -> Mapping[str, Any]:

@@ -2,13 +2,13 @@
 
 A small convolutional network over the plane of all decisions. Glossary, for N budgets:
 
-    L, B, 4   layers, sub-blocks a layer, choices a sub-block (kernels 3, 5, 7, skip), which is
-              the order of the last axis of logits
-    prior     a known architecture near the budget, one-hot, ``(N, L, B * 4)``
-    condition what is asked for, ``(N, C)``, spread over the plane as C constant maps
+    L, W      layers, width of the plane: choices of all decisions of a layer, side by side
+    prior     a known architecture near the budget, one-hot, ``(N, L, W)``
+    condition what is asked for, ``(N, K)``, spread over the plane as K constant maps
 
 The published network is conditioned by one number, repeated in ten maps; here a condition may
-be any vector, so that the same network also answers for several devices and kinds of budget.
+be any vector, so that the same network also answers for several devices and kinds of budget. What
+the plane stands for is no concern of the network (``nas.generator.planes``).
 """
 
 from __future__ import annotations
@@ -20,10 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.spaces.sgnas import CHOICES, SKIP
-
 WIDTH = 32  # channels of all maps inside the network
-_NO_CHANCE = -1e4  # logit of what cannot be chosen: its probability is 0 in float32
 
 
 class GeneratorNetwork(nn.Module):
@@ -36,7 +33,7 @@ class GeneratorNetwork(nn.Module):
     differ by 2 with this one.
 
     Args:
-        conditions: Length C of a condition.
+        conditions: Length K of a condition.
     """
 
     def __init__(self, conditions: int) -> None:
@@ -56,21 +53,20 @@ class GeneratorNetwork(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, conditions: Tensor, priors: Tensor, which: Tensor) -> Tensor:
-        """Logits ``(N, L, B, 4)``.
+        """Logits ``(N, L, W)``.
 
         Args:
-            conditions: ``(N, C)``.
-            priors: The distinct priors, ``(K, L, B * 4)``.
+            conditions: ``(N, K)``.
+            priors: The distinct priors, ``(priors, L, W)``.
             which: Index of each budget's prior, ``(N,)``.
         """
-        layers, plane = priors.shape[1:]
-        known = self.bb_head(_channels_last(priors[:, None]))  # (K, WIDTH, L, B * 4)
-        planes = self._asked(conditions, layers, plane) + known[which]
+        known = self.bb_head(_channels_last(priors[:, None]))  # (priors, WIDTH, L, W)
+        planes = self._asked(conditions, *priors.shape[1:]) + known[which]
         logits = self.tail(self.body(self.head(planes)) + planes)
-        return cast(Tensor, logits).reshape(len(conditions), layers, plane // CHOICES, CHOICES)
+        return cast(Tensor, logits)[:, 0]
 
     def _asked(self, conditions: Tensor, layers: int, plane: int) -> Tensor:
-        """``hc_head`` of constant maps, ``(N, WIDTH, L, B * 4)``.
+        """``hc_head`` of constant maps, ``(N, WIDTH, L, W)``.
 
         Behind n convolutions a constant map differs from a constant only within n of its border,
         and there only by the distance to it. So the head works on the border alone, a tenth of
@@ -82,18 +78,6 @@ class GeneratorNetwork(nn.Module):
         maps = maps.expand(-1, -1, int(rows.max()) + 1, int(columns.max()) + 1)
         found = self.hc_head(_channels_last(maps))
         return cast(Tensor, found[:, :, rows[:, None], columns])
-
-
-def without_empty_layers(logits: Tensor) -> Tensor:
-    """Logits in which a layer's first sub-block is never skipped, ``(..., B, 4)``."""
-    barred = torch.zeros(logits.shape[-2:], dtype=torch.bool, device=logits.device)
-    barred[0, SKIP] = True
-    return logits.masked_fill(barred, _NO_CHANCE)
-
-
-def decode(logits: Tensor) -> Tensor:
-    """The most probable choice of every sub-block: ``(..., B, 4)`` to int64 ``(..., B)``."""
-    return without_empty_layers(logits).argmax(-1)
 
 
 class _ConvReLU(nn.Module):

@@ -8,9 +8,10 @@ from typing import Literal
 
 from latbench.errors import InvalidFileError, InvalidValueError, MismatchError
 from latbench.tables import LatencyTable
-from nas.generator.costs import Kind, MixCosts, count_costs, latency_costs
+from nas.generator.costs import Kind, PlaneCosts, count_costs, latency_costs
 from nas.generator.generator import KINDS, Generator, Request, device_of
-from nas.generator.repair import MixLimit
+from nas.generator.planes import plane_of
+from nas.generator.repair import PlaneLimit
 from nas.priced import PricedSpace, labelled_space
 from nas.spaces import SearchSpace, Variant, make_space
 
@@ -25,7 +26,7 @@ def answering_space(
     """The space of the answers: the generator's, in the variant asked for.
 
     Args:
-        generator: It decides on kernels, which every variant has.
+        generator: It decides on blocks, whatever their variant.
         table: Prices one variant; without any wish the answers are of that one.
         se: Squeeze-excite in every block.
         activation: Of every block; the generator's own where None.
@@ -47,12 +48,18 @@ def answering_space(
     else:
         variant = Variant(se or own.se, activation or own.activation)
         space = make_space(own.name, own.input_size, own.classes, variant)
-    layers = generator.priors.shape[1]
-    if layers != len(space.layers):
+    plane = plane_of(space)
+    ours = (generator.label.plane, generator.priors.shape[1], generator.choices)
+    shape = (plane.name, len(space.layers), plane.choices)
+    if ours != shape:
         raise InvalidFileError(
-            f"the generator is damaged: it is of {layers} layers, and {own} has {len(space.layers)}"
+            f"the generator is damaged: it decides {_shape(*ours)}, and {own} has {_shape(*shape)}"
         )
     return space
+
+
+def _shape(plane: str, layers: int, choices: int) -> str:
+    return f"{layers} layers of {plane} with {choices} choices"
 
 
 def require_table(generator: Generator, table: LatencyTable) -> None:
@@ -103,12 +110,12 @@ def requests_for(
     costs = [_costs(kind, space, table) for kind in given]
     device = device_of(table) if "latency" in given and table is not None else None
     return [
-        Request(tuple(MixLimit(*pair) for pair in zip(costs, row, strict=True)), device)
+        Request(tuple(PlaneLimit(*pair) for pair in zip(costs, row, strict=True)), device)
         for row in zip(*given.values(), strict=True)
     ]
 
 
-def _costs(kind: Kind, space: SearchSpace, table: LatencyTable | None) -> MixCosts:
+def _costs(kind: Kind, space: SearchSpace, table: LatencyTable | None) -> PlaneCosts:
     if kind != "latency":
         return count_costs(space, kind)
     if table is None:

@@ -1,7 +1,8 @@
 """The budgets that an architecture generator is trained on.
 
 An epoch asks for latencies on every device, for MACs, for parameters, and for a latency together
-with MACs, each spread evenly over the trained range with some jitter, in random order.
+with MACs, each spread evenly over the trained range with some jitter, in random order. Without a
+device it asks for MACs, for parameters, and for both together.
 """
 
 from __future__ import annotations
@@ -14,10 +15,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas.generator import MixCosts, MixLimit, Request
-from nas.generator.costs import count_costs, latency_costs
-from nas.generator.generator import device_of
+from nas.generator import (
+    DecisionPlane,
+    PlaneCosts,
+    PlaneLimit,
+    Request,
+    count_costs,
+    device_of,
+    latency_costs,
+    plane_of,
+)
 from nas.priced import PricedSpace
+from nas.spaces import SearchSpace
 
 Ints = NDArray[np.int64]
 
@@ -31,23 +40,31 @@ class Budgets:
     """Every kind of cost that is limited, and the range of limits.
 
     Attributes:
+        plane: Decisions of the space.
         latencies: By device.
         counts: MACs and parameters.
         low: Lower end of the range, a fraction of what the space reaches.
         high: Its upper end.
     """
 
-    latencies: dict[str, MixCosts]
-    counts: tuple[MixCosts, ...]
+    plane: DecisionPlane
+    latencies: dict[str, PlaneCosts]
+    counts: tuple[PlaneCosts, ...]
     low: float
     high: float
 
     @classmethod
-    def of(cls, priced: Sequence[PricedSpace], *, low: float, high: float) -> Budgets:
-        """Latencies on the devices of tables, MACs and parameters."""
-        space = priced[0].space
+    def of(
+        cls, space: SearchSpace, devices: Sequence[PricedSpace], *, low: float, high: float
+    ) -> Budgets:
+        """Latencies on the devices of tables, if there are any, MACs and parameters.
+
+        Raises:
+            MismatchError: The space has no decision plane, or a table lacks a price.
+        """
         return cls(
-            {device_of(each.table): latency_costs(each) for each in priced},
+            plane_of(space),
+            {device_of(each.table): latency_costs(each) for each in devices},
             (count_costs(space, "macs"), count_costs(space, "params")),
             low,
             high,
@@ -55,22 +72,31 @@ class Budgets:
 
     def only(self, device: str) -> Budgets:
         """Latencies of one device and nothing else."""
-        return Budgets({device: self.latencies[device]}, (), self.low, self.high)
+        latencies = {device: self.latencies[device]}
+        return Budgets(self.plane, latencies, (), self.low, self.high)
 
-    def limit(self, costs: MixCosts, place: float) -> MixLimit:
+    def limit(self, costs: PlaneCosts, place: float) -> PlaneLimit:
         """The budget at a fraction of the reach."""
         low, high = costs.reach
-        return MixLimit(costs, low + place * (high - low))
+        return PlaneLimit(costs, low * (1 - place) + high * place)  # the ends exactly
 
-    def place(self, counts: Ints) -> float:
-        """Where the network of these count vectors lies in the reach, its mean over all costs."""
+    def place(self, outcomes: Ints) -> float:
+        """Where the network of these outcomes lies in the reach, its mean over all costs."""
         every = (*self.latencies.values(), *self.counts)
-        return sum(costs.place(costs.of(counts)) for costs in every) / len(every)
+        return sum(costs.place(costs.of(outcomes)) for costs in every) / len(every)
+
+    def selected(self, count: int) -> list[Request]:
+        """Requests spread evenly over the trained range, of every device in turn.
+
+        Of MACs and of parameters in turn where there is no device.
+        """
+        rows = self.grid(count)[: len(self.latencies) or len(self.counts)]
+        return [rows[i % len(rows)][i] for i in range(count)]
 
     def grid(self, count: int) -> list[list[Request]]:
         """Requests spread evenly over the trained range, a row for every single kind of cost."""
         places = torch.linspace(self.low, self.high, count).tolist()
-        kinds: list[tuple[MixCosts, str | None]]
+        kinds: list[tuple[PlaneCosts, str | None]]
         kinds = [(costs, device) for device, costs in self.latencies.items()]
         kinds += [(costs, None) for costs in self.counts]
         return [
@@ -88,14 +114,17 @@ class Budgets:
         """
         step = (self.high - self.low) / max(1, count - 1)
         devices = list(self.latencies)
-        kinds: list[tuple[MixCosts, ...]] = [(self.latencies[d],) for d in devices]
+        kinds: list[tuple[PlaneCosts, ...]] = [(self.latencies[d],) for d in devices]
         names: list[str | None] = list(devices)
         for costs in self.counts:
             kinds.append((costs,))
             names.append(None)
-        if self.counts:
+        if devices and self.counts:
             kinds.append((self.latencies[devices[0]], self.counts[0]))
             names.append(devices[0])
+        elif self.counts:
+            kinds.append(self.counts)
+            names.append(None)
         while True:
             order = torch.randperm(len(kinds) * count, generator=rng)
             for number in order.tolist():
@@ -114,13 +143,14 @@ class Budgets:
 
         Args:
             request: The budgets.
-            probabilities: Of choices, ``(L, B, 4)``.
+            probabilities: Of choices, ``(L, G, C)``.
         """
+        mass = self.plane.probabilities(probabilities)
         over = []
         for limit in request.limits:
             low, high = limit.costs.reach
             span = (self.high - self.low) * (high - low)
-            expected = limit.costs.expected(probabilities)
+            expected = limit.costs.expected(mass)
             over.append((expected - limit.budget) / span * RANGE)
         return torch.stack(over).amax()
 

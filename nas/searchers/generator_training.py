@@ -1,6 +1,6 @@
-"""Training an architecture generator by a frozen supernet: of SGNAS, the second half.
+"""Training an architecture generator by a frozen supernet: the second half of SGNAS.
 
-The generator is told a budget, its choices are relaxed by Gumbel softmax, and it learns from the
+The generator gets a budget, its choices are relaxed by Gumbel softmax, and it learns from the
 supernet's loss on images that the supernet was not trained on, and from how far the expected cost
 is from the budget. Of all epochs, and of the imitation before them, the generator is kept whose
 answers, brought under their budgets, are the most accurate on images that neither training has
@@ -16,13 +16,12 @@ Choices where this differs from the published code, or where that knows MACs onl
 * The hardware loss is the published one, ``3e-4 (f - t)^2``, times 1.2 above the budget and 0
   within 0.1 of it. Its unit is a million MACs, of which the published range has 180; here every
   kind of budget on every device has its trained range counted as 180.
-* f is the exact expectation over count vectors (``nas.generator.counts``), never a sum over
-  sub-blocks. It is of the generator's own probabilities, the mean of all networks that may be
-  drawn, where a draw's would be noisy. Of two budgets the one that is exceeded most counts.
+* f is the exact expectation over outcomes (``nas.generator.planes``), never a sum over sub-blocks.
+  It is of the generator's own probabilities, the mean of all networks that may be drawn, where a
+  draw's would be noisy. Of two budgets the one that is exceeded most counts.
 * Budgets are 0.05 to 0.95 of what the space reaches on a device, not a part of it.
 * Priors are found for the supernet at hand (``nas.searchers.priors``); there are five.
-* Before the first epoch the generator may learn to say its priors (``imitation_steps``): it does so
-  first in any case, and from images that takes hundreds of steps through the supernet.
+* Before the first epoch the generator may learn to say its priors (``imitation_steps``).
 * The supernet is in evaluation mode and without gradients to its weights.
 """
 
@@ -39,19 +38,16 @@ import torch.nn.functional as F
 from scipy.stats import kendalltau
 from torch import Tensor
 
-from nas.data.images import generator
+from nas.data.images import ImageData, generator
 from nas.evaluators.base import Evaluator
 from nas.evaluators.journal import Journaled
-from nas.evaluators.unified import Judge
-from nas.generator import Generator, GeneratorLabel, Request, answers
-from nas.generator.counts import counts_of
-from nas.generator.network import decode, without_empty_layers
+from nas.evaluators.relaxed import RelaxedJudge
+from nas.generator import Generator, GeneratorLabel, Kind, Request, answers
 from nas.priced import space_label
 from nas.recipes import Count, Fraction, Positive
 from nas.searchers.budgets import Budgets
 from nas.searchers.priors import find_priors
 from nas.spaces import SearchSpace
-from nas.spaces.sgnas import CHOICES, SUB_BLOCKS
 from nas.training.epochs import (
     Progress,
     Report,
@@ -82,6 +78,8 @@ class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
         tau_end: In the last epoch; 5 x 0.95 ** 49 in the published code.
         low: Lower end of the budgets, a fraction of what the space reaches.
         high: Their upper end.
+        strategy: Which paths train a supernet of separate operations, a name in ``STRATEGIES``.
+            A unified supernet has fair paths of its own.
         budgets: Of each kind, spread over the range; published are 270 to 450 by 5.
         jitter: Largest distance from these, in steps; published is 0.5 of 5.
         hardware_weight: Of the squared distance from the budget.
@@ -94,6 +92,7 @@ class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
         selected_on: Answers that are judged after an epoch.
     """
 
+    strategy: str = "uniform"
     generator_epochs: Count = 50
     generator_lr: Positive = 1e-3
     generator_betas: tuple[float, float] = (0.5, 0.999)
@@ -111,11 +110,12 @@ class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
     imitation_steps: Annotated[int, msgspec.Meta(ge=0)] = 0
     selected_on: Count = 5
 
-    @property
-    def supernet_share(self) -> float:
+    def supernet_share(self, data: ImageData) -> float:
         """Part of the images shown that is shown to the supernet."""
-        seen = self.epochs * (1 - self.held_out)
-        return seen / (seen + self.generator_epochs * self.held_out * (1 - self.selection))
+        count = len(data.train)
+        rest = count * self.held_out if self.held_out_from == "train" else len(data.test)
+        seen = self.epochs * (count - rest if self.held_out_from == "train" else count)
+        return seen / (seen + self.generator_epochs * rest * (1 - self.selection))
 
     def tau(self, epoch: int) -> float:
         """Temperature of an epoch."""
@@ -150,7 +150,7 @@ class GeneratorTraining(Resumable):
 
     def __init__(
         self,
-        judge: Judge,
+        judge: RelaxedJudge,
         space: SearchSpace,
         budgets: Budgets,
         recipe: SGNASRecipe,
@@ -159,6 +159,7 @@ class GeneratorTraining(Resumable):
         generator: Generator | None = None,
     ) -> None:
         self.judge, self.space, self.budgets = judge, space, budgets
+        self.plane = budgets.plane
         self.recipe, self.seed = recipe, seed
         self.adapting = generator is not None
         self.generator = generator or self._new_generator()
@@ -209,7 +210,7 @@ class GeneratorTraining(Resumable):
         requests = self.budgets.epoch(recipe.budgets, recipe.jitter, drawn)
         for number in range(recipe.imitation_steps):
             asked = [next(requests) for _ in range(_IMITATED)]
-            logits = without_empty_layers(self.generator(asked))
+            logits = self.plane.masked(self.generator(asked))
             wanted = said[self.generator.nearest_priors(asked)]
             excess = [
                 self.budgets.excess(request, each)
@@ -252,10 +253,10 @@ class GeneratorTraining(Resumable):
         self, x: Tensor, labels: Tensor, request: Request, noise: torch.Generator, tau: float
     ) -> tuple[float, float]:
         """One update for one budget; return the images' loss and the excess of expected cost."""
-        logits = without_empty_layers(self.generator([request])[0])
+        logits = self.plane.masked(self.generator([request])[0])
         drawn = logits.log_softmax(-1) + gumbel_noise(logits.shape, noise)
         probabilities = (drawn / tau).softmax(-1)
-        loss = self.judge.criterion(self.judge.supernet(x, probabilities), labels)
+        loss = self.judge.criterion(self.judge.outputs(x, probabilities), labels)
         excess = self.budgets.excess(request, logits.softmax(-1))
         self.adam.zero_grad(set_to_none=True)
         (loss + self.recipe.hardware_loss(excess)).backward()
@@ -278,12 +279,11 @@ class GeneratorTraining(Resumable):
         for row in rows:
             costs = row[0].limits[0].costs
             asked = [request.limits[0].budget for request in row]
-            said = [costs.of(counts_of(choices)) for choices in self._decoded(row)]
+            said = [costs.of(self.plane.outcomes_of(each)) for each in self._decoded(row)]
             taus.append(float(kendalltau(asked, said).statistic))
             errors += [abs(s / a - 1) for s, a in zip(said, asked, strict=True)]
-        judged = self.budgets.grid(self.recipe.selected_on)
-        picked = [judged[i % len(self.budgets.latencies)][i] for i in range(len(judged[0]))]
-        made = answers(self.generator, self.space, picked)
+        requests = self.budgets.selected(self.recipe.selected_on)
+        made = answers(self.generator, self.space, requests)
         score = sum(self.judge.score(a.architecture) for a in made) / len(made)
         if score >= self.best_score:
             self.best_score, self.best = score, self._copy()
@@ -296,10 +296,12 @@ class GeneratorTraining(Resumable):
 
     @torch.no_grad()
     def _decoded(self, requests: Sequence[Request]) -> Any:
-        return decode(self.generator(requests)).numpy()
+        return self.plane.decode(self.generator(requests)).numpy()
 
     def _new_generator(self) -> Generator:
-        recipe, layers = self.recipe, len(self.space.layers)
+        recipe, plane = self.recipe, self.plane
+        counted = tuple(costs.kind for costs in self.budgets.counts)
+        kinds: tuple[Kind, ...] = ("latency", *counted) if self.budgets.latencies else counted
         places = np.linspace(recipe.low, recipe.high, recipe.priors + 2)[1:-1].tolist()
         label = GeneratorLabel(
             format=1,
@@ -307,21 +309,23 @@ class GeneratorTraining(Resumable):
             space=space_label(self.space),
             low=recipe.low,
             high=recipe.high,
-            kinds=("latency", *(costs.kind for costs in self.budgets.counts)),
+            kinds=kinds,
             devices=tuple(self.budgets.latencies),
             priors=tuple(places),
+            plane=self.plane.name,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return Generator(label, torch.zeros(len(places), layers, SUB_BLOCKS * CHOICES))
+            width = plane.decisions * plane.choices
+            return Generator(label, torch.zeros(len(places), len(self.space.layers), width))
 
     def _find_priors(self, folder: RunFolder | None, progress: Progress) -> Tensor:
-        """One-hot ``(K, L, B * 4)``; what was judged for them is kept in the folder."""
+        """Priors, one-hot ``(priors, L, G * C)``; the folder keeps what was judged for them."""
         judge: Evaluator = self.judge
         if folder is not None:
             judge = Journaled(judge, folder.path / _PRIORS_FILE)
         found = find_priors(
-            self.space,
+            self.plane,
             self.generator.label.priors,
             self.budgets.place,
             judge,
@@ -329,7 +333,7 @@ class GeneratorTraining(Resumable):
             rng=np.random.default_rng([self.seed, _STREAM]),
             progress=progress,
         )
-        return F.one_hot(torch.tensor(found), CHOICES).flatten(2).float()
+        return self.plane.one_hot(torch.from_numpy(np.array(found)))
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self.generator.state_dict().items()}

@@ -1,9 +1,10 @@
 """SGNAS: one generator that answers any budget (Huang & Chu, CVPR 2021), for several devices.
 
-First the unified supernet is trained (``nas.training.unified``), then, with its weights frozen, the
-generator (``nas.searchers.generator_training``), which is told a budget and says an architecture.
-What it says is brought under the budget exactly (``nas.generator.answers``). A new device joins by
-learning its vector alone (``adapt``).
+First the supernet is trained: the unified one (``nas.training.unified``), or the one of a space of
+separate operations (``nas.training.supernet``; the generator of OSNASLib, Table 4). Then, with its
+weights frozen, the generator is trained (``nas.searchers.generator_training``), which gets a budget
+and gives an architecture. That is brought under the budget exactly (``nas.generator.answers``). A
+new device joins by learning its vector alone (``adapt``).
 """
 
 from __future__ import annotations
@@ -15,19 +16,23 @@ from typing import Any, ClassVar
 import msgspec
 
 from latbench.cost import Cost, block_cost
-from latbench.errors import InvalidFileError
+from latbench.errors import InvalidFileError, InvalidValueError
 from latbench.files import write_atomically
 from nas.coding import CodedSpace
 from nas.constraints import Constraint, Limit, latency_limits
 from nas.data.images import ImageData
+from nas.evaluators.operations import trained_operations
+from nas.evaluators.relaxed import RelaxedJudge
 from nas.evaluators.unified import trained_judge
 from nas.generator import (
+    DecisionPlane,
     Generator,
-    MixLimit,
+    PlaneLimit,
     Request,
     answers,
-    least_counts,
+    least_outcomes,
     load_generator,
+    plane_of,
     require_table,
     save_generator,
 )
@@ -46,9 +51,11 @@ from nas.searchers.base import (
 )
 from nas.searchers.budgets import Budgets
 from nas.searchers.generator_training import GeneratorTraining, SGNASRecipe
+from nas.spaces import SearchSpace
 from nas.spaces.architecture import read_architecture
 from nas.training.epochs import Progress
 from nas.training.run_folder import RunFolder, read_config
+from nas.training.strategies import STRATEGIES, DifferentiableStrategy
 
 
 class SGNASSearcher(Searcher):
@@ -67,8 +74,12 @@ class SGNASSearcher(Searcher):
         super().__init__(priced, settings)
         self.recipe = recipe_of(settings, SGNASRecipe)
         self.budgets = Budgets.of(
-            (priced, *settings.others), low=self.recipe.low, high=self.recipe.high
+            priced.space,
+            (priced, *settings.others),
+            low=self.recipe.low,
+            high=self.recipe.high,
         )
+        check_strategy(self.budgets.plane, self.recipe)
 
     def check_targets(self, targets_ms: Sequence[float]) -> None:
         super().check_targets(targets_ms)
@@ -77,7 +88,7 @@ class SGNASSearcher(Searcher):
                 latency = latency_limits([self.priced], target_ms)
                 CodedSpace(Constraint((*latency.limits, *self.settings.limits)))
         for request in self.requests(targets_ms):
-            least_counts(request)
+            least_outcomes(request)
 
     def requests(self, targets_ms: Sequence[float]) -> list[Request]:
         """What the generator is asked: each target with all limits, or the limits if any."""
@@ -86,15 +97,15 @@ class SGNASSearcher(Searcher):
         if not targets_ms:
             return [Request(counts)] if counts else []
         latency = self.budgets.latencies[device]
-        return [Request((MixLimit(latency, ms), *counts), device) for ms in targets_ms]
+        return [Request((PlaneLimit(latency, ms), *counts), device) for ms in targets_ms]
 
-    def _counted(self, limit: Limit) -> MixLimit:
+    def _counted(self, limit: Limit) -> PlaneLimit:
         """A limit as generators count: of convolutions' MACs, and not above all that there is."""
         costs = next(c for c in self.budgets.counts if c.kind == limit.quantity.kind)
         budget, space = limit.budget, self.priced.space
         if costs.kind == "macs":  # linear layers are in the tail, the same of all architectures
             budget -= sum((block_cost(spec) for spec in space.tail), Cost()).linear_macs
-        return MixLimit(costs, min(budget / 1e6, costs.reach[1]))
+        return PlaneLimit(costs, min(budget / 1e6, costs.reach[1]))
 
     def _search(
         self,
@@ -104,8 +115,8 @@ class SGNASSearcher(Searcher):
         progress: Progress,
     ) -> list[SearchResult]:
         recipe, seed, space = self.recipe, self.settings.seed, self.priced.space
-        share = recipe.supernet_share
-        judge = trained_judge(
+        share = recipe.supernet_share(data)
+        judge = judge_of(
             folder,
             space,
             data,
@@ -131,6 +142,42 @@ class SGNASSearcher(Searcher):
                 metrics.log(phase_of(target_ms), recipe.epochs, values)
                 results.append(SearchResult(target_ms, latency_ms, score, read_architecture(file)))
         return results
+
+
+def check_strategy(plane: DecisionPlane, recipe: SGNASRecipe) -> None:
+    """Refuse a strategy that does not draw paths of the space's supernet.
+
+    Raises:
+        UnknownNameError: There is no such strategy.
+        InvalidValueError: It trains choices of its own, which a generator does instead.
+    """
+    made = STRATEGIES[recipe.strategy]
+    if plane.name == "operations" and isinstance(made(plane.space), DifferentiableStrategy):
+        raise InvalidValueError(
+            f"the strategy {recipe.strategy} trains choices itself: choose one that draws paths, "
+            "such as uniform or fair"
+        )
+
+
+def judge_of(
+    folder: RunFolder,
+    space: SearchSpace,
+    data: ImageData,
+    recipe: SGNASRecipe,
+    *,
+    seed: int,
+    progress: Progress = lambda fraction, words: None,
+) -> RelaxedJudge:
+    """The supernet of a run, trained to its end or read from its folder, as a judge.
+
+    Raises:
+        MismatchError: No generator is made for the space.
+    """
+    if plane_of(space).name == "sub-blocks":
+        return trained_judge(folder, space, data, recipe, seed=seed, progress=progress)
+    return trained_operations(
+        folder, space, data, recipe, strategy=recipe.strategy, seed=seed, progress=progress
+    )
 
 
 def read_run(run: Path) -> tuple[dict[str, Any], SGNASRecipe]:
@@ -181,9 +228,9 @@ def adapt(
     require_table(known, priced.table)
     space = priced.space
     device = device_of(priced.table)
-    budgets = Budgets.of([priced], low=recipe.low, high=recipe.high).only(device)
+    budgets = Budgets.of(space, [priced], low=recipe.low, high=recipe.high).only(device)
     training = GeneratorTraining(
-        trained_judge(folder, space, data, recipe, seed=seed),
+        judge_of(folder, space, data, recipe, seed=seed),
         space,
         budgets,
         recipe,

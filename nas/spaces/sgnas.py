@@ -149,6 +149,19 @@ def of_kernels(space: SearchSpace, kernels: Iterable[tuple[int, ...]]) -> Archit
     )
 
 
+def path_of(architecture: Architecture) -> list[list[int]]:
+    """The path of an architecture: its kernels fill the first sub-blocks, the others are skipped.
+
+    An architecture does not say which sub-blocks it skips; all are trained alike.
+    """
+    rows = []
+    for choice in architecture.choices:
+        kernels = choice.kernels or ()
+        active = [KERNELS.index(kernel) for kernel in kernels]
+        rows.append(active + [SKIP] * (SUB_BLOCKS - len(active)))
+    return rows
+
+
 def random_network(space: SearchSpace, rng: np.random.Generator) -> Architecture:
     """A random network, with leanings of its own to narrow or wide layers and to large kernels.
 

@@ -44,8 +44,8 @@ from torch import Tensor, nn
 from latbench.blocks.graph import NORM_EPSILON
 from latbench.errors import InvalidValueError
 from latbench.render.torch import NetworkModule, render_torch
-from nas.spaces import PLAIN, Architecture, SearchSpace
-from nas.spaces.sgnas import KERNELS, SKIP, SUB_BLOCKS, MixLayer, architecture_of
+from nas.spaces import PLAIN, SearchSpace
+from nas.spaces.sgnas import KERNELS, SKIP, SUB_BLOCKS, MixLayer, architecture_of, path_of
 from nas.supernet.candidates import initialise, modules_of
 from nas.supernet.depthwise import depthwise, reaching
 from nas.supernet.fused import MOMENTUM, expand_depthwise, frozen_mix, moments, norm_project, relu6
@@ -55,18 +55,7 @@ THRESHOLD = 0.01  # choices of at most this probability are not computed, as pub
 Path = Sequence[Sequence[int]]
 """A choice for every sub-block: ``(layers, 6)``."""
 
-
-def path_of(architecture: Architecture) -> list[list[int]]:
-    """The path of an architecture: its kernels fill the first sub-blocks, the others are skipped.
-
-    An architecture does not say which sub-blocks it skips; all are trained alike.
-    """
-    rows = []
-    for choice in architecture.choices:
-        kernels = choice.kernels or ()
-        active = [KERNELS.index(kernel) for kernel in kernels]
-        rows.append(active + [SKIP] * (SUB_BLOCKS - len(active)))
-    return rows
+__all__ = ["Path", "UnifiedBlock", "UnifiedSupernet", "path_of"]
 
 
 class UnifiedSupernet(nn.Module):

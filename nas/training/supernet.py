@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from nas.data.images import ImageData, generator
+from nas.data.images import ImageData, Source, generator
 from nas.recipes import Count, NotNegative, Positive
 from nas.supernet.supernet import Supernet
 from nas.supernet.unified import UnifiedSupernet
@@ -74,6 +74,7 @@ def train_supernet(
     seed: int = 0,
     criterion: nn.Module | None = None,
     objective: Objective = lambda loss, relaxed: loss,
+    parts: tuple[Source, Source] | None = None,
     workers: Workers = ALONE,
     progress: Progress = lambda fraction, words: None,
 ) -> None:
@@ -93,6 +94,8 @@ def train_supernet(
         criterion: Logits and labels to a scalar; its parameters are trained with the weights.
             Cross entropy if None.
         objective: What architecture steps lower.
+        parts: Images that train the weights, and those of architecture steps. If None, the
+            training images are divided by the recipe.
         workers: The processes that train together.
         progress: Told the fraction done, and what is going on.
     """
@@ -100,7 +103,7 @@ def train_supernet(
         supernet, strategy, criterion or nn.CrossEntropyLoss(), recipe, relaxation=relaxation
     )
     resume(state, folder, phase)
-    train, held_out = data.held_out(recipe.held_out, seed=seed)
+    train, held_out = parts or data.held_out(recipe.held_out, seed=seed)
     images = TrainingImages(
         data, train, recipe.batch_size, recipe.shift, workers, per_class=recipe.per_class
     )

@@ -44,7 +44,6 @@ from nas.training.run_folder import RunFolder
 from nas.training.strategies.unified import FairPaths
 
 _PHASE = "supernet"
-_TEST_BATCH = 256
 _SELECTION_STREAM = 1  # keeps the order of the second division apart from the first
 
 
@@ -218,12 +217,9 @@ def answer(
     parts: Parts,
     recipe: UnifiedRecipe,
 ) -> nn.Module:
-    """The network of a path with the supernet's weights, its batch norms calibrated.
-
-    Calibration sees training images as they are, always the same ones.
-    """
+    """The network of a path with the supernet's weights, its batch norms calibrated."""
     network = supernet.cut(path)
-    calibrate(network, _inputs(data, parts.weights, recipe))
+    calibrate(network, calibration_inputs(data, parts, recipe))
     return network
 
 
@@ -245,28 +241,10 @@ def fitness(
     return task_of(data).mean_fitness(network, parts.selection, criterion)
 
 
-@torch.no_grad()
-def hits(
-    supernet: UnifiedSupernet,
-    path: Path,
-    data: ImageData,
-    parts: Parts,
-    recipe: UnifiedRecipe,
-) -> Tensor:
-    """Mask of the selection images that a path's calibrated network classifies correctly.
-
-    Returns:
-        Bool ``(N,)``, the images in the same order for all paths.
-    """
-    network = answer(supernet, path, data, parts, recipe)
-    shown = batches(parts.selection, _TEST_BATCH, generator(0), drop_last=False)
-    found = [network(data.to_input(images)).argmax(1) == labels for images, labels in shown]
-    return torch.cat(found)
-
-
-def _inputs(data: ImageData, split: Source, recipe: UnifiedRecipe) -> Iterator[Tensor]:
-    size = min(recipe.batch_size, len(split))
-    for i, (images, _) in enumerate(batches(split, size, generator(0))):
+def calibration_inputs(data: ImageData, parts: Parts, recipe: UnifiedRecipe) -> Iterator[Tensor]:
+    """Batches of training images as they are, always the same ones."""
+    size = min(recipe.batch_size, len(parts.weights))
+    for i, (images, _) in enumerate(batches(parts.weights, size, generator(0))):
         if i == recipe.calibration_batches:
             return
         yield data.to_input(images)

@@ -23,8 +23,8 @@ from latbench.tables.pricing import Knee, PriceModel
 from nas.generator import (
     Generator,
     GeneratorLabel,
-    MixCosts,
-    MixLimit,
+    PlaneCosts,
+    PlaneLimit,
     Request,
     answering_space,
     answers,
@@ -36,24 +36,26 @@ from nas.generator import (
     save_generator,
 )
 from nas.generator.counts import count_index, count_probabilities, counts_of, nearest_choices
-from nas.generator.network import GeneratorNetwork, decode
+from nas.generator.network import GeneratorNetwork
+from nas.generator.planes import SubBlocks, plane_of
 from nas.generator.repair import BAND, EDGE, into_band, least_within, load_of
 from nas.priced import PricedSpace, space_label
-from nas.spaces import SearchSpace, Variant, make_space
+from nas.spaces import Architecture, Choice, SearchSpace, Variant, make_space
+from nas.spaces.rows import inverted_residuals
 from nas.spaces.sgnas import COUNT_VECTORS, KERNELS, SKIP, kernels_of
-from tests.conftest import make_mix_space, write_table
+from tests.conftest import make_mix_space, make_tiny_fixed_space, write_table
 
 PATHS = [(first, *rest) for first in range(3) for rest in itertools.product(range(4), repeat=5)]
 
 
-def random_costs(seed: int, *, layers: int = 2, pieces: int = 1) -> MixCosts:
+def random_costs(seed: int, *, layers: int = 2, pieces: int = 1) -> PlaneCosts:
     """Costs that grow with what is active, as any table's do, with one sum or more."""
     rng = np.random.default_rng(seed)
     kernel = {3: 1.0, 5: 1.4, 7: 2.1}
     size = rng.uniform(0.5, 3.0, (layers, 1, 1))
     active = np.array([sum(kernel[k] for k in vector) + 0.7 for vector in COUNT_VECTORS])
     addends = size * active[None, :, None] * rng.uniform(0.9, 1.1, (layers, 83, pieces))
-    return MixCosts("latency", rng.uniform(0.5, 2.0, pieces), addends)
+    return PlaneCosts("latency", rng.uniform(0.5, 2.0, pieces), addends)
 
 
 def conditioned(
@@ -105,21 +107,23 @@ def test_expected_latency_equals_enumeration_and_is_not_additive(tmp_path: Path)
             )
             seen[kernels] = priced.latency_ms(found)
         expected += seen[kernels] * float(np.prod([p[0, i, c] for i, c in enumerate(path)]))
-    assert float(costs.expected(p)) == pytest.approx(expected, rel=1e-12)
+    assert float(costs.expected(count_probabilities(p))) == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_expectation_of_certain_choices_is_their_cost() -> None:
     costs = random_costs(0, layers=3, pieces=2)
     choices = np.array([PATHS[7], PATHS[1500], PATHS[3071]])
     p = torch.nn.functional.one_hot(torch.from_numpy(choices), 4).double()
-    assert float(costs.expected(p)) == pytest.approx(costs.of(counts_of(choices)), rel=1e-12)
+    assert float(costs.expected(count_probabilities(p))) == pytest.approx(
+        costs.of(counts_of(choices)), rel=1e-12
+    )
 
 
 def test_the_gradient_of_the_expectation_is_right() -> None:
     costs = random_costs(1, layers=2, pieces=2)
     logits = torch.randn(1, 2, 6, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
-        lambda x: costs.expected(x.softmax(-1)), (logits,), fast_mode=True
+        lambda x: costs.expected(count_probabilities(x.softmax(-1))), (logits,), fast_mode=True
     )
 
 
@@ -155,9 +159,157 @@ def test_macs_and_parameters_are_those_of_the_network(variant: Variant) -> None:
     )
 
 
-def test_spaces_of_other_blocks_are_refused(tiny_space: SearchSpace) -> None:
-    with pytest.raises(MismatchError, match="sgnas"):
-        count_costs(tiny_space, "macs")
+@pytest.mark.parametrize(
+    ("space", "reason"),
+    [
+        (make_space("tfnas", 32, 10), "widths"),
+        (replace(make_space("proxylessnas"), elastic_depth=True), "depths"),
+        (make_tiny_fixed_space(), "unified blocks"),
+    ],
+    ids=["tfnas", "depth", "mixed"],
+)
+def test_spaces_with_more_to_choose_are_refused(space: SearchSpace, reason: str) -> None:
+    with pytest.raises(MismatchError, match=reason):
+        count_costs(space, "macs")
+
+
+# Spaces of separate operations
+
+
+def uneven_space() -> SearchSpace:
+    """Two layers of four operations and one of two between them."""
+    space = make_tiny_fixed_space()
+    make_layer = inverted_residuals(("k3_e1", "k3_e2", "k3_e4", "skip"), "relu6")
+    narrow = inverted_residuals(("k3_e4", "skip"), "relu6")
+    first = (make_layer(8, 12, 2, 8), narrow(12, 12, 1, 4))
+    return replace(space, name="uneven", stages=(first, (make_layer(12, 16, 1, 4),)))
+
+
+def networks_of(space: SearchSpace) -> list[tuple[int, ...]]:
+    return list(itertools.product(*(range(len(layer.ops)) for layer in space.layers)))
+
+
+def of_ops(space: SearchSpace, ops: tuple[int, ...]) -> Architecture:
+    left = iter(ops)
+    return space.architecture(
+        [[Choice(layer.ops[next(left)]) for layer in layers] for layers in space.stages]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("proxylessnas", (21, 1, 7)),
+        ("fbnet-s", (22, 1, 9)),
+        ("fbnet-l", (22, 1, 9)),
+        ("spos", (20, 1, 4)),
+        ("mobilefacenet", (15, 1, 7)),
+        ("nasbench-macro", (8, 1, 3)),
+        ("sgnas", (19, 6, 4)),
+        ("sgnas-proxyless", (21, 6, 4)),
+    ],
+)
+def test_every_space_of_fixed_depth_has_its_plane(name: str, shape: tuple[int, ...]) -> None:
+    """Random networks are of the space, and costs of their outcomes are those of the networks."""
+    space = make_space(name)
+    plane, costs = plane_of(space), count_costs(space, "params")
+    assert plane.allowed.shape == shape
+    assert len(space.stages) > 1
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(20):
+        choices = plane.random(rng)
+        outcomes = plane.outcomes_of(choices)
+        made = plane.chosen(choices)
+        assert space.lower(made) == space.lower(plane.architecture(outcomes))
+        params_m = network_cost(space.lower(made)).params / 1e6
+        assert costs.of(outcomes) == pytest.approx(params_m, rel=1e-12)
+        found.append(costs.place(params_m))
+    assert max(found) - min(found) > 0.3  # leanings spread them over the reach
+
+
+def test_expected_cost_of_operations_equals_enumeration() -> None:
+    """Layers of fewer operations give no probability to what they lack."""
+    space = uneven_space()
+    plane, costs = plane_of(space), count_costs(space, "macs")
+    logits = torch.randn(3, 1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    p = plane.masked(logits).softmax(-1)
+    assert p[1, 0, 2:].tolist() == [0, 0]
+    expected = 0.0
+    for ops in networks_of(space):
+        mass = float(np.prod([p[layer, 0, op] for layer, op in enumerate(ops)]))
+        expected += mass * network_cost(space.lower(of_ops(space, ops))).conv_macs / 1e6
+    assert float(costs.expected(plane.probabilities(p))) == pytest.approx(expected, rel=1e-12)
+
+
+def test_answers_of_operations_change_the_fewest_layers() -> None:
+    """Against all networks of the space in the band that an answer lies in."""
+    space = uneven_space()
+    plane, costs = plane_of(space), count_costs(space, "params")
+    rng = np.random.default_rng(0)
+    networks = [np.array(ops) for ops in networks_of(space)]
+    answered = 0
+    for _ in range(30):
+        scores = rng.normal(size=(3, 1, 4))
+        chosen = plane.decode(torch.from_numpy(scores)).numpy()
+        limits = [PlaneLimit(costs, costs.of(networks[int(rng.integers(len(networks)))]) * 1.002)]
+        made = into_band(plane, limits, scores=scores, chosen=chosen)
+        keys = [
+            (int((ops != chosen[:, 0]).sum()), -float(scores[range(3), 0, ops].sum()))
+            for ops in networks
+            if 1 / BAND + EDGE <= load_of(limits, ops) <= 1 - EDGE
+        ]
+        assert made is not None
+        key = (int((made != chosen).sum()), -float(scores[range(3), 0, made[:, 0]].sum()))
+        assert key == pytest.approx(min(keys))
+        answered += key[0] > 0
+    assert answered > 10
+
+
+@pytest.mark.parametrize("name", ["proxylessnas", "nasbench-macro"])
+def test_answers_of_operations_keep_to_their_budgets_and_rise_with_them(name: str) -> None:
+    space = make_space(name)
+    plane, costs = plane_of(space), count_costs(space, "macs")
+    label = GeneratorLabel(
+        1, "conditioned", space_label(space), 0.0, 1.0, ("macs",), (), (0.5,), "operations"
+    )
+    torch.manual_seed(0)
+    priors = plane.one_hot(torch.from_numpy(plane.random(np.random.default_rng(0))))[None]
+    generator = Generator(label, priors).eval()
+    low, high = costs.reach
+    budgets = [low * (1 - place) + high * place for place in (0, 0.1, 0.3, 0.5, 0.8, 1)]
+    found = answers(generator, space, [Request((PlaneLimit(costs, b),)) for b in budgets])
+    taken = [network_cost(space.lower(a.architecture)).conv_macs / 1e6 for a in found]
+    assert all(cost <= budget * (1 + 1e-9) for cost, budget in zip(taken, budgets, strict=True))
+    assert taken == sorted(taken)
+    assert all(a.changes is not None for a in found[1:])
+    assert taken[3] > 0.9 * budgets[3]
+
+
+def test_a_file_says_which_plane_its_generator_decides(tmp_path: Path) -> None:
+    """Files of before there were several are of sub-blocks."""
+    space = make_space("nasbench-macro")
+    plane = plane_of(space)
+    label = GeneratorLabel(
+        1, "conditioned", space_label(space), 0.0, 1.0, ("macs",), (), (0.5,), "operations"
+    )
+    made = Generator(label, torch.eye(3)[None, [0, 1, 2, 0, 1, 2, 0, 1]]).eval()
+    save_generator(made, tmp_path / "g")
+    read = load_generator(tmp_path / "g")
+    assert read.label.plane == "operations"
+    assert answering_space(read, None) == space
+    request = Request((PlaneLimit(count_costs(space, "macs"), 60.0),))
+    assert torch.equal(read([request]), made([request]))
+    assert read([request]).shape == (1, *plane.allowed.shape)
+    mixed = conditioned(space_label(make_space("sgnas", 32, 10)), layers=19)
+    save_generator(mixed, tmp_path / "mixed")
+    old = (tmp_path / "mixed").read_bytes().replace(b',\\"plane\\":\\"sub-blocks\\"', b"")
+    assert len(old) < len((tmp_path / "mixed").read_bytes())
+    size = int.from_bytes(old[:8], "little") - (len((tmp_path / "mixed").read_bytes()) - len(old))
+    (tmp_path / "old").write_bytes(size.to_bytes(8, "little") + old[8:])
+    assert load_generator(tmp_path / "old").label == mixed.label
+    with pytest.raises(InvalidFileError, match="damaged"):
+        answering_space(Generator(label, torch.eye(3)[None, [0] * 7]), None)
 
 
 # Changes
@@ -181,7 +333,7 @@ def test_nearest_choices_equal_enumeration() -> None:
 
 
 def _brute_force(
-    scores: np.ndarray, chosen: np.ndarray, limits: list[MixLimit]
+    scores: np.ndarray, chosen: np.ndarray, limits: list[PlaneLimit]
 ) -> tuple[int, float] | None:
     """Fewest changes and least loss of score over all pairs of count vectors."""
     found = [nearest_choices(*row) for row in zip(scores, chosen, strict=True)]
@@ -203,12 +355,13 @@ def test_the_fewest_changes_are_found(seed: int, place: float, pieces: int) -> N
     costs = random_costs(seed, pieces=pieces)
     rng = np.random.default_rng(seed)
     scores = rng.normal(size=(2, 6, 4))
-    chosen = decode(torch.from_numpy(scores)).numpy()
+    plane = SubBlocks(make_mix_space(2))
+    chosen = plane.decode(torch.from_numpy(scores)).numpy()
     low, high = costs.reach
-    limits = [MixLimit(costs, low + place * (high - low))]
+    limits = [PlaneLimit(costs, low + place * (high - low))]
     if seed % 2:
-        limits.append(MixLimit(random_costs(seed + 1), 0.8 * random_costs(seed + 1).reach[1]))
-    made = into_band(scores, chosen, limits)
+        limits.append(PlaneLimit(random_costs(seed + 1), 0.8 * random_costs(seed + 1).reach[1]))
+    made = into_band(plane, limits, scores=scores, chosen=chosen)
     expected = _brute_force(scores, chosen, limits)
     if made is None or expected is None:
         assert made is None
@@ -223,7 +376,7 @@ def test_the_fewest_changes_are_found(seed: int, place: float, pieces: int) -> N
 def test_least_cost_under_another_budget_equals_enumeration() -> None:
     first, second = random_costs(0, pieces=2), random_costs(5)
     low, high = second.reach
-    limits = [MixLimit(first, first.reach[1]), MixLimit(second, low + 0.01 * (high - low))]
+    limits = [PlaneLimit(first, first.reach[1]), PlaneLimit(second, low + 0.01 * (high - low))]
     counts, least = least_within(limits)
     allowed = [
         np.array(c)
@@ -247,7 +400,7 @@ def test_answers_keep_to_their_budgets_and_rise_with_them(seed: int, pieces: int
     low, high = costs.reach
     rng = np.random.default_rng(seed)
     budgets = [low, *rng.uniform(low, high, 3).tolist(), high]
-    requests = [Request((MixLimit(costs, budget),), "d") for budget in budgets]
+    requests = [Request((PlaneLimit(costs, budget),), "d") for budget in budgets]
     together = answers(generator, space, requests)
     alone = [answers(generator, space, [request])[0] for request in requests[:2]]
     assert [a.architecture for a in alone] == [a.architecture for a in together[:2]]
@@ -257,7 +410,7 @@ def test_answers_keep_to_their_budgets_and_rise_with_them(seed: int, pieces: int
     assert by_budget == sorted(by_budget)
 
 
-def _cost(costs: MixCosts, architecture: object) -> float:
+def _cost(costs: PlaneCosts, architecture: object) -> float:
     kernels = [tuple(sorted(c.kernels)) for c in architecture.choices]  # type: ignore[attr-defined]
     return costs.of(np.array([COUNT_VECTORS.index(k) for k in kernels]))
 
@@ -269,7 +422,7 @@ def test_answers_of_a_real_space_are_within_a_percent() -> None:
     generator = conditioned(space_label(space), layers=19)
     low, high = costs.reach
     budgets = [low + place * (high - low) for place in (0.15, 0.4, 0.7)]
-    found = answers(generator, space, [Request((MixLimit(costs, b),)) for b in budgets])
+    found = answers(generator, space, [Request((PlaneLimit(costs, b),)) for b in budgets])
     for budget, answer in zip(budgets, found, strict=True):
         assert 0.99 * budget <= _cost(costs, answer.architecture) <= budget
 
@@ -278,7 +431,7 @@ def test_two_budgets_hold_together() -> None:
     space = make_space("sgnas")
     macs, params = count_costs(space, "macs"), count_costs(space, "params")
     generator = conditioned(space_label(space), layers=19)
-    limits = (MixLimit(macs, 330.0), MixLimit(params, 3.6))
+    limits = (PlaneLimit(macs, 330.0), PlaneLimit(params, 3.6))
     (answer,) = answers(generator, space, [Request(limits)])
     loads = [_cost(limit.costs, answer.architecture) / limit.budget for limit in limits]
     assert 0.99 <= max(loads) <= 1
@@ -288,16 +441,16 @@ def test_two_budgets_that_exclude_each_other_are_refused_with_the_nearest() -> N
     space = make_mix_space(2)
     generator = conditioned(space_label(space), layers=2)
     first = random_costs(0)
-    opposed = MixCosts("macs", first.base, first.addends.max() - first.addends)
+    opposed = PlaneCosts("macs", first.base, first.addends.max() - first.addends)
     limits = (
-        MixLimit(first, first.reach[0] * 1.01),
-        MixLimit(opposed, opposed.reach[0] * 1.01),
+        PlaneLimit(first, first.reach[0] * 1.01),
+        PlaneLimit(opposed, opposed.reach[0] * 1.01),
     )
     with pytest.raises(BudgetError, match="no architecture keeps to") as caught:
         answers(generator, space, [Request(limits, "d")])
     nearest = caught.value.nearest_ms
     assert nearest is not None
-    eased = MixLimit(first, min(nearest * 1.0001, first.reach[1]))
+    eased = PlaneLimit(first, min(nearest * 1.0001, first.reach[1]))
     (answer,) = answers(generator, space, [Request((eased, limits[1]), "d")])
     assert _cost(first, answer.architecture) <= eased.budget
     assert _cost(opposed, answer.architecture) <= limits[1].budget
@@ -309,11 +462,11 @@ def test_budgets_out_of_reach_are_refused_with_the_nearest() -> None:
     macs = count_costs(space, "macs")
     for budget, nearest in ((macs.reach[0] / 2, 0), (macs.reach[1] * 2, 1)):
         with pytest.raises(BudgetError, match="out of reach") as caught:
-            answers(generator, space, [Request((MixLimit(macs, budget),))])
+            answers(generator, space, [Request((PlaneLimit(macs, budget),))])
         assert caught.value.as_dict()["nearest_macs_m"] == macs.reach[nearest]
     latency = random_costs(0)
     with pytest.raises(BudgetError) as caught:
-        answers(generator, space, [Request((MixLimit(latency, 1e-3),), "d")])
+        answers(generator, space, [Request((PlaneLimit(latency, 1e-3),), "d")])
     assert caught.value.nearest_ms == latency.reach[0]
 
 
@@ -322,11 +475,11 @@ def test_unknown_devices_and_kinds_are_refused() -> None:
     generator = conditioned(space_label(space), layers=2)
     costs = random_costs(0)
     with pytest.raises(UnknownNameError, match="adapt"):
-        generator([Request((MixLimit(costs, 5.0),), "elsewhere")])
+        generator([Request((PlaneLimit(costs, 5.0),), "elsewhere")])
     label = GeneratorLabel(1, "published", space_label(space), 270, 450, ("macs",), (), (360.0,))
     published = Generator(label, generator.priors)
     with pytest.raises(MismatchError, match="--target-macs"):
-        published([Request((MixLimit(costs, 5.0),), "d")])
+        published([Request((PlaneLimit(costs, 5.0),), "d")])
 
 
 def test_a_request_is_given_the_prior_of_nearest_cost() -> None:
@@ -344,8 +497,8 @@ def test_a_request_is_given_the_prior_of_nearest_cost() -> None:
     made = Generator(label, priors)
     low, high = costs.reach
     macs = replace(costs, kind="macs")
-    near_low, near_high = (MixLimit(costs, low + p * (high - low)) for p in (0.2, 0.8))
-    macs_low = MixLimit(macs, low + 0.2 * (high - low))
+    near_low, near_high = (PlaneLimit(costs, low + p * (high - low)) for p in (0.2, 0.8))
+    macs_low = PlaneLimit(macs, low + 0.2 * (high - low))
     asked = [Request(each, "d") for each in ((near_low,), (near_high,), (near_high, macs_low))]
     assert made.nearest_priors(asked).tolist() == [0, 1, 0]
 
@@ -354,7 +507,7 @@ def test_a_device_joins_with_the_others_left_as_they_are() -> None:
     space = make_mix_space(2)
     generator = conditioned(space_label(space), layers=2, devices=("a", "b"))
     wider = generator.with_device("c")
-    requests = [Request((MixLimit(random_costs(0), 5.0),), name) for name in ("a", "b")]
+    requests = [Request((PlaneLimit(random_costs(0), 5.0),), name) for name in ("a", "b")]
     assert torch.equal(wider(requests), generator(requests))
     assert torch.equal(wider.devices[2], generator.devices.mean(0))
     with pytest.raises(MismatchError, match="already"):
@@ -374,7 +527,7 @@ def test_a_new_network_hears_its_budget() -> None:
         with torch.no_grad():
             low, high = GeneratorNetwork(10)(ends, priors, torch.zeros(2, dtype=torch.int64))
         differences.append(float((high - low).std()))
-    assert 0.5 < min(differences)
+    assert min(differences) > 0.5
     assert max(differences) < 20
     assert float(np.mean(differences)) == pytest.approx(2.4, abs=1.5)
 
@@ -398,7 +551,7 @@ def test_the_published_generator_says_what_was_published(reference: Path, tmp_pa
     (sample,) = json.loads((folder / "generate_sample.json").read_text())
     for key, variant in (("plain", Variant()), ("se_hswish", Variant(True, "hswish"))):
         space = make_space("sgnas", 224, 1000, variant)
-        request = Request((MixLimit(count_costs(space, "macs"), sample["target_macs_m"]),))
+        request = Request((PlaneLimit(count_costs(space, "macs"), sample["target_macs_m"]),))
         (answer,) = raw_answers(generator, space, [request])
         kernels = [list(choice.kernels or ()) for choice in answer.architecture.choices]
         assert kernels == sample["layer_kernels"]
@@ -414,7 +567,7 @@ def test_budgets_in_one_batch_are_answered_as_alone(reference: Path) -> None:
     )
     space = answering_space(generator, None)
     macs = count_costs(space, "macs")
-    requests = [Request((MixLimit(macs, float(m)),)) for m in (450, 270, 320, 320)]
+    requests = [Request((PlaneLimit(macs, float(m)),)) for m in (450, 270, 320, 320)]
     together = raw_answers(generator, space, requests)
     assert together == [raw_answers(generator, space, [request])[0] for request in requests]
 

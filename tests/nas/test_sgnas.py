@@ -11,27 +11,28 @@ import pytest
 import torch
 
 from latbench.device import DeviceProfile
-from latbench.errors import InvalidValueError, MismatchError
+from latbench.errors import InvalidValueError, MismatchError, UnknownNameError
 from latbench.tables import LatencyTable
 from nas.evaluators.base import Evaluator
+from nas.evaluators.operations import OperationsJudge
 from nas.evaluators.unified import Judge, trained_judge
-from nas.generator import Request, answers, device_of, load_generator
-from nas.generator.counts import counts_of
-from nas.generator.network import decode
+from nas.generator import Request, answers, device_of, load_generator, plane_of
+from nas.generator.counts import count_probabilities, counts_of
 from nas.priced import PricedSpace
 from nas.recipes import load_recipe, shipped_recipes
+from nas.relaxation import one_hot
 from nas.searchers import priors
-from nas.searchers.base import SearchSettings, generator_file
+from nas.searchers.base import SearchResult, SearchSettings, generator_file
 from nas.searchers.budgets import RANGE, Budgets
 from nas.searchers.generator_training import GeneratorTraining, SGNASRecipe
 from nas.searchers.priors import find_priors
-from nas.searchers.sgnas import SGNASSearcher, adapt, read_run
+from nas.searchers.sgnas import SGNASSearcher, adapt, judge_of, read_run
 from nas.searchers.tfnas import TFNASSearcher
-from nas.spaces import Architecture
+from nas.spaces import Architecture, SearchSpace
 from nas.spaces.sgnas import KERNELS, architecture_of
 from nas.training.run_folder import RunFolder
-from tests.conftest import make_mix_space, write_table
-from tests.nas.runs import Stop, tiny_data
+from tests.conftest import make_mix_space, make_small_space, write_table
+from tests.nas.runs import Stop, stopping_after, tiny_data
 
 RECIPE = SGNASRecipe(
     epochs=1, generator_epochs=2, batch_size=16, budgets=5, priors=2, prior_candidates=2,
@@ -51,7 +52,7 @@ def devices(tmp_path: Path, profile: DeviceProfile) -> list[PricedSpace]:
 
 def test_budgets_are_asked_evenly_on_every_device(devices: list[PricedSpace]) -> None:
     """A round asks for every place of every kind once, within its jitter."""
-    budgets = Budgets.of(devices[:2], low=0.1, high=0.9)
+    budgets = Budgets.of(devices[0].space, devices[:2], low=0.1, high=0.9)
     asked = budgets.epoch(5, 0.1, torch.Generator().manual_seed(0))
     round_ = [next(asked) for _ in range(5 * 5)]  # two devices, two counts, one pair
     singles = [request for request in round_ if len(request.limits) == 1]
@@ -80,7 +81,7 @@ def test_the_hardware_loss_is_the_published_one_in_its_units() -> None:
 
 
 def test_the_excess_is_of_the_budget_that_is_exceeded_most(devices: list[PricedSpace]) -> None:
-    budgets = Budgets.of(devices[:1], low=0.0, high=0.5)
+    budgets = Budgets.of(devices[0].space, devices[:1], low=0.0, high=0.5)
     (latency,), (macs, _) = budgets.latencies.values(), budgets.counts
     p = torch.zeros(2, 6, 4)
     p[..., 1] = 1.0  # certain, so the expectation is a cost
@@ -88,7 +89,7 @@ def test_the_excess_is_of_the_budget_that_is_exceeded_most(devices: list[PricedS
         request = Request((budgets.limit(latency, place), budgets.limit(macs, 0.5)), "one")
         spans = [(c.reach[1] - c.reach[0]) / 2 for c in (latency, macs)]
         over = [
-            (float(limit.costs.expected(p)) - limit.budget) / span * RANGE
+            (float(limit.costs.expected(count_probabilities(p))) - limit.budget) / span * RANGE
             for limit, span in zip(request.limits, spans, strict=True)
         ]
         assert float(budgets.excess(request, p)) == pytest.approx(max(over), rel=1e-5)
@@ -129,12 +130,96 @@ def test_one_training_serves_several_devices_and_kinds(
     assert alone.search(tiny_data(), [], RunFolder(folder, {})) == []  # needs no budget
     generator = load_generator(generator_file(folder))
     assert generator.label.devices == tuple(device_of(each.table) for each in devices[:2])
-    budgets = Budgets.of(devices[:2], low=0.3, high=0.6)
+    budgets = Budgets.of(devices[0].space, devices[:2], low=0.3, high=0.6)
     for row in budgets.grid(2):
         for request, answer in zip(row, answers(generator, devices[0].space, row), strict=True):
             if request.device is not None:
                 priced = devices[generator.label.devices.index(request.device)]
                 assert priced.latency_ms(answer.architecture) <= request.limits[0].budget
+
+
+@pytest.fixture
+def separate(tmp_path: Path, profile: DeviceProfile) -> PricedSpace:
+    """A space of separate operations, 243 networks."""
+    space = make_small_space()
+    return PricedSpace(space, write_table(tmp_path / "separate", space, profile))
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "fair"])
+def test_a_generator_learns_a_space_of_separate_operations(
+    separate: PricedSpace, strategy: str, tmp_path: Path
+) -> None:
+    """End to end: budgets hold, its file answers, and an interrupted run ends as a whole one."""
+    recipe = msgspec.structs.replace(RECIPE, strategy=strategy, imitation_steps=5)
+    settings = SearchSettings(seed=1, recipe=recipe)
+    low, high = separate.reachable_ms()
+    targets = [low + place * (high - low) for place in (0.7, 0.3)]
+
+    def search(folder: Path, *, stop_after: int | None = None) -> list[SearchResult]:
+        return SGNASSearcher(separate, settings).search(
+            tiny_data(), targets, RunFolder(folder, {}), progress=stopping_after(stop_after)
+        )
+
+    found = search(tmp_path / "run")
+    assert all(r.latency_ms <= t for r, t in zip(found, targets, strict=True))
+    assert all(0 <= r.score <= 1 for r in found)
+    generator = load_generator(generator_file(tmp_path / "run"))
+    assert generator.label.plane == "operations"
+    assert generator.label.kinds == ("latency", "macs", "params")
+    saved = torch.load(tmp_path / "run" / "checkpoint" / "supernet.pt", weights_only=True)
+    assert saved["epoch"] == 1
+    for stop_after in (3, 12, 10):
+        with pytest.raises(Stop):
+            search(tmp_path / "killed", stop_after=stop_after)
+    assert search(tmp_path / "killed") == found
+
+
+def test_a_device_joins_a_space_of_separate_operations(
+    separate: PricedSpace, profile: DeviceProfile, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run", {})
+    SGNASSearcher(separate, SearchSettings(seed=1, recipe=RECIPE)).search(tiny_data(), [], folder)
+    other = msgspec.structs.replace(profile, name="other")
+    table = write_table(tmp_path / "other", separate.space, other)
+    made = adapt(folder, PricedSpace(separate.space, table), tiny_data(), RECIPE, seed=1)
+    assert made.label.devices == (device_of(separate.table), device_of(table))
+
+
+def test_gradients_reach_the_probabilities_of_a_supernet_of_operations(
+    separate: PricedSpace, tmp_path: Path
+) -> None:
+    """A certain choice is its path; what is improbable is not computed; weights are frozen."""
+    judge = judge_of(RunFolder(tmp_path / "run", {}), separate.space, tiny_data(), RECIPE, seed=0)
+    assert isinstance(judge, OperationsJudge)
+    images = tiny_data().to_input(tiny_data().train.images[:4])  # type: ignore[attr-defined]
+    plane = plane_of(separate.space)
+    choices = torch.from_numpy(plane.random(np.random.default_rng(0)))
+    certain = torch.nn.functional.one_hot(choices, plane.choices).float()
+    path = one_hot(separate.space, plane.chosen(choices.numpy()))
+    assert torch.equal(judge.outputs(images, certain), judge.supernet(images, path))
+    p = torch.full(certain.shape, 1 / 3, requires_grad=True)
+    judge.outputs(images, p).square().sum().backward()
+    assert p.grad is not None
+    assert (p.grad != 0).all()
+    assert all(w.grad is None for w in judge.supernet.parameters())
+
+
+def test_strategies_that_choose_themselves_are_refused(separate: PricedSpace) -> None:
+    recipe = msgspec.structs.replace(RECIPE, strategy="softmax")
+    with pytest.raises(InvalidValueError, match="uniform or fair"):
+        SGNASSearcher(separate, SearchSettings(recipe=recipe))
+    with pytest.raises(UnknownNameError, match="uniform"):
+        SGNASSearcher(
+            separate,
+            SearchSettings(recipe=msgspec.structs.replace(RECIPE, strategy="unifrom")),
+        )
+
+
+def test_spaces_with_more_to_choose_are_refused_at_once(
+    tiny_space: SearchSpace, tiny_table: LatencyTable
+) -> None:
+    with pytest.raises(MismatchError, match="widths to choose"):
+        SGNASSearcher(PricedSpace(tiny_space, tiny_table), SearchSettings(recipe=RECIPE))
 
 
 def test_imitation_teaches_the_priors_without_images(
@@ -146,7 +231,7 @@ def test_imitation_teaches_the_priors_without_images(
         recipe = msgspec.structs.replace(
             RECIPE, generator_epochs=1, imitation_steps=steps, generator_lr=3e-3
         )
-        budgets = Budgets.of([priced], low=recipe.low, high=recipe.high)
+        budgets = Budgets.of(priced.space, [priced], low=recipe.low, high=recipe.high)
         judge = trained_judge(
             RunFolder(tmp_path / "run", {}), priced.space, tiny_data(), recipe, seed=1
         )
@@ -155,7 +240,7 @@ def test_imitation_teaches_the_priors_without_images(
         )
         requests = [request for row in budgets.grid(9) for request in row]
         with torch.no_grad():
-            said = decode(made(requests))
+            said = budgets.plane.decode(made(requests))
         wanted = made.prior_choices()[made.nearest_priors(requests)]
         agreements.append(float((said == wanted).float().mean()))
     assert agreements[1] > max(0.9, agreements[0] + 0.1)
@@ -180,9 +265,11 @@ def test_priors_are_near_their_places_and_better_than_random_ones(
     devices: list[PricedSpace],
 ) -> None:
     """Of as many networks judged, those that a model has chosen are ahead."""
-    space, budgets = devices[0].space, Budgets.of(devices[:2], low=0.05, high=0.95)
+    space = devices[0].space
+    budgets = Budgets.of(space, devices[:2], low=0.05, high=0.95)
     places = (0.3, 0.5, 0.7)
     judge = _Additive()
+    plane = budgets.plane
     best: dict[bool, list[float]] = {}
     for modelled in (False, True):
         judge.evaluations = 0
@@ -192,13 +279,13 @@ def test_priors_are_near_their_places_and_better_than_random_ones(
                     priors, "_expected", lambda known, scores, others: np.zeros(len(others))
                 )
             found = find_priors(
-                space, places, budgets.place, judge, candidates=20, rng=np.random.default_rng(1)
+                plane, places, budgets.place, judge, candidates=20, rng=np.random.default_rng(1)
             )
         assert judge.evaluations <= len(places) * 20
-        counts = [counts_of(np.array(path)) for path in found]
+        counts = [counts_of(path) for path in found]
         at = [budgets.place(row) for row in counts]
         assert at == pytest.approx(places, abs=0.1)
-        best[modelled] = [judge.score(architecture_of(space, path)) for path in found]
+        best[modelled] = [judge.score(architecture_of(space, path.tolist())) for path in found]
     assert all(a > b for a, b in zip(best[True], best[False], strict=True))
 
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from latbench.errors import InvalidValueError
 from nas.data.images import ImageData, Split, image_data
+from nas.evaluators.unified import Judge
 from nas.recipes import load_recipe, shipped_recipes
-from nas.spaces.sgnas import SKIP, SUB_BLOCKS
+from nas.spaces.sgnas import SKIP, SUB_BLOCKS, architecture_of
 from nas.supernet.unified import UnifiedSupernet
 from nas.training.calibration import calibrate
 from nas.training.optimizer import TensorFlowRMSprop
@@ -28,7 +29,6 @@ from nas.training.unified import (
     answer,
     divide,
     fitness,
-    hits,
     supernet_step,
     train_unified,
     unified_criterion,
@@ -161,7 +161,9 @@ def test_an_answer_is_calibrated_and_the_supernet_stays_as_it_is(
     assert not network.training
     criterion = unified_criterion(data, 5, RECIPE, seed=2)
     score = fitness(supernet, path, data, parts, RECIPE, criterion=criterion)
-    assert score == float(hits(supernet, path, data, parts, RECIPE).float().mean())
+    judge = Judge(copy.deepcopy(supernet), data, parts, RECIPE, criterion=criterion)
+    architecture = architecture_of(make_unified_space(), path)
+    assert score == judge.score(architecture) == float(judge.hits(architecture).float().mean())
     assert all(torch.equal(before[name], value) for name, value in supernet.state_dict().items())
     cut = supernet.cut(path).state_dict()
     calibrated = network.state_dict()

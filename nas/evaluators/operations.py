@@ -1,0 +1,108 @@
+"""A trained supernet of separate operations as a judge of networks and of generators."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from nas.data.images import ImageData
+from nas.evaluators.relaxed import RelaxedJudge
+from nas.spaces import Architecture, SearchSpace
+from nas.supernet.supernet import Supernet, fixed_supernet
+from nas.supernet.unified import THRESHOLD
+from nas.training.calibration import calibrate
+from nas.training.epochs import Progress
+from nas.training.run_folder import RunFolder
+from nas.training.strategies import STRATEGIES
+from nas.training.strategies.base import relaxed_of
+from nas.training.supernet import SupernetRecipe, train_supernet
+from nas.training.unified import (
+    Parts,
+    UnifiedRecipe,
+    calibration_inputs,
+    divide,
+    unified_criterion,
+)
+
+
+class OperationsJudge(RelaxedJudge):
+    """A trained supernet of separate operations; arguments are those of ``RelaxedJudge``."""
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        data: ImageData,
+        parts: Parts,
+        recipe: UnifiedRecipe,
+        *,
+        criterion: nn.Module,
+    ) -> None:
+        super().__init__(supernet, data, parts, recipe, criterion=criterion)
+        self.supernet = supernet
+
+    def network(self, architecture: Architecture) -> nn.Module:
+        network = self.supernet.cut(architecture)
+        calibrate(network, calibration_inputs(self.data, self.parts, self.recipe))
+        return network
+
+    def outputs(self, images: Tensor, probabilities: Tensor) -> Tensor:
+        """As ``RelaxedJudge``; operations of at most ``THRESHOLD`` are not computed, as in the
+        unified supernet.
+        """
+        rows = [
+            {op: p for op, p in enumerate(row.unbind()) if float(p.detach()) > THRESHOLD}
+            for row in probabilities.squeeze(-2)
+        ]
+        depths = [{len(stage): 1.0} for stage in self.supernet.space.stages]
+        found: Tensor = self.supernet(images, relaxed_of(self.supernet.space, rows, depths))
+        return found
+
+
+def trained_operations(
+    folder: RunFolder,
+    space: SearchSpace,
+    data: ImageData,
+    recipe: UnifiedRecipe,
+    *,
+    strategy: str,
+    seed: int,
+    progress: Progress = lambda fraction, words: None,
+) -> OperationsJudge:
+    """The supernet of a run, trained to its end or read from its folder, as a judge.
+
+    Args:
+        folder: Where checkpoints and metrics are kept; a run there goes on.
+        space: Space of separate operations without widths.
+        data: Data set of the images.
+        recipe: How images are divided and weights are trained.
+        strategy: Which paths train the weights, a name in ``STRATEGIES``.
+        seed: Seed of weights, paths, order and augmentation.
+        progress: Gets the fraction done, and what is going on.
+    """
+    parts = divide(data, recipe, seed=seed)
+    criterion = unified_criterion(data, space.classes, recipe, seed=seed)
+    supernet = fixed_supernet(space, seed=seed)
+    train_supernet(
+        supernet,
+        STRATEGIES[strategy](space),
+        data,
+        _supernet_recipe(recipe),
+        folder,
+        seed=seed,
+        criterion=criterion,
+        parts=(parts.weights, parts.generator),
+        progress=progress,
+    )
+    return OperationsJudge(supernet, data, parts, recipe, criterion=criterion)
+
+
+def _supernet_recipe(recipe: UnifiedRecipe) -> SupernetRecipe:
+    """The same constants as another kind of recipe."""
+    return SupernetRecipe(
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        shift=recipe.shift,
+        per_class=recipe.per_class,
+    )
