@@ -12,7 +12,7 @@ from nas.supernet.unified import THRESHOLD
 from nas.training.calibration import calibrate
 from nas.training.epochs import Progress
 from nas.training.run_folder import RunFolder
-from nas.training.strategies import STRATEGIES
+from nas.training.strategies import make_strategy
 from nas.training.strategies.base import relaxed_of
 from nas.training.supernet import SupernetRecipe, train_supernet
 from nas.training.unified import (
@@ -83,7 +83,7 @@ def trained_operations(
     supernet = fixed_supernet(space, seed=seed)
     train_supernet(
         supernet,
-        STRATEGIES[strategy](space),
+        make_strategy(strategy, space),
         data,
         _supernet_recipe(recipe),
         folder,

@@ -78,8 +78,8 @@ class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
         tau_end: In the last epoch; 5 x 0.95 ** 49 in the published code.
         low: Lower end of the budgets, a fraction of what the space reaches.
         high: Their upper end.
-        strategy: Which paths train a supernet of separate operations, a name in ``STRATEGIES``.
-            A unified supernet has fair paths of its own.
+        strategy: Which paths train a supernet of separate operations, a name in ``STRATEGIES``;
+            uniform ones if empty. A unified supernet has fair paths of its own.
         budgets: Of each kind, spread over the range; published are 270 to 450 by 5.
         jitter: Largest distance from these, in steps; published is 0.5 of 5.
         hardware_weight: Of the squared distance from the budget.
@@ -92,7 +92,7 @@ class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
         selected_on: Answers that are judged after an epoch.
     """
 
-    strategy: str = "uniform"
+    strategy: str = ""
     generator_epochs: Count = 50
     generator_lr: Positive = 1e-3
     generator_betas: tuple[float, float] = (0.5, 0.999)

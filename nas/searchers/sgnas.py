@@ -53,9 +53,11 @@ from nas.searchers.budgets import Budgets
 from nas.searchers.generator_training import GeneratorTraining, SGNASRecipe
 from nas.spaces import SearchSpace
 from nas.spaces.architecture import read_architecture
+from nas.training.criterion import check_batches
 from nas.training.epochs import Progress
 from nas.training.run_folder import RunFolder, read_config
-from nas.training.strategies import STRATEGIES, DifferentiableStrategy
+from nas.training.strategies import Relaxation, make_strategy
+from nas.training.unified import divide, unified_criterion
 
 
 class SGNASSearcher(Searcher):
@@ -68,43 +70,46 @@ class SGNASSearcher(Searcher):
     recipe_kind: ClassVar[type[Recipe] | None] = SGNASRecipe
     several_devices: ClassVar[bool] = True
     limited: ClassVar[bool] = True
+    needs_table: ClassVar[bool] = False
     generates: ClassVar[bool] = True
 
-    def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
+    def __init__(self, priced: PricedSpace | SearchSpace, settings: SearchSettings) -> None:
         super().__init__(priced, settings)
         self.recipe = recipe_of(settings, SGNASRecipe)
         self.budgets = Budgets.of(
-            priced.space,
-            (priced, *settings.others),
-            low=self.recipe.low,
-            high=self.recipe.high,
+            self.space, self.devices, low=self.recipe.low, high=self.recipe.high
         )
         check_strategy(self.budgets.plane, self.recipe)
 
     def check_targets(self, targets_ms: Sequence[float]) -> None:
         super().check_targets(targets_ms)
         if self.settings.limits:
-            for target_ms in targets_ms or [self.priced.reachable_ms()[1]]:
-                latency = latency_limits([self.priced], target_ms)
-                CodedSpace(Constraint((*latency.limits, *self.settings.limits)))
+            for target_ms in budgets_of(targets_ms):
+                latency = latency_limits(self.devices[:1], target_ms).limits if target_ms else ()
+                CodedSpace(Constraint((*latency, *self.settings.limits)))
         for request in self.requests(targets_ms):
             least_outcomes(request)
 
+    def check_data(self, data: ImageData) -> None:
+        unified_criterion(data, self.space.classes, self.recipe, seed=self.settings.seed)
+        check_batches(self.recipe)
+        divide(data, self.recipe, seed=self.settings.seed)
+
     def requests(self, targets_ms: Sequence[float]) -> list[Request]:
         """What the generator is asked: each target with all limits, or the limits if any."""
-        device = device_of(self.priced.table)
         counts = tuple(self._counted(limit) for limit in self.settings.limits)
         if not targets_ms:
             return [Request(counts)] if counts else []
+        device = device_of(self.priced.table)
         latency = self.budgets.latencies[device]
         return [Request((PlaneLimit(latency, ms), *counts), device) for ms in targets_ms]
 
     def _counted(self, limit: Limit) -> PlaneLimit:
         """A limit as generators count: of convolutions' MACs, and not above all that there is."""
         costs = next(c for c in self.budgets.counts if c.kind == limit.quantity.kind)
-        budget, space = limit.budget, self.priced.space
+        budget = limit.budget
         if costs.kind == "macs":  # linear layers are in the tail, the same of all architectures
-            budget -= sum((block_cost(spec) for spec in space.tail), Cost()).linear_macs
+            budget -= sum((block_cost(spec) for spec in self.space.tail), Cost()).linear_macs
         return PlaneLimit(costs, min(budget / 1e6, costs.reach[1]))
 
     def _search(
@@ -114,7 +119,7 @@ class SGNASSearcher(Searcher):
         folder: RunFolder,
         progress: Progress,
     ) -> list[SearchResult]:
-        recipe, seed, space = self.recipe, self.settings.seed, self.priced.space
+        recipe, seed, space = self.recipe, self.settings.seed, self.space
         share = recipe.supernet_share(data)
         judge = judge_of(
             folder,
@@ -136,8 +141,9 @@ class SGNASSearcher(Searcher):
             for target_ms, answer in zip(asked, answers(trained, space, requests), strict=True):
                 file = architecture_file(folder.path, target_ms)
                 write_atomically(file, answer.architecture.to_json())
-                latency_ms = self.priced.latency_ms(answer.architecture)
-                score = judge.score(answer.architecture)
+                made = answer.architecture
+                latency_ms = self.priced.latency_ms(made) if self.devices else None
+                score = judge.score(made)
                 values = {"score": score, "derived_ms": latency_ms}
                 metrics.log(phase_of(target_ms), recipe.epochs, values)
                 results.append(SearchResult(target_ms, latency_ms, score, read_architecture(file)))
@@ -149,10 +155,17 @@ def check_strategy(plane: DecisionPlane, recipe: SGNASRecipe) -> None:
 
     Raises:
         UnknownNameError: There is no such strategy.
-        InvalidValueError: It trains choices of its own, which a generator does instead.
+        InvalidValueError: A unified supernet has its own, or the strategy trains choices of its
+            own, which a generator does instead.
     """
-    made = STRATEGIES[recipe.strategy]
-    if plane.name == "operations" and isinstance(made(plane.space), DifferentiableStrategy):
+    if not recipe.strategy:
+        return
+    if plane.name == "sub-blocks":
+        raise InvalidValueError(
+            f"the supernet of {plane.space.name} is trained on the fair paths of SGNAS: leave out "
+            "the setting strategy"
+        )
+    if isinstance(make_strategy(recipe.strategy, plane.space), Relaxation):
         raise InvalidValueError(
             f"the strategy {recipe.strategy} trains choices itself: choose one that draws paths, "
             "such as uniform or fair"
@@ -176,7 +189,13 @@ def judge_of(
     if plane_of(space).name == "sub-blocks":
         return trained_judge(folder, space, data, recipe, seed=seed, progress=progress)
     return trained_operations(
-        folder, space, data, recipe, strategy=recipe.strategy, seed=seed, progress=progress
+        folder,
+        space,
+        data,
+        recipe,
+        strategy=recipe.strategy or "uniform",
+        seed=seed,
+        progress=progress,
     )
 
 

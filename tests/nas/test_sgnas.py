@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from latbench.cost import network_cost
 from latbench.device import DeviceProfile
-from latbench.errors import InvalidValueError, MismatchError, UnknownNameError
+from latbench.errors import BudgetError, InvalidValueError, MismatchError, UnknownNameError
 from latbench.tables import LatencyTable
+from nas.constraints import Count, Limit
 from nas.evaluators.base import Evaluator
 from nas.evaluators.operations import OperationsJudge
 from nas.evaluators.unified import Judge, trained_judge
@@ -204,10 +207,57 @@ def test_gradients_reach_the_probabilities_of_a_supernet_of_operations(
     assert all(w.grad is None for w in judge.supernet.parameters())
 
 
+@pytest.mark.parametrize("space", [make_mix_space(), make_small_space()], ids=["mix", "separate"])
+def test_without_a_table_a_generator_knows_macs_and_parameters(
+    space: SearchSpace, devices: list[PricedSpace], tmp_path: Path
+) -> None:
+    """As published, which knows no latency."""
+    macs = Count(space, "macs")
+    ends = [network_cost(space.lower(made)).macs for made in (space.smallest(), space.largest())]
+    settings = SearchSettings(seed=1, recipe=RECIPE, limits=(Limit(macs, sum(ends) / 2),))
+    folder = RunFolder(tmp_path / "run", {})
+    (found,) = SGNASSearcher(space, settings).search(tiny_data(), [], folder)
+    assert (found.target_ms, found.latency_ms) == (None, None)
+    assert network_cost(space.lower(found.architecture)).macs <= sum(ends) / 2
+    generator = load_generator(generator_file(folder.path))
+    assert (generator.label.kinds, generator.label.devices) == (("macs", "params"), ())
+    assert [request.device for request in Budgets.of(space, (), low=0, high=1).selected(3)] == [
+        None
+    ] * 3
+    with pytest.raises(InvalidValueError, match="--table"):
+        SGNASSearcher(space, settings).check_targets([1.0])
+    with pytest.raises(BudgetError):
+        limits = (Limit(macs, ends[0] / 2),)
+        SGNASSearcher(space, SearchSettings(recipe=RECIPE, limits=limits)).check_targets([])
+
+
+def test_budgets_without_devices_are_of_macs_parameters_and_both() -> None:
+    budgets = Budgets.of(make_mix_space(), (), low=0.1, high=0.9)
+    asked = budgets.epoch(4, 0.1, torch.Generator().manual_seed(0))
+    kinds = Counter(tuple(x.costs.kind for x in next(asked).limits) for _ in range(12))
+    assert kinds == {("macs",): 4, ("params",): 4, ("macs", "params"): 4}
+
+
+def test_data_that_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    for changes, words in (
+        ({"criterion": "angular"}, "embeddings"),
+        ({"per_class": 5}, "cannot show"),
+        ({"held_out": 0.01}, "too few"),
+    ):
+        recipe = msgspec.structs.replace(RECIPE, **changes)
+        searcher = SGNASSearcher(make_mix_space(), SearchSettings(recipe=recipe))
+        with pytest.raises(InvalidValueError, match=words):
+            searcher.check(tiny_data(), [])
+    smoothed = msgspec.structs.replace(RECIPE, options={"smoothing": 0.2})
+    SGNASSearcher(make_mix_space(), SearchSettings(recipe=smoothed)).check(tiny_data(), [])
+
+
 def test_strategies_that_choose_themselves_are_refused(separate: PricedSpace) -> None:
     recipe = msgspec.structs.replace(RECIPE, strategy="softmax")
     with pytest.raises(InvalidValueError, match="uniform or fair"):
         SGNASSearcher(separate, SearchSettings(recipe=recipe))
+    with pytest.raises(InvalidValueError, match="fair paths"):
+        SGNASSearcher(make_mix_space(), SearchSettings(recipe=recipe))
     with pytest.raises(UnknownNameError, match="uniform"):
         SGNASSearcher(
             separate,
