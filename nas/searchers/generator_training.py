@@ -184,7 +184,10 @@ class GeneratorTraining(Resumable):
             )
             if self.recipe.imitation_steps:
                 self._imitate(lambda words: progress(share, words))
-                self._select()  # it may answer better than after any epoch
+                imitated = self._select()  # it may answer better than after any epoch
+                if folder is not None:
+                    with folder.metrics() as metrics:
+                        metrics.log("imitation", 0, imitated)
         run_epochs(
             self,
             self.recipe.generator_epochs,

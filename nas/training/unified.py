@@ -47,8 +47,10 @@ _PHASE = "supernet"
 _SELECTION_STREAM = 1  # keeps the order of the second division apart from the first
 
 
-class UnifiedRecipe(SearchRecipe, frozen=True, kw_only=True, tag="unified-supernet"):
+class UnifiedRecipe(SearchRecipe, frozen=True, kw_only=True):
     """How the supernet is trained; the defaults are the published values for ImageNet.
+
+    Files of recipes are of kinds that say more, such as ``sgnas``.
 
     Where ``criterion`` is empty, the loss is the one that networks of the data's task are trained
     with from scratch: label smoothing of 0.1 for classes, as published, and the angular margin for

@@ -31,7 +31,7 @@ from nas.searchers.generator_training import GeneratorTraining, SGNASRecipe
 from nas.searchers.priors import find_priors
 from nas.searchers.sgnas import SGNASSearcher, adapt, judge_of, read_run
 from nas.searchers.tfnas import TFNASSearcher
-from nas.spaces import Architecture, SearchSpace
+from nas.spaces import Architecture, SearchSpace, make_space
 from nas.spaces.sgnas import KERNELS, architecture_of
 from nas.training.run_folder import RunFolder
 from tests.conftest import make_mix_space, make_small_space, write_table
@@ -107,10 +107,39 @@ def test_the_temperature_falls_to_its_end() -> None:
 
 
 def test_the_recipe_for_small_images_is_shipped() -> None:
-    assert shipped_recipes(SGNASRecipe) == ["sgnas-small"]
+    assert "sgnas-small" in shipped_recipes(SGNASRecipe)
     recipe = load_recipe(SGNASRecipe, "sgnas-small", ["epochs=6"])
     assert (recipe.epochs, recipe.batch_size, recipe.alike) == (6, 32, 0.9)
     assert recipe.imitation_steps > SGNASRecipe().imitation_steps == 0  # as published
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "classes", "low_m", "high_m", "batch"),
+    [("sgnas-cifar", 32, 100, 80, 120, 512), ("sgnas-imagenet-search", 224, 1000, 270, 450, 128)],
+)
+def test_published_recipes_ask_for_the_published_macs(
+    name: str, size: int, classes: int, low_m: float, high_m: float, batch: int
+) -> None:
+    """Range, step, jitter, prior and hardware loss, in millions of MACs."""
+    recipe = load_recipe(SGNASRecipe, name)
+    assert recipe.batch_size == batch
+    budgets = Budgets.of(make_space("sgnas", size, classes), (), low=recipe.low, high=recipe.high)
+    asked = [request.limits[0].budget for request in budgets.grid(recipe.budgets)[0]]
+    assert asked == pytest.approx(np.arange(low_m, high_m + 1, 5).tolist(), abs=0.01)
+    assert recipe.jitter * 5 == 0.5
+    assert recipe.priors == 1
+    for distance_m, loss in ((2.0, 3e-4 * 4 * 1.2), (-2.0, 3e-4 * 4), (0.09, 0.0)):
+        excess = torch.tensor(distance_m / (high_m - low_m) * RANGE)
+        assert float(recipe.hardware_loss(excess)) == pytest.approx(loss, rel=1e-3)
+    assert [recipe.tau(epoch) for epoch in (0, 1)] == pytest.approx([5, 4.75], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", shipped_recipes(SGNASRecipe))
+def test_shipped_recipes_fit_a_space(name: str) -> None:
+    recipe = load_recipe(SGNASRecipe, name)
+    space = make_space("proxylessnas" if recipe.strategy else "sgnas", 32, 10)
+    data = tiny_data(640)
+    SGNASSearcher(space, SearchSettings(recipe=recipe)).check(data, [])
 
 
 def _search(devices: list[PricedSpace], folder: Path) -> Path:

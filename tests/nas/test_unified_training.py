@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from latbench.errors import InvalidValueError
 from nas.data.images import ImageData, Split, image_data
 from nas.evaluators.unified import Judge
-from nas.recipes import load_recipe, shipped_recipes
 from nas.spaces.sgnas import SKIP, SUB_BLOCKS, architecture_of
 from nas.supernet.unified import UnifiedSupernet
 from nas.training.calibration import calibrate
@@ -225,13 +224,6 @@ def test_the_loss_is_that_of_the_recipe_or_the_published_one() -> None:
     plain = msgspec.structs.replace(RECIPE, criterion="cross-entropy")
     expected = nn.functional.cross_entropy(logits, labels)
     assert unified_criterion(data, 5, plain, seed=0)(logits, labels) == expected
-
-
-def test_the_published_recipes_are_shipped() -> None:
-    assert shipped_recipes(UnifiedRecipe) == ["sgnas-supernet-cifar", "sgnas-supernet-imagenet"]
-    recipe = load_recipe(UnifiedRecipe, "sgnas-supernet-cifar")
-    assert (recipe.batch_size, recipe.epochs) == (512, 200)
-    assert load_recipe(UnifiedRecipe, "sgnas-supernet-imagenet") == UnifiedRecipe()
 
 
 def test_rmsprop_is_tensorflows_formula() -> None:
