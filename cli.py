@@ -1046,7 +1046,7 @@ def _emit_generator(made: Generator, path: Path, *, as_json: bool) -> None:
     label = made.label
     unit = " M conv MACs" if label.form == "published" else " of the reach"
     lines = [
-        f"{path}: a {label.form} generator of {label.space}",
+        f"{path}: a {label.form} generator of {label.space}; it chooses {label.plane}",
         f"budgets: {', '.join(label.kinds)}; trained on {label.low:g} to {label.high:g}{unit}",
         *(f"device: {device}" for device in label.devices),
     ]

@@ -565,6 +565,38 @@ def test_generated_networks_keep_to_their_budgets(
     assert _json(run, "generator", "show", generator)[1]["kinds"] == ["latency", "macs"]
 
 
+def test_a_generator_of_operations_answers_as_any_other(
+    run: Any, profile: DeviceProfile, tmp_path: Path
+) -> None:
+    """Under latency and MACs, on a space whose layers are one operation each."""
+    import torch
+
+    from nas.generator import Generator, GeneratorLabel, device_of, save_generator
+
+    table = write_table(
+        tmp_path / "t",
+        make_space("nasbench-macro"),
+        profile,
+        prices=lambda b: block_cost(b).conv_macs / 1e6,
+    )
+    label = GeneratorLabel(
+        1, "conditioned", table.space, 0.1, 0.9, ("latency", "macs"), (device_of(table),),
+        (0.5,), "operations",
+    )  # fmt: skip
+    save_generator(Generator(label, torch.eye(3)[None, [1, 2, 1, 1, 2, 1, 1, 1]]), tmp_path / "g")
+    _, result = _json(
+        run, "generate", tmp_path / "g", "--table", table.path, "--target", "60ms",
+        "--target-macs", 70,
+    )  # fmt: skip
+    (row,) = result["architectures"]
+    assert 0.8 * 60 <= row["latency_ms"] <= 60
+    assert {c["op"] for s in row["architecture"]["stages"] for c in s} <= {
+        "identity", "k3_e3", "k5_e6",
+    }  # fmt: skip
+    assert _json(run, "generator", "show", tmp_path / "g")[1]["plane"] == "operations"
+    assert "chooses operations" in run("generator", "show", tmp_path / "g")[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -161,8 +161,8 @@ class Generator(nn.Module):
         known = " or ".join(options[known] for known in self.label.kinds)
         raise MismatchError(
             f"this generator was trained on budgets of {' and '.join(self.label.kinds)} only, "
-            f"not of {kind}: use {known}, or train one with `latbench search sgnas "
-            "--searcher sgnas --table TABLE ...`"
+            f"not of {kind}: use {known}, or train one with `latbench search "
+            f"{self.label.space.name} --searcher sgnas --table TABLE ...`"
         )
 
     def _condition(self, request: Request) -> Tensor:

@@ -27,7 +27,7 @@ from nas.training import scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
 from nas.training.unified import divide
-from tests.conftest import make_mix_space, write_table
+from tests.conftest import make_mix_space, make_small_space, write_table
 from tests.nas.test_data import write_identities, write_pairs
 
 
@@ -166,10 +166,12 @@ def test_faces_are_searched_trained_and_verified(
     assert 0 <= score["accuracy"] <= 1
 
 
-def test_faces_are_searched_by_a_generator(profile: DeviceProfile, tmp_path: Path) -> None:
-    """On a unified supernet that gives embeddings, with angular centres that learn beside it."""
+@pytest.mark.parametrize("space", [make_mix_space(), make_small_space()], ids=["mix", "separate"])
+def test_faces_are_searched_by_a_generator(
+    space: SearchSpace, profile: DeviceProfile, tmp_path: Path
+) -> None:
+    """On a supernet that gives embeddings, with angular centres that learn beside it."""
     _faces(tmp_path)
-    space = make_mix_space()
     data = load_data("faces", input_size=8, classes=space.classes, data_dir=tmp_path)
     priced = PricedSpace(space, write_table(tmp_path / "t", space, profile))
     small = ("generator_epochs=1", "budgets=3", "priors=1", "prior_candidates=2", "selected_on=2")
