@@ -37,7 +37,7 @@ BUILD = ("pip", "setuptools", "wheel")  # what installs, and what builds the pro
 INDEX = "https://pypi.org/simple"
 TIMEOUT_S = 60
 HEADER = """\
-# Exact versions of all that `make` installs, with the hashes of all their files. Made by `make lock`.
+# Exact versions of all that `make` installs, with hashes of all their files; made by `make lock`.
 # A requirements file, as every pip reads it: pylock.toml needs a pip newer than the one that comes
 # with Python 3.11, and `pip lock` writes for one platform only.
 """
