@@ -27,14 +27,14 @@ format: $(READY)
 # the versions that everything above installs, resolved anew from pyproject.toml
 lock:
 	$(PYTHON) -m venv --clear $(LOCKING)
-	$(LOCKING)/bin/python -m pip install --quiet --upgrade pip packaging
+	$(LOCKING)/bin/python -m pip install -qq --upgrade pip packaging
 	$(LOCKING)/bin/python .ci/lock.py $(LOCK)
 	rm -rf $(LOCKING)
 
 # the tests with the newest versions that pyproject.toml allows, where these are not the lock's
 newest: $(LOCK)
 	$(PYTHON) -m venv $(NEWEST)
-	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip packaging
+	$(NEWEST)/bin/python -m pip install -qq --upgrade pip packaging
 	$(NEWEST)/bin/python .ci/lock.py $(LOCK) --compare >$(NEWEST)/changed
 	if grep --quiet . $(NEWEST)/changed; then \
 		echo "newer than the lock: $$(cat $(NEWEST)/changed)" && \
@@ -49,9 +49,10 @@ clean:
 	rm -rf "$(VENV)" $(NEWEST) $(LOCKING) build *.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-# the last step builds with the locked setuptools, not with one fetched for the occasion
+# pip's warnings are about the machine's own indexes and users; its errors are shown. The last step
+# builds with the locked setuptools, not with one fetched for the occasion.
 $(READY): pyproject.toml $(LOCK)
 	test -x "$(BIN)/python" || $(PYTHON) -m venv "$(VENV)"
-	"$(BIN)/python" -m pip install --quiet --require-hashes --requirement $(LOCK)
-	"$(BIN)/python" -m pip install --quiet --no-deps --no-build-isolation --editable .
+	"$(BIN)/python" -m pip install -qq --require-hashes --requirement $(LOCK)
+	"$(BIN)/python" -m pip install -qq --no-deps --no-build-isolation --editable .
 	touch "$@"
