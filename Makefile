@@ -3,29 +3,56 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOCK := requirements.lock
+NEWEST := .venv-newest
+LOCKING := .venv-lock
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format lock newest clean
 
 demo: $(READY)
-	$(BIN)/latbench demo
+	"$(BIN)/latbench" demo
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest --numprocesses auto
 
 lint: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/mypy"
 
 format: $(READY)
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+	"$(BIN)/ruff" check --fix .
+	"$(BIN)/ruff" format .
+
+# the versions that everything above installs, resolved anew from pyproject.toml
+lock:
+	$(PYTHON) -m venv --clear $(LOCKING)
+	$(LOCKING)/bin/python -m pip install -qq --upgrade pip packaging
+	$(LOCKING)/bin/python .ci/lock.py $(LOCK)
+	rm -rf $(LOCKING)
+
+# the tests with the newest versions that pyproject.toml allows, where these are not the lock's
+newest: $(LOCK)
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install -qq --upgrade pip packaging
+	$(NEWEST)/bin/python .ci/lock.py $(LOCK) --compare >$(NEWEST)/changed
+	if grep --quiet . $(NEWEST)/changed; then \
+		echo "newer than the lock: $$(cat $(NEWEST)/changed)" && \
+		$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager \
+			--editable '.[nas,openvino,report,dev]' && \
+		OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest --numprocesses auto; \
+	else \
+		echo "those of the lock, nothing more to run"; \
+	fi
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf "$(VENV)" $(NEWEST) $(LOCKING) build *.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-$(READY): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[nas,openvino,report,dev]'
-	touch $@
+# pip's warnings are about the machine's own indexes and users; its errors are shown. The last step
+# builds with the locked setuptools, not with one fetched for the occasion.
+$(READY): pyproject.toml $(LOCK)
+	test -x "$(BIN)/python" || $(PYTHON) -m venv "$(VENV)"
+	"$(BIN)/python" -m pip install -qq --require-hashes --requirement $(LOCK)
+	"$(BIN)/python" -m pip install -qq --no-deps --no-build-isolation --editable .
+	touch "$@"

@@ -1443,7 +1443,7 @@ def _trained_architecture(run: Path) -> tuple[Architecture, SearchSpace]:
     config = read_config(run)
     if "architecture" not in config:
         raise InvalidFileError(f"{run} holds a {config.get('command')} run, not a training")
-    text = json.dumps(config["architecture"])
+    text = json.dumps(config["architecture"], allow_nan=False)
     arch = parse_architecture(text, source=f"{run}/config.json")
     return arch, space_of(arch)
 
@@ -1469,7 +1469,7 @@ def _images(batch_size: int) -> str:
 
 def _fail(error: LatbenchError, *, as_json: bool) -> NoReturn:
     if as_json:
-        click.echo(json.dumps({"error": error.as_dict()}))
+        click.echo(json.dumps({"error": error.as_dict()}, allow_nan=False))
     else:
         click.echo(f"latbench: {' '.join(error.message.split())}", err=True)
     sys.exit(EXIT_BAD_INPUT)

@@ -88,7 +88,7 @@ def run_cells(
         except TimeIsUp:
             print("the time is up: the same command goes on from here")
             return
-        write_atomically(result, json.dumps(done, indent=2) + "\n")
+        write_atomically(result, json.dumps(done, indent=2, allow_nan=False) + "\n")
         if not keep:
             for checkpoints in [*run.rglob("checkpoint")]:
                 shutil.rmtree(checkpoints)

@@ -191,7 +191,7 @@ def _be_cell(options: argparse.Namespace) -> None:
         found = _cell(options, name, seed, run, Clock(options.hours).check)
     except TimeIsUp:
         sys.exit(_TIME_IS_UP)
-    print(json.dumps(found))
+    print(json.dumps(found, allow_nan=False))
 
 
 def _cell(
@@ -292,7 +292,7 @@ class _Stopwatch:
 
     def __exit__(self, *raised: object) -> None:
         self.total_s += monotonic() - self._begin
-        write_atomically(self.file, json.dumps(self.total_s) + "\n")
+        write_atomically(self.file, json.dumps(self.total_s, allow_nan=False) + "\n")
 
 
 def _peak_mib() -> float:

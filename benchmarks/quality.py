@@ -112,7 +112,9 @@ def _matched(path: Path, architecture: Path, record: Path, clock: Clock) -> dict
     arch, space = load_architecture(architecture)
     searched = space.lower(arch)
     if not record.exists():
-        write_atomically(record, json.dumps(_match(path, searched, clock), indent=2) + "\n")
+        write_atomically(
+            record, json.dumps(_match(path, searched, clock), indent=2, allow_nan=False) + "\n"
+        )
     found = json.loads(record.read_text())
     scales = {name: found[name]["multiplier"] for name in BASELINES}
     label = LatencyTable.open(path).space

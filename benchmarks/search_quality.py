@@ -159,7 +159,7 @@ class Cells:
     def record(self, cell: dict[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
-            file.write(json.dumps(cell) + "\n")
+            file.write(json.dumps(cell, allow_nan=False) + "\n")
         self._add(cell)
 
     def _add(self, cell: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ what is allowed and the next step. The command line prints it and exits with cod
      ├─ BudgetError           a budget out of reach; carries the nearest feasible one
      ├─ MissingExtraError     an optional dependency that is not installed
      ├─ PluginError           an installed package whose member clashes or cannot be loaded
+     ├─ DivergedError         a training whose loss or weights are no numbers any more
      ├─ RuntimeFailure        an inference runtime refused a model, or its device cannot be used
      └─ DeviceBusyError       another process measures on the same device
 """
@@ -122,6 +123,12 @@ class PluginError(LatbenchError):
     """An installed package adds a member under a taken name, or one that cannot be loaded."""
 
     kind = "plugin"
+
+
+class DivergedError(LatbenchError):
+    """The loss or the weights of a training are no finite numbers any more."""
+
+    kind = "diverged"
 
 
 class RuntimeFailure(LatbenchError):

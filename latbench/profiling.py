@@ -50,7 +50,8 @@ class ProfileResult:
         blocks: Blocks with a price, every width counted.
         measured: Blocks with a price of their own measurement.
         interpolated: Blocks with a price between measured ones.
-        noisy: Blocks whose interval is wider than the tolerance.
+        noisy: Measured blocks whose interval is wider than the tolerance, and interpolated ones
+            whose class was not measured around them.
         passes: Passes in the table, those of earlier runs included.
         seconds: Wall time of this run.
         stopped: Why it ended.
@@ -257,16 +258,16 @@ def _result(
         spec: estimates[id_] for id_, spec in store.blocks("block").items() if id_ in estimates
     }
     curves = Curves(store.alignment, knots)
-    interpolated = sum(1 for _ in curves.between_specs())
-    measured = sum(id_ in estimates for id_ in blocks)
+    measured = {spec: estimates[id_] for id_, spec in blocks.items() if id_ in estimates}
+    between = [spec for spec in curves.between_specs() if spec not in measured]
+    doubted = [*measured.values(), *(e for spec in between if (e := curves.between(spec)))]
     timing = store.timing(run.sweep)
     outside = timing["seconds"] - timing["open_s"] - timing["calls_s"]
-    held_out = sum(id_ in estimates for id_ in store.blocks("held-out"))
     return ProfileResult(
-        blocks=measured + interpolated - held_out,
-        measured=measured,
-        interpolated=interpolated - held_out,
-        noisy=sum(estimates[id_].noisy for id_ in blocks if id_ in estimates),
+        blocks=len(measured) + len(between),
+        measured=len(measured),
+        interpolated=len(between),
+        noisy=sum(estimate.noisy for estimate in doubted),
         passes=store.passes(run.sweep),
         seconds=seconds,
         stopped=stopped,

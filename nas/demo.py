@@ -72,7 +72,9 @@ def run_demo(folder: Path, stage: Stage) -> DemoResult:
     table = LatencyTable.open(path)
     priced = PricedSpace(space, table, efficient=True)
     if not budget.exists():
-        write_atomically(budget, json.dumps({"target_ms": _target_ms(priced)}) + "\n")
+        write_atomically(
+            budget, json.dumps({"target_ms": _target_ms(priced)}, allow_nan=False) + "\n"
+        )
     target_ms = float(json.loads(budget.read_text())["target_ms"])
 
     settings = SearchSettings(epochs=SEARCH_EPOCHS, measure=measurer(table))

@@ -291,6 +291,9 @@ import sys
 for name in ("torch", "torchvision", "sklearn", "scipy", "tensorboard", "safetensors"):
     sys.modules[name] = None  # importing it fails, as if it were not installed
 import cli
+import latbench.measure.lock
+from pathlib import Path
+latbench.measure.lock.LOCK_FOLDER = Path.cwd()  # runs beside a measurement
 sys.argv = ["latbench", *sys.argv[1:]]
 cli.main()
 """

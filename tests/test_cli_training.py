@@ -84,6 +84,22 @@ def test_wrong_recipes_are_refused(
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize("setting", ["lr_per_256=1e30", "lr_per_256=inf"])
+def test_a_training_that_diverges_says_so_in_one_line(
+    tmp_path: Path, run: Any, setting: str
+) -> None:
+    file = _draw(run, tmp_path / "a.json", "tfnas", *SMALL, "--classes", 10)
+    options = ("--data", "digits", "--images", 48, "--epochs", 2, "--batch-size", 16)
+    settings = ("--set", setting, "--set", "warmup=0.0", "--set", "clip=0.0")
+    code, out, err = run("train", file, *options, *settings, "-o", tmp_path / "r")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "learning rate" in err or "finite" in err
+    if not setting.endswith("inf"):
+        assert "diverged in epoch 1 of 2" in err
+        assert "NaN" not in (tmp_path / "r" / "metrics.jsonl").read_text()
+        assert not (tmp_path / "r" / "weights.safetensors").exists()
+
+
 def test_two_processes_train_by_torchrun_and_print_once(tmp_path: Path, run: Any) -> None:
     file = _draw(run, tmp_path / "a.json", "tfnas", *SMALL, "--classes", 10)
     done = subprocess.run(

@@ -1,4 +1,7 @@
-"""Imports run downwards only: cli -> nas -> latbench, and along the floors inside each."""
+"""What the source says of itself: imports run downwards, JSON is strict.
+
+Imports: cli -> nas -> latbench, and along the floors inside each.
+"""
 
 from __future__ import annotations
 
@@ -132,3 +135,12 @@ def test_black_box_searchers_and_benchmarks_of_them_need_no_torch() -> None:
     paths += [ROOT / "nas" / "evaluators" / f"{name}.py" for name in ("base", "journal", "tabular")]
     for path in paths:
         assert "torch" not in {name.split(".")[0] for name in _imports(path)}, path
+
+
+def test_json_is_written_for_strict_readers() -> None:
+    """NaN and Infinity are no JSON, and by default Python's writer makes them."""
+    for path in [*_modules("latbench"), *_modules("nas"), ROOT / "cli.py"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("json.dumps", "json.dump"):
+                strict = {word.arg: ast.unparse(word.value) for word in node.keywords}
+                assert strict.get("allow_nan") == "False", f"{path}:{node.lineno}"

@@ -1,16 +1,22 @@
-"""Estimates of all widths of a table's blocks: measured ones as they are, others interpolated."""
+"""Estimates of all widths of a table's blocks: measured ones as they are, others interpolated.
+
+Between two measured widths of a block every width has an estimate. Inside its class it is the
+class's own. Where the class was not measured on both sides of it, the nearest widths of any class
+give a rough one, whose interval holds all that they say and which is marked noisy. Classes that
+were measured on no block at all have no estimates: such a table is one of chosen widths.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 
 from latbench.blocks import BlockSpec, block_width, with_width
 from latbench.tables.records import Estimate
-from latbench.tables.widths import Alignment, Floats, WidthCurve
+from latbench.tables.widths import Alignment, Floats, WidthClass, WidthCurve
 
 
 class Curves:
@@ -32,11 +38,15 @@ class Curves:
                 grouped[with_width(spec, 0)][width] = estimate
         self.measured: dict[BlockSpec, dict[int, Estimate]] = {}
         self._curves: dict[BlockSpec, WidthCurve] = {}
+        self._seen: set[WidthClass] = set()
         if alignment is not None:
             self.measured = {shape: dict(sorted(grouped[shape].items())) for shape in grouped}
             self._curves = {
                 shape: WidthCurve(alignment, {w: _values(e) for w, e in found.items()})
                 for shape, found in self.measured.items()
+            }
+            self._seen = {
+                alignment.class_of(width) for found in self.measured.values() for width in found
             }
 
     def __str__(self) -> str:
@@ -52,7 +62,10 @@ class Curves:
         if width is None or curve is None:
             return None
         values = curve.at(width)
-        return None if values is None else _estimate(values)
+        if values is not None:
+            return _estimate(values)
+        around = curve.around(width) if curve.step(width)[0] in self._seen else None
+        return None if around is None else _rough_estimate(*around)
 
     def curve(self, spec: BlockSpec) -> WidthCurve | None:
         """The curve that a block's width lies on; None for blocks of no elastic width."""
@@ -69,8 +82,9 @@ class Curves:
         """Every block whose width was not measured but lies between widths that were."""
         for shape, known in self.measured.items():
             for width in range(min(known), max(known) + 1):
-                if width not in known and self._curves[shape].at(width) is not None:
-                    yield with_width(shape, width)
+                spec = with_width(shape, width)
+                if width not in known and self.between(spec) is not None:
+                    yield spec
 
 
 _FIELDS = [field.name for field in fields(Estimate) if field.name.endswith("_ms")]
@@ -86,3 +100,20 @@ def _estimate(values: Floats) -> Estimate:
     latencies = [None if np.isnan(value) else float(value) for value in values]
     named = dict(zip(_FIELDS, latencies, strict=True))
     return Estimate(**named, visits=0, noisy=False)  # type: ignore[arg-type]
+
+
+def _rough_estimate(middle: Floats, *nearest: Floats) -> Estimate:
+    """An estimate between the nearest widths of any class, with an interval that holds theirs."""
+    rough, both = _estimate(middle), [_estimate(values) for values in nearest]
+    cold_low_ms, cold_high_ms = rough.cold_low_ms, rough.cold_high_ms
+    if rough.cold_ms is not None:
+        cold_low_ms = min(e.cold_low_ms for e in both if e.cold_low_ms is not None)
+        cold_high_ms = max(e.cold_high_ms for e in both if e.cold_high_ms is not None)
+    return replace(
+        rough,
+        hot_low_ms=min(e.hot_low_ms for e in both),
+        hot_high_ms=max(e.hot_high_ms for e in both),
+        cold_low_ms=cold_low_ms,
+        cold_high_ms=cold_high_ms,
+        noisy=True,
+    )

@@ -53,6 +53,7 @@ def entries(table: LatencyTable, *, interpolated: bool = False) -> list[dict[str
             "source": price.source,
         }
         row.update({name: getattr(estimate, name, None) for name in COLUMNS[6:]})
+        row["noisy"] = price.noisy
         rows.append(row)
     return rows
 

@@ -28,10 +28,13 @@ blocks can show. The more exceeds, the larger the part that is fetched, so the s
 bytes; a latency is then the largest of a few sums over blocks, and stays easy to search: see
 ``PriceModel.pieces``.
 
-All coefficients but k are bounded at zero, k at nine tenths of the cheapest block's price. The
-bounds are what makes sixteen networks enough for twelve coefficients: most end at their bound, and
-what a network costs can be told beyond the sizes that were measured. The coefficients are fitted
-by least squares of relative errors on networks that were visited in the same shuffle as the
+All coefficients but k are bounded at zero, k at nine tenths of the cheapest block's price. Where
+``a`` and ``h`` would both be zero, as networks differ by less than their noise, ``a`` is a tenth:
+every block has a price.
+
+The bounds are what makes sixteen networks enough for twelve coefficients: most end at their bound,
+and what a network costs can be told beyond the sizes that were measured. The coefficients are
+fitted by least squares of relative errors on networks that were visited in the same shuffle as the
 blocks; they differ by runtime, input size and machine state, so there is no default and a fit is
 never carried over to another sweep.
 """
@@ -56,6 +59,7 @@ _KNEES = 6  # candidates for B_j, spread over the networks' sizes
 _LARGEST_KNEE = 0.8  # quantile of the sizes: beyond, a slope would rest on too few networks
 SLOW_COPIES = 0.5  # of a block's weights, where its width is not in the first class
 _LEAST_PRICE = 0.1  # the cheapest block's price is at least this fraction of a cold + h hot
+_LEAST_SCALE = 0.1  # a, where networks differ by less than their noise
 
 
 @dataclass(frozen=True)
@@ -234,9 +238,12 @@ def _fit(samples: Sequence[NetworkSample], least: tuple[float, float]) -> PriceM
         *(np.maximum(0.0, footprint - knee) for knee in knees),
     ]
     relative = np.stack(columns, axis=1) / latency_ms[:, None]
-    a, h, above_lowest, c, r, s, *slopes = nonnegative_least_squares(
-        relative, np.ones_like(latency_ms)
-    ).tolist()
+    wanted = np.ones_like(latency_ms)
+    found = nonnegative_least_squares(relative, wanted)
+    if not found[:2].any():  # else blocks would cost nothing
+        found = nonnegative_least_squares(relative, wanted - _LEAST_SCALE * relative[:, 0])
+        found[0] += _LEAST_SCALE
+    a, h, above_lowest, c, r, s, *slopes = found.tolist()
     return PriceModel(
         cold_scale=a,
         hot_scale=h,

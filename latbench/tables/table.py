@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,7 +34,8 @@ class TableCheck:
     Attributes:
         entries: Priced blocks.
         negative: Keys of blocks whose price is not positive.
-        noisy: Keys of blocks whose interval is wider than the tolerance.
+        noisy: Keys of blocks whose interval is wider than the tolerance, and of interpolated ones
+            whose class of widths was not measured around them.
         unmapped: Entries of an imported table that price no block known here.
         not_finite: Entries of an imported table whose latency is no number.
         duplicates: Entries of an imported table dropped for others of the same thing.
@@ -61,16 +62,19 @@ class Price:
     """Price of a block in ms, and how far to trust it.
 
     Attributes:
-        low_ms: Lower end of the 95 % interval.
+        low_ms: Lower end of the 95 % interval, 0 or more.
         high_ms: Upper end.
         source: Measured at this width, interpolated between widths, transferred from another
             device, imported as it stands, or included in what every network pays once.
+        noisy: Not to be trusted silently: the measurement did not converge, or the class of the
+            width was not measured around it.
     """
 
     price_ms: float
     low_ms: float
     high_ms: float
     source: Literal["measured", "interpolated", "transferred", "imported", "included"]
+    noisy: bool = False
 
 
 class LatencyTable:
@@ -197,12 +201,14 @@ class LatencyTable:
         measured = self.estimates.get(spec)
         e = measured or self.curves.between(spec)
         assert e is not None, "a price comes from an estimate"
-        low_ms = self._at(spec, e.cold_low_ms, e.hot_low_ms)
-        high_ms = self._at(spec, e.cold_high_ms, e.hot_high_ms)
-        if measured is not None:
-            return Price(middle_ms, low_ms, high_ms, self._source(measured))
-        doubt_ms = (self.fit.held_out_p95 or 0.0) * middle_ms
-        return Price(middle_ms, low_ms - doubt_ms, high_ms + doubt_ms, "interpolated")
+        doubt_ms = 0.0 if measured else (self.fit.held_out_p95 or 0.0) * middle_ms
+        return Price(
+            middle_ms,
+            max(0.0, self._at(spec, e.cold_low_ms, e.hot_low_ms) - doubt_ms),
+            self._at(spec, e.cold_high_ms, e.hot_high_ms) + doubt_ms,
+            self._source(measured) if measured else "interpolated",
+            e.noisy,
+        )
 
     def _source(self, estimate: Estimate) -> Literal["measured", "transferred", "imported"]:
         if estimate.visits:
@@ -250,6 +256,7 @@ class LatencyTable:
             now: The present environment, or None where the device cannot run here.
         """
         origin = self.origin
+        between = (spec for spec in self.curves.between_specs() if spec not in self.estimates)
         unmapped = origin.unmapped if origin else 0
         not_finite = origin.not_finite if origin else 0
         return TableCheck(
@@ -257,11 +264,12 @@ class LatencyTable:
             unmapped=unmapped,
             not_finite=not_finite,
             duplicates=origin.duplicates if origin else 0,
-            negative=self._keys(lambda spec: self.price_ms(spec) <= 0),
-            noisy=self._keys(lambda spec: self.estimates[spec].noisy),
+            negative=_keys(spec for spec in self.estimates if self.price_ms(spec) <= 0),
+            noisy=_keys(spec for spec in (*self.estimates, *between) if self.price(spec).noisy),
             unpriced=self.unpriced,
             stale=tuple(now.differences(self.environment)) if now else (),
         )
 
-    def _keys(self, wanted: Callable[[BlockSpec], bool]) -> tuple[str, ...]:
-        return tuple(block_key(spec) for spec in self.estimates if wanted(spec))
+
+def _keys(specs: Iterable[BlockSpec]) -> tuple[str, ...]:
+    return tuple(block_key(spec) for spec in specs)

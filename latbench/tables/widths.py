@@ -6,7 +6,8 @@ is; other runtimes have other steps. So widths fall into **classes**: a class ho
 its divisor divides and no larger divisor of the alignment does. Inside a class, latency is a
 function of the width rounded up to a multiple of the class's step, and that function is smooth
 enough to be interpolated between **knots**, the widths that were measured. Nothing is ever
-extrapolated, and no class speaks for another.
+extrapolated. No class speaks for another, but where a class was not measured around a width: then
+all classes together are the rougher curve, and what it says is marked as such.
 
 Which divisors and steps a runtime has is found by measuring all widths of a stretch of some
 blocks and asking which alignment predicts each of them best from the others.
@@ -111,6 +112,21 @@ class WidthCurve:
         between: Floats = (1 - share) * ys[upper - 1] + share * ys[upper]
         return between
 
+    def around(self, width: int) -> tuple[Floats, Floats, Floats] | None:
+        """What all classes together say of a width; None beyond what was measured.
+
+        Returns:
+            Values on the line between the nearest measured widths, then those at either of the
+            two. The classes may differ by factors, so the truth may be anywhere between these.
+        """
+        below = max((w for w in self.known if w <= width), default=None)
+        above = min((w for w in self.known if w >= width), default=None)
+        if below is None or above is None:
+            return None
+        low, high = self.known[below], self.known[above]
+        share = (width - below) / (above - below) if above > below else 0.0
+        return (1 - share) * low + share * high, low, high
+
     def step(self, width: int) -> tuple[WidthClass, int]:
         """Class and multiple of its step: widths that agree in both have one latency."""
         group = self._alignment.class_of(width)
@@ -128,12 +144,15 @@ class WidthCurve:
 def first_knots(widths: Sequence[int], alignment: Alignment, *, count: int) -> list[int]:
     """Widths to measure first: the ends of every class and some evenly between them.
 
+    Both ends of the range are always among them, whatever step their class has: a step is found
+    from a scan, and may be wrong.
+
     Args:
         widths: All widths of the curve, ascending.
         alignment: The runtime's classes.
         count: Knots a class, fewer where it has fewer.
     """
-    found: set[int] = set()
+    found = {widths[0], widths[-1]}
     for members in _by_abscissa(widths, alignment).values():
         positions = np.unique(np.linspace(0, len(members) - 1, count).round().astype(int))
         abscissae = sorted(members)

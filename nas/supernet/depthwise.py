@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nas.supernet.precision import in_one_type, without_autocast
+
 _FAST_KERNEL = 3  # up to here oneDNN's own gradient is fast
 _CALL_VALUES = 3 << 15  # of a map in one call: fills a part of the cache, and calls stay few
 
@@ -37,7 +39,7 @@ def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     Returns:
         ``(N, C, H / stride, W / stride)``, rounded up.
     """
-    weight = reaching(weight, x)
+    x, weight = in_one_type(x, reaching(weight, x))
     if weight.shape[2] == 1:
         return x * weight[:, 0]
     if x.device.type == "cpu" and weight.shape[2] > _FAST_KERNEL and weight.requires_grad:
@@ -54,21 +56,26 @@ def reaching(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Gradient by the input of ``depthwise``; of ``x`` only the shape and layout count."""
+    """Gradient by the input of ``depthwise``, in its type; ``x`` gives shape and layout alone."""
+    given = x.dtype
+    grad, x, weight = in_one_type(grad, x, weight)
     if x.device.type == "cpu" and stride == 1:
-        turned = weight.flip(2, 3).to(grad.dtype)  # under autocast the weight stays float32
-        return F.conv2d(grad, turned, padding=weight.shape[2] // 2, groups=len(weight))
-    by_input, _ = _gradients(grad, x, weight, stride, wanted=(True, False))
-    return by_input
+        turned = weight.flip(2, 3)
+        by_input = F.conv2d(grad, turned, padding=weight.shape[2] // 2, groups=len(weight))
+    else:
+        by_input, _ = _gradients(grad, x, weight, stride, wanted=(True, False))
+    return by_input.to(given)
 
 
 def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Gradient by the weight of ``depthwise``; of ``weight`` only the shape counts."""
-    kernel = weight.shape[2]
+    """Gradient by the weight of ``depthwise``, in its type; ``weight`` gives the shape alone."""
+    given, kernel = weight.dtype, weight.shape[2]
+    grad, x, weight = in_one_type(grad, x, weight)
     if x.device.type == "cpu" and kernel > _FAST_KERNEL and min(grad.shape[2:]) > stride:
-        return _by_convolution(grad, x, kernel, stride)
-    _, by_weight = _gradients(grad, x, weight, stride, wanted=(False, True))
-    return by_weight
+        by_weight = _by_convolution(grad, x, kernel, stride)
+    else:
+        _, by_weight = _gradients(grad, x, weight, stride, wanted=(False, True))
+    return by_weight.to(given)
 
 
 def _gradients(
@@ -126,6 +133,7 @@ def _side_by_side(x: Tensor) -> Tensor:
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
+    @without_autocast
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
@@ -133,6 +141,7 @@ class _Depthwise(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @without_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)

@@ -3,6 +3,9 @@
 What autograd would keep for the backward pass takes most of a supernet's memory, and what it would
 compute there most of its time. These keep what is small, compute anew what is cheap, and leave out
 gradients that nobody asks for.
+
+Under autocast they return what the plain operations would, but statistics, which stay in single
+precision at least.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from latbench.blocks.graph import NORM_EPSILON
 from nas.supernet.depthwise import input_gradient, weight_gradient
 from nas.supernet.pointwise import gradients, rows
+from nas.supernet.precision import in_one_type, without_autocast
 
 MOMENTUM = 0.1  # of running statistics
 _KEPT_PIXELS = 8  # maps of at most this side are kept for the backward pass
@@ -27,6 +31,7 @@ class _Moments(torch.autograd.Function):
     """Mean ``(C,)`` and second moments ``(C, C)`` of channels over images and pixels."""
 
     @staticmethod
+    @without_autocast
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(x)
         flat = rows(x)
@@ -34,6 +39,7 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @without_autocast
     def backward(ctx: Any, by_mean: Tensor, by_second: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         count = x.numel() // x.shape[1]
@@ -42,7 +48,11 @@ class _Moments(torch.autograd.Function):
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean ``(C,)`` and covariance ``(C, C)`` of channels over images and pixels."""
+    """Mean ``(C,)`` and covariance ``(C, C)`` of channels over images and pixels.
+
+    In single precision at least: the covariance is a difference of nearly equal numbers.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float))
     mean, second = cast(tuple[Tensor, Tensor], _Moments.apply(x))
     return mean, second - torch.outer(mean, mean)
 
@@ -51,6 +61,7 @@ class _ReLU6(torch.autograd.Function):
     """ReLU6 in place, differentiable from its output: torch's own keeps a copy of its input."""
 
     @staticmethod
+    @without_autocast
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.mark_dirty(x)
         x.clamp_(0, 6)
@@ -59,6 +70,7 @@ class _ReLU6(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @without_autocast
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (y,) = ctx.saved_tensors
         return cast(Tensor, torch.ops.aten.hardtanh_backward(grad, y, 0, 6))
@@ -77,6 +89,7 @@ class _ExpandDepthwise(torch.autograd.Function):
     """
 
     @staticmethod
+    @without_autocast
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, kernel: Tensor, stride: int
     ) -> Tensor:
@@ -88,6 +101,7 @@ class _ExpandDepthwise(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @without_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, kernel, wide = ctx.saved_tensors
         aten = torch.ops.aten
@@ -113,7 +127,7 @@ def expand_depthwise(
         kernel: ``(K, 1, kernel, kernel)``.
         stride: Of the depthwise convolution.
     """
-    return cast(Tensor, _ExpandDepthwise.apply(x, weight, bias, kernel, stride))
+    return cast(Tensor, _ExpandDepthwise.apply(*in_one_type(x, weight, bias, kernel), stride))
 
 
 class _NormProject(torch.autograd.Function):
@@ -124,6 +138,7 @@ class _NormProject(torch.autograd.Function):
     """
 
     @staticmethod
+    @without_autocast
     def forward(
         ctx: Any,
         x: Tensor,
@@ -141,6 +156,7 @@ class _NormProject(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @without_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, gain, bias, mean, inverse_std, projection = ctx.saved_tensors
         aten = torch.ops.aten
@@ -173,6 +189,8 @@ def norm_project(
         bias: Of the norm.
         projection: ``(D, K, 1, 1)``.
     """
+    x, projection = in_one_type(x, projection)
+    gain, bias = gain.to(running_mean.dtype), bias.to(running_mean.dtype)
     return cast(Tensor, _NormProject.apply(x, running_mean, running_var, gain, bias, projection))
 
 
@@ -184,6 +202,7 @@ class _FrozenMix(torch.autograd.Function):
     """
 
     @staticmethod
+    @without_autocast
     def forward(
         ctx: Any, x: Tensor, stride: int, projection: Tensor, count: int, *rest: Tensor
     ) -> Tensor:
@@ -203,6 +222,7 @@ class _FrozenMix(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @without_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, projection, *rest = ctx.saved_tensors
         count = ctx.count
@@ -239,7 +259,7 @@ def frozen_mix(
         projection: ``(D, K, 1, 1)``.
         stride: Of the depthwise convolutions.
     """
-    parts = (*weights, *kernels, *biases)
+    x, projection, *parts = in_one_type(x, projection, *weights, *kernels, *biases)
     return cast(Tensor, _FrozenMix.apply(x, stride, projection, len(kernels), *parts))
 
 

@@ -49,6 +49,7 @@ from nas.spaces.sgnas import KERNELS, SKIP, SUB_BLOCKS, MixLayer, architecture_o
 from nas.supernet.candidates import initialise, modules_of
 from nas.supernet.depthwise import depthwise, reaching
 from nas.supernet.fused import MOMENTUM, expand_depthwise, frozen_mix, moments, norm_project, relu6
+from nas.supernet.precision import without_autocast
 
 THRESHOLD = 0.01  # choices of at most this probability are not computed, as published
 
@@ -250,6 +251,7 @@ class UnifiedBlock(nn.Module):
         """Expansion of a group of sub-blocks, batch norm and ReLU6."""
         return relu6(F.conv2d(x, *self._expansion(x, group, statistics)))
 
+    @without_autocast  # statistics and what is divided by them
     def _expansion(
         self, x: Tensor, group: Sequence[SubBlock], statistics: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor]:

@@ -2,14 +2,16 @@
 
 An epoch shows the training images once. Then it is logged, and its checkpoint is written: a run
 goes on from its last finished epoch and ends bit-identical to an uninterrupted one, as every draw
-follows from the seed and the number of the epoch. Under ``torchrun`` all processes draw the same
-batches, each computes on its share of them, and the one that leads writes.
+follows from the seed and the number of the epoch. A loss or a weight that is no finite number ends
+it with an error, and the last checkpoint stays as it was. Under ``torchrun`` all processes draw the
+same batches, each computes on its share of them, and the one that leads writes.
 
 What is trained, and how a step goes, is its caller's affair.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,8 +19,9 @@ from time import monotonic
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from latbench.errors import DivergedError, InvalidFileError
 from nas.data.images import ImageData, Source, augment, batches, endless_batches
 from nas.training.distributed import ALONE, Workers
 from nas.training.memory import keep_freed_memory
@@ -35,6 +38,11 @@ Values = dict[str, float | None]
 
 Step = Callable[[int, Tensor, Tensor], float]
 """The number of a step in its epoch, inputs ``(B, 3, S, S)`` and labels ``(B,)``, to the loss."""
+
+_REMEDY = (
+    "begin anew in another folder (-o) with a lower learning rate, with gradients clipped, or in "
+    "single precision if this was bfloat16"
+)
 
 
 class _Stateful(Protocol):
@@ -73,13 +81,30 @@ class Resumable:
             if part is not None:
                 part.load_state_dict(saved[name])
 
+    def is_finite(self) -> bool:
+        """Whether all parameters and buffers are finite; waits for the device once."""
+        modules = [part for part in self._parts.values() if isinstance(part, nn.Module)]
+        tensors = [t for m in modules for t in m.state_dict().values() if t.is_floating_point()]
+        if not tensors:
+            return True
+        return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+
 
 def resume(state: Resumable, folder: RunFolder, *checkpoints: str) -> bool:
-    """Go on from the first of these checkpoints that there is; say whether there was one."""
+    """Go on from the first of these checkpoints that there is; say whether there was one.
+
+    Raises:
+        InvalidFileError: The checkpoint is damaged, or of a training that had diverged.
+    """
     for name in checkpoints:
         saved = folder.checkpoint(name)
         if saved is not None:
             state.load(saved)
+            if not state.is_finite():
+                raise InvalidFileError(
+                    f"the checkpoint {name} in {folder.path} has weights that are no finite "
+                    f"numbers: {_REMEDY}"
+                )
             return True
     return False
 
@@ -106,6 +131,10 @@ def run_epochs(
         checkpoint: The checkpoint's name, if it is not the phase's.
         workers: The processes that train together; all hold the same state.
         progress: Is told what is done of all epochs.
+
+    Raises:
+        DivergedError: A reported loss, or a weight after an epoch, is no finite number. Nothing of
+            that epoch is kept, and the last checkpoint is as it was.
     """
     torch.set_flush_denormal(True)
     keep_freed_memory()
@@ -117,6 +146,8 @@ def run_epochs(
         while state.epoch < epochs:
             begin = monotonic()
             values = train_epoch(_reporter(progress, phase, state.epoch, epochs))
+            if not state.is_finite():
+                raise _diverged("weights are no finite numbers", phase, state.epoch, epochs)
             if metrics is not None:
                 seconds = round(monotonic() - begin, 3)
                 metrics.log(phase, state.epoch, {**values, "seconds": seconds})
@@ -127,11 +158,25 @@ def run_epochs(
 
 
 def _reporter(progress: Progress, phase: str, epoch: int, epochs: int) -> Report:
+    steps = 0
+
     def report(done: float, loss: float) -> None:
+        nonlocal steps
+        steps += 1
+        if not math.isfinite(loss):
+            raise _diverged(f"loss is {loss} in step {steps}", phase, epoch, epochs)
         words = f"{phase}, epoch {epoch + 1} of {epochs}, loss {loss:.2f}"
         progress((epoch + done) / epochs, words)
 
     return report
+
+
+def _diverged(what: str, phase: str, epoch: int, epochs: int) -> DivergedError:
+    kept = f"the checkpoint of epoch {epoch} is as it was" if epoch else "no epoch was finished"
+    return DivergedError(
+        f"the training ({phase}) diverged in epoch {epoch + 1} of {epochs}: its {what}; {kept}. "
+        f"What to do: {_REMEDY}"
+    )
 
 
 @dataclass(frozen=True)

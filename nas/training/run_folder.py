@@ -7,6 +7,7 @@ written beside the old one and renamed, so a killed run always has a whole one.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from latbench.errors import InvalidFileError, MismatchError, MissingExtraError
+from latbench.errors import InvalidFileError, InvalidValueError, MismatchError, MissingExtraError
 from latbench.files import write_atomically
 
 
@@ -30,12 +31,18 @@ class RunFolder:
     Raises:
         MismatchError: The folder belongs to a run of another configuration.
         InvalidFileError: The folder cannot be used.
+        InvalidValueError: The configuration holds a number that is not finite.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
         self.path = path
         file = path / "config.json"
-        ours = json.loads(json.dumps(config))
+        try:
+            ours = json.loads(json.dumps(config, allow_nan=False))
+        except ValueError as error:
+            raise InvalidValueError(
+                f"a setting of the run is no finite number ({error}): give it a finite one"
+            ) from error
         if file.exists():
             theirs = read_config(path)
             differing = sorted(
@@ -49,7 +56,7 @@ class RunFolder:
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise MismatchError(f"{path} exists and holds no run: choose another -o")
         else:
-            write_atomically(file, json.dumps(ours, indent=2) + "\n")
+            write_atomically(file, json.dumps(ours, indent=2, allow_nan=False) + "\n")
 
     def checkpoint(self, name: str) -> dict[str, Any] | None:
         """The last state saved under ``name``, or None.
@@ -114,11 +121,18 @@ class Metrics:
         self._events = SummaryWriter(str(folder))
 
     def log(self, phase: str, epoch: int, values: Mapping[str, float | None]) -> None:
-        """Append one line: phase, epoch, time in s since 1970 and the values."""
-        line = {"phase": phase, "epoch": epoch, "time_s": round(time(), 3), **values}
-        self._file.write(json.dumps(line) + "\n")
+        """Append one line: phase, epoch, time in s since 1970 and the values.
+
+        What is no finite number is undefined, and null in the line: JSON has no other word.
+        """
+        defined = {
+            name: None if value is None or not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+        line = {"phase": phase, "epoch": epoch, "time_s": round(time(), 3), **defined}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
-        for name, value in values.items():
+        for name, value in defined.items():
             if value is not None:
                 self._events.add_scalar(f"{phase}/{name}", value, epoch)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -402,11 +403,20 @@ def test_stems_beside_blocks_of_both_kinds_stay_unmapped(read: Any) -> None:
         (PROXYLESS + "b: {count: 1}", "without a mean"),
         (PROXYLESS + "b: {mean: fast}", "where a latency should be"),
         (PROXYLESS + "b: 1.0", "without a mean"),
-        pytest.param("[" * 100_000, "no YAML mapping", id="deep lists"),
+        pytest.param("[" * 100_000, "no YAML mapping|nested", id="deep lists"),
         pytest.param("{" * 100_000, "nested", id="deep mappings"),
+        pytest.param("{a: " * 100_000, "nested", id="deep values"),
+        pytest.param("a:\n" + "- " * 2_000, "nested", id="deep blocks"),
     ],
 )
-def test_yaml_that_is_more_than_a_table_is_refused(text: str, reason: str, read: Any) -> None:
+@pytest.mark.parametrize("loader", [yaml.SafeLoader, getattr(yaml, "CSafeLoader", None)])
+def test_yaml_that_is_more_than_a_table_is_refused(
+    text: str, reason: str, loader: Any, read: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not the parser has a limit of depth: of PyYAML 6.0.4's two, one has."""
+    if loader is None:
+        pytest.skip("this PyYAML was built without libyaml")
+    monkeypatch.setattr(yaml, "CSafeLoader", loader, raising=False)
     with pytest.raises(InvalidFileError, match=reason):
         read("ofa", text.encode())
 

@@ -104,6 +104,14 @@ def test_the_cheapest_block_keeps_a_positive_price() -> None:
     assert model.block_price_ms(0.02, 0.02, weight_bytes=0, slow=False) > 0
 
 
+def test_blocks_have_a_price_where_networks_do_not_differ() -> None:
+    """As after one rough pass: what all networks take alike is not put on no block at all."""
+    alike = [replace(sample, latency_ms=3.0) for sample in _samples(12, a=1.0, k=0, c=0.3)]
+    model = fit_price(alike, least_cold_ms=0.02, least_hot_ms=0.02)
+    assert model.block_price_ms(0.02, 0.02, weight_bytes=0, slow=False) > 0
+    assert model.network_ms > 0
+
+
 def test_too_few_networks_are_refused() -> None:
     with pytest.raises(InvalidValueError, match="5 calibration networks"):
         fit_price(_samples(5, a=1, k=0, c=0))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from latbench.errors import DivergedError, InvalidFileError, InvalidValueError
 from nas.data.images import Split, augment, batches, generator
 from nas.training.distributed import Workers
 from nas.training.epochs import Report, Resumable, TrainingImages, Values, resume, run_epochs
@@ -58,6 +60,69 @@ def test_a_training_goes_on_under_the_first_checkpoint_that_there_is(tmp_path: P
         *(("warmup", epoch, epoch + 1) for epoch in range(2)),
         *(("search", epoch, epoch + 1) for epoch in range(2, 5)),
     ]
+
+
+def _strict(text: str) -> list[dict[str, object]]:
+    """Lines of JSON as a reader takes them that knows no NaN and no Infinity."""
+
+    def refuse(constant: str) -> object:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_no_number_ends_the_training(loss: float, tmp_path: Path) -> None:
+    """It says where and what to do; the last checkpoint can be loaded, and no epoch is made up."""
+
+    class Diverging(_Counter):
+        def train_epoch(self, report: Report) -> Values:
+            report(0.5, 1.0)
+            if self.epoch == 2:
+                report(1.0, loss)
+            return super().train_epoch(report)
+
+    state, folder = Diverging(), RunFolder(tmp_path, {})
+    words = "epoch 3 of 5.*step 2; the checkpoint of epoch 2 is as it was.*lower learning rate"
+    with pytest.raises(DivergedError, match=words):
+        run_epochs(state, 5, state.train_epoch, folder, phase="x")
+    assert len(_strict((tmp_path / "metrics.jsonl").read_text())) == 2
+    again = _Counter()
+    assert resume(again, folder, "x")
+    assert (again.epoch, float(again.module.weight.detach())) == (2, 2.0)
+
+
+def test_weights_that_are_no_numbers_after_an_epoch_are_not_kept(tmp_path: Path) -> None:
+    """Its last step may spoil them, whose loss was still finite."""
+
+    class Diverging(_Counter):
+        def train_epoch(self, report: Report) -> Values:
+            values = super().train_epoch(report)
+            with torch.no_grad():
+                self.module.bias.fill_(math.inf)
+            return values
+
+    state, folder = Diverging(), RunFolder(tmp_path, {})
+    with pytest.raises(DivergedError, match="weights are no finite numbers; no epoch was finished"):
+        run_epochs(state, 2, state.train_epoch, folder, phase="x")
+    assert not (tmp_path / "checkpoint").exists()
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+    folder.save_checkpoint("x", state.save())
+    with pytest.raises(InvalidFileError, match="no finite numbers: begin anew in another folder"):
+        resume(_Counter(), folder, "x")
+
+
+def test_what_is_undefined_is_null_in_the_metrics(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, {}).metrics() as metrics:
+        metrics.log("x", 0, {"a": math.nan, "b": -math.inf, "c": None, "d": 1.5})
+    (line,) = _strict((tmp_path / "metrics.jsonl").read_text())
+    assert (line["a"], line["b"], line["c"], line["d"]) == (None, None, None, 1.5)
+
+
+def test_a_setting_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match="no finite number"):
+        RunFolder(tmp_path / "run", {"recipe": {"lr": math.inf}})
+    assert not (tmp_path / "run").exists()
 
 
 def test_only_the_process_that_leads_writes(tmp_path: Path) -> None:

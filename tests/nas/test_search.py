@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,13 @@ import torch
 from latbench.blocks import Network
 from latbench.cost import network_cost
 from latbench.device import load_profile
-from latbench.errors import BudgetError, InvalidFileError, InvalidValueError, MismatchError
+from latbench.errors import (
+    BudgetError,
+    DivergedError,
+    InvalidFileError,
+    InvalidValueError,
+    MismatchError,
+)
 from latbench.measure.sweep import Progress
 from nas.constraints import COUNTED, Count, Counted, Limit
 from nas.data import load_data
@@ -109,6 +116,24 @@ def test_a_resumed_search_is_bit_identical(name: str, priced: PricedSpace, tmp_p
         ours = torch.load(file, weights_only=True)
         theirs = torch.load(tmp_path / "cut" / "checkpoint" / file.name, weights_only=True)
         _assert_equal(ours, theirs)
+
+
+@EVERY_SEARCHER
+def test_a_search_whose_loss_is_no_number_ends_with_an_error(
+    name: str, priced: PricedSpace, tmp_path: Path
+) -> None:
+    """By a learning rate that is far too high; no line and no checkpoint says that it went well."""
+    family = SEARCHERS[name]
+    assert family.recipe_kind is not None
+    recipe = msgspec.structs.replace(RECIPES.get(name) or family.recipe_kind(), lr=1e30)
+    searcher = family(priced, SearchSettings(epochs=4, batch_size=16, seed=3, recipe=recipe))
+    folder = RunFolder(tmp_path / "run", {})
+    with pytest.raises(DivergedError, match=r"diverged in epoch .* lower learning rate"):
+        searcher.search(tiny_data(), _targets(priced), folder)
+    assert "NaN" not in (folder.path / "metrics.jsonl").read_text()
+    for file in folder.path.glob("checkpoint/*.pt"):
+        saved = torch.load(file, weights_only=True)
+        assert all(t.isfinite().all() for t in saved["supernet"].values())
 
 
 def _assert_equal(a: Any, b: Any) -> None:

@@ -6,7 +6,9 @@ drops repeated keys unsaid. A latency table has no use for anchors, aliases, tag
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 
 import yaml
@@ -14,6 +16,10 @@ import yaml
 from latbench.tables.importers.base import ForeignFormatError, Pairs, shown
 
 _MAX_DEPTH = 2
+_TOO_DEEP = "its YAML is nested more deeply than {key: {mean: ms}}"
+_OPEN_BRACKETS = 100  # at once: what some releases of the parser refuse before the first event
+# a bad \U escape is a ValueError or an OverflowError
+_NO_YAML = (yaml.YAMLError, ValueError, OverflowError, RecursionError, StopIteration)
 _SPECIAL = {".nan": "nan", ".inf": "inf", "+.inf": "inf", "-.inf": "-inf"}
 
 
@@ -33,9 +39,20 @@ def read_yaml(raw: bytes) -> Pairs:
         for expected in (yaml.DocumentEndEvent, yaml.StreamEndEvent):
             if not isinstance(next(events), expected):
                 raise ForeignFormatError("it holds more than one YAML document")
-    except (yaml.YAMLError, ValueError, StopIteration) as error:  # ValueError: of a bad \U escape
-        raise ForeignFormatError("it is no YAML, or truncated") from error
+    except _NO_YAML as error:
+        deep = _open_brackets(raw) > _OPEN_BRACKETS
+        raise ForeignFormatError(_TOO_DEEP if deep else "it is no YAML, or truncated") from error
     return content
+
+
+def _open_brackets(raw: bytes) -> int:
+    """The most brackets that are open at once, those in texts and comments counted as well.
+
+    From 6.0.4 on PyYAML's scanner refuses deep nesting. It looks ahead, so the error comes before
+    the events that show the nesting, and its words are no interface.
+    """
+    steps = (1 if bracket in b"[{" else -1 for bracket in re.findall(rb"[][{}]", raw))
+    return max(accumulate(steps), default=0)
 
 
 def yaml_number(text: object) -> object:
@@ -74,5 +91,5 @@ def _mapping(events: Iterator[Any], *, depth: int) -> Pairs:
 
 def _scalar(event: Any) -> str:
     if not isinstance(event, yaml.ScalarEvent):
-        raise ForeignFormatError("its YAML is nested more deeply than {key: {mean: ms}}")
+        raise ForeignFormatError(_TOO_DEEP)
     return str(event.value)

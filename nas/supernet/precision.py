@@ -1,0 +1,44 @@
+"""Functions with gradients of their own under autocast.
+
+Autocast casts what a convolution is given, and autograd casts gradients back. Inside a
+``torch.autograd.Function`` nothing does the latter, and some processors refuse convolutions of two
+types. So such functions are given tensors of one type, by casts that autograd sees, and compute
+with autocast off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce, wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_one_type(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in the type in which a convolution of them computes.
+
+    That is autocast's where it is on, else the widest of theirs. As torch's own, autocast leaves
+    double precision as it is.
+    """
+    device_type = tensors[0].device.type
+    wanted = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+    if wanted != torch.double and torch.is_autocast_enabled(device_type):
+        wanted = torch.get_autocast_dtype(device_type)
+    return tuple(tensor.to(wanted) for tensor in tensors)
+
+
+def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
+    """The forward or backward pass of a function, computed in the types of its arguments."""
+
+    @wraps(function)
+    def computed(*args: P.args, **kwargs: P.kwargs) -> R:
+        device = next(value.device for value in args if isinstance(value, Tensor))
+        with torch.autocast(device.type, enabled=False):
+            return function(*args, **kwargs)
+
+    return computed
