@@ -84,7 +84,8 @@ class Resumable:
     def is_finite(self) -> bool:
         """Whether all parameters and buffers are finite; waits for the device once."""
         modules = [part for part in self._parts.values() if isinstance(part, nn.Module)]
-        tensors = [t for m in modules for t in m.state_dict().values() if t.is_floating_point()]
+        states = [value for m in modules for value in m.state_dict().values()]  # some keep lists
+        tensors = [s for s in states if isinstance(s, Tensor) and s.is_floating_point()]
         if not tensors:
             return True
         return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
