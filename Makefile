@@ -38,7 +38,7 @@ newest: $(LOCK)
 	$(NEWEST)/bin/python .ci/lock.py $(LOCK) --compare >$(NEWEST)/changed
 	if grep --quiet . $(NEWEST)/changed; then \
 		echo "newer than the lock: $$(cat $(NEWEST)/changed)" && \
-		$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager \
+		$(NEWEST)/bin/python -m pip install -qq --upgrade --upgrade-strategy eager \
 			--editable '.[nas,openvino,report,dev]' && \
 		OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest --numprocesses auto; \
 	else \

@@ -49,7 +49,7 @@ def main() -> None:
     """Write the lock, or compare it."""
     lock, *options = sys.argv[1:]
     packages = resolved()
-    found = {name: package["metadata"]["version"] for name, package in packages.items()}
+    found = {n: p["metadata"]["version"] for n, p in packages.items() if n != PROJECT}
     if options == ["--compare"]:
         known = locked(Path(lock).read_text())
         names = sorted(known.keys() | found.keys())
@@ -57,7 +57,7 @@ def main() -> None:
         print(", ".join(f"{n} {found.get(n, 'gone')}" for n in changed))
         return
     wanted = markers(packages)
-    entries = [entry(n, found[n], wanted[n]) for n in sorted(found) if n != PROJECT]
+    entries = [entry(n, found[n], wanted[n]) for n in sorted(found)]
     Path(lock).write_text(HEADER + "\n".join(entries) + "\n")
 
 
