@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from latbench.device import DeviceProfile, load_profile, shipped_profiles
 from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError, UnknownNameError
-from latbench.files import write_atomically
+from latbench.files import MAX_TEXT_BYTES, decode_text, read_text, write_atomically
 from latbench.profilers import PROFILERS
 from latbench.units import format_s, parse_duration_s, parse_latency_ms
 
@@ -110,3 +111,60 @@ def test_an_error_is_json_without_what_it_does_not_know() -> None:
         "message": "no",
         "nearest_ms": 3.0,
     }
+
+
+@pytest.mark.parametrize("text", ["", "a", "Größe µ\n", "\0\0\0\0"])
+def test_text_is_utf8_with_or_without_a_mark(text: str, tmp_path: Path) -> None:
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / encoding).write_bytes(text.encode(encoding))
+        assert read_text(tmp_path / encoding, what="a text") == text
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_text_of_another_encoding_is_named(encoding: str) -> None:
+    with pytest.raises(InvalidFileError, match=rf"x is {encoding[:6].upper()} text: save it as"):
+        decode_text('{"format": 1}'.encode(encoding), source="x", what="a text")
+    with pytest.raises(InvalidFileError, match=r"x is not a text: it is no UTF-8 text \(byte 2\)"):
+        decode_text("Größe".encode("latin-1"), source="x", what="a text")
+
+
+def test_what_is_no_file_or_never_ends_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "large").write_bytes(b" " * (MAX_TEXT_BYTES + 1))
+    for path, reason in {
+        tmp_path: "is a directory",
+        tmp_path / "fifo": "is a named pipe",
+        tmp_path / "absent": "No such file",
+        tmp_path / "large" / "x": "Not a directory",
+        tmp_path / "a\0b": "null",
+        tmp_path / "large": "larger than 1 MiB",
+        Path("/dev/zero"): "is a device",
+    }.items():
+        with pytest.raises(InvalidFileError, match=f"{reason}.*a text|a text.*{reason}"):
+            read_text(path, what="a text")
+
+
+def test_a_pipe_of_the_shell_is_read() -> None:
+    source, sink = os.pipe()
+    os.write(sink, b"text")
+    os.close(sink)
+    try:
+        assert read_text(Path(f"/dev/fd/{source}"), what="a text") == "text"
+    finally:
+        os.close(source)
+
+
+def test_hidden_profiles_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latbench.device.resources.files", lambda package: tmp_path)
+    for name in ("mine.toml", "._mine.toml", "._x.txt", "README.md"):
+        (tmp_path / name).touch()
+    assert shipped_profiles() == ["mine"]
+
+
+def test_a_profile_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes('name = "Größe"\nruntime = "onnxruntime"\n'.encode("utf-8-sig"))
+    assert load_profile(str(path)) == DeviceProfile(name="Größe", runtime="onnxruntime")
+    path.write_bytes('name = "Größe"\nruntime = "onnxruntime"\n'.encode("utf-16"))
+    with pytest.raises(InvalidFileError, match="UTF-16"):
+        load_profile(str(path))
