@@ -86,11 +86,12 @@ def check(network: Network, data: ImageData, recipe: TrainingRecipe, group: Work
     """Refuse what cannot be trained together, before anything is written.
 
     Raises:
-        LatbenchError: No such criterion or option, outputs that do not fit the data, or a batch
-            that does not divide among processes or classes.
+        LatbenchError: No such criterion or option, outputs that do not fit the data, a batch that
+            does not divide among processes or classes, or too few images for batch norm.
     """
     _criterion(network, data, recipe)
     check_batches(recipe, group)
+    group.share(_images_a_step(data, recipe))
 
 
 def test(model: nn.Module, data: ImageData) -> dict[str, float]:
@@ -151,7 +152,7 @@ class TrainingState(Resumable):
             data.train.cropped(recipe.least_area),
             recipe.batch_size,
             order,
-            share=group.share(recipe.batch_size),
+            share=group.share(_images_a_step(data, recipe)),
             per_class=recipe.per_class,
         )
         with torch.random.fork_rng():
@@ -231,6 +232,11 @@ def _criterion(network: Network, data: ImageData, recipe: TrainingRecipe) -> nn.
         name=recipe.criterion or task.scratch_criterion,
         options=recipe.options,
     )
+
+
+def _images_a_step(data: ImageData, recipe: TrainingRecipe) -> int:
+    """The batch size, or all images where these are fewer; batches by class repeat images."""
+    return recipe.batch_size if recipe.per_class else min(recipe.batch_size, len(data.train))
 
 
 def _device() -> torch.device:
