@@ -27,7 +27,13 @@ from latbench.errors import (
     MissingExtraError,
     UnknownNameError,
 )
-from latbench.units import format_ms, parse_count, parse_duration_s, parse_latency_ms
+from latbench.units import (
+    format_ms,
+    parse_count,
+    parse_duration_s,
+    parse_latency_ms,
+    parse_millions,
+)
 
 if TYPE_CHECKING:
     from latbench.device import DeviceProfile
@@ -92,6 +98,7 @@ class _Named(click.ParamType[Any]):
 LATENCY = _Amount("latency", parse_latency_ms)
 DURATION = _Amount("duration", parse_duration_s)
 MANY = _Amount("count", parse_count)
+MILLIONS = _Amount("count", parse_millions)
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 COUNT = click.IntRange(min=1)
@@ -817,8 +824,17 @@ def _land(priced: PricedSpace, arch: Architecture, target_ms: float) -> Landing[
     multiple=True,
     help="Once a budget; may be left out under the limits below or for a generator.",
 )
-@click.option("--max-macs", type=MANY, help="Multiply-accumulates at every target: 30M.")
-@click.option("--max-params", type=MANY, help="Parameters at every target: 3M.")
+@click.option(
+    "--max-macs",
+    type=MANY,
+    help="Multiply-accumulates at every target, such as 30M. A bare number below 100000 is in "
+    "millions: 30 is 30M.",
+)
+@click.option(
+    "--max-params",
+    type=MANY,
+    help="Parameters at every target, such as 3M. Bare numbers as with --max-macs.",
+)
 @_widths_option("efficient")
 @data_option
 @data_dir_option
@@ -1057,8 +1073,21 @@ def _emit_generator(made: Generator, path: Path, *, as_json: bool) -> None:
 @click.argument("path", metavar="GENERATOR", type=FILE)
 @click.option("--table", "table_path", type=FILE, help="Latency table of the device.")
 @click.option("--target", "latencies", type=LATENCY, multiple=True, help="Such as 15ms.")
-@click.option("--target-macs", "macs", type=float, multiple=True, help="Conv MACs in millions.")
-@click.option("--target-params", "params", type=float, multiple=True, help="In millions.")
+@click.option(
+    "--target-macs",
+    "macs",
+    type=MILLIONS,
+    multiple=True,
+    help="Multiply-accumulates of convolutions in millions, such as 320. A number from 100000 on "
+    "is in ones: 320000000 is the same.",
+)
+@click.option(
+    "--target-params",
+    "params",
+    type=MILLIONS,
+    multiple=True,
+    help="Parameters in millions, such as 3.2. Numbers from 100000 on as with --target-macs.",
+)
 @click.option("--raw", is_flag=True, help="What the network says, undone by nothing.")
 @click.option("--se", is_flag=True, help="Squeeze-excite in every block.")
 @click.option("--activation", type=_named("activation", "relu6", "hswish"))

@@ -114,6 +114,14 @@ def _size(count: int) -> str:
     return f"{count >> 20} MiB" if count >= 1 << 20 else f"{count >> 10} KiB"
 
 
+def utf8(text: str) -> str:
+    """Text of the command line or a file's name as UTF-8, which the locale may not have decoded.
+
+    Python keeps what an ASCII locale cannot decode as lone surrogates, which no file can hold.
+    """
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is no data, by its name.
 

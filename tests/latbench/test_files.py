@@ -14,7 +14,13 @@ from latbench.device import DeviceProfile, load_profile, shipped_profiles
 from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError, UnknownNameError
 from latbench.files import MAX_TEXT_BYTES, decode_text, read_text, write_atomically
 from latbench.profilers import PROFILERS
-from latbench.units import format_s, parse_duration_s, parse_latency_ms
+from latbench.units import (
+    format_s,
+    parse_count,
+    parse_duration_s,
+    parse_latency_ms,
+    parse_millions,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +29,66 @@ from latbench.units import format_s, parse_duration_s, parse_latency_ms
 )
 def test_latencies_are_typed_with_a_unit(text: str, ms: float) -> None:
     assert parse_latency_ms(text) == pytest.approx(ms)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("1500\N{MICRO SIGN}s", "1500 \N{GREEK SMALL LETTER MU}s", "1500\N{SQUARE MU S}"),
+        *(
+            "\uff11.\uff15\uff4d\uff53",
+            "1\uff0e5ms",
+            "1.5\N{NO-BREAK SPACE}ms",
+            "1.5\N{THIN SPACE}ms",
+            "1.5\N{SQUARE MS}",
+        ),
+        *("1500US", "1.5Ms", ".0015s", "1.5e0ms", "15E-1ms", "1500\udcc2\udcb5s"),
+    ],
+)
+def test_what_unicode_calls_the_same_is_the_same(text: str) -> None:
+    """The last one is the micro sign as an ASCII locale hands it on."""
+    assert parse_latency_ms(text) == pytest.approx(1.5, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    "text", ["2²ms", "1½ms", "②ms", "\u0661ms", "2ₓms", "1,5ms", "2ms;", "0x2ms"]
+)
+def test_what_would_become_another_number_is_refused(text: str) -> None:
+    for parse in (parse_latency_ms, parse_duration_s):
+        with pytest.raises(InvalidValueError):
+            parse(text)
+    with pytest.raises(InvalidValueError):
+        parse_count(text.replace("ms", "M"))
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        *(
+            ("30M", 30e6),
+            ("500K", 5e5),
+            ("1.2G", 1.2e9),
+            ("\uff13\uff10\uff2d", 30e6),
+            ("30 m", 30e6),
+        ),
+        *(("30", 30e6), ("0.5", 5e5), ("\uff13\uff10", 30e6), ("99999", 99999e6)),
+        *(("100000", 1e5), ("30000000", 3e7), ("3e7", 3e7)),
+    ],
+)
+def test_a_bare_count_is_in_millions_unless_it_is_large(text: str, count: float) -> None:
+    assert parse_count(text) == pytest.approx(count)
+    if text[-1].isdecimal():
+        assert parse_millions(text) == pytest.approx(count / 1e6)
+    else:
+        with pytest.raises(InvalidValueError, match="bare number"):
+            parse_millions(text)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-5", "0", "1e400", "", "M", "3T", "1_000", "+5"])
+def test_what_is_no_count_is_refused(text: str) -> None:
+    for parse in (parse_count, parse_millions):
+        with pytest.raises(InvalidValueError, match="is not a count"):
+            parse(text)
 
 
 @pytest.mark.parametrize("text", ["15", "ms", "", "-3ms", "0ms", "15 km", "1e999ms", "nanms"])
