@@ -8,7 +8,6 @@ all the same; 2 wrong use or bad input, in one line that says what to do next; 1
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
 import sys
@@ -25,7 +24,16 @@ from latbench.errors import (
     LatbenchError,
     MismatchError,
     MissingExtraError,
+    OutputError,
     UnknownNameError,
+)
+from latbench.files import utf8
+from latbench.report.streams import (
+    ReaderLeft,
+    drop_output,
+    prepare_streams,
+    require_output,
+    say,
 )
 from latbench.units import (
     format_ms,
@@ -155,9 +163,17 @@ run_option = click.option(
 def _emit(result: dict[str, Any], *, as_json: bool, render: Callable[[], None]) -> None:
     """Print a result as one JSON object, or for a person."""
     if as_json:
-        click.echo(json.dumps(result, allow_nan=False))
+        click.echo(_json(result))
     else:
         render()
+
+
+def _json(value: object) -> str:
+    """One line of ASCII, in which no character is half of one."""
+    text = json.dumps(value, allow_nan=False)
+    if "\\ud" in text:  # perhaps a file's name that the locale could not decode
+        text = json.dumps(json.loads(utf8(json.dumps(value, ensure_ascii=False))))
+    return text
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -469,9 +485,14 @@ def table_import(
         space = labelled_space(foreign.space)
         included = (*space.stem, *space.tail)
     origin = Origin(
-        kind, file.name, foreign.duplicates, foreign.unmapped, foreign.not_finite, foreign.defects
+        kind,
+        utf8(file.name),
+        foreign.duplicates,
+        foreign.unmapped,
+        foreign.not_finite,
+        foreign.defects,
     )
-    import_table(foreign, output, origin=origin, device=device, included=included)
+    import_table(foreign, output, origin=origin, device=utf8(device), included=included)
     found = LatencyTable.open(output).check(None)
 
     def render() -> None:
@@ -1497,10 +1518,20 @@ def _images(batch_size: int) -> str:
 
 
 def _fail(error: LatbenchError, *, as_json: bool) -> NoReturn:
-    if as_json:
-        click.echo(json.dumps({"error": error.as_dict()}, allow_nan=False))
-    else:
-        click.echo(f"latbench: {' '.join(error.message.split())}", err=True)
+    """End with an error in one line, or as JSON where standard output can take it."""
+    if as_json and not isinstance(error, OutputError):
+        try:
+            click.echo(_json({"error": error.as_dict()}))
+        except OutputError:
+            drop_output()
+        except ReaderLeft:
+            drop_output()
+            sys.exit(EXIT_BAD_INPUT)
+        else:
+            sys.exit(EXIT_BAD_INPUT)
+    if isinstance(error, OutputError):
+        drop_output()
+    say(f"latbench: {' '.join(error.message.split())}")
     sys.exit(EXIT_BAD_INPUT)
 
 
@@ -1508,34 +1539,42 @@ def _interrupt(signum: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _run() -> int:
+    """Run the command line; return its exit code."""
+    require_output()
+    try:
+        code = latbench.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        code = 0
+    return code if isinstance(code, int) else 0
+
+
 def main() -> None:
     """Run the command line; every error a user can cause is one line and exit code 2."""
     signal.signal(signal.SIGTERM, _interrupt)
+    prepare_streams()
     as_json = "--json" in sys.argv
     try:
-        code = latbench.main(standalone_mode=False)
+        sys.exit(_run())
     except LatbenchError as error:
         _fail(error, as_json=as_json)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        sys.exit(0)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "latbench"
         message = " ".join(error.format_message().split())
         _fail(InvalidValueError(f"{message} See `{where} --help`."), as_json=as_json)
     except (KeyboardInterrupt, click.Abort):
-        click.echo(
+        say(
             "interrupted: the passes and epochs that were finished are saved, the same command "
-            "goes on from there",
-            err=True,
+            "goes on from there"
         )
         sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ReaderLeft:
+        drop_output()
         sys.exit(0)
     except (OSError, sqlite3.Error) as error:  # a full disk, a file without permission, ...
-        _fail(InvalidFileError(f"a file could not be read or written: {error}"), as_json=as_json)
-    sys.exit(code if isinstance(code, int) else 0)
+        unusable = InvalidFileError(f"a file could not be read or written: {error}")
+        _fail(unusable, as_json=as_json)
 
 
 if __name__ == "__main__":
