@@ -1006,7 +1006,7 @@ def generator() -> None:
 
 
 @generator.command("import")
-@click.option("--weights", type=FILE, required=True, help="Published weights, npz.")
+@click.option("--weights", type=FILE, required=True, help="Published weights, .npz or .pth.")
 @click.option("--prior", type=FILE, required=True, help="Published prior pool, JSON.")
 @click.option("-o", "--output", type=FILE, required=True)
 @as_json
