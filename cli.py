@@ -172,7 +172,8 @@ def _json(value: object) -> str:
     """One line of ASCII, in which no character is half of one."""
     text = json.dumps(value, allow_nan=False)
     if "\\ud" in text:  # perhaps a file's name that the locale could not decode
-        text = json.dumps(json.loads(utf8(json.dumps(value, ensure_ascii=False))))
+        whole = utf8(json.dumps(value, allow_nan=False, ensure_ascii=False))
+        text = json.dumps(json.loads(whole), allow_nan=False)
     return text
 
 

@@ -176,7 +176,7 @@ class LatencyTable:
         found = self._price_ms(spec)
         if found is None:
             raise MismatchError(
-                f"{self.path} does not price {block_key(spec)}: it was filled for {self.space}"
+                f"{self.path} does not price {spec}: it was filled for {self.space}"
             )
         return found
 

@@ -94,6 +94,8 @@ def _read(kind: type[Recipe], name_or_path: str) -> dict[str, Any]:
         text = read_text(path, what=_WHAT)
     else:
         raise UnknownNameError("recipe", name_or_path, shipped)
+    if not text.strip():
+        raise InvalidFileError(f"{name_or_path} is not {_WHAT}: it is empty")
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from latbench.blocks import Network, network_graph
 from latbench.errors import InvalidFileError, MismatchError
-from latbench.files import write_atomically
+from latbench.files import require_file, write_atomically
 from latbench.render.torch import NetworkModule
 from nas.data.images import ImageData, augment, batches, generator
 from nas.supernet.candidates import Initial, initialise
@@ -33,6 +33,7 @@ from nas.training.regularisation import add_drop_connect, add_dropout
 from nas.training.run_folder import RunFolder
 
 WEIGHTS = "weights.safetensors"
+_WHAT = "the weights of a trained run, RUN/weights.safetensors"
 _LAST = "last"
 _SLACK = 1e-9  # so that a step of the schedule comes at its epoch, not a rounding later
 
@@ -212,10 +213,11 @@ def load_model(network: Network, weights: Path) -> NetworkModule:
         InvalidFileError: The file is missing or no weights file.
         MismatchError: The weights are of another network.
     """
+    require_file(weights, what=_WHAT)
     try:
         tensors = load_file(weights)
     except (OSError, SafetensorError) as error:
-        raise InvalidFileError(f"cannot read weights from {weights}: {error}") from error
+        raise InvalidFileError(f"{weights} is not {_WHAT}: {error}") from error
     model = make_model(network, seed=0)
     try:
         model.load_state_dict(tensors)
