@@ -8,7 +8,6 @@ all the same; 2 wrong use or bad input, in one line that says what to do next; 1
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
 import sys
@@ -25,9 +24,24 @@ from latbench.errors import (
     LatbenchError,
     MismatchError,
     MissingExtraError,
+    OutputError,
     UnknownNameError,
 )
-from latbench.units import format_ms, parse_count, parse_duration_s, parse_latency_ms
+from latbench.files import utf8
+from latbench.report.streams import (
+    ReaderLeft,
+    drop_output,
+    prepare_streams,
+    require_output,
+    say,
+)
+from latbench.units import (
+    format_ms,
+    parse_count,
+    parse_duration_s,
+    parse_latency_ms,
+    parse_millions,
+)
 
 if TYPE_CHECKING:
     from latbench.device import DeviceProfile
@@ -92,6 +106,7 @@ class _Named(click.ParamType[Any]):
 LATENCY = _Amount("latency", parse_latency_ms)
 DURATION = _Amount("duration", parse_duration_s)
 MANY = _Amount("count", parse_count)
+MILLIONS = _Amount("count", parse_millions)
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 COUNT = click.IntRange(min=1)
@@ -148,9 +163,18 @@ run_option = click.option(
 def _emit(result: dict[str, Any], *, as_json: bool, render: Callable[[], None]) -> None:
     """Print a result as one JSON object, or for a person."""
     if as_json:
-        click.echo(json.dumps(result, allow_nan=False))
+        click.echo(_json(result))
     else:
         render()
+
+
+def _json(value: object) -> str:
+    """One line of ASCII, in which no character is half of one."""
+    text = json.dumps(value, allow_nan=False)
+    if "\\ud" in text:  # perhaps a file's name that the locale could not decode
+        whole = utf8(json.dumps(value, allow_nan=False, ensure_ascii=False))
+        text = json.dumps(json.loads(whole), allow_nan=False)
+    return text
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -462,9 +486,14 @@ def table_import(
         space = labelled_space(foreign.space)
         included = (*space.stem, *space.tail)
     origin = Origin(
-        kind, file.name, foreign.duplicates, foreign.unmapped, foreign.not_finite, foreign.defects
+        kind,
+        utf8(file.name),
+        foreign.duplicates,
+        foreign.unmapped,
+        foreign.not_finite,
+        foreign.defects,
     )
-    import_table(foreign, output, origin=origin, device=device, included=included)
+    import_table(foreign, output, origin=origin, device=utf8(device), included=included)
     found = LatencyTable.open(output).check(None)
 
     def render() -> None:
@@ -817,8 +846,17 @@ def _land(priced: PricedSpace, arch: Architecture, target_ms: float) -> Landing[
     multiple=True,
     help="Once a budget; may be left out under the limits below or for a generator.",
 )
-@click.option("--max-macs", type=MANY, help="Multiply-accumulates at every target: 30M.")
-@click.option("--max-params", type=MANY, help="Parameters at every target: 3M.")
+@click.option(
+    "--max-macs",
+    type=MANY,
+    help="Multiply-accumulates at every target, such as 30M. A bare number below 100000 is in "
+    "millions: 30 is 30M.",
+)
+@click.option(
+    "--max-params",
+    type=MANY,
+    help="Parameters at every target, such as 3M. Bare numbers as with --max-macs.",
+)
 @_widths_option("efficient")
 @data_option
 @data_dir_option
@@ -969,7 +1007,7 @@ def generator() -> None:
 
 
 @generator.command("import")
-@click.option("--weights", type=FILE, required=True, help="Published weights, npz.")
+@click.option("--weights", type=FILE, required=True, help="Published weights, .npz or .pth.")
 @click.option("--prior", type=FILE, required=True, help="Published prior pool, JSON.")
 @click.option("-o", "--output", type=FILE, required=True)
 @as_json
@@ -1057,8 +1095,21 @@ def _emit_generator(made: Generator, path: Path, *, as_json: bool) -> None:
 @click.argument("path", metavar="GENERATOR", type=FILE)
 @click.option("--table", "table_path", type=FILE, help="Latency table of the device.")
 @click.option("--target", "latencies", type=LATENCY, multiple=True, help="Such as 15ms.")
-@click.option("--target-macs", "macs", type=float, multiple=True, help="Conv MACs in millions.")
-@click.option("--target-params", "params", type=float, multiple=True, help="In millions.")
+@click.option(
+    "--target-macs",
+    "macs",
+    type=MILLIONS,
+    multiple=True,
+    help="Multiply-accumulates of convolutions in millions, such as 320. A number from 100000 on "
+    "is in ones: 320000000 is the same.",
+)
+@click.option(
+    "--target-params",
+    "params",
+    type=MILLIONS,
+    multiple=True,
+    help="Parameters in millions, such as 3.2. Numbers from 100000 on as with --target-macs.",
+)
 @click.option("--raw", is_flag=True, help="What the network says, undone by nothing.")
 @click.option("--se", is_flag=True, help="Squeeze-excite in every block.")
 @click.option("--activation", type=_named("activation", "relu6", "hswish"))
@@ -1468,10 +1519,20 @@ def _images(batch_size: int) -> str:
 
 
 def _fail(error: LatbenchError, *, as_json: bool) -> NoReturn:
-    if as_json:
-        click.echo(json.dumps({"error": error.as_dict()}, allow_nan=False))
-    else:
-        click.echo(f"latbench: {' '.join(error.message.split())}", err=True)
+    """End with an error in one line, or as JSON where standard output can take it."""
+    if as_json and not isinstance(error, OutputError):
+        try:
+            click.echo(_json({"error": error.as_dict()}))
+        except OutputError:
+            drop_output()
+        except ReaderLeft:
+            drop_output()
+            sys.exit(EXIT_BAD_INPUT)
+        else:
+            sys.exit(EXIT_BAD_INPUT)
+    if isinstance(error, OutputError):
+        drop_output()
+    say(f"latbench: {' '.join(error.message.split())}")
     sys.exit(EXIT_BAD_INPUT)
 
 
@@ -1479,34 +1540,42 @@ def _interrupt(signum: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _run() -> int:
+    """Run the command line; return its exit code."""
+    require_output()
+    try:
+        code = latbench.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        code = 0
+    return code if isinstance(code, int) else 0
+
+
 def main() -> None:
     """Run the command line; every error a user can cause is one line and exit code 2."""
     signal.signal(signal.SIGTERM, _interrupt)
+    prepare_streams()
     as_json = "--json" in sys.argv
     try:
-        code = latbench.main(standalone_mode=False)
+        sys.exit(_run())
     except LatbenchError as error:
         _fail(error, as_json=as_json)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        sys.exit(0)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "latbench"
         message = " ".join(error.format_message().split())
         _fail(InvalidValueError(f"{message} See `{where} --help`."), as_json=as_json)
     except (KeyboardInterrupt, click.Abort):
-        click.echo(
+        say(
             "interrupted: the passes and epochs that were finished are saved, the same command "
-            "goes on from there",
-            err=True,
+            "goes on from there"
         )
         sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ReaderLeft:
+        drop_output()
         sys.exit(0)
     except (OSError, sqlite3.Error) as error:  # a full disk, a file without permission, ...
-        _fail(InvalidFileError(f"a file could not be read or written: {error}"), as_json=as_json)
-    sys.exit(code if isinstance(code, int) else 0)
+        unusable = InvalidFileError(f"a file could not be read or written: {error}")
+        _fail(unusable, as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from latbench.errors import InvalidFileError, UnknownNameError, offence
+from latbench.files import decode_text, is_hidden, read_text
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, lt=1)]
@@ -19,6 +20,7 @@ Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=10_000)]
 Precision = Literal["fp32", "fp16"]
 
 _PACKAGE = "device_profiles"
+_WHAT = "a device profile, TOML with at least name and runtime"
 IMPORTED = "imported"
 """The runtime of tables that were measured by another program: nothing runs on it."""
 
@@ -96,8 +98,12 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def shipped_profiles() -> list[str]:
     """Names of the profiles that come with the package."""
-    files = resources.files(_PACKAGE).iterdir()
-    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+    names = (file.name for file in resources.files(_PACKAGE).iterdir())
+    return sorted(
+        name.removesuffix(".toml")
+        for name in names
+        if name.endswith(".toml") and not is_hidden(name)
+    )
 
 
 def load_profile(name_or_path: str) -> DeviceProfile:
@@ -110,14 +116,15 @@ def load_profile(name_or_path: str) -> DeviceProfile:
     path = Path(name_or_path)
     shipped = shipped_profiles()
     if name_or_path in shipped:
-        text = resources.files(_PACKAGE).joinpath(f"{name_or_path}.toml").read_bytes()
-    elif path.is_file():
-        text = path.read_bytes()
+        raw = resources.files(_PACKAGE).joinpath(f"{name_or_path}.toml").read_bytes()
+        text = decode_text(raw, source=name_or_path, what=_WHAT)
+    elif path.exists():
+        text = read_text(path, what=_WHAT)
     else:
         raise UnknownNameError("device profile", name_or_path, shipped)
     try:
         return msgspec.toml.decode(text, type=DeviceProfile)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except msgspec.DecodeError as error:
         raise InvalidFileError(
             f"{name_or_path} is no device profile: {error}", path=offence(str(error))
         ) from error

@@ -151,6 +151,6 @@ def _clock_mhz() -> float | None:
 def read_system(path: Path) -> str | None:
     """What a file of the system says; None where there is none."""
     try:
-        return path.read_text().strip()
+        return path.read_text("utf-8", "replace").strip()
     except OSError:
         return None

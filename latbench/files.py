@@ -1,12 +1,133 @@
-"""Writing files so that a failed write leaves the old file whole; where to keep what can go."""
+"""Reading files that may be anything, and writing them so that a failed write leaves the old one.
+
+All text is UTF-8, with or without a byte-order mark, whatever the locale of the machine is.
+"""
 
 from __future__ import annotations
 
+import codecs
 import os
+import stat
 import tempfile
 from pathlib import Path
 
 from latbench.errors import InvalidFileError
+
+MAX_TEXT_BYTES = 1 << 20  # architectures, profiles and recipes take a few kilobytes
+
+_OTHER_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+
+
+def read_bytes(path: Path, *, what: str, limit: int) -> bytes:
+    """The contents of a file that nobody has checked yet.
+
+    Pipes of the shell, such as ``<(command)``, are read; devices and named pipes may never end
+    and are refused.
+
+    Args:
+        path: The file.
+        what: What the file should be, for messages, such as ``an architecture``.
+        limit: Bytes above which it cannot be that.
+
+    Raises:
+        InvalidFileError: It is missing, no file, unreadable, or larger than the limit.
+    """
+    require_file(path, what=what)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(limit + 1)
+    except OSError as error:
+        reason = error.strerror
+        raise InvalidFileError(f"cannot read {path}: {reason}; it should be {what}") from error
+    if len(raw) > limit:
+        raise InvalidFileError(f"{path} is not {what}: it is larger than {_size(limit)}")
+    return raw
+
+
+def require_file(path: Path, *, what: str) -> None:
+    """Refuse what cannot be opened and read to its end.
+
+    Raises:
+        InvalidFileError: It is missing, a directory, a device or a named pipe.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidFileError(f"cannot read {path}: {reason}; it should be {what}") from error
+    kind = next((words for is_kind, words in _KINDS if is_kind(mode)), None)
+    anonymous = stat.S_ISFIFO(mode) and Path(os.path.realpath(path)).name.startswith("pipe:")
+    if kind is not None and not anonymous:
+        raise InvalidFileError(f"{path} is {kind}: it should be {what}")
+
+
+_KINDS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def read_text(path: Path, *, what: str, limit: int = MAX_TEXT_BYTES) -> str:
+    """The text of a file, as ``read_bytes`` and ``decode_text``."""
+    return decode_text(read_bytes(path, what=what, limit=limit), source=str(path), what=what)
+
+
+def decode_text(raw: bytes, *, source: str, what: str) -> str:
+    """UTF-8 as text, without its byte-order mark.
+
+    Args:
+        raw: The bytes of a file.
+        source: What to call the file in messages.
+        what: What the file should be.
+
+    Raises:
+        InvalidFileError: It is text of another encoding, or no text.
+    """
+    other = next((name for mark, name in _OTHER_MARKS if raw.startswith(mark)), None)
+    if other is None and _alternates(raw[:64]):
+        other = "UTF-16"
+    if other is not None:
+        raise InvalidFileError(f"{source} is {other} text: save it as UTF-8")
+    try:
+        return raw.removeprefix(codecs.BOM_UTF8).decode()
+    except UnicodeDecodeError as error:
+        raise InvalidFileError(
+            f"{source} is not {what}: it is no UTF-8 text (byte {error.start})"
+        ) from error
+
+
+def _alternates(start: bytes) -> bool:
+    """Whether every other byte is zero and the others are not, as in plain text of UTF-16."""
+    even, odd = start[::2], start[1::2]
+    return len(start) > 3 and ((not any(even) and all(odd)) or (not any(odd) and all(even)))
+
+
+def _size(count: int) -> str:
+    return f"{count >> 20} MiB" if count >= 1 << 20 else f"{count >> 10} KiB"
+
+
+def utf8(text: str) -> str:
+    """Text of the command line or a file's name as UTF-8, which the locale may not have decoded.
+
+    Python keeps what an ASCII locale cannot decode as lone surrogates, which no file can hold.
+    """
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is no data, by its name.
+
+    Systems put such things beside data: ``._x.jpg``, ``.DS_Store``, ``.ipynb_checkpoints``.
+    """
+    return name.startswith(".")
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:

@@ -1,16 +1,26 @@
-"""Latencies, durations and large counts as people type them: always with a unit."""
+"""Latencies, durations and large counts as people type them, with their units.
+
+What Unicode calls the same is the same: both signs for micro, full-width digits, all spaces.
+"""
 
 from __future__ import annotations
 
 import math
 import re
+import unicodedata
 
 from latbench.errors import InvalidValueError
+from latbench.files import utf8
 
-_NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-zµ]*)\s*", re.IGNORECASE)
-_MS_PER = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
+_MU = "\N{GREEK SMALL LETTER MU}"  # which the micro sign is the same as
+_NUMBER = re.compile(rf"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z{_MU}]*)\s*", re.IGNORECASE)
+# other kinds change what a number says: a superscript 2 is no digit 2
+_SAME = {"<compat>", "<wide>", "<narrow>", "<noBreak>", "<square>", "<font>"}
+_MS_PER = {"us": 1e-3, f"{_MU}s": 1e-3, "ms": 1.0, "s": 1e3}
 _S_PER = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 _ONES_PER = {"k": 1e3, "m": 1e6, "g": 1e9}
+BARE_MILLIONS = 100_000
+"""A bare count below this is in millions: no network has so few, nor so many millions."""
 
 
 def parse_latency_ms(text: str) -> float:
@@ -34,21 +44,50 @@ def parse_duration_s(text: str) -> float:
 def parse_count(text: str) -> float:
     """Read a count such as ``500K``, ``30M`` or ``1.2G``; return ones.
 
+    A bare number below ``BARE_MILLIONS`` is in millions, a larger one in ones.
+
     Raises:
-        InvalidValueError: The unit is missing or unknown, or the count is not positive.
+        InvalidValueError: The unit is unknown, or the count is not positive.
     """
-    return _parse(text, _ONES_PER, what="count", example="500K, 30M or 1.2G")
+    return _parse(text, _bare(text) | _ONES_PER, what="count", example="30M, 500K or 1.2G")
+
+
+def parse_millions(text: str) -> float:
+    """Read a bare count such as ``320``, as ``parse_count`` does; return millions.
+
+    Raises:
+        InvalidValueError: It has a unit, or the count is not positive.
+    """
+    ones = _parse(text, _bare(text), what="count in millions", example="320 for 320 million")
+    return ones / 1e6
+
+
+def _bare(text: str) -> dict[str, float]:
+    """What a count without a unit is multiplied by."""
+    try:
+        return {"": 1e6 if float(_spelled(text)) < BARE_MILLIONS else 1.0}
+    except ValueError:
+        return {"": 1.0}
 
 
 def _parse(text: str, factors: dict[str, float], *, what: str, example: str) -> float:
-    match = _NUMBER.fullmatch(text)
-    unit = match.group(2).lower() if match else ""
+    match = _NUMBER.fullmatch(_spelled(text))
+    unit = match.group(2).lower() if match else None
     if match is None or unit not in factors:
-        raise InvalidValueError(f"{text!r} is not a {what}: type a number with its unit, {example}")
+        form = "a positive bare number" if factors.keys() == {""} else "a number with its unit"
+        raise InvalidValueError(f"{utf8(text)!r} is not a {what}: type {form}, {example}")
     value = float(match.group(1)) * factors[unit]
     if not (value > 0 and math.isfinite(value)):
-        raise InvalidValueError(f"{text!r} is not a {what}: it must be positive and finite")
+        raise InvalidValueError(f"{utf8(text)!r} is not a {what}: it must be positive and finite")
     return value
+
+
+def _spelled(text: str) -> str:
+    """The text in its plainest spelling; what would become another number is left as it is."""
+    whole = utf8(text)
+    kinds = {unicodedata.decomposition(sign).partition(" ")[0] for sign in whole}
+    changed = {kind for kind in kinds if kind.startswith("<")} - _SAME
+    return whole if changed else unicodedata.normalize("NFKC", whole)
 
 
 def format_ms(latency_ms: float) -> str:

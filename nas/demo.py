@@ -75,7 +75,7 @@ def run_demo(folder: Path, stage: Stage) -> DemoResult:
         write_atomically(
             budget, json.dumps({"target_ms": _target_ms(priced)}, allow_nan=False) + "\n"
         )
-    target_ms = float(json.loads(budget.read_text())["target_ms"])
+    target_ms = float(json.loads(budget.read_bytes())["target_ms"])
 
     settings = SearchSettings(epochs=SEARCH_EPOCHS, measure=measurer(table))
     search_folder = RunFolder(

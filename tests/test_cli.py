@@ -199,7 +199,7 @@ WRONG = [
     ("profile cpu-onnxruntime tfnas -o {arch}", "invalid-file", "no latency table"),
     ("predict {arch} --table {tmp}/absent", "invalid-file", "latbench profile"),
     ("predict {arch} --table {arch}", "invalid-file", "no latency table"),
-    ("predict {table} --table {table}", "invalid-file", "no architecture"),
+    ("predict {table} --table {table}", "invalid-file", "not an architecture"),
     ("predict {big} --table {table}", "mismatch", "224 px"),
     ("fit {arch} --table {table} --target 15", "invalid-value", "unit"),
     ("fit {arch} --table {table} --target 1ms", "infeasible-budget", "nearest"),
@@ -221,7 +221,7 @@ WRONG = [
         "leave out --max-macs",
     ),
     (
-        "search tfnas --table {table} --max-params 3 --data digits -o {tmp}/r",
+        "search tfnas --table {table} --max-params 3T --data digits -o {tmp}/r",
         "invalid-value",
         "unit",
     ),

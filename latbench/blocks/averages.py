@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from latbench.blocks.graph import INPUT, Graph, GraphBuilder
+from latbench.blocks.graph import INPUT, Graph, GraphBuilder, words
 
 
 class AverageBlock(
@@ -20,6 +20,9 @@ class AverageBlock(
     channels: int
     stride: int
     input_size: int
+
+    def __str__(self) -> str:
+        return words("Average", f"s{self.stride}", f"{self.channels}", input_size=self.input_size)
 
     def graph(self) -> Graph:
         g = GraphBuilder(self.channels, self.input_size)
@@ -39,6 +42,9 @@ class GlobalAverage(
 
     channels: int
     input_size: int
+
+    def __str__(self) -> str:
+        return words("GlobalAverage", f"{self.channels}", input_size=self.input_size)
 
     def graph(self) -> Graph:
         g = GraphBuilder(self.channels, self.input_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from latbench.blocks.graph import INPUT, Graph, GraphBuilder
+from latbench.blocks.graph import INPUT, Graph, GraphBuilder, words
 
 
 class Classifier(
@@ -20,6 +20,9 @@ class Classifier(
     in_channels: int
     classes: int
     input_size: int
+
+    def __str__(self) -> str:
+        return words("Classifier", f"{self.in_channels}-{self.classes}", input_size=self.input_size)
 
     def graph(self) -> Graph:
         g = GraphBuilder(self.in_channels, self.input_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from latbench.blocks.graph import INPUT, Activation, Graph, GraphBuilder
+from latbench.blocks.graph import INPUT, Activation, Graph, GraphBuilder, words
 
 
 class ConvBlock(
@@ -33,6 +33,18 @@ class ConvBlock(
     input_size: int
     groups: int = 1
     padding: int | None = None
+
+    def __str__(self) -> str:
+        return words(
+            "Conv",
+            f"k{self.kernel}",
+            f"s{self.stride}",
+            f"{self.in_channels}-{self.out_channels}",
+            f"g{self.groups}" if self.groups > 1 else None,
+            None if self.padding is None else f"p{self.padding}",
+            self.activation,
+            input_size=self.input_size,
+        )
 
     def graph(self) -> Graph:
         g = GraphBuilder(self.in_channels, self.input_size)

@@ -21,6 +21,18 @@ INPUT = "input"
 NORM_EPSILON = 1e-5  # torch's default, which all the reproduced papers keep
 
 
+def words(kind: str, *parts: str | None, input_size: int) -> str:
+    """The name of a block for people: ``MBConv k3 s2 16-24 w48 se16 relu @32px``.
+
+    Args:
+        kind: Of the block, as the field calls it.
+        parts: Kernel ``k``, stride ``s``, channels in and out, width ``w``, channels of
+            squeeze-excite ``se``, groups ``g``, activation; None where a block has none.
+        input_size: Side of the input map in pixels.
+    """
+    return " ".join([kind, *(part for part in parts if part), f"@{input_size}px"])
+
+
 @dataclass(frozen=True, slots=True)
 class Conv:
     """2-D convolution with zero padding ``padding`` on every side; square kernel."""

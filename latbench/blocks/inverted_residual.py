@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from latbench.blocks.graph import INPUT, Activation, Graph, GraphBuilder
+from latbench.blocks.graph import INPUT, Activation, Graph, GraphBuilder, words
 
 
 class InvertedResidual(
@@ -47,6 +47,20 @@ class InvertedResidual(
                 f"without an expansion convolution width is in_channels = {self.in_channels}, "
                 f"not {self.width}"
             )
+
+    def __str__(self) -> str:
+        return words(
+            "MBConv",
+            f"k{self.kernel}",
+            f"s{self.stride}",
+            f"{self.in_channels}-{self.out_channels}",
+            f"w{self.width}" if self.width else None,  # 0 stands for all widths
+            None if self.expand else "unexpanded",
+            f"g{self.groups}" if self.groups > 1 else None,
+            f"se{self.se_channels}" if self.se_channels else None,
+            self.activation,
+            input_size=self.input_size,
+        )
 
     def graph(self) -> Graph:
         g = GraphBuilder(self.in_channels, self.input_size)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from latbench.blocks.graph import INPUT, Activation, Graph, GraphBuilder
+from latbench.blocks.graph import INPUT, Activation, Graph, GraphBuilder, words
 
 
 class MixedInvertedResidual(
@@ -48,6 +48,17 @@ class MixedInvertedResidual(
     def __post_init__(self) -> None:
         if not self.kernels or list(self.kernels) != sorted(self.kernels):
             raise ValueError(f"kernels are one or more in ascending order, not {self.kernels}")
+
+    def __str__(self) -> str:
+        return words(
+            "MixConv",
+            f"k{'+'.join(map(str, self.kernels))}",
+            f"s{self.stride}",
+            f"{self.in_channels}-{self.out_channels}",
+            f"se{self.se_channels}" if self.se_channels else None,
+            self.activation,
+            input_size=self.input_size,
+        )
 
     def graph(self) -> Graph:
         g = GraphBuilder(self.in_channels, self.input_size)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from latbench.blocks.graph import INPUT, Activation, Graph, GraphBuilder
+from latbench.blocks.graph import INPUT, Activation, Graph, GraphBuilder, words
 
 _XCEPTION_KERNEL = 3
 _XCEPTION_CONVOLUTIONS = 3
@@ -37,6 +37,9 @@ class ShuffleUnit(
 
     def __post_init__(self) -> None:
         _check_halves(self.out_channels)
+
+    def __str__(self) -> str:
+        return _name("Shuffle", self, self.kernel)
 
     def graph(self) -> Graph:
         g = GraphBuilder(self.in_channels, self.input_size)
@@ -68,6 +71,9 @@ class ShuffleXception(
     def __post_init__(self) -> None:
         _check_halves(self.out_channels)
 
+    def __str__(self) -> str:
+        return _name("ShuffleXception", self, _XCEPTION_KERNEL)
+
     def graph(self) -> Graph:
         g = GraphBuilder(self.in_channels, self.input_size)
         kept, x = _branches(g, self, _XCEPTION_KERNEL)
@@ -78,6 +84,18 @@ class ShuffleXception(
 
 
 _Unit = ShuffleUnit | ShuffleXception
+
+
+def _name(kind: str, unit: _Unit, kernel: int) -> str:
+    channels = f"{unit.in_channels}-{unit.out_channels}"
+    return words(
+        kind,
+        f"k{kernel}",
+        f"s{unit.stride}",
+        channels,
+        unit.activation,
+        input_size=unit.input_size,
+    )
 
 
 def _check_halves(out_channels: int) -> None:

@@ -15,6 +15,7 @@ class BlockSpec(Protocol):
 
     Members are frozen ``msgspec.Struct`` classes tagged with ``block``: hashable, comparable,
     read from and written to JSON. ``input_size`` is the side of the square input map in pixels.
+    As text, a block is its name for people: short, and another one for every other block.
     """
 
     @property

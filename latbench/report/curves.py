@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import fill
 
 import numpy as np
 
@@ -19,7 +18,6 @@ from latbench.units import format_ms
 _BARS = "▁▂▃▄▅▆▇█"
 _COLUMNS = 64  # of a curve in the terminal: fits beside its label on 80 columns
 _PICTURED = 12  # curves in a picture
-_TITLE_COLUMNS = 56  # of a curve in a picture
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ def show_curves(table: LatencyTable, *, count: int) -> None:
     """Draw the price over width of some blocks, a row of bars for every class of widths."""
     lines: list[str] = []
     for shape in _chosen(table, count):
-        lines += ["", _title(shape)]
+        lines += ["", str(shape)]
         rows = _lines(table, shape)
         top_ms = max(max(row.prices_ms) for row in rows)
         for row in rows:
@@ -74,7 +72,7 @@ def draw_curves(table: LatencyTable, path: Path) -> int:
                 ms=3,
                 color=drawn.get_color(),
             )
-        axes.set_title(fill(_title(shape), _TITLE_COLUMNS), fontsize=7)
+        axes.set_title(str(shape), fontsize=7)
         axes.set_xlabel("width, channels (dots: measured)", fontsize=7)
         axes.set_ylabel("price, ms", fontsize=7)
         axes.set_ylim(bottom=0)
@@ -121,13 +119,3 @@ def _bars(line: _Line, top_ms: float) -> str:
 
 def _name(group: WidthClass) -> str:
     return f"multiples of {group.divisor}" if group.divisor > 1 else "other widths"
-
-
-def _title(shape: BlockSpec) -> str:
-    fields = {
-        name: getattr(shape, name, None)
-        for name in ("in_channels", "out_channels", "kernel", "stride", "activation", "input_size")
-    }
-    words = " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
-    squeezed = getattr(shape, "se_channels", 0)
-    return words + (f" se_channels={squeezed}" if squeezed else "")

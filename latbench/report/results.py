@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from math import log
 from pathlib import Path
 from typing import Any
 
-from latbench.blocks import block_key
+from latbench.blocks import parse_block
 from latbench.measure.noise import NoiseCheck
 from latbench.profiling import Forecast, ProfileResult
 from latbench.report.terminal import print_lines, print_table
@@ -20,6 +19,10 @@ from latbench.transfer import TransferResult
 from latbench.units import format_ms, format_s
 from latbench.verification import Verification
 
+NOTATION = (
+    "blocks: k kernel, s stride, channels in-out, w width, se channels of squeeze-excite, "
+    "g groups, @ side of the input map"
+)
 _SHOWN_CHANGES = 20
 _SHOWN_NEGATIVE = 5  # the first few say what kind of block it is
 
@@ -132,7 +135,7 @@ def show_table(table: LatencyTable, *, worst: int) -> None:
         ("widest intervals", "price", "hot", "interval", "visits", ""),
         [
             (
-                _short_key(row["block"]),
+                str(parse_block(row["block"])),
                 format_ms(row["price_ms"]),
                 format_ms(row["hot_ms"]),
                 f"±{_relative_width(row):.1%}",
@@ -142,6 +145,7 @@ def show_table(table: LatencyTable, *, worst: int) -> None:
             for row in rows[:worst]
         ],
     )
+    print_lines([NOTATION])
 
 
 def show_check(found: TableCheck, *, imported: bool = False) -> None:
@@ -158,7 +162,7 @@ def show_check(found: TableCheck, *, imported: bool = False) -> None:
                 if imported
                 else []
             ),
-            *(f"not positive: {_short_key(key)}" for key in found.negative[:_SHOWN_NEGATIVE]),
+            *(f"not positive: {parse_block(key)}" for key in found.negative[:_SHOWN_NEGATIVE]),
             *(f"stale: {difference}" for difference in found.stale),
         ]
     )
@@ -173,7 +177,7 @@ def show_difference(found: TableDifference, *, tolerance: float) -> None:
             ("block", "after / before", "95 % interval", ""),
             [
                 (
-                    _short_key(block_key(change.spec)),
+                    str(change.spec),
                     f"{change.ratio:.3f}",
                     f"{change.low:.3f} to {change.high:.3f}",
                     change.verdict,
@@ -278,13 +282,6 @@ def _price_in_words(price: PriceModel) -> str:
 def _relative_width(row: Mapping[str, Any]) -> float:
     width: float = (row["hot_high_ms"] - row["hot_low_ms"]) / 2 / row["hot_ms"]
     return width
-
-
-def _short_key(key: str) -> str:
-    """A block's JSON key as words."""
-    fields: dict[str, object] = json.loads(key)
-    kind = str(fields.pop("block"))
-    return kind + " " + " ".join(f"{name}={value}" for name, value in fields.items())
 
 
 def show_generated(rows: Sequence[Mapping[str, Any]], folder: Path | None) -> None:

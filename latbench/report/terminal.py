@@ -5,15 +5,16 @@ Results go to standard output, everything else to standard error.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
+from typing import IO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from latbench.report.streams import Forgiving, say
 from latbench.units import format_s
 
 _REDRAW_EVERY_S = 0.25
@@ -23,7 +24,7 @@ _LOG_EVERY_S = 30.0  # where standard error is no terminal, a line this often
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
     """Yield a function that shows the fraction done and a few words; with time left."""
-    console = Console(stderr=True)
+    console = Console(file=cast(IO[str], Forgiving()))
     if not console.is_terminal:
         yield _logger(title)
         return
@@ -64,7 +65,7 @@ def _logger(title: str) -> Callable[[float, str], None]:
         if fraction > first:
             left_s = (now - begin_s) * (1 - fraction) / (fraction - first)
             time_left = f", {format_s(left_s)} left"
-        sys.stderr.write(f"{title}: {fraction:.0%}{time_left} ({words})\n")
+        say(f"{title}: {fraction:.0%}{time_left} ({words})")
 
     return log
 

@@ -219,6 +219,11 @@ class TableStore:
             )
 
     @property
+    def kept_entries(self) -> int:
+        """How many entries of an imported table price nothing here."""
+        return int(self._db.execute("SELECT count(*) FROM foreign_entries").fetchone()[0])
+
+    @property
     def alignment(self) -> Alignment | None:
         """The width classes of the runtime; None until they were discovered."""
         return self._get("alignment", Alignment) if self._has("alignment") else None

@@ -32,7 +32,8 @@ class TableCheck:
     """What ``table check`` found.
 
     Attributes:
-        entries: Priced blocks.
+        entries: Priced blocks, and the entries of an imported table that price nothing here. Each
+            is counted once, whatever else it is counted as below.
         negative: Keys of blocks whose price is not positive.
         noisy: Keys of blocks whose interval is wider than the tolerance, and of interpolated ones
             whose class of widths was not measured around them.
@@ -90,6 +91,8 @@ class LatencyTable:
         curves: Estimates over width.
         fit: The price model with what the measurements say of themselves.
         origin: Where an imported table comes from; None of one that was measured.
+        kept: Entries of an imported table that price nothing here: they fit no block known here
+            or are no number, or both.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class LatencyTable:
         unpriced: int,
         fit: StoredFit,
         origin: Origin | None,
+        kept: int = 0,
     ) -> None:
         self.path = path
         self.device = device
@@ -117,6 +121,7 @@ class LatencyTable:
         self.unpriced = unpriced
         self.fit = fit
         self.origin = origin
+        self.kept = kept
         self._included = included
         self._prices_ms: dict[BlockSpec, float | None] = dict.fromkeys(included, 0.0)
 
@@ -152,6 +157,7 @@ class LatencyTable:
                 unpriced=sum(id_ not in by_id for id_ in blocks | held_out),
                 fit=fit,
                 origin=store.origin,
+                kept=store.kept_entries,
             )
 
     @property
@@ -170,7 +176,7 @@ class LatencyTable:
         found = self._price_ms(spec)
         if found is None:
             raise MismatchError(
-                f"{self.path} does not price {block_key(spec)}: it was filled for {self.space}"
+                f"{self.path} does not price {spec}: it was filled for {self.space}"
             )
         return found
 
@@ -257,12 +263,10 @@ class LatencyTable:
         """
         origin = self.origin
         between = (spec for spec in self.curves.between_specs() if spec not in self.estimates)
-        unmapped = origin.unmapped if origin else 0
-        not_finite = origin.not_finite if origin else 0
         return TableCheck(
-            entries=len(self.estimates) + unmapped + not_finite,
-            unmapped=unmapped,
-            not_finite=not_finite,
+            entries=len(self.estimates) + self.kept,
+            unmapped=origin.unmapped if origin else 0,
+            not_finite=origin.not_finite if origin else 0,
             duplicates=origin.duplicates if origin else 0,
             negative=_keys(spec for spec in self.estimates if self.price_ms(spec) <= 0),
             noisy=_keys(spec for spec in (*self.estimates, *between) if self.price(spec).noisy),

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from latbench.errors import InvalidFileError
+from latbench.files import read_text
 from nas.data.folders import class_folders, given_folder, images_in, read_folders
 from nas.data.images import ImageData, Pairs, generator
 from nas.data.stored import FileStore, StoredSplit
@@ -25,6 +26,7 @@ _HELD_OUT = 0.1  # of the identities, where no pairs are given
 _MOST_HELD_OUT, _MOST_IMAGES = 200, 10  # identities and images of each: 9000 pairs of one
 _PAIRS = 6000  # as many as LFW has, if there are so many
 _SPLIT_SEED = 0
+_MAX_PAIRS_BYTES = 64 << 20  # LFW's take 0.2 MB
 _LAYOUT = (
     "it needs train/ and test/ of a folder an identity with LFW's pairs.txt, or folders of "
     "identities alone"
@@ -88,7 +90,8 @@ def _listed_pairs(folder: Path, input_size: int) -> Pairs:
         file = folder / "test" / "pairs.txt"
     if not file.is_file():
         raise InvalidFileError(f"no pairs.txt in {folder}: {_LAYOUT}")
-    lines = [line.split() for line in file.read_text().splitlines() if line.strip()]
+    text = read_text(file, what="LFW's list of pairs", limit=_MAX_PAIRS_BYTES)
+    lines = [line.split() for line in text.splitlines() if line.strip()]
     numbers = lines[0] if lines else []
     if not (1 <= len(numbers) <= 2 and all(word.isdecimal() for word in numbers)):
         raise InvalidFileError(f"{file}, line 1: no number of folds and pairs, such as `10 300`")

@@ -1,16 +1,25 @@
-"""Images found in folders and in lists: a folder a class, or lines of path and label."""
+"""Images found in folders and in lists: a folder a class, or lines of path and label.
+
+Files and folders whose name starts with a dot are no data: systems and programs put such things
+beside the images (``._x.jpg``, ``.DS_Store``, ``.ipynb_checkpoints``). So are files without the
+ending of an image (``Thumbs.db``, ``desktop.ini``).
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from latbench.errors import InvalidFileError
+from latbench.files import is_hidden, read_text
 from nas.data.stored import FileStore
 
+_MAX_LIST_BYTES = 1 << 30  # the list of ImageNet's training images takes 55 MB
+_LIST = "a list of images, lines of `path label`"
 _SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm")
 
 
@@ -40,7 +49,7 @@ def class_folders(root: Path) -> list[str]:
     """
     try:
         with os.scandir(root) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir())
+            return sorted(e.name for e in entries if e.is_dir() and not is_hidden(e.name))
     except OSError as error:
         raise InvalidFileError(f"cannot read the folder {root}: {error.strerror}") from error
 
@@ -73,21 +82,26 @@ def images_in(folder: Path) -> list[str]:
     """
     try:
         with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if e.name.lower().endswith(_SUFFIXES))
+            return sorted(e.name for e in entries if _is_image(e.name) and e.is_file())
     except OSError as error:
         raise InvalidFileError(f"cannot read the folder {folder}: {error.strerror}") from error
 
 
-def read_list(file: Path, root: Path) -> tuple[FileStore, Tensor]:
-    """Images named by lines of ``path label``, relative to a folder; labels int64 ``(N,)``.
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(_SUFFIXES) and not is_hidden(name)
+
+
+def read_list(file: Path, roots: Sequence[Path]) -> tuple[FileStore, Tensor]:
+    """Images named by lines of ``path label``; labels int64 ``(N,)``.
+
+    Args:
+        file: The list.
+        roots: Folders that paths may be relative to: the first one that holds the first image.
 
     Raises:
-        InvalidFileError: A line is something else, or the first image is not there.
+        InvalidFileError: A line is something else, or the first image is in none of the folders.
     """
-    try:
-        lines = file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidFileError(f"cannot read {file}: {error}") from error
+    lines = read_text(file, what=_LIST, limit=_MAX_LIST_BYTES).splitlines()
     paths: list[str] = []
     labels: list[int] = []
     for number, line in enumerate(lines, start=1):
@@ -99,12 +113,17 @@ def read_list(file: Path, root: Path) -> tuple[FileStore, Tensor]:
                 f"{file}, line {number}: {line[:60]!r} is no `path label`, such as "
                 "`n01440764/n01440764_18.JPEG 0`"
             )
+        if any(map(is_hidden, set(path.split("/")) - {".", ".."})):
+            continue
         paths.append(path)
         labels.append(int(label))
     if not paths:
         raise InvalidFileError(f"{file} lists no images: lines are `path label`")
-    if not (root / paths[0]).is_file():
+    root = next((root for root in roots if (root / paths[0]).is_file()), None)
+    if root is None:
+        searched = " or ".join(str(root) for root in roots)
         raise InvalidFileError(
-            f"{file} lists {paths[0]}, but {root} holds no such file: paths are relative to it"
+            f"{file} lists {paths[0]}, but there is no such file in {searched}: paths are relative "
+            "to one of these"
         )
     return FileStore(root, tuple(paths)), torch.tensor(labels, dtype=torch.int64)

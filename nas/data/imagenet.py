@@ -8,7 +8,8 @@ The folder given holds one of these, and for each the parts ``train`` and ``val`
   ``train/``, as those of TF-NAS's 100 classes do, they are looked for there;
 * ``train.lmdb`` and ``val.lmdb``, made by ``latbench pack``.
 
-Lists come before folders, so that a list chooses a part of the folders beside it.
+Lists come before folders, so that a list chooses a part of the folders beside it. Files and
+folders whose name starts with a dot are no data, neither in folders nor in lists.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from latbench.errors import InvalidFileError
+from latbench.files import is_hidden
 from nas.data.folders import class_folders, given_folder, read_folders, read_list
 from nas.data.images import ImageData
 from nas.data.packed import LmdbStore, pack
@@ -100,7 +102,8 @@ def _parts(folder: Path) -> tuple[tuple[Store, Tensor], tuple[Store, Tensor]]:
 
 
 def _list(folder: Path, name: str) -> Path | None:
-    found = sorted(path for path in folder.glob("*.txt") if name in path.name)
+    lists = (path for path in folder.glob("*.txt") if not is_hidden(path.name))
+    found = sorted(path for path in lists if name in path.name)
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise InvalidFileError(f"{folder} has several lists of {name}: {names}; keep one")
@@ -108,7 +111,4 @@ def _list(folder: Path, name: str) -> Path | None:
 
 
 def _listed(file: Path, folder: Path, part: str) -> tuple[Store, Tensor]:
-    first = file.read_text().partition(" ")[0]
-    roots = [folder / part, folder / TRAIN, folder]
-    root = next((root for root in roots if (root / first).is_file()), folder)
-    return read_list(file, root)
+    return read_list(file, [folder / part, folder / TRAIN, folder])

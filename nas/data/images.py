@@ -188,6 +188,9 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Shuffled batches of one epoch: images uint8 ``(B, C, S, S)``, labels ``(B,)``.
 
+    With ``drop_last`` no batch is smaller than the others, so that none is a single image, whose
+    batch norm would have no variance. What is left out changes with the order, epoch by epoch.
+
     Args:
         source: The images.
         batch_size: Images a batch.

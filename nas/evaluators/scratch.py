@@ -6,7 +6,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from nas.data.images import ImageData
+from nas.data.images import ImageData, require_images
 from nas.evaluators.base import Evaluator
 from nas.spaces import Architecture, SearchSpace
 from nas.tasks import task_of
@@ -40,6 +40,7 @@ class ScratchEvaluator(Evaluator):
     ) -> None:
         super().__init__()
         train, judged = data.held_out(held_out, seed=recipe.seed)
+        require_images(data, train, judged)
         self.space = space
         self.data = replace(data, train=train, test=judged)
         self._metric = task_of(data).metric

@@ -31,7 +31,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from latbench.errors import InvalidFileError, MismatchError, UnknownNameError, offence
-from latbench.files import write_atomically
+from latbench.files import read_bytes, write_atomically
 from latbench.tables import LatencyTable, SpaceLabel
 from nas.generator.costs import Kind
 from nas.generator.network import GeneratorNetwork
@@ -236,12 +236,7 @@ def load_generator(path: Path) -> Generator:
     Raises:
         InvalidFileError: It is missing, damaged or no generator.
     """
-    try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise InvalidFileError(f"{path} is no generator: it is larger than 64 MiB")
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InvalidFileError(f"cannot read {path}: {error.strerror}") from error
+    raw = read_bytes(path, what="a generator", limit=_MAX_FILE_BYTES)
     text = _metadata(raw).get(_METADATA)
     if not isinstance(text, str):
         raise InvalidFileError(
@@ -277,7 +272,7 @@ def _metadata(raw: bytes) -> Mapping[str, Any]:
     length = int.from_bytes(raw[:8], "little")
     try:
         header = json.loads(raw[8 : 8 + length]) if length <= len(raw) else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     found = header.get("__metadata__") if isinstance(header, dict) else None
     return found if isinstance(found, dict) else {}

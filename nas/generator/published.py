@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -11,12 +12,17 @@ import torch
 from torch import Tensor
 
 from latbench.errors import InvalidFileError, MismatchError
+from latbench.files import read_bytes, read_text
 from latbench.tables import SpaceLabel
 from nas.generator.generator import Generator, GeneratorLabel
 from nas.spaces import make_space
 from nas.spaces.sgnas import CHOICES, SUB_BLOCKS
 
 _MAX_FILE_BYTES = 64 << 20  # the published ones take 0.3 MB
+_WEIGHTS = "the weights of a published generator, npz or a .pth of torch 1.6 or later"
+_POOL = 'a prior pool, JSON of budgets and rows such as {"360": [[0, 0, 1, ...], ...]}'
+_WRAPPED = ("state_dict", "model")  # where checkpoints keep the weights
+_PARALLEL = "module."  # before all names, where a model was trained in parallel
 
 # space, and the trained range of budgets in millions of conv MACs
 _FORMS = (
@@ -32,7 +38,7 @@ def import_generator(weights: Path, prior: Path) -> Generator:
     priors: files of weights do not say.
 
     Args:
-        weights: Arrays under their published names, npz.
+        weights: Arrays under their published names: npz, or a file of torch as published.
         prior: The prior pool: budget in millions of MACs to rows of zeros and ones, JSON.
 
     Raises:
@@ -53,28 +59,20 @@ def import_generator(weights: Path, prior: Path) -> Generator:
     priors = torch.stack([_plane(rows, layers, source=prior) for rows in pool.values()])
     label = GeneratorLabel(1, "published", space, low, high, ("macs",), (), places)
     generator = Generator(label, priors)
-    state = {name: torch.from_numpy(array) for name, array in _read_arrays(weights).items()}
     try:
-        generator.network.load_state_dict(state)
+        generator.network.load_state_dict(_read_arrays(weights))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise InvalidFileError(f"{weights} holds no published generator: {reason}") from error
+        raise InvalidFileError(f"{weights} is not {_WEIGHTS}: {reason}") from error
     return generator.eval()
 
 
 def _read_pool(path: Path) -> dict[float, object]:
+    text = read_text(path, what=_POOL, limit=_MAX_FILE_BYTES)
     try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise InvalidFileError(f"{path} is no prior pool: it is larger than 64 MiB")
-        pool = json.loads(path.read_bytes())
-        return {float(key): rows for key, rows in pool.items()}
-    except OSError as error:
-        raise InvalidFileError(f"cannot read {path}: {error.strerror}") from error
+        return {float(key): rows for key, rows in json.loads(text).items()}
     except (ValueError, AttributeError, RecursionError) as error:
-        raise InvalidFileError(
-            f"{path} is no prior pool: it should be JSON of budgets and rows, such as "
-            '{"360": [[0, 0, 1, ...], ...]}'
-        ) from error
+        raise InvalidFileError(f"{path} is not {_POOL}") from error
 
 
 def _plane(rows: object, layers: int, *, source: Path) -> Tensor:
@@ -94,17 +92,31 @@ def _plane(rows: object, layers: int, *, source: Path) -> Tensor:
     return torch.from_numpy(plane)
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
-    """The arrays of an npz file, as float32; pickled objects are refused, not run."""
+def _read_arrays(path: Path) -> dict[str, Tensor]:
+    """The arrays of a file of weights by name, as float32; pickled objects are refused, not run."""
+    raw = read_bytes(path, what=_WEIGHTS, limit=_MAX_FILE_BYTES)
     try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise InvalidFileError(f"{path} holds no generator: it is larger than 64 MiB")
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > _MAX_FILE_BYTES:
-                raise InvalidFileError(f"{path} holds no generator: it is larger than 64 MiB")
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name].astype(np.float32) for name in arrays.files}
-    except OSError as error:
-        raise InvalidFileError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise InvalidFileError(f"{path} is no npz file of weights: {error}") from error
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise InvalidFileError(f"{path} is not {_WEIGHTS}") from error
+    if sum(entry.file_size for entry in entries) > _MAX_FILE_BYTES:
+        raise InvalidFileError(f"{path} is not {_WEIGHTS}: it is larger than 64 MiB")
+    try:
+        if any(entry.filename.endswith("/data.pkl") for entry in entries):
+            return _read_torch(raw)
+        with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
+            return {n: torch.from_numpy(arrays[n].astype(np.float32)) for n in arrays.files}
+    except Exception as error:  # numpy and torch raise whatever they meet in a damaged file
+        reason = str(error).split("\n")[0][:200]
+        raise InvalidFileError(f"{path} is not {_WEIGHTS}: {reason}") from error
+
+
+def _read_torch(raw: bytes) -> dict[str, Tensor]:
+    """The state dict of a file of torch, perhaps inside of a checkpoint; runs no code."""
+    found = torch.load(io.BytesIO(raw), weights_only=True, map_location="cpu")
+    if isinstance(found, dict):
+        found = next((found[key] for key in _WRAPPED if isinstance(found.get(key), dict)), found)
+    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise ValueError("it holds no state dict")
+    return {str(name).removeprefix(_PARALLEL): value.float() for name, value in found.items()}

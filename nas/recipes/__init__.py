@@ -20,6 +20,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError, offence
+from latbench.files import decode_text, is_hidden, read_text
 
 # what the settings of recipes may be
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -33,6 +34,8 @@ Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 R = TypeVar("R", bound="Recipe")
 
+_WHAT = "a recipe, TOML of settings"
+
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="recipe"):
     """Base of all kinds of recipe. Fields have defaults, so that a file states what differs."""
@@ -40,11 +43,13 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
 def shipped_recipes(kind: type[Recipe] | None = None) -> list[str]:
     """Names of the recipes that come with the package, all or those of one kind."""
-    files = (f for f in resources.files(__name__).iterdir() if f.name.endswith(".toml"))
+    files = resources.files(__name__).iterdir()
+    names = (file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
     return sorted(
-        file.name.removesuffix(".toml")
-        for file in files
-        if kind is None or tomllib.loads(file.read_text()).get("recipe") == _tag(kind)
+        name
+        for name in names
+        if not is_hidden(name)
+        and (kind is None or tomllib.loads(_shipped_text(name)).get("recipe") == _tag(kind))
     )
 
 
@@ -84,18 +89,22 @@ def _tag(kind: type[Recipe]) -> str:
 def _read(kind: type[Recipe], name_or_path: str) -> dict[str, Any]:
     path, shipped = Path(name_or_path), shipped_recipes(kind)
     if name_or_path in shipped:
-        text = resources.files(__name__).joinpath(f"{name_or_path}.toml").read_text()
-    elif path.is_file():
-        try:
-            text = path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidFileError(f"cannot read {path}: {error}") from error
+        text = _shipped_text(name_or_path)
+    elif path.exists():
+        text = read_text(path, what=_WHAT)
     else:
         raise UnknownNameError("recipe", name_or_path, shipped)
+    if not text.strip():
+        raise InvalidFileError(f"{name_or_path} is not {_WHAT}: it is empty")
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidFileError(f"{name_or_path} is no recipe: {error}") from error
+
+
+def _shipped_text(name: str) -> str:
+    raw = resources.files(__name__).joinpath(f"{name}.toml").read_bytes()
+    return decode_text(raw, source=name, what=_WHAT)
 
 
 def _convert(

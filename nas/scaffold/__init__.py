@@ -198,7 +198,7 @@ class _Table:
     """A registry's table of members in its source."""
 
     def __init__(self, path: Path, registry: str) -> None:
-        self._lines = path.read_text().splitlines(keepends=True)
+        self._lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         members = _members(ast.parse("".join(self._lines)), registry)
         if members is None:
             raise InvalidFileError(f"{path} holds no table {registry} that a line can be added to")
@@ -273,7 +273,7 @@ def _render(template: str, names: dict[str, str]) -> str:
         InvalidValueError: The file imports something else under the component's name.
     """
     folder = resources.files(__package__) / "templates"
-    text = Template((folder / f"{template}.txt").read_text()).substitute(names)
+    text = Template((folder / f"{template}.txt").read_text("utf-8")).substitute(names)
     if template.endswith(".py"):
         imports = [
             n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Import | ast.ImportFrom)

@@ -9,9 +9,10 @@ from typing import Literal
 import msgspec
 
 from latbench.errors import InvalidFileError, offence
+from latbench.files import read_text
 
 FORMAT: Literal[1] = 1
-_MAX_FILE_BYTES = 1 << 20  # an architecture takes a few kilobytes; anything larger is foreign
+_WHAT = "an architecture, JSON such as `latbench spaces NAME --draw random -o ARCH` writes"
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -116,7 +117,7 @@ def parse_architecture(text: bytes | str, *, source: str) -> Architecture:
     """
     try:
         file = msgspec.json.decode(text, type=_File)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeError) as error:  # UnicodeError: half of a surrogate pair
         raise InvalidFileError(
             f"{source} is no architecture: {error}", path=offence(str(error))
         ) from error
@@ -146,10 +147,4 @@ def read_architecture(path: Path) -> Architecture:
     Raises:
         InvalidFileError: The file is missing, unreadable or no architecture.
     """
-    try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise InvalidFileError(f"{path} is no architecture: it is larger than 1 MiB")
-        text = path.read_bytes()
-    except OSError as error:
-        raise InvalidFileError(f"cannot read {path}: {error.strerror}") from error
-    return parse_architecture(text, source=str(path))
+    return parse_architecture(read_text(path, what=_WHAT), source=str(path))

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from latbench.errors import InvalidValueError
 
+LEAST_IMAGES = 2  # in the batch of a process: batch norm has no variance of one value
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -43,7 +45,8 @@ class Workers:
         """Which part of a batch this process computes.
 
         Raises:
-            InvalidValueError: The batch does not divide evenly: means would not be the batch's.
+            InvalidValueError: The batch does not divide evenly: means would not be the batch's. Or
+                a process would have a single image: batch norm has no variance of one value.
         """
         if batch_size % self.count:
             raise InvalidValueError(
@@ -51,6 +54,13 @@ class Workers:
                 f"choose a multiple of {self.count}"
             )
         part = batch_size // self.count
+        if part < LEAST_IMAGES:
+            whose = f" for each of {self.count} processes" if self.count > 1 else ""
+            raise InvalidValueError(
+                f"a batch of {batch_size} leaves one image{whose}, and batch norm needs "
+                f"{LEAST_IMAGES}: give images and a batch size of {LEAST_IMAGES * self.count} or "
+                "more"
+            )
         return slice(self.rank * part, (self.rank + 1) * part)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from latbench.errors import InvalidFileError, InvalidValueError, MismatchError, MissingExtraError
-from latbench.files import write_atomically
+from latbench.files import is_hidden, read_text, write_atomically
 
 
 class RunFolder:
@@ -53,7 +53,9 @@ class RunFolder:
                     f"{path} holds another run (it differs in {', '.join(differing)}): "
                     "choose another -o, or repeat its command to go on with it"
                 )
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.exists() and (
+            not path.is_dir() or not all(is_hidden(entry.name) for entry in path.iterdir())
+        ):
             raise MismatchError(f"{path} exists and holds no run: choose another -o")
         else:
             write_atomically(file, json.dumps(ours, indent=2, allow_nan=False) + "\n")
@@ -149,13 +151,13 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     file = path / "config.json"
     try:
-        config = json.loads(file.read_text())
-    except OSError as error:
+        config = json.loads(read_text(file, what="the configuration of a run, JSON"))
+    except InvalidFileError as error:
         raise InvalidFileError(
-            f"{path} holds no run: cannot read {file.name}: {error.strerror}; name the folder that "
-            "a search or a training was given by -o"
+            f"{path} holds no run: {error.message}; name the folder that a search or a training "
+            "was given by -o"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidFileError(f"{path} holds no run: {file.name} is damaged: {error}") from error
     if not isinstance(config, dict):
         raise InvalidFileError(f"{path} holds no run: config.json is no JSON object")

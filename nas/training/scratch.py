@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from latbench.blocks import Network, network_graph
 from latbench.errors import InvalidFileError, MismatchError
-from latbench.files import write_atomically
+from latbench.files import require_file, write_atomically
 from latbench.render.torch import NetworkModule
 from nas.data.images import ImageData, augment, batches, generator
 from nas.supernet.candidates import Initial, initialise
@@ -33,6 +33,7 @@ from nas.training.regularisation import add_drop_connect, add_dropout
 from nas.training.run_folder import RunFolder
 
 WEIGHTS = "weights.safetensors"
+_WHAT = "the weights of a trained run, RUN/weights.safetensors"
 _LAST = "last"
 _SLACK = 1e-9  # so that a step of the schedule comes at its epoch, not a rounding later
 
@@ -86,11 +87,12 @@ def check(network: Network, data: ImageData, recipe: TrainingRecipe, group: Work
     """Refuse what cannot be trained together, before anything is written.
 
     Raises:
-        LatbenchError: No such criterion or option, outputs that do not fit the data, or a batch
-            that does not divide among processes or classes.
+        LatbenchError: No such criterion or option, outputs that do not fit the data, a batch that
+            does not divide among processes or classes, or too few images for batch norm.
     """
     _criterion(network, data, recipe)
     check_batches(recipe, group)
+    group.share(_images_a_step(data, recipe))
 
 
 def test(model: nn.Module, data: ImageData) -> dict[str, float]:
@@ -151,7 +153,7 @@ class TrainingState(Resumable):
             data.train.cropped(recipe.least_area),
             recipe.batch_size,
             order,
-            share=group.share(recipe.batch_size),
+            share=group.share(_images_a_step(data, recipe)),
             per_class=recipe.per_class,
         )
         with torch.random.fork_rng():
@@ -211,10 +213,11 @@ def load_model(network: Network, weights: Path) -> NetworkModule:
         InvalidFileError: The file is missing or no weights file.
         MismatchError: The weights are of another network.
     """
+    require_file(weights, what=_WHAT)
     try:
         tensors = load_file(weights)
     except (OSError, SafetensorError) as error:
-        raise InvalidFileError(f"cannot read weights from {weights}: {error}") from error
+        raise InvalidFileError(f"{weights} is not {_WHAT}: {error}") from error
     model = make_model(network, seed=0)
     try:
         model.load_state_dict(tensors)
@@ -231,6 +234,11 @@ def _criterion(network: Network, data: ImageData, recipe: TrainingRecipe) -> nn.
         name=recipe.criterion or task.scratch_criterion,
         options=recipe.options,
     )
+
+
+def _images_a_step(data: ImageData, recipe: TrainingRecipe) -> int:
+    """The batch size, or all images where these are fewer; batches by class repeat images."""
+    return recipe.batch_size if recipe.per_class else min(recipe.batch_size, len(data.train))
 
 
 def _device() -> torch.device:

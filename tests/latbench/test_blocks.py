@@ -39,7 +39,7 @@ from latbench.errors import InvalidFileError
 from latbench.render.onnx import render_onnx, render_onnx_apart
 from latbench.render.parameters import parameter_shapes, random_parameters
 from latbench.render.torch import NetworkModule, load_parameters, render_torch
-from nas.spaces import PLAIN, Choice, Variant, make_space
+from nas.spaces import PLAIN, SPACES, Choice, Variant, make_space
 from nas.spaces.architecture import parse_architecture
 from tests.conftest import make_tiny_space
 
@@ -103,6 +103,25 @@ def test_onnx_equals_torch(spec: BlockSpec, fold: bool) -> None:
     got = _run_onnx(render_onnx(graph, parameters, batch_size=2, fold=fold), image)
     assert np.abs(got.reshape(expected.shape) - expected).max() < TOLERANCE
     assert expected.std() > 0.01
+
+
+def test_a_name_is_short_and_says_what_differs() -> None:
+    assert str(InvertedResidual(16, 24, 48, 3, 2, "relu", 32, se_channels=16)) == (
+        "MBConv k3 s2 16-24 w48 se16 relu @32px"
+    )
+    assert str(MixedInvertedResidual(8, 12, (3, 3, 7), 1, "hswish", 9)) == (
+        "MixConv k3+3+7 s1 8-12 hswish @9px"
+    )
+    assert str(ConvBlock(8, 8, 6, 1, None, 6, groups=8, padding=0)) == "Conv k6 s1 8-8 g8 p0 @6px"
+    assert len({str(spec) for spec in SAMPLES}) == len(set(SAMPLES))
+    assert max(len(str(spec)) for spec in SAMPLES) <= 60
+    assert not any("\n" in str(spec) or "=" in str(spec) for spec in SAMPLES)
+
+
+@pytest.mark.parametrize("name", list(SPACES))
+def test_blocks_of_a_space_have_names_of_their_own(name: str) -> None:
+    blocks = set(make_space(name).blocks())
+    assert len({str(spec) for spec in blocks}) == len(blocks)
 
 
 def test_a_whole_network_renders_as_its_blocks() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,15 @@ from hypothesis import strategies as st
 
 from latbench.device import DeviceProfile, load_profile, shipped_profiles
 from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError, UnknownNameError
-from latbench.files import write_atomically
+from latbench.files import MAX_TEXT_BYTES, decode_text, read_text, write_atomically
 from latbench.profilers import PROFILERS
-from latbench.units import format_s, parse_duration_s, parse_latency_ms
+from latbench.units import (
+    format_s,
+    parse_count,
+    parse_duration_s,
+    parse_latency_ms,
+    parse_millions,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +29,66 @@ from latbench.units import format_s, parse_duration_s, parse_latency_ms
 )
 def test_latencies_are_typed_with_a_unit(text: str, ms: float) -> None:
     assert parse_latency_ms(text) == pytest.approx(ms)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("1500\N{MICRO SIGN}s", "1500 \N{GREEK SMALL LETTER MU}s", "1500\N{SQUARE MU S}"),
+        *(
+            "\uff11.\uff15\uff4d\uff53",
+            "1\uff0e5ms",
+            "1.5\N{NO-BREAK SPACE}ms",
+            "1.5\N{THIN SPACE}ms",
+            "1.5\N{SQUARE MS}",
+        ),
+        *("1500US", "1.5Ms", ".0015s", "1.5e0ms", "15E-1ms", "1500\udcc2\udcb5s"),
+    ],
+)
+def test_what_unicode_calls_the_same_is_the_same(text: str) -> None:
+    """The last one is the micro sign as an ASCII locale hands it on."""
+    assert parse_latency_ms(text) == pytest.approx(1.5, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    "text", ["2²ms", "1½ms", "②ms", "\u0661ms", "2ₓms", "1,5ms", "2ms;", "0x2ms"]
+)
+def test_what_would_become_another_number_is_refused(text: str) -> None:
+    for parse in (parse_latency_ms, parse_duration_s):
+        with pytest.raises(InvalidValueError):
+            parse(text)
+    with pytest.raises(InvalidValueError):
+        parse_count(text.replace("ms", "M"))
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        *(
+            ("30M", 30e6),
+            ("500K", 5e5),
+            ("1.2G", 1.2e9),
+            ("\uff13\uff10\uff2d", 30e6),
+            ("30 m", 30e6),
+        ),
+        *(("30", 30e6), ("0.5", 5e5), ("\uff13\uff10", 30e6), ("99999", 99999e6)),
+        *(("100000", 1e5), ("30000000", 3e7), ("3e7", 3e7)),
+    ],
+)
+def test_a_bare_count_is_in_millions_unless_it_is_large(text: str, count: float) -> None:
+    assert parse_count(text) == pytest.approx(count)
+    if text[-1].isdecimal():
+        assert parse_millions(text) == pytest.approx(count / 1e6)
+    else:
+        with pytest.raises(InvalidValueError, match="bare number"):
+            parse_millions(text)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-5", "0", "1e400", "", "M", "3T", "1_000", "+5"])
+def test_what_is_no_count_is_refused(text: str) -> None:
+    for parse in (parse_count, parse_millions):
+        with pytest.raises(InvalidValueError, match="is not a count"):
+            parse(text)
 
 
 @pytest.mark.parametrize("text", ["15", "ms", "", "-3ms", "0ms", "15 km", "1e999ms", "nanms"])
@@ -110,3 +177,60 @@ def test_an_error_is_json_without_what_it_does_not_know() -> None:
         "message": "no",
         "nearest_ms": 3.0,
     }
+
+
+@pytest.mark.parametrize("text", ["", "a", "Größe µ\n", "\0\0\0\0"])
+def test_text_is_utf8_with_or_without_a_mark(text: str, tmp_path: Path) -> None:
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / encoding).write_bytes(text.encode(encoding))
+        assert read_text(tmp_path / encoding, what="a text") == text
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_text_of_another_encoding_is_named(encoding: str) -> None:
+    with pytest.raises(InvalidFileError, match=rf"x is {encoding[:6].upper()} text: save it as"):
+        decode_text('{"format": 1}'.encode(encoding), source="x", what="a text")
+    with pytest.raises(InvalidFileError, match=r"x is not a text: it is no UTF-8 text \(byte 2\)"):
+        decode_text("Größe".encode("latin-1"), source="x", what="a text")
+
+
+def test_what_is_no_file_or_never_ends_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "large").write_bytes(b" " * (MAX_TEXT_BYTES + 1))
+    for path, reason in {
+        tmp_path: "is a directory",
+        tmp_path / "fifo": "is a named pipe",
+        tmp_path / "absent": "No such file",
+        tmp_path / "large" / "x": "Not a directory",
+        tmp_path / "a\0b": "null",
+        tmp_path / "large": "larger than 1 MiB",
+        Path("/dev/zero"): "is a device",
+    }.items():
+        with pytest.raises(InvalidFileError, match=f"{reason}.*a text|a text.*{reason}"):
+            read_text(path, what="a text")
+
+
+def test_a_pipe_of_the_shell_is_read() -> None:
+    source, sink = os.pipe()
+    os.write(sink, b"text")
+    os.close(sink)
+    try:
+        assert read_text(Path(f"/dev/fd/{source}"), what="a text") == "text"
+    finally:
+        os.close(source)
+
+
+def test_hidden_profiles_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latbench.device.resources.files", lambda package: tmp_path)
+    for name in ("mine.toml", "._mine.toml", "._x.txt", "README.md"):
+        (tmp_path / name).touch()
+    assert shipped_profiles() == ["mine"]
+
+
+def test_a_profile_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes('name = "Größe"\nruntime = "onnxruntime"\n'.encode("utf-8-sig"))
+    assert load_profile(str(path)) == DeviceProfile(name="Größe", runtime="onnxruntime")
+    path.write_bytes('name = "Größe"\nruntime = "onnxruntime"\n'.encode("utf-16"))
+    with pytest.raises(InvalidFileError, match="UTF-16"):
+        load_profile(str(path))

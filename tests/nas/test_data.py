@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,40 @@ def test_another_layout_is_answered_with_what_is_needed(
         imagenet(24, tmp_path)
 
 
+def test_hidden_files_and_folders_are_no_data(tmp_path: Path) -> None:
+    """In folders, in lists and in what is packed; nor is anything that is no image."""
+    write_imagenet(tmp_path / "clean")
+    write_imagenet(tmp_path / "mixed")
+    for part in ("train", "val"):
+        folder = tmp_path / "mixed" / part
+        for place in (folder, *list(folder.iterdir())):
+            for name in ("._a.JPEG", ".DS_Store", ".a.JPEG", "Thumbs.db", "desktop.ini", "x.txt"):
+                (place / name).write_bytes(b"\0\5\26\7")
+            (place / "folder.jpg").mkdir()
+        shutil.rmtree(folder / "folder.jpg")
+    (tmp_path / "mixed" / "train" / ".ipynb_checkpoints").mkdir()
+    clean, mixed = (imagenet(24, tmp_path / name) for name in ("clean", "mixed"))
+    assert clean.classes == mixed.classes
+    for ours, theirs in ((mixed.train, clean.train), (mixed.test, clean.test)):
+        assert isinstance(ours, StoredSplit)
+        assert isinstance(theirs, StoredSplit)
+        assert torch.equal(ours.labels, theirs.labels)
+        assert ours.store.paths == theirs.store.paths  # type: ignore[attr-defined]
+    counts = pack_imagenet(tmp_path / "mixed", tmp_path, progress=lambda fraction, words: None)
+    assert counts == {"train": 12, "val": 12}
+
+
+def test_a_list_is_read_with_a_mark_and_without_hidden_files(tmp_path: Path) -> None:
+    write_imagenet(tmp_path, classes=2, each=3)
+    for part in ("train", "val"):
+        files = sorted((tmp_path / part).rglob("*.JPEG"))
+        lines = [f"./{f.relative_to(tmp_path / part)} {int(f.parent.name[1:])}" for f in files]
+        text = "\r\n".join(["n00000000/._x.JPEG 0", ".trash/x.JPEG 1", *lines])
+        (tmp_path / f"{part}.txt").write_text(text, "utf-8-sig")
+        (tmp_path / f"._{part}.txt").write_bytes(b"\0\5\26\7")
+    assert imagenet(24, tmp_path).train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
 @pytest.mark.parametrize("line", ["n0/a.JPEG", "n0/a.JPEG one", "1", "gone.JPEG 0"])
 def test_a_wrong_line_of_a_list_is_named(tmp_path: Path, line: str) -> None:
     write_imagenet(tmp_path, classes=1, each=1)
@@ -294,6 +329,13 @@ def test_faces_are_read_with_the_pairs_of_lfw(tmp_path: Path) -> None:
     assert data.pairs is not None
     assert data.pairs.same.tolist() == ([True] * 3 + [False] * 3) * 10
     assert data.pairs.fold.tolist() == [fold for fold in range(10) for _ in range(6)]
+    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "train" / "Person_0" / "._Person_0_0001.jpg").touch()
+    (tmp_path / "pairs.txt").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "pairs.txt").read_bytes())
+    again = load_data("faces", input_size=16, classes=64, data_dir=tmp_path)
+    assert (again.classes, len(again.train)) == (5, 15)
+    assert again.pairs is not None
+    assert torch.equal(again.pairs.first, data.pairs.first)
     images = data.pairs.images
     assert isinstance(images, StoredSplit)
     one, two = int(data.pairs.first[3]), int(data.pairs.second[3])

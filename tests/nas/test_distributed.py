@@ -89,3 +89,11 @@ def test_a_batch_that_does_not_divide_is_refused() -> None:
     assert Workers(1, 2).share(8) == slice(4, 8)
     with pytest.raises(InvalidValueError, match="multiple of 2"):
         Workers(1, 2).share(7)
+
+
+@pytest.mark.parametrize(("batch", "count"), [(1, 1), (2, 2), (4, 4)])
+def test_a_share_of_one_image_is_refused(batch: int, count: int) -> None:
+    """Batch norm has no variance of one value."""
+    with pytest.raises(InvalidValueError, match=f"{2 * count} or more"):
+        Workers(0, count).share(batch)
+    assert Workers(0, count).share(2 * batch) == slice(0, 2)

@@ -134,7 +134,7 @@ def test_a_table_that_does_not_fit_is_refused_with_the_place(
 
 def test_other_files_and_other_spaces_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"\x80PNG")
-    with pytest.raises(InvalidFileError, match="no table"):
+    with pytest.raises(InvalidFileError, match=r"no table|not a table"):
         TabularEvaluator(tmp_path / "x")
     (tmp_path / "y").write_text("{}")
     with pytest.raises(InvalidFileError, match="lacks architecture 00000000"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -624,3 +625,42 @@ def test_files_that_are_no_generator_are_refused(reference: Path, tmp_path: Path
     for name in ("w.npz", "o.npz", "t.npz", "missing.npz"):
         with pytest.raises(InvalidFileError):
             import_generator(tmp_path / name, prior)
+
+
+class _Runs:
+    """Its pickle makes a folder when it is loaded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> object:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_weights_as_torch_saves_them_are_read_like_npz(reference: Path, tmp_path: Path) -> None:
+    """Plain, inside of a checkpoint, and trained in parallel; nothing in them is run."""
+    folder = reference / "sgnas"
+    prior = folder / "prior_pool_imagenet.json"
+    expected = import_generator(folder / "generator_imagenet.npz", prior).state_dict()
+    with np.load(folder / "generator_imagenet.npz") as arrays:
+        state = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    checkpoint = {"state_dict": {f"module.{name}": v for name, v in state.items()}, "epoch": 3}
+    for content in (state, checkpoint):
+        torch.save(content, tmp_path / "best.pth")
+        found = import_generator(tmp_path / "best.pth", prior).state_dict()
+        assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    wrong = {
+        "other": {"other.weight": torch.zeros(4)},
+        "list": [torch.zeros(4)],
+        "attack": {"state_dict": _Runs(tmp_path / "trace")},
+    }
+    for name, content in wrong.items():
+        torch.save(content, tmp_path / name)
+    torch.save(state, tmp_path / "old", _use_new_zipfile_serialization=False)
+    (tmp_path / "cut").write_bytes((tmp_path / "best.pth").read_bytes()[:-2000])
+    (tmp_path / "empty").touch()
+    for name in (*wrong, "old", "cut", "empty"):
+        with pytest.raises(InvalidFileError, match=rf"{name} is not .*npz or a \.pth") as caught:
+            import_generator(tmp_path / name, prior)
+        assert "\n" not in caught.value.message
+    assert not (tmp_path / "trace").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -14,13 +15,15 @@ from latbench.blocks import Classifier, ConvBlock, InvertedResidual, Network
 from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError
 from latbench.render.torch import NetworkModule
 from nas.criteria.label_smoothing import LabelSmoothing
-from nas.data.images import ImageData
+from nas.data.images import ImageData, Split, resize
+from nas.evaluators.scratch import ScratchEvaluator
 from nas.recipes import load_recipe, shipped_recipes
 from nas.training import scratch
 from nas.training.distributed import ALONE, Workers
 from nas.training.recipe import TrainingRecipe
 from nas.training.regularisation import add_drop_connect, add_dropout, drop_images
 from nas.training.run_folder import RunFolder
+from tests.conftest import make_small_space
 from tests.nas.runs import Stop, run_of_both, run_together, stopping_after, tiny_data
 
 NETWORK: Network = (
@@ -125,6 +128,37 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
         scratch.train(
             NETWORK, make_data(), recipe, RunFolder(tmp_path / "r", {}), group=_Half(0, 2)
         )
+
+
+SMALLEST_MAPS: Network = (
+    ConvBlock(3, 8, 3, 2, "relu", 2),
+    InvertedResidual(8, 8, 16, 3, 1, "relu", 1),
+    Classifier(8, 4, 1),
+)
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size"), [(33, 32), (5, 64), (3, 2), (2, 64), (2, 2), (17, 8)]
+)
+def test_a_last_batch_of_one_image_does_no_harm(images: int, batch_size: int) -> None:
+    """On maps of one pixel batch norm refuses a batch of one."""
+    data = tiny_data(images, classes=4, channels=3)
+    data = replace(data, train=Split(resize(data.train.images, 2), data.train.labels))  # type: ignore[attr-defined]
+    recipe = TrainingRecipe(epochs=1, batch_size=batch_size)
+    scratch.check(SMALLEST_MAPS, data, recipe, ALONE)
+    state = scratch.TrainingState(SMALLEST_MAPS, data, recipe)
+    values = state.train_epoch(data, recipe, ALONE, lambda done, loss: None)
+    assert math.isfinite(values["loss"] or 0.0)
+
+
+def test_too_few_images_for_batch_norm_are_refused(tmp_path: Path) -> None:
+    for images, count, words in ((1, 1, "2 or more"), (2, 2, "4 or more"), (5, 2, "multiple of 2")):
+        data = tiny_data(images, classes=4, channels=3)
+        recipe = TrainingRecipe(epochs=1, batch_size=64)
+        with pytest.raises(InvalidValueError, match=words):
+            scratch.check(NETWORK, data, recipe, Workers(0, count))
+        with pytest.raises(InvalidValueError, match="too few"):
+            ScratchEvaluator(make_small_space(), data, recipe=recipe, folder=tmp_path)
 
 
 def test_the_defaults_smooth_labels() -> None:

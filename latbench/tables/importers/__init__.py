@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from latbench.errors import InvalidFileError
+from latbench.files import read_bytes
 from latbench.registry import Registry
 from latbench.tables.importers.base import (
     MS_PER,
@@ -29,7 +30,9 @@ IMPORTERS: Registry[Importer] = Registry(
     group="latbench.importers",
 )
 
-MAX_FILE_BYTES = 8 << 20  # twenty times the largest published table; anything larger is foreign
+# twenty times the largest published table, or that table in the most wordy form: a pickle of
+# protocol 0 with numpy's scalars as keys and values
+MAX_FILE_BYTES = 16 << 20
 
 
 def read_foreign_table(path: Path, kind: str, *, unit: Unit | None = None) -> ForeignTable:
@@ -47,7 +50,7 @@ def read_foreign_table(path: Path, kind: str, *, unit: Unit | None = None) -> Fo
             run code.
     """
     importer = IMPORTERS[kind]
-    raw = _read(path)
+    raw = read_bytes(path, what=f"a latency table in format {kind}", limit=MAX_FILE_BYTES)
     try:
         return importer.parse(raw, MS_PER[unit or importer.unit])
     except ForeignFormatError as error:
@@ -55,22 +58,6 @@ def read_foreign_table(path: Path, kind: str, *, unit: Unit | None = None) -> Fo
             f"{path} cannot be read in format {kind}: {error}; expected {importer.expects} "
             f"(formats: {', '.join(IMPORTERS)})"
         ) from error
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():  # nor a directory, a pipe or a device, which may never end
-        raise InvalidFileError(f"no file at {path}: name the latency table to import")
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise InvalidFileError(f"cannot read {path}: {error.strerror}") from error
-    if len(raw) > MAX_FILE_BYTES:
-        raise InvalidFileError(
-            f"{path} is too large to be a latency table: at most {MAX_FILE_BYTES >> 20} MiB "
-            "are read, and published ones take half a MiB"
-        )
-    return raw
 
 
 __all__ = [

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from latbench.blocks import BlockSpec
+from latbench.errors import InvalidFileError
+from latbench.files import decode_text
 from latbench.tables.records import SpaceLabel
 
 Unit = Literal["ms", "s"]
@@ -160,10 +162,24 @@ def milliseconds(value: object, ms_per_unit: float, *, key: str) -> float:
         return math.inf
 
 
+def read_text(raw: bytes) -> str:
+    """The text of a file.
+
+    Raises:
+        ForeignFormatError: It is text of another encoding than UTF-8, or no text.
+    """
+    try:
+        return decode_text(raw, source="it", what="text")
+    except InvalidFileError as error:
+        raise ForeignFormatError(error.message) from error
+
+
 def shown(value: object) -> str:
     """A foreign value in a message: one line, cut, and containers by their kind alone."""
+    if isinstance(value, bytes):
+        return "bytes"
     if not isinstance(value, str | int | float | None):
-        return "a mapping" if isinstance(value, Pairs) else f"a {type(value).__name__}"
+        return "a mapping" if isinstance(value, Pairs) else f"a {type(value).__name__.strip('_')}"
     if isinstance(value, int) and abs(value) >= 10**_SHOWN:
         return "a huge number"
     text = repr(value[: _SHOWN + 1] if isinstance(value, str) else value)

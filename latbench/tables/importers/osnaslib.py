@@ -23,6 +23,7 @@ from latbench.tables.importers.base import (
     Pairs,
     make_table,
     milliseconds,
+    read_text,
     shown,
 )
 
@@ -33,7 +34,7 @@ def parse(raw: bytes, ms_per_unit: float) -> ForeignTable:
     """The table of a file's bytes."""
     try:
         # the library writes with this module, which alone reads back its NaN and Infinity
-        content = json.loads(raw, object_pairs_hook=Pairs)
+        content = json.loads(read_text(raw), object_pairs_hook=Pairs)
     except (ValueError, RecursionError) as error:
         raise ForeignFormatError("it is no JSON, or truncated") from error
     if not isinstance(content, Pairs):

@@ -4,7 +4,8 @@
 not, but a few bytes still make it reserve gigabytes (a huge memo index, a huge announced length)
 or exhaust the stack (the hash of a tuple nested a million deep), and repeated keys vanish in its
 dicts. A latency table needs mappings, sequences, texts and numbers, so here is a machine that
-knows the opcodes of those and refuses all others by name.
+knows the opcodes of those and refuses all others by name. Numbers may be NumPy's, which is what
+interpolating gives.
 
 A container may stand in one place only, as YAML without aliases: shared ones are how a small file
 becomes a huge table, or one that contains itself. Texts may be shared, as pickle itself does.
@@ -15,24 +16,72 @@ from __future__ import annotations
 import pickletools
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
+from latbench.tables.importers import numpys
 from latbench.tables.importers.base import ForeignFormatError, Pairs, shown
 
 # opcodes, each of which makes at most one object; a published table of 0.4 MB has 74,000
 _MAX_OPCODES = 2_000_000
-_PLAIN = "only plain dicts, lists, texts and numbers are read, so convert it to those"
+_PLAIN = (
+    "only dicts, lists, texts, numbers and numpy's scalars are read, so convert it to those (an "
+    "array by .tolist())"
+)
 
 _LITERALS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING"),  # texts written by Python 2
+    *("SHORT_BINBYTES", "BINBYTES"),  # what numpy's scalars are made of
 }
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _IGNORED = {"PROTO", "FRAME"}
 
 
-class _OrderedDictClass:
-    """Stands for ``collections.OrderedDict``, the one class that a pickle may name."""
+@dataclass(frozen=True)
+class _Callable:
+    """Stands for a class or a function that a pickle may name.
+
+    Attributes:
+        make: What is made of the arguments of its call, without calling it.
+    """
+
+    make: Callable[[list[object]], object]
+
+
+def _mapping(arguments: list[object]) -> Pairs:
+    """Of no argument, or of the list of pairs that Python 2 wrote."""
+    content = Pairs()
+    for argument in arguments:
+        for pair in _list(argument):
+            key, value = _list(pair)
+            content.append((key, value))
+    return content
+
+
+def _mapping_with_default(arguments: list[object]) -> Pairs:
+    """What it would make of missing keys is nothing that a table has."""
+    if len(arguments) > 1:
+        raise ValueError("no arguments of a defaultdict")
+    return Pairs()
+
+
+def _nothing(arguments: list[object]) -> object:
+    raise ValueError("a class that is only named")
+
+
+_CALLABLES = {
+    "collections OrderedDict": _Callable(_mapping),
+    "collections defaultdict": _Callable(_mapping_with_default),
+    **{
+        f"{module} {name}": _Callable(_nothing)  # of the missing keys of a defaultdict
+        for module in ("builtins", "__builtin__")
+        for name in ("dict", "list", "float", "int")
+    },
+    numpys.DTYPE: _Callable(numpys.make_dtype),
+    numpys.ENCODE: _Callable(numpys.encode),
+    **dict.fromkeys(numpys.SCALAR, _Callable(numpys.make_scalar)),
+}
 
 
 def read_pickle(raw: bytes) -> object:
@@ -84,7 +133,8 @@ class _Machine:
             **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), self._get),
             "GLOBAL": self._name_class,
             "STACK_GLOBAL": lambda _: self._name_class(" ".join(map(_text, self._last(2)))),
-            "REDUCE": self._build,
+            "REDUCE": self._call,
+            "BUILD": self._set_state,
         }
 
     def step(self, name: str, argument: object) -> None:
@@ -141,21 +191,24 @@ class _Machine:
         self.push(value)
 
     def _name_class(self, place: object) -> None:
-        if place != "collections OrderedDict":
-            name = _text(place).replace(" ", ".")
-            raise ForeignFormatError(f"it is a pickle that would use {shown(name)}: {_PLAIN}")
-        self.push(_OrderedDictClass())
+        name = _text(place)
+        if name not in _CALLABLES:
+            name = shown(name.replace(" ", "."))
+            raise ForeignFormatError(f"it is a pickle that would use {name}: {_PLAIN}")
+        self.push(_CALLABLES[name])
 
-    def _build(self, _: object) -> None:
+    def _call(self, _: object) -> None:
         called, arguments = self._last(2)
-        if not isinstance(called, _OrderedDictClass):
+        if not isinstance(called, _Callable):
             raise ForeignFormatError(f"it is a pickle that would call {shown(called)}: {_PLAIN}")
-        content = Pairs()
-        for argument in _list(arguments):  # none, or the list of pairs that Python 2 wrote
-            for pair in _list(argument):
-                key, value = _list(pair)
-                content.append((key, value))
-        self.push(content)
+        self.push(called.make(_list(arguments)))
+
+    def _set_state(self, _: object) -> None:
+        state = self._stack.pop()
+        changed = self._stack[-1]
+        if not isinstance(changed, numpys.DType):
+            raise ForeignFormatError(f"it is a pickle of objects (opcode BUILD): {_PLAIN}")
+        changed.set_state(_list(state))
 
 
 def _pairs(items: list[object]) -> Pairs:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from latbench.tables.importers.base import ForeignFormatError, Pairs, shown
+from latbench.tables.importers.base import ForeignFormatError, Pairs, read_text, shown
 
 _MAX_DEPTH = 2
 _TOO_DEEP = "its YAML is nested more deeply than {key: {mean: ms}}"
@@ -31,7 +31,7 @@ def read_yaml(raw: bytes) -> Pairs:
     """
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the former is ten times as fast
     try:
-        events = _plain(yaml.parse(raw, Loader=loader))
+        events = _plain(yaml.parse(read_text(raw), Loader=loader))
         for expected in (yaml.StreamStartEvent, yaml.DocumentStartEvent, yaml.MappingStartEvent):
             if not isinstance(next(events), expected):
                 raise ForeignFormatError("it holds no YAML mapping")

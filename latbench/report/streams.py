@@ -1,0 +1,150 @@
+"""Standard output and error that cannot take what is written to them.
+
+A result that cannot be printed is lost, which is an error of the command. Progress and messages
+that cannot be printed are not: the command goes on. Characters that an encoding lacks are replaced
+by those nearest to them.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import sys
+import unicodedata
+from typing import TYPE_CHECKING
+
+from latbench.errors import OutputError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+NEAREST = "latbench-nearest"
+"""Name of the error handler that writes the nearest characters an encoding has."""
+
+_DESCRIPTORS = ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY))
+_NEAREST = {
+    **{"\N{MICRO SIGN}": "u", "\N{GREEK SMALL LETTER MU}": "u"},
+    **{"\N{MULTIPLICATION SIGN}": "x", "\N{PLUS-MINUS SIGN}": "+-", "\N{MINUS SIGN}": "-"},
+    **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2500\u2501\u2578\u257a", "-"),
+    **dict.fromkeys("\u2018\u2019", "'"),
+    **dict.fromkeys("\u201c\u201d", '"'),
+    **{"\N{HORIZONTAL ELLIPSIS}": "...", "\N{LATIN SMALL LETTER SHARP S}": "ss"},
+    **{"\N{RIGHTWARDS ARROW}": "->", "\N{BULLET}": "*"},
+    **dict(zip("\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588", "_.:-=+*#", strict=True)),
+}
+
+
+class ReaderLeft(Exception):
+    """The reader of standard output, such as ``head``, has seen enough."""
+
+
+class _Result(io.FileIO):
+    """Standard output, whose errors are told from those of other files."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise ReaderLeft from None
+        except OSError as error:
+            raise OutputError(f"cannot write to standard output: {error.strerror}") from error
+
+
+def prepare_streams() -> None:
+    """Make the standard streams safe to use, once, before anything else is opened.
+
+    Descriptors that the caller closed are opened on the null device, so that no file that is
+    opened later gets their numbers. Standard output stays None if it was closed. Else writing to
+    it raises ``OutputError``, as on a full disk, or ``ReaderLeft``.
+    """
+    for descriptor, flags in _DESCRIPTORS:
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, flags)  # takes the lowest number that is free, which is this one
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
+    codecs.register_error(NEAREST, _nearest)
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(errors=NEAREST)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout is sys.__stdout__:
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(_Result(1, "w", closefd=False)),
+            encoding=sys.stdout.encoding,
+            errors=NEAREST,
+            line_buffering=sys.stdout.line_buffering,
+            write_through=sys.stdout.write_through,
+        )
+
+
+def require_output() -> None:
+    """Refuse to start a command whose result cannot be printed.
+
+    Raises:
+        OutputError: Standard output is closed.
+    """
+    if sys.stdout is None:
+        raise OutputError("standard output is closed: to drop results, redirect it to /dev/null")
+
+
+def say(line: str) -> None:
+    """Write a line to standard error, if that is possible."""
+    try:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):  # full, left by its reader, or closed since
+        _drop(2)
+
+
+class Forgiving(io.TextIOBase):
+    """Standard error for progress: what cannot be written is left out."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return sys.stderr.encoding
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
+
+    def fileno(self) -> int:
+        return sys.stderr.fileno()
+
+    def write(self, text: str) -> int:
+        try:
+            sys.stderr.write(text)
+        except (OSError, ValueError):
+            _drop(2)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            _drop(2)
+
+
+def drop_output() -> None:
+    """Send what is left of the result nowhere: the interpreter flushes again when it ends."""
+    _drop(1)
+
+
+def _drop(descriptor: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def _nearest(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What is written instead of characters that an encoding lacks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    sign = error.object[error.start]
+    if "\udc80" <= sign <= "\udcff":  # a byte that the locale could not decode: as it came
+        return bytes([ord(sign) - 0xDC00]), error.start + 1
+    return _NEAREST.get(sign) or _plain(sign), error.start + 1
+
+
+def _plain(sign: str) -> str:
+    """An accented letter without its accents, a compatible form; a question mark for the rest."""
+    return unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode() or "?"
