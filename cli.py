@@ -1576,6 +1576,15 @@ def main() -> None:
     except (OSError, sqlite3.Error) as error:  # a full disk, a file without permission, ...
         unusable = InvalidFileError(f"a file could not be read or written: {error}")
         _fail(unusable, as_json=as_json)
+    except UnicodeEncodeError as error:  # a library that cannot open such a file, as TensorBoard
+        name = utf8(error.object)
+        _fail(
+            InvalidFileError(
+                f"{name!r} cannot be used in the locale of this terminal: set LC_ALL=C.UTF-8, or "
+                "choose a name of ASCII letters"
+            ),
+            as_json=as_json,
+        )
 
 
 if __name__ == "__main__":
