@@ -1,16 +1,19 @@
-"""Every searcher on every space: one recipe, one latency a space, a part of Fashion-MNIST.
+"""Every searcher on every space: one recipe, one budget a space, the same images.
 
     python benchmarks/components.py --hours H -o FOLDER [--spaces A,B] [--searchers A,B]
+    python benchmarks/components.py --hours H -o FOLDER --max-macs 27M --data cifar100 --classes 100
 
 A cell is a space, a searcher and a seed, in a process of its own. The supernet that one-shot
 searchers ask is a cell as well: it is trained once a space, strategy and seed, and each of them
 gets a copy of its checkpoint; all others train their own, which is then part of their search. Every
 one trains for ``--epochs`` on the same images in batches of the same size. The target is
 ``--fraction`` of the way from the fastest network of a space to its slowest, by the table
-``<space>.sqlite`` in ``--tables``, which is profiled on ``--device`` where there is none.
+``<space>.sqlite`` in ``--tables``, which is profiled on ``--device`` where there is none. With
+``--max-macs`` the budget is one of multiply-accumulates, and no table is needed. A ``--recipe`` is
+used by the searchers whose kind it is.
 
 Cells are run in turn, all of one seed before the next, until the time is up; the same command goes
-on. Prints a row for each space and each searcher with 95 % intervals and the seeds done. Accuracy
+on. Prints a row for each space and each searcher with 95 % intervals and the seeds done. The score
 by the supernet compares searchers within a space; across spaces, train from scratch
 (``--train-epochs``). Search time leaves out the shared supernet's training and counts all parts of
 a cell that was interrupted. Memory is the process's peak. Pairs that do not fit are listed with the
@@ -30,25 +33,30 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import msgspec
 from cells import CONFIDENCE, Clock, Progress, TimeIsUp, heading, parser, results, run_cells, shown
 
-from latbench.errors import LatbenchError, UnknownNameError
+from latbench.blocks import Network
+from latbench.cost import network_cost
+from latbench.errors import InvalidFileError, LatbenchError, UnknownNameError
 from latbench.files import write_atomically
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
-from latbench.units import format_ms
+from latbench.units import format_ms, parse_count
+from nas.constraints import Count, Limit
 from nas.data import load_data
 from nas.data.images import ImageData
 from nas.priced import PricedSpace, labelled_space
+from nas.recipes import Recipe, load_recipe
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.one_shot import OneShotRecipe, OneShotSearcher
-from nas.spaces import SPACES, read_architecture
+from nas.spaces import SPACES, SearchSpace, make_space
+from nas.tasks import task_of
 from nas.training import scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import STRATEGIES
 
-SIZE, CLASSES = 32, 10  # Fashion-MNIST, at the size of OSNASLib's spaces
 SUPERNET = "supernet"
 _CHECKPOINT = Path("checkpoint") / "supernet.pt"
 _TIME_IS_UP = 75  # exit code of a cell that may go on (EX_TEMPFAIL)
@@ -79,10 +87,18 @@ def _parse() -> argparse.Namespace:
     asked.add_argument("--searchers", type=_names, default=list(SEARCHERS))
     asked.add_argument("--strategies", type=_names, default=["uniform"], help="of supernets")
     asked.add_argument("--seeds", type=int, default=3, help="at most")
+    asked.add_argument("--data", default="fashion-mnist", help="data set of all searches")
+    asked.add_argument("--data-dir", type=Path, help="where its files are")
+    asked.add_argument("--input-size", type=int, default=32, help="pixels, as OSNASLib's spaces")
+    asked.add_argument("--classes", type=int, default=10, help="of faces the size of embeddings")
+    asked.add_argument("--max-macs", type=parse_count, help="instead of a latency: 27M")
     asked.add_argument("--images", type=int, default=10_000)
-    asked.add_argument("--epochs", type=int, default=20, help="of every supernet")
-    asked.add_argument("--batch-size", type=int, default=64)
-    asked.add_argument("--evaluations", type=int, default=100, help="of one-shot searchers")
+    asked.add_argument("--recipe", action="append", default=[], help="shipped one or TOML file")
+    asked.add_argument("--epochs", type=int, help="of every supernet; without a recipe 20")
+    asked.add_argument("--batch-size", type=int, help="without a recipe 64")
+    asked.add_argument(
+        "--evaluations", type=int, help="of one-shot searchers; without a recipe 100"
+    )
     asked.add_argument("--train-epochs", type=int, default=0, help="from scratch; 0 leaves it out")
     asked.add_argument("--fraction", type=float, default=0.35, help="of a space's latencies")
     asked.add_argument("--tables", type=Path, help="folder of tables; default: FOLDER/tables")
@@ -94,15 +110,36 @@ def _parse() -> argparse.Namespace:
         _ = [SPACES[name] for name in options.spaces]
         _ = [SEARCHERS[name] for name in options.searchers]
         _ = [STRATEGIES[name] for name in options.strategies]
-    except UnknownNameError as error:
+        fitting = {name: _recipe(options, name) for name in options.searchers}
+        for name in options.recipe:
+            if all(recipe is None or recipe[0] != name for recipe in fitting.values()):
+                asked.error(f"{name} is a recipe of none of these searchers")
+    except LatbenchError as error:
         asked.error(error.message)
+    if not options.recipe:
+        options.epochs = options.epochs or 20
+        options.batch_size = options.batch_size or 64
+        options.evaluations = options.evaluations or 100
     return options
+
+
+def _recipe(options: argparse.Namespace, searcher: str) -> tuple[str, Recipe] | None:
+    """The first of the recipes given that is of the searcher's kind, with its name."""
+    kind = SEARCHERS[searcher].recipe_kind
+    for name in options.recipe:
+        try:
+            if kind is not None:
+                return name, load_recipe(kind, name)
+        except (InvalidFileError, UnknownNameError):
+            continue
+    return None
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """What all cells of a folder have in common."""
     keys = ("images", "epochs", "batch_size", "evaluations", "train_epochs", "fraction")
-    return {key: getattr(options, key) for key in keys}
+    more = ("data", "input_size", "classes", "max_macs", "recipe")
+    return {key: getattr(options, key) for key in (*keys, *more)}
 
 
 def _names(text: str) -> list[str]:
@@ -137,7 +174,7 @@ def _prepared(options: argparse.Namespace, clock: Clock) -> dict[str, str]:
     refused: dict[str, str] = {}
     for space in options.spaces:
         table = _table_file(options, space)
-        if table.exists():
+        if options.max_macs is not None or table.exists():
             continue
         if options.tables is not None:
             refused[space] = f"there is no {table}"
@@ -146,7 +183,8 @@ def _prepared(options: argparse.Namespace, clock: Clock) -> dict[str, str]:
         part.parent.mkdir(parents=True, exist_ok=True)
         command = [
             *(sys.executable, "-m", "cli", "profile", options.device, space, "-o", part),
-            *("--input-size", SIZE, "--classes", CLASSES, "--time-limit", options.profile_time),
+            *("--input-size", options.input_size, "--classes", options.classes),
+            *("--time-limit", options.profile_time),
         ]
         try:
             clock.check()
@@ -204,19 +242,24 @@ def _cell(
     """
     space, what, *strategies = name.split("_")
     strategy = strategies[0] if strategies else None
-    priced = _priced(options, space)
-    target_ms = _target_ms(options, priced)
-    recipe = None
+    kind = "random" if what == SUPERNET else what
+    given = _recipe(options, kind)
+    recipe = given[1] if given else None
     if strategy is not None:
-        recipe = OneShotRecipe(strategy=strategy, evaluations=options.evaluations)
-    settings = SearchSettings(options.epochs, options.batch_size, seed, recipe)
+        one_shot = recipe if isinstance(recipe, OneShotRecipe) else OneShotRecipe()
+        evaluations = options.evaluations or one_shot.evaluations
+        recipe = msgspec.structs.replace(one_shot, strategy=strategy, evaluations=evaluations)
+    searched = _searched(options, space)
+    targets_ms = [_target_ms(options, searched)] if isinstance(searched, PricedSpace) else []
+    data = _data(options)
     try:
-        searcher = SEARCHERS["random" if what == SUPERNET else what](priced, settings)
-        searcher.check_targets([target_ms])
+        limits = _limits(options, searched)
+        settings = SearchSettings(options.epochs, options.batch_size, seed, recipe, limits=limits)
+        searcher = SEARCHERS[kind](searched, settings)
+        searcher.check(data, targets_ms)
     except LatbenchError as error:
         return {"refused": error.message}
-    data = _data(options, priced)
-    label = {"cell": name, "seed": seed, "target_ms": target_ms}
+    label = {"cell": name, "seed": seed, "targets_ms": targets_ms}
     folder = RunFolder(run, _settings(options) | label)
     if what == SUPERNET:
         assert isinstance(searcher, OneShotSearcher)
@@ -226,15 +269,18 @@ def _cell(
     if strategy is not None:
         _copy(run.parent / f"{space}_{SUPERNET}_{strategy}-{seed}" / _CHECKPOINT, run / _CHECKPOINT)
     with _Stopwatch(run) as watch:
-        (found,) = searcher.search(data, [target_ms], folder, progress=tick)
-    result = {
+        (found,) = searcher.search(data, targets_ms, folder, progress=tick)
+    network = searcher.space.lower(found.architecture)
+    result: dict[str, Any] = {
         "score": found.score,
-        "latency_ms": found.latency_ms,
+        "macs_m": network_cost(network).macs / 1e6,
         "seconds": watch.total_s,
         "peak_mib": _peak_mib(),
     }
+    if found.latency_ms is not None:
+        result["latency_ms"] = found.latency_ms
     if options.train_epochs:
-        result["top1"] = _trained(options, priced, data, run, seed, tick)
+        result["metric"] = _trained(options, network, data, run, seed, tick)
     return result
 
 
@@ -249,18 +295,24 @@ def _copy(shared: Path, own: Path) -> None:
 
 def _trained(
     options: argparse.Namespace,
-    priced: PricedSpace,
+    network: Network,
     data: ImageData,
     run: Path,
     seed: int,
     tick: Progress,
 ) -> float:
-    """Test accuracy of what was found, trained from scratch."""
-    (file,) = (run / "architectures").iterdir()
-    recipe = TrainingRecipe(epochs=options.train_epochs, batch_size=options.batch_size, seed=seed)
+    """The test metric of what was found, trained from scratch."""
+    batch_size = options.batch_size or TrainingRecipe().batch_size
+    recipe = TrainingRecipe(epochs=options.train_epochs, batch_size=batch_size, seed=seed)
     folder = RunFolder(run / "train", {"epochs": options.train_epochs})
-    network = priced.space.lower(read_architecture(file))
-    return scratch.train(network, data, recipe, folder, progress=tick)["top1"]
+    return scratch.train(network, data, recipe, folder, progress=tick)[task_of(data).metric]
+
+
+def _searched(options: argparse.Namespace, space: str) -> PricedSpace | SearchSpace:
+    """The space, seen through its table unless MACs are the budget."""
+    if options.max_macs is not None:
+        return make_space(space, options.input_size, options.classes)
+    return _priced(options, space)
 
 
 def _priced(options: argparse.Namespace, space: str) -> PricedSpace:
@@ -268,9 +320,19 @@ def _priced(options: argparse.Namespace, space: str) -> PricedSpace:
     return PricedSpace(labelled_space(table.space), table, efficient=True)
 
 
-def _data(options: argparse.Namespace, priced: PricedSpace) -> ImageData:
-    space = priced.space
-    data = load_data("fashion-mnist", input_size=space.input_size, classes=space.classes)
+def _limits(options: argparse.Namespace, searched: PricedSpace | SearchSpace) -> tuple[Limit, ...]:
+    if isinstance(searched, PricedSpace):
+        return ()
+    return (Limit(Count(searched, "macs"), options.max_macs),)
+
+
+def _data(options: argparse.Namespace) -> ImageData:
+    data = load_data(
+        options.data,
+        input_size=options.input_size,
+        classes=options.classes,
+        data_dir=options.data_dir,
+    )
     return data.subset(options.images, seed=0)
 
 
@@ -311,12 +373,18 @@ def _print(options: argparse.Namespace, refused: dict[str, str]) -> None:
     print_lines(
         [
             *heading({"torch": torch.__version__}),
-            f"{options.images} images of Fashion-MNIST; all train for {options.epochs} epochs of "
-            f"batches of {options.batch_size}; {options.evaluations} evaluations a one-shot search",
+            f"{options.images} images of {options.data}; "
+            + (
+                f"recipes {', '.join(options.recipe)}"
+                if options.recipe
+                else f"all train for {options.epochs} epochs of batches of {options.batch_size}; "
+                f"{options.evaluations} evaluations a one-shot search"
+            ),
             "",
         ]
     )
-    _print_spaces([space for space in options.spaces if space not in refused], options)
+    if options.max_macs is None:
+        _print_spaces([space for space in options.spaces if space not in refused], options)
     rows, why = [], dict(refused)
     for space in options.spaces:
         for part in _parts(options):
@@ -329,8 +397,8 @@ def _print(options: argparse.Namespace, refused: dict[str, str]) -> None:
                 rows.append((space, what, strategy, *columns, ", ".join(map(str, fitting))))
     print_table(
         (
-            *("space", "searcher", "supernet by", "supernet's accuracy", "from scratch"),
-            *("predicted, ms", "search, s", "peak MiB", "seeds"),
+            *("space", "searcher", "supernet by", "supernet's score", "from scratch"),
+            *("predicted, ms", "MACs, M", "search, s", "peak MiB", "seeds"),
         ),
         rows,
     )
@@ -345,8 +413,9 @@ def _print(options: argparse.Namespace, refused: dict[str, str]) -> None:
 
 _COLUMNS = {
     "score": ".1%",
-    "top1": ".1%",
+    "metric": ".1%",
     "latency_ms": ".4g",
+    "macs_m": ".4g",
     "seconds": ".0f",
     "peak_mib": ".0f",
 }
