@@ -53,7 +53,7 @@ _SHARE = 0.6  # of the way from the fastest network to the slowest, where the bu
 # what makes a search short, by the fields of recipes
 _SHORT: dict[str, Any] = {
     "evaluations": 2,
-    "initial": 1,
+    "initial_population": 1,
     "budgets": 3,
     "priors": 1,
     "prior_candidates": 2,

@@ -60,7 +60,7 @@ class OneShotRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="one-shot"):
             published.
         evaluations: Architectures scored for each target; 1000 in SPOS and OSNASLib.
         surrogate: Whether evolution ranks candidates by a model before they are scored.
-        initial: Random architectures before anything is concluded from scores.
+        initial_population: Random architectures before anything is concluded from scores.
         parents: Best architectures that children are made of.
         crossovers: Share of the children that have two parents.
         mutation_rate: Probability that a mutation changes a decision; 0 changes one or a few.
@@ -73,7 +73,7 @@ class OneShotRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="one-shot"):
     alike: Fraction = 0.0
     evaluations: Count = 200
     surrogate: bool = True
-    initial: Count = 10
+    initial_population: Count = 10
     parents: Count = 10
     crossovers: Fraction = 0.5
     mutation_rate: Fraction = 0.0
@@ -84,7 +84,7 @@ class OneShotRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="one-shot"):
     def variation(self) -> Variation:
         """How black boxes make children."""
         return Variation(
-            initial=self.initial,
+            initial=self.initial_population,
             parents=self.parents,
             crossovers=self.crossovers,
             mutation_rate=self.mutation_rate,

@@ -262,7 +262,7 @@ def test_the_shipped_recipes_are_the_published_ones() -> None:
     assert load_recipe(OneShotRecipe, "osnaslib-search-cifar100") == OneShotRecipe(
         evaluations=1000,
         surrogate=False,
-        initial=50,
+        initial_population=50,
         crossovers=1.0,
         mutation_rate=0.1,
         mutate_crossed=True,
