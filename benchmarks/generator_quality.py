@@ -47,14 +47,14 @@ from nas.training.run_folder import RunFolder
 
 Hits = NDArray[np.bool_]
 
-NEAR = 0.02  # of an answer's latency: how far random networks may be away
+NEAR = 0.02  # distance of random networks from an answer, as a part of its latency
 THIRDS = 3
 _DRAWS = 1_000_000  # random networks, after which a latency counts as one that none has
 
 
 def main() -> None:
     """Answer, measure, judge, print."""
-    os.environ.setdefault("COLUMNS", "150")  # of a pipe rich assumes 80
+    os.environ.setdefault("COLUMNS", "150")  # rich assumes 80 for a pipe
     options = _parse()
     torch.set_num_threads(options.threads)
     folder: Path = options.output

@@ -4,7 +4,7 @@ A layer has few distinct blocks (``nas.generator.planes``), so all that a networ
 latency, of MACs or of parameters is a table, and its expectation a product with probabilities.
 Glossary:
 
-    P, L, O  sums of which the largest counts, layers, outcomes of a layer
+    P, L, O  sums (a cost is the largest of them), layers, outcomes of a layer
     base     what a network costs besides its layers, ``(P,)``
     addends  what layer l adds as outcome o, ``(L, O, P)``
 """

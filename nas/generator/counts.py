@@ -33,7 +33,8 @@ def count_probabilities(probabilities: Tensor) -> Tensor:
     A product of six small polynomials, differentiable.
 
     Args:
-        probabilities: Of choices, ``(..., B, 4)``; the first sub-block's skip has none.
+        probabilities: Probabilities of choices, ``(..., B, 4)``; that of the first sub-block's
+            skip is 0.
 
     Returns:
         ``(..., 83)``, in the order of ``COUNT_VECTORS``.
@@ -55,7 +56,7 @@ def nearest_choices(scores: Floats, chosen: Ints) -> tuple[Ints, Floats, Ints]:
     Among those that change equally many sub-blocks, the ones of greatest score.
 
     Args:
-        scores: Of choices, ``(B, 4)``.
+        scores: Scores of choices, ``(B, 4)``.
         chosen: The present choice of every sub-block, ``(B,)``.
 
     Returns:

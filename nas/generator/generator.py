@@ -1,13 +1,13 @@
 """A trained architecture generator: its network, what it may be asked, its file.
 
-Two forms share the network. The *published* one answers for one kind of budget, MACs, told as
-``(target - low) / (high - low)``; the number is not clipped, so that outside of the trained range
-the network extrapolates, as its authors' code does. The *conditioned* one is told up to three
-budgets, each as a fraction of what the space reaches (latencies: on the device in question), and
-the device as a learned vector; fractions outside of the trained range are told as its nearest end.
-Its prior is the one whose own costs are nearest to the budgets, on that device.
-What either says is then brought under the budget exactly (``nas.generator.answers``), wherever in
-the space's reach the budget lies.
+Two forms share the network. The *published* one answers for one kind of budget, MACs. Its condition
+is ``(target - low) / (high - low)``, which is not clipped: outside of the trained range the network
+extrapolates, as its authors' code does. The condition of the *conditioned* one is up to three
+budgets, each as a fraction of what the space reaches (latencies: on the device in question), and a
+learned vector of the device; fractions outside of the trained range are clipped to it. Its prior is
+the one whose own costs are nearest to the budgets, on that device. The architectures of both are
+then brought under the budget exactly (``nas.generator.answers``), wherever in the space's reach the
+budget lies.
 
 The file is in the safetensors format: weights under their published names, priors as bytes, and
 what else there is as JSON in its metadata.
@@ -45,7 +45,7 @@ Ints = NDArray[np.int64]
 KINDS: tuple[Kind, ...] = ("latency", "macs", "params")
 PUBLISHED_MAPS = 10  # the published condition, repeated
 DEVICE_FEATURES = 8  # length of a device's vector
-FIRST_STD = 0.5  # of the vectors' initial values
+FIRST_STD = 0.5  # standard deviation of the vectors' initial values
 
 _METADATA = "latbench-generator"
 _MAX_FILE_BYTES = 64 << 20  # a generator takes 0.3 MB; anything this large is foreign
@@ -53,16 +53,16 @@ _NEW_DEVICE = "or let it learn this one: latbench generator adapt"
 
 
 class GeneratorLabel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a generator is, as its file says it.
+    """Description of a generator in its file.
 
     Attributes:
         form: Published or conditioned.
-        space: Whose architectures it generates.
+        space: Space of its architectures.
         low: Lower end of the trained range: a budget in millions of MACs (published), or a
             fraction of the reach (conditioned).
         high: Its upper end.
         kinds: Kinds of budget that it was trained on.
-        devices: Of its latencies, in the order of their vectors.
+        devices: Devices whose latencies it knows, in the order of their vectors.
         priors: Where each prior was looked for, as ``low``.
         plane: What it decides, a name in ``nas.generator.planes.PLANES``.
     """
@@ -84,7 +84,7 @@ class Request:
 
     Attributes:
         limits: One budget or two, of different kinds.
-        device: Whose latency is limited, if one is.
+        device: Device whose latency is limited; None if no latency is.
     """
 
     limits: tuple[PlaneLimit, ...]
@@ -141,7 +141,7 @@ class Generator(nn.Module):
             outcomes_of = PLANES[self.label.plane].outcomes_of
             known = [outcomes_of(prior) for prior in self.prior_choices().numpy()]
             off = [[_beyond(limit, known) for limit in request.limits] for request in requests]
-        # of several budgets the one that a prior exceeds most, as in training
+        # the budget that a prior exceeds most decides, as in training
         return torch.tensor([int(np.abs(np.max(each, axis=0)).argmin()) for each in off])
 
     def prior_choices(self) -> Tensor:

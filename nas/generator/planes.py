@@ -91,7 +91,7 @@ class DecisionPlane(ABC):
         """Probabilities of outcomes where every decision is made independently, differentiable.
 
         Args:
-            probabilities: Of choices, ``(..., L, G, C)``; 0 for what is not allowed.
+            probabilities: Probabilities of choices, ``(..., L, G, C)``; 0 for what is not allowed.
 
         Returns:
             ``(..., L, O)``.

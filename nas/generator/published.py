@@ -34,8 +34,8 @@ _FORMS = (
 def import_generator(weights: Path, prior: Path) -> Generator:
     """A published generator, made usable.
 
-    Which of the two forms it is, for ImageNet or for CIFAR, is told by the budgets of its
-    priors: files of weights do not say.
+    The budgets of its priors tell which of the two forms it is, for ImageNet or for CIFAR: files of
+    weights do not.
 
     Args:
         weights: Arrays under their published names: npz, or a file of torch as published.

@@ -177,7 +177,9 @@ def _any_changes(changes: Ints, loss: Floats, base: Floats, addends: Floats) -> 
     low[lower] = least - base
     rows[-1, layers * outcomes :] = 1.0
     low[-1] = 1.0
-    weight = 0.5 / max(float(loss.max(axis=1).sum()), 1e-12)  # of all scores: less than a change
+    weight = 0.5 / max(
+        float(loss.max(axis=1).sum()), 1e-12
+    )  # all scores together weigh less than a change
     objective = np.append((changes + weight * loss).ravel(), np.zeros(pieces))
     solved = milp(
         objective,

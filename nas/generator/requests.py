@@ -29,7 +29,7 @@ def answering_space(
         generator: It decides on blocks, whatever their variant.
         table: Prices one variant; without any wish the answers are of that one.
         se: Squeeze-excite in every block.
-        activation: Of every block; the generator's own where None.
+        activation: Activation of every block; the generator's own where None.
 
     Raises:
         MismatchError: The table is of another space or variant.
@@ -84,8 +84,8 @@ def requests_for(
 
     Args:
         generator: Refuses kinds of budget that it was not trained on.
-        space: Of the answers.
-        table: Of the device whose latency is meant; needed for latencies.
+        space: Space of the answers.
+        table: Table of the device in question; needed for latencies.
         budgets: Amounts by kind, in ms and in millions.
 
     Raises:

@@ -143,7 +143,7 @@ class Budgets:
 
         Args:
             request: The budgets.
-            probabilities: Of choices, ``(L, G, C)``.
+            probabilities: Probabilities of choices, ``(L, G, C)``.
         """
         mass = self.plane.probabilities(probabilities)
         over = []

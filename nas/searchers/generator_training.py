@@ -14,14 +14,14 @@ Glossary:
 Choices where this differs from the published code, or where that knows MACs only:
 
 * The hardware loss is the published one, ``3e-4 (f - t)^2``, times 1.2 above the budget and 0
-  within 0.1 of it. Its unit is a million MACs, of which the published range has 180; here every
-  kind of budget on every device has its trained range counted as 180.
+  within 0.1 of it. Its unit is a million MACs, and the published range is 180 of them; here the
+  trained range of every kind of budget on every device counts as 180.
 * f is the exact expectation over outcomes (``nas.generator.planes``), never a sum over sub-blocks.
   It is of the generator's own probabilities, the mean of all networks that may be drawn, where a
   draw's would be noisy. Of two budgets the one that is exceeded most counts.
 * Budgets are 0.05 to 0.95 of what the space reaches on a device, not a part of it.
 * Priors are found for the supernet at hand (``nas.searchers.priors``); there are five.
-* Before the first epoch the generator may learn to say its priors (``imitation_steps``).
+* Before the first epoch the generator may learn to give its priors (``imitation_steps``).
 * The supernet is in evaluation mode and without gradients to its weights.
 """
 
@@ -69,26 +69,32 @@ _IMITATED = 16  # requests that an imitation step answers
 
 
 class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
-    """How supernet and generator are trained; the defaults are the published values for ImageNet.
+    """How supernet and generator are trained.
+
+    The defaults are the published values for ImageNet, but for the range of budgets and the number
+    of priors. docs/papers.md lists the differences.
 
     Attributes:
-        generator_epochs: Over the images held out from the supernet.
-        generator_lr: Of Adam.
+        generator_epochs: Epochs of the generator, over the images held out from the supernet.
+        generator_lr: Learning rate of Adam.
+        generator_betas: Decay rates of Adam's moments.
         tau_start: Temperature in the first epoch; then it falls geometrically.
-        tau_end: In the last epoch; 5 x 0.95 ** 49 in the published code.
+        tau_end: Temperature in the last epoch; 5 x 0.95 ** 49 in the published code.
         low: Lower end of the budgets, a fraction of what the space reaches.
         high: Their upper end.
         strategy: Which paths train a supernet of separate operations, a name in ``STRATEGIES``;
             uniform ones if empty. A unified supernet has fair paths of its own.
-        budgets: Of each kind, spread over the range; published are 270 to 450 by 5.
+        budgets: Number of budgets of each kind, spread over the range; published are 270 to 450
+            by 5.
         jitter: Largest distance from these, in steps; published is 0.5 of 5.
-        hardware_weight: Of the squared distance from the budget.
-        overshoot: Factor above the budget.
+        hardware_weight: Factor of the squared distance from the budget.
+        overshoot: Factor of the hardware loss above the budget.
         tolerance: Distance that costs nothing.
         priors: Known networks, spread over the range.
         prior_candidates: Networks that are judged for each.
-        imitation_steps: Before the first epoch, without images: each says the priors of some
-            budgets, in which the hardware loss has its part; published are none.
+        imitation_steps: Steps before the first epoch, without images: each teaches the generator
+            to give the priors nearest to some budgets, with the hardware loss added; published
+            are none.
         selected_on: Answers that are judged after an epoch.
     """
 
@@ -140,10 +146,10 @@ class GeneratorTraining(Resumable):
 
     Args:
         judge: The frozen supernet.
-        space: Of the answers, in the variant that tables price.
+        space: Space of the answers, in the variant that tables price.
         budgets: What is asked.
         recipe: How.
-        seed: Of weights, priors, budgets, noise and the order of images.
+        seed: Seed of weights, priors, budgets, noise and the order of images.
         generator: To go on from, with a device that it has not learned yet, whose vector alone
             is trained; a new one where None.
     """
@@ -174,7 +180,7 @@ class GeneratorTraining(Resumable):
 
         Args:
             folder: Where metrics and checkpoints are kept; a run there goes on. None keeps none.
-            progress: Is told the fraction done.
+            progress: Gets the fraction done, and what is going on.
         """
         resumed = folder is not None and resume(self, folder, _PHASE)
         share = 0.0 if self.adapting else self._priors_share
@@ -207,14 +213,14 @@ class GeneratorTraining(Resumable):
         return judged / (judged + _JUDGED * recipe.generator_epochs * len(parts.generator))
 
     def _imitate(self, tell: Callable[[str], None]) -> None:
-        """Learn to say the prior nearest to each budget, as far as the hardware loss lets it."""
-        recipe, said = self.recipe, self.generator.prior_choices()
+        """Learn to give the prior nearest to each budget, as far as the hardware loss lets it."""
+        recipe, known = self.recipe, self.generator.prior_choices()
         drawn = generator(self.seed, _STREAM)
         requests = self.budgets.epoch(recipe.budgets, recipe.jitter, drawn)
         for number in range(recipe.imitation_steps):
             asked = [next(requests) for _ in range(_IMITATED)]
             logits = self.plane.masked(self.generator(asked))
-            wanted = said[self.generator.nearest_priors(asked)]
+            wanted = known[self.generator.nearest_priors(asked)]
             excess = [
                 self.budgets.excess(request, each)
                 for request, each in zip(asked, logits.softmax(-1), strict=True)
@@ -274,7 +280,7 @@ class GeneratorTraining(Resumable):
 
         Returns:
             ``score``, mean accuracy of answers under their budgets; ``kendall_tau`` between
-            budgets and what the network alone says to them, its mean over kinds of cost;
+            budgets and costs of the network's own architectures, its mean over kinds of cost;
             ``raw_error``, how far that is from the budget, a fraction.
         """
         rows = self.budgets.grid(self.recipe.budgets)
@@ -282,9 +288,9 @@ class GeneratorTraining(Resumable):
         for row in rows:
             costs = row[0].limits[0].costs
             asked = [request.limits[0].budget for request in row]
-            said = [costs.of(self.plane.outcomes_of(each)) for each in self._decoded(row)]
-            taus.append(float(kendalltau(asked, said).statistic))
-            errors += [abs(s / a - 1) for s, a in zip(said, asked, strict=True)]
+            raw = [costs.of(self.plane.outcomes_of(each)) for each in self._decoded(row)]
+            taus.append(float(kendalltau(asked, raw).statistic))
+            errors += [abs(r / a - 1) for r, a in zip(raw, asked, strict=True)]
         requests = self.budgets.selected(self.recipe.selected_on)
         made = answers(self.generator, self.space, requests)
         score = sum(self.judge.score(a.architecture) for a in made) / len(made)

@@ -1,8 +1,9 @@
 """Networks that a generator is shown: for each of some places in the range, an accurate one.
 
-At every place some random networks are judged first. What all of them scored gives a model of
-accuracy, and of many more random networks near the place those are judged of which it expects most.
-A network takes seconds to judge and the model microseconds, so thousands are looked through.
+At every place some random networks are judged first. The scores of all of them give a model of
+accuracy. It looks at many more random networks near the place, and the ones are judged for which it
+expects the highest scores. A network takes seconds to judge and the model microseconds, so it can
+look at thousands.
 
 The model is ridge regression on what each layer is made of (``DecisionPlane.features``). A score
 below all that the place's random networks have counts as the least of these: how badly a network
@@ -24,7 +25,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _DRAWS = 1024  # random networks for each that is judged
-_RIDGES = np.logspace(-1, 5, 30)  # of which leave-one-out chooses
+_RIDGES = np.logspace(-1, 5, 30)  # leave-one-out chooses among them
 
 
 def find_priors(

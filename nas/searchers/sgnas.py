@@ -233,12 +233,12 @@ def adapt(
     """The generator of a finished run, with one more device that learned its vector alone.
 
     Args:
-        folder: Of the run; its supernet judges.
+        folder: Folder of the run; its supernet judges.
         priced: The new device's table.
         data: The run's.
         recipe: The run's, with as many epochs of the generator as the new device shall take.
         seed: The run's.
-        progress: Is told the fraction done.
+        progress: Gets the fraction done, and what is going on.
 
     Raises:
         LatbenchError: The run is not finished, knows the device, or is of another space.

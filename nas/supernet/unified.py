@@ -5,7 +5,7 @@ kernels or is skipped; a projection follows. Batch norms after expansion and dep
 of their own for every choice, the one after the projection is switched by the number of skipped
 sub-blocks. The weights of all 10^69 networks are those of six full sub-blocks a layer.
 
-One forward serves both modes: choices are a path, of which only the active sub-blocks are
+One forward serves both modes: choices are a path, whose active sub-blocks alone are
 computed, or probabilities (soft mode), under which a sub-block is the sum of p_k times kernel k
 over p_k > 0.01, a skip adds nothing, and the switchable batch norm is that of the rounded expected
 number of skips.
@@ -64,7 +64,7 @@ class UnifiedSupernet(nn.Module):
 
     Args:
         space: A plain space (no squeeze-excite, ReLU6) whose layers are unified blocks.
-        seed: Of the initial weights.
+        seed: Seed of the initial weights.
 
     Raises:
         InvalidValueError: The space is another one.
@@ -128,7 +128,7 @@ class UnifiedSupernet(nn.Module):
         layers have an expansion are equal in training.
 
         Args:
-            correlation: Of equal weights in two sub-blocks, the first of which is one, 0 to 1.
+            correlation: Correlation of equal weights of the first sub-block and another, 0 to 1.
         """
         for block in self.layers:
             cast(UnifiedBlock, block).start_alike(correlation)
