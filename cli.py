@@ -1110,7 +1110,9 @@ def _emit_generator(made: Generator, path: Path, *, as_json: bool) -> None:
     multiple=True,
     help="Parameters in millions, such as 3.2. Numbers from 100000 on as with --target-macs.",
 )
-@click.option("--raw", is_flag=True, help="Raw generator output, without the repair that enforces the budget.")
+@click.option(
+    "--raw", is_flag=True, help="Raw generator output, without the repair that enforces the budget."
+)
 @click.option("--se", is_flag=True, help="Squeeze-excite in every block.")
 @click.option("--activation", type=_named("activation", "relu6", "hswish"))
 @click.option("-o", "--output", type=FOLDER, help="Where a file of each architecture goes.")
