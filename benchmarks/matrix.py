@@ -103,7 +103,7 @@ def tried(cell: Cell, priced: PricedSpace, folder: Path) -> Cell:
     Args:
         cell: What is tried.
         priced: The cell's space.
-        folder: Of the run; it must not exist.
+        folder: Folder of the run; it must not exist.
 
     Raises:
         AssertionError: The search ended above its budget.

@@ -41,7 +41,7 @@ class KernelLoads:
         """The largest expected load, differentiable; 1 is at the budget.
 
         Args:
-            probabilities: Of the choices of every sub-block, ``(layers, 6, 4)``.
+            probabilities: Probabilities of the choices of every sub-block, ``(layers, 6, 4)``.
         """
         mass = count_probabilities(probabilities)  # (L, 83)
         loads = torch.einsum("lc,lcp->p", mass, self._addends.to(mass)) + self._base.to(mass)
@@ -53,7 +53,7 @@ def most_probable_kernels(coded: CodedSpace, probabilities: Tensor) -> Code:
 
     Args:
         coded: The space under its constraint.
-        probabilities: Of the choices of every sub-block, ``(layers, 6, 4)``.
+        probabilities: Probabilities of the choices of every sub-block, ``(layers, 6, 4)``.
     """
     logs = np.log(np.maximum(probabilities.detach().double().numpy(), _LEAST))
     nothing = np.full(logs.shape[1], CHOICES)  # no present choice: all changes count alike

@@ -214,8 +214,8 @@ def require_separate(space: SearchSpace) -> None:
         for op in layer.ops:
             if not layer.widths(op) and len(layer.choices(op, every_width)) > 1:
                 raise InvalidValueError(
-                    f"layers of {space.name} are mixes of kernels, of which one operation a layer "
-                    "says nothing: their supernet is the unified one; choose another searcher, "
+                    f"layers of {space.name} mix several kernels, and this searcher chooses one "
+                    "operation a layer; their supernet is the unified one: choose another searcher, "
                     "such as sgnas, evolution or softmax"
                 )
 

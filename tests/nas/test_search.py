@@ -362,7 +362,7 @@ def test_black_boxes_refuse_strategies_that_train_probabilities(strategy: str) -
 def test_paths_train_the_weights_and_the_mixture_is_what_is_searched(
     name: str, tmp_path: Path
 ) -> None:
-    """Of layers that one step's path does not pass no weight moves; the logits all move."""
+    """A step moves no weight beside its path, and the logits of all layers."""
     space = make_small_space()
     limit = _limit(space, "macs", 0.5)
     checkpoints = []

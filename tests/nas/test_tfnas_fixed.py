@@ -206,7 +206,7 @@ def test_spaces_of_unified_blocks_are_refused(
 ) -> None:
     space = make_space(name, 32, 10)
     table = write_table(tmp_path / "table.sqlite", space, profile)
-    with pytest.raises(InvalidValueError, match="unified one; choose another searcher, such as sgnas"):
+    with pytest.raises(InvalidValueError, match="another searcher, such as sgnas"):
         TFNASSearcher(PricedSpace(space, table), SearchSettings())
 
 

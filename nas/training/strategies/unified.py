@@ -114,11 +114,11 @@ class RelaxedKernels(Relaxation):
     """Kernels and skips of every sub-block, mixed by weights that are trained.
 
     Args:
-        space: Of unified blocks.
+        space: A space of unified blocks.
         inner: Turns logits into weights, such as softmax or Gumbel softmax.
 
     Attributes:
-        logits: Of the choices of every sub-block, ``(layers, 6, 4)``; they begin uniform. The
+        logits: Logits of the choices of every sub-block, ``(layers, 6, 4)``, zero at first. The
             first sub-block of a layer is never skipped, and its last logit is not used.
     """
 
