@@ -25,7 +25,7 @@ def words(kind: str, *parts: str | None, input_size: int) -> str:
     """The name of a block for people: ``MBConv k3 s2 16-24 w48 se16 relu @32px``.
 
     Args:
-        kind: Of the block, as the field calls it.
+        kind: The field's name of the kind of block.
         parts: Kernel ``k``, stride ``s``, channels in and out, width ``w``, channels of
             squeeze-excite ``se``, groups ``g``, activation; None where a block has none.
         input_size: Side of the input map in pixels.

@@ -215,8 +215,8 @@ def require_separate(space: SearchSpace) -> None:
             if not layer.widths(op) and len(layer.choices(op, every_width)) > 1:
                 raise InvalidValueError(
                     f"layers of {space.name} mix several kernels, and this searcher chooses one "
-                    "operation a layer; their supernet is the unified one: choose another searcher, "
-                    "such as sgnas, evolution or softmax"
+                    "operation a layer; their supernet is the unified one: choose another "
+                    "searcher, such as sgnas, evolution or softmax"
                 )
 
 
