@@ -50,21 +50,8 @@ class PlaneCosts:
         return float((self.base + chosen.sum(axis=0)).max())
 
     def expected(self, mass: Tensor) -> Tensor:
-        """Expected cost from the probabilities of outcomes, layers being independent.
-
-        The expectation of each sum is exact, and the largest of them is returned: the exact
-        expectation where one sum is the largest for all networks in question, else a lower
-        bound of it (Jensen).
-
-        Args:
-            mass: ``(..., L, O)``.
-
-        Returns:
-            ``(...)``, differentiable.
-        """
-        addends = torch.from_numpy(self.addends).to(mass)
-        sums = torch.einsum("...lo,lop->...p", mass, addends)
-        return (sums + torch.from_numpy(self.base).to(mass)).amax(-1)
+        """Expected cost from the probabilities of outcomes ``(..., L, O)``, ``(...)``."""
+        return expected_largest(self.base, self.addends, mass)
 
     def cheapest(self) -> Ints:
         """Outcomes of the network of least cost."""
@@ -90,6 +77,25 @@ class PlaneCosts:
         """Where an amount lies in the reach, 0 to 1 of it."""
         low, high = self.reach
         return (amount - low) / (high - low)
+
+
+def expected_largest(base: Floats, addends: Floats, mass: Tensor) -> Tensor:
+    """Expectation of the largest sum, layers being independent.
+
+    The expectation of each sum is exact, and the largest of them is returned: the exact
+    expectation where one sum is the largest for all networks in question, else a lower bound of it
+    (Jensen).
+
+    Args:
+        base: ``(P,)``.
+        addends: ``(L, O, P)``.
+        mass: Probabilities of outcomes, ``(..., L, O)``.
+
+    Returns:
+        ``(...)``, differentiable.
+    """
+    sums = torch.einsum("...lo,lop->...p", mass, torch.from_numpy(addends).to(mass))
+    return (sums + torch.from_numpy(base).to(mass)).amax(-1)
 
 
 def latency_costs(priced: PricedSpace) -> PlaneCosts:

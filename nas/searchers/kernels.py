@@ -9,12 +9,12 @@ that lead to each, which add up over layers (``nas.additive``).
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from nas.additive import Scores, best_code
 from nas.coding import Code, CodedSpace
 from nas.constraints import Constraint
+from nas.generator.costs import expected_largest
 from nas.generator.counts import count_index, count_probabilities, nearest_choices
 from nas.spaces import Choice
 from nas.spaces.sgnas import CHOICES, COUNT_VECTORS, KERNELS, OP
@@ -34,8 +34,8 @@ class KernelLoads:
         layers = constraint.space.layers
         by_layer = {layer: constraint.addends(layer, choices) for layer in dict.fromkeys(layers)}
         addends = np.array([by_layer[layer] for layer in layers])  # (L, 83, pieces)
-        self._addends = torch.from_numpy(addends / constraint.budgets())
-        self._base = torch.from_numpy(constraint.base() / constraint.budgets())
+        self._addends = addends / constraint.budgets()
+        self._base = constraint.base() / constraint.budgets()
 
     def expected(self, probabilities: Tensor) -> Tensor:
         """The largest expected load, differentiable; 1 is at the budget.
@@ -43,9 +43,7 @@ class KernelLoads:
         Args:
             probabilities: Probabilities of the choices of every sub-block, ``(layers, 6, 4)``.
         """
-        mass = count_probabilities(probabilities)  # (L, 83)
-        loads = torch.einsum("lc,lcp->p", mass, self._addends.to(mass)) + self._base.to(mass)
-        return loads.amax()
+        return expected_largest(self._base, self._addends, count_probabilities(probabilities))
 
 
 def most_probable_kernels(coded: CodedSpace, probabilities: Tensor) -> Code:
