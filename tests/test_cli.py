@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -281,7 +282,8 @@ def test_an_architecture_that_does_not_fit_is_refused_with_its_path(
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(table: Path) -> None:
-    command = f"{sys.executable} -m cli table show --json {table} | head -c 10"
+    python = shlex.quote(sys.executable)
+    command = f"{python} -m cli table show --json {shlex.quote(str(table))} | head -c 10"
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ('{"device":', "")
 

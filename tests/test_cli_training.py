@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.nas.runs import require_loopback
 from tests.nas.test_data import write_identities, write_imagenet, write_pairs
 from tests.test_cli import ROOT, _json, run
 
@@ -102,10 +103,20 @@ def test_a_training_that_diverges_says_so_in_one_line(
 
 def test_two_processes_train_by_torchrun_and_print_once(tmp_path: Path, run: Any) -> None:
     file = _draw(run, tmp_path / "a.json", "tfnas", *SMALL, "--classes", 10)
+    require_loopback()
+    options = ["--data", "digits", "--images", "32", "--epochs", "1", "--batch-size", "16"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "cli"]
     done = subprocess.run(
-        f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node=2 -m cli "
-        f"train {file} --data digits --images 32 --epochs 1 --batch-size 16 "
-        f"-o {tmp_path / 'r'} --json".split(),
+        [
+            sys.executable,
+            *launch,
+            "train",
+            str(file),
+            *options,
+            "-o",
+            str(tmp_path / "r"),
+            "--json",
+        ],
         check=True,
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from latbench.report.streams import NEAREST, prepare_streams
 from latbench.units import format_ms
 
 ROOT = Path(__file__).parents[2]
-LATBENCH = f"{sys.executable} -m cli"
+LATBENCH = f"{shlex.quote(sys.executable)} -m cli"
 FULL = Path("/dev/full")
 
 

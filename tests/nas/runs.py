@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 
+import pytest
 import torch
 
 from nas.data.images import ImageData, Split, image_data
@@ -55,6 +56,18 @@ def stopping_after(calls: int | None) -> Callable[[float, str], None]:
     return progress
 
 
+def require_loopback() -> None:
+    """Skip where processes of this machine cannot talk: some sandboxes have no network at all."""
+    with socket.socket() as server, socket.socket() as client:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        client.settimeout(10)
+        try:
+            client.connect(server.getsockname())
+        except OSError as error:
+            pytest.skip(f"the loopback interface is down ({error}): processes cannot talk")
+
+
 def run_together(work: Callable[..., None], *arguments: object) -> list[int]:
     """Exit codes of two processes that do this work, with torchrun's environment.
 
@@ -64,6 +77,7 @@ def run_together(work: Callable[..., None], *arguments: object) -> list[int]:
         work: A function of a module; each process calls it in its group.
         arguments: For both.
     """
+    require_loopback()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["nas.searchers.tfnas", "tests.conftest", __name__])
     with socket.socket() as free:

@@ -17,7 +17,8 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 RECIPES = {
     "sgnas.toml": 'recipe = "sgnas"\nbudgets = 3\npriors = 1\nprior_candidates = 2\n'
     "generator_epochs = 1\nselected_on = 1\ncalibration_batches = 1\nselection = 0.5\n",
-    "one-shot.toml": 'recipe = "one-shot"\nevaluations = 2\ninitial_population = 1\n',
+    "one-shot.toml": 'recipe = "one-shot"\nevaluations = 2\ninitial_population = 1\n'
+    "surrogate = false\n",
 }
 
 

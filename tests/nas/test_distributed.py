@@ -13,6 +13,7 @@ from torch import nn
 
 from latbench.errors import InvalidValueError
 from nas.training.distributed import ALONE, Workers, workers
+from tests.nas.runs import require_loopback
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
@@ -45,6 +46,7 @@ with workers() as group:
 
 
 def test_two_processes_average_what_one_computes_in_two_halves(tmp_path: Path) -> None:
+    require_loopback()
     script = tmp_path / "work.py"
     script.write_text(WORK)
     subprocess.run(
