@@ -34,6 +34,7 @@ def compare(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> Any
     def call(*options: object) -> str:
         given = [*("--hours", 1, "-o", tmp_path / "run"), *options]
         given += ["--epochs", 1, "--batch-size", 32, "--seeds", 1, "--max-macs", "27M"]
+        monkeypatch.setenv("COLUMNS", "200")  # a row is a line
         monkeypatch.setattr(sys, "argv", ["components.py", *map(str, given)])
         parsed: list[argparse.Namespace] = []
 

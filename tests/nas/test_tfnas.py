@@ -24,6 +24,7 @@ from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameErro
 from latbench.render.torch import NetworkModule
 from latbench.tables import LatencyTable
 from latbench.tables.pricing import Knee, PriceModel
+from nas.data.images import ImageData
 from nas.priced import PricedSpace
 from nas.recipes import load_recipe
 from nas.relaxation import Places, expected_latency_ms, path_of
@@ -497,6 +498,10 @@ class _Half(Workers):
 
 class _OneByOne(TFNASSearcher):
     """Criterion and weights are drawn from torch's one generator, so by one thread at a time."""
+
+    def check_data(self, data: ImageData) -> None:
+        with self.workers.meeting.lock:  # type: ignore[attr-defined]
+            super().check_data(data)
 
     def _begin(self, *arguments: Any) -> SearchState:
         with self.workers.meeting.lock:  # type: ignore[attr-defined]
