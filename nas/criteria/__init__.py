@@ -37,18 +37,37 @@ def make_criterion(
 
     Raises:
         UnknownNameError: No such criterion, or it has no such option.
-        InvalidValueError: An option is out of range, or the outputs do not fit.
+        InvalidValueError: An option is out of range or of another type, or the outputs do not fit.
     """
     family = CRITERIA[name]
-    known = [
-        parameter.name
+    defaults = {
+        parameter.name: parameter.default
         for parameter in inspect.signature(family).parameters.values()
         if parameter.kind is parameter.KEYWORD_ONLY
-    ]
-    for option in options or {}:
-        if option not in known:
-            raise UnknownNameError(f"option of {name}", option, known or ["none"])
-    return family(outputs, classes, **(options or {}))
+    }
+    given: dict[str, float | str] = {}
+    for option, value in (options or {}).items():
+        if option not in defaults:
+            raise UnknownNameError(f"option of {name}", option, list(defaults) or ["none"])
+        given[option] = _like(option, value, defaults[option])
+    return family(outputs, classes, **given)
+
+
+def _like(option: str, value: float | str, default: object) -> float | str:
+    """An option's value in the type of its default; recipes hold whole numbers as floats.
+
+    Raises:
+        InvalidValueError: It is of another type.
+    """
+    if isinstance(default, str) and not isinstance(value, str):
+        raise InvalidValueError(f"{option} {value!r} is no name: write one, such as {default!r}")
+    if isinstance(default, int | float) and isinstance(value, str):
+        raise InvalidValueError(f"{option} {value!r} is no number: write one, such as {default}")
+    if isinstance(default, int) and isinstance(value, float):
+        if not value.is_integer():
+            raise InvalidValueError(f"{option} {value} is no whole number: write one")
+        return int(value)
+    return value
 
 
 def check_range(what: str, value: float, low: float, high: float) -> None:

@@ -41,6 +41,7 @@ class AngularMargin(nn.Module):
         super().__init__()
         check_range("margin", margin, 0, math.pi / 2)
         check_range("scale", scale, 1e-3, 1e6)
+        check_range("seed", seed, 0, 2**31 - 1)
         self.margin, self.scale = margin, scale
         rng = torch.Generator().manual_seed(seed)
         self.centres = nn.Parameter(torch.randn(classes, outputs, generator=rng) * 0.01)

@@ -204,3 +204,29 @@ def test_the_angular_margin_is_safe_at_the_ends_and_falls_beyond_them() -> None:
         ]
     assert losses[0] < 0.01
     assert losses == sorted(losses)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("focal", {"gamma": "x"}, "no number"),
+        ("label-smoothing", {"smoothing": "0.1"}, "no number"),
+        ("triplet", {"mining": 3.0}, "no name"),
+        ("angular", {"seed": 0.5}, "no whole number"),
+        ("angular", {"seed": -1.0}, "out of range"),
+    ],
+)
+def test_options_of_another_type_are_refused(
+    name: str, options: dict[str, float | str], words: str
+) -> None:
+    """A recipe's options may be numbers or names, and each criterion knows which it needs."""
+    with pytest.raises(InvalidValueError, match=words):
+        make_criterion(name, outputs=6, classes=6, options=options)
+
+
+def test_a_whole_number_of_a_recipe_seeds_the_centres() -> None:
+    """A recipe reads whole numbers as floats, and generators are seeded by integers alone."""
+    read, given = (
+        make_criterion("angular", outputs=6, classes=6, options={"seed": seed}) for seed in (3.0, 3)
+    )
+    assert torch.equal(read.state_dict()["centres"], given.state_dict()["centres"])
