@@ -15,6 +15,7 @@ from pathlib import Path
 from time import time
 from typing import Any
 
+import msgspec
 import torch
 
 from latbench.errors import InvalidFileError, InvalidValueError, MismatchError, MissingExtraError
@@ -112,14 +113,20 @@ class RunFolder:
 
 
 class Metrics:
-    """Appends to ``metrics.jsonl`` and, where TensorBoard is installed, to its events."""
+    """Appends to ``metrics.jsonl`` and, where TensorBoard is installed, to its events.
+
+    A killed process may leave half a line, which is dropped, and an epoch that was logged but not
+    saved, which is trained again: what is logged again with the same values is written once.
+    """
 
     def __init__(self, folder: Path) -> None:
         try:
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError:
             raise MissingExtraError("tensorboard", "nas") from None
-        self._file = (folder / "metrics.jsonl").open("a")
+        path = folder / "metrics.jsonl"
+        self._known = _lines_of(path)
+        self._file = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(folder))
 
     def log(self, phase: str, epoch: int, values: Mapping[str, float | None]) -> None:
@@ -132,6 +139,9 @@ class Metrics:
             for name, value in values.items()
         }
         line = {"phase": phase, "epoch": epoch, "time_s": round(time(), 3), **defined}
+        if _untimed(line) in self._known:
+            return
+        self._known.append(_untimed(line))
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
         for name, value in defined.items():
@@ -141,6 +151,38 @@ class Metrics:
     def close(self) -> None:
         self._file.close()
         self._events.close()
+
+
+_TIMES = ("time_s", "seconds")  # what differs when an epoch is trained again
+
+
+def _untimed(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name not in _TIMES}
+
+
+def _lines_of(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of metrics but for their times; a last line without its end is cut off.
+
+    Raises:
+        InvalidFileError: The file is damaged elsewhere.
+    """
+    if not path.exists():
+        return []
+    raw = path.read_bytes()
+    whole = raw[: raw.rfind(b"\n") + 1]
+    if len(whole) < len(raw):
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    lines = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            lines.append(_untimed(msgspec.json.decode(line, type=dict[str, Any])))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidFileError(
+                f"{path} is damaged in line {number}: {error}; delete that line to go on",
+                path=f"$[{number - 1}]",
+            ) from error
+    return lines
 
 
 def read_config(path: Path) -> dict[str, Any]:

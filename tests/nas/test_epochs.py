@@ -197,3 +197,29 @@ def test_processes_show_their_shares_of_the_same_batches(rank: int) -> None:
     assert first == second == [[0, 1], 0.5]
     for batch, half in zip(whole, halves, strict=True):
         assert torch.equal(batch[8 * rank : 8 * rank + 8], half)
+
+
+def test_metrics_of_a_killed_run_go_on_without_half_lines_and_repeats(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run", {})
+    with folder.metrics() as metrics:
+        metrics.log("train", 0, {"loss": 1.5, "seconds": 3.0})
+        metrics.log("train", 1, {"loss": 1.0, "seconds": 3.0})
+    file = folder.path / "metrics.jsonl"
+    with file.open("a") as written:
+        written.write('{"phase": "train", "epo')
+    with folder.metrics() as metrics:
+        metrics.log(
+            "train", 1, {"loss": 1.0, "seconds": 2.0}
+        )  # trained again, with the same values
+        metrics.log("train", 1, {"loss": 0.9, "seconds": 2.0})  # other values are news
+        metrics.log("train", 2, {"loss": 0.8, "seconds": 2.0})
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(line["epoch"], line["loss"]) for line in lines] == [
+        (0, 1.5),
+        (1, 1.0),
+        (1, 0.9),
+        (2, 0.8),
+    ]
+    file.write_text("no JSON\n" + file.read_text())
+    with pytest.raises(InvalidFileError, match="line 1"), folder.metrics():
+        pass
