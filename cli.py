@@ -264,7 +264,7 @@ def spaces(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Search spaces: size, operations a layer, blocks to price; or draw an architecture."""
+    """Search spaces: size, operations a layer, searchable blocks; or draw an architecture."""
     import numpy as np
 
     from latbench.report.terminal import print_lines, print_table
@@ -307,7 +307,7 @@ def spaces(
 
     def render() -> None:
         print_table(
-            ("space", "input", "classes", "architectures", "layers", "ops", "blocks to price"),
+            ("space", "input", "classes", "architectures", "layers", "ops", "searchable blocks"),
             [
                 (
                     row["name"],
