@@ -40,7 +40,7 @@ class ReaderLeft(Exception):
 
 
 class _Result(io.FileIO):
-    """Standard output, whose errors are told from those of other files."""
+    """Standard output, with errors of a kind of their own."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:

@@ -33,7 +33,7 @@ All coefficients but k are bounded at zero, k at nine tenths of the cheapest blo
 every block has a price.
 
 The bounds are what makes sixteen networks enough for twelve coefficients: most end at their bound,
-and what a network costs can be told beyond the sizes that were measured. The coefficients are
+and a price is valid beyond the sizes that were measured. The coefficients are
 fitted by least squares of relative errors on networks that were visited in the same shuffle as the
 blocks; they differ by runtime, input size and machine state, so there is no default and a fit is
 never carried over to another sweep.

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from nas.data.images import ImageData
 from nas.evaluators.relaxed import RelaxedJudge
-from nas.spaces import PLAIN, Architecture, SearchSpace, make_space
+from nas.spaces import Architecture, SearchSpace, plain_space
 from nas.supernet.unified import UnifiedSupernet, path_of
 from nas.training.epochs import Progress
 from nas.training.run_folder import RunFolder
@@ -56,7 +56,7 @@ def trained_judge(
     parts = divide(data, recipe, seed=seed)
     criterion = unified_criterion(data, space.classes, recipe, seed=seed)
     supernet = train_unified(
-        _plain(space),
+        plain_space(space),
         data,
         parts,
         recipe,
@@ -66,10 +66,3 @@ def trained_judge(
         progress=progress,
     )
     return Judge(supernet, data, parts, recipe, criterion=criterion)
-
-
-def _plain(space: SearchSpace) -> SearchSpace:
-    """The space without squeeze-excite and with ReLU6: what a unified supernet is of."""
-    if space.variant == PLAIN:
-        return space
-    return make_space(space.name, space.input_size, space.classes)

@@ -12,7 +12,7 @@ from nas.coding import CodedSpace
 from nas.constraints import Constraint, latency_limits
 from nas.data.images import ImageData, Source, require_images
 from nas.searchers.base import Searcher, budgets_of
-from nas.spaces import PLAIN, Layer, SearchSpace, aligned_widths, make_space
+from nas.spaces import Layer, SearchSpace, aligned_widths, plain_space
 from nas.spaces.sgnas import is_unified
 from nas.supernet.supernet import Supernet, searchable_supernet
 from nas.supernet.unified import UnifiedSupernet
@@ -70,9 +70,7 @@ def supernet_of(space: SearchSpace, *, seed: int, alike: float = 0.0) -> Superne
                 f"alike is a start of unified supernets, and {space.name} has none: leave it out"
             )
         return searchable_supernet(space, seed=seed)
-    if space.variant != PLAIN:
-        space = make_space(space.name, space.input_size, space.classes)
-    made = UnifiedSupernet(space, seed=seed).to(memory_format=torch.channels_last)
+    made = UnifiedSupernet(plain_space(space), seed=seed).to(memory_format=torch.channels_last)
     if alike:
         made.start_alike(alike)
     return made

@@ -51,6 +51,13 @@ def make_space(
     return SPACES[name](input_size, classes, variant)
 
 
+def plain_space(space: SearchSpace) -> SearchSpace:
+    """The space without squeeze-excite and with ReLU6: what a unified supernet is of."""
+    if space.variant == PLAIN:
+        return space
+    return make_space(space.name, space.input_size, space.classes)
+
+
 def space_of(architecture: Architecture) -> SearchSpace:
     """The space that an architecture belongs to, checked against it.
 
@@ -97,6 +104,7 @@ __all__ = [
     "every_width",
     "load_architecture",
     "make_space",
+    "plain_space",
     "read_architecture",
     "space_of",
     "spread_networks",

@@ -185,7 +185,7 @@ def _rate(recipe: TrainingRecipe, epoch: float) -> float:
 
 def test_schedules_are_the_published_ones() -> None:
     tfnas = load_recipe(TrainingRecipe, "tfnas-imagenet")
-    for epoch in range(250):  # a cosine from epoch 0, of which five epochs have 1/5, 2/5, ...
+    for epoch in range(250):  # a cosine from epoch 0; the first five take 1/5, 2/5, ... of it
         rate = 0.1 * (1 + math.cos(math.pi * epoch / 250)) * min(1.0, (epoch + 1) / 5)
         assert _rate(tfnas, epoch) == pytest.approx(rate)
         assert _rate(tfnas, epoch + 0.99) == pytest.approx(rate)

@@ -50,7 +50,7 @@ class _Callable:
 
 
 def _mapping(arguments: list[object]) -> Pairs:
-    """Of no argument, or of the list of pairs that Python 2 wrote."""
+    """Pairs of an ordered dictionary: none, or the list of pairs that Python 2 wrote."""
     content = Pairs()
     for argument in arguments:
         for pair in _list(argument):
