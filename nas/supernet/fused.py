@@ -6,11 +6,16 @@ gradients that nobody asks for.
 
 Under autocast they return what the plain operations would, but statistics, which stay in single
 precision at least.
+
+What is best differs by device. A CPU is short of memory bandwidth and a step of small images fits
+its caches, so maps are computed anew rather than kept. A GPU keeps them: it is the passes over maps
+that take its time, and what is kept is still less than half of what autograd would keep.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any, cast
 
 import torch
@@ -24,7 +29,8 @@ from nas.supernet.pointwise import gradients, rows
 from nas.supernet.precision import in_one_type, without_autocast
 
 MOMENTUM = 0.1  # of running statistics
-_KEPT_PIXELS = 8  # maps of at most this side are kept for the backward pass
+_KEPT_PIXELS = 8  # maps of at most this side are kept for the backward pass, on a CPU
+_GPU_TYPES = (torch.bfloat16, torch.half)  # in which products of matrices are fastest on a GPU
 
 
 class _Moments(torch.autograd.Function):
@@ -34,8 +40,14 @@ class _Moments(torch.autograd.Function):
     @without_autocast
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(x)
-        flat = rows(x)
-        return flat.mean(0), (flat.t() @ flat) / len(flat)
+        wide = x.to(torch.promote_types(x.dtype, torch.float))
+        flat = rows(wide)
+        if x.device.type == "cpu":
+            return flat.mean(0), (flat.t() @ flat) / len(flat)
+        # A single product of few channels and a million rows leaves most of a GPU idle: one
+        # product for each image, and their sum
+        images = flat.view(len(x), -1, x.shape[1])
+        return flat.mean(0), torch.bmm(images.transpose(1, 2), images).sum(0) / len(flat)
 
     @staticmethod
     @once_differentiable
@@ -43,8 +55,9 @@ class _Moments(torch.autograd.Function):
     def backward(ctx: Any, by_mean: Tensor, by_second: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         count = x.numel() // x.shape[1]
+        wide = x.to(by_mean.dtype)
         weight = (by_second + by_second.t()) / count
-        return F.conv2d(x, weight[:, :, None, None], by_mean / count)
+        return F.conv2d(wide, weight[:, :, None, None], by_mean / count).to(x.dtype)
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +65,6 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
     In single precision at least: the covariance is a difference of nearly equal numbers.
     """
-    x = x.to(torch.promote_types(x.dtype, torch.float))
     mean, second = cast(tuple[Tensor, Tensor], _Moments.apply(x))
     return mean, second - torch.outer(mean, mean)
 
@@ -84,8 +96,8 @@ def relu6(x: Tensor) -> Tensor:
 class _ExpandDepthwise(torch.autograd.Function):
     """1x1 convolution, ReLU6 and depthwise convolution.
 
-    Above ``_KEPT_PIXELS`` a side the map between is not kept but computed anew in the backward
-    pass: such maps have few channels to compute from, and take most of the memory.
+    On a CPU the map between is not kept above ``_KEPT_PIXELS`` a side, but computed anew in the
+    backward pass: such maps have few channels to compute from, and take most of the memory.
     """
 
     @staticmethod
@@ -93,8 +105,8 @@ class _ExpandDepthwise(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, kernel: Tensor, stride: int
     ) -> Tensor:
-        wide = F.conv2d(x, weight, bias).clamp_(0, 6)
-        kept = wide if x.shape[2] <= _KEPT_PIXELS else None
+        wide = _product(x, weight, bias).clamp_(0, 6)
+        kept = wide if _keeps(x) or x.shape[2] <= _KEPT_PIXELS else None
         ctx.save_for_backward(x, weight, bias, kernel, kept)
         ctx.stride = stride
         return F.conv2d(wide, kernel, None, stride, kernel.shape[2] // 2, 1, len(kernel))
@@ -133,8 +145,8 @@ def expand_depthwise(
 class _NormProject(torch.autograd.Function):
     """Batch norm by the batch's statistics, ReLU6 and a 1x1 convolution.
 
-    Keeps the input alone: the map between is computed anew in the backward pass, which takes a
-    twentieth of the block's time and saves a third of its memory.
+    On a CPU it keeps the input alone: the map between is computed anew in the backward pass, which
+    takes a twentieth of the block's time and saves a third of its memory.
     """
 
     @staticmethod
@@ -151,17 +163,20 @@ class _NormProject(torch.autograd.Function):
         y, mean, inverse_std = torch.native_batch_norm(
             x, gain, bias, running_mean, running_var, True, MOMENTUM, NORM_EPSILON
         )
-        ctx.save_for_backward(x, gain, bias, mean, inverse_std, projection)
-        return F.conv2d(y.clamp_(0, 6), projection)
+        y.clamp_(0, 6)
+        kept = y if _keeps(x) else None
+        ctx.save_for_backward(x, gain, bias, mean, inverse_std, projection, kept)
+        return _product(y, projection)
 
     @staticmethod
     @once_differentiable
     @without_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, gain, bias, mean, inverse_std, projection = ctx.saved_tensors
+        x, gain, bias, mean, inverse_std, projection, y = ctx.saved_tensors
         aten = torch.ops.aten
-        variance = inverse_std.pow(-2) - NORM_EPSILON
-        y = F.batch_norm(x, mean, variance, gain, bias, False, 0.0, NORM_EPSILON).clamp_(0, 6)
+        if y is None:
+            variance = inverse_std.pow(-2) - NORM_EPSILON
+            y = F.batch_norm(x, mean, variance, gain, bias, False, 0.0, NORM_EPSILON).clamp_(0, 6)
         by_y, by_projection = gradients(grad, y, projection)
         aten.hardtanh_backward.grad_input(by_y, y, 0, 6, grad_input=by_y)
         del y  # its memory serves what comes next
@@ -194,6 +209,86 @@ def norm_project(
     return cast(Tensor, _NormProject.apply(x, running_mean, running_var, gain, bias, projection))
 
 
+class _NormReLU6(torch.autograd.Function):
+    """Batch norm by the batch's statistics and ReLU6, with mean and 1 / standard deviation."""
+
+    @staticmethod
+    @without_autocast
+    def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y, mean, inverse_std = torch.native_batch_norm(
+            x, gain, bias, None, None, True, MOMENTUM, NORM_EPSILON
+        )
+        y.clamp_(0, 6)
+        ctx.save_for_backward(x, gain, y, mean, inverse_std)
+        ctx.mark_non_differentiable(mean, inverse_std)
+        return y, mean, inverse_std
+
+    @staticmethod
+    @once_differentiable
+    @without_autocast
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, gain, y, mean, inverse_std = ctx.saved_tensors
+        aten = torch.ops.aten
+        by_norm = aten.hardtanh_backward(grad, y, 0, 6)
+        found: tuple[Tensor, ...] = aten.native_batch_norm_backward(
+            by_norm, x, gain, None, None, mean, inverse_std, True, NORM_EPSILON, [True, True, True]
+        )
+        return found
+
+
+def norm_relu6(x: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch norm by the batch's statistics, and ReLU6.
+
+    Args:
+        x: ``(N, K, H, W)``, channels last.
+        gain: ``(K,)``, in single precision at least.
+        bias: ``(K,)``.
+
+    Returns:
+        ``(N, K, H, W)``, and what was seen: mean and 1 / standard deviation, ``(K,)``, without
+        gradient.
+    """
+    return cast(tuple[Tensor, Tensor, Tensor], _NormReLU6.apply(x, gain, bias))
+
+
+class _FrozenExpand(torch.autograd.Function):
+    """1x1 convolution and ReLU6, or the input itself, differentiable by the input alone."""
+
+    @staticmethod
+    @without_autocast
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, bare: Tensor) -> Tensor:
+        wide = _product(x, weight, bias).clamp_(0, 6)
+        first = wide[:, : x.shape[1]]
+        first.copy_(torch.where(bare, x, first))
+        ctx.save_for_backward(wide, weight, bare)
+        return wide
+
+    @staticmethod
+    @once_differentiable
+    @without_autocast
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        wide, weight, bare = ctx.saved_tensors
+        by_wide = torch.ops.aten.hardtanh_backward(grad, wide, 0, 6)
+        by_x = _product(by_wide, weight.transpose(0, 1))
+        return torch.where(bare, grad[:, : weight.shape[1]], by_x), None, None, None
+
+
+def frozen_expand(x: Tensor, weight: Tensor, bias: Tensor, bare: Tensor) -> Tensor:
+    """Expansion of all sub-blocks of a layer, or of none.
+
+    Args:
+        x: ``(N, C, H, W)``, channels last.
+        weight: ``(K, C, 1, 1)``, norms folded in.
+        bias: ``(K,)``.
+        bare: Bool ``()``: whether there is no expansion. The first C channels of what is returned
+            are then ``x``, and only these may be used.
+
+    Returns:
+        ``(N, K, H, W)``, differentiable by ``x``.
+    """
+    return cast(Tensor, _FrozenExpand.apply(*in_one_type(x, weight, bias), bare))
+
+
 class _FrozenMix(torch.autograd.Function):
     """Weighted depthwise choices and projection, differentiable by input and weights alone.
 
@@ -208,16 +303,22 @@ class _FrozenMix(torch.autograd.Function):
     ) -> Tensor:
         weights, kernels, biases = rest[:count], rest[count : 2 * count], rest[2 * count :]
         outputs = []
-        total: Tensor | None = None
-        for weight, kernel, bias in zip(weights, kernels, biases, strict=True):
+        for kernel, bias in zip(kernels, biases, strict=True):
             r = F.conv2d(x, kernel, bias, stride, kernel.shape[2] // 2, 1, len(kernel))
-            r.clamp_(0, 6)
-            outputs.append(r)
+            outputs.append(r.clamp_(0, 6))
+        ctx.stride, ctx.count = stride, count
+        ctx.save_for_backward(x, projection, *weights, *kernels, *outputs)
+        if _keeps(x):  # scaled weights, and a sum of narrow maps: the wide ones are read once
+            parts = [
+                _product(r, projection * p[:, None, None])
+                for r, p in zip(outputs, weights, strict=True)
+            ]
+            return reduce(Tensor.add_, parts)
+        total: Tensor | None = None
+        for r, weight in zip(outputs, weights, strict=True):
             p = weight[:, None, None]
             total = r * p if total is None else total.addcmul_(r, p)
         assert total is not None
-        ctx.stride, ctx.count = stride, count
-        ctx.save_for_backward(x, projection, *weights, *kernels, *outputs)
         return F.conv2d(total, projection)
 
     @staticmethod
@@ -228,7 +329,7 @@ class _FrozenMix(torch.autograd.Function):
         count = ctx.count
         weights, kernels, outputs = rest[:count], rest[count : 2 * count], rest[2 * count :]
         # grad by the weighted sum: the transposed projection
-        wide = F.conv2d(grad, projection.transpose(0, 1).contiguous())
+        wide = _product(grad, projection.transpose(0, 1).contiguous())
         by_x: Tensor | None = None
         by_weights = []
         for weight, kernel, r in zip(weights, kernels, outputs, strict=True):
@@ -269,10 +370,31 @@ def _channel_products(a: Tensor, b: Tensor) -> Tensor:
     It is what a batch norm with mean 0 and variance 1 computes for its gain, and that reads each
     map once where product and sum read and write three.
     """
-    if a.device.type != "cpu":
-        return torch.einsum("nchw,nchw->c", a, b)
-    zeros, ones = a.new_zeros(a.shape[1]), a.new_ones(a.shape[1])
+    if a.device.type not in ("cpu", "cuda"):
+        return (a * b).sum((0, 2, 3))
+    # CUDA's norms want statistics in single precision, whatever the type of the maps
+    kept = a.dtype if a.device.type == "cpu" else torch.promote_types(a.dtype, torch.float)
+    zeros, ones = a.new_zeros(a.shape[1], dtype=kept), a.new_ones(a.shape[1], dtype=kept)
     found: Tensor = torch.ops.aten.native_batch_norm_backward(
         a, b, ones, zeros, ones, zeros, ones, False, 0.0, [False, True, False]
     )[1]
-    return found
+    return found.to(a.dtype)
+
+
+def _keeps(x: Tensor) -> bool:
+    """Whether maps are kept for the backward pass that could be computed anew: on a GPU."""
+    return x.device.type != "cpu"
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """1x1 convolution.
+
+    In half precision on a GPU it is a product of matrices, which adds the bias as it writes: a
+    convolution adds it in a pass of its own. In single precision convolutions are faster there,
+    as they may use TensorFloat-32.
+    """
+    if x.device.type == "cuda" and x.dtype in _GPU_TYPES:
+        turned = weight.flatten(1).t()
+        flat = rows(x) @ turned if bias is None else torch.addmm(bias, rows(x), turned)
+        return flat.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
+    return F.conv2d(x, weight, bias)

@@ -1,0 +1,120 @@
+"""A unified supernet with frozen weights, as a GPU computes mixtures of all its choices.
+
+Architecture steps train what chooses, by a supernet whose weights are frozen and whose norms use
+running statistics. ``UnifiedSupernet`` then leaves out choices of small probability, and has to
+know the probabilities to do so: a GPU would wait in every layer until the processor has read them.
+Here every choice is computed, always in the same calls, and a probability of at most ``THRESHOLD``
+counts as 0. So the result is the same, and nothing is read from the GPU. What depends on weights
+alone is made once.
+
+The choices that decide what else is computed are made on the GPU as well: which of the switchable
+norms a layer uses, and whether it has an expansion.
+
+Glossary:
+
+    C        input channels of a layer
+    L, B     layers, sub-blocks
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latbench.blocks.graph import NORM_EPSILON
+from nas.spaces.sgnas import SKIP, SUB_BLOCKS
+from nas.supernet.depthwise import reaching
+from nas.supernet.fused import MOMENTUM, frozen_expand, frozen_mix
+from nas.supernet.norms import folded
+
+if TYPE_CHECKING:
+    from nas.supernet.unified import KernelChoice, SubBlock, UnifiedBlock, UnifiedSupernet
+
+THRESHOLD = 0.01  # choices of at most this probability are not computed, as published
+
+
+class FrozenSupernet:
+    """All choices of a unified supernet, weighted by probabilities.
+
+    Args:
+        supernet: In evaluation mode, and frozen: what is made of its weights is made here.
+    """
+
+    def __init__(self, supernet: UnifiedSupernet) -> None:
+        self._supernet = supernet
+        self._layers = [_FrozenBlock(cast("UnifiedBlock", block)) for block in supernet.layers]
+
+    def __call__(self, images: Tensor, probabilities: Tensor) -> Tensor:
+        """``(N, 3, S, S)`` to logits ``(N, classes)``, differentiable by the probabilities.
+
+        Args:
+            images: Channels last.
+            probabilities: Probabilities of choices ``(L, B, 4)``; the first sub-block of a layer
+                is never skipped.
+        """
+        kernels = probabilities[..., :SKIP]
+        weights = torch.where(kernels > THRESHOLD, kernels, torch.zeros_like(kernels))
+        chosen = probabilities.detach()
+        # published: the rounded expected number of skips, half to even
+        skips = chosen[..., SKIP].sum(-1).round().long().clamp_(0, SUB_BLOCKS - 1)
+        bare = (chosen[..., :SKIP] > THRESHOLD).any(-1).sum(-1) == 1
+        x = self._supernet.begin(images)
+        rows = zip(weights.unbind(), torch.split(skips, 1), bare.unbind(), strict=True)
+        for layer, row in zip(self._layers, rows, strict=True):
+            x = layer(x, *row)
+        for block in self._supernet.tail:
+            x = block(x)
+        return x
+
+
+class _FrozenBlock:
+    """One layer, norms folded into its convolutions."""
+
+    @torch.no_grad()
+    def __init__(self, block: UnifiedBlock) -> None:
+        subs = [cast("SubBlock", sub) for sub in block.sub_blocks]
+        self.stride, self.residual = block.stride, block.residual
+        self.expand, self.expand_bias = folded(
+            torch.cat([sub.expand.weight for sub in subs]), [sub.expand_norm for sub in subs]
+        )
+        self.project = torch.cat([sub.project.weight for sub in subs], dim=1)
+        choices = [[cast("KernelChoice", sub.choices[c]) for sub in subs] for c in range(SKIP)]
+        self.kernels = [
+            folded(torch.cat([k.weight for k in row]), [k.norm for k in row]) for row in choices
+        ]
+        # without an expansion only the first sub-block is in use
+        self.bare = [folded(row[0].weight, [row[0].bare]) for row in choices]
+        switched = [cast(nn.BatchNorm2d, norm) for norm in block.norms]
+        self.norms = [
+            torch.stack([cast(Tensor, value) for value in values])
+            for values in zip(
+                *((n.running_mean, n.running_var, n.weight, n.bias) for n in switched), strict=True
+            )
+        ]
+
+    def __call__(self, x: Tensor, weights: Tensor, skips: Tensor, bare: Tensor) -> Tensor:
+        """``(N, C, H, W)`` to ``(N, out_channels, H / stride, W / stride)``.
+
+        Args:
+            x: Channels last.
+            weights: Of every kernel, ``(B, 3)``.
+            skips: Number of the switchable norm, ``(1,)``.
+            bare: Whether a single sub-block is active, ``()``.
+        """
+        channels = x.shape[1]
+        wide = frozen_expand(x, self.expand, self.expand_bias, bare)
+        kernels, biases = [], []
+        for (kernel, bias), (own, own_bias) in zip(self.kernels, self.bare, strict=True):
+            # one of two on the first channels, where no branch can be taken
+            first = torch.where(bare, own, kernel[:channels])
+            kernels.append(reaching(torch.cat([first, kernel[channels:]]), wide))
+            first = torch.where(bare, own_bias, bias[:channels])
+            biases.append(torch.cat([first, bias[channels:]]))
+        spread = weights.t()[:, :, None].expand(-1, -1, channels).flatten(1)  # (3, B * C)
+        y = frozen_mix(wide, kernels, biases, spread.unbind(), self.project, self.stride)
+        mean, variance, gain, bias = (each.index_select(0, skips)[0] for each in self.norms)
+        y = F.batch_norm(y, mean, variance, gain, bias, False, MOMENTUM, NORM_EPSILON)
+        return y + x if self.residual else y
