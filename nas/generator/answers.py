@@ -52,7 +52,7 @@ def raw_answers(
     """
     plane = plane_of(space)
     with torch.no_grad():
-        choices = plane.decode(generator(requests)).numpy()
+        choices = plane.decode(generator(requests)).cpu().numpy()
     return [Answer(plane.chosen(rows), 0) for rows in choices]
 
 
@@ -79,7 +79,7 @@ def answers(generator: Generator, space: SearchSpace, requests: Sequence[Request
                 asked[i] = _at(requests[i], steps)
         if asked:
             with torch.no_grad():
-                logits = plane.masked(generator(list(asked.values())))
+                logits = plane.masked(generator(list(asked.values()))).cpu()
             choices = logits.argmax(-1).numpy()
             scores = logits.double().log_softmax(-1).numpy()
             for (i, request), row, chosen in zip(asked.items(), scores, choices, strict=True):

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.constraints import Count, Floats, Latency, Quantity
+from nas.generator.constants import Constant
 from nas.generator.planes import plane_of
 from nas.priced import PricedSpace
 from nas.spaces import Layer, SearchSpace
@@ -51,7 +52,11 @@ class PlaneCosts:
 
     def expected(self, mass: Tensor) -> Tensor:
         """Expected cost from the probabilities of outcomes ``(..., L, O)``, ``(...)``."""
-        return expected_largest(self.base, self.addends, mass)
+        return self._sums.expected_largest(mass)
+
+    @cached_property
+    def _sums(self) -> Sums:
+        return Sums(self.base, self.addends)
 
     def cheapest(self) -> Ints:
         """Outcomes of the network of least cost."""
@@ -79,23 +84,33 @@ class PlaneCosts:
         return (amount - low) / (high - low)
 
 
-def expected_largest(base: Floats, addends: Floats, mass: Tensor) -> Tensor:
-    """Expectation of the largest sum, layers being independent.
-
-    The expectation of each sum is exact, and the largest of them is returned: the exact
-    expectation where one sum is the largest for all networks in question, else a lower bound of it
-    (Jensen).
+class Sums:
+    """Sums over layers, wherever probabilities lie.
 
     Args:
         base: ``(P,)``.
         addends: ``(L, O, P)``.
-        mass: Probabilities of outcomes, ``(..., L, O)``.
-
-    Returns:
-        ``(...)``, differentiable.
     """
-    sums = torch.einsum("...lo,lop->...p", mass, torch.from_numpy(addends).to(mass))
-    return (sums + torch.from_numpy(base).to(mass)).amax(-1)
+
+    def __init__(self, base: Floats, addends: Floats) -> None:
+        self._base = Constant(torch.from_numpy(base))
+        self._addends = Constant(torch.from_numpy(addends))
+
+    def expected_largest(self, mass: Tensor) -> Tensor:
+        """Expectation of the largest sum, layers being independent.
+
+        The expectation of each sum is exact, and the largest of them is returned: the exact
+        expectation where one sum is the largest for all networks in question, else a lower bound
+        of it (Jensen).
+
+        Args:
+            mass: Probabilities of outcomes, ``(..., L, O)``.
+
+        Returns:
+            ``(...)``, differentiable.
+        """
+        sums = torch.einsum("...lo,lop->...p", mass, self._addends.to(mass))
+        return (sums + self._base.to(mass)).amax(-1)
 
 
 def latency_costs(priced: PricedSpace) -> PlaneCosts:

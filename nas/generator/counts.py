@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nas.generator.constants import Constant
 from nas.spaces.sgnas import CHOICES, COUNT_VECTORS, KERNELS, SKIP, kernels_of
 
 Floats = NDArray[np.float64]
@@ -27,27 +28,44 @@ _VECTORS = ((), *COUNT_VECTORS)
 """All count vectors as ascending kernels, that of an empty layer first."""
 
 
+class CountProbabilities:
+    """Probability of every count vector, where sub-blocks choose independently."""
+
+    def __init__(self) -> None:
+        self._before = Constant(torch.tensor(_before()))
+
+    def __call__(self, probabilities: Tensor) -> Tensor:
+        """A product of six small polynomials, differentiable.
+
+        Args:
+            probabilities: Probabilities of choices, ``(..., B, 4)``; that of the first sub-block's
+                skip is 0.
+
+        Returns:
+            ``(..., 83)``, in the order of ``COUNT_VECTORS``.
+        """
+        before = self._before.at(probabilities.device)
+        # one place more than there are vectors, always 0: what no sub-block can come from
+        mass = probabilities.new_zeros(*probabilities.shape[:-2], len(_VECTORS) + 1)
+        mass[..., 0] = 1.0
+        for choices in probabilities.unbind(-2):
+            came = _taken(mass, before)  # (..., 84, 4)
+            reached = (came * choices[..., None, :]).sum(-1)
+            mass = torch.cat([reached, torch.zeros_like(reached[..., :1])], dim=-1)
+        return mass[..., 1:-1]
+
+
 def count_probabilities(probabilities: Tensor) -> Tensor:
-    """Probability of every count vector, where sub-blocks choose independently.
+    """As ``CountProbabilities``, for a single use: what it needs is brought to a GPU every time."""
+    return CountProbabilities()(probabilities)
 
-    A product of six small polynomials, differentiable.
 
-    Args:
-        probabilities: Probabilities of choices, ``(..., B, 4)``; that of the first sub-block's
-            skip is 0.
-
-    Returns:
-        ``(..., 83)``, in the order of ``COUNT_VECTORS``.
-    """
-    before = torch.tensor(_before())
-    # one place more than there are vectors, always 0: what no sub-block can come from
-    mass = probabilities.new_zeros(*probabilities.shape[:-2], len(_VECTORS) + 1)
-    mass[..., 0] = 1.0
-    for choices in probabilities.unbind(-2):
-        came = mass[..., before]  # (..., 84, 4)
-        reached = (came * choices[..., None, :]).sum(-1)
-        mass = torch.cat([reached, torch.zeros_like(reached[..., :1])], dim=-1)
-    return mass[..., 1:-1]
+def _taken(mass: Tensor, before: Tensor) -> Tensor:
+    """Elements of the last axis, ``(..., 85)`` by ``(84, 4)`` to ``(..., 84, 4)``."""
+    if mass.device.type == "cpu":
+        return mass[..., before]
+    # the gradient of indexing sorts its indices on a GPU, in a dozen calls; this one's adds them
+    return mass.index_select(-1, before.flatten()).reshape(*mass.shape[:-1], *before.shape)
 
 
 def nearest_choices(scores: Floats, chosen: Ints) -> tuple[Ints, Floats, Ints]:

@@ -117,6 +117,7 @@ class Generator(nn.Module):
         self.network = GeneratorNetwork(maps)
         self.devices = nn.Parameter(torch.randn(len(label.devices), DEVICE_FEATURES) * FIRST_STD)
         self.register_buffer("priors", priors.to(torch.float32))
+        self._read: tuple[Tensor, int, list[Ints]] | None = None
 
     def forward(self, requests: Sequence[Request]) -> Tensor:
         """Logits of all requests in one pass, ``(N, L, G, C)``; see ``nas.generator.planes``.
@@ -128,21 +129,33 @@ class Generator(nn.Module):
         for request in requests:
             for limit in request.limits:
                 self.require(limit.costs.kind)
-        conditions = torch.stack([self._condition(request) for request in requests])
-        logits: Tensor = self.network(conditions, self.priors, self.nearest_priors(requests))
+        which = self.nearest_priors(requests).to(self.priors.device, non_blocking=True)
+        logits: Tensor = self.network(self._conditions(requests), self.priors, which)
         return logits.reshape(*logits.shape[:2], self.decisions, self.choices)
 
     def nearest_priors(self, requests: Sequence[Request]) -> Tensor:
-        """Which prior the network is given for each request: ``(N,)``."""
+        """Which prior the network is given for each request: ``(N,)``, on the CPU."""
         if self.label.form == "published":
             places = np.array(self.label.priors)
             off = [[places - limit.budget for limit in request.limits] for request in requests]
         else:
-            outcomes_of = PLANES[self.label.plane].outcomes_of
-            known = [outcomes_of(prior) for prior in self.prior_choices().numpy()]
+            known = self._prior_outcomes()
             off = [[_beyond(limit, known) for limit in request.limits] for request in requests]
         # the budget that a prior exceeds most decides, as in training
         return torch.tensor([int(np.abs(np.max(each, axis=0)).argmin()) for each in off])
+
+    def _prior_outcomes(self) -> list[Ints]:
+        """Outcomes of the priors, ``(L,)`` each.
+
+        They are read from the priors once for as long as these stay what they are: reading them in
+        every step would make the processor wait for a GPU.
+        """
+        now = self.priors, self.priors._version
+        if self._read is None or self._read[0] is not now[0] or self._read[1] != now[1]:
+            outcomes_of = PLANES[self.label.plane].outcomes_of
+            known = [outcomes_of(prior) for prior in self.prior_choices().cpu().numpy()]
+            self._read = (*now, known)
+        return self._read[2]
 
     def prior_choices(self) -> Tensor:
         """Choices of the priors, ``(priors, L, G)``."""
@@ -165,25 +178,35 @@ class Generator(nn.Module):
             f"{self.label.space.name} --searcher sgnas --table TABLE ...`"
         )
 
-    def _condition(self, request: Request) -> Tensor:
+    def _conditions(self, requests: Sequence[Request]) -> Tensor:
+        """``(N, K)``; the numbers of all requests are sent to a GPU in one piece."""
+        numbers = torch.tensor([self._numbers(request) for request in requests])
+        numbers = numbers.to(self.devices.device, non_blocking=True)
+        if self.label.form == "published":
+            return numbers
+        nowhere = self.devices.new_zeros(DEVICE_FEATURES)
+        features = [self._features(request.device, nowhere) for request in requests]
+        return torch.cat([numbers, torch.stack(features)], dim=1)
+
+    def _numbers(self, request: Request) -> list[float]:
+        """The part of a condition that budgets alone decide."""
         low, high = self.label.low, self.label.high
         if self.label.form == "published":
-            n = (request.limits[0].budget - low) / (high - low)
-            return torch.full((PUBLISHED_MAPS,), n)
-        pairs = torch.zeros(len(KINDS), 2)
+            return [(request.limits[0].budget - low) / (high - low)] * PUBLISHED_MAPS
+        pairs = [[0.0, 0.0] for _ in KINDS]
         for limit in request.limits:
             place = min(max(limit.costs.place(limit.budget), low), high)
-            pairs[KINDS.index(limit.costs.kind)] = torch.tensor([place, 1.0])
-        features = torch.zeros(DEVICE_FEATURES)
-        if request.device is not None:
-            if request.device not in self.label.devices:
-                raise UnknownNameError(
-                    f"device of this generator ({_NEW_DEVICE})",
-                    request.device,
-                    self.label.devices,
-                )
-            features = self.devices[self.label.devices.index(request.device)]
-        return torch.cat([pairs.flatten(), features])
+            pairs[KINDS.index(limit.costs.kind)] = [place, 1.0]
+        return [number for pair in pairs for number in pair]
+
+    def _features(self, device: str | None, nowhere: Tensor) -> Tensor:
+        if device is None:
+            return nowhere
+        if device not in self.label.devices:
+            raise UnknownNameError(
+                f"device of this generator ({_NEW_DEVICE})", device, self.label.devices
+            )
+        return self.devices[self.label.devices.index(device)]
 
     def with_device(self, device: str) -> Generator:
         """A copy that has a vector for one more device, the mean of the others to begin with.
@@ -195,7 +218,7 @@ class Generator(nn.Module):
         if device in self.label.devices:
             raise MismatchError(f"the generator knows {device} already: ask it, with --target")
         label = msgspec.structs.replace(self.label, devices=(*self.label.devices, device))
-        wider = Generator(label, self.priors)
+        wider = Generator(label, self.priors).to(self.devices.device)
         state = self.state_dict()
         vectors = self.devices.detach()
         state["devices"] = torch.cat([vectors, vectors.mean(dim=0, keepdim=True)])
@@ -224,14 +247,15 @@ def save_generator(generator: Generator, path: Path) -> None:
     Raises:
         InvalidFileError: It cannot be written.
     """
-    tensors = {name: value.contiguous() for name, value in generator.state_dict().items()}
+    state = generator.state_dict()
+    tensors = {name: value.cpu().contiguous() for name, value in state.items()}
     tensors["priors"] = tensors["priors"].to(torch.uint8)
     metadata = {_METADATA: msgspec.json.encode(generator.label).decode()}
     write_atomically(path, save_tensors(tensors, metadata))
 
 
 def load_generator(path: Path) -> Generator:
-    """Read a generator's file.
+    """Read a generator's file; it lies on the CPU, wherever it was trained.
 
     Raises:
         InvalidFileError: It is missing, damaged or no generator.

@@ -73,11 +73,14 @@ class GeneratorNetwork(nn.Module):
         the plane, and its middle is repeated: the same values, computed once.
         """
         reach = len(self.hc_head)
-        rows, columns = _by_distance(layers, reach), _by_distance(plane, reach)
+        shortest = 2 * reach + 1
         maps = conditions[:, :, None, None]
-        maps = maps.expand(-1, -1, int(rows.max()) + 1, int(columns.max()) + 1)
-        found = self.hc_head(_channels_last(maps))
-        return cast(Tensor, found[:, :, rows[:, None], columns])
+        maps = maps.expand(-1, -1, min(layers, shortest), min(plane, shortest))
+        found = cast(Tensor, self.hc_head(_channels_last(maps)))
+        if found.device.type != "cpu":  # nothing to look up, so no indices to send
+            return _stretched(_stretched(found, layers, 2, reach=reach), plane, 3, reach=reach)
+        rows, columns = _by_distance(layers, reach), _by_distance(plane, reach)
+        return found[:, :, rows[:, None], columns]
 
 
 class _ConvReLU(nn.Module):
@@ -96,6 +99,18 @@ def _by_distance(length: int, reach: int) -> Tensor:
     shortest = min(length, 2 * reach + 1)
     places = torch.arange(length)
     return torch.minimum(places, (places - length + shortest).clamp(min=min(reach, shortest - 1)))
+
+
+def _stretched(maps: Tensor, length: int, axis: int, *, reach: int) -> Tensor:
+    """Maps of the shortest length with the same borders, at their length: the middle repeated."""
+    short = maps.shape[axis]
+    if short == length:
+        return maps
+    sizes = list(maps.shape)
+    sizes[axis] = length - 2 * reach
+    middle = maps.narrow(axis, reach, 1).expand(sizes)
+    ends = maps.narrow(axis, 0, reach), maps.narrow(axis, short - reach, reach)
+    return torch.cat([ends[0], middle, ends[1]], dim=axis)
 
 
 def _channels_last(x: Tensor) -> Tensor:

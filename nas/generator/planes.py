@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -35,7 +35,8 @@ from torch import Tensor
 
 from latbench.cost import block_cost
 from latbench.errors import MismatchError
-from nas.generator.counts import count_probabilities, counts_of, nearest_choices
+from nas.generator.constants import Constant
+from nas.generator.counts import CountProbabilities, counts_of, nearest_choices
 from nas.spaces import Architecture, Choice, Layer, SearchSpace, every_width
 from nas.spaces.sgnas import (
     CHOICES,
@@ -69,7 +70,7 @@ class DecisionPlane(ABC):
         choices: C; a layer may allow fewer.
         outcomes: By layer, what it can become, ``(L, O)``. A layer of fewer outcomes than others
             repeats its first one at the end.
-        allowed: Which choices each decision has, bool ``(L, G, C)``.
+        allowed: Which choices each decision has, bool ``(L, G, C)``, on the CPU.
     """
 
     name: ClassVar[PlaneName]
@@ -124,7 +125,11 @@ class DecisionPlane(ABC):
 
     def masked(self, logits: Tensor) -> Tensor:
         """Logits ``(..., L, G, C)`` in which only what is allowed has a chance."""
-        return logits.masked_fill(~self.allowed.to(logits.device), _NO_CHANCE)
+        return logits.masked_fill(self._refused.at(logits.device), _NO_CHANCE)
+
+    @cached_property
+    def _refused(self) -> Constant:
+        return Constant(~self.allowed)
 
     def decode(self, logits: Tensor) -> Tensor:
         """The most probable choices: ``(..., L, G, C)`` to int64 ``(..., L, G)``."""
@@ -160,13 +165,14 @@ class SubBlocks(DecisionPlane):
         self.outcomes = (row,) * layers
         self.allowed = torch.ones(layers, SUB_BLOCKS, CHOICES, dtype=torch.bool)
         self.allowed[:, 0, SKIP] = False  # a layer keeps its first sub-block, as published
+        self._count_probabilities = CountProbabilities()
 
     @staticmethod
     def outcomes_of(choices: Ints) -> Ints:
         return counts_of(choices)
 
     def probabilities(self, probabilities: Tensor) -> Tensor:
-        return count_probabilities(probabilities)
+        return self._count_probabilities(probabilities)
 
     def nearest(self, layer: int, scores: Floats, chosen: Ints) -> tuple[Ints, Floats, Ints]:
         return nearest_choices(scores, chosen)

@@ -14,8 +14,8 @@ from torch import Tensor
 from nas.additive import Scores, best_code
 from nas.coding import Code, CodedSpace
 from nas.constraints import Constraint
-from nas.generator.costs import expected_largest
-from nas.generator.counts import count_index, count_probabilities, nearest_choices
+from nas.generator.costs import Sums
+from nas.generator.counts import CountProbabilities, count_index, nearest_choices
 from nas.spaces import Choice
 from nas.spaces.sgnas import CHOICES, COUNT_VECTORS, KERNELS, OP
 
@@ -34,8 +34,9 @@ class KernelLoads:
         layers = constraint.space.layers
         by_layer = {layer: constraint.addends(layer, choices) for layer in dict.fromkeys(layers)}
         addends = np.array([by_layer[layer] for layer in layers])  # (L, 83, pieces)
-        self._addends = addends / constraint.budgets()
-        self._base = constraint.base() / constraint.budgets()
+        budgets = constraint.budgets()
+        self._sums = Sums(constraint.base() / budgets, addends / budgets)
+        self._mass = CountProbabilities()
 
     def expected(self, probabilities: Tensor) -> Tensor:
         """The largest expected load, differentiable; 1 is at the budget.
@@ -43,7 +44,7 @@ class KernelLoads:
         Args:
             probabilities: Probabilities of the choices of every sub-block, ``(layers, 6, 4)``.
         """
-        return expected_largest(self._base, self._addends, count_probabilities(probabilities))
+        return self._sums.expected_largest(self._mass(probabilities))
 
 
 def most_probable_kernels(coded: CodedSpace, probabilities: Tensor) -> Code:
@@ -53,7 +54,7 @@ def most_probable_kernels(coded: CodedSpace, probabilities: Tensor) -> Code:
         coded: The space under its constraint.
         probabilities: Probabilities of the choices of every sub-block, ``(layers, 6, 4)``.
     """
-    logs = np.log(np.maximum(probabilities.detach().double().numpy(), _LEAST))
+    logs = np.log(np.maximum(probabilities.detach().cpu().double().numpy(), _LEAST))
     nothing = np.full(logs.shape[1], CHOICES)  # no present choice: all changes count alike
     scores = []
     for rows, choices in zip(logs, coded.choices, strict=True):
