@@ -21,6 +21,7 @@ from nas.training.distributed import ALONE, Workers
 from nas.training.epochs import Progress
 from nas.training.recipe import SearchRecipe
 from nas.training.run_folder import RunFolder
+from nas.training.torch_device import CPU, TorchDevice
 
 R = TypeVar("R", bound=SearchRecipe)
 
@@ -52,6 +53,7 @@ class SearchSettings:
     others: tuple[PricedSpace, ...] = ()
     measure: Measure | None = None
     limits: tuple[Limit, ...] = ()
+    torch_device: TorchDevice = CPU
 
 
 @dataclass(frozen=True)
