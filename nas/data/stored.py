@@ -89,6 +89,9 @@ class StoredSplit:
     def plain(self) -> StoredSplit:
         return replace(self, least_area=None)
 
+    def to(self, device: torch.device) -> StoredSplit:
+        return self
+
     def read(
         self, indices: Iterable[Tensor], rng: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor]]:
