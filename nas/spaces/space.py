@@ -247,12 +247,13 @@ class SearchSpace:
     def staged(self, architecture: Architecture) -> Architecture:
         """An architecture read from a flat list of layers, cut into this space's stages.
 
-        Any other is returned as it is.
+        Any other is returned as it is, and so is one of another space, which ``check`` refuses.
 
         Raises:
             LatbenchError: A choice does not fit; carries its path in the flat list.
         """
-        if self.elastic_depth or len(architecture.stages) != 1 or len(self.stages) == 1:
+        is_flat = len(architecture.stages) == 1 and len(self.stages) > 1
+        if self.elastic_depth or not is_flat or architecture.space != self.name:
             return architecture
         flat, layers = architecture.stages[0], self.layers
         if len(flat) != len(layers):
@@ -270,6 +271,8 @@ class SearchSpace:
             UnknownNameError: An operation that the space does not have.
             InvalidFileError: Anything else; both carry the path of the offending value.
         """
+        if architecture.space != self.name:
+            refuse("$.space", f"this space is {self.name}, not {architecture.space}")
         for field in ("input_size", "classes"):
             ours, theirs = getattr(self, field), getattr(architecture, field)
             if ours != theirs:

@@ -275,6 +275,24 @@ def test_what_is_no_architecture_is_refused(changes: dict[str, object]) -> None:
         _check(_tfnas(**changes))
 
 
+def test_an_architecture_of_another_space_is_refused_though_its_operations_are_known() -> None:
+    """FBNet's two spaces have equal operations and depths; flat lists of layers are no way in."""
+    small, large = make_space("fbnet-s", 32, 10), make_space("fbnet-l", 32, 10)
+    drawn = large.smallest()
+    plain = drawn.as_dict()
+    plain["layers"] = [choice for stage in plain.pop("stages") for choice in stage]  # type: ignore[attr-defined]
+    flat = parse_architecture(msgspec.json.encode(plain), source="flat")
+    for use in (
+        lambda: small.check(drawn),
+        lambda: small.lower(drawn),
+        lambda: small.check(small.staged(flat)),
+    ):
+        with pytest.raises(InvalidFileError, match="fbnet-s, not fbnet-l") as caught:
+            use()
+        assert caught.value.path == "$.space"
+    assert large.staged(flat) == drawn
+
+
 def test_a_stage_that_is_too_deep_is_refused() -> None:
     plain = _tfnas()
     plain["stages"][5] *= 2  # type: ignore[index]
