@@ -94,7 +94,8 @@ def verify(
     require_device(profiler, table)
     if any(network in table.networks for network in networks):
         raise MismatchError(
-            "a network that the prices were fitted on cannot verify them: choose another seed"
+            "a network that the prices were fitted on cannot verify them: choose another one, or "
+            "draw new ones by --random N"
         )
     predicted = [table.predict(network) for network in networks]
     found = measure_networks(profiler, table, networks, purpose="verification", progress=progress)

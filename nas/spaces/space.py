@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -21,6 +21,7 @@ long as nothing is known of a device."""
 
 _UNALIGNED = (3, 6)  # of every eight networks, those whose widths are any
 _DRAWN_FOR_ONE = 8  # networks drawn for each that is kept: enough to reach the tails
+_REPEATS = 2_000  # draws in a row of known networks after which there are taken to be no more
 _SPREAD_STREAM = 1  # keeps these draws apart from those of `random` under the same seed
 
 
@@ -334,6 +335,37 @@ class SearchSpace:
                 for ls in self.stages
             ]
         )
+
+
+def distinct_random(
+    space: SearchSpace,
+    count: int,
+    rng: np.random.Generator,
+    widths: WidthsOf = aligned_widths,
+    *,
+    without: Collection[Network] = (),
+) -> list[Architecture]:
+    """Random architectures whose networks differ, from each other and from given ones.
+
+    Of a space that has fewer, what ``_REPEATS`` draws in a row found no more of.
+
+    Args:
+        space: What is drawn from.
+        count: How many.
+        rng: Draws depths, operations and widths, uniformly.
+        widths: Which widths may be drawn.
+        without: Networks that are not wanted.
+    """
+    known, repeats = set(without), 0
+    found: list[Architecture] = []
+    while len(found) < count and repeats < _REPEATS:
+        drawn = space.random(rng, widths)
+        network = space.lower(drawn)
+        repeats = repeats + 1 if network in known else 0
+        if network not in known:
+            known.add(network)
+            found.append(drawn)
+    return found
 
 
 def spread_networks(space: SearchSpace, count: int, *, seed: int) -> list[Network]:

@@ -25,6 +25,7 @@ from nas.spaces import (
     Architecture,
     Choice,
     Variant,
+    distinct_random,
     every_width,
     make_space,
     read_architecture,
@@ -32,6 +33,7 @@ from nas.spaces import (
     spread_networks,
 )
 from nas.spaces.architecture import parse_architecture
+from tests.conftest import make_small_space
 
 NAMES = list(SPACES)
 SIZES = [None, 32]
@@ -240,6 +242,27 @@ def test_spread_networks_span_the_sizes_and_repeat() -> None:
     assert params == sorted(params)
     assert params[-1] > 2 * params[0]
     assert networks == spread_networks(space, 12, seed=0)
+
+
+def test_random_networks_are_drawn_again_until_they_differ() -> None:
+    """Of a small space all there are, though fewer than were asked for."""
+    space = make_small_space()
+    # of two equal layers either may be left out: 3 * (1 + 2 + 4) * 3 * 3 networks
+    every = distinct_random(space, 500, np.random.default_rng(0))
+    networks = {space.lower(architecture) for architecture in every}
+    assert len(networks) == len(every) == 189
+    rng = np.random.default_rng(1)
+    some = list(networks)[:150]
+    others = distinct_random(space, 30, rng, without=some)
+    assert len({space.lower(architecture) for architecture in others} - set(some)) == 30
+    assert distinct_random(space, 3, rng, without=networks) == []
+
+
+def test_distinct_random_networks_are_those_of_plain_draws() -> None:
+    space = make_space("tfnas", 32, 10)
+    rng = np.random.default_rng(5)
+    plain = [space.random(rng) for _ in range(6)]
+    assert distinct_random(space, 6, np.random.default_rng(5)) == plain
 
 
 def _tfnas(**changes: object) -> dict[str, object]:
