@@ -13,6 +13,7 @@ from nas.tasks import task_of
 from nas.training import scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
+from nas.training.torch_device import CPU, TorchDevice
 
 
 class ScratchEvaluator(Evaluator):
@@ -27,6 +28,7 @@ class ScratchEvaluator(Evaluator):
         recipe: How each is trained.
         folder: Of a run folder an architecture, so that an interrupted training goes on.
         held_out: Of the training images, the part that scores.
+        torch_device: Where trainings compute.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class ScratchEvaluator(Evaluator):
         recipe: TrainingRecipe,
         folder: Path,
         held_out: float = 0.2,
+        torch_device: TorchDevice = CPU,
     ) -> None:
         super().__init__()
         train, judged = data.held_out(held_out, seed=recipe.seed)
@@ -46,9 +49,13 @@ class ScratchEvaluator(Evaluator):
         self._metric = task_of(data).metric
         self.recipe = recipe
         self.folder = folder
+        self.torch_device = torch_device
 
     def _score(self, architecture: Architecture) -> float:
         network = self.space.lower(architecture)
         name = sha256(architecture.to_json().encode()).hexdigest()[:16]
         folder = RunFolder(self.folder / name, {"architecture": architecture.as_dict()})
-        return scratch.train(network, self.data, self.recipe, folder)[self._metric]
+        score = scratch.train(
+            network, self.data, self.recipe, folder, torch_device=self.torch_device
+        )
+        return score[self._metric]
