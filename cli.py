@@ -154,6 +154,15 @@ recipe_option = click.option(
 set_option = click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one setting of the recipe."
 )
+torch_device_option = click.option(
+    "--torch-device",
+    "torch_device",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="Where networks are trained and judged: auto (the CUDA GPU where there is one, else the "
+    "CPU), cpu, cuda, cuda:1 or mps.",
+)
 data_option = click.option(
     "--data", type=_Named("data set", lambda: list(_datasets())), required=True
 )
@@ -874,6 +883,7 @@ def _land(priced: PricedSpace, arch: Architecture, target_ms: float) -> Landing[
 @click.option(
     "--measured", is_flag=True, help="End with what is measured at the targets; also later."
 )
+@torch_device_option
 @run_option
 @as_json
 def search(
@@ -897,6 +907,7 @@ def search(
     changes: tuple[str, ...],
     seed: int,
     measured: bool,
+    torch_device: str,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -916,7 +927,9 @@ def search(
     from nas.landing import measurer
     from nas.searchers.base import SearchSettings, architecture_file, generator_file
     from nas.training.distributed import workers
+    from nas.training.torch_device import find_torch_device
 
+    trains_on = find_torch_device(torch_device)
     asked = make_space(space, input_size, classes, Variant(se, activation))
     tables = [_open_table(path) for path in table_paths]
     _check_tables(tables, asked, input_size=input_size, classes=classes)
@@ -945,14 +958,22 @@ def search(
         "recipe": msgspec.to_builtins(chosen),
         "seed": seed,
     }
-    with workers() as group:
+    with workers(trains_on) as group:
         limits = tuple(
             Limit(Count(searched, kind), amount)
             for kind, amount in zip(COUNTED, (max_macs, max_params), strict=True)
             if amount is not None
         )
         settings = SearchSettings(
-            epochs, batch_size, seed, chosen, group, tuple(priced[1:]), measure, limits
+            epochs,
+            batch_size,
+            seed,
+            chosen,
+            group,
+            tuple(priced[1:]),
+            measure,
+            limits,
+            trains_on,
         )
         made = family(priced[0] if priced else searched, settings)
         made.check(loaded, targets)
@@ -1190,6 +1211,7 @@ def generate(
 @click.option("--epochs", type=COUNT, help="Instead of the recipe's.  [default: 30]")
 @click.option("--batch-size", type=BATCH, help="Instead of the recipe's.  [default: 64]")
 @click.option("--seed", type=SEED, help="Instead of the recipe's.  [default: 0]")
+@torch_device_option
 @run_option
 @as_json
 def train(
@@ -1202,6 +1224,7 @@ def train(
     epochs: int | None,
     batch_size: int | None,
     seed: int | None,
+    torch_device: str,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -1218,12 +1241,14 @@ def train(
     with _needs_torch():
         from nas.training import scratch
         from nas.training.distributed import workers
+        from nas.training.torch_device import find_torch_device
     from nas.recipes import load_recipe
     from nas.training.recipe import TrainingRecipe
 
     asked = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
     given = [f"{key}={value}" for key, value in asked.items() if value is not None]
     chosen = load_recipe(TrainingRecipe, recipe, [*changes, *given])
+    trains_on = find_torch_device(torch_device)
     config = {
         "command": "train",
         "architecture": arch.as_dict(),
@@ -1232,12 +1257,18 @@ def train(
         "recipe": msgspec.to_builtins(chosen),
     }
     loaded = _load_data(data, data_dir, arch.input_size, arch.classes, images)
-    with workers() as group:
-        scratch.check(space.lower(arch), loaded, chosen, group)
+    with workers(trains_on) as group:
+        scratch.check(space.lower(arch), loaded, chosen, group, torch_device=trains_on)
         folder = _run_folder(output, config, group)
         with progress_bar("training") if group.leads else _silent() as progress:
             score = scratch.train(
-                space.lower(arch), loaded, chosen, folder, group=group, progress=progress
+                space.lower(arch),
+                loaded,
+                chosen,
+                folder,
+                group=group,
+                torch_device=trains_on,
+                progress=progress,
             )
         if group.leads:
             words = f"{_metrics(score)}; weights in {output}"
@@ -1248,17 +1279,21 @@ def train(
 @click.argument("run", type=FOLDER)
 @data_option
 @data_dir_option
+@torch_device_option
 @as_json
-def evaluate(run: Path, data: str, data_dir: Path | None, as_json: bool) -> None:
+def evaluate(run: Path, data: str, data_dir: Path | None, torch_device: str, as_json: bool) -> None:
     """Test the network that was trained in RUN."""
     from latbench.report.terminal import print_lines
 
     arch, space = _trained_architecture(run)
     loaded = _load_data(data, data_dir, arch.input_size, arch.classes, None)
     from nas.training import scratch
+    from nas.training.torch_device import find_torch_device
 
-    model = scratch.load_model(space.lower(arch), run / scratch.WEIGHTS)
-    score = scratch.test(model, loaded)
+    judges_on = find_torch_device(torch_device)
+    model = judges_on.place(scratch.load_model(space.lower(arch), run / scratch.WEIGHTS))
+    with judges_on.guarded(work="the test", kept="the run is as it was"):
+        score = scratch.test(model, loaded)
     _emit(score, as_json=as_json, render=lambda: print_lines([_metrics(score)]))
 
 

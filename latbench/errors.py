@@ -12,6 +12,7 @@ what is allowed and the next step. The command line prints it and exits with cod
      ├─ MissingExtraError     an optional dependency that is not installed
      ├─ PluginError           an installed package whose member clashes or cannot be loaded
      ├─ DivergedError         a training whose loss or weights are no numbers any more
+     ├─ TorchDeviceError      a torch device whose memory is too small, or that failed in a training
      ├─ OutputError           a result that cannot be printed
      ├─ RuntimeFailure        an inference runtime refused a model, or its device cannot be used
      └─ DeviceBusyError       another process measures on the same device
@@ -141,6 +142,12 @@ class DivergedError(LatbenchError):
     """The loss or the weights of a training are no finite numbers any more."""
 
     kind = "diverged"
+
+
+class TorchDeviceError(LatbenchError):
+    """The torch device of a training has too little memory, or failed."""
+
+    kind = "torch-device"
 
 
 class OutputError(LatbenchError):

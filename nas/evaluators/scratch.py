@@ -17,6 +17,7 @@ from nas.tasks import task_of
 from nas.training import scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
+from nas.training.torch_device import CPU, TorchDevice
 
 
 class ScratchEvaluator(Evaluator):
@@ -32,6 +33,7 @@ class ScratchEvaluator(Evaluator):
         folder: Folder of one run folder an architecture, so that an interrupted training goes on.
             Architectures that were trained there by another recipe or on other data are refused.
         held_out: Of the training images, the part that scores.
+        torch_device: Where trainings compute.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class ScratchEvaluator(Evaluator):
         recipe: TrainingRecipe,
         folder: Path,
         held_out: float = 0.2,
+        torch_device: TorchDevice = CPU,
     ) -> None:
         super().__init__()
         train, judged = data.held_out(held_out, seed=recipe.seed)
@@ -51,6 +54,7 @@ class ScratchEvaluator(Evaluator):
         self._metric = task_of(data).metric
         self.recipe = recipe
         self.folder = folder
+        self.torch_device = torch_device
 
     def _score(self, architecture: Architecture) -> float:
         network = self.space.lower(architecture)
@@ -61,7 +65,10 @@ class ScratchEvaluator(Evaluator):
             "data": _described(self.data),
         }
         folder = RunFolder(self.folder / name, config)
-        return scratch.train(network, self.data, self.recipe, folder)[self._metric]
+        score = scratch.train(
+            network, self.data, self.recipe, folder, torch_device=self.torch_device
+        )
+        return score[self._metric]
 
 
 def _described(data: ImageData) -> dict[str, Any]:
