@@ -216,7 +216,7 @@ def test_environments_of_before_there_were_gpus_are_read() -> None:
 
 
 def _gpu(name: str, driver: str, *, clock_mhz: int = 1400) -> Gpu:
-    return Gpu(name, driver, clock_mhz, 1100, 1400, throttled_by=[])
+    return Gpu(name, driver, clock_mhz, 1400, throttled_by=[])
 
 
 def _interrupted_at(fatal: int) -> Callable[..., PassRecord]:
