@@ -11,7 +11,7 @@ import json
 import signal
 import sqlite3
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -44,6 +44,9 @@ from latbench.units import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from latbench.blocks import Network
     from latbench.device import DeviceProfile
     from latbench.measure.noise import NoiseCheck
     from latbench.registry import Registry
@@ -667,9 +670,11 @@ def verify(
         arch, space = load_architecture(path)
         PricedSpace(space, opened)
         named.append((path.name, arch))
-    rng = np.random.default_rng(seed)
-    for index in range(random_count or 0):
-        named.append((f"random {index + 1}", priced.space.random(rng, priced.widths)))
+    if random_count is not None:
+        known = {*opened.networks, *(priced.space.lower(arch) for _, arch in named)}
+        rng = np.random.default_rng(seed)
+        drawn = _draw(priced, random_count, rng, without=known, allow_none=bool(named))
+        named += [(f"random {index + 1}", arch) for index, arch in enumerate(drawn)]
     profiler = make_profiler(opened.device)
     with progress_bar("verifying") as progress:
         result = run_verify(
@@ -736,7 +741,7 @@ def calibrate(table_path: Path, networks: int, seed: int, widths: str, as_json: 
     profiler = make_profiler(opened.device)
     priced = _priced_space(opened, widths)
     rng = np.random.default_rng([seed, CALIBRATION_STREAM])
-    drawn = [priced.space.lower(priced.space.random(rng, priced.widths)) for _ in range(networks)]
+    drawn = [priced.space.lower(arch) for arch in _draw(priced, networks, rng)]
     with progress_bar("calibrating") as progress:
         stored = run_calibrate(profiler, opened, drawn, progress=progress)
     result = {
@@ -1431,6 +1436,32 @@ def _priced_space(opened: LatencyTable, widths: str) -> PricedSpace:
     from nas.priced import PricedSpace, labelled_space
 
     return PricedSpace(labelled_space(opened.space), opened, efficient=widths == "efficient")
+
+
+def _draw(
+    priced: PricedSpace,
+    count: int,
+    rng: np.random.Generator,
+    *,
+    without: Collection[Network] = (),
+    allow_none: bool = False,
+) -> list[Architecture]:
+    """Random architectures of different networks; of a small space all that there are."""
+    from nas.spaces import distinct_random
+
+    drawn = distinct_random(priced.space, count, rng, priced.widths, without=without)
+    if not drawn and not allow_none:
+        raise InvalidValueError(
+            f"every network of {priced.space.name} that may be drawn is one "
+            "that the prices were fitted on, and cannot verify them: profile a larger space, or "
+            "choose --widths any"
+        )
+    if len(drawn) < count:
+        say(
+            f"{count} networks were asked for, and {priced.space.name} has {len(drawn)} that are "
+            "different and new: these are measured"
+        )
+    return drawn
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from typing import Any
 
 
 class LatbenchError(Exception):
@@ -56,6 +57,10 @@ class LatbenchError(Exception):
         self.nearest_macs_m = nearest_macs_m
         self.nearest_params_m = nearest_params_m
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How an error reaches another process: whole, whatever its class is made of."""
+        return _restored, (type(self), self.args, self.__dict__)
+
     def as_dict(self) -> dict[str, object]:
         """The error as the JSON object that ``--json`` prints."""
         known = {
@@ -68,6 +73,12 @@ class LatbenchError(Exception):
             "nearest_params_m": self.nearest_params_m,
         }
         return {key: value for key, value in known.items() if value is not None}
+
+
+def _restored(kind: type[LatbenchError], args: tuple[Any, ...], state: Any) -> LatbenchError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class UnknownNameError(LatbenchError):

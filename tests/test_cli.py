@@ -14,14 +14,18 @@ import msgspec
 import pytest
 
 import cli
+from latbench.blocks import Network
 from latbench.cost import block_cost, network_cost
 from latbench.device import DeviceProfile
 from latbench.environment import current_environment
+from latbench.errors import MismatchError
+from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable
 from nas.landing import Measure
+from nas.priced import profile_space
 from nas.scaling import fit_exact
 from nas.spaces import load_architecture, make_space
-from tests.conftest import random_price, write_table
+from tests.conftest import make_small_space, random_price, write_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -95,6 +99,31 @@ def test_cost_predict_and_fit(run: Any, architecture: Path, table: Path, tmp_pat
         assert code == 0
         assert fitted["latency_ms"] <= fitted["target_ms"] == pytest.approx(target)
         assert json.loads(out.read_text()) == fitted["architecture"]
+
+
+def test_verifying_draws_networks_that_differ_and_are_new(
+    run: Any, tmp_path: Path, quick_profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A space of few networks, six of which the prices were fitted on."""
+    space, table = make_small_space(), tmp_path / "small.sqlite"
+    monkeypatch.setattr("nas.priced.make_space", lambda *label: space)
+    profiler = make_profiler(quick_profile)
+    assert profile_space(profiler, table, space, time_limit_s=1e-3).blocks
+    fitted = LatencyTable.open(table).networks
+    measured: list[Network] = []
+
+    def verify(profiler: Any, table: Any, networks: list[Network], **rest: Any) -> Any:
+        measured.extend(networks)
+        raise MismatchError("measured enough")
+
+    monkeypatch.setattr("latbench.verification.verify", verify)
+    _, _, err = run("verify", "--random", 200, "--table", table)
+    assert len(set(measured)) == len(measured) == 189 - len(fitted)
+    assert not set(measured) & set(fitted)
+    assert f"200 networks were asked for, and small has {len(measured)}" in err
+    monkeypatch.setattr("nas.spaces.distinct_random", lambda *args, **kwargs: [])
+    code, refused = _json(run, "verify", "--random", 3, "--table", table)
+    assert (code, refused["error"]["kind"]) == (2, "invalid-value")
 
 
 def test_table_commands(run: Any, table: Path, tmp_path: Path) -> None:

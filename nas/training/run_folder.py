@@ -52,12 +52,12 @@ class RunFolder:
             if differing:
                 raise MismatchError(
                     f"{path} holds another run (it differs in {', '.join(differing)}): "
-                    "choose another -o, or repeat its command to go on with it"
+                    "choose another folder (-o), or repeat its command to go on with it"
                 )
         elif path.exists() and (
             not path.is_dir() or not all(is_hidden(entry.name) for entry in path.iterdir())
         ):
-            raise MismatchError(f"{path} exists and holds no run: choose another -o")
+            raise MismatchError(f"{path} exists and holds no run: choose another folder (-o)")
         else:
             write_atomically(file, json.dumps(ours, indent=2, allow_nan=False) + "\n")
 
