@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write a JSON file in one piece; numbers that are not finite become null."""
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps(_finite(value), indent=1, default=str) + "\n")
-    os.replace(fresh, path)
+    fresh.replace(path)
 
 
 def _finite(value: Any) -> Any:

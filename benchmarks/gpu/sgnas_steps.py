@@ -23,7 +23,7 @@ def run(conditions: Conditions, record: Record) -> None:
         conditions,
         record,
         "sgnas-steps",
-        precisions=("bf16",),
+        precisions=("fp32",) if conditions.tiny else ("bf16",),
         kinds=tuple(_WHOSE),
         batch_size=batch_size,
     )

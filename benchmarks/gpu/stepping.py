@@ -14,8 +14,8 @@ from benchmarks.sides import Side, SideFailed, serve
 from nas.training.torch_device import Precision, TorchDevice, find_torch_device
 
 SIDES = ("ours", "plain")
-_ROUNDS = 4  # turns of each side
-_STEPS = 5  # timed steps a turn
+_ROUNDS, _STEPS = 4, 5  # turns of each side, and timed steps a turn
+_TINY = (1, 1)  # the same without a GPU
 _SMALLEST_BATCH = 16
 _OUT_OF_MEMORY = "OutOfMemoryError"
 
@@ -51,7 +51,9 @@ def compare(
             if conditions.seconds_left < 5:
                 record.add(f"{precision} {kind}: no time left")
                 continue
-            if not _compare_one(sides, record, precision, kind, batch_size, seconds=share_s):
+            turns = _TINY if conditions.tiny else (_ROUNDS, _STEPS)
+            step = f"{precision} {kind}"
+            if not _compare_one(sides, record, step, batch_size, turns=turns, seconds=share_s):
                 too_large.append((precision, kind))
         for side in sides.values():
             side.close()
@@ -61,26 +63,26 @@ def compare(
 def _compare_one(
     sides: dict[str, Side],
     record: Record,
-    precision: Precision,
-    kind: str,
+    step: str,
     batch_size: int,
     *,
+    turns: tuple[int, int],
     seconds: float,
 ) -> bool:
     """Whether both sides had room; one that failed otherwise is left out."""
     end = monotonic() + seconds
-    step = f"{precision} {kind}"
+    rounds, steps = turns
     times_ms: dict[str, list[float]] = {side: [] for side in sides}
     peaks_gib: dict[str, float] = {}
-    for number in range(_ROUNDS):
+    for number in range(rounds):
         for side in SIDES if number % 2 else SIDES[::-1]:
             if monotonic() > end and times_ms[side]:
                 continue
             try:
-                for _ in range(3 if number == 0 else 1):
+                for _ in range(1 if number or steps == 1 else 3):
                     sides[side].ask(step)  # untimed
                 sides[side].ask("forget")
-                times_ms[side] += [sides[side].ask(step) for _ in range(_STEPS)]
+                times_ms[side] += [sides[side].ask(step) for _ in range(steps)]
                 peaks_gib[side] = max(peaks_gib.get(side, 0.0), sides[side].ask("peak"))
             except SideFailed as failure:
                 if _OUT_OF_MEMORY in str(failure):
@@ -100,7 +102,7 @@ def _compare_one(
             f"{step}, batch {batch_size}, {side}: {medians[side]:.1f} ms "
             f"({low:.1f} - {high:.1f}, {len(taken)} steps), peak {peaks_gib[side]:.2f} GiB{ratio}",
             **{
-                f"{precision}/{kind}/{batch_size}/{side}": {
+                f"{step}/{batch_size}/{side}": {
                     "median_ms": medians[side],
                     "quartiles_ms": [low, high],
                     "steps": len(taken),

@@ -22,7 +22,7 @@ def run(conditions: Conditions, record: Record) -> None:
         conditions,
         record,
         "tfnas-steps",
-        precisions=("bf16", "fp32"),
+        precisions=("fp32",) if conditions.tiny else ("bf16", "fp32"),
         kinds=_KINDS,
         batch_size=batch_size,
     )
