@@ -21,9 +21,9 @@ from latbench.environment import current_environment
 from latbench.errors import MismatchError
 from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable
-from nas.landing import Measure
+from nas.landing import Measure, land, widths_of
 from nas.priced import profile_space
-from nas.scaling import fit_exact
+from nas.scaling import METHODS, fit_exact
 from nas.spaces import load_architecture, make_space
 from tests.conftest import make_small_space, random_price, write_table
 
@@ -426,6 +426,40 @@ def test_search_train_evaluate_export(
     code, _ = _json(run, "export", file, "--weights", weights, "-o", model)
     assert code == 0
     assert model.stat().st_size > 100_000
+
+
+def test_a_measured_fit_scales_by_the_method_that_was_asked_for(
+    run: Any, architecture: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device that takes 8 % longer than its table says."""
+
+    def slower(opened: LatencyTable) -> Measure:
+        return lambda network, progress: 1.08 * opened.predict(network).latency_ms
+
+    monkeypatch.setattr("nas.landing.measurer", slower)
+    priced = cli._priced_space(cli._open_table(table), "any")
+    arch, _ = load_architecture(architecture)
+    reach = fit_exact(priced, arch, 0.0, clamp=True)
+    target = (reach.min_ms + reach.max_ms) / 2
+    made = {}
+    for method in METHODS:
+        code, fitted = _json(
+            run, "fit", architecture, "--table", table, "--target", f"{target!r}ms",
+            "--method", method, "--measured",
+        )  # fmt: skip
+        assert code == 0
+        propose = widths_of(priced, arch, scale=METHODS[method])
+        found = land(
+            priced,
+            propose,
+            target,
+            lambda candidate: 1.08 * priced.latency_ms(candidate),
+            scale=METHODS[method],
+        )
+        assert fitted["architecture"] == found.fit.architecture.as_dict()
+        assert fitted["measured_ms"] == found.measured_ms
+        made[method] = found.fit.architecture
+    assert made["exact"] != made["greedy"]
 
 
 def test_a_search_ends_with_what_is_measured(
