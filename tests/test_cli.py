@@ -14,13 +14,14 @@ import msgspec
 import pytest
 
 import cli
-from latbench.blocks import Network
+from latbench.blocks import BlockSpec, Network
 from latbench.cost import block_cost, network_cost
 from latbench.device import DeviceProfile
 from latbench.environment import current_environment
 from latbench.errors import MismatchError
 from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable
+from latbench.units import format_ms
 from nas.landing import Measure, land, widths_of
 from nas.priced import profile_space
 from nas.scaling import METHODS, fit_exact
@@ -136,6 +137,27 @@ def test_table_commands(run: Any, table: Path, tmp_path: Path) -> None:
         assert run("table", "export", table, "--format", kind, "-o", out)[0] == 0
     assert len(json.loads((tmp_path / "table.json").read_text())["entries"]) == 2806
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 2807
+
+
+@pytest.mark.parametrize("price_ms", [0.0, -1.0])
+def test_a_table_whose_prices_are_not_positive_is_shown(
+    run: Any, tmp_path: Path, profile: DeviceProfile, price_ms: float
+) -> None:
+    """Foreign tables have such entries; single ones, and all of a curve over width."""
+    path, space = tmp_path / "t.sqlite", make_space("tfnas", 32, 10)
+
+    def prices(spec: BlockSpec) -> float:
+        return price_ms if getattr(spec, "in_channels", 0) == 24 else random_price(spec)
+
+    write_table(path, space, profile, prices=prices)
+    code, out, _ = run("table", "show", path, "--curves", 200, "--worst", 3000)
+    assert code == 0
+    assert f"{format_ms(price_ms)} to {format_ms(price_ms)}" in out
+    assert "\u2581" in out
+    write_table(tmp_path / "all.sqlite", space, profile, prices=lambda spec: price_ms)
+    assert run("table", "show", tmp_path / "all.sqlite")[0] == 0
+    code, checked = _json(run, "table", "check", path)
+    assert (code, checked["negative"] > 0) == (1, True)
 
 
 @pytest.mark.parametrize(
