@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from nas.landing import Landing
     from nas.priced import PricedSpace
     from nas.recipes import Recipe
-    from nas.scaling import Fit
+    from nas.scaling import Fit, Method
     from nas.searchers import Searcher, SearchResult
     from nas.spaces import Architecture, SearchSpace
     from nas.training.distributed import Workers
@@ -795,8 +795,9 @@ def fit(
 
     arch, space = load_architecture(architecture)
     priced = PricedSpace(space, _open_table(table_path), efficient=widths == "efficient")
-    landing = _land(priced, arch, target) if measured else None
-    result = landing.fit if landing else METHODS[method](priced, arch, target)
+    scale = METHODS[method]
+    landing = _land(priced, arch, target, scale=scale) if measured else None
+    result = landing.fit if landing else scale(priced, arch, target)
     if output is not None:
         _write(output, result.architecture.to_json())
 
@@ -825,7 +826,9 @@ def fit(
     )
 
 
-def _land(priced: PricedSpace, arch: Architecture, target_ms: float) -> Landing[Fit]:
+def _land(
+    priced: PricedSpace, arch: Architecture, target_ms: float, *, scale: Method
+) -> Landing[Fit]:
     from latbench.report.terminal import progress_bar
     from nas.landing import land, measurer, widths_of
 
@@ -835,7 +838,8 @@ def _land(priced: PricedSpace, arch: Architecture, target_ms: float) -> Landing[
         def measure_ms(candidate: Architecture) -> float:
             return measure(priced.space.lower(candidate), progress)
 
-        return land(priced, widths_of(priced, arch), target_ms, measure_ms)
+        propose = widths_of(priced, arch, scale=scale)
+        return land(priced, propose, target_ms, measure_ms, scale=scale)
 
 
 # Search
