@@ -11,7 +11,7 @@ import json
 import signal
 import sqlite3
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -44,6 +44,9 @@ from latbench.units import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from latbench.blocks import Network
     from latbench.device import DeviceProfile
     from latbench.measure.noise import NoiseCheck
     from latbench.registry import Registry
@@ -53,7 +56,7 @@ if TYPE_CHECKING:
     from nas.landing import Landing
     from nas.priced import PricedSpace
     from nas.recipes import Recipe
-    from nas.scaling import Fit
+    from nas.scaling import Fit, Method
     from nas.searchers import Searcher, SearchResult
     from nas.spaces import Architecture, SearchSpace
     from nas.training.distributed import Workers
@@ -150,6 +153,15 @@ recipe_option = click.option(
 )
 set_option = click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one setting of the recipe."
+)
+torch_device_option = click.option(
+    "--torch-device",
+    "torch_device",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="Where networks are trained and judged: auto (the CUDA GPU where there is one, else the "
+    "CPU), cpu, cuda, cuda:1 or mps.",
 )
 data_option = click.option(
     "--data", type=_Named("data set", lambda: list(_datasets())), required=True
@@ -667,9 +679,11 @@ def verify(
         arch, space = load_architecture(path)
         PricedSpace(space, opened)
         named.append((path.name, arch))
-    rng = np.random.default_rng(seed)
-    for index in range(random_count or 0):
-        named.append((f"random {index + 1}", priced.space.random(rng, priced.widths)))
+    if random_count is not None:
+        known = {*opened.networks, *(priced.space.lower(arch) for _, arch in named)}
+        rng = np.random.default_rng(seed)
+        drawn = _draw(priced, random_count, rng, without=known, allow_none=bool(named))
+        named += [(f"random {index + 1}", arch) for index, arch in enumerate(drawn)]
     profiler = make_profiler(opened.device)
     with progress_bar("verifying") as progress:
         result = run_verify(
@@ -736,7 +750,7 @@ def calibrate(table_path: Path, networks: int, seed: int, widths: str, as_json: 
     profiler = make_profiler(opened.device)
     priced = _priced_space(opened, widths)
     rng = np.random.default_rng([seed, CALIBRATION_STREAM])
-    drawn = [priced.space.lower(priced.space.random(rng, priced.widths)) for _ in range(networks)]
+    drawn = [priced.space.lower(arch) for arch in _draw(priced, networks, rng)]
     with progress_bar("calibrating") as progress:
         stored = run_calibrate(profiler, opened, drawn, progress=progress)
     result = {
@@ -781,8 +795,9 @@ def fit(
 
     arch, space = load_architecture(architecture)
     priced = PricedSpace(space, _open_table(table_path), efficient=widths == "efficient")
-    landing = _land(priced, arch, target) if measured else None
-    result = landing.fit if landing else METHODS[method](priced, arch, target)
+    scale = METHODS[method]
+    landing = _land(priced, arch, target, scale=scale) if measured else None
+    result = landing.fit if landing else scale(priced, arch, target)
     if output is not None:
         _write(output, result.architecture.to_json())
 
@@ -811,7 +826,9 @@ def fit(
     )
 
 
-def _land(priced: PricedSpace, arch: Architecture, target_ms: float) -> Landing[Fit]:
+def _land(
+    priced: PricedSpace, arch: Architecture, target_ms: float, *, scale: Method
+) -> Landing[Fit]:
     from latbench.report.terminal import progress_bar
     from nas.landing import land, measurer, widths_of
 
@@ -821,7 +838,8 @@ def _land(priced: PricedSpace, arch: Architecture, target_ms: float) -> Landing[
         def measure_ms(candidate: Architecture) -> float:
             return measure(priced.space.lower(candidate), progress)
 
-        return land(priced, widths_of(priced, arch), target_ms, measure_ms)
+        propose = widths_of(priced, arch, scale=scale)
+        return land(priced, propose, target_ms, measure_ms, scale=scale)
 
 
 # Search
@@ -869,6 +887,7 @@ def _land(priced: PricedSpace, arch: Architecture, target_ms: float) -> Landing[
 @click.option(
     "--measured", is_flag=True, help="End with what is measured at the targets; also later."
 )
+@torch_device_option
 @run_option
 @as_json
 def search(
@@ -892,6 +911,7 @@ def search(
     changes: tuple[str, ...],
     seed: int,
     measured: bool,
+    torch_device: str,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -911,7 +931,9 @@ def search(
     from nas.landing import measurer
     from nas.searchers.base import SearchSettings, architecture_file, generator_file
     from nas.training.distributed import workers
+    from nas.training.torch_device import find_torch_device
 
+    trains_on = find_torch_device(torch_device)
     asked = make_space(space, input_size, classes, Variant(se, activation))
     tables = [_open_table(path) for path in table_paths]
     _check_tables(tables, asked, input_size=input_size, classes=classes)
@@ -940,14 +962,22 @@ def search(
         "recipe": msgspec.to_builtins(chosen),
         "seed": seed,
     }
-    with workers() as group:
+    with workers(trains_on) as group:
         limits = tuple(
             Limit(Count(searched, kind), amount)
             for kind, amount in zip(COUNTED, (max_macs, max_params), strict=True)
             if amount is not None
         )
         settings = SearchSettings(
-            epochs, batch_size, seed, chosen, group, tuple(priced[1:]), measure, limits
+            epochs,
+            batch_size,
+            seed,
+            chosen,
+            group,
+            tuple(priced[1:]),
+            measure,
+            limits,
+            trains_on,
         )
         made = family(priced[0] if priced else searched, settings)
         made.check(loaded, targets)
@@ -1185,6 +1215,7 @@ def generate(
 @click.option("--epochs", type=COUNT, help="Instead of the recipe's.  [default: 30]")
 @click.option("--batch-size", type=BATCH, help="Instead of the recipe's.  [default: 64]")
 @click.option("--seed", type=SEED, help="Instead of the recipe's.  [default: 0]")
+@torch_device_option
 @run_option
 @as_json
 def train(
@@ -1197,6 +1228,7 @@ def train(
     epochs: int | None,
     batch_size: int | None,
     seed: int | None,
+    torch_device: str,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -1213,12 +1245,14 @@ def train(
     with _needs_torch():
         from nas.training import scratch
         from nas.training.distributed import workers
+        from nas.training.torch_device import find_torch_device
     from nas.recipes import load_recipe
     from nas.training.recipe import TrainingRecipe
 
     asked = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
     given = [f"{key}={value}" for key, value in asked.items() if value is not None]
     chosen = load_recipe(TrainingRecipe, recipe, [*changes, *given])
+    trains_on = find_torch_device(torch_device)
     config = {
         "command": "train",
         "architecture": arch.as_dict(),
@@ -1227,12 +1261,18 @@ def train(
         "recipe": msgspec.to_builtins(chosen),
     }
     loaded = _load_data(data, data_dir, arch.input_size, arch.classes, images)
-    with workers() as group:
-        scratch.check(space.lower(arch), loaded, chosen, group)
+    with workers(trains_on) as group:
+        scratch.check(space.lower(arch), loaded, chosen, group, torch_device=trains_on)
         folder = _run_folder(output, config, group)
         with progress_bar("training") if group.leads else _silent() as progress:
             score = scratch.train(
-                space.lower(arch), loaded, chosen, folder, group=group, progress=progress
+                space.lower(arch),
+                loaded,
+                chosen,
+                folder,
+                group=group,
+                torch_device=trains_on,
+                progress=progress,
             )
         if group.leads:
             words = f"{_metrics(score)}; weights in {output}"
@@ -1243,17 +1283,21 @@ def train(
 @click.argument("run", type=FOLDER)
 @data_option
 @data_dir_option
+@torch_device_option
 @as_json
-def evaluate(run: Path, data: str, data_dir: Path | None, as_json: bool) -> None:
+def evaluate(run: Path, data: str, data_dir: Path | None, torch_device: str, as_json: bool) -> None:
     """Test the network that was trained in RUN."""
     from latbench.report.terminal import print_lines
 
     arch, space = _trained_architecture(run)
     loaded = _load_data(data, data_dir, arch.input_size, arch.classes, None)
     from nas.training import scratch
+    from nas.training.torch_device import find_torch_device
 
-    model = scratch.load_model(space.lower(arch), run / scratch.WEIGHTS)
-    score = scratch.test(model, loaded)
+    judges_on = find_torch_device(torch_device)
+    model = judges_on.place(scratch.load_model(space.lower(arch), run / scratch.WEIGHTS))
+    with judges_on.guarded(work="the test", kept="the run is as it was"):
+        score = scratch.test(model, loaded)
     _emit(score, as_json=as_json, render=lambda: print_lines([_metrics(score)]))
 
 
@@ -1431,6 +1475,32 @@ def _priced_space(opened: LatencyTable, widths: str) -> PricedSpace:
     from nas.priced import PricedSpace, labelled_space
 
     return PricedSpace(labelled_space(opened.space), opened, efficient=widths == "efficient")
+
+
+def _draw(
+    priced: PricedSpace,
+    count: int,
+    rng: np.random.Generator,
+    *,
+    without: Collection[Network] = (),
+    allow_none: bool = False,
+) -> list[Architecture]:
+    """Random architectures of different networks; of a small space all that there are."""
+    from nas.spaces import distinct_random
+
+    drawn = distinct_random(priced.space, count, rng, priced.widths, without=without)
+    if not drawn and not allow_none:
+        raise InvalidValueError(
+            f"every network of {priced.space.name} that may be drawn is one "
+            "that the prices were fitted on, and cannot verify them: profile a larger space, or "
+            "choose --widths any"
+        )
+    if len(drawn) < count:
+        say(
+            f"{count} networks were asked for, and {priced.space.name} has {len(drawn)} that are "
+            "different and new: these are measured"
+        )
+    return drawn
 
 
 @contextmanager

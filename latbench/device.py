@@ -18,6 +18,7 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=10_000)]
 Precision = Literal["fp32", "fp16"]
+Clock = Literal["gpu", "host"]
 
 _PACKAGE = "device_profiles"
 _WHAT = "a device profile, TOML with at least name and runtime"
@@ -32,7 +33,8 @@ class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     networks on shared machines; see docs/measurement.md.
 
     Attributes:
-        warmup_calls: Untimed calls at the start of a visit.
+        warmup_calls: Untimed calls at the start of a visit, at least.
+        warmup_ms: Untimed calls go on for this long: an idle GPU has lowered its clock.
         hot_calls: Timed calls one after another, at least.
         cold_calls: Timed calls, each after writing a buffer of the L2 cache's size.
         block_dwell_ms: Hot calls to a block go on for this long.
@@ -50,9 +52,12 @@ class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         networks: Calibration networks in every shuffle.
         network_visits: Visits to each of them a pass.
         verify_visits: Visits to each network of a verification.
+        least_clock: Fraction of a GPU's highest clock below which a visit does not count. Lower it
+            where the clock is locked on purpose.
     """
 
     warmup_calls: Count = 2
+    warmup_ms: Milliseconds = 0.0
     hot_calls: Count = 3
     cold_calls: Count = 3
     block_dwell_ms: Milliseconds = 0.5
@@ -66,6 +71,7 @@ class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     networks: Annotated[int, msgspec.Meta(ge=6, le=1000)] = 16
     network_visits: Count = 3
     verify_visits: Count = 60
+    least_clock: Fraction = 0.75  # as NVBench drops samples by default
 
 
 class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,6 +86,8 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         threads: Threads of one call.
         options: Passed to the runtime as they stand; each profiler says which it knows.
         sweep: The measuring protocol.
+        clock: What a latency is on CUDA. ``gpu``, where none is named: the GPU's work on a call,
+            without gaps between launches. ``host``: from the call until its result is there.
     """
 
     name: str
@@ -90,6 +98,11 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Count = 1
     options: dict[str, str] = msgspec.field(default_factory=dict)
     sweep: SweepProtocol = msgspec.field(default_factory=SweepProtocol)
+    clock: Clock | None = None
+
+    def __post_init__(self) -> None:
+        if self.device == "cpu" and self.clock is not None:
+            raise ValueError("clock is for device cuda: leave it out")
 
     def same_device(self, other: DeviceProfile) -> bool:
         """Whether latencies of the two may be compared: all but the protocol is equal."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,20 +22,27 @@ class Gpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A GPU at one moment; None is what it does not tell.
 
     Attributes:
-        name: Model name.
+        name: Model name; of a slice of a GPU, with the slice's profile.
         driver: Version of the driver.
-        clock_mhz: Clock of its multiprocessors now.
-        base_clock_mhz: The clock it is made for.
+        clock_mhz: Clock of its multiprocessors, under load.
         max_clock_mhz: The highest it boosts to.
         throttled_by: What holds the clock back, in words.
+        base_clock_mhz: The clock it is made for; in tables of earlier versions only, NVIDIA has
+            deprecated it.
+        memory_clock_mhz: Clock of its memory, under load.
+        memory_mib: Its memory.
+        power_limit_w: Power that it may take.
     """
 
     name: str
     driver: str
     clock_mhz: int | None
-    base_clock_mhz: int | None
     max_clock_mhz: int | None
     throttled_by: list[str]
+    base_clock_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    memory_mib: int | None = None
+    power_limit_w: float | None = None
 
 
 class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,6 +59,7 @@ class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         versions: Of Python, of this package and of the runtime.
         taken_at: Date and time, UTC, ISO 8601.
         gpu: The GPU, for what is measured on one.
+        remarks: What the profiler could not do as asked, in whole sentences.
     """
 
     cpu: str
@@ -64,6 +72,7 @@ class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     versions: dict[str, str]
     taken_at: str
     gpu: Gpu | None = None
+    remarks: list[str] = msgspec.field(default_factory=list)
 
     def differences(self, other: Environment) -> list[str]:
         """What differs from an earlier environment in a way that changes latencies."""
@@ -83,7 +92,9 @@ class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return found
 
 
-def current_environment(runtime_versions: Mapping[str, str], gpu: Gpu | None = None) -> Environment:
+def current_environment(
+    runtime_versions: Mapping[str, str], gpu: Gpu | None = None, *, remarks: Sequence[str] = ()
+) -> Environment:
     """Record the machine as it is now, with the GPU where one is measured on."""
     runtimes = {
         name: str(version) for name, version in runtime_versions.items()
@@ -100,6 +111,7 @@ def current_environment(runtime_versions: Mapping[str, str], gpu: Gpu | None = N
         versions=versions,
         taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
         gpu=gpu,
+        remarks=list(remarks),
     )
 
 

@@ -12,6 +12,7 @@ what is allowed and the next step. The command line prints it and exits with cod
      ├─ MissingExtraError     an optional dependency that is not installed
      ├─ PluginError           an installed package whose member clashes or cannot be loaded
      ├─ DivergedError         a training whose loss or weights are no numbers any more
+     ├─ TorchDeviceError      a torch device whose memory is too small, or that failed in a training
      ├─ OutputError           a result that cannot be printed
      ├─ RuntimeFailure        an inference runtime refused a model, or its device cannot be used
      └─ DeviceBusyError       another process measures on the same device
@@ -22,6 +23,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from typing import Any
 
 
 class LatbenchError(Exception):
@@ -56,6 +58,10 @@ class LatbenchError(Exception):
         self.nearest_macs_m = nearest_macs_m
         self.nearest_params_m = nearest_params_m
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How an error reaches another process: whole, whatever its class is made of."""
+        return _restored, (type(self), self.args, self.__dict__)
+
     def as_dict(self) -> dict[str, object]:
         """The error as the JSON object that ``--json`` prints."""
         known = {
@@ -68,6 +74,12 @@ class LatbenchError(Exception):
             "nearest_params_m": self.nearest_params_m,
         }
         return {key: value for key, value in known.items() if value is not None}
+
+
+def _restored(kind: type[LatbenchError], args: tuple[Any, ...], state: Any) -> LatbenchError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class UnknownNameError(LatbenchError):
@@ -130,6 +142,12 @@ class DivergedError(LatbenchError):
     """The loss or the weights of a training are no finite numbers any more."""
 
     kind = "diverged"
+
+
+class TorchDeviceError(LatbenchError):
+    """The torch device of a training has too little memory, or failed."""
+
+    kind = "torch-device"
 
 
 class OutputError(LatbenchError):

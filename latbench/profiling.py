@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Literal
 
 import numpy as np
+from msgspec.structs import replace
 
 from latbench.blocks import BlockSpec, Network
 from latbench.cost import network_cost
@@ -123,6 +124,8 @@ def profile(
                 store.add_networks(networks, "profile")
                 run = _Run(profiler, store, sweep, begin, time_limit_s, progress)
                 stopped = run.measure(KnotPlan(store, blocks))
+                if (remarks := profiler.remarks()) != environment.remarks:
+                    store.record_environment(replace(environment, remarks=remarks))
                 if not run.samples.hot_ms.keys() & store.networks("profile").keys():
                     raise KeyboardInterrupt
             except BaseException:

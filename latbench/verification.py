@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -93,7 +94,8 @@ def verify(
     require_device(profiler, table)
     if any(network in table.networks for network in networks):
         raise MismatchError(
-            "a network that the prices were fitted on cannot verify them: choose another seed"
+            "a network that the prices were fitted on cannot verify them: choose another one, or "
+            "draw new ones by --random N"
         )
     predicted = [table.predict(network) for network in networks]
     found = measure_networks(profiler, table, networks, purpose="verification", progress=progress)
@@ -153,7 +155,9 @@ def verify_apart(
     in the same process (a network of 0.63 ms took 0.70 ms).
 
     Raises:
-        LatbenchError: As ``verify``.
+        LatbenchError: As ``verify``; the error of the measuring process itself.
+        OSError: A file cannot be read or written, as on a full disk.
+        sqlite3.Error: The table cannot be read or written.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -165,7 +169,7 @@ def verify_apart(
             message = ours.recv()
             if isinstance(message, Verification):
                 return message
-            if isinstance(message, LatbenchError):
+            if isinstance(message, Exception):
                 raise message
             progress(*message)
     except EOFError:
@@ -182,8 +186,8 @@ def _verify_child(pipe: Connection, path: Path, networks: Sequence[Network]) -> 
         table = LatencyTable.open(path)
         profiler = make_profiler(table.device)
         pipe.send(verify(profiler, table, networks, progress=lambda *told: pipe.send(told)))
-    except LatbenchError as error:
-        pipe.send(LatbenchError(error.message))
+    except (LatbenchError, OSError, sqlite3.Error) as error:
+        pipe.send(error)
 
 
 def _summarise(

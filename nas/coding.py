@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from latbench.errors import BudgetError
 from nas.beginnings import ABSENT, Beginnings
 from nas.constraints import Constraint, Floats, Limit
+from nas.extremes import least_rest
 from nas.spaces import Architecture, Choice, Layer
 
 Code = tuple[int, ...]
@@ -429,28 +430,6 @@ def _differ_by_one(ours: Counter[int], theirs: Counter[int]) -> bool:
     """Whether one kernel was added, dropped or resized."""
     added, dropped = (theirs - ours).total(), (ours - theirs).total()
     return max(added, dropped) == 1
-
-
-def least_rest(
-    stages: Sequence[range], depths: Sequence[Sequence[int]], addends: Sequence[Floats]
-) -> list[list[Floats]]:
-    """The least that the layers to come add, of every piece: by stage, by layers made of it.
-
-    Args:
-        stages: The range of layers of every stage.
-        depths: By stage, how many layers it may have.
-        addends: By layer, ``(choices, pieces)``.
-    """
-    rest: list[list[Floats]] = [[np.zeros(addends[0].shape[1])]]
-    for stage in range(len(stages) - 1, -1, -1):
-        layers, later = stages[stage], rest[0][0]
-        by_made = [later] * (len(layers) + 1)
-        for made in range(len(layers) - 1, -1, -1):
-            by_made[made] = by_made[made + 1] + addends[layers[made]].min(axis=0)
-            if made in depths[stage]:
-                by_made[made] = np.minimum(by_made[made], later)
-        rest.insert(0, by_made)
-    return rest
 
 
 def undominated(gains: Floats, addends: Floats) -> NDArray[np.int64]:

@@ -25,7 +25,7 @@ from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable
 from latbench.verification import verify_apart
 from nas.priced import PricedSpace
-from nas.scaling import Fit, fit_exact
+from nas.scaling import Fit, Method, fit_exact
 from nas.spaces import Architecture
 
 TOLERANCE = 0.01  # of the target: how far below it a network may be measured and be done
@@ -82,6 +82,8 @@ def land(
     propose: Propose[F],
     target_ms: float,
     measure_ms: Callable[[Architecture], float],
+    *,
+    scale: Method = fit_exact,
 ) -> Landing[F]:
     """Correct an architecture until its measured latency is at most ``TOLERANCE`` below a target.
 
@@ -91,6 +93,7 @@ def land(
             further one is asked to reach all that was aimed at in vain, so none comes again.
         target_ms: What is to be measured in the end.
         measure_ms: Measures an architecture, in ms.
+        scale: Scales widths to what is aimed at.
 
     Returns:
         The best of what was measured: not above the target if any was not, then the closest.
@@ -112,20 +115,22 @@ def land(
             try:
                 fitted = propose(aim_ms, (low_ms, high_ms))
             except BudgetError:
-                fitted = _scaled(priced, fitted, aim_ms)  # as far as the widths go
+                fitted = _scaled(priced, fitted, aim_ms, scale)  # as far as the widths go
         else:
-            fitted = _scaled(priced, fitted, aim_ms)
+            fitted = _scaled(priced, fitted, aim_ms, scale)
         if fitted.architecture in [landing.fit.architecture for landing in landings]:
             break
     best = min(landings, key=lambda landing: (landing.error > 0, abs(landing.error)))
     return replace(best, rounds=len(landings))
 
 
-def widths_of(priced: PricedSpace, architecture: Architecture) -> Propose[Fit]:
+def widths_of(
+    priced: PricedSpace, architecture: Architecture, *, scale: Method = fit_exact
+) -> Propose[Fit]:
     """Proposes one architecture at the widths that fit best; operations and depths stay."""
 
     def propose(aim_ms: float, reach_ms: Range) -> Fit:
-        return fit_exact(priced, architecture, aim_ms)
+        return scale(priced, architecture, aim_ms)
 
     return propose
 
@@ -207,9 +212,9 @@ class Rounds:
         return measured_ms
 
 
-def _scaled(priced: PricedSpace, fitted: F, aim_ms: float) -> F:
+def _scaled(priced: PricedSpace, fitted: F, aim_ms: float, scale: Method) -> F:
     """The same with widths for another latency, as near as they come to it."""
     if fitted.min_ms == fitted.max_ms:
         return fitted  # widths that may not be changed, or that change nothing
-    found = fit_exact(priced, fitted.architecture, aim_ms, clamp=True)
+    found = scale(priced, fitted.architecture, aim_ms, clamp=True)
     return replace(fitted, **vars(found))

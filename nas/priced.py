@@ -23,6 +23,8 @@ from latbench.profilers import Profiler
 from latbench.profiling import Forecast, ProfileResult, forecast, profile
 from latbench.tables import LatencyTable, SpaceLabel
 from latbench.transfer import TransferResult, transfer
+from nas.beginnings import ABSENT
+from nas.extremes import Code, Layers, cheapest, costliest
 from nas.spaces import (
     Architecture,
     Choice,
@@ -131,6 +133,7 @@ class PricedSpace:
         self._widths: dict[tuple[Layer, str], tuple[int, ...]] = {}
         self._addends: dict[tuple[Layer, str], tuple[tuple[Choice, ...], Floats]] = {}
         self._width_arrays: dict[tuple[Layer, str], NDArray[np.int64]] = {}
+        self._joined: dict[tuple[tuple[Layer, str], ...], tuple[tuple[Choice, ...], Floats]] = {}
 
     def only(self, keep: Callable[[str], bool]) -> PricedSpace:
         """The same with fewer operations: those whose name is kept.
@@ -237,55 +240,50 @@ class PricedSpace:
             layers: For every layer of the network, the pairs of layer and operation to choose
                 from; any priced width may be chosen.
         """
-        return self._extreme(layers, sign=1)
+        return self._extreme(cheapest, layers)
 
     def slowest(self, layers: Sequence[Sequence[tuple[Layer, str]]]) -> tuple[list[Choice], float]:
         """The choices of greatest latency, as ``fastest``."""
-        return self._extreme(layers, sign=-1)
+        return self._extreme(costliest, layers)
 
     def _extreme(
-        self, layers: Sequence[Sequence[tuple[Layer, str]]], *, sign: int
+        self, find: Callable[[Layers], Code], layers: Sequence[Sequence[tuple[Layer, str]]]
     ) -> tuple[list[Choice], float]:
-        """What is extreme in one piece of the latency is, of these, extreme in all."""
-        best: list[Choice] = []
-        best_ms = np.inf * sign
-        for piece in range(len(self.base_ms)):
-            total = self.base_ms.copy()
-            choices = []
-            for options in layers:
-                found = [self._extreme_choice(layer, op, piece, sign) for layer, op in options]
-                choice, addend = min(found, key=lambda pair: sign * pair[1][piece])
-                choices.append(choice)
-                total += addend
-            if sign * total.max() < sign * best_ms:
-                best, best_ms = choices, float(total.max())
-        return best, best_ms
+        offered = [self._offered(tuple(options)) for options in layers]
+        network = Layers.of_fixed_depth([addends for _, addends in offered], self.base_ms)
+        code = find(network)
+        choices = [made[number] for (made, _), number in zip(offered, code, strict=True)]
+        return choices, network.cost(code)
 
-    def _extreme_choice(
-        self, layer: Layer, op: str, piece: int, sign: int
-    ) -> tuple[Choice, Floats]:
-        choices, addends = self.addends_ms(layer, op)
-        best = int((sign * addends[:, piece]).argmin())
-        return choices[best], addends[best]
+    def _offered(self, options: tuple[tuple[Layer, str], ...]) -> tuple[tuple[Choice, ...], Floats]:
+        """All choices of several operations, and what they add, ``(choices, pieces)``."""
+        if options not in self._joined:
+            found = [self.addends_ms(layer, op) for layer, op in options]
+            choices = tuple(choice for made, _ in found for choice in made)
+            self._joined[options] = choices, np.concatenate([addends for _, addends in found])
+        return self._joined[options]
 
     def extremes(self) -> tuple[Architecture, Architecture]:
         """The fastest architecture of the space, and the slowest."""
+        return self._extremes
+
+    @cached_property
+    def _extremes(self) -> tuple[Architecture, Architecture]:
         space = self.space
-        shortest = [layers[: space.depths(s)[0]] for s, layers in enumerate(space.stages)]
-        return (
-            self._made_of(self.fastest, shortest),
-            self._made_of(self.slowest, space.stages),
+        offered = [self._offered(tuple((layer, op) for op in layer.ops)) for layer in space.layers]
+        network = Layers(
+            space.ranges,
+            [space.depths(stage) for stage in range(len(space.stages))],
+            [addends for _, addends in offered],
+            self.base_ms,
         )
 
-    def _made_of(
-        self,
-        extreme: Callable[[Sequence[Sequence[tuple[Layer, str]]]], tuple[list[Choice], float]],
-        stages: Sequence[Sequence[Layer]],
-    ) -> Architecture:
-        """The fastest or the slowest architecture of these very layers."""
-        options = [[(layer, op) for op in layer.ops] for layers in stages for layer in layers]
-        left = iter(extreme(options)[0])
-        return self.space.architecture([[next(left) for _ in layers] for layers in stages])
+        def made_of(code: Code) -> Architecture:
+            return space.architecture(
+                [[offered[i][0][code[i]] for i in r if code[i] != ABSENT] for r in space.ranges]
+            )
+
+        return made_of(cheapest(network)), made_of(costliest(network))
 
     def reachable_ms(self) -> tuple[float, float]:
         """Least and greatest latency of the whole space."""

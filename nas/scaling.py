@@ -17,9 +17,10 @@ as close as the greedy one, which is not held to the shape, ``exact`` is the gre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -142,7 +143,20 @@ def fit_greedy(
     return Fit(target_ms, priced.latency_ms(scaled), low, high, scaled)
 
 
-METHODS: dict[str, Callable[[PricedSpace, Architecture, float], Fit]] = {
+class Method(Protocol):
+    """Scales the widths of an architecture to a target, as ``fit_exact`` does."""
+
+    def __call__(
+        self,
+        priced: PricedSpace,
+        architecture: Architecture,
+        target_ms: float,
+        *,
+        clamp: bool = False,
+    ) -> Fit: ...
+
+
+METHODS: dict[str, Method] = {
     "exact": fit_exact,
     "greedy": fit_greedy,
 }

@@ -14,14 +14,19 @@ import msgspec
 import pytest
 
 import cli
+from latbench.blocks import BlockSpec, Network
 from latbench.cost import block_cost, network_cost
 from latbench.device import DeviceProfile
 from latbench.environment import current_environment
+from latbench.errors import MismatchError
+from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable
-from nas.landing import Measure
-from nas.scaling import fit_exact
+from latbench.units import format_ms
+from nas.landing import Measure, land, widths_of
+from nas.priced import profile_space
+from nas.scaling import METHODS, fit_exact
 from nas.spaces import load_architecture, make_space
-from tests.conftest import random_price, write_table
+from tests.conftest import make_small_space, random_price, write_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -97,6 +102,31 @@ def test_cost_predict_and_fit(run: Any, architecture: Path, table: Path, tmp_pat
         assert json.loads(out.read_text()) == fitted["architecture"]
 
 
+def test_verifying_draws_networks_that_differ_and_are_new(
+    run: Any, tmp_path: Path, quick_profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A space of few networks, six of which the prices were fitted on."""
+    space, table = make_small_space(), tmp_path / "small.sqlite"
+    monkeypatch.setattr("nas.priced.make_space", lambda *label: space)
+    profiler = make_profiler(quick_profile)
+    assert profile_space(profiler, table, space, time_limit_s=1e-3).blocks
+    fitted = LatencyTable.open(table).networks
+    measured: list[Network] = []
+
+    def verify(profiler: Any, table: Any, networks: list[Network], **rest: Any) -> Any:
+        measured.extend(networks)
+        raise MismatchError("measured enough")
+
+    monkeypatch.setattr("latbench.verification.verify", verify)
+    _, _, err = run("verify", "--random", 200, "--table", table)
+    assert len(set(measured)) == len(measured) == 189 - len(fitted)
+    assert not set(measured) & set(fitted)
+    assert f"200 networks were asked for, and small has {len(measured)}" in err
+    monkeypatch.setattr("nas.spaces.distinct_random", lambda *args, **kwargs: [])
+    code, refused = _json(run, "verify", "--random", 3, "--table", table)
+    assert (code, refused["error"]["kind"]) == (2, "invalid-value")
+
+
 def test_table_commands(run: Any, table: Path, tmp_path: Path) -> None:
     assert "price" in run("table", "show", table)[1]
     code, checked = _json(run, "table", "check", table)
@@ -107,6 +137,27 @@ def test_table_commands(run: Any, table: Path, tmp_path: Path) -> None:
         assert run("table", "export", table, "--format", kind, "-o", out)[0] == 0
     assert len(json.loads((tmp_path / "table.json").read_text())["entries"]) == 2806
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 2807
+
+
+@pytest.mark.parametrize("price_ms", [0.0, -1.0])
+def test_a_table_whose_prices_are_not_positive_is_shown(
+    run: Any, tmp_path: Path, profile: DeviceProfile, price_ms: float
+) -> None:
+    """Foreign tables have such entries; single ones, and all of a curve over width."""
+    path, space = tmp_path / "t.sqlite", make_space("tfnas", 32, 10)
+
+    def prices(spec: BlockSpec) -> float:
+        return price_ms if getattr(spec, "in_channels", 0) == 24 else random_price(spec)
+
+    write_table(path, space, profile, prices=prices)
+    code, out, _ = run("table", "show", path, "--curves", 200, "--worst", 3000)
+    assert code == 0
+    assert f"{format_ms(price_ms)} to {format_ms(price_ms)}" in out
+    assert "\u2581" in out
+    write_table(tmp_path / "all.sqlite", space, profile, prices=lambda spec: price_ms)
+    assert run("table", "show", tmp_path / "all.sqlite")[0] == 0
+    code, checked = _json(run, "table", "check", path)
+    assert (code, checked["negative"] > 0) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -397,6 +448,40 @@ def test_search_train_evaluate_export(
     code, _ = _json(run, "export", file, "--weights", weights, "-o", model)
     assert code == 0
     assert model.stat().st_size > 100_000
+
+
+def test_a_measured_fit_scales_by_the_method_that_was_asked_for(
+    run: Any, architecture: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device that takes 8 % longer than its table says."""
+
+    def slower(opened: LatencyTable) -> Measure:
+        return lambda network, progress: 1.08 * opened.predict(network).latency_ms
+
+    monkeypatch.setattr("nas.landing.measurer", slower)
+    priced = cli._priced_space(cli._open_table(table), "any")
+    arch, _ = load_architecture(architecture)
+    reach = fit_exact(priced, arch, 0.0, clamp=True)
+    target = (reach.min_ms + reach.max_ms) / 2
+    made = {}
+    for method in METHODS:
+        code, fitted = _json(
+            run, "fit", architecture, "--table", table, "--target", f"{target!r}ms",
+            "--method", method, "--measured",
+        )  # fmt: skip
+        assert code == 0
+        propose = widths_of(priced, arch, scale=METHODS[method])
+        found = land(
+            priced,
+            propose,
+            target,
+            lambda candidate: 1.08 * priced.latency_ms(candidate),
+            scale=METHODS[method],
+        )
+        assert fitted["architecture"] == found.fit.architecture.as_dict()
+        assert fitted["measured_ms"] == found.measured_ms
+        made[method] = found.fit.architecture
+    assert made["exact"] != made["greedy"]
 
 
 def test_a_search_ends_with_what_is_measured(

@@ -29,9 +29,10 @@ FLOORS = {
         ("report",),
     ],
     "nas": [
-        ("spaces", "recipes"),
+        ("spaces", "recipes", "beginnings"),
+        ("extremes",),
         ("priced",),
-        ("relaxation", "scaling", "data", "criteria", "generator", "constraints", "beginnings"),
+        ("relaxation", "scaling", "data", "criteria", "generator", "constraints"),
         ("coding", "landing"),
         ("additive",),
         ("blackbox",),
@@ -129,7 +130,7 @@ def test_the_command_line_imports_nothing_slow_before_a_command_runs() -> None:
 
 
 def test_black_box_searchers_and_benchmarks_of_them_need_no_torch() -> None:
-    rooms = ("constraints", "beginnings", "coding", "additive", "blackbox")
+    rooms = ("constraints", "beginnings", "extremes", "coding", "additive", "blackbox")
     paths = [ROOT / "nas" / f"{room}.py" for room in rooms[:-1]]
     paths += [*(ROOT / "nas" / "blackbox").glob("*.py")]
     paths += [ROOT / "nas" / "evaluators" / f"{name}.py" for name in ("base", "journal", "tabular")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ class Interval:
     @property
     def half_width(self) -> float:
         """Half the interval's width, relative to the estimate."""
+        if not self.estimate_ms:
+            return inf if self.high_ms > self.low_ms else 0.0
         return (self.high_ms - self.low_ms) / 2 / self.estimate_ms
 
     def scaled(self, factor: float) -> Interval:

@@ -103,7 +103,8 @@ def sweep_pass(
     protocol = profiler.profile.sweep
     order = [target for target in targets for _ in range(target.visits)]
     shuffle = np.random.default_rng(number).permutation(len(order))
-    flush = profiler.cache_flusher()
+    flush, watch = profiler.cache_flusher(), profiler.watch()
+    profiler.warm_up()
     record = PassRecord(number)
     dropped = 0  # in a row
     begin = perf_counter()
@@ -121,6 +122,7 @@ def sweep_pass(
                 protocol,
                 dwell_ms=target.dwell_ms,
                 flush=flush if target.cold else None,
+                watch=watch,
             )
             closing = perf_counter()
             session.close()

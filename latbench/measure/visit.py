@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter_ns
 
@@ -29,6 +30,7 @@ def visit(
     *,
     dwell_ms: float,
     flush: Flush | None,
+    watch: Callable[[], None] | None = None,
 ) -> Visit:
     """Call a session: untimed, then hot for ``dwell_ms``, then cold after a flush each.
 
@@ -37,19 +39,29 @@ def visit(
         protocol: How many calls of each kind.
         dwell_ms: How long hot calls go on, in ms; at least ``protocol.hot_calls`` are made.
         flush: Evicts the cache before a cold call; None makes no cold calls.
+        watch: Looks at the device while it is at work: between the hot calls, and after the last
+            call.
     """
     call, timed_call = session.call, session.timed_call
     for _ in range(protocol.warmup_calls):
         call()
+    if protocol.warmup_ms:
+        until = perf_counter_ns() + int(protocol.warmup_ms * 1e6)
+        while perf_counter_ns() < until:
+            call()
     hot: list[int] = []
     until = perf_counter_ns() + int(dwell_ms * 1e6)
     while len(hot) < protocol.hot_calls or (
         perf_counter_ns() < until and len(hot) < _MAX_HOT_CALLS
     ):
         hot.append(timed_call())
+        if watch is not None and len(hot) == protocol.hot_calls:
+            watch()
     cold: list[int] = []
     if flush is not None:
         for _ in range(protocol.cold_calls):
             flush()
             cold.append(timed_call())
+    if watch is not None:
+        watch()
     return Visit(tuple(hot), tuple(cold))

@@ -22,12 +22,12 @@ from latbench.blocks import Network
 from latbench.device import DeviceProfile
 from latbench.environment import Environment, current_environment, l2_bytes
 from latbench.errors import InvalidValueError, MissingExtraError, offence
-from latbench.profilers.gpu import clock_too_low, read_gpu
+from latbench.profilers.measured import MeasuredGpu
 
 Options = TypeVar("Options", bound=msgspec.Struct)
 
 Flush = Callable[[], None]
-"""Evicts the device's L2 cache, and returns when that is done."""
+"""Evicts the device's L2 cache, and returns when that is done or bound to precede the next call."""
 
 
 class Session(ABC):
@@ -42,7 +42,10 @@ class Session(ABC):
         """
 
     def timed_call(self) -> int:
-        """Call, and return what it took in ns: by the processor's clock unless overridden."""
+        """Call, and return what it took in ns: by the processor's clock unless overridden.
+
+        On CUDA, by the clock that the profile names.
+        """
         call = self.call
         start = perf_counter_ns()
         call()
@@ -68,10 +71,16 @@ class CacheFlusher:
 
 
 class Profiler(ABC):
-    """One runtime under one device profile."""
+    """One runtime under one device profile.
+
+    Attributes:
+        profile: The device profile.
+        gpu: The GPU that is measured; None on the CPU.
+    """
 
     def __init__(self, profile: DeviceProfile) -> None:
         self.profile = profile
+        self.gpu = MeasuredGpu(profile, self.stream) if profile.device == "cuda" else None
 
     @staticmethod
     @abstractmethod
@@ -87,17 +96,35 @@ class Profiler(ABC):
         """
 
     def environment(self) -> Environment:
-        """The device and the software as they are now."""
-        gpu = read_gpu() if self.profile.device == "cuda" else None
-        return current_environment(self.versions(), gpu)
+        """The device and the software as they are now, with what could not be done as asked."""
+        if self.gpu is None:
+            return current_environment(self.versions())
+        return current_environment(self.versions(), self.gpu.record(), remarks=self.remarks())
+
+    def remarks(self) -> list[str]:
+        """What could not be done as asked so far, in whole sentences."""
+        return [] if self.gpu is None else self.gpu.remarks
+
+    def warm_up(self) -> None:
+        """Bring the device to the clock that it has under load, before a pass."""
+        if self.gpu is not None:
+            self.gpu.warm_up()
+
+    def watch(self) -> Callable[[], None] | None:
+        """What looks at the device during a visit, for ``distrust``; None where nothing does."""
+        return None if self.gpu is None else self.gpu.watch
 
     def distrust(self) -> str | None:
-        """Why calls made just now do not count, with what to do about it; None if they do."""
-        return clock_too_low() if self.profile.device == "cuda" else None
+        """Why the last visit does not count, with what to do about it; None if it does."""
+        return None if self.gpu is None else self.gpu.watch.verdict()
 
     def cache_flusher(self) -> Flush:
-        """What evicts the L2 cache of the device: here, of the processor."""
-        return CacheFlusher(l2_bytes())
+        """What evicts the L2 cache of the device."""
+        return CacheFlusher(l2_bytes()) if self.gpu is None else self.gpu.flush
+
+    def stream(self) -> int:
+        """Handle of the CUDA stream that sessions compute on; the default one unless overridden."""
+        return 0
 
     @abstractmethod
     def versions(self) -> dict[str, str]:

@@ -51,5 +51,13 @@ class BuiltFiles:
         """
         write_atomically(self._path(key), sha256(content).digest() + content)
 
+    def note(self, key: str, text: str) -> None:
+        """Write something for people beside what is kept under a key.
+
+        Raises:
+            InvalidFileError: The file cannot be written.
+        """
+        write_atomically(self._folder / f"{key}.json", text.encode())
+
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.bin"

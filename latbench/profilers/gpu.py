@@ -1,9 +1,8 @@
-"""The GPU as the NVIDIA driver and NVML tell of it: whether there is one, and how it is.
+"""The GPU as the NVIDIA driver and NVML describe it: whether there is one, and how it is.
 
-A GPU that is hot or short of power lowers its clock, and what is measured then says nothing of
-the network. What a board does not tell is None, and is not held against it.
-
-Everything is about the first GPU that CUDA shows; ``CUDA_VISIBLE_DEVICES`` chooses another.
+A GPU that is idle, hot or short of power lowers its clock, and what is measured then says nothing
+of the network. The clock is therefore read while the GPU works. What a board does not tell is
+None, and is not held against it.
 """
 
 from __future__ import annotations
@@ -14,11 +13,10 @@ from functools import lru_cache
 from typing import Any
 
 from latbench.environment import Gpu
+from latbench.errors import RuntimeFailure
+from latbench.profilers.driver import cuda_driver
 
 _ELSEWHERE = "run this on a machine where `nvidia-smi` lists one"
-_LEAST_OF_BASE = 0.75  # of the base clock, as NVBench drops samples by default
-_LEAST_OF_MAX = 0.5  # where the base clock is not told: it is some two thirds of the highest
-_PCI_ID_BYTES = 32  # "00000000:65:00.0" and its end
 
 # NVML's words for what holds a clock back; an idle GPU and a clock set by its owner are no fault
 _THROTTLES = {
@@ -44,80 +42,127 @@ def no_gpu() -> str | None:
     return None
 
 
-def read_gpu() -> Gpu:
-    """The GPU as it is now."""
+def read_gpu(keep_busy: Callable[[], None]) -> Gpu:
+    """The GPU under load.
+
+    Args:
+        keep_busy: Has the GPU work for some tenths of a second.
+
+    Raises:
+        RuntimeFailure: NVML does not know the GPU, or the GPU is lost.
+    """
     import pynvml
 
-    device = _device()
-    reasons = _told(pynvml.nvmlDeviceGetCurrentClocksEventReasons, device) or 0
+    device = nvml_device()
+    name, driver = cuda_driver().name, driver_version()
+    keep_busy()
+    clock_mhz = _clock_mhz()
+    power_mw = _told(pynvml.nvmlDeviceGetEnforcedPowerLimit, device)
     return Gpu(
-        name=pynvml.nvmlDeviceGetName(device),
-        driver=pynvml.nvmlSystemGetDriverVersion(),
-        clock_mhz=_told(pynvml.nvmlDeviceGetClockInfo, device, pynvml.NVML_CLOCK_SM),
-        base_clock_mhz=_base_clock_mhz(),
+        name=name,
+        driver=driver,
+        clock_mhz=clock_mhz,
         max_clock_mhz=_max_clock_mhz(),
-        throttled_by=[
-            words
-            for name, words in _THROTTLES.items()
-            if reasons & getattr(pynvml, f"nvmlClocksEventReason{name}")
-        ],
+        throttled_by=_throttled_by(),
+        memory_clock_mhz=_told(pynvml.nvmlDeviceGetClockInfo, device, pynvml.NVML_CLOCK_MEM),
+        memory_mib=cuda_driver().memory_bytes()[1] >> 20,
+        power_limit_w=None if power_mw is None else power_mw / 1e3,
     )
 
 
-def clock_too_low() -> str | None:
-    """Why the clock is too low to measure by, with what to do about it; None if it is not."""
+def driver_version() -> str:
+    """Version of the NVIDIA driver."""
     import pynvml
 
-    clock_mhz = _told(pynvml.nvmlDeviceGetClockInfo, _device(), pynvml.NVML_CLOCK_SM)
-    least_mhz = _least_clock_mhz()
-    if clock_mhz is None or least_mhz is None or clock_mhz >= least_mhz:
-        return None
-    why = ", ".join(read_gpu().throttled_by) or "no throttling told"
-    return (
-        f"the GPU runs at {clock_mhz} MHz, below {least_mhz:.0f} MHz ({why}): cool it, or fix its "
-        "clock with `nvidia-smi --lock-gpu-clocks`"
-    )
+    nvml_device()
+    version: str = pynvml.nvmlSystemGetDriverVersion()
+    return version
+
+
+class ClockWatch:
+    """Looks at the GPU's clock during visits.
+
+    Args:
+        least: Fraction of the highest clock below which a visit does not count.
+    """
+
+    def __init__(self, least: float) -> None:
+        self._least = least
+        self._too_low: str | None = None
+
+    def __call__(self) -> None:
+        """Read the clock; the GPU must be at work, or have been a moment ago.
+
+        Raises:
+            RuntimeFailure: The GPU is lost.
+        """
+        clock_mhz, max_mhz = _clock_mhz(), _max_clock_mhz()
+        if clock_mhz is None or max_mhz is None or clock_mhz >= self._least * max_mhz:
+            return
+        why = ", ".join(_throttled_by()) or "no throttling told"
+        self._too_low = (
+            f"the GPU runs at {clock_mhz} MHz, below {self._least:.0%} of its {max_mhz} MHz "
+            f"({why}): cool it, raise its power limit, or fix its clock with `nvidia-smi "
+            "--lock-gpu-clocks`; where the clock is low on purpose, lower `least_clock` under "
+            "[sweep] of the profile"
+        )
+
+    def verdict(self) -> str | None:
+        """Why the visit since the last verdict does not count; None if it does."""
+        too_low, self._too_low = self._too_low, None
+        return too_low
 
 
 @lru_cache(maxsize=1)
-def _device() -> Any:
-    """NVML's handle of the first GPU that CUDA shows: the two do not count alike."""
+def nvml_device() -> Any:
+    """NVML's handle of the GPU that is measured: NVML and CUDA do not count alike."""
     import pynvml
 
-    driver = ctypes.CDLL("libcuda.so.1")
-    pci_id, device = ctypes.create_string_buffer(_PCI_ID_BYTES), ctypes.c_int()
-    driver.cuInit(0)
-    driver.cuDeviceGet(ctypes.byref(device), 0)
-    driver.cuDeviceGetPCIBusId(pci_id, _PCI_ID_BYTES, device)
-    pynvml.nvmlInit()
-    return pynvml.nvmlDeviceGetHandleByPciBusId(pci_id.value.decode())
+    try:
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetHandleByPciBusId(cuda_driver().pci_bus_id)
+    except pynvml.NVMLError as error:
+        raise RuntimeFailure(
+            f"NVML does not know the GPU ({error}): check that `nvidia-smi` lists it"
+        ) from error
 
 
-def _least_clock_mhz() -> float | None:
-    base_mhz, max_mhz = _base_clock_mhz(), _max_clock_mhz()
-    if base_mhz is not None:
-        return _LEAST_OF_BASE * base_mhz
-    return None if max_mhz is None else _LEAST_OF_MAX * max_mhz
-
-
-def _base_clock_mhz() -> int | None:
-    """The clock that the board is made for, which NVML calls its default for applications."""
+def _clock_mhz() -> int | None:
     import pynvml
 
-    return _told(pynvml.nvmlDeviceGetDefaultApplicationsClock, _device(), pynvml.NVML_CLOCK_SM)
+    return _told(pynvml.nvmlDeviceGetClockInfo, nvml_device(), pynvml.NVML_CLOCK_SM)
 
 
 def _max_clock_mhz() -> int | None:
     import pynvml
 
-    return _told(pynvml.nvmlDeviceGetMaxClockInfo, _device(), pynvml.NVML_CLOCK_SM)
+    return _told(pynvml.nvmlDeviceGetMaxClockInfo, nvml_device(), pynvml.NVML_CLOCK_SM)
+
+
+def _throttled_by() -> list[str]:
+    import pynvml
+
+    reasons = _told(pynvml.nvmlDeviceGetCurrentClocksEventReasons, nvml_device()) or 0
+    bits = {
+        words: getattr(pynvml, f"nvmlClocksEventReason{k}", 0) for k, words in _THROTTLES.items()
+    }
+    return [words for words, bit in bits.items() if reasons & bit]
 
 
 def _told(ask: Callable[..., int], *about: Any) -> int | None:
-    """What NVML answers; None where the board does not tell."""
+    """What NVML answers; None where the board does not tell.
+
+    Raises:
+        RuntimeFailure: The GPU is lost.
+    """
     import pynvml
 
     try:
         return ask(*about)
-    except pynvml.NVMLError:
+    except pynvml.NVMLError as error:
+        if getattr(error, "value", None) == pynvml.NVML_ERROR_GPU_IS_LOST:
+            raise RuntimeFailure(
+                "the GPU is lost (it has fallen off the bus): restart the machine, then run the "
+                "same command again; what was measured before is kept"
+            ) from error
         return None

@@ -2,13 +2,18 @@
 
 Options: a key of ``[options]`` with a dot in it is a session configuration entry of ONNX Runtime,
 such as ``session.intra_op.allow_spinning``; on CUDA, one without is an option of its CUDA
-provider, such as ``cudnn_conv_algo_search``. Denormals are flushed to zero in every session, and
-fp32 is computed in fp32, without TF32, unless ``use_tf32`` says otherwise.
+provider, such as ``cudnn_conv_algo_search``; the GPU and the stream are set here. Denormals are
+flushed to zero in every session, and fp32 is computed in fp32, without TF32, unless ``use_tf32``
+says otherwise. On CUDA a network of which the CUDA provider cannot compute all is refused: part of
+it would run on the processor.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from functools import lru_cache
+from io import StringIO
 
 import numpy as np
 import onnxruntime as ort
@@ -18,8 +23,11 @@ from latbench.blocks import Network, network_graph
 from latbench.blocks.graph import INPUT, Graph, fold_norms
 from latbench.device import DeviceProfile, Precision
 from latbench.errors import RuntimeFailure
-from latbench.profilers.base import Flush, Profiler, Session
-from latbench.profilers.cuda import CudaFlusher, CudaStream, no_cuda
+from latbench.profilers.base import Profiler, Session
+from latbench.profilers.cuda import no_nvml
+from latbench.profilers.driver import GPU_INDEX, cuda_driver
+from latbench.profilers.gpu import no_gpu
+from latbench.profilers.timer import GpuTimer
 from latbench.render.onnx import ELEMENT_TYPES, OUTPUT, render_onnx_apart
 from latbench.render.parameters import random_input, random_parameters
 
@@ -50,39 +58,53 @@ class OnnxRuntimeSession(Session):
 
 
 class OnnxRuntimeCudaSession(Session):
-    """The same on a GPU: input and output lie in its memory, and its clock is read."""
+    """The same on a GPU: input and output lie in its memory, and calls are timed there."""
 
-    def __init__(
-        self, session: ort.InferenceSession, image: np.ndarray, stream: CudaStream
-    ) -> None:
-        self._session, self._stream = session, stream
+    def __init__(self, session: ort.InferenceSession, image: np.ndarray, timer: GpuTimer) -> None:
+        self._session, self._timer = session, timer
         self._binding = session.io_binding()
-        self._image = ort.OrtValue.ortvalue_from_numpy(image, "cuda", 0)
+        self._image = ort.OrtValue.ortvalue_from_numpy(image, "cuda", GPU_INDEX)
         self._binding.bind_ortvalue_input(INPUT, self._image)
         shape = session.get_outputs()[0].shape
-        self._output = ort.OrtValue.ortvalue_from_shape_and_type(shape, image.dtype, "cuda", 0)
+        self._output = ort.OrtValue.ortvalue_from_shape_and_type(
+            shape, image.dtype, "cuda", GPU_INDEX
+        )
         self._binding.bind_ortvalue_output(OUTPUT, self._output)
         self._binding.synchronize_inputs()
         self._run_options = ort.RunOptions()
         # else a run waits for the GPU, and the event after it is recorded late
         self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        timer.call(self._enqueue)  # memory, kernels and algorithms are found in the first run
 
     def call(self) -> None:
-        self._enqueue()
-        self._binding.synchronize_outputs()
+        with _refusals():
+            self._timer.call(self._enqueue)
 
     def timed_call(self) -> int:
-        return self._stream.timed_ns(self._enqueue)
+        with _refusals():
+            return self._timer.timed_ns(self._enqueue)
 
     def output(self) -> NDArray[np.float32]:
         values: NDArray[np.float32] = self._output.numpy().astype(np.float32)
         return values
 
     def close(self) -> None:
-        del self._binding, self._session, self._image, self._output, self._stream
+        del self._binding, self._session, self._image, self._output
 
     def _enqueue(self) -> None:
         self._session.run_with_iobinding(self._binding, self._run_options)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Translate what ONNX Runtime raises: its exceptions share no base class."""
+    try:
+        yield
+    except RuntimeFailure:
+        raise
+    except Exception as error:
+        why = " ".join(str(error).split())
+        raise RuntimeFailure(f"ONNX Runtime refused the network: {why}") from error
 
 
 @lru_cache(maxsize=8192)
@@ -99,7 +121,7 @@ class OnnxRuntimeProfiler(Profiler):
     @staticmethod
     def unavailable(profile: DeviceProfile) -> str | None:
         if profile.device == "cuda":
-            return no_cuda() or _no_provider()
+            return no_gpu() or no_nvml() or _no_provider()
         if profile.precision != "fp32":
             return "on the CPU, the ONNX Runtime profiler measures in fp32"
         return None
@@ -114,26 +136,20 @@ class OnnxRuntimeProfiler(Profiler):
             list(weights), [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
         )
         image = random_input((profile.batch_size, *graph.input_shape)).astype(element, copy=False)
-        try:
-            if profile.device == "cpu":
+        with _refusals():
+            if self.gpu is None:
                 session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
                 return OnnxRuntimeSession(session, image)
-            stream = CudaStream()
-            provider = (_CUDA_PROVIDER, self._provider_options(stream))
+            timer = self.gpu.timer
+            said = loaded_libraries()
+            provider = (_CUDA_PROVIDER, self._provider_options(timer.stream))
             session = ort.InferenceSession(model, options, providers=[provider])
             if _CUDA_PROVIDER not in session.get_providers():  # it falls back without an error
-                raise RuntimeFailure(
-                    "ONNX Runtime cannot load its CUDA provider, which needs CUDA and cuDNN: run "
-                    "`pip install 'onnxruntime-gpu[cuda,cudnn]'`"
-                )
-            return OnnxRuntimeCudaSession(session, image, stream)
-        except RuntimeFailure:
-            raise
-        except Exception as error:  # its exceptions share no base class
-            raise RuntimeFailure(f"ONNX Runtime refused the network: {error}") from error
+                raise _not_loaded(said)
+            return OnnxRuntimeCudaSession(session, image, timer)
 
-    def cache_flusher(self) -> Flush:
-        return super().cache_flusher() if self.profile.device == "cpu" else CudaFlusher()
+    def stream(self) -> int:
+        return cuda_driver().new_stream()
 
     def versions(self) -> dict[str, str]:
         return {"onnxruntime": ort.__version__, "numpy": np.__version__}
@@ -144,14 +160,22 @@ class OnnxRuntimeProfiler(Profiler):
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERROR_ONLY
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        if self.profile.device == "cuda":
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         for key, value in self.profile.options.items():
             if "." in key or self.profile.device == "cpu":
                 options.add_session_config_entry(key, value)
         return options
 
-    def _provider_options(self, stream: CudaStream) -> dict[str, str]:
+    def _provider_options(self, stream: int) -> dict[str, str]:
         own = {key: value for key, value in self.profile.options.items() if "." not in key}
-        return {"use_tf32": "0", "user_compute_stream": str(stream.handle), **own}
+        exact = {"use_tf32": "0"} if self.profile.precision == "fp32" else {}
+        return {
+            **exact,
+            **own,
+            "device_id": str(GPU_INDEX),
+            "user_compute_stream": str(stream),
+        }
 
 
 def _no_provider() -> str | None:
@@ -160,4 +184,23 @@ def _no_provider() -> str | None:
     return (
         "this ONNX Runtime has no CUDA: run `pip uninstall onnxruntime` and `pip install "
         "onnxruntime-gpu`"
+    )
+
+
+@lru_cache(maxsize=1)
+def loaded_libraries() -> str:
+    """Load CUDA and cuDNN from where pip puts them; returns what ONNX Runtime said meanwhile."""
+    preload = getattr(ort, "preload_dlls", None)  # from 1.21 on
+    if preload is None:
+        return ""
+    with redirect_stdout(StringIO()) as said:  # it prints, and a result may be on its way there
+        preload()
+    return " ".join(said.getvalue().split())
+
+
+def _not_loaded(said: str) -> RuntimeFailure:
+    why = f" ({said})" if said else ""
+    return RuntimeFailure(
+        f"ONNX Runtime has a CUDA provider and cannot load it{why}: it needs CUDA and cuDNN of the "
+        "versions it was built for; run `pip install 'onnxruntime-gpu[cuda,cudnn]'`"
     )

@@ -7,7 +7,8 @@ Options:
 - ``compile``: ``"true"`` compiles whole networks with ``torch.compile`` when they are opened.
   That takes seconds to minutes each, so single blocks stay eager and a sweep over a space is out
   of the question; it is for comparing a few networks.
-- ``cuda_graph``, on CUDA: calls are captured once and replayed; ``"true"`` unless given.
+- ``cuda_graph``, on CUDA: calls are captured once and replayed; ``"true"`` unless given. A
+  network whose calls cannot be captured is refused.
 - ``tf32``, on CUDA: convolutions in fp32 may compute in TF32; ``"false"`` unless given.
 
 Threads, the flushing of denormals, TF32 and the choice of cuDNN's kernels are settings of the
@@ -17,6 +18,8 @@ process, which keeps them: a process that has measured should not go on to train
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -27,13 +30,14 @@ from latbench.blocks import Network, network_graph
 from latbench.blocks.graph import fold_norms
 from latbench.device import DeviceProfile
 from latbench.errors import RuntimeFailure
-from latbench.profilers.base import Flush, Profiler, Session, missing_package, read_options
+from latbench.profilers.base import Profiler, Session, missing_package, read_options
 from latbench.profilers.cuda import no_nvml
 from latbench.profilers.gpu import no_gpu
-from latbench.profilers.pytorch_cuda import PytorchCudaSession, PytorchFlusher
+from latbench.profilers.pytorch_cuda import PytorchCudaSession, PytorchStream, refusals
 from latbench.render.parameters import random_input, random_parameters
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 
@@ -95,32 +99,62 @@ class PytorchProfiler(Profiler):
         return missing
 
     def open(self, network: Network) -> Session:
+        self._set_up_process()
+        if self.gpu is None:
+            return self._open_on_cpu(network)
         import torch
 
-        self._set_up_process()
-        device = torch.device(self.profile.device)
+        with refusals():
+            with suppress(torch.OutOfMemoryError):
+                return self._open_on_gpu(network)
+            self._stream.release_memory()  # what closed sessions left may be in too small pieces
+            return self._open_on_gpu(network)
+
+    def stream(self) -> int:
+        return self._stream.handle
+
+    @cached_property
+    def _stream(self) -> PytorchStream:
+        return PytorchStream()
+
+    def _open_on_cpu(self, network: Network) -> Session:
+        import torch
+
+        try:
+            session = PytorchSession(*self._loaded(network, torch.device("cpu")))
+        except RuntimeError as error:
+            raise RuntimeFailure(f"PyTorch refused the network: {error}") from error
+        if self._compiles(network):
+            session.call()
+        return session
+
+    def _open_on_gpu(self, network: Network) -> Session:
+        assert self.gpu is not None
+        assert isinstance(self.options, PytorchCudaOptions)
+        timer = self.gpu.timer
+        self._stream.enter()
+        module, image = self._loaded(network, self._stream.device)
+        return PytorchCudaSession(
+            module, image, self._stream, timer, cuda_graph=self.options.cuda_graph
+        )
+
+    def _loaded(self, network: Network, device: torch.device) -> tuple[nn.Module, Tensor]:
+        """The network as a module and its image, on the device."""
+        import torch
+
         element = torch.float16 if self.profile.precision == "fp16" else torch.float32
         layout = torch.channels_last if self.options.channels_last else torch.contiguous_format
         graph = fold_norms(network_graph(network))
         values = random_input((self.profile.batch_size, *graph.input_shape))
-        try:
-            image = torch.tensor(values).to(device, element).contiguous(memory_format=layout)
-            module = _folded_module(network).eval().to(device, element).to(memory_format=layout)
-        except RuntimeError as error:  # such as a GPU without room
-            raise RuntimeFailure(f"PyTorch refused the network: {error}") from error
-        compiled = self.options.compile and len(network) > 1
-        if compiled:
+        image = torch.tensor(values).to(device, element).contiguous(memory_format=layout)
+        module = _folded_module(network).eval().to(device, element).to(memory_format=layout)
+        if self._compiles(network):
             torch.compiler.reset()  # it would give up after eight networks of one class
             module.compile()
-        if isinstance(self.options, PytorchCudaOptions):
-            return PytorchCudaSession(module, image, cuda_graph=self.options.cuda_graph)
-        session = PytorchSession(module, image)
-        if compiled:
-            session.call()
-        return session
+        return module, image
 
-    def cache_flusher(self) -> Flush:
-        return super().cache_flusher() if self.profile.device == "cpu" else PytorchFlusher()
+    def _compiles(self, network: Network) -> bool:
+        return self.options.compile and len(network) > 1
 
     def versions(self) -> dict[str, str]:
         import torch

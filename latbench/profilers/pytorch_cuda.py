@@ -1,12 +1,16 @@
-"""PyTorch's sessions on a GPU: a captured CUDA graph, timed by events on a stream of its own.
+"""PyTorch's sessions on a GPU: a captured CUDA graph on the profiler's stream.
 
 A program that cares for latency replays a graph, because launching the kernels of a small network
 one by one takes longer than computing them.
+
+Graphs are captured by ``CUDAGraph`` itself: ``torch.cuda.graph`` collects garbage and empties the
+allocator's cache before each capture, and a sweep captures thousands of times.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,56 +18,119 @@ from numpy.typing import NDArray
 
 from latbench.errors import RuntimeFailure
 from latbench.profilers.base import Session
+from latbench.profilers.driver import GPU_INDEX, cuda_driver
+from latbench.profilers.timer import GpuTimer
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 _CALLS_BEFORE_CAPTURE = 3  # as PyTorch's notes on CUDA graphs do; cuDNN chooses its kernels in them
 
 
+class PytorchStream:
+    """The stream that all sessions of a profiler compute on, and the memory of their graphs.
+
+    Sessions are used one after another: graphs share memory, so that a session's output must be
+    read before another session is called.
+    """
+
+    def __init__(self) -> None:
+        import torch
+
+        self._torch = torch
+        self._cuda: Any = torch.cuda  # parts of it have no types
+        self.device = torch.device("cuda", GPU_INDEX)
+        self._cuda.set_device(self.device)
+        self._stream = self._cuda.Stream(self.device)
+        self._owner: Any = None
+
+    @property
+    def handle(self) -> int:
+        """The stream as the driver takes it."""
+        return int(self._stream.cuda_stream)
+
+    def enter(self) -> None:
+        """Have PyTorch compute on the stream from here on."""
+        self._cuda.set_stream(self._stream)
+
+    def capture(self, compute: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        """The work of ``compute`` as a graph, which is replayed on the current stream.
+
+        It must have been called before: what is loaded or chosen once cannot be captured.
+        """
+        if self._owner is None:  # PyTorch drops a pool of memory with the last graph that uses it
+            self._owner = self._captured(lambda: self._torch.zeros(1, device=self.device), None)
+        return self._captured(compute, self._owner.pool())
+
+    def release_memory(self) -> None:
+        """Give the memory of closed sessions back to the GPU."""
+        self._owner = None
+        self._cuda.empty_cache()
+
+    def _captured(self, compute: Callable[[], object], pool: Any) -> torch.cuda.CUDAGraph:
+        graph = self._cuda.CUDAGraph()
+        self.enter()
+        self._stream.synchronize()
+        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+        try:
+            compute()
+        except BaseException:
+            with suppress(RuntimeError):  # the cause is told by the error in flight
+                graph.capture_end()
+            raise
+        graph.capture_end()
+        return graph  # type: ignore[no-any-return]
+
+
 class PytorchCudaSession(Session):
-    """A module and its image on the first GPU.
+    """A module and its image on the GPU.
 
     Args:
         module: On the GPU, in evaluation mode.
         image: On the GPU.
+        stream: Entered while module and image were made.
+        timer: Of that stream.
         cuda_graph: Capture the calls into a graph and replay that.
+
+    Raises:
+        RuntimeFailure: PyTorch refused the network, or to capture it.
+        torch.OutOfMemoryError: The GPU has no room.
     """
 
-    def __init__(self, module: nn.Module, image: Tensor, *, cuda_graph: bool) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        image: Tensor,
+        stream: PytorchStream,
+        timer: GpuTimer,
+        *,
+        cuda_graph: bool,
+    ) -> None:
         import torch
 
         self._inference_mode = torch.inference_mode
-        self._cuda: Any = torch.cuda  # parts of it have no types
-        self._module, self._image = module, image
-        self._stream = self._cuda.Stream()
-        self._begin = self._cuda.Event(enable_timing=True)
-        self._end = self._cuda.Event(enable_timing=True)
-        self._stream.wait_stream(self._cuda.current_stream())  # on which weights were copied
-        self._enqueue: Callable[[], None] = self._compute
+        self._module, self._image, self._stream, self._timer = module, image, stream, timer
         for _ in range(_CALLS_BEFORE_CAPTURE):
-            self.call()
+            timer.call(self._compute)
+        enqueue: Callable[[], None] = self._compute
         if cuda_graph:
-            graph = self._cuda.CUDAGraph()
-            with self._cuda.graph(graph, stream=self._stream):
-                self._compute()
-            self._enqueue = graph.replay
+            enqueue = stream.capture(self._compute).replay
+            timer.call(enqueue)  # the first launch of a graph uploads it
+        self._enqueue = enqueue
 
     def call(self) -> None:
-        with self._cuda.stream(self._stream):
-            self._enqueue()
-        self._stream.synchronize()
+        self._stream.enter()
+        with refusals():
+            self._timer.call(self._enqueue)
 
     def timed_call(self) -> int:
-        with self._cuda.stream(self._stream):
-            self._begin.record(self._stream)
-            self._enqueue()
-            self._end.record(self._stream)
-        self._end.synchronize()
-        taken_ms: float = self._begin.elapsed_time(self._end)
-        return round(taken_ms * 1e6)
+        self._stream.enter()
+        with refusals():
+            return self._timer.timed_ns(self._enqueue)
 
     def output(self) -> NDArray[np.float32]:
+        self._stream.enter()
         values: NDArray[np.float32] = self._output.float().cpu().numpy()
         return values
 
@@ -71,23 +138,23 @@ class PytorchCudaSession(Session):
         del self._enqueue, self._module, self._image, self._output
 
     def _compute(self) -> None:
-        try:
-            with self._inference_mode():
-                self._output = self._module(self._image)
-        except Exception as error:  # layers raise RuntimeError, the compiler its own
-            raise RuntimeFailure(f"PyTorch refused the network: {error}") from error
+        with self._inference_mode():
+            self._output = self._module(self._image)
 
 
-class PytorchFlusher:
-    """Evicts the GPU's L2 cache by writing a buffer of its size."""
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Translate what PyTorch raises: layers raise RuntimeError, the compiler its own."""
+    import torch
 
-    def __init__(self) -> None:
-        import torch
-
-        self._wait = torch.cuda.synchronize
-        size_bytes = torch.cuda.get_device_properties(0).L2_cache_size
-        self._buffer = torch.empty(size_bytes, dtype=torch.uint8, device="cuda")
-
-    def __call__(self) -> None:
-        self._buffer.zero_()
-        self._wait()
+    try:
+        yield
+    except RuntimeFailure:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise RuntimeFailure(
+            f"PyTorch refused the network: the GPU has no room for it; {cuda_driver().room()}"
+        ) from error
+    except Exception as error:
+        why = str(error).strip().split("\n", maxsplit=1)[0]
+        raise RuntimeFailure(f"PyTorch refused the network: {why}") from error

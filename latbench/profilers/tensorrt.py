@@ -1,9 +1,9 @@
 """TensorRT on CUDA.
 
-Networks are strongly typed, TensorRT 11 knows no others: types are those of the ONNX model, which
-is rendered in the profile's precision. Images and maps may go in and come out channels last or
-channels first, as TensorRT finds faster; with channels first alone a block would pay for a change
-of layout that it does not meet inside a network.
+Networks are strongly typed, in TensorRT 10 as in 11, which knows no others: types are those of the
+ONNX model, which is rendered in the profile's precision. Images and maps may go in and come out
+channels last or channels first, as TensorRT finds faster; with channels first alone a block would
+pay for a change of layout that it does not meet inside a network.
 
 Building an engine takes seconds, so engines are kept on disk, in the user's cache folder, and so
 are the timings by which TensorRT chooses kernels. Both belong to this GPU, this version and these
@@ -11,15 +11,18 @@ options, and can be deleted at any time.
 
 Options:
 
+- ``cuda_graph``: calls are captured once and replayed; ``"true"`` unless given. A network that
+  TensorRT does not let be captured is computed layer by layer, and the table says so.
 - ``optimization_level``: 0 to 5, how long TensorRT looks for fast kernels; ``"3"`` unless given.
 - ``tf32``: layers in fp32 may compute in TF32; ``"false"`` unless given.
 
-Written to the documentation of TensorRT 11.4 and not run on a GPU yet.
+Written to the documentation of TensorRT 10.13 and 11.4, and not run on a GPU yet.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -31,9 +34,13 @@ from latbench.blocks.graph import INPUT
 from latbench.device import DeviceProfile, Precision
 from latbench.errors import RuntimeFailure
 from latbench.files import cache_folder
-from latbench.profilers.base import Flush, Profiler, Session, missing_package, read_options
+from latbench.profilers.base import Profiler, Session, missing_package, read_options
 from latbench.profilers.built import BuiltFiles
-from latbench.profilers.cuda import CudaFlusher, CudaStream, cuda_driver, no_cuda
+from latbench.profilers.captured import CapturedGraph
+from latbench.profilers.cuda import no_pycuda, pycuda_driver
+from latbench.profilers.driver import cuda_driver
+from latbench.profilers.gpu import driver_version
+from latbench.profilers.timer import GpuTimer
 from latbench.render.onnx import ELEMENT_TYPES, OUTPUT, render_onnx
 from latbench.render.parameters import random_input
 
@@ -42,12 +49,14 @@ if TYPE_CHECKING:
 
 # TensorRT's formats with channels last; in fp16 channels are filled up to a multiple of 8
 _CHANNELS_LAST = {"fp32": ("HWC", 1), "fp16": ("HWC8", 8)}
+_TIMING_ITERATIONS = 8  # times that a kernel is run to be chosen by, as trtexec does
 _TIMINGS = b"timings of kernels"  # what their one file is kept under
 
 
 class TensorrtOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What ``[options]`` may hold."""
 
+    cuda_graph: bool = True
     optimization_level: Annotated[int, msgspec.Meta(ge=0, le=5)] = 3
     tf32: bool = False
 
@@ -85,13 +94,14 @@ class Layout:
 class TensorrtSession(Session):
     """An execution context, with input and output in the GPU's memory."""
 
-    def __init__(self, engine: trt.ICudaEngine, precision: Precision) -> None:
-        self._driver = cuda_driver()
+    def __init__(
+        self, engine: trt.ICudaEngine, precision: Precision, timer: GpuTimer, *, cuda_graph: bool
+    ) -> None:
+        self._driver, self._timer = pycuda_driver(), timer
         self._engine = engine
         self._context = engine.create_execution_context()
         if self._context is None:
             raise RuntimeFailure("TensorRT refused the network: the GPU has no room for it")
-        self._stream = CudaStream()
         self._buffers: list[Any] = []
         layout = _layout(engine, INPUT, precision)
         image = layout.pack(random_input(layout.shape).astype(ELEMENT_TYPES[precision]))
@@ -99,31 +109,55 @@ class TensorrtSession(Session):
         self._layout = _layout(engine, OUTPUT, precision)
         self._packed = np.empty(self._layout.packed_shape, ELEMENT_TYPES[precision])
         self._out = self._bind(OUTPUT, self._packed.nbytes)
+        timer.call(
+            self._execute
+        )  # what is loaded at the first call can be neither held nor captured
+        self._graph = self._captured() if cuda_graph else None
 
     def call(self) -> None:
-        self._enqueue()
-        self._stream.synchronize()
+        self._timer.call(self._enqueue)
 
     def timed_call(self) -> int:
-        return self._stream.timed_ns(self._enqueue)
+        return self._timer.timed_ns(self._enqueue)
 
     def output(self) -> NDArray[np.float32]:
         self._driver.memcpy_dtoh(self._packed, self._out)
         return self._layout.unpack(self._packed).astype(np.float32)
 
     def close(self) -> None:
-        del self._context, self._engine, self._stream
+        if self._graph is not None:
+            self._graph.close()
+        del self._graph, self._context, self._engine
         for buffer in self._buffers:
             buffer.free()
 
     def _bind(self, name: str, size_bytes: int) -> Any:
         buffer = self._driver.mem_alloc(size_bytes)
         self._buffers.append(buffer)
-        self._context.set_tensor_address(name, int(buffer))
+        if not self._context.set_tensor_address(name, int(buffer)):
+            raise RuntimeFailure(f"TensorRT refused the memory of the network's {name}")
         return buffer
 
+    def _captured(self) -> CapturedGraph | None:
+        try:
+            graph = self._timer.captured(self._execute)
+        except RuntimeFailure as error:
+            self._timer.remark(
+                "Some networks were computed layer by layer, not as CUDA graphs: TensorRT could "
+                f"not be captured ({error.message})."
+            )
+            return None
+        self._timer.call(graph.launch)  # the first launch of a graph uploads it
+        return graph
+
     def _enqueue(self) -> None:
-        if not self._context.execute_async_v3(self._stream.handle):
+        if self._graph is None:
+            self._execute()
+        else:
+            self._graph.launch()
+
+    def _execute(self) -> None:
+        if not self._context.execute_async_v3(self._timer.stream):
             raise RuntimeFailure("TensorRT refused to compute the network")
 
 
@@ -140,23 +174,38 @@ class TensorrtProfiler(Profiler):
     def unavailable(profile: DeviceProfile) -> str | None:
         if profile.device != "cuda":
             return "TensorRT measures on cuda"
-        return no_cuda() or missing_package("tensorrt", "TensorRT", "tensorrt")
+        return no_pycuda() or missing_package("tensorrt", "TensorRT", "tensorrt")
 
     def open(self, network: Network) -> Session:
+        assert self.gpu is not None, "the profile is of cuda"
+        driver = pycuda_driver()
         if self._builder is None:
             self._builder = EngineBuilder(self.profile.precision, self.options)
         try:
-            return TensorrtSession(self._engine(self._builder, network), self.profile.precision)
-        except cuda_driver().Error as error:
+            return TensorrtSession(
+                self._engine(self._builder, network),
+                self.profile.precision,
+                self.gpu.timer,
+                cuda_graph=self.options.cuda_graph,
+            )
+        except driver.MemoryError as error:
+            raise RuntimeFailure(
+                f"TensorRT refused the network: the GPU has no room for it; {cuda_driver().room()}"
+            ) from error
+        except driver.Error as error:
             raise RuntimeFailure(f"TensorRT refused the network: {error}") from error
 
-    def cache_flusher(self) -> Flush:
-        return CudaFlusher()
+    def stream(self) -> int:
+        return int(self._stream.handle)
 
     def versions(self) -> dict[str, str]:
         import tensorrt as trt
 
         return {"tensorrt": trt.__version__, "numpy": np.__version__}
+
+    @cached_property
+    def _stream(self) -> Any:
+        return pycuda_driver().Stream()
 
     def _engine(self, builder: EngineBuilder, network: Network) -> trt.ICudaEngine:
         """The network's engine, from disk if it is there; its model is rendered only if not."""
@@ -179,8 +228,15 @@ class EngineBuilder:
         self._errors: list[str] = []
         self._log = _log_into(self._errors)
         self._runtime = trt.Runtime(self._log)
-        gpu = cuda_driver().Context.get_device().name()
-        made_by = (trt.__version__, gpu, precision, msgspec.json.encode(options).decode())
+        driver = cuda_driver()
+        made_by = (
+            trt.__version__,
+            driver_version(),
+            driver.cuda_version,
+            driver.name,
+            precision,
+            msgspec.json.encode(options).decode(),
+        )
         self._files = BuiltFiles(cache_folder() / "tensorrt", made_by)
 
     def engine(self, model: bytes) -> tuple[str, trt.ICudaEngine]:
@@ -194,21 +250,37 @@ class EngineBuilder:
         if engine is None:
             plan = self._build(model)
             self._files.keep(key, plan)
-            engine = self._runtime.deserialize_cuda_engine(plan)
+            engine = self._loaded(plan)
             if engine is None:
                 raise self._refused()
+            self._files.note(key, self._described(engine))
         return key, engine
 
     def kept(self, key: str) -> trt.ICudaEngine | None:
         """The engine kept under a key; None if there is none that can be read."""
         plan = self._files.read(key)
-        return None if plan is None else self._runtime.deserialize_cuda_engine(plan)
+        return None if plan is None else self._loaded(plan)
+
+    def _loaded(self, plan: bytes) -> trt.ICudaEngine | None:
+        self._errors.clear()  # what is said from here on is of this plan
+        return self._runtime.deserialize_cuda_engine(plan)
+
+    def _described(self, engine: trt.ICudaEngine) -> str:
+        """Device memory, layers and their tactics, as JSON."""
+        inspector = engine.create_engine_inspector()
+        layers = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
+        described = {
+            "device_memory_bytes": engine.device_memory_size_v2,
+            "layers": engine.num_layers,
+            "information": msgspec.json.decode(layers),
+        }
+        return msgspec.json.format(msgspec.json.encode(described)).decode()
 
     def _build(self, model: bytes) -> bytes:
         trt = self._trt
         self._errors.clear()
         builder = trt.Builder(self._log)
-        network = builder.create_network()
+        network = builder.create_network(self._strongly_typed())
         if not trt.OnnxParser(network, self._log).parse(model):
             raise self._refused()
         name, _ = _CHANNELS_LAST[self._precision]
@@ -218,6 +290,8 @@ class EngineBuilder:
                 tensor.allowed_formats = sum(1 << int(format_) for format_ in formats)
         config = builder.create_builder_config()
         config.builder_optimization_level = self._options.optimization_level
+        config.avg_timing_iterations = _TIMING_ITERATIONS
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # names tactics; free of cost
         if not self._options.tf32:
             config.clear_flag(trt.BuilderFlag.TF32)
         self._give_timings(config)
@@ -226,6 +300,12 @@ class EngineBuilder:
             raise self._refused()
         self._files.keep(self._files.key(_TIMINGS), bytes(config.get_timing_cache().serialize()))
         return bytes(plan)
+
+    def _strongly_typed(self) -> int:
+        """The flag of networks whose types are those of the model; version 11 has no others."""
+        if int(self._trt.__version__.split(".")[0]) >= 11:
+            return 0
+        return 1 << int(self._trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
     def _give_timings(self, config: trt.IBuilderConfig) -> None:
         """Let the builder read and extend the timings of earlier builds."""

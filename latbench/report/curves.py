@@ -113,7 +113,8 @@ def _bars(line: _Line, top_ms: float) -> str:
     prices: Sequence[float] = line.prices_ms
     count = min(_COLUMNS, len(prices))
     picked = np.linspace(0, len(prices) - 1, count).round().astype(int)
-    levels = [prices[i] / top_ms * (len(_BARS) - 1) for i in picked]
+    unit_ms = top_ms / (len(_BARS) - 1)
+    levels = [prices[i] / unit_ms if unit_ms > 0 else 0.0 for i in picked]
     return "".join(_BARS[max(0, min(len(_BARS) - 1, round(level)))] for level in levels)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import log
+from math import inf, log
 from pathlib import Path
 from typing import Any
 
@@ -280,8 +280,12 @@ def _price_in_words(price: PriceModel) -> str:
 
 
 def _relative_width(row: Mapping[str, Any]) -> float:
-    width: float = (row["hot_high_ms"] - row["hot_low_ms"]) / 2 / row["hot_ms"]
-    return width
+    """Half width of the interval of a hot latency, relative; foreign tables have latencies of 0."""
+    half_width_ms: float = (row["hot_high_ms"] - row["hot_low_ms"]) / 2
+    if not row["hot_ms"]:
+        return inf if half_width_ms else 0.0
+    relative: float = half_width_ms / row["hot_ms"]
+    return relative
 
 
 def show_generated(rows: Sequence[Mapping[str, Any]], folder: Path | None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -248,4 +249,6 @@ def price_half_width(price: PriceModel, e: Estimate) -> float:
         middle_ms = price.cold_scale * e.cold_ms + price.hot_scale * e.hot_ms
         if middle_ms:
             return width_ms / 2 / middle_ms
+    if not e.hot_ms:
+        return inf if hot_width_ms else 0.0
     return hot_width_ms / 2 / e.hot_ms

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from latbench.errors import MismatchError
 from latbench.registry import Registry
-from nas.data.images import ImageData
+
+if TYPE_CHECKING:  # processes that decode images import this package, and no torch
+    from nas.data.images import ImageData
 
 DATASETS: Registry[Callable[[int, Path | None], ImageData]] = Registry(
     "data set",

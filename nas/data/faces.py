@@ -10,6 +10,7 @@ The folder given holds either of these:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +19,8 @@ from latbench.errors import InvalidFileError
 from latbench.files import read_text
 from nas.data.folders import class_folders, given_folder, images_in, read_folders
 from nas.data.images import ImageData, Pairs, generator
-from nas.data.stored import FileStore, StoredSplit
+from nas.data.stored import StoredSplit
+from nas.data.stores import FileStore
 
 FOLDS = 10  # of LFW's protocol
 _PIXEL = 0.5  # mean and deviation that bring pixels to -1..1, customary for faces
@@ -62,10 +64,11 @@ def faces(input_size: int, data_dir: Path | None) -> ImageData:
 
 
 def _data(train: StoredSplit, pairs: Pairs, identities: int) -> ImageData:
+    assert isinstance(pairs.images, StoredSplit)
     return ImageData(
         "faces",
         identities,
-        train,
+        replace(train, processes=pairs.images.processes),
         pairs.images,
         _PIXEL,
         _PIXEL,

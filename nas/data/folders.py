@@ -16,7 +16,7 @@ from torch import Tensor
 
 from latbench.errors import InvalidFileError
 from latbench.files import is_hidden, read_text
-from nas.data.stored import FileStore
+from nas.data.stores import FileStore
 
 _MAX_LIST_BYTES = 1 << 30  # the list of ImageNet's training images takes 55 MB
 _LIST = "a list of images, lines of `path label`"

@@ -22,10 +22,12 @@ from torch import Tensor
 
 from latbench.errors import InvalidFileError
 from latbench.files import is_hidden
+from nas.data.decoders import DecodingProcesses
 from nas.data.folders import class_folders, given_folder, read_folders, read_list
 from nas.data.images import ImageData
 from nas.data.packed import LmdbStore, pack
-from nas.data.stored import Store, StoredSplit
+from nas.data.stored import StoredSplit
+from nas.data.stores import Store
 
 TRAIN, VAL = "train", "val"
 MARGIN = 32  # resized to the input size + 32, the centre cut out: 256 and 224 as published
@@ -46,13 +48,17 @@ def imagenet(input_size: int, data_dir: Path | None) -> ImageData:
     data_dir = given_folder(data_dir, what="imagenet is", layout=_LAYOUT)
     (train, train_labels), (test, test_labels) = _parts(data_dir)
     classes = int(max(train_labels.max(), test_labels.max())) + 1
+    processes = DecodingProcesses()
+
+    def split(store: Store, labels: Tensor, least_area: float | None) -> StoredSplit:
+        numbers = torch.arange(len(labels))
+        return StoredSplit(store, numbers, labels, input_size, MARGIN, least_area, processes)
+
     return ImageData(
         "imagenet",
         classes,
-        StoredSplit(
-            train, torch.arange(len(train_labels)), train_labels, input_size, MARGIN, _LEAST_AREA
-        ),
-        StoredSplit(test, torch.arange(len(test_labels)), test_labels, input_size, MARGIN),
+        split(train, train_labels, _LEAST_AREA),
+        split(test, test_labels, None),
         _MEAN,
         _STD,
         flip=True,

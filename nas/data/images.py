@@ -1,8 +1,12 @@
 """What a data set is; images in memory, batches and augmentation.
 
-Small sets are kept as bytes at the network's input size (``Split``); large ones are decoded when
-they are drawn (``nas.data.stored``). Both are a ``Source``. A batch is made float and normalised
-when it is drawn. Every draw comes from a generator that is passed in.
+Small sets are kept as bytes at the network's input size (``Split``), on the CPU or on the device
+that trains (``ImageData.to``); large ones are decoded when they are drawn (``nas.data.stored``).
+Both are a ``Source``. A batch is made float and normalised when it is drawn.
+
+Every draw comes from a generator of the CPU that is passed in, so that one seed gives the same
+order and the same crops on every device. Images are changed where they lie; what was drawn for a
+batch is sent there in one small copy, and nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -16,8 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latbench.errors import InvalidValueError
+from nas.data.colours import change_colours, draw_changes
 
 FEWEST_IMAGES = 8  # in each part of divided images: batch norm needs a batch
+_MOST_BYTES = 4 << 30  # of images that are kept on a device,
+_FREE_SHARE = 0.25  # and part of its free memory: dividing the images copies them
 _RESIZE_CHUNK = 4096  # images resized at once: bounds the floats in memory
 
 
@@ -58,6 +65,12 @@ class Source(Protocol):
     def plain(self) -> Self:
         """The same as test images are: nothing about them is random."""
 
+    def to(self, device: torch.device) -> Self:
+        """The same with all images on a device, where batches are then drawn.
+
+        Sources that do not keep their images in memory are returned as they are.
+        """
+
 
 @dataclass(frozen=True)
 class Split:
@@ -69,12 +82,20 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def image_bytes(self) -> int:
+        """Memory that the images take."""
+        return self.images.numel() * self.images.element_size()
+
     def take(self, index: Tensor) -> Split:
+        index = index.to(self.images.device)
         return Split(self.images[index], self.labels[index])
 
     def read(
         self, indices: Iterable[Tensor], rng: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.images.device.type != "cpu":
+            indices = _sent(indices, self.images.device)
         for index in indices:
             yield self.images[index], self.labels[index]
 
@@ -83,6 +104,18 @@ class Split:
 
     def plain(self) -> Split:
         return self
+
+    def to(self, device: torch.device) -> Split:
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+def _sent(indices: Iterable[Tensor], device: torch.device) -> Iterable[Tensor]:
+    """Indices on a device, sent there in one copy."""
+    parts = list(indices)
+    if not parts:
+        return parts
+    together = torch.cat(parts).to(device, non_blocking=True)
+    return torch.split(together, [len(part) for part in parts])
 
 
 @dataclass(frozen=True)
@@ -141,15 +174,52 @@ class ImageData:
         order = torch.randperm(len(self.train), generator=generator(seed))[:count]
         return replace(self, train=self.train.take(order))
 
+    def to(self, device: torch.device, *, limit_bytes: int | None = None) -> ImageData:
+        """The same with its images on a device, if all of them fit; called before they are divided.
+
+        ``data = data.to(device)`` at the start of a training is all: batches, ``augment`` and
+        ``to_input`` then work there, and ``feed`` passes the batches on. Sources that do not keep
+        their images in memory stay as they are.
+
+        Args:
+            device: Where is computed.
+            limit_bytes: Most bytes of images to keep there. If None, 4 GiB or a quarter of the
+                GPU's free memory, whichever is less.
+        """
+        parts = [self.train, self.test, *([] if self.pairs is None else [self.pairs.images])]
+        distinct = {id(part): part for part in parts}
+        size = sum(part.image_bytes for part in distinct.values() if isinstance(part, Split))
+        if size > (_room_bytes(device) if limit_bytes is None else limit_bytes):
+            return self
+        placed = {key: part.to(device) for key, part in distinct.items()}
+        return replace(
+            self,
+            train=placed[id(self.train)],
+            test=placed[id(self.test)],
+            pairs=self.pairs and replace(self.pairs, images=placed[id(self.pairs.images)]),
+        )
+
     def to_input(self, images: Tensor) -> Tensor:
-        """uint8 ``(N, C, S, S)`` to normalised float ``(N, 3, S, S)``, channels last."""
+        """uint8 ``(N, C, S, S)`` to normalised float ``(N, 3, S, S)``, channels last.
+
+        The result is where the images are, and nothing waits for that device.
+        """
         x = images.float().div_(255)
         if isinstance(self.mean, float) and isinstance(self.std, float):
             x = x.sub_(self.mean).div_(self.std)
-        else:  # (3,) each
-            mean, std = x.new_tensor(self.mean), x.new_tensor(self.std)
-            x = x.expand(-1, 3, -1, -1).sub(mean[:, None, None]).div_(std[:, None, None])
+        else:
+            both = torch.tensor([self.mean, self.std], dtype=x.dtype)  # (2, 3)
+            mean, std = both.to(x.device, non_blocking=True)[:, :, None, None]
+            x = x.expand(-1, 3, -1, -1).sub(mean).div_(std)
         return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+def _room_bytes(device: torch.device) -> int:
+    """Bytes of images that a device may keep for a whole training."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info(device)
+        return min(_MOST_BYTES, int(free * _FREE_SHARE))
+    return _MOST_BYTES
 
 
 def require_images(data: ImageData, *parts: Source) -> None:
@@ -200,7 +270,8 @@ def batches(
         per_class: Images of each class in a batch, side by side; 0 draws from all alike.
     """
     if per_class:
-        indices = list(_balanced(source.labels, batch_size // per_class, per_class, rng))
+        labels = source.labels.cpu()  # the order is drawn there
+        indices = list(_balanced(labels, batch_size // per_class, per_class, rng))
     else:
         indices = list(torch.split(torch.randperm(len(source), generator=rng), batch_size))
         if drop_last and len(indices) > 1 and len(indices[-1]) < batch_size:
@@ -273,21 +344,39 @@ def augment(
         strength: As for ``jitter``.
         hue: As for ``jitter``; colours stay if both are 0.
     """
+    count = len(images)
+    offsets = torch.randint(-shift, shift + 1, (2, count), generator=rng)
+    mirrored = (torch.rand(count, generator=rng) if flip else torch.ones(count)) < 0.5
+    draws = [offsets.T, mirrored[:, None]]
+    if strength or hue:
+        draws.append(draw_changes(count, rng, strength=strength, hue=hue))
+    drawn = torch.cat(draws, dim=1).to(images.device, non_blocking=True)  # float, whole in a part
+    moved = _moved(images, drawn[:, :3].long(), shift=shift, fill=fill)
+    return change_colours(moved, drawn[:, 3:]) if strength or hue else moved
+
+
+def _moved(images: Tensor, moves: Tensor, *, shift: int, fill: Literal["edge", "black"]) -> Tensor:
+    """Images shifted and mirrored.
+
+    Args:
+        images: uint8 ``(N, C, S, S)``.
+        moves: Shift of rows and of columns, from -shift to shift, and whether an image is mirrored,
+            int64 ``(N, 3)``; on the images' device.
+        shift: Largest shift.
+        fill: What fills the border.
+    """
     count, _, size, _ = images.shape
+    down, across, mirrored = moves[:, :, None].unbind(1)  # (N, 1) each
+    steps = torch.arange(size, device=images.device)
+    rows, columns = down + steps, across + torch.where(mirrored > 0, size - 1 - steps, steps)
     if fill == "edge":
-        padded = F.pad(images.float(), [shift] * 4, mode="replicate").to(torch.uint8)
+        rows, columns = rows.clamp_(0, size - 1), columns.clamp_(0, size - 1)
     else:
-        padded = F.pad(images, [shift] * 4)
-    offsets = torch.randint(0, 2 * shift + 1, (2, count, 1), generator=rng)
-    steps = torch.arange(size)
-    rows, columns = offsets[0] + steps, offsets[1] + steps  # (N, S)
-    if flip:
-        mirrored = torch.rand(count, 1, generator=rng) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
-    which = torch.arange(count)[:, None, None]
+        images = F.pad(images, [shift] * 4)
+        rows, columns = rows + shift, columns + shift
+    which = torch.arange(count, device=images.device)[:, None, None]
     # advanced indices around a slice put the channels last: (N, S, S, C)
-    moved = padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    return jitter(moved, rng, strength=strength, hue=hue) if strength or hue else moved
+    return images[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def jitter(images: Tensor, rng: torch.Generator, *, strength: float, hue: float) -> Tensor:
@@ -300,21 +389,8 @@ def jitter(images: Tensor, rng: torch.Generator, *, strength: float, hue: float)
             1 + strength, in this order.
         hue: Largest turn of the hue, as a part of the circle.
     """
-    from torchvision.transforms.v2 import functional
-
-    factors = 1 + strength * (2 * torch.rand(len(images), 3, generator=rng) - 1)
-    turns = hue * (2 * torch.rand(len(images), generator=rng) - 1)
-    made = []
-    for image, (brightness, contrast, saturation), turn in zip(
-        images, factors.tolist(), turns.tolist(), strict=True
-    ):
-        changed = functional.adjust_brightness(image, brightness)
-        changed = functional.adjust_contrast(changed, contrast)
-        if len(image) == 3:  # a grey image has no saturation and no hue
-            changed = functional.adjust_saturation(changed, saturation)
-            changed = functional.adjust_hue(changed, turn) if hue else changed
-        made.append(changed)
-    return torch.stack(made)
+    changes = draw_changes(len(images), rng, strength=strength, hue=hue)
+    return change_colours(images, changes.to(images.device, non_blocking=True))
 
 
 def resize(images: Tensor, input_size: int) -> Tensor:

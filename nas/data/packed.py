@@ -6,16 +6,19 @@ encoded, under n as eight bytes, big-endian.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lmdb
 import numpy as np
-import torch
-from torch import Tensor
 
 from latbench.errors import InvalidFileError
-from nas.data.stored import StoredSplit
+
+if TYPE_CHECKING:  # processes that decode images import this module, and no torch
+    from torch import Tensor
+
+    from nas.data.stored import StoredSplit
 
 _LABELS = b"labels"
 _AT_ONCE = 500  # images a transaction
@@ -43,7 +46,17 @@ class LmdbStore:
             ) from error
         if raw is None:
             raise InvalidFileError(f"{path} holds no packed images: make it with `latbench pack`")
-        self.labels: Tensor = torch.from_numpy(np.frombuffer(raw, dtype="<i8").astype(np.int64))
+        self._labels = np.frombuffer(raw, dtype="<i8").astype(np.int64)
+
+    def __reduce__(self) -> tuple[type[LmdbStore], tuple[Path]]:
+        return LmdbStore, (self.path,)
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 ``(N,)``, from 0."""
+        import torch
+
+        return torch.from_numpy(self._labels)
 
     def name(self, number: int) -> str:
         return f"image {number} of {self.path}"
@@ -54,6 +67,9 @@ class LmdbStore:
         if raw is None:
             raise ValueError("it is not in the file")
         return bytes(raw)
+
+    def part(self, numbers: Iterable[int]) -> LmdbStore:
+        return self  # another process opens the same file
 
 
 def pack(

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
+
+import msgspec
+from torch import Tensor
 
 from nas.data.images import ImageData, require_images
 from nas.evaluators.base import Evaluator
@@ -13,6 +17,7 @@ from nas.tasks import task_of
 from nas.training import scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
+from nas.training.torch_device import CPU, TorchDevice
 
 
 class ScratchEvaluator(Evaluator):
@@ -25,8 +30,10 @@ class ScratchEvaluator(Evaluator):
         space: Of the architectures.
         data: A part of its training images is held out; test images are not touched.
         recipe: How each is trained.
-        folder: Of a run folder an architecture, so that an interrupted training goes on.
+        folder: Folder of one run folder an architecture, so that an interrupted training goes on.
+            Architectures that were trained there by another recipe or on other data are refused.
         held_out: Of the training images, the part that scores.
+        torch_device: Where trainings compute.
     """
 
     def __init__(
@@ -37,6 +44,7 @@ class ScratchEvaluator(Evaluator):
         recipe: TrainingRecipe,
         folder: Path,
         held_out: float = 0.2,
+        torch_device: TorchDevice = CPU,
     ) -> None:
         super().__init__()
         train, judged = data.held_out(held_out, seed=recipe.seed)
@@ -46,9 +54,40 @@ class ScratchEvaluator(Evaluator):
         self._metric = task_of(data).metric
         self.recipe = recipe
         self.folder = folder
+        self.torch_device = torch_device
 
     def _score(self, architecture: Architecture) -> float:
         network = self.space.lower(architecture)
         name = sha256(architecture.to_json().encode()).hexdigest()[:16]
-        folder = RunFolder(self.folder / name, {"architecture": architecture.as_dict()})
-        return scratch.train(network, self.data, self.recipe, folder)[self._metric]
+        config = {
+            "architecture": architecture.as_dict(),
+            "recipe": msgspec.to_builtins(self.recipe),
+            "data": _described(self.data),
+        }
+        folder = RunFolder(self.folder / name, config)
+        score = scratch.train(
+            network, self.data, self.recipe, folder, torch_device=self.torch_device
+        )
+        return score[self._metric]
+
+
+def _described(data: ImageData) -> dict[str, Any]:
+    """What tells a data set and its division from others, as JSON values."""
+    pairs = data.pairs
+    tested = (pairs.first, pairs.second, pairs.same, pairs.fold) if pairs else (data.test.labels,)
+    return {
+        "name": data.name,
+        "classes": data.classes,
+        "mean": data.mean,
+        "std": data.std,
+        "trained": _digest(data.train.labels),
+        "tested": _digest(*tested),
+    }
+
+
+def _digest(*values: Tensor) -> str:
+    """A digest of numbers: equal ones have the same."""
+    whole = sha256()
+    for each in values:
+        whole.update(each.contiguous().numpy().tobytes())
+    return whole.hexdigest()[:16]

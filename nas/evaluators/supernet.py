@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import torch
 from torch import nn
 
@@ -22,6 +24,8 @@ class SupernetEvaluator(Evaluator):
 
     The score is the fitness of the data's task, for classification accuracy. Statistics that many
     paths have mixed would rank architectures by chance (Guo et al., ECCV 2020, Section 3.2).
+
+    It computes where the supernet lies.
 
     Args:
         supernet: Trained, of separate operations or unified.
@@ -45,13 +49,11 @@ class SupernetEvaluator(Evaluator):
         super().__init__()
         self.supernet = supernet
         self.data = data
-        self.task = task_of(data)
+        self.task = task_of(data, next(supernet.parameters()).device)
         self.criterion = criterion
         shuffled = batches(calibration, batch_size, generator(0))
-        self.inputs = [
-            data.to_input(images)
-            for _, (images, _) in zip(range(CALIBRATION_BATCHES), shuffled, strict=False)
-        ]
+        shown = self.task.inputs(islice(shuffled, CALIBRATION_BATCHES))
+        self.inputs = [images for images, _ in shown]
         self.judged = judged
 
     def _score(self, architecture: Architecture) -> float:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.constraints import Count, Floats, Latency, Quantity
+from nas.extremes import Layers, cheapest, costliest
 from nas.generator.constants import Constant
 from nas.generator.planes import plane_of
 from nas.priced import PricedSpace
@@ -59,19 +60,17 @@ class PlaneCosts:
         return Sums(self.base, self.addends)
 
     def cheapest(self) -> Ints:
-        """Outcomes of the network of least cost."""
-        return self._extreme(1.0)
+        """Outcomes of the network of least cost, ``(L,)``."""
+        return self._extremes[0]
 
     def costliest(self) -> Ints:
-        """Outcomes of the network of greatest cost."""
-        return self._extreme(-1.0)
+        """Outcomes of the network of greatest cost, ``(L,)``."""
+        return self._extremes[1]
 
-    def _extreme(self, sign: float) -> Ints:
-        """What is extreme in one of the sums is, of these, extreme in all."""
-        found = (sign * self.addends).argmin(axis=1)  # (L, P)
-        costs = [sign * self.of(found[:, piece]) for piece in range(found.shape[1])]
-        result: Ints = found[:, int(np.argmin(costs))]
-        return result
+    @cached_property
+    def _extremes(self) -> tuple[Ints, Ints]:
+        network = Layers.of_fixed_depth(list(self.addends), self.base)
+        return np.array(cheapest(network)), np.array(costliest(network))
 
     @cached_property
     def reach(self) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from nas.training.distributed import ALONE, Workers
 from nas.training.epochs import Progress
 from nas.training.recipe import SearchRecipe
 from nas.training.run_folder import RunFolder
+from nas.training.torch_device import CPU, TorchDevice
 
 R = TypeVar("R", bound=SearchRecipe)
 
@@ -52,6 +53,7 @@ class SearchSettings:
     others: tuple[PricedSpace, ...] = ()
     measure: Measure | None = None
     limits: tuple[Limit, ...] = ()
+    torch_device: TorchDevice = CPU
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,13 @@ class Searcher(ABC):
             raise InvalidValueError("there is no latency without a table: give --table")
         return self.devices[0]
 
+    @property
+    def torch_device(self) -> TorchDevice:
+        """Where the search computes, in the precision of its recipe."""
+        recipe = getattr(self, "recipe", None)
+        given = self.settings.torch_device
+        return given.at(recipe.computed_in) if isinstance(recipe, SearchRecipe) else given
+
     def search(
         self,
         data: ImageData,
@@ -212,7 +221,9 @@ class Searcher(ABC):
                 was trained yet.
         """
         self.check(data, targets_ms)
-        return self._search(data, targets_ms, folder, progress)
+        left = "its finished epochs are kept"
+        with self.torch_device.guarded(work="the search", kept=left):
+            return self._search(data, targets_ms, folder, progress)
 
     def check(self, data: ImageData, targets_ms: Sequence[float]) -> None:
         """Refuse what cannot be searched together, before anything is written.
@@ -232,6 +243,7 @@ class Searcher(ABC):
         """
         recipe = getattr(self, "recipe", None)
         if isinstance(recipe, SearchRecipe):
+            self.settings.torch_device.at(recipe.computed_in)  # or it refuses
             criterion_of(data, self.space.classes, recipe)
             check_batches(recipe, self.settings.workers)
             train, held_out = data.held_out(recipe.held_out, seed=self.settings.seed)

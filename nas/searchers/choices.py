@@ -11,6 +11,11 @@ The first layer of a stage changes the shape, so it is never left out. In the la
 layers that are left out may stand anywhere after it; as later layers of a stage are equal, an
 architecture is what remains.
 
+Choices lie on the CPU, wherever the supernet computes: paths are drawn and latencies expected
+without waiting for a GPU. On a GPU they would be read from it in every step. As it is, an
+architecture step sends all weights to the GPU in one copy, and their gradients come back in one
+(``nas.training.strategies.base.on_device``).
+
 Glossary:
 
     alpha     log probabilities of the operations of a layer, ``(operations,)``, with skip-among

@@ -5,9 +5,10 @@ at its narrowest, or too fast at its widest, which would leave some of the budge
 operations and depths whose widths reach the target the most probable are found exactly
 (``nas.additive``), and their widths are scaled to just below it.
 
-What widths reach is bounded by sums over layers: the least latency by the least addends, the
-greatest by the greatest. A latency is the largest of a few such sums, so the least is within the
-target if all of them are, and the greatest reaches it if any one does: one solution for each.
+What widths reach is decided by sums over layers. A latency is the largest of a few such sums, so a
+network is within the target if all of its sums are: an operation stands there once for every width
+that no other width beats in all of them. The greatest latency reaches the target if any one of the
+greatest sums does: one solution for each.
 
 How probable is counted against the best choice of each layer. The plain product of probabilities
 would have every further layer cost its operation's probability, an eighth while nothing is
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from nas.additive import Scores, Sums, best_of_sums
 from nas.beginnings import ABSENT
 from nas.coding import Code
+from nas.extremes import pareto_rows
 from nas.landing import Propose, Range
 from nas.priced import PricedSpace
 from nas.relaxation import Places, Widths
@@ -231,11 +233,12 @@ class Candidates:
     """All that can be chosen, how probable it is, and what it adds to a latency.
 
     Attributes:
-        places: By layer, the operation of every choice; None leaves the layer out.
+        places: By layer, the operation of every choice; None leaves the layer out. An operation
+            is a choice for each of its widths that no other width beats in all pieces.
         scores: Of the choices, and of the depths of every stage.
         depths: By stage, how many layers it may have.
-        least_ms: By layer, the least that each choice adds, ``(choices, pieces)``.
-        most_ms: By layer, the most.
+        least_ms: By layer, what each choice adds at its width, ``(choices, pieces)``.
+        most_ms: By layer, the most that the choice's operation adds at any width.
     """
 
     priced: PricedSpace
@@ -283,10 +286,13 @@ class Candidates:
                 logs = log.choice(s, i)
                 possible = [n for n, value in enumerate(logs) if np.isfinite(value)]
                 may_add = [*by_op, nothing]
-                places.append([n if n < len(by_op) else None for n in possible])
-                scores.append(np.array([logs[n] for n in possible]))
-                least.append(np.array([may_add[n].min(axis=0) for n in possible]))
-                most.append(np.array([may_add[n].max(axis=0) for n in possible]))
+                fronts = [may_add[n][pareto_rows(may_add[n])] for n in possible]
+                counts = [len(front) for front in fronts]
+                choices = np.repeat(possible, counts).tolist()
+                places.append([n if n < len(by_op) else None for n in choices])
+                scores.append(np.array([logs[n] for n in choices]))
+                least.append(np.concatenate(fronts))
+                most.append(np.array([may_add[n].max(axis=0) for n in choices]))
         depths = [[d for d, p in enumerate(row, start=1) if np.isfinite(p)] for row in log.depths]
         ends = [np.array(row) for row in log.depths]
         return cls(priced, places, Scores(scores, ends), depths, least, most)

@@ -161,6 +161,7 @@ class DifferentiableSearcher(SupernetSearcher):
             seed=seed,
             criterion=criterion,
             objective=self._objective(self.constraint(target_ms)),
+            torch_device=self.torch_device,
             progress=progress,
         )
         made, latency_ms = self._derived(relaxation, target_ms)
@@ -180,15 +181,17 @@ class DifferentiableSearcher(SupernetSearcher):
         budget = first.budget if first.quantity.kind == "latency" else first.budget / 1e6
         loads = KernelLoads(constraint) if is_unified(self.space) else None
 
-        def total(loss: Tensor, relaxed: Drawn) -> Tensor:
+        def cost(relaxed: Drawn) -> Tensor:
             if loads is not None:
-                load = loads.expected(relaxed)
-            else:
-                load = expected_load(constraint, relaxed, self.widths)
-            value: Tensor = self.objective(loss, load * budget, budget)
+                return loads.expected(relaxed) * budget
+            load: Tensor = expected_load(constraint, relaxed, self.widths) * budget
+            return load
+
+        def total(loss: Tensor, cost: Tensor) -> Tensor:
+            value: Tensor = self.objective(loss, cost, budget)
             return value
 
-        return total
+        return Objective(cost, total)
 
     def _derived(
         self, relaxation: Relaxation, target_ms: float | None

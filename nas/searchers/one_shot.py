@@ -132,6 +132,7 @@ class OneShotSearcher(SupernetSearcher):
             folder,
             seed=self.settings.seed,
             criterion=criterion,
+            torch_device=self.torch_device,
             progress=progress,
         )
         return criterion

@@ -97,6 +97,7 @@ from nas.training.epochs import (
 )
 from nas.training.optimizer import cosine, set_lr
 from nas.training.run_folder import RunFolder
+from nas.training.strategies.base import on_device
 
 __all__ = ["SearchState", "TFNASRecipe", "TFNASSearcher"]
 
@@ -129,8 +130,13 @@ class TFNASSearcher(Searcher):
 
     def begin(self, criterion: nn.Module | None = None) -> SearchState:
         """A search before its first step, with the task's loss; cross entropy if None."""
-        loss = criterion or nn.CrossEntropyLoss()
-        return SearchState(self.priced.space, self.recipe, loss, self.settings.seed)
+        return SearchState(
+            self.priced.space,
+            self.recipe,
+            criterion or nn.CrossEntropyLoss(),
+            self.settings.seed,
+            torch_device=self.torch_device,
+        )
 
     def _search(
         self,
@@ -152,8 +158,10 @@ class TFNASSearcher(Searcher):
             least_area=recipe.least_area,
             jitter=recipe.jitter,
             hue=recipe.hue,
+            torch_device=self.torch_device,
         )
-        work = _Work(images, held_out, task_of(data), folder)
+        task = task_of(data, self.torch_device.device)
+        work = _Work(images, held_out, task, folder)
         searching = recipe.epochs - warmup
         total = warmup + len(targets_ms) * searching
 
@@ -175,6 +183,8 @@ class TFNASSearcher(Searcher):
             work.folder,
             phase=_WARMUP,
             workers=self.workers,
+            torch_device=self.torch_device,
+            batch_size=self.recipe.batch_size,
             progress=progress,
         )
 
@@ -190,6 +200,8 @@ class TFNASSearcher(Searcher):
             work.folder,
             phase=phase,
             workers=self.workers,
+            torch_device=self.torch_device,
+            batch_size=self.recipe.batch_size,
             progress=progress,
         )
         log, widths = state.choices.log_probabilities(), state.supernet.widths()
@@ -272,7 +284,7 @@ class TFNASSearcher(Searcher):
         judged = work.images.judged(work.held_out, others)
         expected_ms: float | None = None
 
-        def step(number: int, x: Tensor, labels: Tensor) -> float:
+        def step(number: int, x: Tensor, labels: Tensor) -> Tensor:
             nonlocal expected_ms
             loss = self.weight_step(state, x, labels, noise, tau, both=target_ms is not None)
             if target_ms is not None and number % recipe.alpha_every == 0:
@@ -296,23 +308,31 @@ class TFNASSearcher(Searcher):
         tau: float,
         *,
         both: bool,
-    ) -> float:
+    ) -> Tensor:
         """Train the Gumbel path and, with ``both``, a second one; return the first's loss."""
-        state.sgd.zero_grad(set_to_none=True)
         first = state.choices.draw_first(noise, tau)
         paths = [first]
         if both and self.recipe.second_path != "none":
             second = self.recipe.second_path
             paths.append(state.choices.draw_second(first, second, noise, tau))
+        return self.train_paths(state, x, labels, [state.choices.path(path) for path in paths])
+
+    def train_paths(
+        self, state: SearchState, x: Tensor, labels: Tensor, paths: Sequence[Relaxed]
+    ) -> Tensor:
+        """One update by the summed gradients of some paths; return the first one's loss."""
+        state.sgd.zero_grad(set_to_none=True)
         losses = []
         for path in paths:
-            loss = self._task_loss(state, x, labels, state.choices.path(path))
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = self._task_loss(state, x, labels, path)
+            state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         self.workers.average_gradients(state.weights)
+        state.scaler.unscale_(state.sgd)
         nn.utils.clip_grad_norm_(state.weights, self.recipe.clip)
-        state.sgd.step()
-        return float(losses[0])
+        state.scaler.step(state.sgd)
+        state.scaler.update()
+        return losses[0]
 
     def architecture_step(
         self,
@@ -326,22 +346,38 @@ class TFNASSearcher(Searcher):
         """Move alpha and beta; return the expected latency before the step in ms."""
         relaxed = state.choices.soft(noise, tau)
         latency_ms = expected_latency_ms(self.priced, relaxed, state.supernet.widths())
+        self.move_choices(state, x, labels, relaxed, latency_ms, target_ms)
+        return float(latency_ms.detach())
+
+    def move_choices(
+        self,
+        state: SearchState,
+        x: Tensor,
+        labels: Tensor,
+        relaxed: Relaxed,
+        latency_ms: Tensor,
+        target_ms: float,
+    ) -> None:
+        """Move alpha and beta by the loss of a relaxation and its expected latency."""
+        relaxed, (latency_ms,) = on_device(relaxed, x.device, latency_ms)
         state.adam.zero_grad(set_to_none=True)
         state.supernet.requires_grad_(False)  # no backward for frozen weights
         state.criterion.requires_grad_(False)
         loss = self._task_loss(state, x, labels, relaxed)
-        self.objective(loss, latency_ms, target_ms).backward()
+        total = self.objective(loss, latency_ms, target_ms)
+        state.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         state.supernet.requires_grad_(True)
         state.criterion.requires_grad_(True)
         self.workers.average_gradients(state.choices.parameters())
+        state.scaler.unscale_(state.adam)
         if self.recipe.alpha_clip:
             nn.utils.clip_grad_norm_(state.choices.parameters(), self.recipe.alpha_clip)
-        state.adam.step()
+        state.scaler.step(state.adam)
+        state.scaler.update()
         state.choices.project()
-        return float(latency_ms.detach())
 
     def _task_loss(self, state: SearchState, x: Tensor, labels: Tensor, relaxed: Relaxed) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.autocast):
+        with self.torch_device.autocast():
             loss: Tensor = state.criterion(state.supernet(x, relaxed), labels)
         return loss
 

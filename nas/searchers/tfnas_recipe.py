@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from nas.recipes import BatchSize, Count, Fraction, NotNegative, Positive, Rate
+from nas.recipes import BatchSize, Count, Fraction, NotNegative, Positive, Precision, Rate
 from nas.searchers.choices import DepthSearch, SecondPath
 from nas.supernet.candidates import Initial
 from nas.supernet.elastic import KeptChannels
@@ -49,7 +49,7 @@ class TFNASRecipe(SearchRecipe, frozen=True, kw_only=True, tag="tfnas"):
         tau_end: Temperature of the last epoch; 5.0 x 0.96 ** 79 in the code.
         tau_schedule: How the temperature falls between them: ``geometric`` as in the code (x 0.96
             an epoch), ``linear`` as in the paper.
-        autocast: Whether convolutions are computed in bfloat16.
+        autocast: Another way to write ``precision = "bf16"``.
         least_area: Smallest part of a stored image that a training crop shows; 0.08 in the code.
         jitter: Strength of the changes of brightness, contrast and saturation; 0.4 in the code.
         hue: Largest turn of the hue, as a part of the circle; 0.2 in the code.
@@ -81,6 +81,16 @@ class TFNASRecipe(SearchRecipe, frozen=True, kw_only=True, tag="tfnas"):
     least_area: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.2
     jitter: Fraction = 0.0
     hue: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.autocast and self.precision not in ("fp32", "bf16"):
+            raise ValueError(
+                f"autocast means bf16, and precision is {self.precision}: leave it out"
+            )
+
+    @property
+    def computed_in(self) -> Precision:
+        return "bf16" if self.autocast else self.precision
 
     @property
     def warmup_epochs(self) -> int:

@@ -12,19 +12,31 @@ from nas.searchers.choices import Choices
 from nas.searchers.tfnas_recipe import TFNASRecipe
 from nas.spaces import Architecture, SearchSpace
 from nas.supernet.supernet import searchable_supernet
-from nas.training.epochs import Resumable
+from nas.training.epochs import Resumable, scaler_part
 from nas.training.optimizer import ElasticSGD
+from nas.training.torch_device import CPU, TorchDevice
 
 
 class SearchState(Resumable):
-    """Supernet, criterion, choices and their optimisers."""
+    """Supernet, criterion, choices and their optimisers.
+
+    Supernet and criterion lie on the device, the choices on the CPU (``nas.searchers.choices``).
+    """
 
     def __init__(
-        self, space: SearchSpace, recipe: TFNASRecipe, criterion: nn.Module, seed: int
+        self,
+        space: SearchSpace,
+        recipe: TFNASRecipe,
+        criterion: nn.Module,
+        seed: int,
+        *,
+        torch_device: TorchDevice = CPU,
     ) -> None:
         self.recipe = recipe
-        self.criterion = criterion
-        self.supernet = searchable_supernet(space, seed=seed, initial=recipe.initial)
+        self.criterion = torch_device.place(criterion)
+        self.supernet = torch_device.place(
+            searchable_supernet(space, seed=seed, initial=recipe.initial)
+        )
         self.choices = Choices(space, recipe.depth)
         self.weights = [*self.supernet.parameters(), *criterion.parameters()]
         self.sgd = ElasticSGD(
@@ -39,12 +51,14 @@ class SearchState(Resumable):
             betas=recipe.alpha_betas,
             weight_decay=recipe.alpha_weight_decay,
         )
+        self.scaler = torch_device.scaler()
         super().__init__(
             supernet=self.supernet,
             criterion=criterion,
             choices=self.choices,
             sgd=self.sgd,
             adam=self.adam,
+            **scaler_part(self.scaler),
         )
         self.select()
 

@@ -14,6 +14,7 @@ from nas.spaces.space import (
     SearchSpace,
     WidthsOf,
     aligned_widths,
+    distinct_random,
     every_width,
     spread_networks,
 )
@@ -101,6 +102,7 @@ __all__ = [
     "Variant",
     "WidthsOf",
     "aligned_widths",
+    "distinct_random",
     "every_width",
     "load_architecture",
     "make_space",

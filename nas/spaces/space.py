@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -21,6 +21,7 @@ long as nothing is known of a device."""
 
 _UNALIGNED = (3, 6)  # of every eight networks, those whose widths are any
 _DRAWN_FOR_ONE = 8  # networks drawn for each that is kept: enough to reach the tails
+_REPEATS = 2_000  # draws in a row of known networks after which there are taken to be no more
 _SPREAD_STREAM = 1  # keeps these draws apart from those of `random` under the same seed
 
 
@@ -247,12 +248,13 @@ class SearchSpace:
     def staged(self, architecture: Architecture) -> Architecture:
         """An architecture read from a flat list of layers, cut into this space's stages.
 
-        Any other is returned as it is.
+        Any other is returned as it is, and so is one of another space, which ``check`` refuses.
 
         Raises:
             LatbenchError: A choice does not fit; carries its path in the flat list.
         """
-        if self.elastic_depth or len(architecture.stages) != 1 or len(self.stages) == 1:
+        is_flat = len(architecture.stages) == 1 and len(self.stages) > 1
+        if self.elastic_depth or not is_flat or architecture.space != self.name:
             return architecture
         flat, layers = architecture.stages[0], self.layers
         if len(flat) != len(layers):
@@ -270,6 +272,8 @@ class SearchSpace:
             UnknownNameError: An operation that the space does not have.
             InvalidFileError: Anything else; both carry the path of the offending value.
         """
+        if architecture.space != self.name:
+            refuse("$.space", f"this space is {self.name}, not {architecture.space}")
         for field in ("input_size", "classes"):
             ours, theirs = getattr(self, field), getattr(architecture, field)
             if ours != theirs:
@@ -331,6 +335,37 @@ class SearchSpace:
                 for ls in self.stages
             ]
         )
+
+
+def distinct_random(
+    space: SearchSpace,
+    count: int,
+    rng: np.random.Generator,
+    widths: WidthsOf = aligned_widths,
+    *,
+    without: Collection[Network] = (),
+) -> list[Architecture]:
+    """Random architectures whose networks differ, from each other and from given ones.
+
+    Of a space that has fewer, what ``_REPEATS`` draws in a row found no more of.
+
+    Args:
+        space: What is drawn from.
+        count: How many.
+        rng: Draws depths, operations and widths, uniformly.
+        widths: Which widths may be drawn.
+        without: Networks that are not wanted.
+    """
+    known, repeats = set(without), 0
+    found: list[Architecture] = []
+    while len(found) < count and repeats < _REPEATS:
+        drawn = space.random(rng, widths)
+        network = space.lower(drawn)
+        repeats = repeats + 1 if network in known else 0
+        if network not in known:
+            known.add(network)
+            found.append(drawn)
+    return found
 
 
 def spread_networks(space: SearchSpace, count: int, *, seed: int) -> list[Network]:

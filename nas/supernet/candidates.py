@@ -3,14 +3,15 @@
 On a CPU and channels last: depthwise convolutions of large kernels have a gradient of their own
 (``nas.supernet.depthwise``); 1x1 convolutions of small maps are products of matrices;
 and the gradient of a global average is stored channels last as well, or all that it meets would
-be slow (the last norm and activation took ten times as long). Parameters have the names and
-shapes of the renderer's.
+be slow (the last norm and activation took ten times as long). On a GPU they are the library's own.
+Parameters have the names and shapes of the renderer's.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latbench.blocks.graph import NORM_EPSILON, Conv, Norm, Pool
@@ -40,6 +41,8 @@ class FastPool(nn.Module):
     """Global average pooling, ``(N, C, H, W)`` to ``(N, C, 1, 1)``."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return F.adaptive_avg_pool2d(x, 1)
         return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)[:, :, None, None]
 
 

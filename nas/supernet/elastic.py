@@ -46,7 +46,7 @@ Order = tuple[int, Tensor]
 class ElasticInvertedResidual(nn.Module):
     """``InvertedResidual`` at any width up to that of ``widest``."""
 
-    in_use: Tensor  # the width, where checkpoints find it
+    in_use: Tensor  # the width, where checkpoints find it; nothing waits to read it from a GPU
 
     def __init__(self, widest: InvertedResidual, *, width: int) -> None:
         super().__init__()
@@ -67,11 +67,14 @@ class ElasticInvertedResidual(nn.Module):
             self.se_expand = nn.Conv2d(widest.se_channels, full, 1)
         self.project = nn.Conv2d(full, widest.out_channels, 1, bias=False)
         self.residual = widest.stride == 1 and widest.in_channels == widest.out_channels
+        self._width = width
         self.register_buffer("in_use", torch.tensor(width))
+        self.register_load_state_dict_post_hook(_read_width)  # type: ignore[no-untyped-call]
 
     @property
     def width(self) -> int:
-        return int(self.in_use)
+        """Number of channels in use."""
+        return self._width
 
     @torch.no_grad()
     def set_width(self, width: int, keep: KeptChannels = "all") -> dict[nn.Parameter, Order]:
@@ -96,8 +99,8 @@ class ElasticInvertedResidual(nn.Module):
         elif keep == "in-use":
             norms[self.width :] = -1.0
         kept = norms.topk(width).indices.sort().values
-        self.in_use.fill_(width)
-        if bool((kept == torch.arange(width)).all()):
+        self.use_first(width)
+        if bool((kept == torch.arange(width, device=kept.device)).all()):
             return {}
         left = torch.ones_like(norms, dtype=torch.bool)
         left[kept] = False
@@ -111,6 +114,7 @@ class ElasticInvertedResidual(nn.Module):
 
     def use_first(self, width: int) -> None:
         """Use the channels that stand first; none is moved."""
+        self._width = width
         self.in_use.fill_(width)
 
     def selections(self) -> dict[nn.Parameter, Selection]:
@@ -157,6 +161,11 @@ class ElasticInvertedResidual(nn.Module):
             y = y * gate.sigmoid()
         y = _batch_norm(pointwise(y, used(self.project.weight, 1)))
         return y + x if self.residual else y
+
+
+def _read_width(block: nn.Module, _: object) -> None:
+    assert isinstance(block, ElasticInvertedResidual)
+    block._width = int(block.in_use)
 
 
 def _batch_norm(x: Tensor) -> Tensor:

@@ -150,6 +150,7 @@ class Supernet(nn.Module):
         """
         with torch.random.fork_rng(devices=[]):  # fresh weights, of which none is kept
             network = NetworkModule(self.space.lower(architecture))
+        network.to(next(self.parameters()).device)
         states = [block.state_dict() for block in self.stem]
         for s, stage in enumerate(architecture.stages):
             taken = range(len(stage)) if places is None else _kept(places[s])

@@ -6,9 +6,11 @@ how good outputs are and for the final metrics, and know nothing else about it.
 
 from __future__ import annotations
 
+import torch
+
 from latbench.registry import Registry
 from nas.data.images import ImageData
-from nas.tasks.base import Task
+from nas.tasks.base import CPU, Task
 
 TASKS: Registry[type[Task]] = Registry(
     "task",
@@ -20,13 +22,17 @@ TASKS: Registry[type[Task]] = Registry(
 )
 
 
-def task_of(data: ImageData) -> Task:
+def task_of(data: ImageData, device: torch.device = CPU) -> Task:
     """The task of a data set.
+
+    Args:
+        data: The data set.
+        device: Where networks compute that are judged.
 
     Raises:
         UnknownNameError: There is no task of its name.
     """
-    return TASKS[data.task](data)
+    return TASKS[data.task](data, device)
 
 
 __all__ = ["TASKS", "Task", "task_of"]

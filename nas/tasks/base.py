@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -11,16 +11,23 @@ from torch import Tensor, nn
 
 from latbench.errors import InvalidValueError
 from nas.criteria import make_criterion
+from nas.data.feed import Batch, feed
 from nas.data.images import ImageData, Source, batches, generator
 
 JUDGED_AT_ONCE = 256  # images
 
 Model = Callable[[Tensor], Tensor]
-"""Normalised images ``(N, 3, S, S)`` to outputs ``(N, outputs)``."""
+"""Normalised images ``(N, 3, S, S)`` to outputs ``(N, outputs)``, on the task's torch device."""
+
+CPU = torch.device("cpu")
 
 
 class Task(ABC):
     """What the networks of a data set are for.
+
+    Args:
+        data: The data set.
+        device: Where networks compute.
 
     Attributes:
         criterion_name: The loss of searches, where nothing else is asked for.
@@ -34,8 +41,14 @@ class Task(ABC):
     metric: ClassVar[str]
     embeds: ClassVar[bool] = False
 
-    def __init__(self, data: ImageData) -> None:
+    def __init__(self, data: ImageData, device: torch.device = CPU) -> None:
         self.data = data
+        self.device = device
+
+    def inputs(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Images and labels as networks see them: normalised, on the device."""
+        for images, labels in feed(batches, self.device):
+            yield self.data.to_input(images), labels
 
     def criterion(
         self,
@@ -69,9 +82,9 @@ class Task(ABC):
     def mean_fitness(self, model: Model, source: Source, criterion: nn.Module) -> float:
         """The mean fitness of images that were held out from training."""
         total = 0.0
-        for images, labels in batches(source, JUDGED_AT_ONCE, generator(0), drop_last=False):
-            outputs = model(self.data.to_input(images))
-            total += len(labels) * self.fitness(outputs, labels, criterion)
+        shown = batches(source, JUDGED_AT_ONCE, generator(0), drop_last=False)
+        for images, labels in self.inputs(shown):
+            total += len(labels) * self.fitness(model(images), labels, criterion)
         return total / len(source)
 
     @abstractmethod

@@ -24,10 +24,11 @@ class Classification(Task):
     def test(self, model: Model) -> dict[str, float]:
         """``top1`` and ``top5`` on the test images, fractions."""
         data = self.data
-        first = fifth = 0
-        for images, labels in batches(data.test, JUDGED_AT_ONCE, generator(0), drop_last=False):
-            logits = model(data.to_input(images))
-            ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu() == labels[:, None]
-            first += int(ranked[:, 0].sum())
-            fifth += int(ranked.any(dim=1).sum())
+        hits = []  # read when all is computed
+        shown = batches(data.test, JUDGED_AT_ONCE, generator(0), drop_last=False)
+        for images, labels in self.inputs(shown):
+            logits = model(images)
+            ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+            hits.append(torch.stack([ranked[:, 0].sum(), ranked.any(dim=1).sum()]))
+        first, fifth = torch.stack(hits).sum(0).tolist()
         return {"top1": first / len(data.test), "top5": fifth / len(data.test)}

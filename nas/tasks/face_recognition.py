@@ -46,10 +46,7 @@ def embedding_distances(model: Model, pairs: Pairs, task: Task) -> Tensor:
     rng = torch.Generator()  # test images draw nothing
     order = torch.split(torch.arange(len(pairs.images)), _BATCH)
     embeddings = torch.cat(
-        [
-            model(task.data.to_input(images)).float().cpu()
-            for images, _ in pairs.images.read(order, rng)
-        ]
+        [model(images).float().cpu() for images, _ in task.inputs(pairs.images.read(order, rng))]
     )
     return squared_distances(embeddings[pairs.first], embeddings[pairs.second])
 

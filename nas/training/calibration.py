@@ -7,6 +7,7 @@ training images give the network those it would have gathered itself.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +32,10 @@ def calibrate(model: nn.Module, inputs: Iterable[Tensor]) -> None:
         raise ValueError("no batch to calibrate on")
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the mean over batches
     model.train()
-    model(first)
-    for batch in batches:
+    for number, batch in enumerate(chain([first], batches), start=1):
+        for norm in norms:
+            norm.momentum = 1 / number  # the mean over batches; None would read a counter back
         model(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

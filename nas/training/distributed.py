@@ -5,7 +5,10 @@ computes on its part of each batch. Gradients are summed in one piece, whichever
 any: with paths drawn from a shared seed these are the same everywhere. One process alone is the
 same code without a group.
 
-The group is gloo on CPUs and NCCL on GPUs. Process 0 alone writes files.
+The group is NCCL where the torch device is a CUDA GPU, and gloo otherwise; tensors that lie
+elsewhere are brought to the device to be added up. All processes compute on one kind of device.
+Batch norm takes the statistics of each process's share, and running statistics are averaged after
+an epoch. Process 0 alone writes files.
 """
 
 from __future__ import annotations
@@ -14,12 +17,15 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from latbench.errors import InvalidValueError
+from nas.training.torch_device import CPU, TorchDevice
 
 LEAST_IMAGES = 2  # in the batch of a process: batch norm has no variance of one value
 
@@ -31,10 +37,12 @@ class Workers:
     Attributes:
         rank: Number of this process, from 0.
         count: How many there are.
+        device: Where the group adds up.
     """
 
     rank: int = 0
     count: int = 1
+    device: torch.device = CPU.device
 
     @property
     def leads(self) -> bool:
@@ -75,21 +83,21 @@ class Workers:
         """Numbers such as losses and counts, added up over the processes."""
         if self.count == 1:
             return list(values)
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        total = torch.tensor(values, dtype=torch.float64, device=device)
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
-        return [float(value) for value in total]
+        return [float(value) for value in total.cpu()]
 
     def wait(self) -> None:
         """Go on when all processes have come here."""
         if self.count > 1:
-            dist.barrier()
+            gpu = self.device.type == "cuda"
+            dist.barrier(device_ids=[self.device.index] if gpu else None)
 
     @torch.no_grad()
     def _average(self, tensors: list[Tensor]) -> None:
         if self.count == 1 or not tensors:
             return
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors]).to(self.device)
         dist.all_reduce(flat)
         flat /= self.count
         for tensor, part in zip(
@@ -102,19 +110,57 @@ ALONE = Workers()
 
 
 @contextmanager
-def workers() -> Iterator[Workers]:
+def workers(torch_device: TorchDevice = CPU) -> Iterator[Workers]:
     """The group that ``torchrun`` started this process in; alone without it.
 
-    On machines with GPUs each process takes the one of its local rank.
+    Args:
+        torch_device: Where this process computes.
+
+    Raises:
+        InvalidValueError: The processes have devices of different kinds, or of a kind that cannot
+            work together.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if cuda else "gloo")
+    device = torch_device.device
+    if device.type not in ("cpu", "cuda"):
+        raise InvalidValueError(
+            f"several processes train on CPUs or on CUDA GPUs, not on {device}: choose another "
+            "--torch-device, or start without torchrun"
+        )
+    store, rank, count = next(rendezvous("env://"))
+    _require_one_kind(store, rank, count, device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=count
+    )
     try:
-        yield Workers(dist.get_rank(), dist.get_world_size())
+        yield Workers(rank, count, device)
     finally:
         dist.destroy_process_group()
+
+
+class _Store(Protocol):
+    """Where processes tell each other of themselves before they are a group."""
+
+    def set(self, key: str, value: str, /) -> None: ...
+
+    def get(self, key: str, /) -> bytes: ...
+
+
+def _require_one_kind(store: _Store, rank: int, count: int, device: torch.device) -> None:
+    """Refuse to train on devices of different kinds: the slower ones would hold up the others.
+
+    Raises:
+        InvalidValueError: In every process, with the kinds that there are.
+    """
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    store.set(f"latbench/kind/{rank}", kind)
+    kinds = sorted({store.get(f"latbench/kind/{other}").decode() for other in range(count)})
+    if len(kinds) > 1:
+        raise InvalidValueError(
+            f"the processes would train on devices of different kinds ({', '.join(kinds)}): "
+            "start torchrun on machines with GPUs of one kind, or with --torch-device cpu"
+        )

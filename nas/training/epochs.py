@@ -3,7 +3,9 @@
 An epoch shows the training images once. Then it is logged, and its checkpoint is written: a run
 goes on from its last finished epoch and ends bit-identical to an uninterrupted one, as every draw
 follows from the seed and the number of the epoch. A loss or a weight that is no finite number ends
-it with an error, and the last checkpoint stays as it was. Under ``torchrun`` all processes draw the
+it with an error, and the last checkpoint stays as it was. A step returns its loss where it was
+computed: a GPU would have to finish its work for every number that is read from it, so losses are
+read from it twice a second. Under ``torchrun`` all processes draw the
 same batches, each computes on its share of them, and the one that leads writes.
 
 What is trained, and how a step goes, is its caller's affair.
@@ -12,7 +14,7 @@ What is trained, and how a step goes, is its caller's affair.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from time import monotonic
@@ -22,26 +24,31 @@ import torch
 from torch import Tensor, nn
 
 from latbench.errors import DivergedError, InvalidFileError
+from nas.data.feed import Batch, feed
 from nas.data.images import ImageData, Source, augment, batches, endless_batches
 from nas.training.distributed import ALONE, Workers
 from nas.training.memory import keep_freed_memory
 from nas.training.run_folder import RunFolder
+from nas.training.torch_device import CPU, TorchDevice
 
 Progress = Callable[[float, str], None]
 """Told the fraction done, and what is going on."""
 
 Report = Callable[[float, float], None]
-"""Told after a step which part of the epoch is done, and the loss."""
+"""Told of every step, in their order, which part of the epoch is done, and the loss."""
 
 Values = dict[str, float | None]
 """What is logged of an epoch."""
 
-Step = Callable[[int, Tensor, Tensor], float]
-"""The number of a step in its epoch, inputs ``(B, 3, S, S)`` and labels ``(B,)``, to the loss."""
+Step = Callable[[int, Tensor, Tensor], Tensor | float]
+"""The number of a step in its epoch, inputs ``(B, 3, S, S)`` and labels ``(B,)``, to the loss: a
+scalar without gradient, left on the device."""
+
+READ_EVERY_S = 0.5  # losses from a GPU
 
 _REMEDY = (
     "begin anew in another folder (-o) with a lower learning rate, with gradients clipped, or in "
-    "single precision if this was bfloat16"
+    "single precision if this was not"
 )
 
 
@@ -82,13 +89,19 @@ class Resumable:
                 part.load_state_dict(saved[name])
 
     def is_finite(self) -> bool:
-        """Whether all parameters and buffers are finite; waits for the device once."""
+        """Whether all parameters and buffers are finite; waits for each device once."""
         modules = [part for part in self._parts.values() if isinstance(part, nn.Module)]
         states = [value for m in modules for value in m.state_dict().values()]  # some keep lists
         tensors = [s for s in states if isinstance(s, Tensor) and s.is_floating_point()]
-        if not tensors:
-            return True
-        return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+        found: dict[torch.device, list[Tensor]] = {}
+        for tensor in tensors:
+            found.setdefault(tensor.device, []).append(tensor.isfinite().all())
+        return all(bool(torch.stack(each).all()) for each in found.values())
+
+
+def scaler_part(scaler: torch.amp.GradScaler) -> dict[str, _Stateful]:
+    """The part of a checkpoint that a scaler of the loss is; none where it does not scale."""
+    return {"scaler": scaler} if scaler.is_enabled() else {}
 
 
 def resume(state: Resumable, folder: RunFolder, *checkpoints: str) -> bool:
@@ -119,6 +132,8 @@ def run_epochs(
     phase: str,
     checkpoint: str | None = None,
     workers: Workers = ALONE,
+    torch_device: TorchDevice = CPU,
+    batch_size: int | None = None,
     progress: Progress = lambda fraction, words: None,
 ) -> None:
     """Train until so many epochs are finished.
@@ -131,23 +146,32 @@ def run_epochs(
         phase: What metrics and progress call the training.
         checkpoint: The checkpoint's name, if it is not the phase's.
         workers: The processes that train together; all hold the same state.
+        torch_device: Where the state lies and steps compute.
+        batch_size: Images a step, for the message that memory is too small.
         progress: Is told what is done of all epochs.
 
     Raises:
         DivergedError: A reported loss, or a weight after an epoch, is no finite number. Nothing of
             that epoch is kept, and the last checkpoint is as it was.
+        TorchDeviceError: The device has too little memory or failed; likewise.
     """
     torch.set_flush_denormal(True)
-    keep_freed_memory()
+    if not torch_device.is_gpu:
+        keep_freed_memory()
     workers.wait()  # nobody writes before all have read
     if state.epoch >= epochs:
         return
     kept = folder if workers.leads else None
-    with kept.metrics() if kept else nullcontext() as metrics:
+    with kept.metrics() if kept else nullcontext() as metrics, torch_device.training():
         while state.epoch < epochs:
             begin = monotonic()
-            values = train_epoch(_reporter(progress, phase, state.epoch, epochs))
-            if not state.is_finite():
+            left = _left(state.epoch)
+            with torch_device.guarded(
+                work=f"the training ({phase})", kept=left, batch_size=batch_size
+            ):
+                values = train_epoch(_reporter(progress, phase, state.epoch, epochs))
+                finite = state.is_finite()
+            if not finite:
                 raise _diverged("weights are no finite numbers", phase, state.epoch, epochs)
             if metrics is not None:
                 seconds = round(monotonic() - begin, 3)
@@ -173,11 +197,63 @@ def _reporter(progress: Progress, phase: str, epoch: int, epochs: int) -> Report
 
 
 def _diverged(what: str, phase: str, epoch: int, epochs: int) -> DivergedError:
-    kept = f"the checkpoint of epoch {epoch} is as it was" if epoch else "no epoch was finished"
     return DivergedError(
-        f"the training ({phase}) diverged in epoch {epoch + 1} of {epochs}: its {what}; {kept}. "
-        f"What to do: {_REMEDY}"
+        f"the training ({phase}) diverged in epoch {epoch + 1} of {epochs}: its {what}; "
+        f"{_left(epoch)}. What to do: {_REMEDY}"
     )
+
+
+def _left(epoch: int) -> str:
+    return f"the checkpoint of epoch {epoch} is as it was" if epoch else "no epoch was finished"
+
+
+def mean_loss(losses: Sequence[Tensor]) -> Tensor:
+    """The mean of scalar losses of one device, without gradient, in double precision."""
+    first = losses[0]
+    precise = first.dtype if first.device.type == "mps" else torch.float64  # mps has no double
+    total = torch.zeros((), dtype=precise, device=first.device)
+    for loss in losses:
+        total += loss.detach()
+    return total / len(losses)
+
+
+class Losses:
+    """Losses of an epoch's steps on their way to a report: at once, or from a GPU in batches.
+
+    Args:
+        report: Gets every loss, in the order of steps.
+        torch_device: Where the losses lie.
+        clock: The time in s.
+    """
+
+    def __init__(
+        self,
+        report: Report,
+        torch_device: TorchDevice,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._report, self._clock = report, clock
+        self._waits = torch_device.is_gpu
+        self._waiting: list[tuple[float, int, Tensor | float]] = []
+        self._read_at = clock()
+        self.values: list[float] = []
+
+    def add(self, done: float, loss: Tensor | float, *, over: int = 1) -> None:
+        """A step's loss, or the sum of so many, when this part of the epoch is done."""
+        self._waiting.append((done, over, loss))
+        if not self._waits or self._clock() - self._read_at >= READ_EVERY_S:
+            self.read()
+
+    def read(self) -> list[float]:
+        """Report what is still waiting; return the losses of all steps so far."""
+        on_device = [loss for *_, loss in self._waiting if isinstance(loss, Tensor)]
+        read = iter(torch.stack(on_device).tolist() if on_device else [])  # waits for it once
+        for done, over, loss in self._waiting:
+            self.values.append((next(read) if isinstance(loss, Tensor) else loss) / over)
+            self._report(done, self.values[-1])
+        self._waiting.clear()
+        self._read_at = self._clock()
+        return self.values
 
 
 @dataclass(frozen=True)
@@ -195,6 +271,7 @@ class TrainingImages:
             the source.
         jitter: Strength of the changes of brightness, contrast and saturation.
         hue: Largest turn of the hue, as a part of the circle.
+        torch_device: Where steps compute.
     """
 
     data: ImageData
@@ -206,6 +283,7 @@ class TrainingImages:
     least_area: float | None = None
     jitter: float = 0.0
     hue: float = 0.0
+    torch_device: TorchDevice = CPU
 
     @property
     def steps(self) -> int:
@@ -216,34 +294,40 @@ class TrainingImages:
         self, step: Step, report: Report, *, order: torch.Generator, shifts: torch.Generator
     ) -> float:
         """Take a step on every batch of an epoch; return the mean loss over steps and processes."""
-        losses: list[float] = []
+        losses = Losses(report, self.torch_device)
         source = self.source
         if self.least_area is not None:
             source = source.cropped(self.least_area)
         drawn = batches(source, self.batch_size, order, per_class=self.per_class)
-        with torch.random.fork_rng():
-            torch.manual_seed(order.initial_seed())  # for criteria that draw, such as triplet
-            for number, (raw, labels) in enumerate(drawn):
-                images = augment(
-                    raw,
-                    shifts,
-                    flip=self.data.flip,
-                    shift=self.shift,
-                    strength=self.jitter,
-                    hue=self.hue,
-                )
-                losses.append(step(number, *self._share(images, labels)))
-                report((number + 1) / self.steps, losses[-1])
-        mean = sum(losses) / len(losses)
+        changed = (self._share(self._augmented(raw, shifts), labels) for raw, labels in drawn)
+        # criteria that draw, such as triplet, do so from torch's own generators
+        with self.torch_device.seeded(order.initial_seed()):
+            for number, (x, labels) in enumerate(self._inputs(changed)):
+                losses.add((number + 1) / self.steps, step(number, x, labels))
+        values = losses.read()
+        mean = sum(values) / len(values)
         return self.workers.sum([mean / self.workers.count])[0]
 
-    def judged(self, source: Source, rng: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def judged(self, source: Source, rng: torch.Generator) -> Iterator[Batch]:
         """Inputs and labels of other images, as they are, in batches without end."""
-        for images, labels in endless_batches(
-            source, self.batch_size, rng, per_class=self.per_class
-        ):
-            yield self._share(images, labels)
+        drawn = endless_batches(source, self.batch_size, rng, per_class=self.per_class)
+        return self._inputs(self._share(images, labels) for images, labels in drawn)
 
-    def _share(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _augmented(self, raw: Tensor, shifts: torch.Generator) -> Tensor:
+        return augment(
+            raw,
+            shifts,
+            flip=self.data.flip,
+            shift=self.shift,
+            strength=self.jitter,
+            hue=self.hue,
+        )
+
+    def _share(self, images: Tensor, labels: Tensor) -> Batch:
         part = self.workers.share(len(labels))
-        return self.data.to_input(images[part]), labels[part]
+        return images[part], labels[part]
+
+    def _inputs(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Normalised images and their labels on the device, to which bytes are brought."""
+        for images, labels in feed(batches, self.torch_device.device):
+            yield self.data.to_input(images), labels

@@ -17,6 +17,7 @@ from nas.recipes import (
     NotNegative,
     Pixels,
     Positive,
+    Precision,
     Rate,
     Recipe,
     Share,
@@ -34,6 +35,7 @@ class SearchRecipe(Recipe, frozen=True, kw_only=True):
         criterion: Name of the loss, the data's task's if empty.
         options: Options of the loss.
         per_class: Images of each class in a batch; 0 draws from all alike.
+        precision: Type of products and convolutions, as for ``TrainingRecipe``.
     """
 
     epochs: Count
@@ -46,6 +48,12 @@ class SearchRecipe(Recipe, frozen=True, kw_only=True):
     criterion: str = ""
     options: dict[str, float | str] = msgspec.field(default_factory=dict)
     per_class: Annotated[int, msgspec.Meta(ge=0)] = 0
+    precision: Precision = "fp32"
+
+    @property
+    def computed_in(self) -> Precision:
+        """The precision that the settings together ask for."""
+        return self.precision
 
     def scaled(self, epochs: int | None, batch_size: int | None) -> Self:
         """The recipe in so many epochs and with batches of so many images; None keeps its own."""
@@ -82,7 +90,10 @@ class TrainingRecipe(Recipe, frozen=True, kw_only=True, tag="training"):
         norm_momentum: Of the running statistics.
         ema: Decay of a running mean of the weights, which is what is tested and kept; 0 for
             none.
-        precision: ``bf16`` computes under autocast; weights and sums stay ``fp32``.
+        precision: Type of products and convolutions. ``bf16`` and ``fp16`` compute under autocast,
+            and weights and sums stay ``fp32``; ``fp16`` scales the loss and skips steps whose
+            gradients overflow. ``tf32`` rounds factors on CUDA GPUs. ``fp32`` leaves torch's own
+            setting, which on CUDA rounds so in convolutions alone.
         shift: Largest shift of a training image, in pixels.
         fill: What fills the border of a shifted image.
         least_area: Smallest part of a stored image that a training crop shows.
@@ -116,7 +127,7 @@ class TrainingRecipe(Recipe, frozen=True, kw_only=True, tag="training"):
     drop_connect: Rate = 0.0
     norm_momentum: Fraction = 0.1
     ema: Rate = 0.0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     shift: Pixels = 4
     fill: Literal["edge", "black"] = "edge"
     least_area: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.2

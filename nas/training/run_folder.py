@@ -52,17 +52,19 @@ class RunFolder:
             if differing:
                 raise MismatchError(
                     f"{path} holds another run (it differs in {', '.join(differing)}): "
-                    "choose another -o, or repeat its command to go on with it"
+                    "choose another folder (-o), or repeat its command to go on with it"
                 )
         elif path.exists() and (
             not path.is_dir() or not all(is_hidden(entry.name) for entry in path.iterdir())
         ):
-            raise MismatchError(f"{path} exists and holds no run: choose another -o")
+            raise MismatchError(f"{path} exists and holds no run: choose another folder (-o)")
         else:
             write_atomically(file, json.dumps(ours, indent=2, allow_nan=False) + "\n")
 
     def checkpoint(self, name: str) -> dict[str, Any] | None:
-        """The last state saved under ``name``, or None.
+        """The last state saved under ``name``, or None; its tensors lie on the CPU.
+
+        So a run goes on wherever it began: loading a state brings it to the device in use.
 
         Raises:
             InvalidFileError: The file is damaged.
@@ -71,7 +73,7 @@ class RunFolder:
         if not file.exists():
             return None
         try:
-            state: dict[str, Any] = torch.load(file, weights_only=True)
+            state: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
         except Exception as error:  # torch raises whatever its unpickler met
             raise InvalidFileError(
                 f"{file} is damaged: {error}; delete it to begin anew"

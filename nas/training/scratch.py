@@ -21,16 +21,27 @@ from latbench.blocks import Network, network_graph
 from latbench.errors import InvalidFileError, MismatchError
 from latbench.files import require_file, write_atomically
 from latbench.render.torch import NetworkModule
+from nas.data.feed import feed
 from nas.data.images import ImageData, augment, batches, generator
 from nas.supernet.candidates import Initial, initialise
 from nas.tasks import task_of
 from nas.training.criterion import check_batches
 from nas.training.distributed import ALONE, Workers
-from nas.training.epochs import Progress, Report, Resumable, Values, resume, run_epochs
+from nas.training.epochs import (
+    Losses,
+    Progress,
+    Report,
+    Resumable,
+    Values,
+    resume,
+    run_epochs,
+    scaler_part,
+)
 from nas.training.optimizer import TensorFlowRMSprop, cosine, set_lr
 from nas.training.recipe import TrainingRecipe
 from nas.training.regularisation import add_drop_connect, add_dropout
 from nas.training.run_folder import RunFolder
+from nas.training.torch_device import CPU, TorchDevice
 
 WEIGHTS = "weights.safetensors"
 _WHAT = "the weights of a trained run, RUN/weights.safetensors"
@@ -45,6 +56,7 @@ def train(
     folder: RunFolder,
     *,
     group: Workers = ALONE,
+    torch_device: TorchDevice = CPU,
     progress: Progress = lambda fraction, words: None,
 ) -> dict[str, float]:
     """Train to the end of the recipe, write the weights, return the test metrics.
@@ -55,13 +67,14 @@ def train(
         recipe: How to train.
         folder: Of the run; the process that leads writes there.
         group: The processes that train together.
+        torch_device: Where they compute; in which precision the recipe says.
         progress: Is told the fraction done, and what is going on.
 
     Raises:
         LatbenchError: Network, data and recipe do not fit together, or an image is damaged.
     """
-    check(network, data, recipe, group)
-    state = TrainingState(network, data, recipe)
+    check(network, data, recipe, group, torch_device=torch_device)
+    state = TrainingState(network, data, recipe, torch_device)
     resume(state, folder, _LAST)
     run_epochs(
         state,
@@ -71,9 +84,12 @@ def train(
         phase="train",
         checkpoint=_LAST,
         workers=group,
+        torch_device=state.torch_device,
+        batch_size=recipe.batch_size,
         progress=progress,
     )
-    score = test(state.result, data)
+    with torch_device.guarded(work="the test", kept="the training is finished and kept"):
+        score = test(state.result, data)
     if group.leads:
         with folder.metrics() as metrics:
             metrics.log("test", recipe.epochs, score)
@@ -83,38 +99,57 @@ def train(
     return score
 
 
-def check(network: Network, data: ImageData, recipe: TrainingRecipe, group: Workers) -> None:
+def check(
+    network: Network,
+    data: ImageData,
+    recipe: TrainingRecipe,
+    group: Workers,
+    *,
+    torch_device: TorchDevice = CPU,
+) -> None:
     """Refuse what cannot be trained together, before anything is written.
 
     Raises:
         LatbenchError: No such criterion or option, outputs that do not fit the data, a batch that
-            does not divide among processes or classes, or too few images for batch norm.
+            does not divide among processes or classes, too few images for batch norm, or a
+            precision that the device does not compute in.
     """
+    torch_device.at(recipe.precision)
     _criterion(network, data, recipe)
     check_batches(recipe, group)
     group.share(_images_a_step(data, recipe))
 
 
 def test(model: nn.Module, data: ImageData) -> dict[str, float]:
-    """The metrics of the data's task, such as ``top1`` and ``top5``; fractions."""
+    """The metrics of the data's task, such as ``top1`` and ``top5``; fractions.
+
+    It computes where the network lies.
+    """
     model.eval()
-    device = next(model.parameters()).device
-    return task_of(data).test(lambda images: model(images.to(device)).cpu())
+    return task_of(data, next(model.parameters()).device).test(model)
 
 
 class TrainingState(Resumable):
     """The network with its criterion, optimiser and running mean.
 
     Attributes:
+        torch_device: Where all of them lie, in the recipe's precision.
         criterion: With the parameters it learns, if any.
         mean: A running mean of the weights, where the recipe asks for one.
     """
 
-    def __init__(self, network: Network, data: ImageData, recipe: TrainingRecipe) -> None:
-        self.device = _device()
+    def __init__(
+        self,
+        network: Network,
+        data: ImageData,
+        recipe: TrainingRecipe,
+        torch_device: TorchDevice = CPU,
+    ) -> None:
+        self.torch_device = torch_device.at(recipe.precision)
         model = make_model(network, seed=recipe.seed, initial=recipe.initial)
-        self.model = model.to(self.device)
-        self.criterion = _criterion(network, data, recipe).to(self.device)
+        self.model = self.torch_device.place(model)
+        self.criterion = self.torch_device.place(_criterion(network, data, recipe))
+        self.scaler = self.torch_device.scaler()
         for module in self.model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = recipe.norm_momentum
@@ -128,6 +163,7 @@ class TrainingState(Resumable):
             criterion=self.criterion,
             optimizer=self.optimizer,
             mean=self.mean,
+            **scaler_part(self.scaler),
         )
 
     @property
@@ -147,7 +183,8 @@ class TrainingState(Resumable):
         order = generator(recipe.seed, epoch, 0)
         changes, dropped = (generator(recipe.seed, epoch, use, rank) for use in (1, 3))
         steps = max(1, len(data.train) // recipe.batch_size)
-        total = torch.zeros((), device=self.device)
+        total = torch.zeros((), device=self.torch_device.device)
+        losses = Losses(report, self.torch_device)
         self.model.train()
         drawn = batches(
             data.train.cropped(recipe.least_area),
@@ -156,42 +193,34 @@ class TrainingState(Resumable):
             share=group.share(_images_a_step(data, recipe)),
             per_class=recipe.per_class,
         )
-        with torch.random.fork_rng():
-            torch.manual_seed(dropped.initial_seed())
-            for step, (raw, labels) in enumerate(drawn, start=1):
+        changed = ((_augmented(raw, changes, data, recipe), labels) for raw, labels in drawn)
+        with self.torch_device.seeded(dropped.initial_seed()):
+            fed = feed(changed, self.torch_device.device)
+            for step, (images, labels) in enumerate(fed, start=1):
                 lr = learning_rate(recipe, (epoch + (step - 1) / steps) / recipe.epochs)
                 set_lr(self.optimizer, lr)
-                images = augment(
-                    raw,
-                    changes,
-                    flip=data.flip,
-                    shift=recipe.shift,
-                    fill=recipe.fill,
-                    strength=recipe.jitter,
-                    hue=recipe.hue,
-                )
-                total += self.step(data.to_input(images), labels, recipe, group)
-                report(step / steps, float(total) / step)
+                total = total + self.step(data.to_input(images), labels, recipe, group)
+                losses.add(step / steps, total, over=step)
+        mean = losses.read()[-1]
         group.average_buffers(self.model)
         if self.mean is not None:
             group.average_buffers(self.mean)
-        return {"loss": group.sum([float(total) / step])[0] / group.count, "lr": lr}
+        return {"loss": group.sum([mean])[0] / group.count, "lr": lr}
 
     def step(
         self, images: Tensor, labels: Tensor, recipe: TrainingRecipe, group: Workers
     ) -> Tensor:
         """One step on a batch, or on this process's share of one; return its loss."""
-        x, y = images.to(self.device), labels.to(self.device)
-        with torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16"
-        ):
-            loss: Tensor = self.criterion(self.model(x), y)
+        with self.torch_device.autocast():
+            loss: Tensor = self.criterion(self.model(images), labels)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         group.average_gradients(self.parameters)
         if recipe.clip:
+            self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters, recipe.clip)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         if self.mean is not None:
             _move_towards(self.mean, self.model, 1 - recipe.ema)
         return loss.detach()
@@ -241,11 +270,18 @@ def _images_a_step(data: ImageData, recipe: TrainingRecipe) -> int:
     return recipe.batch_size if recipe.per_class else min(recipe.batch_size, len(data.train))
 
 
-def _device() -> torch.device:
-    """The GPU of this process, where there is one."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
+def _augmented(
+    raw: Tensor, changes: torch.Generator, data: ImageData, recipe: TrainingRecipe
+) -> Tensor:
+    return augment(
+        raw,
+        changes,
+        flip=data.flip,
+        shift=recipe.shift,
+        fill=recipe.fill,
+        strength=recipe.jitter,
+        hue=recipe.hue,
+    )
 
 
 def _optimizer(parameters: list[nn.Parameter], recipe: TrainingRecipe) -> torch.optim.Optimizer:

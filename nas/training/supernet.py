@@ -14,7 +14,8 @@ paths have left are those of none.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -30,17 +31,30 @@ from nas.training.epochs import (
     Resumable,
     TrainingImages,
     Values,
+    mean_loss,
     resume,
     run_epochs,
+    scaler_part,
 )
 from nas.training.optimizer import cosine, set_lr
 from nas.training.recipe import SearchRecipe
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import Relaxation, Strategy
-from nas.training.strategies.base import Drawn
+from nas.training.strategies.base import Drawn, on_device
+from nas.training.torch_device import CPU, TorchDevice
 
-Objective = Callable[[Tensor, Drawn], Tensor]
-"""The loss of held-out images and a relaxed architecture, to what an architecture step lowers."""
+
+@dataclass(frozen=True)
+class Objective:
+    """What an architecture step lowers.
+
+    Attributes:
+        cost: The expected cost of a relaxed architecture, a scalar where the relaxation lies.
+        total: The loss of held-out images and the cost, both on the device, to what is lowered.
+    """
+
+    cost: Callable[[Drawn], Tensor]
+    total: Callable[[Tensor, Tensor], Tensor]
 
 
 class SupernetRecipe(SearchRecipe, frozen=True, kw_only=True, tag="supernet"):
@@ -73,15 +87,16 @@ def train_supernet(
     phase: str = "supernet",
     seed: int = 0,
     criterion: nn.Module | None = None,
-    objective: Objective = lambda loss, relaxed: loss,
+    objective: Objective | None = None,
     parts: tuple[Source, Source] | None = None,
     workers: Workers = ALONE,
+    torch_device: TorchDevice = CPU,
     progress: Progress = lambda fraction, words: None,
 ) -> None:
     """Train to the end of the recipe; interrupted, the same call goes on.
 
     Args:
-        supernet: Changed in place; channels last is fastest.
+        supernet: Changed in place, and moved to the device.
         strategy: What a weight step trains; changed in place, where it has parameters.
         data: Of its training images the recipe's fraction is held out
             (``data.held_out(recipe.held_out, seed=seed)``) and seen by architecture steps only.
@@ -93,19 +108,31 @@ def train_supernet(
         seed: Of order, shifts and paths.
         criterion: Logits and labels to a scalar; its parameters are trained with the weights.
             Cross entropy if None.
-        objective: What architecture steps lower.
+        objective: What architecture steps lower; the loss alone if None.
         parts: Images that train the weights, and those of architecture steps. If None, the
             training images are divided by the recipe.
         workers: The processes that train together.
+        torch_device: Where steps compute, and how precisely.
         progress: Told the fraction done, and what is going on.
     """
     state = _State(
-        supernet, strategy, criterion or nn.CrossEntropyLoss(), recipe, relaxation=relaxation
+        supernet,
+        strategy,
+        criterion or nn.CrossEntropyLoss(),
+        recipe,
+        relaxation=relaxation,
+        torch_device=torch_device,
     )
     resume(state, folder, phase)
     train, held_out = parts or data.held_out(recipe.held_out, seed=seed)
     images = TrainingImages(
-        data, train, recipe.batch_size, recipe.shift, workers, per_class=recipe.per_class
+        data,
+        train,
+        recipe.batch_size,
+        recipe.shift,
+        workers,
+        per_class=recipe.per_class,
+        torch_device=torch_device,
     )
 
     def train_epoch(report: Report) -> Values:
@@ -115,7 +142,7 @@ def train_supernet(
         order, shifts, paths, others = (generator(seed, epoch, use) for use in range(4))
         judged = images.judged(held_out, others)
 
-        def step(number: int, x: Tensor, labels: Tensor) -> float:
+        def step(number: int, x: Tensor, labels: Tensor) -> Tensor:
             done = (epoch + number / images.steps) / recipe.epochs
             loss = state.weight_step(x, labels, paths, done, workers)
             if state.adam is not None and number % recipe.alpha_every == 0:
@@ -133,12 +160,17 @@ def train_supernet(
         folder,
         phase=phase,
         workers=workers,
+        torch_device=torch_device,
+        batch_size=recipe.batch_size,
         progress=progress,
     )
 
 
 class _State(Resumable):
-    """Supernet, strategy, criterion and their optimisers."""
+    """Supernet, strategy, criterion and their optimisers.
+
+    Supernet and criterion are moved to the device; the strategy stays on the CPU.
+    """
 
     def __init__(
         self,
@@ -148,7 +180,11 @@ class _State(Resumable):
         recipe: SupernetRecipe,
         *,
         relaxation: Relaxation | None = None,
+        torch_device: TorchDevice = CPU,
     ) -> None:
+        torch_device.place(supernet)
+        torch_device.place(criterion)
+        self.torch_device, self.scaler = torch_device, torch_device.scaler()
         if relaxation is None and isinstance(strategy, Relaxation):
             relaxation = strategy
         self.supernet, self.strategy, self.criterion = supernet, strategy, criterion
@@ -182,25 +218,39 @@ class _State(Resumable):
             criterion=criterion,
             sgd=self.sgd,
             adam=self.adam,
+            **scaler_part(self.scaler),
         )
 
     def weight_step(
         self, x: Tensor, labels: Tensor, rng: torch.Generator, progress: float, workers: Workers
-    ) -> float:
+    ) -> Tensor:
         """One update on the summed gradients of all that the strategy draws; the mean loss."""
+        return self.train_drawn(x, labels, self.strategy.draw(rng, progress), workers)
+
+    def train_drawn(
+        self, x: Tensor, labels: Tensor, drawn: Sequence[Drawn], workers: Workers
+    ) -> Tensor:
+        """One update on the summed gradients of what was drawn; the mean loss."""
         self.supernet.train()
         self.sgd.zero_grad(set_to_none=True)
-        drawn = self.strategy.draw(rng, progress)
-        total = 0.0
-        for relaxed in drawn:
-            loss = self.criterion(self.supernet(x, relaxed), labels)
-            loss.backward()
-            total += float(loss.detach())
+        losses = []
+        for each in drawn:
+            relaxed, _ = on_device(each, x.device)
+            losses.append(self._loss(x, labels, relaxed))
+            self.scaler.scale(losses[-1]).backward()  # type: ignore[no-untyped-call]
+            losses[-1] = losses[-1].detach()
         workers.average_gradients(self.parameters)
         if self.clip:
+            self.scaler.unscale_(self.sgd)
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.sgd.step()
-        return total / len(drawn)
+        self.scaler.step(self.sgd)
+        self.scaler.update()
+        return mean_loss(losses)
+
+    def _loss(self, x: Tensor, labels: Tensor, relaxed: Drawn) -> Tensor:
+        with self.torch_device.autocast():
+            loss: Tensor = self.criterion(self.supernet(x, relaxed), labels)
+        return loss
 
     def architecture_step(
         self,
@@ -208,7 +258,7 @@ class _State(Resumable):
         labels: Tensor,
         rng: torch.Generator,
         progress: float,
-        objective: Objective,
+        objective: Objective | None,
         workers: Workers,
     ) -> None:
         """Move the relaxation's parameters; the weights are frozen.
@@ -216,15 +266,36 @@ class _State(Resumable):
         A unified supernet computes mixtures in its evaluation mode, as in SGNAS's own architecture
         steps: with frozen weights it then keeps a map a kernel and nothing more.
         """
+        assert self.relaxation is not None
+        relaxed = self.relaxation.relaxed(rng, progress)
+        costs = [] if objective is None else [objective.cost(relaxed)]
+        relaxed, costs_there = on_device(relaxed, x.device, *costs)
+        self.move_relaxation(
+            x,
+            labels,
+            relaxed,
+            lambda loss: loss if objective is None else objective.total(loss, *costs_there),
+            workers,
+        )
+
+    def move_relaxation(
+        self,
+        x: Tensor,
+        labels: Tensor,
+        relaxed: Drawn,
+        total: Callable[[Tensor], Tensor],
+        workers: Workers,
+    ) -> None:
+        """Lower the total that a relaxation's loss is a part of."""
         assert self.adam is not None and self.relaxation is not None
         self.supernet.train(not isinstance(self.supernet, UnifiedSupernet))
         self.adam.zero_grad(set_to_none=True)
         for parameter in self.parameters:
             parameter.requires_grad_(False)  # no backward for frozen weights
-        relaxed = self.relaxation.relaxed(rng, progress)
-        loss = self.criterion(self.supernet(x, relaxed), labels)
-        objective(loss, relaxed).backward()  # type: ignore[no-untyped-call]
+        loss = self._loss(x, labels, relaxed)
+        self.scaler.scale(total(loss)).backward()  # type: ignore[no-untyped-call]
         for parameter in self.parameters:
             parameter.requires_grad_(True)
         workers.average_gradients(self.relaxation.parameters())
-        self.adam.step()
+        self.scaler.step(self.adam)
+        self.scaler.update()

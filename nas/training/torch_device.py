@@ -1,64 +1,150 @@
 """Where a search or a training computes: its torch device, precision and memory format.
 
 One ``TorchDevice`` is made at the border, from a name such as ``cuda:1``, and is handed down. It
-places modules and batches, and opens autocast. Code below it never names a device: it makes tensors
-where the tensors that it is given lie.
+places modules and batches, opens autocast and translates the device's errors. Code below it never
+names a device: it makes tensors where the tensors that it is given lie.
 
 Draws that choose paths, orders and crops stay on the CPU, so that one seed chooses the same paths
-on every device.
+on every device. Dropped features and images are drawn on the device.
+
+On CUDA, ``fp32`` leaves torch's own setting alone: convolutions may round their factors to TF32,
+products of matrices do not. ``tf32`` lets both do so.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Literal, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import nn
 
-from latbench.errors import InvalidValueError
+from latbench.errors import InvalidValueError, TorchDeviceError
+from nas.recipes import Precision
 
-Precision = Literal["fp32", "bf16", "fp16"]
-
-_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # of autocast
+# how messages of torch begin when a GPU or its libraries fail
+_FAILURES = ("CUDA error", "cuDNN error", "NCCL error", "MPS backend")
 
 M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class TorchDevice:
-    """A torch device, and how is computed on it.
+    """A torch device, and how it computes.
 
     Attributes:
         device: Where modules and batches lie.
-        precision: Type of products and convolutions. Below ``fp32`` they compute under autocast;
-            weights, norms and sums stay in single precision.
+        precision: Type of products and convolutions. With ``bf16`` and ``fp16`` they compute under
+            autocast; weights, norms and sums stay in single precision. ``tf32`` is for CUDA.
         memory_format: Layout of images and of the weights of convolutions.
+
+    Raises:
+        InvalidValueError: The device does not compute in this precision.
     """
 
     device: torch.device
     precision: Precision = "fp32"
     memory_format: torch.memory_format = torch.channels_last
 
+    def __post_init__(self) -> None:
+        if self.precision == "tf32" and self.device.type != "cuda":
+            raise InvalidValueError(
+                f"precision tf32 is for CUDA GPUs, and this is {self.device}: choose fp32 or bf16"
+            )
+
     @property
     def is_gpu(self) -> bool:
         """Whether work is queued there while the processor goes on."""
         return self.device.type != "cpu"
+
+    def at(self, precision: Precision) -> TorchDevice:
+        """The same device, computing in another precision."""
+        return replace(self, precision=precision)
 
     def place(self, module: M) -> M:
         """The module, moved to the device in this memory format; changed in place."""
         return module.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload,no-any-return]
 
     def autocast(self) -> torch.autocast:
-        """Autocast to the precision; does nothing in ``fp32``."""
-        enabled = self.precision != "fp32"
-        dtype = _TYPES[self.precision] if enabled else None
-        return torch.autocast(self.device.type, dtype=dtype, enabled=enabled)
+        """Autocast to the precision; does nothing in ``fp32`` and ``tf32``."""
+        dtype = _TYPES.get(self.precision)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def scaler(self) -> torch.amp.GradScaler:
         """Scaler of the loss, which keeps small gradients of ``fp16``; inactive otherwise."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        """Torch's own generators begin at a seed, and afterwards are as they were before."""
+        cuda = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):
+            torch.manual_seed(seed)
+            yield
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Torch's settings for a long training on this device; afterwards they are as before.
+
+        On CUDA, cuDNN tries its algorithms once for every shape: paths are drawn at random, and
+        each operation's shapes come again. It may choose differently in another process, so two
+        runs on a GPU agree up to rounding and not bit for bit.
+        """
+        if self.device.type != "cuda":
+            yield
+            return
+        cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+        before = cudnn.benchmark, cudnn.allow_tf32, products.allow_tf32
+        cudnn.benchmark = True
+        if self.precision == "tf32":
+            cudnn.allow_tf32 = products.allow_tf32 = True
+        try:
+            with torch.cuda.device(self.device):
+                yield
+        finally:
+            cudnn.benchmark, cudnn.allow_tf32, products.allow_tf32 = before
+
+    @contextmanager
+    def guarded(self, *, work: str, kept: str, batch_size: int | None = None) -> Iterator[None]:
+        """Errors of the device, each as one line that says what to do.
+
+        Args:
+            work: The work that an error ends, such as ``the training``.
+            kept: What is left of it.
+            batch_size: Images a step, if the work goes by steps.
+
+        Raises:
+            TorchDeviceError: The memory is too small, or the device failed.
+        """
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            images = f" with batches of {batch_size} images" if batch_size else ""
+            raise TorchDeviceError(
+                f"{self._described()} has not enough memory for {work}{images}; {kept}. What to "
+                "do: choose a smaller --batch-size, compute in bf16 (--set precision=bf16), share "
+                "batches among several GPUs by torchrun, or end what else uses this GPU's memory"
+            ) from error
+        except RuntimeError as error:
+            lost = isinstance(error, torch.AcceleratorError | torch.distributed.DistError)
+            reason = str(error).strip().split("\n")[0]
+            if not lost and not (self.is_gpu and any(words in reason for words in _FAILURES)):
+                raise
+            raise TorchDeviceError(
+                f"{self.device} failed in {work} ({reason}); {kept}. What to do: look at "
+                "`nvidia-smi` and the system's log, and repeat the command to go on, on another "
+                "device if need be (--torch-device)"
+            ) from error
+
+    def _described(self) -> str:
+        if self.device.type != "cuda":
+            return str(self.device)
+        about = torch.cuda.get_device_properties(self.device)
+        return f"{self.device} ({about.name}, {about.total_memory / 2**30:.0f} GiB)"
 
 
 CPU = TorchDevice(torch.device("cpu"))
@@ -71,7 +157,7 @@ def find_torch_device(name: str = "auto", *, precision: Precision = "fp32") -> T
         name: ``auto`` (the GPU where there is one, else the CPU), ``cpu``, ``cuda``, ``cuda:1`` or
             ``mps``. Without a number, ``cuda`` is the GPU of this process's local rank under
             ``torchrun``, and the first one otherwise.
-        precision: Of products and convolutions.
+        precision: Precision of products and convolutions.
 
     Raises:
         InvalidValueError: No such device, or it is not on this machine.
@@ -95,9 +181,17 @@ def _gpu(device: torch.device) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not count:
         raise _refused(f"PyTorch {torch.__version__} finds no CUDA GPU here")
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's, on this machine
+    if processes > count:
+        raise _refused(f"torchrun started {processes} processes for {count} GPUs: start {count}")
     index = device.index
     if index is None:
         index = int(os.environ.get("LOCAL_RANK", "0"))
+    elif processes > 1:
+        raise _refused(
+            f"{processes} processes cannot share {device}: name it without a number, and each "
+            "takes a GPU of its own"
+        )
     if index >= count:
         raise _refused(f"there is no GPU {index}: PyTorch finds {count}, numbered from 0")
     return torch.device("cuda", index)

@@ -18,11 +18,16 @@ import latbench.profiling
 from latbench.blocks import Network
 from latbench.device import DeviceProfile
 from latbench.environment import Environment, Gpu, current_environment
-from latbench.errors import DeviceBusyError, LatbenchError, MismatchError, RuntimeFailure
+from latbench.errors import (
+    DeviceBusyError,
+    MismatchError,
+    RuntimeFailure,
+    UnknownNameError,
+)
 from latbench.measure.lock import device_lock
 from latbench.measure.sweep import PassRecord, Target, block_target, network_target, sweep_pass
 from latbench.measure.visit import visit
-from latbench.profilers import CacheFlusher, Flush, Profiler, Session, make_profiler
+from latbench.profilers import PROFILERS, CacheFlusher, Flush, Profiler, Session, make_profiler
 from latbench.profiling import SCAN_PASSES, ProfileResult
 from latbench.tables import LatencyTable, TableStore
 from latbench.tables.estimation import Drift
@@ -216,7 +221,7 @@ def test_environments_of_before_there_were_gpus_are_read() -> None:
 
 
 def _gpu(name: str, driver: str, *, clock_mhz: int = 1400) -> Gpu:
-    return Gpu(name, driver, clock_mhz, 1100, 1400, throttled_by=[])
+    return Gpu(name, driver, clock_mhz, 1400, throttled_by=[])
 
 
 def _interrupted_at(fatal: int) -> Callable[..., PassRecord]:
@@ -334,8 +339,14 @@ def test_a_process_of_its_own_verifies_and_passes_errors_on(
     result = verify_apart(path, [network], progress=lambda fraction, _: told.append(fraction))
     assert result.networks[0].predicted == LatencyTable.open(path).predict(network)
     assert told[-1] == 1.0
-    with pytest.raises(LatbenchError, match="fitted on"):
+    with pytest.raises(MismatchError, match="fitted on"):
         verify_apart(path, [next(iter(LatencyTable.open(path).networks))])
+    unknown = msgspec.structs.replace(quick_profile, runtime="onnxrutnime")
+    other = tmp_path / "other.sqlite"
+    write_table(other, tiny_space, unknown)
+    with pytest.raises(UnknownNameError, match="onnxruntime") as caught:
+        verify_apart(other, [network])
+    assert caught.value.choices == list(PROFILERS)
 
 
 def test_networks_that_were_fitted_on_verify_nothing(

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from latbench.device import load_profile
-from latbench.errors import BudgetError, InvalidFileError, InvalidValueError, LatbenchError
+from latbench.errors import (
+    BudgetError,
+    InvalidFileError,
+    InvalidValueError,
+    LatbenchError,
+    MismatchError,
+)
 from nas.blackbox import BLACK_BOXES, run
 from nas.coding import Code, CodedSpace
 from nas.constraints import latency_limits
@@ -90,6 +98,26 @@ def test_scores_are_fractions_that_repeat_and_are_counted(name: str, tmp_path: P
     assert all(0 <= score <= 1 for score in scores)
     assert [evaluator.score(architecture) for architecture in drawn] == scores
     assert evaluator.evaluations == 6
+
+
+def test_a_training_under_another_recipe_or_on_other_data_is_refused(tmp_path: Path) -> None:
+    """Its score would be that of the first recipe and data."""
+    space, recipe = make_small_space(), TrainingRecipe(epochs=1, batch_size=16, shift=0)
+    data, smallest = tiny_data(), space.smallest()
+    score = ScratchEvaluator(space, data, recipe=recipe, folder=tmp_path).score(smallest)
+    again = ScratchEvaluator(space, tiny_data(), recipe=recipe, folder=tmp_path)
+    assert again.score(smallest) == score
+    longer = msgspec.structs.replace(recipe, epochs=2)
+    order = torch.arange(len(data.train)).flip(0)
+    for other, asked, held_out, differs in (
+        (data, longer, 0.2, "recipe"),
+        (replace(data, train=data.train.take(order)), recipe, 0.2, "data"),
+        (replace(data, mean=0.25), recipe, 0.2, "data"),
+        (data, recipe, 0.3, "data"),
+    ):
+        evaluator = ScratchEvaluator(space, other, recipe=asked, folder=tmp_path, held_out=held_out)
+        with pytest.raises(MismatchError, match=f"differs in {differs}"):
+            evaluator.score(smallest)
 
 
 def test_the_benchmark_has_its_published_optimum(reference: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from latbench.cost import network_cost
+from latbench.cost import block_cost, network_cost
 from latbench.device import load_profile
 from latbench.errors import BudgetError, InvalidFileError, MismatchError, UnknownNameError
 from latbench.tables import SpaceLabel
@@ -140,7 +140,24 @@ def test_a_pieced_latency_is_what_the_table_predicts(tmp_path: Path) -> None:
         drawn = space.random(rng)
         counts = np.array([COUNT_VECTORS.index(choice.kernels) for choice in drawn.choices])
         assert costs.of(counts) == pytest.approx(priced.latency_ms(drawn), rel=1e-12)
-        assert costs.reach[0] <= costs.of(counts) <= costs.reach[1]
+
+
+@pytest.mark.parametrize("slope", [-1e-4, 1e-4])
+def test_the_reach_of_costs_is_that_of_enumeration(tmp_path: Path, slope: float) -> None:
+    """All 6,889 networks of two layers, also where what is fast has many weights."""
+    space = make_mix_space(2)
+    model = PriceModel(0.0, 1.0, 0.0, 0.25, knees=(Knee(9e3, 8e-5), Knee(11e3, 1e-4)))
+    table = write_table(
+        tmp_path / "t",
+        space,
+        load_profile("cpu-onnxruntime"),
+        model=model,
+        prices=lambda spec: 5.0 + slope * block_cost(spec).weight_bytes,
+    )
+    costs = latency_costs(PricedSpace(space, table))
+    every = [costs.of(np.array(o)) for o in itertools.product(range(83), repeat=2)]
+    assert costs.reach == pytest.approx((min(every), max(every)), rel=1e-12)
+    assert (costs.of(costs.cheapest()), costs.of(costs.costliest())) == costs.reach
 
 
 @pytest.mark.parametrize("variant", [Variant(), Variant(se=True, activation="hswish")], ids=str)

@@ -15,6 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from latbench.blocks import BlockSpec
+from latbench.cost import block_cost
 from latbench.device import DeviceProfile, load_profile
 from latbench.errors import BudgetError, MismatchError
 from latbench.tables import LatencyTable, Origin
@@ -25,7 +27,7 @@ from nas.priced import PricedSpace
 from nas.relaxation import Relaxed, expected_latency_ms, one_hot
 from nas.scaling import SHAPE_TOLERANCE, fit_exact, fit_greedy, reach_ms
 from nas.searchers.derivation import LogProbabilities, architecture_at, derive, most_probable
-from nas.spaces import Architecture, Choice, SearchSpace, make_space
+from nas.spaces import Architecture, Choice, Layer, SearchSpace, make_space
 from nas.spaces.architecture import parse_architecture
 from nas.supernet.supernet import start_widths
 from tests.conftest import make_tiny_space, write_table
@@ -277,11 +279,115 @@ def _published(file: Path, path: Path) -> PricedSpace:
     return PricedSpace(space, LatencyTable.open(path))
 
 
-def test_the_reach_of_a_space_holds_all_its_architectures(priced: PricedSpace) -> None:
-    low, high = priced.reachable_ms()
+@pytest.fixture(scope="module")
+def opposed(tmp_path_factory: pytest.TempPathFactory) -> PricedSpace:
+    """The tiny space where what is fast has many weights, and weights beyond 30 kB are slow."""
+
+    def prices(spec: BlockSpec) -> float:
+        return 2.0 - 5e-5 * block_cost(spec).weight_bytes
+
+    space, path = make_tiny_space(), tmp_path_factory.mktemp("tables") / "t.sqlite"
+    model = PriceModel(0.0, 1.0, 0.0, 0.25, knees=(Knee(30e3, 4e-5), Knee(34e3, 8e-5)))
+    device = load_profile("cpu-onnxruntime")
+    return PricedSpace(space, write_table(path, space, device, prices=prices, model=model))
+
+
+def _latencies_ms(priced: PricedSpace, rows: list[list[Choice]]) -> np.ndarray:
+    """Latency of every combination of one choice a layer, of the layers of all stages."""
+    layers = [layer for layers in priced.space.stages for layer in layers]
+    sums = priced.base_ms[None]
+    for layer, choices in zip(layers, rows, strict=True):
+        addends = np.array([priced.addend_ms(layer, c) if c else 0 * sums[0] for c in choices])
+        sums = (sums[:, None] + addends[None]).reshape(-1, len(priced.base_ms))
+    return sums.max(axis=1)
+
+
+def _every_choice(priced: PricedSpace, layer: Layer) -> list[Choice]:
+    return [Choice(op, width) for op in layer.ops for width in priced.widths(layer, op)]
+
+
+def test_the_reach_of_a_space_is_that_of_enumeration(
+    priced: PricedSpace, opposed: PricedSpace
+) -> None:
+    """All 102,144 architectures of the tiny space; one of its layers may be left out."""
+    for each in (priced, opposed):
+        first, second, last = [_every_choice(each, layer) for layer in each.space.layers]
+        latencies_ms = _latencies_ms(each, [first, [*second, None], last])  # type: ignore[list-item]
+        assert len(latencies_ms) == 32 * (56 + 1) * 56
+        assert each.reachable_ms() == pytest.approx((latencies_ms.min(), latencies_ms.max()))
+
+
+def test_the_reach_of_an_architecture_is_that_of_enumeration(
+    priced: PricedSpace, opposed: PricedSpace
+) -> None:
     rng = np.random.default_rng(3)
-    for _ in range(50):
-        assert low <= priced.latency_ms(priced.space.random(rng)) <= high
+    for each in (priced, opposed):
+        for _ in range(20):
+            drawn = each.space.random(rng)
+            rows: list[list[Any]] = []
+            for stage, layers in zip(drawn.stages, each.space.stages, strict=True):
+                rows += [
+                    [Choice(c.op, w) for w in each.widths(layer, c.op)]
+                    for c, layer in zip(stage, layers, strict=False)
+                ]
+                rows += [[None]] * (len(layers) - len(stage))
+            latencies_ms = _latencies_ms(each, rows)
+            low, high = _reach(each, drawn)
+            assert (low, high) == pytest.approx((latencies_ms.min(), latencies_ms.max()))
+            assert fit_exact(each, drawn, low).latency_ms == pytest.approx(low)
+            assert fit_greedy(each, drawn, low).latency_ms == pytest.approx(low)
+
+
+def test_the_nearest_target_of_a_refusal_is_reached(opposed: PricedSpace) -> None:
+    widths = start_widths(opposed.space)
+    log = LogProbabilities(
+        [[[np.log(1 / 8)] * 8 for _ in layers] for layers in opposed.space.stages],
+        [np.log(_rising(len(layers))).tolist() for layers in opposed.space.stages],
+    )
+    with pytest.raises(BudgetError) as caught:
+        derive(opposed, log, widths=widths, target_ms=0.9 * opposed.reachable_ms()[0])
+    nearest_ms = caught.value.nearest_ms
+    assert nearest_ms is not None
+    for elastic in (True, False):
+        found = derive(opposed, log, widths=widths, target_ms=nearest_ms, elastic=elastic)
+        assert found.latency_ms == pytest.approx(nearest_ms)
+
+
+def test_what_is_derived_near_the_least_latency_is_the_most_probable_of_enumeration(
+    opposed: PricedSpace,
+) -> None:
+    """Of all operations and depths, the most probable whose widths reach the target."""
+    space, rng = opposed.space, np.random.default_rng(4)
+    least_ms = opposed.reachable_ms()[0]
+    widths = start_widths(space)
+    for _ in range(5):
+        log = LogProbabilities(
+            [[np.log(rng.dirichlet(np.ones(8))).tolist() for _ in ls] for ls in space.stages],
+            [np.log(rng.dirichlet(np.ones(len(ls)))).tolist() for ls in space.stages],
+        )
+        target_ms = least_ms * 1.02
+        reaching = {}
+        for depths, ops in _all_architectures(space):
+            left = iter(ops)
+            rows = [[next(left) for _ in layers] for layers in space.stages]
+            kept = [row[:depth] for row, depth in zip(rows, depths, strict=True)]
+            options = [
+                [(layer, layer.ops[op])]
+                for layers, row in zip(space.stages, kept, strict=True)
+                for layer, op in zip(layers, row, strict=False)
+            ]
+            if opposed.fastest(options)[1] <= target_ms <= opposed.slowest(options)[1]:
+                score = sum(
+                    log.choice(s, i)[op] for s, row in enumerate(kept) for i, op in enumerate(row)
+                ) + sum(log.depths[s][len(row) - 1] for s, row in enumerate(kept))
+                reaching[tuple(map(tuple, kept))] = score
+        fitted = derive(opposed, log, widths=widths, target_ms=target_ms)
+        assert fitted.latency_ms <= target_ms
+        chosen = tuple(
+            tuple(layer.ops.index(c.op) for layer, c in zip(layers, stage, strict=False))
+            for layers, stage in zip(space.stages, fitted.architecture.stages, strict=True)
+        )
+        assert reaching[chosen] == pytest.approx(max(reaching.values()))
 
 
 def test_efficient_widths_are_those_that_no_wider_one_beats(

@@ -25,6 +25,7 @@ from nas.spaces import (
     Architecture,
     Choice,
     Variant,
+    distinct_random,
     every_width,
     make_space,
     read_architecture,
@@ -32,6 +33,7 @@ from nas.spaces import (
     spread_networks,
 )
 from nas.spaces.architecture import parse_architecture
+from tests.conftest import make_small_space
 
 NAMES = list(SPACES)
 SIZES = [None, 32]
@@ -242,6 +244,27 @@ def test_spread_networks_span_the_sizes_and_repeat() -> None:
     assert networks == spread_networks(space, 12, seed=0)
 
 
+def test_random_networks_are_drawn_again_until_they_differ() -> None:
+    """Of a small space all there are, though fewer than were asked for."""
+    space = make_small_space()
+    # of two equal layers either may be left out: 3 * (1 + 2 + 4) * 3 * 3 networks
+    every = distinct_random(space, 500, np.random.default_rng(0))
+    networks = {space.lower(architecture) for architecture in every}
+    assert len(networks) == len(every) == 189
+    rng = np.random.default_rng(1)
+    some = list(networks)[:150]
+    others = distinct_random(space, 30, rng, without=some)
+    assert len({space.lower(architecture) for architecture in others} - set(some)) == 30
+    assert distinct_random(space, 3, rng, without=networks) == []
+
+
+def test_distinct_random_networks_are_those_of_plain_draws() -> None:
+    space = make_space("tfnas", 32, 10)
+    rng = np.random.default_rng(5)
+    plain = [space.random(rng) for _ in range(6)]
+    assert distinct_random(space, 6, np.random.default_rng(5)) == plain
+
+
 def _tfnas(**changes: object) -> dict[str, object]:
     plain = make_space("tfnas", 32, 10).smallest().as_dict()
     return plain | changes
@@ -273,6 +296,24 @@ def test_a_choice_that_does_not_fit_is_named(
 def test_what_is_no_architecture_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(InvalidFileError):
         _check(_tfnas(**changes))
+
+
+def test_an_architecture_of_another_space_is_refused_though_its_operations_are_known() -> None:
+    """FBNet's two spaces have equal operations and depths; flat lists of layers are no way in."""
+    small, large = make_space("fbnet-s", 32, 10), make_space("fbnet-l", 32, 10)
+    drawn = large.smallest()
+    plain = drawn.as_dict()
+    plain["layers"] = [choice for stage in plain.pop("stages") for choice in stage]  # type: ignore[attr-defined]
+    flat = parse_architecture(msgspec.json.encode(plain), source="flat")
+    for use in (
+        lambda: small.check(drawn),
+        lambda: small.lower(drawn),
+        lambda: small.check(small.staged(flat)),
+    ):
+        with pytest.raises(InvalidFileError, match="fbnet-s, not fbnet-l") as caught:
+            use()
+        assert caught.value.path == "$.space"
+    assert large.staged(flat) == drawn
 
 
 def test_a_stage_that_is_too_deep_is_refused() -> None:

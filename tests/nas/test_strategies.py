@@ -30,7 +30,7 @@ from nas.training.strategies.fair import StrictFairness
 from nas.training.strategies.gumbel import GumbelSoftmax
 from nas.training.strategies.sandwich import SandwichRule
 from nas.training.strategies.uniform import UniformPath
-from nas.training.supernet import SupernetRecipe, _State, train_supernet
+from nas.training.supernet import Objective, SupernetRecipe, _State, train_supernet
 
 RECIPE = SupernetRecipe(epochs=2, batch_size=8, lr=0.1, alpha_lr=0.1, shift=1)
 
@@ -182,9 +182,11 @@ def test_each_step_of_a_differentiable_strategy_moves_its_own(name: str) -> None
     assert all(moved(supernet, weights))
     assert not any(moved(strategy, choices))
     weights, asked = snapshot(supernet), []
-    state.architecture_step(
-        x, labels, _rng(), 0.0, lambda loss, relaxed: asked.append(relaxed) or loss, ALONE
+    objective = Objective(
+        cost=lambda relaxed: asked.append(relaxed) or torch.zeros(()),
+        total=lambda loss, cost: loss,
     )
+    state.architecture_step(x, labels, _rng(), 0.0, objective, ALONE)
     assert not any(moved(supernet, weights))
     assert moved(strategy, choices) == [True] * 3 + [len(b) > 1 for b in strategy.betas]
     assert len(asked) == 1

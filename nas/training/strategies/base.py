@@ -2,6 +2,10 @@
 
 The gradients of all architectures that a weight step trains are added up before the one update.
 Strategies that relax choices have parameters of their own, which an architecture step moves.
+
+Draws and parameters lie on the CPU, wherever the supernet computes. Paths are then drawn and costs
+expected without waiting for a GPU, and what goes to it in a step are weights in one piece
+(``on_device``); their gradients come back in one piece as well.
 """
 
 from __future__ import annotations
@@ -19,6 +23,38 @@ from nas.spaces import SearchSpace
 Drawn = Any
 """What a supernet computes in one forward pass: ``Relaxed`` for one of separate operations; a path
 or probabilities ``(layers, 6, 4)`` for a unified one (``nas.training.strategies.unified``)."""
+
+
+def on_device(
+    drawn: Drawn, device: torch.device, *scalars: Tensor
+) -> tuple[Drawn, tuple[Tensor, ...]]:
+    """What a supernet computes, and further scalars, brought to its device in one copy.
+
+    Args:
+        drawn: Numbers among its weights stay as they are, and tensors are copied.
+        device: The supernet's.
+        scalars: Brought along, such as an expected latency.
+
+    Returns:
+        Both, differentiable by what was given; what lies on the device already is not copied.
+    """
+    weights: list[Tensor] = []
+    if isinstance(drawn, Tensor):
+        weights.append(drawn)
+    elif isinstance(drawn, Relaxed):
+        drawn.map(lambda weight: weights.append(weight) if isinstance(weight, Tensor) else None)
+    there = [*weights, *scalars]
+    if all(value.device == device for value in there):
+        return drawn, scalars
+    dtype = there[0].dtype  # the weights'; a cost may be of another
+    flat = torch.cat([value.flatten().to(dtype) for value in there]).to(device, non_blocking=True)
+    parts = torch.split(flat, [value.numel() for value in there])
+    left = iter(part.view_as(value) for part, value in zip(parts, there, strict=True))
+    if isinstance(drawn, Tensor):
+        drawn = next(left)
+    elif isinstance(drawn, Relaxed):
+        drawn = drawn.map(lambda weight: next(left) if isinstance(weight, Tensor) else weight)
+    return drawn, tuple(left)
 
 
 class Strategy(nn.Module, ABC):

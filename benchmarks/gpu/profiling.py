@@ -1,0 +1,92 @@
+"""A profile of a space on the GPU through the command line, and whole networks verified by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.gpu.conditions import Conditions, latbench
+from benchmarks.gpu.record import Record
+from latbench.device import DeviceProfile, load_profile, shipped_profiles
+
+_PROFILE_S = 120.0
+_VERIFY_S = 50.0  # for starting twice, and for verifying
+_NETWORKS = 12
+# a session on a GPU takes long to open: fewer visits than usual to networks, so that there is time
+# for a dozen of them
+_SWEEP = {"networks": 12, "network_visits": 2, "verify_visits": 10}
+_TINY_SWEEP = {"networks": 6, "network_visits": 1, "verify_visits": 2, "max_passes": 4}
+
+
+def run(conditions: Conditions, record: Record, device: str) -> None:
+    """Profile for two minutes or as long as there is time, then verify random networks."""
+    space, sweep = ["tfnas", "--input-size", "224"], _SWEEP
+    profile = _profile(device)
+    if conditions.tiny:
+        space, sweep, profile = ["nasbench-macro"], _TINY_SWEEP, load_profile("cpu-onnxruntime")
+    shape = f"{' '.join(space)}, {profile.name}, {sweep}"
+    path = conditions.folder / "device.toml"
+    path.write_text(_toml(profile, sweep))
+    table: Path = conditions.folder / "table.sqlite"
+    table.unlink(missing_ok=True)
+    most = 8.0 if conditions.tiny else _PROFILE_S
+    seconds = max(8.0, min(most, conditions.seconds_left - _VERIFY_S))
+    done = latbench(
+        "profile", path, *space, "-o", table, "--time-limit", f"{seconds:.0f}s",
+        timeout_s=conditions.seconds_left,
+    )  # fmt: skip
+    visits = done["passes"] * done["measured"] if "passes" in done else None
+    each_ms = f"{done['seconds'] / visits * 1e3:.1f} ms a visit" if visits else "visits unknown"
+    record.add(
+        f"{shape}: {done['measured']} blocks measured, {done['interpolated']} interpolated, "
+        f"{done['noisy']} noisy, {done['seconds']:.0f} s, {done.get('passes')} passes, {each_ms}; "
+        f"{_percent('leave-one-out', done.get('loo_error'))}, "
+        f"{_percent('floor', done.get('floor'))}, held out {done['heldout_error']}",
+        profile=done,
+    )
+    count = (2 if conditions.seconds_left > 2 * _VERIFY_S else 1) * _NETWORKS
+    found = latbench(
+        "verify", "--table", table, "--random", str(count), "--seed", "1",
+        timeout_s=conditions.seconds_left,
+    )  # fmt: skip
+    rows = found.pop("rows")
+    measured = [row["measured_ms"] for row in rows]
+    record.add(
+        f"{len(rows)} networks of {min(measured):.3f} to {max(measured):.3f} ms: "
+        f"{_percent('mape', found['mape'])}, {_percent('bias', found['bias'])}, "
+        f"{_percent('largest', found['max_error'])}, {_percent('floor', found['floor'])}, "
+        f"tau {found['kendall_tau']}, drift {found['drift']}, "
+        f"{_percent('drift taken out', found['mape_drift_corrected'])}",
+        verify=found,
+        rows=[{k: v for k, v in row.items() if k != "architecture"} for row in rows],
+    )
+
+
+def _profile(name: str) -> DeviceProfile:
+    """The shipped profile of a name; where it is for one image, made of the one for 32."""
+    if name in shipped_profiles():
+        return load_profile(name)
+    many = load_profile("cuda-pytorch-b32")
+    return msgspec.structs.replace(many, name=name, batch_size=1)
+
+
+def _toml(profile: DeviceProfile, sweep: Mapping[str, int]) -> str:
+    lines = [
+        f'name = "{profile.name}"',
+        f'runtime = "{profile.runtime}"',
+        f'device = "{profile.device}"',
+        f"batch_size = {profile.batch_size}",
+        f'precision = "{profile.precision}"',
+        f"threads = {profile.threads}",
+        "[options]",
+        *(f'{key} = "{value}"' for key, value in profile.options.items()),
+        "[sweep]",
+        *(f"{key} = {value}" for key, value in sweep.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _percent(what: str, value: float | None) -> str:
+    return f"{what} {value:.2%}" if value is not None else f"{what} -"

@@ -1,0 +1,57 @@
+"""Supernet step and architecture step of SGNAS, beside a plain implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.gpu.conditions import Conditions
+from benchmarks.gpu.record import Record
+from benchmarks.gpu.stepping import compare, serve_side
+from benchmarks.sgnas_sides import ARCHITECTURE, SUPERNET, sgnas_step
+from nas.spaces import make_space
+from nas.training.torch_device import Precision, TorchDevice
+
+_COLLECTING = f"{ARCHITECTURE}, weights' gradients as published"
+_WHOSE = {SUPERNET: "plain", ARCHITECTURE: "plain, frozen", _COLLECTING: "plain, collecting"}
+
+
+def run(conditions: Conditions, record: Record) -> None:
+    """All kinds of step in bf16."""
+    size, batch_size = (32, 4) if conditions.tiny else (224, 128)
+    record.add(f"sgnas, {size} px, 100 classes, four paths a supernet step")
+    compare(
+        conditions,
+        record,
+        "sgnas-steps",
+        precisions=("fp32",) if conditions.tiny else ("bf16",),
+        kinds=tuple(_WHOSE),
+        batch_size=batch_size,
+    )
+
+
+def serve(conditions: Conditions, side: str, batch_size: str) -> None:
+    """Be one side."""
+
+    def build(
+        side: str, precision: Precision, batch_size: int, device: TorchDevice
+    ) -> dict[str, Callable[[], object]]:
+        space = make_space("sgnas", 32 if conditions.tiny else 224, 100)
+
+        def step(kind: str, whose: str) -> Callable[[], object]:
+            made: list[Callable[[], object]] = []  # built when it is taken first
+
+            def take() -> object:
+                if not made:
+                    made.append(sgnas_step(kind, whose, space, batch_size, device=device))
+                return made[0]()
+
+            return take
+
+        return {
+            name: step(
+                SUPERNET if name == SUPERNET else ARCHITECTURE, whose if side == "plain" else side
+            )
+            for name, whose in _WHOSE.items()
+        }
+
+    serve_side(conditions, build, side, batch_size, tuple(_WHOSE))

@@ -1,0 +1,159 @@
+"""Steps of two sides on one GPU, in turn, with the memory that each needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import monotonic
+
+import numpy as np
+import torch
+
+from benchmarks.gpu.conditions import Conditions
+from benchmarks.gpu.record import Record
+from benchmarks.sides import Side, SideFailed, serve
+from nas.training.torch_device import Precision, TorchDevice, find_torch_device
+
+SIDES = ("ours", "plain")
+_ROUNDS, _STEPS = 4, 5  # turns of each side, and timed steps a turn
+_TINY = (1, 1)  # the same without a GPU
+_SMALLEST_BATCH = 16
+_OUT_OF_MEMORY = "OutOfMemoryError"
+
+Build = Callable[[str, Precision, int, TorchDevice], dict[str, Callable[[], object]]]
+"""Steps by kind, of a side, in a precision, with so many images, on a device."""
+
+
+def compare(
+    conditions: Conditions,
+    record: Record,
+    item: str,
+    *,
+    precisions: Sequence[Precision],
+    kinds: Sequence[str],
+    batch_size: int,
+) -> None:
+    """Time all kinds of steps of both sides; where one runs out of memory, both with half a batch.
+
+    Args:
+        conditions: Time and device.
+        record: Gets median, quartiles and peak memory.
+        item: Whose module serves the sides.
+        precisions: Of the computation.
+        kinds: Kinds of steps.
+        batch_size: Images a step.
+    """
+    waiting = [(precision, kind) for precision in precisions for kind in kinds]
+    while waiting and batch_size >= _SMALLEST_BATCH // (8 if conditions.tiny else 1):
+        sides = {side: Side(conditions.side(item, side, str(batch_size))) for side in SIDES}
+        too_large = []
+        for number, (precision, kind) in enumerate(waiting):
+            share_s = conditions.seconds_left / (len(waiting) - number)
+            if conditions.seconds_left < 5:
+                record.add(f"{precision} {kind}: no time left")
+                continue
+            turns = _TINY if conditions.tiny else (_ROUNDS, _STEPS)
+            step = f"{precision} {kind}"
+            if not _compare_one(sides, record, step, batch_size, turns=turns, seconds=share_s):
+                too_large.append((precision, kind))
+        for side in sides.values():
+            side.close()
+        waiting, batch_size = too_large, batch_size // 2
+
+
+def _compare_one(
+    sides: dict[str, Side],
+    record: Record,
+    step: str,
+    batch_size: int,
+    *,
+    turns: tuple[int, int],
+    seconds: float,
+) -> bool:
+    """Whether both sides had room; one that failed otherwise is left out."""
+    end = monotonic() + seconds
+    rounds, steps = turns
+    times_ms: dict[str, list[float]] = {side: [] for side in sides}
+    peaks_gib: dict[str, float] = {}
+    for number in range(rounds):
+        for side in SIDES if number % 2 else SIDES[::-1]:
+            if monotonic() > end and times_ms[side]:
+                continue
+            try:
+                for _ in range(1 if number or steps == 1 else 3):
+                    sides[side].ask(step)  # untimed
+                sides[side].ask("forget")
+                times_ms[side] += [sides[side].ask(step) for _ in range(steps)]
+                peaks_gib[side] = max(peaks_gib.get(side, 0.0), sides[side].ask("peak"))
+            except SideFailed as failure:
+                if _OUT_OF_MEMORY in str(failure):
+                    sides[side].ask("free")
+                    record.add(f"{step}: {side} is out of memory at batch {batch_size}")
+                    return False
+                record.add(f"{step}: {side} failed: {failure}")
+                return True
+            sides[side].ask("free")  # the other side needs the room
+    medians = {}
+    for side, taken in times_ms.items():
+        low, medians[side], high = (float(q) for q in np.quantile(taken, (0.25, 0.5, 0.75)))
+        ratio = ""
+        if side == SIDES[-1]:
+            ratio = f", x {medians[side] / medians['ours']:.2f}"
+        record.add(
+            f"{step}, batch {batch_size}, {side}: {medians[side]:.1f} ms "
+            f"({low:.1f} - {high:.1f}, {len(taken)} steps), peak {peaks_gib[side]:.2f} GiB{ratio}",
+            **{
+                f"{step}/{batch_size}/{side}": {
+                    "median_ms": medians[side],
+                    "quartiles_ms": [low, high],
+                    "steps": len(taken),
+                    "peak_gib": peaks_gib[side],
+                }
+            },
+        )
+    return True
+
+
+def serve_side(
+    conditions: Conditions, build: Build, side: str, batch_size: str, kinds: Sequence[str]
+) -> None:
+    """Be one side: steps are built when they are asked for first."""
+    device = find_torch_device(conditions.on)
+    built: dict[Precision, dict[str, Callable[[], object]]] = {}
+
+    def step(precision: Precision, kind: str) -> Callable[[], object]:
+        def take() -> object:
+            if precision not in built:
+                set_tf32(False)
+                there = TorchDevice(device.device, precision)
+                built[precision] = build(side, precision, int(batch_size), there)
+            return built[precision][kind]()
+
+        return take
+
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    on_gpu = device.device.type == "cuda"
+    serve(
+        {
+            f"{precision} {kind}": step(precision, kind)
+            for precision in precisions
+            for kind in kinds
+        },
+        {
+            "peak": lambda: torch.cuda.max_memory_allocated() / 2**30 if on_gpu else 0.0,
+            "forget": lambda: _none(torch.cuda.reset_peak_memory_stats if on_gpu else None),
+            "free": lambda: _none(torch.cuda.empty_cache if on_gpu else None),
+        },
+        wait=torch.cuda.synchronize if on_gpu else lambda: None,
+    )
+
+
+def set_tf32(allowed: bool) -> None:
+    """Whether single precision may round factors to TF32, in convolutions and products alike."""
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if allowed else "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "tf32" if allowed else "ieee"  # type: ignore[attr-defined]
+
+
+def _none(call: Callable[[], object] | None) -> float:
+    if call is not None:
+        call()
+    return 0.0

@@ -1,0 +1,190 @@
+"""Who decodes images: threads of this process, or processes beside it.
+
+Threads need nothing and serve a training on a CPU. They take Python's lock several times an image,
+though, and the thread that gives a GPU its work then waits for them; so a GPU is served by
+processes. What is decoded is the same.
+
+The processes are plain programs (``nas.data.decoding_process``) at the other ends of sockets. They
+import neither torch nor the program that started them, as those of ``multiprocessing`` and of
+torch's loader do, and they need no shared memory, which containers keep small. A process ends when
+its socket closes, which the system does if this process dies.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import weakref
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from threading import Lock
+from typing import Protocol
+
+from latbench.errors import InvalidFileError, RuntimeFailure
+from nas.data.decoding import Job, Pixels, decode
+from nas.data.decoding_process import ANSWER, TEXT
+from nas.data.stores import Store
+
+_PROGRAM = "nas.data.decoding_process"
+_THREADS = "latbench-decode"
+_END_S = 5.0  # until then a process ends that decodes; it is killed after
+
+
+def available_cores() -> int:
+    """Cores for this process: under ``torchrun`` its share of the machine's."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+class Decoders(Protocol):
+    """Workers that decode images.
+
+    Attributes:
+        count: How many.
+    """
+
+    count: int
+
+    def submit(self, job: Job, into: Pixels) -> Future[None]:
+        """Have a job's images decoded into an array of its shape.
+
+        Returns:
+            A future that raises InvalidFileError where an image is missing or damaged.
+        """
+
+
+class DecodingThreads:
+    """Threads of this process.
+
+    Args:
+        count: How many; one a core if None.
+    """
+
+    def __init__(self, count: int | None = None) -> None:
+        self.count = count or len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(self.count, thread_name_prefix=_THREADS)
+
+    def submit(self, job: Job, into: Pixels) -> Future[None]:
+        return self._pool.submit(decode, job, into)
+
+    def close(self) -> None:
+        """End the threads, after the jobs that they are at."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+class DecodingProcesses:
+    """Processes beside this one, which start with the first job and stay until this is deleted.
+
+    Args:
+        count: How many; one a core if None, but one core is left to this process.
+    """
+
+    def __init__(self, count: int | None = None) -> None:
+        self.count = count or max(1, available_cores() - 1)
+        self._started: _Started | None = None
+        self._lock = Lock()  # of the start: several threads may read images
+
+    def __reduce__(self) -> tuple[type[DecodingProcesses], tuple[int]]:
+        return DecodingProcesses, (self.count,)  # a copy starts its own
+
+    def submit(self, job: Job, into: Pixels) -> Future[None]:
+        with self._lock:
+            if self._started is None:
+                self._started = _Started(self.count)
+                weakref.finalize(self, self._started.close)
+        return self._started.submit(job, into)
+
+    def close(self) -> None:
+        """End the processes, after the jobs that they are at; the next job starts them anew."""
+        with self._lock:
+            started, self._started = self._started, None
+        if started is not None:
+            started.close()
+
+
+class _Started:
+    """Running processes, and as many threads that wait for their answers."""
+
+    def __init__(self, count: int) -> None:
+        self._processes = [_Process() for _ in range(count)]
+        self._idle: SimpleQueue[_Process] = SimpleQueue()
+        for process in self._processes:
+            self._idle.put(process)
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix=_THREADS)
+
+    def submit(self, job: Job, into: Pixels) -> Future[None]:
+        return self._threads.submit(self._decode, job, into)
+
+    def _decode(self, job: Job, into: Pixels) -> None:
+        process = self._idle.get()  # there is one for every thread
+        try:
+            process.decode(job, into)
+        finally:
+            self._idle.put(process)
+
+    def close(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        for process in self._processes:
+            process.connection.close()
+        for process in self._processes:
+            process.end()
+
+
+class _Process:
+    """One process that decodes, and the socket to it."""
+
+    def __init__(self) -> None:
+        self.connection, theirs = socket.socketpair()
+        with theirs:
+            self._program = subprocess.Popen(
+                [sys.executable, "-m", _PROGRAM, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        self._store: Store | None = None  # which the process has
+
+    def decode(self, job: Job, into: Pixels) -> None:
+        """As ``nas.data.decoding.decode``.
+
+        Raises:
+            InvalidFileError: An image is missing or damaged.
+            RuntimeFailure: The process has ended.
+        """
+        store = job.store.part(job.numbers)
+        sent = None if store is self._store else store
+        request = pickle.dumps((sent, job.numbers, job.framing, job.key))
+        self._store = store
+        try:
+            self.connection.sendall(request)
+            (length,) = ANSWER.unpack(self._receive(memoryview(bytearray(ANSWER.size))))
+            if not length:
+                self._receive(into.data.cast("B"))
+                return
+            message = bytes(self._receive(memoryview(bytearray(length)))).decode(*TEXT)
+        except (OSError, EOFError):
+            raise RuntimeFailure(
+                f"a process that decodes images has ended (exit code {self._program.poll()}), as "
+                "it does where memory is short; repeat the command to go on"
+            ) from None
+        raise InvalidFileError(message)
+
+    def _receive(self, into: memoryview) -> memoryview:
+        """Fill the memory; in one call, so that Python's lock is taken once."""
+        rest = into
+        while rest:
+            received = self.connection.recv_into(rest, flags=socket.MSG_WAITALL)
+            if not received:
+                raise EOFError
+            rest = rest[received:]
+        return into
+
+    def end(self) -> None:
+        """Wait for the end, which follows the socket's."""
+        try:
+            self._program.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._program.kill()
+            self._program.wait()

@@ -1,0 +1,144 @@
+"""Encoded images to pixels at the input size, by Pillow.
+
+What is random about an image follows from a key, such as an epoch's, and the image's number alone.
+Knows no torch: processes that decode images start in a fifth of the time without it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from latbench.errors import InvalidFileError
+from nas.data.stores import Store
+
+_LARGEST_ASPECT = 4 / 3  # of random crops, and 3 / 4 (Szegedy et al. 2015)
+_TRIES = 10  # random crops drawn until one fits into the image
+
+Pixels = NDArray[np.uint8]
+"""RGB, uint8 ``(S, S, 3)``; ``(N, S, S, 3)`` of several images."""
+
+
+@dataclass(frozen=True)
+class Framing:
+    """Which part of an image is shown, and how large.
+
+    Attributes:
+        size: Side of the square result in pixels.
+        margin: A plain image is resized to ``size + margin`` on its shorter side, and its centre
+            cut out.
+        least_area: An image drawn for training is a random crop of at least this part of the
+            area, of an aspect from 3/4 to 4/3; plain where None.
+    """
+
+    size: int
+    margin: int
+    least_area: float | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Images to decode.
+
+    Attributes:
+        store: Where they are.
+        numbers: Which of the store's images.
+        framing: What is shown of them.
+        key: Of random crops.
+    """
+
+    store: Store
+    numbers: tuple[int, ...]
+    framing: Framing
+    key: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of their pixels: ``(N, S, S, 3)``."""
+        return len(self.numbers), self.framing.size, self.framing.size, 3
+
+
+def decode(job: Job, into: Pixels) -> None:
+    """Decode the images of a job into an array of its shape.
+
+    Raises:
+        InvalidFileError: An image is missing or damaged.
+    """
+    for number, place in zip(job.numbers, into, strict=True):
+        try:
+            place[:] = _decoded(job, number)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            # all that Pillow raises of files that are missing, damaged or no images
+            raise InvalidFileError(
+                f"cannot read {job.store.name(number)}: {error}; replace or remove it, and "
+                "repeat the command to go on"
+            ) from error
+
+
+def _decoded(job: Job, number: int) -> Pixels:
+    raw, framing = job.store.read(number), job.framing
+    if framing.least_area is None:
+        return decode_centre(raw, framing.size, margin=framing.margin)
+    rng = random.Random(f"{job.key} {number}")
+    return decode_crop(raw, framing.size, rng, least_area=framing.least_area)
+
+
+def decode_centre(raw: bytes, size: int, *, margin: int) -> Pixels:
+    """The centre of an image whose shorter side is resized to ``size + margin``."""
+    image = _open(raw).convert("RGB")
+    full = size + margin
+    width, height = image.size
+    if width <= height:
+        resized = (full, int(full * height / width))
+    else:
+        resized = (int(full * width / height), full)
+    image = image.resize(resized, Image.Resampling.BILINEAR)
+    left, top = round((resized[0] - size) / 2), round((resized[1] - size) / 2)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def decode_crop(raw: bytes, size: int, rng: random.Random, *, least_area: float) -> Pixels:
+    """A random crop of an image, resized.
+
+    A JPEG that is far larger than needed is decoded at a half, a quarter or an eighth of its
+    size, which its format allows for and which is several times as fast.
+    """
+    image = _open(raw)
+    width, height = image.size
+    left, top, crop_width, crop_height = random_crop(width, height, rng, least_area=least_area)
+    image.draft(
+        "RGB", (math.ceil(width * size / crop_width), math.ceil(height * size / crop_height))
+    )
+    x, y = image.size[0] / width, image.size[1] / height
+    box = (left * x, top * y, (left + crop_width) * x, (top + crop_height) * y)
+    image = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return np.asarray(image)
+
+
+def random_crop(
+    width: int, height: int, rng: random.Random, *, least_area: float
+) -> tuple[int, int, int, int]:
+    """Left, top, width and height of a crop: area and logarithm of the aspect are uniform.
+
+    Szegedy et al. 2015. Where no try fits, the largest centred crop of an allowed aspect.
+    """
+    limit = math.log(_LARGEST_ASPECT)
+    for _ in range(_TRIES):
+        area = width * height * rng.uniform(least_area, 1)
+        aspect = math.exp(rng.uniform(-limit, limit))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return rng.randint(0, width - w), rng.randint(0, height - h), w, h
+    w = min(width, round(height * _LARGEST_ASPECT))
+    h = min(height, round(width * _LARGEST_ASPECT))
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+def _open(raw: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(raw))

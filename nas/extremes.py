@@ -1,0 +1,229 @@
+"""The cheapest and the costliest network, where a cost is the largest of a few sums over layers.
+
+A latency is such a cost (``PriceModel.pieces``). The costliest network is found sum by sum: the
+greatest of the largest sums is the largest of the greatest sums. The least of the largest sums is
+not the largest of the least ones: of the networks that are least in one sum each may have much of
+another, and a network between them less of all. So the cheapest network is found by branch and
+bound over layers. A partial solution is dropped if another one has no more of any sum, or if it
+cannot end below the best network known. Every weighted mean of the sums is a lower bound of the
+largest one, and the least mean is found layer by layer (Lagrangian relaxation; Fisher 1981).
+
+Glossary:
+
+    w    weights of a mean of the sums, not negative, of sum 1, ``(pieces,)``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.beginnings import ABSENT, Beginnings
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+Code = tuple[int, ...]
+
+_STEPS = 64  # of the search for weights whose bound is high
+_KEPT_WEIGHTS = 8  # of these, how many bound partial solutions
+_ROUNDING = 1e-12  # sums of the same addends in another order differ in their last digits
+_SPANNED = 1e-10  # how far a sum may be from a mean of two others and count as one
+_RIVALS = 64  # partial solutions that all others are compared with, beyond two independent sums
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Networks of chosen layers, and what the choices add up to.
+
+    Attributes:
+        stages: The range of layers of every stage.
+        depths: By stage, how many layers it may have.
+        addends: By layer, what each choice adds, ``(choices, pieces)``; of either sign.
+        base: What all networks have, ``(pieces,)``.
+    """
+
+    stages: Sequence[range]
+    depths: Sequence[Sequence[int]]
+    addends: Sequence[Floats]
+    base: Floats
+
+    @classmethod
+    def of_fixed_depth(cls, addends: Sequence[Floats], base: Floats) -> Layers:
+        """Networks that have all of their layers."""
+        return cls([range(len(addends))], [[len(addends)]], addends, base)
+
+    def sums(self, code: Code) -> Floats:
+        """All sums of the network of these choices, ``(pieces,)``."""
+        total = self.base.copy()
+        for rows, number in zip(self.addends, code, strict=True):
+            if number != ABSENT:
+                total += rows[number]
+        return total
+
+    def cost(self, code: Code) -> float:
+        """The largest sum of the network of these choices."""
+        return float(self.sums(code).max())
+
+    def least(self, weights: Floats) -> Code:
+        """The choices of least weighted sum of the sums."""
+        code = [ABSENT] * len(self.addends)
+        for layers, depths in zip(self.stages, self.depths, strict=True):
+            means = [self.addends[layer] @ weights for layer in layers]
+            totals = np.cumsum([row.min() for row in means])
+            depth = min(depths, key=lambda d: float(totals[d - 1]))
+            for layer, row in zip(layers[:depth], means, strict=False):
+                code[layer] = int(row.argmin())
+        return tuple(code)
+
+
+def costliest(network: Layers) -> Code:
+    """The choices of greatest cost; by layer, or ``ABSENT`` beyond a stage's depth."""
+    codes = [network.least(-unit) for unit in np.eye(len(network.base))]
+    return max(codes, key=network.cost)
+
+
+def cheapest(network: Layers) -> Code:
+    """The choices of least cost; by layer, or ``ABSENT`` beyond a stage's depth."""
+    units = np.eye(len(network.base))
+    codes = [network.least(unit) for unit in units]
+    bound = max(
+        float(network.sums(c)[piece]) for piece, c in enumerate(codes)
+    )  # the least of each sum bounds the largest sum from below
+    best = min(codes, key=network.cost)
+    if network.cost(best) - bound <= _ROUNDING * abs(bound):
+        return best
+    spanning = _spanning(network)
+    numbers = [pareto_rows(rows[:, spanning]) for rows in network.addends]
+    few = Layers(
+        network.stages,
+        network.depths,
+        [rows[kept] for rows, kept in zip(network.addends, numbers, strict=True)],
+        network.base,
+    )
+    found = _branch_and_bound(few, spanning)
+    named = tuple(
+        ABSENT if index == ABSENT else int(kept[index])
+        for kept, index in zip(numbers, found, strict=True)
+    )
+    return min(best, named, key=network.cost)
+
+
+def _spanning(network: Layers) -> Indices:
+    """Pieces such that a network which has no more of these has no more of any.
+
+    What the choices add to the inner pieces of a latency are means of what they add to the first
+    and to the last one: the slopes of ``PriceModel.pieces`` ascend.
+    """
+    rows = np.concatenate(list(network.addends))  # (choices of all layers, pieces)
+    kept, last = [0], rows.shape[1] - 1
+    for piece in range(1, last):
+        pairs = ((kept[-1], other) for other in range(last, piece, -1))
+        if not any(_is_mean(rows[:, piece], rows[:, i], rows[:, j]) for i, j in pairs):
+            kept.append(piece)
+    return np.array([*kept, last])
+
+
+def _is_mean(row: Floats, one: Floats, other: Floats) -> bool:
+    """Whether a row is a weighted mean of two others, but for rounding."""
+    above, spread = row - one, other - one
+    length = float(spread @ spread)
+    share = float(above @ spread) / length if length else 0.0
+    off = np.abs(above - share * spread).max()
+    return bool(0 <= share <= 1 and off <= _SPANNED * np.abs(row).max())
+
+
+def pareto_rows(amounts: Floats) -> Indices:
+    """Rows ``(n, pieces)`` that no other row is at or below in every piece, in their order.
+
+    With more than two pieces some that are dominated may stay; that costs time and nothing else.
+    """
+    order = np.lexsort((*amounts.T[::-1],))
+    if len(order) and (amounts >= amounts[order[0]]).all():
+        return order[:1]
+    if amounts.shape[1] <= 2:
+        last = amounts[order, -1]
+        least_before = np.r_[np.inf, np.minimum.accumulate(last)[:-1]]
+        return np.sort(order[last < least_before])
+    alive = np.ones(len(order), dtype=bool)
+    ranked = amounts[order]
+    for row in range(min(_RIVALS, len(order))):
+        if alive[row]:
+            alive[row + 1 :] &= ~(ranked[row + 1 :] >= ranked[row]).all(axis=1)
+    return np.sort(order[alive])
+
+
+def _branch_and_bound(network: Layers, spanning: Indices) -> Code:
+    """The choices of least cost."""
+    pieces = len(network.base)
+    ascended = sorted(_ascent(network), key=lambda step: -step.bound)
+    best = min((step.code for step in ascended), key=network.cost)
+    below = network.cost(best) * (1 - np.copysign(_ROUNDING, network.cost(best)))
+    weights = [step.weights for step in ascended[:_KEPT_WEIGHTS]]
+    means = np.column_stack([np.eye(pieces), *weights])  # (pieces, bounds)
+    addends = [rows @ means for rows in network.addends]
+    base, rest = network.base @ means, least_rest(network.stages, network.depths, addends)
+
+    def promising(partials: Beginnings, *, stage: int, made: int) -> Beginnings:
+        kept = partials.where((partials.amounts + base + rest[stage][made] < below).all(axis=1))
+        return kept.where(pareto_rows(kept.amounts[:, spanning]))
+
+    alive = Beginnings.none(means.shape[1])
+    for stage, layers in enumerate(network.stages):
+        ended: list[Beginnings] = []
+        for made, layer in enumerate(layers, start=1):
+            count = len(addends[layer])
+            prune = partial(promising, stage=stage, made=made)
+            alive = prune(alive.extended(addends[layer], np.zeros(count), np.arange(count), prune))
+            if made in network.depths[stage]:
+                end = alive.ended(0.0, len(layers) - made)
+                ended.append(promising(end, stage=stage + 1, made=0))
+        alive = promising(Beginnings.joined(ended), stage=stage + 1, made=0)
+    codes = [tuple(row) for row in alive.codes.tolist()]
+    return min([best, *codes], key=network.cost)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A network of least weighted mean, and that mean: a bound of the least cost."""
+
+    weights: Floats
+    bound: float
+    code: Code
+
+
+def _ascent(network: Layers) -> Iterator[_Step]:
+    """Weights of ever higher bounds: mass moves to the sums that are largest."""
+    weights = np.full(len(network.base), 1 / len(network.base))
+    for number in range(1, _STEPS + 1):
+        code = network.least(weights)
+        sums = network.sums(code)
+        yield _Step(weights, float(sums @ weights), code)
+        slope = (sums - sums.max()) / np.abs(sums).max()
+        weights = weights * np.exp(slope / np.sqrt(number))
+        weights = weights / weights.sum()
+
+
+def least_rest(
+    stages: Sequence[range], depths: Sequence[Sequence[int]], addends: Sequence[Floats]
+) -> list[list[Floats]]:
+    """The least that the layers to come add, of every piece: by stage, by layers made of it.
+
+    Args:
+        stages: The range of layers of every stage.
+        depths: By stage, how many layers it may have.
+        addends: By layer, ``(choices, pieces)``.
+    """
+    rest: list[list[Floats]] = [[np.zeros(addends[0].shape[1])]]
+    for stage in range(len(stages) - 1, -1, -1):
+        layers, later = stages[stage], rest[0][0]
+        by_made = [later] * (len(layers) + 1)
+        for made in range(len(layers) - 1, -1, -1):
+            by_made[made] = by_made[made + 1] + addends[layers[made]].min(axis=0)
+            if made in depths[stage]:
+                by_made[made] = np.minimum(by_made[made], later)
+        rest.insert(0, by_made)
+    return rest
