@@ -34,7 +34,6 @@ class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         warmup_calls: Untimed calls at the start of a visit, at least.
-        warmup_ms: Untimed calls go on for this long: an idle GPU has lowered its clock.
         hot_calls: Timed calls one after another, at least.
         cold_calls: Timed calls, each after writing a buffer of the L2 cache's size.
         block_dwell_ms: Hot calls to a block go on for this long.
@@ -54,10 +53,10 @@ class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         verify_visits: Visits to each network of a verification.
         least_clock: Fraction of a GPU's highest clock below which a visit does not count. Lower it
             where the clock is locked on purpose.
+        warmup_ms: Untimed calls go on for this long: an idle GPU has lowered its clock.
     """
 
     warmup_calls: Count = 2
-    warmup_ms: Milliseconds = 0.0
     hot_calls: Count = 3
     cold_calls: Count = 3
     block_dwell_ms: Milliseconds = 0.5
@@ -72,6 +71,7 @@ class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     network_visits: Count = 3
     verify_visits: Count = 60
     least_clock: Fraction = 0.75  # as NVBench drops samples by default
+    warmup_ms: Milliseconds = 0.0
 
 
 class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -41,6 +41,7 @@ _CALLS: dict[str, tuple[Any, ...]] = {
     "cuDeviceGetAttribute": (POINTER(c_int), c_int, c_int),
     "cuDevicePrimaryCtxRetain": (POINTER(c_void_p), c_int),
     "cuCtxSetCurrent": (c_void_p,),
+    "cuCtxSynchronize": (),
     "cuMemGetInfo_v2": (POINTER(c_size_t), POINTER(c_size_t)),
     "cuMemAlloc_v2": (POINTER(c_uint64), c_size_t),
     "cuMemFree_v2": (c_uint64,),
@@ -253,6 +254,14 @@ class CudaDriver:
                 "-i xid`, then run the same command again: what was measured before is kept"
             )
         return f"the NVIDIA driver refused: {what}"
+
+    def why_lost(self) -> str | None:
+        """Why the GPU can be used no longer, for errors of runtimes; None if it can."""
+        try:
+            self._do("cuCtxSynchronize")
+        except CudaError as error:
+            return error.message if error.code in _LOST else None
+        return None
 
     def room(self) -> str:
         """How much memory the GPU has, and what to do where that is too little."""

@@ -38,7 +38,10 @@ def no_gpu() -> str | None:
     count = ctypes.c_int(0)
     failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
     if failed or count.value == 0:
-        return f"the NVIDIA driver finds no GPU (CUDA error {failed}): {_ELSEWHERE}"
+        return (
+            f"the NVIDIA driver finds no GPU (CUDA error {failed}): {_ELSEWHERE}; of a GPU in MIG "
+            "mode, name a slice in CUDA_VISIBLE_DEVICES"
+        )
     return None
 
 

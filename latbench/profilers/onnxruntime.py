@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from latbench.blocks import Network, network_graph
 from latbench.blocks.graph import INPUT, Graph, fold_norms
 from latbench.device import DeviceProfile, Precision
-from latbench.errors import RuntimeFailure
+from latbench.errors import InvalidValueError, RuntimeFailure
 from latbench.profilers.base import Profiler, Session
 from latbench.profilers.cuda import no_nvml
 from latbench.profilers.driver import GPU_INDEX, cuda_driver
@@ -32,6 +32,10 @@ from latbench.render.onnx import ELEMENT_TYPES, OUTPUT, render_onnx_apart
 from latbench.render.parameters import random_input, random_parameters
 
 _CUDA_PROVIDER = "CUDAExecutionProvider"
+_SET_HERE = {
+    "device_id": "CUDA_VISIBLE_DEVICES chooses the GPU",
+    "user_compute_stream": "calls are timed on a stream of the profiler",
+}
 _ERROR_ONLY = 3  # ONNX Runtime's severity: say nothing below errors
 
 
@@ -77,11 +81,11 @@ class OnnxRuntimeCudaSession(Session):
         timer.call(self._enqueue)  # memory, kernels and algorithms are found in the first run
 
     def call(self) -> None:
-        with _refusals():
+        with _refusals_on_gpu():
             self._timer.call(self._enqueue)
 
     def timed_call(self) -> int:
-        with _refusals():
+        with _refusals_on_gpu():
             return self._timer.timed_ns(self._enqueue)
 
     def output(self) -> NDArray[np.float32]:
@@ -107,6 +111,19 @@ def _refusals() -> Iterator[None]:
         raise RuntimeFailure(f"ONNX Runtime refused the network: {why}") from error
 
 
+@contextmanager
+def _refusals_on_gpu() -> Iterator[None]:
+    """The same, where the cause may be a GPU that can be used no longer."""
+    try:
+        with _refusals():
+            yield
+    except RuntimeFailure as error:
+        lost = cuda_driver().why_lost()
+        if lost is None:
+            raise
+        raise RuntimeFailure(lost) from error
+
+
 @lru_cache(maxsize=8192)
 def _rendered(network: Network, batch_size: int, precision: Precision) -> tuple[Graph, bytes]:
     """Graph and model of a network, a few KB: a sweep comes back to each in every pass."""
@@ -116,7 +133,16 @@ def _rendered(network: Network, batch_size: int, precision: Precision) -> tuple[
 
 
 class OnnxRuntimeProfiler(Profiler):
-    """Measures under ONNX Runtime."""
+    """Measures under ONNX Runtime.
+
+    Raises:
+        InvalidValueError: An option that is set here, or that no network should be measured with.
+    """
+
+    def __init__(self, profile: DeviceProfile) -> None:
+        super().__init__(profile)
+        if profile.device == "cuda":
+            _require_sound_options(profile)
 
     @staticmethod
     def unavailable(profile: DeviceProfile) -> str | None:
@@ -136,10 +162,11 @@ class OnnxRuntimeProfiler(Profiler):
             list(weights), [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
         )
         image = random_input((profile.batch_size, *graph.input_shape)).astype(element, copy=False)
-        with _refusals():
-            if self.gpu is None:
+        if self.gpu is None:
+            with _refusals():
                 session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
                 return OnnxRuntimeSession(session, image)
+        with _refusals_on_gpu():
             timer = self.gpu.timer
             said = loaded_libraries()
             provider = (_CUDA_PROVIDER, self._provider_options(timer.stream))
@@ -176,6 +203,21 @@ class OnnxRuntimeProfiler(Profiler):
             "device_id": str(GPU_INDEX),
             "user_compute_stream": str(stream),
         }
+
+
+def _require_sound_options(profile: DeviceProfile) -> None:
+    for name, instead in _SET_HERE.items():
+        if name in profile.options:
+            raise InvalidValueError(
+                f"{profile.name} sets {name}: leave it out, {instead}", path=f"$.options.{name}"
+            )
+    if profile.options.get("cudnn_conv_algo_search") == "DEFAULT":
+        raise InvalidValueError(
+            f"{profile.name} sets cudnn_conv_algo_search = DEFAULT, which since ONNX Runtime 1.20 is "
+            "cuDNN's fallback, many times slower than its other algorithms: write HEURISTIC or "
+            "EXHAUSTIVE",
+            path="$.options.cudnn_conv_algo_search",
+        )
 
 
 def _no_provider() -> str | None:

@@ -156,5 +156,5 @@ def refusals() -> Iterator[None]:
             f"PyTorch refused the network: the GPU has no room for it; {cuda_driver().room()}"
         ) from error
     except Exception as error:
-        why = str(error).strip().split("\n", maxsplit=1)[0]
+        why = cuda_driver().why_lost() or str(error).strip().split("\n", maxsplit=1)[0]
         raise RuntimeFailure(f"PyTorch refused the network: {why}") from error

@@ -193,7 +193,8 @@ class TensorrtProfiler(Profiler):
                 f"TensorRT refused the network: the GPU has no room for it; {cuda_driver().room()}"
             ) from error
         except driver.Error as error:
-            raise RuntimeFailure(f"TensorRT refused the network: {error}") from error
+            why = cuda_driver().why_lost() or " ".join(str(error).split())
+            raise RuntimeFailure(f"TensorRT refused the network: {why}") from error
 
     def stream(self) -> int:
         return int(self._stream.handle)

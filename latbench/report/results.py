@@ -124,6 +124,7 @@ def show_table(table: LatencyTable, *, worst: int) -> None:
             f"{len(rows)} blocks measured",
             f"{chip}, {environment.system}, {environment.taken_at}",
             "  ".join(f"{name} {version}" for name, version in environment.versions.items()),
+            *environment.remarks,
             f"widths: {table.curves}; error at held-out widths {percent(table.fit.held_out_error)}",
             _price_in_words(table.price_model),
             f"networks left out of the fit: {percent(table.price_model.loo_error)} mean error; "

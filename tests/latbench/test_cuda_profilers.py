@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from latbench.device import Clock, DeviceProfile, Precision, SweepProtocol
 from latbench.environment import Gpu
-from latbench.errors import RuntimeFailure
+from latbench.errors import InvalidValueError, RuntimeFailure
 from latbench.measure.sweep import block_target, sweep_pass
 from latbench.measure.visit import visit
 from latbench.profilers import PROFILERS, make_profiler
@@ -383,6 +383,47 @@ def test_onnxruntime_binds_once_runs_once_and_is_timed_behind_the_gate(
     assert log.taken() == ["run", "wait"]
     assert session.timed_call() == CALL_NS
     assert log.taken() == gated("run")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("device_id", "1", "CUDA_VISIBLE_DEVICES chooses the GPU"),
+        ("user_compute_stream", "7", "stream of the profiler"),
+        ("cudnn_conv_algo_search", "DEFAULT", "write HEURISTIC or EXHAUSTIVE"),
+    ],
+)
+def test_options_of_onnxruntime_that_would_spoil_a_table_are_refused(
+    option: str, value: str, words: str
+) -> None:
+    with pytest.raises(InvalidValueError, match=words) as caught:
+        OnnxRuntimeProfiler(_profile("onnxruntime", **{option: value}))
+    assert caught.value.path == f"$.options.{option}"
+
+
+def test_a_gpu_lost_during_a_call_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever words the runtime has for it."""
+    log = Log()
+    library = install_driver(monkeypatch, log)
+    runtime = RecordingOnnxRuntime(log)
+    monkeypatch.setattr("latbench.profilers.onnxruntime.ort", runtime)
+    session = OnnxRuntimeProfiler(_profile("onnxruntime")).open(NETWORK)
+
+    def fails(*_: object) -> None:
+        raise OSError("[E:onnxruntime]\nCUDA failure 719")
+
+    vars(session)["_session"].run_with_iobinding = fails
+    with pytest.raises(RuntimeFailure, match=r"refused the network: \[E:onnxruntime\] CUDA fail"):
+        session.call()
+    library.fails["cuCtxSynchronize"] = 719
+    with pytest.raises(RuntimeFailure, match=r"can be used no longer: .*xid"):
+        session.timed_call()
+    assert not log.is_held()
+
+
+def test_the_processors_clock_alone_times_the_processor() -> None:
+    with pytest.raises(ValueError, match="leave it out"):
+        DeviceProfile("c", "onnxruntime", clock="gpu")
 
 
 def test_onnxruntime_does_not_fall_back_to_the_processor(
