@@ -27,7 +27,6 @@ def run(conditions: Conditions, record: Record, device: str) -> None:
     path = conditions.folder / "device.toml"
     path.write_text(_with_sweep(device, sweep))
     table: Path = conditions.folder / "table.sqlite"
-    table.unlink(missing_ok=True)
     most = 8.0 if conditions.tiny else _PROFILE_S
     seconds = max(8.0, min(most, conditions.seconds_left - _VERIFY_S))
     done = latbench(
