@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import sys
 import traceback
 from argparse import SUPPRESS, ArgumentParser, Namespace
@@ -93,7 +94,8 @@ def _be_item(options: Namespace) -> None:
             record.end(NO_GPU)
             return
     folder = options.output / item.name
-    folder.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier check
+    folder.mkdir()
     try:
         _module(item).run(
             Conditions(options.on, options.seconds, folder, began), record, *item.arguments

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
@@ -14,13 +15,14 @@ from PIL import Image, ImageDraw
 from benchmarks.gpu.conditions import Conditions
 from benchmarks.gpu.record import Record
 from nas.data import load_data
-from nas.data.images import ImageData, Split, generator
-from nas.training.epochs import TrainingImages
+from nas.data.feed import Batch, feed
+from nas.data.images import ImageData, Split, augment, batches, generator
 from nas.training.torch_device import TorchDevice, find_torch_device
 
 _WIDTH, _HEIGHT = 500, 375  # about what ImageNet's images have
 _CLASSES = 10
 _BATCH = 128
+_LOOK_EVERY = 20  # batches between waits for the GPU, which otherwise falls behind
 
 
 def run(conditions: Conditions, record: Record) -> None:
@@ -54,35 +56,27 @@ def run(conditions: Conditions, record: Record) -> None:
 def _rate(
     data: ImageData, device: TorchDevice, seconds: float, batch_size: int, *, jitter: float = 0.0
 ) -> float:
-    """Images a second in epochs of steps that do nothing."""
-    images = TrainingImages(
-        data, data.train, batch_size, shift=4, jitter=jitter, torch_device=device
-    )
-    begun: list[float] = []
-    shown = 0
-
-    def step(number: int, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        nonlocal shown
-        if not begun:
-            begun.append(monotonic())
-        else:
-            shown += len(labels)
-        if monotonic() - begun[0] > seconds:
-            raise _Enough
-        return x.new_zeros(())
-
-    try:
-        for epoch in range(1_000_000):
-            images.show(step, lambda done, loss: None, order=generator(epoch), shifts=generator(1))
-    except _Enough:
-        pass
-    if device.is_gpu:
-        torch.cuda.synchronize()
-    return shown / (monotonic() - begun[0])
+    """Images a second, as they come to a training step."""
+    data = data.to(device.device)
+    shifts, shown, begin = generator(1), 0, monotonic()
+    for number, (raw, _) in enumerate(_endless(data, device, batch_size)):
+        changed = augment(raw, shifts, flip=data.flip, shift=4, strength=jitter)
+        data.to_input(changed)
+        if number == 0:  # what is made for the first batch is not counted
+            begin = monotonic()
+            continue
+        shown += len(raw)
+        if number % _LOOK_EVERY == 0 and device.is_gpu:
+            torch.cuda.synchronize()
+        if monotonic() - begin > seconds:
+            break
+    return shown / (monotonic() - begin)
 
 
-class _Enough(Exception):
-    """Enough images were shown."""
+def _endless(data: ImageData, device: TorchDevice, batch_size: int) -> Iterator[Batch]:
+    """Batches of one epoch after another."""
+    for epoch in range(1_000_000):
+        yield from feed(batches(data.train, batch_size, generator(epoch)), device.device)
 
 
 def write_images(folder: Path, count: int) -> float:

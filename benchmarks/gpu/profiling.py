@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
-
-import msgspec
 
 from benchmarks.gpu.conditions import Conditions, latbench
 from benchmarks.gpu.record import Record
-from latbench.device import DeviceProfile, load_profile, shipped_profiles
 
 _PROFILE_S = 120.0
 _VERIFY_S = 50.0  # for starting twice, and for verifying
@@ -23,14 +21,12 @@ _TINY_SWEEP = {"networks": 6, "network_visits": 1, "verify_visits": 2, "max_pass
 def run(conditions: Conditions, record: Record, device: str) -> None:
     """Profile for two minutes or as long as there is time, then verify random networks."""
     space, sweep = ["tfnas", "--input-size", "224"], _SWEEP
-    profile = _profile(device)
     if conditions.tiny:
-        space, sweep, profile = ["nasbench-macro"], _TINY_SWEEP, load_profile("cpu-onnxruntime")
-    shape = f"{' '.join(space)}, {profile.name}, {sweep}"
+        space, sweep, device = ["nasbench-macro"], _TINY_SWEEP, "cpu-onnxruntime"
+    shape = f"{' '.join(space)}, {device}"
     path = conditions.folder / "device.toml"
-    path.write_text(_toml(profile, sweep))
+    path.write_text(_with_sweep(device, sweep))
     table: Path = conditions.folder / "table.sqlite"
-    table.unlink(missing_ok=True)
     most = 8.0 if conditions.tiny else _PROFILE_S
     seconds = max(8.0, min(most, conditions.seconds_left - _VERIFY_S))
     done = latbench(
@@ -64,27 +60,14 @@ def run(conditions: Conditions, record: Record, device: str) -> None:
     )
 
 
-def _profile(name: str) -> DeviceProfile:
-    """The shipped profile of a name; where it is for one image, made of the one for 32."""
-    if name in shipped_profiles():
-        return load_profile(name)
-    many = load_profile("cuda-pytorch-b32")
-    return msgspec.structs.replace(many, name=name, batch_size=1)
-
-
-def _toml(profile: DeviceProfile, sweep: Mapping[str, int]) -> str:
-    lines = [
-        f'name = "{profile.name}"',
-        f'runtime = "{profile.runtime}"',
-        f'device = "{profile.device}"',
-        f"batch_size = {profile.batch_size}",
-        f'precision = "{profile.precision}"',
-        f"threads = {profile.threads}",
-        "[options]",
-        *(f'{key} = "{value}"' for key, value in profile.options.items()),
-        "[sweep]",
-        *(f"{key} = {value}" for key, value in sweep.items()),
-    ]
+def _with_sweep(name: str, sweep: Mapping[str, int]) -> str:
+    """The shipped profile of a name, as TOML, with some values of its protocol changed."""
+    text = resources.files("device_profiles").joinpath(f"{name}.toml").read_text("utf-8")
+    lines = [line for line in text.splitlines() if line.split(" ")[0] not in sweep]
+    if "[sweep]" not in lines:
+        lines.append("[sweep]")
+    place = lines.index("[sweep]") + 1
+    lines[place:place] = [f"{key} = {value}" for key, value in sweep.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -26,7 +26,6 @@ _INTO_EPOCH = 0.3  # of the first epoch's time, after which the second one is ki
 def run(conditions: Conditions, record: Record) -> None:
     """Search twice, once interrupted, and compare all that is kept."""
     table = conditions.folder / "table.sqlite"
-    table.unlink(missing_ok=True)
     space = make_space("tfnas", 32, 10)
     low, high = PricedSpace(space, made_up_table(space, table)).reachable_ms()
     images = "64" if conditions.tiny else "1200"

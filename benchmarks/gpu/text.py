@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _MOST_LINES = 99
-_WIDTH = 160
+_WIDTH = 220
 
 
 def text_of(found: Mapping[str, Mapping[str, Any]]) -> str:

@@ -58,7 +58,7 @@ _SHORT = ("priors=1", "prior_candidates=1", "selected_on=1", "calibration_batche
 TRAINERS = {
     "TF-NAS": Trainer("tfnas", "tfnas", ("warmup=0.0",), "SGD", 1.5),
     "SGNAS supernet": Trainer("sgnas", "sgnas", _SHORT, "SGD", 1),
-    "SGNAS generator": Trainer("sgnas", "sgnas", (*_SHORT, "held_out=0.8"), "Adam", 1),
+    "SGNAS generator": Trainer("sgnas", "sgnas", (*_SHORT, "held_out=0.9"), "Adam", 1),
     "Gumbel": Trainer("gumbel", "proxylessnas", (), "SGD", 2),
 }
 
@@ -74,23 +74,26 @@ def run(conditions: Conditions, record: Record) -> None:
         folder.mkdir(exist_ok=True)
         window = _Window(trainer.optimizer, folder / "trace.json", tiny=conditions.tiny)
         try:
-            _train(trainer, device, folder, window)
+            _train(trainer, device, folder, window, tiny=conditions.tiny)
         except Enough:
             _report(record, name, trainer, window)
         except Exception as error:
             record.add(f"{name} FAILED: {type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def _train(trainer: Trainer, device: TorchDevice, folder: Path, window: _Window) -> None:
+def _train(
+    trainer: Trainer, device: TorchDevice, folder: Path, window: _Window, *, tiny: bool
+) -> None:
     space = make_space(trainer.space, _SIZE, 10)
-    for old in folder.glob("*.sqlite"):
-        old.unlink()
     priced = PricedSpace(space, made_up_table(space, folder / "table.sqlite"))
     searcher = SEARCHERS[trainer.searcher]
     assert searcher.recipe_kind is not None
     recipe = load_recipe(searcher.recipe_kind, None, list(trainer.settings))
-    settings = SearchSettings(epochs=1, batch_size=_BATCH, recipe=recipe, torch_device=device)
     data = load_data("digits", input_size=_SIZE, classes=10)
+    batch_size = _BATCH
+    if tiny:
+        data, batch_size = data.subset(160, seed=0), 8
+    settings = SearchSettings(epochs=1, batch_size=batch_size, recipe=recipe, torch_device=device)
     target_ms = sum(priced.reachable_ms()) / 2
     hook = register_optimizer_step_post_hook(window)
     try:
