@@ -54,6 +54,9 @@ class Decoders(Protocol):
             A future that raises InvalidFileError where an image is missing or damaged.
         """
 
+    def close(self) -> None:
+        """End the workers, after the jobs that they are at."""
+
 
 class DecodingThreads:
     """Threads of this process.
@@ -70,7 +73,6 @@ class DecodingThreads:
         return self._pool.submit(decode, job, into)
 
     def close(self) -> None:
-        """End the threads, after the jobs that they are at."""
         self._pool.shutdown(cancel_futures=True)
 
 
@@ -97,7 +99,7 @@ class DecodingProcesses:
         return self._started.submit(job, into)
 
     def close(self) -> None:
-        """End the processes, after the jobs that they are at; the next job starts them anew."""
+        """End the processes, after their jobs; the next job starts them anew."""
         with self._lock:
             started, self._started = self._started, None
         if started is not None:

@@ -68,7 +68,7 @@ def _data(train: StoredSplit, pairs: Pairs, identities: int) -> ImageData:
     return ImageData(
         "faces",
         identities,
-        replace(train, processes=pairs.images.processes),
+        replace(train, gpu_decoders=pairs.images.gpu_decoders),
         pairs.images,
         _PIXEL,
         _PIXEL,

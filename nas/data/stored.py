@@ -36,7 +36,7 @@ class StoredSplit:
             centre cut out.
         least_area: An image drawn for training is a random crop of at least this part of the
             area, of an aspect from 3/4 to 4/3; plain where None.
-        processes: What decodes for a GPU; several splits may share them.
+        gpu_decoders: Who decodes where a GPU trains; several splits may share them.
         for_gpu: Whether they decode, and not threads.
     """
 
@@ -46,9 +46,7 @@ class StoredSplit:
     input_size: int
     margin: int
     least_area: float | None = None
-    processes: DecodingProcesses = field(
-        default_factory=DecodingProcesses, repr=False, compare=False
-    )
+    gpu_decoders: Decoders = field(default_factory=DecodingProcesses, repr=False, compare=False)
     for_gpu: bool = False
 
     def __len__(self) -> int:
@@ -71,7 +69,7 @@ class StoredSplit:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         key = int(torch.randint(1 << 62, (1,), generator=rng))
         if self.for_gpu:
-            yield from self._read(indices, key, self.processes)
+            yield from self._read(indices, key, self.gpu_decoders)
             return
         threads = DecodingThreads()
         try:

@@ -83,14 +83,14 @@ def test_packed_and_listed_images_reach_the_processes(tmp_path: Path) -> None:
         placed = data.to(GPU)
         assert isinstance(placed.train, StoredSplit)
         assert isinstance(placed.test, StoredSplit)
-        assert placed.train.processes is placed.test.processes
+        assert placed.train.gpu_decoders is placed.test.gpu_decoders
         for _ in range(2):
             for ours, theirs in ((placed.train, data.train), (placed.test, data.test)):
                 for a, b in zip(
                     batches(ours, 8, generator(0)), batches(theirs, 8, generator(0)), strict=True
                 ):
                     assert torch.equal(a[0], b[0])
-        placed.train.processes.close()
+        placed.train.gpu_decoders.close()
 
 
 @pytest.mark.parametrize("apart", [False, True])
