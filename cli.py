@@ -936,7 +936,9 @@ def search(
     trains_on = find_torch_device(torch_device)
     asked = make_space(space, input_size, classes, Variant(se, activation))
     tables = [_open_table(path) for path in table_paths]
-    _check_tables(tables, asked, input_size=input_size, classes=classes)
+    _check_tables(
+        tables, asked, input_size=input_size, classes=classes, se=se, activation=activation
+    )
     priced = [_priced_space(table, widths) for table in tables]
     searched = priced[0].space if priced else asked
     chosen = _search_recipe(family, searcher, recipe, changes)
@@ -1436,6 +1438,8 @@ def _check_tables(
     *,
     input_size: int | None,
     classes: int | None,
+    se: bool,
+    activation: str,
 ) -> None:
     """Refuse tables of another space than the one that was asked for."""
     for table in tables:
@@ -1445,11 +1449,14 @@ def _check_tables(
         for option, wanted, has in (
             ("--input-size", input_size, label.input_size),
             ("--classes", classes, label.classes),
+            ("--se", se or None, label.se),
+            ("--activation", activation if activation != "relu6" else None, label.activation),
         ):
             if wanted not in (None, has):
+                given = option if wanted is True else f"{option} {wanted}"
                 raise MismatchError(
-                    f"{table.path} prices {label}, not {option} {wanted}: leave the option out, "
-                    "or profile that"
+                    f"{table.path} prices {label}, not {given}: leave the option out, or profile "
+                    "that"
                 )
 
 

@@ -25,7 +25,8 @@ from latbench.units import format_ms
 from nas.landing import Measure, land, widths_of
 from nas.priced import profile_space
 from nas.scaling import METHODS, fit_exact
-from nas.spaces import load_architecture, make_space
+from nas.searchers import SEARCHERS
+from nas.spaces import Variant, load_architecture, make_space
 from tests.conftest import make_small_space, random_price, write_table
 
 ROOT = Path(__file__).parents[1]
@@ -535,6 +536,65 @@ def test_measuring_on_another_machine_is_refused_before_anything_is_done(
         assert "another CPU" in refused["error"]["message"]
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "fitted.json").exists()
+
+
+@pytest.mark.parametrize("searcher", [n for n in SEARCHERS if SEARCHERS[n].several_devices])
+def test_tables_of_different_networks_are_not_searched_together(
+    run: Any, tmp_path: Path, profile: DeviceProfile, searcher: str
+) -> None:
+    """One space at two input sizes, numbers of classes or variants."""
+    spaces = {
+        "px": ("nasbench-macro", 8, 10, Variant()),
+        "large": ("nasbench-macro", 16, 10, Variant()),
+        "many": ("nasbench-macro", 8, 12, Variant()),
+        "plain": ("sgnas", 16, 10, Variant()),
+        "se": ("sgnas", 16, 10, Variant(se=True)),
+    }
+    for name, label in spaces.items():
+        write_table(tmp_path / f"{name}.sqlite", make_space(*label), profile)
+    for one, other in (("px", "large"), ("large", "px"), ("px", "many"), ("plain", "se")):
+        paths = [tmp_path / f"{name}.sqlite" for name in (one, other)]
+        tables = [word for path in paths for word in ("--table", path)]
+        code, refused = _json(
+            run, "search", spaces[one][0], "--searcher", searcher, *tables, "--data", "digits",
+            "--target", "100ms", "-o", tmp_path / "run",
+        )  # fmt: skip
+        assert (code, refused["error"]["kind"]) == (2, "mismatch")
+        assert "tables of one space" in refused["error"]["message"]
+        assert f"{other}.sqlite" in refused["error"]["message"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_search_is_of_the_variant_that_its_table_prices(
+    run: Any, tmp_path: Path, profile: DeviceProfile
+) -> None:
+    table = tmp_path / "plain.sqlite"
+    write_table(table, make_space("sgnas", 16, 10), profile)
+    for option in (["--se"], ["--activation", "hswish"]):
+        code, refused = _json(
+            run, "search", "sgnas", "--searcher", "random", "--table", table, *option,
+            "--data", "digits", "--target", "100ms", "-o", tmp_path / "run",
+        )  # fmt: skip
+        assert (code, refused["error"]["kind"]) == (2, "mismatch")
+        assert " ".join(option) in refused["error"]["message"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_tables_of_one_device_make_no_generator(
+    run: Any, tmp_path: Path, profile: DeviceProfile
+) -> None:
+    """A generator knows devices by name: the second table would take the place of the first."""
+    tables: list[object] = []
+    for name in "ab":
+        write_table(tmp_path / name, make_space("nasbench-macro", 8, 10), profile)
+        tables += ["--table", tmp_path / name]
+    code, refused = _json(
+        run, "search", "nasbench-macro", "--searcher", "sgnas", *tables, "--data", "digits",
+        "-o", tmp_path / "run",
+    )  # fmt: skip
+    assert (code, refused["error"]["kind"]) == (2, "mismatch")
+    assert "one table a device" in refused["error"]["message"]
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_search_holds_its_targets_on_two_devices(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from latbench.errors import InvalidValueError
+from latbench.errors import InvalidValueError, MismatchError
 from nas.constraints import Limit
 from nas.data.images import ImageData, require_images
 from nas.landing import Landing, Measure
@@ -140,6 +140,22 @@ def generator_file(run: Path) -> Path:
     return run / "generator.safetensors"
 
 
+def _require_one_space(devices: Sequence[PricedSpace]) -> None:
+    """Refuse tables that price different networks.
+
+    Raises:
+        MismatchError: Name, input size, classes or variant of their spaces differ.
+    """
+    first = devices[0]
+    for other in devices[1:]:
+        if other.space != first.space:
+            raise MismatchError(
+                f"{first.table.path} prices {first.table.space}, and {other.table.path} prices "
+                f"{other.table.space}: search with tables of one space, input size, number of "
+                "classes and variant"
+            )
+
+
 class Searcher(ABC):
     """Finds architectures under latency budgets.
 
@@ -175,6 +191,7 @@ class Searcher(ABC):
         self.devices: tuple[PricedSpace, ...] = ()
         if isinstance(priced, PricedSpace):
             self.devices = (priced, *settings.others)
+            _require_one_space(self.devices)
         elif self.needs_table:
             raise InvalidValueError(
                 "this searcher searches under a latency: give --table, made by `latbench profile`, "

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latbench.errors import MismatchError
 from nas.generator import (
     DecisionPlane,
     PlaneCosts,
@@ -60,11 +61,21 @@ class Budgets:
         """Latencies on the devices of tables, if there are any, MACs and parameters.
 
         Raises:
-            MismatchError: The space has no decision plane, or a table lacks a price.
+            MismatchError: The space has no decision plane, a table lacks a price, or two tables
+                are of one device.
         """
+        latencies: dict[str, PlaneCosts] = {}
+        for each in devices:
+            device = device_of(each.table)
+            if device in latencies:
+                raise MismatchError(
+                    f"two tables are of {device}, and a generator knows a device by its name: "
+                    "give one table a device"
+                )
+            latencies[device] = latency_costs(each)
         return cls(
             plane_of(space),
-            {device_of(each.table): latency_costs(each) for each in devices},
+            latencies,
             (count_costs(space, "macs"), count_costs(space, "params")),
             low,
             high,
