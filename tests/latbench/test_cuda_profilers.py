@@ -421,6 +421,15 @@ def test_a_gpu_lost_during_a_call_is_told_in_one_line(monkeypatch: pytest.Monkey
     assert not log.is_held()
 
 
+def test_a_table_of_one_clock_is_not_of_the_other() -> None:
+    """Tables of before a profile named a clock are of none, as profiles of processors still are."""
+    named, other = (_profile("pytorch", clock=clock) for clock in ("gpu", "host"))
+    assert not named.same_device(other)
+    written = msgspec.to_builtins(DeviceProfile("c", "onnxruntime"))
+    del written["clock"], written["sweep"]["warmup_ms"], written["sweep"]["least_clock"]
+    assert msgspec.convert(written, DeviceProfile) == DeviceProfile("c", "onnxruntime")
+
+
 def test_the_processors_clock_alone_times_the_processor() -> None:
     with pytest.raises(ValueError, match="leave it out"):
         DeviceProfile("c", "onnxruntime", clock="gpu")
