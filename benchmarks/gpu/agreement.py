@@ -14,9 +14,10 @@ from time import monotonic
 from typing import Any
 from unittest import mock
 
+import torch
+
 from benchmarks.gpu.conditions import Conditions
 from benchmarks.gpu.record import Record
-from benchmarks.gpu.stepping import set_tf32
 from benchmarks.sgnas_sides import SUPERNET, sgnas_step
 from benchmarks.tfnas_sides import Shape, our_steps
 from nas.searchers.choices import Choices
@@ -35,7 +36,7 @@ Values = Iterator[float]
 
 def run(conditions: Conditions, record: Record) -> None:
     """Compare TF-NAS and SGNAS on both devices, as many steps as the CPU takes in its time."""
-    set_tf32(False)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     device = find_torch_device(conditions.on)
     most, seconds = (4, 2.0) if conditions.tiny else (_STEPS, _CPU_S)
     for name, steps in (("TF-NAS", _tfnas), ("SGNAS", _supernet)):

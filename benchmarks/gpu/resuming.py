@@ -33,7 +33,7 @@ def run(conditions: Conditions, record: Record) -> None:
         "search", "tfnas", "--searcher", "tfnas", "--table", table,
         "--target", f"{(low + high) / 2:.4f}ms", "--data", "digits", "--epochs", "2",
         "--images", images, "--seed", "3",
-        *(() if conditions.tiny else ("--torch-device", conditions.on)),
+        "--torch-device", conditions.on,
     ]  # fmt: skip
     whole, broken = (conditions.folder / name for name in ("whole", "broken"))
     uninterrupted = _start(options, whole)

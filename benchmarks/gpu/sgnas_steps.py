@@ -9,7 +9,7 @@ from benchmarks.gpu.record import Record
 from benchmarks.gpu.stepping import compare, serve_side
 from benchmarks.sgnas_sides import ARCHITECTURE, SUPERNET, sgnas_step
 from nas.spaces import make_space
-from nas.training.torch_device import Precision, TorchDevice
+from nas.training.torch_device import TorchDevice
 
 _COLLECTING = f"{ARCHITECTURE}, weights' gradients as published"
 _WHOSE = {SUPERNET: "plain", ARCHITECTURE: "plain, frozen", _COLLECTING: "plain, collecting"}
@@ -32,26 +32,13 @@ def run(conditions: Conditions, record: Record) -> None:
 def serve(conditions: Conditions, side: str, batch_size: str) -> None:
     """Be one side."""
 
+    space = make_space("sgnas", 32 if conditions.tiny else 224, 100)
+
     def build(
-        side: str, precision: Precision, batch_size: int, device: TorchDevice
+        side: str, kind: str, batch_size: int, device: TorchDevice
     ) -> dict[str, Callable[[], object]]:
-        space = make_space("sgnas", 32 if conditions.tiny else 224, 100)
-
-        def step(kind: str, whose: str) -> Callable[[], object]:
-            made: list[Callable[[], object]] = []  # built when it is taken first
-
-            def take() -> object:
-                if not made:
-                    made.append(sgnas_step(kind, whose, space, batch_size, device=device))
-                return made[0]()
-
-            return take
-
-        return {
-            name: step(
-                SUPERNET if name == SUPERNET else ARCHITECTURE, whose if side == "plain" else side
-            )
-            for name, whose in _WHOSE.items()
-        }
+        whose = _WHOSE[kind] if side == "plain" else side
+        step = SUPERNET if kind == SUPERNET else ARCHITECTURE
+        return {kind: sgnas_step(step, whose, space, batch_size, device=device)}
 
     serve_side(conditions, build, side, batch_size, tuple(_WHOSE))

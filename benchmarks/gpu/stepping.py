@@ -11,16 +11,20 @@ import torch
 from benchmarks.gpu.conditions import Conditions
 from benchmarks.gpu.record import Record
 from benchmarks.sides import Side, SideFailed, serve
-from nas.training.torch_device import Precision, TorchDevice, find_torch_device
+from nas.recipes import Precision
+from nas.training.torch_device import TorchDevice, find_torch_device
 
 SIDES = ("ours", "plain")
 _ROUNDS, _STEPS = 4, 5  # turns of each side, and timed steps a turn
+_WARMUP = 12  # steps before the first turn: cuDNN tries its algorithms for every path's shapes
 _TINY = (1, 1)  # the same without a GPU
 _SMALLEST_BATCH = 16
 _OUT_OF_MEMORY = "OutOfMemoryError"
 
-Build = Callable[[str, Precision, int, TorchDevice], dict[str, Callable[[], object]]]
-"""Steps by kind, of a side, in a precision, with so many images, on a device."""
+Build = Callable[[str, str, int, TorchDevice], dict[str, Callable[[], object]]]
+"""For a side and a kind of step, with so many images, on a device: that step, and others that share
+its memory, by kind.
+"""
 
 
 def compare(
@@ -79,7 +83,7 @@ def _compare_one(
             if monotonic() > end and times_ms[side]:
                 continue
             try:
-                for _ in range(1 if number or steps == 1 else 3):
+                for _ in range(1 if number or steps == 1 else _WARMUP):
                     sides[side].ask(step)  # untimed
                 sides[side].ask("forget")
                 times_ms[side] += [sides[side].ask(step) for _ in range(steps)]
@@ -116,44 +120,46 @@ def _compare_one(
 def serve_side(
     conditions: Conditions, build: Build, side: str, batch_size: str, kinds: Sequence[str]
 ) -> None:
-    """Be one side: steps are built when they are asked for first."""
-    device = find_torch_device(conditions.on)
-    built: dict[Precision, dict[str, Callable[[], object]]] = {}
+    """Be one side: steps are built when they are asked for, and others are forgotten then."""
+    found = find_torch_device(conditions.on)
+    built: dict[tuple[Precision, str], Callable[[], object]] = {}
 
     def step(precision: Precision, kind: str) -> Callable[[], object]:
         def take() -> object:
-            if precision not in built:
-                set_tf32(False)
-                there = TorchDevice(device.device, precision)
-                built[precision] = build(side, precision, int(batch_size), there)
-            return built[precision][kind]()
+            if (precision, kind) not in built:
+                built.clear()
+                made = build(side, kind, int(batch_size), found.at(precision))
+                built.update({(precision, name): each for name, each in made.items()})
+            return built[precision, kind]()
 
         return take
 
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
-    on_gpu = device.device.type == "cuda"
-    serve(
-        {
-            f"{precision} {kind}": step(precision, kind)
-            for precision in precisions
-            for kind in kinds
-        },
-        {
-            "peak": lambda: torch.cuda.max_memory_allocated() / 2**30 if on_gpu else 0.0,
-            "forget": lambda: _none(torch.cuda.reset_peak_memory_stats if on_gpu else None),
-            "free": lambda: _none(torch.cuda.empty_cache if on_gpu else None),
-        },
-        wait=torch.cuda.synchronize if on_gpu else lambda: None,
-    )
+    steps = {f"{each} {kind}": step(each, kind) for each in precisions for kind in kinds}
+    memory = _gpu_memory() if conditions.on == "cuda" else dict.fromkeys(_MEMORY, float)
+    with found.training():  # the same settings of cuDNN for both sides
+        serve(steps, memory, wait=torch.cuda.synchronize if conditions.on == "cuda" else _nothing)
 
 
-def set_tf32(allowed: bool) -> None:
-    """Whether single precision may round factors to TF32, in convolutions and products alike."""
-    torch.backends.cuda.matmul.fp32_precision = "tf32" if allowed else "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "tf32" if allowed else "ieee"  # type: ignore[attr-defined]
+_MEMORY = ("peak", "forget", "free")
 
 
-def _none(call: Callable[[], object] | None) -> float:
-    if call is not None:
-        call()
-    return 0.0
+def _gpu_memory() -> dict[str, Callable[[], float]]:
+    """Peak of what tensors took, in GiB; how to forget it; how to give back what is not in use."""
+
+    def forget() -> float:
+        torch.cuda.reset_peak_memory_stats()
+        return 0.0
+
+    def free() -> float:
+        torch.cuda.empty_cache()
+        return 0.0
+
+    def peak() -> float:
+        return torch.cuda.max_memory_allocated() / 2**30
+
+    return dict(zip(_MEMORY, (peak, forget, free), strict=True))
+
+
+def _nothing() -> None:
+    pass

@@ -9,7 +9,7 @@ from benchmarks.gpu.record import Record
 from benchmarks.gpu.stepping import compare, serve_side
 from benchmarks.tfnas_sides import Shape, our_steps, plain_steps
 from nas.searchers.tfnas import TFNASRecipe
-from nas.training.torch_device import Precision, TorchDevice
+from nas.training.torch_device import TorchDevice
 
 _KINDS = ("weight", "architecture")
 
@@ -17,7 +17,10 @@ _KINDS = ("weight", "architecture")
 def run(conditions: Conditions, record: Record) -> None:
     """Both kinds of step in bf16 and in fp32."""
     size, batch_size = (32, 4) if conditions.tiny else (224, 128)
-    record.add(f"tfnas, {size} px, 100 classes; plain is eager, NCHW, a module an operation")
+    record.add(
+        f"tfnas, {size} px, 100 classes; plain is eager, NCHW, a module an operation; "
+        "fp32 with torch's own setting of TF32 on both sides"
+    )
     compare(
         conditions,
         record,
@@ -32,11 +35,11 @@ def serve(conditions: Conditions, side: str, batch_size: str) -> None:
     """Be one side."""
 
     def build(
-        side: str, precision: Precision, batch_size: int, device: TorchDevice
+        side: str, kind: str, batch_size: int, device: TorchDevice
     ) -> dict[str, Callable[[], object]]:
         shape = Shape(32 if conditions.tiny else 224, batch_size)
         if side == "plain":
             return plain_steps(shape, device)
-        return our_steps(shape, TFNASRecipe(autocast=precision == "bf16"), device)
+        return our_steps(shape, TFNASRecipe(precision=device.precision), device)
 
     serve_side(conditions, build, side, batch_size, _KINDS)
