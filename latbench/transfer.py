@@ -26,7 +26,7 @@ from latbench.measure.statistics import conformal_half_width
 from latbench.measure.sweep import Progress
 from latbench.networks import make_passes
 from latbench.profilers import Profiler
-from latbench.profiling import open_or_create, profile_targets
+from latbench.profiling import join_networks, open_or_create, profile_targets
 from latbench.tables import Estimate, LatencyTable, StoredFit
 from latbench.tables.estimation import as_estimate, work_out
 from latbench.tables.widths import Alignment
@@ -104,7 +104,7 @@ def transfer(
         store.record_environment(environment)
         sweep = store.begin_sweep("profile", environment)
         store.add_blocks(chosen)
-        store.add_networks(networks, "profile")
+        join_networks(store, networks)
         targets = profile_targets(store, protocol)
         passes = protocol.min_passes
         make_passes(profiler, store, sweep, targets, passes=passes, progress=progress)
