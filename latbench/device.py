@@ -48,7 +48,8 @@ class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         network_tolerance: The same for the sum over the calibration networks.
         floor_tolerance: Disagreement of the calibration networks with themselves, between two
             halves of the sweep, above which the whole sweep is called noisy.
-        networks: Calibration networks in every shuffle.
+        networks: Calibration networks in every shuffle. Where a table is gone on with, its
+            networks stay, and new ones join if it has fewer.
         network_visits: Visits to each of them a pass.
         verify_visits: Visits to each network of a verification.
         least_clock: Fraction of a GPU's highest clock below which a visit does not count. Lower it

@@ -87,7 +87,11 @@ def measure_networks(
     passes = -(-protocol.verify_visits // _VISITS_A_PASS)
     with device_lock(profiler.profile.device), TableStore.open(table.path) as store:
         ids = store.add_networks(networks, purpose)
-        probes = store.networks("profile")
+        probes = {
+            id_: network
+            for id_, network in store.networks("profile").items()
+            if network in table.networks  # and not only registered, by a run that was interrupted
+        }
         detail = sha256(repr(sorted(ids)).encode()).hexdigest()
         sweep = store.begin_sweep(purpose, environment, detail=detail, within_s=_RESUME_WITHIN_S)
         targets = [

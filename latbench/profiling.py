@@ -101,7 +101,8 @@ def profile(
         space: What the table is to be called a table of.
         blocks: Blocks to price. Of those that differ in width alone some are measured, the
             others interpolated; what is already in the table goes on where it was.
-        networks: Networks to fit prices on, whose blocks are all among ``blocks``.
+        networks: Networks to fit prices on, whose blocks are all among ``blocks``. A table that
+            has some keeps them, and as many join as it has fewer.
         time_limit_s: Wall time in s for this run.
         progress: Told what is going on.
 
@@ -121,7 +122,7 @@ def profile(
                 _require_same_machine(store, environment)
                 renew_environment(store, environment)
                 sweep = store.begin_sweep("profile", environment)
-                store.add_networks(networks, "profile")
+                join_networks(store, networks)
                 run = _Run(profiler, store, sweep, begin, time_limit_s, progress)
                 stopped = run.measure(KnotPlan(store, blocks))
                 if not run.samples.hot_ms.keys() & store.networks("profile").keys():
@@ -238,6 +239,20 @@ def keep_remarks(store: TableStore, profiler: Profiler) -> None:
     known = store.environment.remarks
     if any(remark not in known for remark in profiler.remarks()):
         renew_environment(store, replace(store.environment, remarks=profiler.remarks()))
+
+
+def join_networks(store: TableStore, networks: Sequence[Network]) -> None:
+    """Register the networks of a profiling.
+
+    A table that has some keeps them, with all that was measured on them: prices are fitted on
+    them and drifts are told by them. As many new ones join as the table has fewer than asked.
+    """
+    kept = store.networks("profile")
+    known = set(store.networks("profile", "calibration", "verification").values())
+    fresh = [network for network in dict.fromkeys(networks) if network not in known]
+    lacking = min(len(fresh), max(0, len(networks) - len(kept)))
+    spread = np.linspace(0, len(fresh) - 1, lacking).round().astype(int)
+    store.add_networks([fresh[i] for i in spread], "profile")
 
 
 def profile_targets(store: TableStore, protocol: SweepProtocol) -> list[Target]:

@@ -27,6 +27,7 @@ from latbench.measure.sweep import Progress
 from latbench.networks import make_passes
 from latbench.profilers import Profiler
 from latbench.profiling import (
+    join_networks,
     keep_remarks,
     open_or_create,
     profile_targets,
@@ -109,7 +110,7 @@ def transfer(
         renew_environment(store, environment)
         sweep = store.begin_sweep("profile", environment)
         store.add_blocks(chosen)
-        store.add_networks(networks, "profile")
+        join_networks(store, networks)
         targets = profile_targets(store, protocol)
         passes = protocol.min_passes
         make_passes(profiler, store, sweep, targets, passes=passes, progress=progress)

@@ -57,9 +57,12 @@ def run(conditions: Conditions, record: Record) -> None:
     from latbench.profilers.gpu import read_gpu
 
     x = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-    for _ in range(50):
-        x @ x
-    gpu = read_gpu()  # under load
+
+    def keep_busy() -> None:
+        for _ in range(200):
+            x @ x
+
+    gpu = read_gpu(keep_busy)
     torch.cuda.synchronize()
     record.add(
         f"driver {gpu.driver}, {gpu.clock_mhz} MHz under load (base {gpu.base_clock_mhz}, highest "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import inf
 
@@ -60,25 +60,23 @@ class Samples:
         self, targets: Iterable[int], quantile: float, *, cold: bool = False
     ) -> dict[int, Interval]:
         """Estimates of the targets that were visited."""
-        values = self.cold_ms if cold else self.hot_ms
-        by_count: dict[int, list[int]] = defaultdict(list)
-        for target in targets:
-            if values.get(target):
-                by_count[len(values[target])].append(target)
         found: dict[int, Interval] = {}
-        for ids in by_count.values():
-            stacked = np.array([values[id_] for id_ in ids])  # (targets, visits)
+        for ids, stacked in _by_visits(self.cold_ms if cold else self.hot_ms, targets):
             ends = low_quantile_interval(stacked, quantile)
             for id_, *row in zip(ids, *ends, strict=True):
                 found[id_] = Interval(*map(float, row))
         return found
 
     def joint_half_width(self, targets: Iterable[int], quantile: float) -> float:
-        """Relative half width of the interval of the sum over targets of equal visits."""
-        stacked = np.array([self.hot_ms[id_] for id_ in targets])  # (targets, visits)
-        drawn = bootstrap(stacked, quantile).sum(axis=1)  # (resamples,)
+        """Relative half width of the interval of the sum over the targets that were visited.
+
+        Those that joined later have fewer visits; targets of equal visits keep their joint noise.
+        """
+        groups = [stacked for _, stacked in _by_visits(self.hot_ms, targets)]
+        drawn = sum(bootstrap(stacked, quantile).sum(axis=1) for stacked in groups)  # (resamples,)
         low, high = np.quantile(drawn, (0.025, 0.975))
-        return float((high - low) / 2 / low_quantile(stacked, quantile).sum())
+        total = sum(float(low_quantile(stacked, quantile).sum()) for stacked in groups)
+        return float((high - low) / 2 / total)
 
     def floor(self, targets: Iterable[int], quantile: float) -> float | None:
         """Targets against themselves: mean disagreement of two halves of the sweep."""
@@ -90,3 +88,15 @@ class Samples:
             for row in rows
         ]
         return float(np.mean([abs(first / second - 1) for first, second in halves]))
+
+
+def _by_visits(
+    values: Mapping[int, list[float]], targets: Iterable[int]
+) -> Iterator[tuple[list[int], Floats]]:
+    """Visited targets of equally many visits together, with their times ``(targets, visits)``."""
+    by_count: dict[int, list[int]] = defaultdict(list)
+    for target in targets:
+        if values.get(target):
+            by_count[len(values[target])].append(target)
+    for ids in by_count.values():
+        yield ids, np.array([values[id_] for id_ in ids])

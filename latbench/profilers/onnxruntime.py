@@ -232,6 +232,7 @@ def _no_provider() -> str | None:
 @lru_cache(maxsize=1)
 def loaded_libraries() -> str:
     """Load CUDA and cuDNN from where pip puts them; returns what ONNX Runtime said meanwhile."""
+    ort.set_default_logger_severity(_ERROR_ONLY)  # it warns at every session of a GPU by number
     preload = getattr(ort, "preload_dlls", None)  # from 1.21 on
     if preload is None:
         return ""

@@ -9,6 +9,9 @@ Options:
   of the question; it is for comparing a few networks.
 - ``cuda_graph``, on CUDA: calls are captured once and replayed; ``"true"`` unless given. A
   network whose calls cannot be captured is refused.
+- ``cudnn_benchmark``, on CUDA: cuDNN tries its algorithms once for every shape and keeps the
+  fastest; ``"false"`` unless given, as in PyTorch. It takes some 60 ms a convolution, and may
+  choose differently in the next process.
 - ``tf32``, on CUDA: convolutions in fp32 may compute in TF32; ``"false"`` unless given.
 
 Threads, the flushing of denormals, TF32 and the choice of cuDNN's kernels are settings of the
@@ -53,6 +56,7 @@ class PytorchCudaOptions(PytorchOptions, frozen=True, forbid_unknown_fields=True
 
     cuda_graph: bool = True
     tf32: bool = False
+    cudnn_benchmark: bool = False
 
 
 class PytorchSession(Session):
@@ -162,7 +166,11 @@ class PytorchProfiler(Profiler):
         found = {"pytorch": torch.__version__, "numpy": np.__version__}
         if self.profile.device == "cuda":
             backends: Any = torch.backends  # parts of it have no types
-            found |= {"cuda": str(torch.version.cuda), "cudnn": str(backends.cudnn.version())}
+            try:
+                cudnn = str(backends.cudnn.version())
+            except RuntimeError as error:  # another runtime of this process brought another one
+                raise RuntimeFailure(f"PyTorch cannot use cuDNN: {error}") from error
+            found |= {"cuda": str(torch.version.cuda), "cudnn": cudnn}
         return found
 
     def _set_up_process(self) -> None:
@@ -176,7 +184,7 @@ class PytorchProfiler(Profiler):
             precision = "tf32" if self.options.tf32 else "ieee"
             backends.cudnn.conv.fp32_precision = precision
             backends.cuda.matmul.fp32_precision = precision
-            backends.cudnn.benchmark = True  # shapes never change: worth choosing kernels
+            backends.cudnn.benchmark = self.options.cudnn_benchmark
 
 
 def _no_cuda_build() -> str | None:

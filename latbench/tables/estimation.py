@@ -170,10 +170,10 @@ def _calibration_networks(
     """Estimates of calibration networks as they would have been while profiling."""
     found: dict[int, Estimate] = {}
     networks, later = store.networks("profile"), store.networks(*_LATER)
-    probes = [id_ for id_ in networks if id_ in profiled]
     for sweep in store.sweeps("calibration"):
         samples = Samples.of(store.visits(sweep))
         intervals = samples.intervals(list(samples.hot_ms), quantile)
+        probes = [id_ for id_ in networks if id_ in profiled and id_ in intervals]
         drift = Drift.between(
             [profiled[id_].hot_ms for id_ in probes],
             [intervals[id_].estimate_ms for id_ in probes],

@@ -134,6 +134,7 @@ def run_epochs(
     workers: Workers = ALONE,
     torch_device: TorchDevice = CPU,
     batch_size: int | None = None,
+    fixed_shapes: bool = False,
     progress: Progress = lambda fraction, words: None,
 ) -> None:
     """Train until so many epochs are finished.
@@ -148,6 +149,7 @@ def run_epochs(
         workers: The processes that train together; all hold the same state.
         torch_device: Where the state lies and steps compute.
         batch_size: Images a step, for the message that memory is too small.
+        fixed_shapes: Whether every step computes on the same shapes.
         progress: Is told what is done of all epochs.
 
     Raises:
@@ -162,7 +164,10 @@ def run_epochs(
     if state.epoch >= epochs:
         return
     kept = folder if workers.leads else None
-    with kept.metrics() if kept else nullcontext() as metrics, torch_device.training():
+    with (
+        kept.metrics() if kept else nullcontext() as metrics,
+        torch_device.training(fixed_shapes=fixed_shapes),
+    ):
         while state.epoch < epochs:
             begin = monotonic()
             left = _left(state.epoch)

@@ -86,6 +86,7 @@ def train(
         workers=group,
         torch_device=state.torch_device,
         batch_size=recipe.batch_size,
+        fixed_shapes=True,
         progress=progress,
     )
     with torch_device.guarded(work="the test", kept="the training is finished and kept"):

@@ -87,19 +87,22 @@ class TorchDevice:
             yield
 
     @contextmanager
-    def training(self) -> Iterator[None]:
+    def training(self, *, fixed_shapes: bool = False) -> Iterator[None]:
         """Torch's settings for a long training on this device; afterwards they are as before.
 
-        On CUDA, cuDNN tries its algorithms once for every shape: paths are drawn at random, and
-        each operation's shapes come again. It may choose differently in another process, so two
-        runs on a GPU agree up to rounding and not bit for bit.
+        Args:
+            fixed_shapes: Whether every step computes on the same shapes. On CUDA, cuDNN then
+                tries its algorithms once for each: some tens of milliseconds a shape. Paths that
+                are drawn at random have over a thousand shapes, and new ones whenever a width
+                changes. cuDNN may choose differently in another process, so two such runs on a
+                GPU agree up to rounding and not bit for bit.
         """
         if self.device.type != "cuda":
             yield
             return
         cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
         before = cudnn.benchmark, cudnn.allow_tf32, products.allow_tf32
-        cudnn.benchmark = True
+        cudnn.benchmark = fixed_shapes
         if self.precision == "tf32":
             cudnn.allow_tf32 = products.allow_tf32 = True
         try:

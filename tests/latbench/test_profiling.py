@@ -203,6 +203,55 @@ def test_profiling_resumes_where_it_was(
     assert rest.stopped in ("converged", "pass limit")
 
 
+def test_a_table_goes_on_with_more_networks_and_loses_none(
+    tmp_path: Path,
+    quick_profile: DeviceProfile,
+    tiny_space: SearchSpace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`[sweep] networks` of the profile is changed between two runs, and changed back."""
+    path, rng = tmp_path / "t.sqlite", np.random.default_rng(11)
+
+    def profiler_of(networks: int) -> Profiler:
+        sweep = msgspec.structs.replace(quick_profile.sweep, networks=networks)
+        return make_profiler(msgspec.structs.replace(quick_profile, sweep=sweep))
+
+    def visits(store: TableStore) -> list[Any]:
+        return [row for sweep in store.sweeps("profile", done=False) for row in store.visits(sweep)]
+
+    drawn = [tiny_space.lower(tiny_space.random(rng)) for _ in range(3)]
+    _run(profiler_of(6), path, tiny_space)
+    calibrate(profiler_of(6), LatencyTable.open(path), drawn[:2])
+    with TableStore.open(path) as store:
+        first, seen = store.networks("profile"), visits(store)
+    with monkeypatch.context() as patched:  # registered, and never visited
+        patched.setattr(latbench.profiling, "sweep_pass", _interrupted_at(_passes(path)))
+        _run(profiler_of(9), path, tiny_space)
+    verify(profiler_of(9), LatencyTable.open(path), drawn[2:])
+    result = _run(profiler_of(9), path, tiny_space)
+    assert result.stopped in ("converged", "pass limit")
+    with TableStore.open(path) as store:
+        more = store.networks("profile")
+        assert visits(store)[: len(seen)] == seen
+    assert len(more) == 9
+    assert first.items() <= more.items()
+    table = LatencyTable.open(path)
+    assert set(more.values()) < set(table.networks)
+    assert table.price_model.networks == 9 + 2
+    found = verify(profiler_of(9), table, [tiny_space.lower(tiny_space.random(rng))])
+    assert found.drift is not None
+    _run(profiler_of(6), path, tiny_space, limit_s=1e-3)
+    with TableStore.open(path) as store:
+        assert store.networks("profile") == more
+    assert LatencyTable.open(path).price_model.networks == 11
+
+
+def _passes(path: Path) -> int:
+    with TableStore.open(path) as store:
+        sweep = store.profiling()
+        return 0 if sweep is None else store.passes(sweep)
+
+
 def test_visits_of_two_machines_are_not_pooled(
     tmp_path: Path,
     quick_profile: DeviceProfile,
