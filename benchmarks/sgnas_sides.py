@@ -85,6 +85,9 @@ def sgnas_step(
 
         return train
     model.eval().requires_grad_(whose == "plain, collecting")
+    mixture: Callable[[Tensor, Tensor], Tensor] = model
+    if isinstance(model, UnifiedSupernet) and device.is_gpu:
+        mixture = model.frozen()  # as judges do
     logits = torch.zeros(layers, SUB_BLOCKS, SKIP + 1, device=place, requires_grad=True)
     adam = torch.optim.Adam([logits], lr=1e-3, betas=(0.5, 0.999))
     noise = generator(0)
@@ -94,7 +97,7 @@ def sgnas_step(
         probabilities = ((logits + gumbel.to(place)) / _TAU).softmax(-1)
         adam.zero_grad()
         with device.autocast():
-            loss = F.cross_entropy(model(images, probabilities), labels)
+            loss = F.cross_entropy(mixture(images, probabilities), labels)
         loss.backward()
         adam.step()
         return loss.detach()

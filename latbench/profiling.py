@@ -119,13 +119,11 @@ def profile(
             try:
                 environment = profiler.environment()
                 _require_same_machine(store, environment)
-                store.record_environment(environment)
+                renew_environment(store, environment)
                 sweep = store.begin_sweep("profile", environment)
                 store.add_networks(networks, "profile")
                 run = _Run(profiler, store, sweep, begin, time_limit_s, progress)
                 stopped = run.measure(KnotPlan(store, blocks))
-                if (remarks := profiler.remarks()) != environment.remarks:
-                    store.record_environment(replace(environment, remarks=remarks))
                 if not run.samples.hot_ms.keys() & store.networks("profile").keys():
                     raise KeyboardInterrupt
             except BaseException:
@@ -227,6 +225,19 @@ def open_or_create(path: Path, profiler: Profiler, space: SpaceLabel) -> TableSt
         store.close()
         raise
     return store
+
+
+def renew_environment(store: TableStore, environment: Environment) -> None:
+    """Record the environment of a run; remarks of earlier runs stay, as their visits do."""
+    remarks = [*store.environment.remarks, *environment.remarks]
+    store.record_environment(replace(environment, remarks=list(dict.fromkeys(remarks))))
+
+
+def keep_remarks(store: TableStore, profiler: Profiler) -> None:
+    """Record what the profiler could not do as asked so far."""
+    known = store.environment.remarks
+    if any(remark not in known for remark in profiler.remarks()):
+        renew_environment(store, replace(store.environment, remarks=profiler.remarks()))
 
 
 def profile_targets(store: TableStore, protocol: SweepProtocol) -> list[Target]:
@@ -348,6 +359,7 @@ class _Run:
 
         record = sweep_pass(self.profiler, targets, number=number, on_visit=visited)
         self.store.add_pass(self.sweep, record)
+        keep_remarks(self.store, self.profiler)
         self.samples.add(record.visits)
         self.pass_s = record.seconds
 

@@ -26,7 +26,12 @@ from latbench.measure.statistics import conformal_half_width
 from latbench.measure.sweep import Progress
 from latbench.networks import make_passes
 from latbench.profilers import Profiler
-from latbench.profiling import open_or_create, profile_targets
+from latbench.profiling import (
+    keep_remarks,
+    open_or_create,
+    profile_targets,
+    renew_environment,
+)
 from latbench.tables import Estimate, LatencyTable, StoredFit
 from latbench.tables.estimation import as_estimate, work_out
 from latbench.tables.widths import Alignment
@@ -101,13 +106,14 @@ def transfer(
         open_or_create(path, profiler, source.space) as store,
     ):
         environment = profiler.environment()
-        store.record_environment(environment)
+        renew_environment(store, environment)
         sweep = store.begin_sweep("profile", environment)
         store.add_blocks(chosen)
         store.add_networks(networks, "profile")
         targets = profile_targets(store, protocol)
         passes = protocol.min_passes
         make_passes(profiler, store, sweep, targets, passes=passes, progress=progress)
+        keep_remarks(store, profiler)
         samples = Samples.of(store.visits(sweep))
         ids = {spec: id_ for id_, spec in store.blocks().items()}
         measured = [spec for spec in many if ids.get(spec) in samples.hot_ms]

@@ -18,7 +18,7 @@ from latbench.profilers.driver import CudaDriver
 _LIMIT_NS = 1_000_000_000
 # hold(word, turn, limit_ns): until word[0] >= turn, counted modulo 2^32, or word[1] = turn at the
 # limit. For any GPU of compute capability 6.0 or later; the driver compiles it.
-_KERNEL = b"""
+KERNEL = b"""
 .version 6.0
 .target sm_60
 .address_size 64
@@ -60,7 +60,7 @@ class Gate:
     def __init__(self, driver: CudaDriver, stream: int) -> None:
         self._driver = driver
         self._words, self._address = driver.shared_words(2)
-        self._kernel = driver.load_kernel(_KERNEL, "hold")
+        self._kernel = driver.load_kernel(KERNEL, "hold")
         self._turn = 0
         self.hold(stream)  # loads the kernel, which a later turn must not wait for
         self.release()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from latbench.environment import Gpu
@@ -99,7 +99,7 @@ class ClockWatch:
         Raises:
             RuntimeFailure: The GPU is lost.
         """
-        clock_mhz, max_mhz = _clock_mhz(), _max_clock_mhz()
+        clock_mhz, max_mhz = _clock_mhz(), self._max_mhz
         if clock_mhz is None or max_mhz is None or clock_mhz >= self._least * max_mhz:
             return
         why = ", ".join(_throttled_by()) or "no throttling told"
@@ -114,6 +114,10 @@ class ClockWatch:
         """Why the visit since the last verdict does not count; None if it does."""
         too_low, self._too_low = self._too_low, None
         return too_low
+
+    @cached_property
+    def _max_mhz(self) -> int | None:
+        return _max_clock_mhz()
 
 
 @lru_cache(maxsize=1)

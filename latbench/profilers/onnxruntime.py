@@ -213,8 +213,8 @@ def _require_sound_options(profile: DeviceProfile) -> None:
             )
     if profile.options.get("cudnn_conv_algo_search") == "DEFAULT":
         raise InvalidValueError(
-            f"{profile.name} sets cudnn_conv_algo_search = DEFAULT, which since ONNX Runtime 1.20 "
-            "is cuDNN's fallback, many times slower than its other algorithms: write HEURISTIC or "
+            f"{profile.name} sets cudnn_conv_algo_search = DEFAULT: since version 1.20 that is "
+            "cuDNN's fallback, many times slower than its other algorithms; write HEURISTIC or "
             "EXHAUSTIVE",
             path="$.options.cudnn_conv_algo_search",
         )

@@ -86,7 +86,7 @@ class DecodingProcesses:
     def __init__(self, count: int | None = None) -> None:
         self.count = count or max(1, available_cores() - 1)
         self._started: _Started | None = None
-        self._lock = Lock()  # of the start: several threads may read images
+        self._lock = Lock()  # of start and end: several threads may read images
 
     def __reduce__(self) -> tuple[type[DecodingProcesses], tuple[int]]:
         return DecodingProcesses, (self.count,)  # a copy starts its own
@@ -95,15 +95,15 @@ class DecodingProcesses:
         with self._lock:
             if self._started is None:
                 self._started = _Started(self.count)
-                weakref.finalize(self, self._started.close)
-        return self._started.submit(job, into)
+                self._end = weakref.finalize(self, self._started.close)
+            return self._started.submit(job, into)
 
     def close(self) -> None:
         """End the processes, after their jobs; the next job starts them anew."""
         with self._lock:
-            started, self._started = self._started, None
-        if started is not None:
-            started.close()
+            if self._started is not None:
+                self._end()
+                self._started = None
 
 
 class _Started:

@@ -28,15 +28,17 @@ class Journaled(Evaluator):
         evaluator: Scores what the journal does not know.
         path: The journal; made at the first score. A last line without its end, as a killed
             process leaves it, is dropped.
+        writes: Whether new scores are written; of several processes one writes.
 
     Raises:
         InvalidFileError: The journal is damaged elsewhere.
     """
 
-    def __init__(self, evaluator: Evaluator, path: Path) -> None:
+    def __init__(self, evaluator: Evaluator, path: Path, *, writes: bool = True) -> None:
         super().__init__()
         self.evaluator = evaluator
         self.path = path
+        self.writes = writes
         self._scores: dict[Architecture, float] = {}
         if path.exists():
             self._read()
@@ -54,15 +56,16 @@ class Journaled(Evaluator):
                     path=f"$[{number - 1}]",
                 ) from error
             self._scores[known.architecture] = known.score
-        if len(whole) < len(text):
+        if self.writes and len(whole) < len(text):
             with self.path.open("r+b") as file:
                 file.truncate(len(whole))
 
     def _score(self, architecture: Architecture) -> float:
         if architecture not in self._scores:
             score = self.evaluator.score(architecture)
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:
-                file.write(msgspec.json.encode(_Line(architecture, score)) + b"\n")
+            if self.writes:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with self.path.open("ab") as file:
+                    file.write(msgspec.json.encode(_Line(architecture, score)) + b"\n")
             self._scores[architecture] = score
         return self._scores[architecture]

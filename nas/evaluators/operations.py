@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from nas.data.images import ImageData
@@ -10,15 +11,18 @@ from nas.spaces import Architecture, SearchSpace
 from nas.supernet.supernet import Supernet, fixed_supernet
 from nas.supernet.unified import THRESHOLD
 from nas.training.calibration import calibrate
+from nas.training.distributed import ALONE, Workers
 from nas.training.epochs import Progress
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import make_strategy
 from nas.training.strategies.base import relaxed_of
 from nas.training.supernet import SupernetRecipe, train_supernet
+from nas.training.torch_device import CPU, TorchDevice
 from nas.training.unified import (
     Parts,
     UnifiedRecipe,
     calibration_inputs,
+    device_of,
     divide,
     unified_criterion,
 )
@@ -35,23 +39,43 @@ class OperationsJudge(RelaxedJudge):
         recipe: UnifiedRecipe,
         *,
         criterion: nn.Module,
+        torch_device: TorchDevice = CPU,
+        workers: Workers = ALONE,
     ) -> None:
-        super().__init__(supernet, data, parts, recipe, criterion=criterion)
+        super().__init__(
+            supernet,
+            data,
+            parts,
+            recipe,
+            criterion=criterion,
+            torch_device=torch_device,
+            workers=workers,
+        )
         self.supernet = supernet
 
     def network(self, architecture: Architecture) -> nn.Module:
         network = self.supernet.cut(architecture)
-        calibrate(network, calibration_inputs(self.data, self.parts, self.recipe))
+        there = device_of(network)
+        calibrate(network, calibration_inputs(self.data, self.parts, self.recipe, there))
         return network
 
     def outputs(self, images: Tensor, probabilities: Tensor) -> Tensor:
         """As ``RelaxedJudge``; operations of at most ``THRESHOLD`` are not computed, as in the
-        unified supernet.
+        unified supernet. A GPU would wait until their probabilities are read: there they count as
+        0 and are computed.
         """
-        rows = [
-            {op: p for op, p in enumerate(row.unbind()) if float(p.detach()) > THRESHOLD}
-            for row in probabilities.squeeze(-2)
-        ]
+        flat = probabilities.squeeze(-2)
+        if flat.device.type == "cpu":
+            rows = [
+                {op: p for op, p in enumerate(row.unbind()) if float(p.detach()) > THRESHOLD}
+                for row in flat
+            ]
+        else:
+            weights = torch.where(flat > THRESHOLD, flat, torch.zeros_like(flat))
+            rows = [
+                dict(enumerate(row.unbind()[: len(layer.ops)]))
+                for row, layer in zip(weights, self.supernet.space.layers, strict=True)
+            ]
         depths = [{len(stage): 1.0} for stage in self.supernet.space.stages]
         found: Tensor = self.supernet(images, relaxed_of(self.supernet.space, rows, depths))
         return found
@@ -65,6 +89,8 @@ def trained_operations(
     *,
     strategy: str,
     seed: int,
+    torch_device: TorchDevice = CPU,
+    workers: Workers = ALONE,
     progress: Progress = lambda fraction, words: None,
 ) -> OperationsJudge:
     """The supernet of a run, trained to its end or read from its folder, as a judge.
@@ -76,6 +102,8 @@ def trained_operations(
         recipe: How images are divided and weights are trained.
         strategy: Which paths train the weights, a name in ``STRATEGIES``.
         seed: Seed of weights, paths, order and augmentation.
+        torch_device: Where it is trained and judges.
+        workers: The processes that train and judge together.
         progress: Gets the fraction done, and what is going on.
     """
     parts = divide(data, recipe, seed=seed)
@@ -90,9 +118,19 @@ def trained_operations(
         seed=seed,
         criterion=criterion,
         parts=(parts.weights, parts.generator),
+        workers=workers,
+        torch_device=torch_device,
         progress=progress,
     )
-    return OperationsJudge(supernet, data, parts, recipe, criterion=criterion)
+    return OperationsJudge(
+        supernet,
+        data,
+        parts,
+        recipe,
+        criterion=criterion,
+        torch_device=torch_device,
+        workers=workers,
+    )
 
 
 def _supernet_recipe(recipe: UnifiedRecipe) -> SupernetRecipe:
@@ -105,4 +143,5 @@ def _supernet_recipe(recipe: UnifiedRecipe) -> SupernetRecipe:
         weight_decay=recipe.weight_decay,
         shift=recipe.shift,
         per_class=recipe.per_class,
+        precision=recipe.precision,
     )

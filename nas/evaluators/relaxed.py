@@ -13,7 +13,9 @@ from nas.evaluators.base import Evaluator
 from nas.spaces import Architecture
 from nas.tasks import task_of
 from nas.tasks.base import JUDGED_AT_ONCE
-from nas.training.unified import Parts, UnifiedRecipe
+from nas.training.distributed import ALONE, Workers
+from nas.training.torch_device import CPU, TorchDevice
+from nas.training.unified import Parts, UnifiedRecipe, device_of, selection_fitness
 
 
 class RelaxedJudge(Evaluator):
@@ -28,6 +30,8 @@ class RelaxedJudge(Evaluator):
         parts: Images to train generators on, and those that select.
         recipe: How the supernet was trained, and networks are calibrated.
         criterion: The loss that the supernet was trained with; frozen from here on.
+        torch_device: Its precision is computed in where generators are trained.
+        workers: The processes that judge together.
     """
 
     def __init__(
@@ -38,11 +42,14 @@ class RelaxedJudge(Evaluator):
         recipe: UnifiedRecipe,
         *,
         criterion: nn.Module,
+        torch_device: TorchDevice = CPU,
+        workers: Workers = ALONE,
     ) -> None:
         super().__init__()
         supernet.requires_grad_(False).eval().zero_grad()  # gradients of the last step take memory
         self.criterion = criterion.requires_grad_(False).eval()
         self.data, self.parts, self.recipe = data, parts, recipe
+        self.torch_device, self.workers = torch_device, workers
 
     @torch.no_grad()
     def hits(self, architecture: Architecture) -> Tensor:
@@ -61,13 +68,18 @@ class RelaxedJudge(Evaluator):
             )
         network = self.network(architecture)
         shown = batches(self.parts.selection, JUDGED_AT_ONCE, generator(0), drop_last=False)
-        found = [network(self.data.to_input(x)).argmax(1) == labels for x, labels in shown]
-        return torch.cat(found)
+        inputs = task_of(self.data, device_of(network)).inputs(shown)
+        return torch.cat([network(x).argmax(1) == labels for x, labels in inputs])
 
     @torch.no_grad()
     def _score(self, architecture: Architecture) -> float:
-        network = self.network(architecture)
-        return task_of(self.data).mean_fitness(network, self.parts.selection, self.criterion)
+        return selection_fitness(
+            self.network(architecture),
+            self.data,
+            self.parts,
+            criterion=self.criterion,
+            workers=self.workers,
+        )
 
     @abstractmethod
     def network(self, architecture: Architecture) -> nn.Module:

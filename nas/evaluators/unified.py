@@ -8,8 +8,10 @@ from nas.data.images import ImageData
 from nas.evaluators.relaxed import RelaxedJudge
 from nas.spaces import Architecture, SearchSpace, plain_space
 from nas.supernet.unified import UnifiedSupernet, path_of
+from nas.training.distributed import ALONE, Workers
 from nas.training.epochs import Progress
 from nas.training.run_folder import RunFolder
+from nas.training.torch_device import CPU, TorchDevice
 from nas.training.unified import (
     Parts,
     UnifiedRecipe,
@@ -31,15 +33,27 @@ class Judge(RelaxedJudge):
         recipe: UnifiedRecipe,
         *,
         criterion: nn.Module,
+        torch_device: TorchDevice = CPU,
+        workers: Workers = ALONE,
     ) -> None:
-        super().__init__(supernet, data, parts, recipe, criterion=criterion)
+        super().__init__(
+            supernet,
+            data,
+            parts,
+            recipe,
+            criterion=criterion,
+            torch_device=torch_device,
+            workers=workers,
+        )
         self.supernet = supernet
+        # a CPU saves the time of choices of small probability, a GPU that of waiting for them
+        self.mixture = supernet.frozen() if torch_device.is_gpu else supernet
 
     def network(self, architecture: Architecture) -> nn.Module:
         return answer(self.supernet, path_of(architecture), self.data, self.parts, self.recipe)
 
     def outputs(self, images: Tensor, probabilities: Tensor) -> Tensor:
-        found: Tensor = self.supernet(images, probabilities)
+        found: Tensor = self.mixture(images, probabilities)
         return found
 
 
@@ -50,6 +64,8 @@ def trained_judge(
     recipe: UnifiedRecipe,
     *,
     seed: int,
+    torch_device: TorchDevice = CPU,
+    workers: Workers = ALONE,
     progress: Progress = lambda fraction, words: None,
 ) -> Judge:
     """The supernet of a run, trained to its end or read from its folder, as a judge."""
@@ -63,6 +79,16 @@ def trained_judge(
         folder,
         seed=seed,
         criterion=criterion,
+        torch_device=torch_device,
+        workers=workers,
         progress=progress,
     )
-    return Judge(supernet, data, parts, recipe, criterion=criterion)
+    return Judge(
+        supernet,
+        data,
+        parts,
+        recipe,
+        criterion=criterion,
+        torch_device=torch_device,
+        workers=workers,
+    )

@@ -23,6 +23,10 @@ Choices where this differs from the published code, or where that knows MACs onl
 * Priors are found for the supernet at hand (``nas.searchers.priors``); there are five.
 * Before the first epoch the generator may learn to give its priors (``imitation_steps``).
 * The supernet is in evaluation mode and without gradients to its weights.
+
+Under ``torchrun`` every process draws the same budgets and noise, computes on its part of each
+batch and averages gradients. Each judges its part of the images that select, so that all have the
+same scores.
 """
 
 from __future__ import annotations
@@ -56,6 +60,7 @@ from nas.training.epochs import (
     Values,
     resume,
     run_epochs,
+    scaler_part,
 )
 from nas.training.run_folder import RunFolder
 from nas.training.strategies.gumbel import gumbel_noise
@@ -130,9 +135,13 @@ class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
 
     def hardware_loss(self, excess: Tensor) -> Tensor:
         """Loss of an expected cost that is so far above its budget, or below."""
-        factor = torch.where(excess > 0, self.overshoot, 1.0)
+        # tensors, as a number would be copied to a GPU in every step
+        factor = torch.where(
+            excess > 0, torch.full_like(excess, self.overshoot), torch.ones_like(excess)
+        )
         inside = excess.abs() <= self.tolerance
-        return torch.where(inside, 0.0, self.hardware_weight * factor * excess.square())
+        loss = self.hardware_weight * factor * excess.square()
+        return torch.where(inside, torch.zeros_like(loss), loss)
 
     def scaled(self, epochs: int | None, batch_size: int | None) -> Self:
         """The recipe in so many epochs of the supernet, with as many fewer of the generator."""
@@ -168,10 +177,12 @@ class GeneratorTraining(Resumable):
         self.plane = budgets.plane
         self.recipe, self.seed = recipe, seed
         self.adapting = generator is not None
-        self.generator = generator or self._new_generator()
+        self.torch_device, self.workers = judge.torch_device, judge.workers
+        self.generator = (generator or self._new_generator()).to(self.torch_device.device)
         trained = [self.generator.devices] if self.adapting else self.generator.parameters()
         self.adam = torch.optim.Adam(trained, lr=recipe.generator_lr, betas=recipe.generator_betas)
-        super().__init__(generator=self.generator, adam=self.adam)
+        self.scaler = self.torch_device.scaler()
+        super().__init__(generator=self.generator, adam=self.adam, **scaler_part(self.scaler))
         self.best_score = -math.inf
         self.best = self._copy()
 
@@ -191,7 +202,7 @@ class GeneratorTraining(Resumable):
             if self.recipe.imitation_steps:
                 self._imitate(lambda words: progress(share, words))
                 imitated = self._select()  # it may answer better than after any epoch
-                if folder is not None:
+                if folder is not None and self.workers.leads:
                     with folder.metrics() as metrics:
                         metrics.log("imitation", 0, imitated)
         run_epochs(
@@ -200,6 +211,9 @@ class GeneratorTraining(Resumable):
             self._one_epoch,
             folder,
             phase=_PHASE,
+            workers=self.workers,
+            torch_device=self.torch_device,
+            batch_size=self.recipe.batch_size,
             progress=lambda fraction, words: progress(share + (1 - share) * fraction, words),
         )
         self.generator.load_state_dict(self.best)
@@ -220,7 +234,7 @@ class GeneratorTraining(Resumable):
         for number in range(recipe.imitation_steps):
             asked = [next(requests) for _ in range(_IMITATED)]
             logits = self.plane.masked(self.generator(asked))
-            wanted = known[self.generator.nearest_priors(asked)]
+            wanted = known[self.generator.nearest_priors(asked).to(known.device)]
             excess = [
                 self.budgets.excess(request, each)
                 for request, each in zip(asked, logits.softmax(-1), strict=True)
@@ -229,9 +243,13 @@ class GeneratorTraining(Resumable):
             loss = F.cross_entropy(logits.flatten(0, 2), wanted.flatten()) + hardware
             self.adam.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            self.workers.average_gradients(self.generator.parameters())
             self.adam.step()
             words = f"imitation, step {number + 1} of {recipe.imitation_steps}"
-            tell(f"{words}, loss {float(loss.detach()):.2f}")
+            if self.torch_device.is_gpu:  # which would have to be waited for
+                tell(words)
+            else:
+                tell(f"{words}, loss {float(loss.detach()):.2f}")
 
     def _one_epoch(self, report: Report) -> Values:
         recipe, judge = self.recipe, self.judge
@@ -240,11 +258,11 @@ class GeneratorTraining(Resumable):
         )
         requests = self.budgets.epoch(recipe.budgets, recipe.jitter, asked)
         tau = recipe.tau(self.epoch)
-        errors: list[float] = []
+        excesses: list[Tensor] = []
 
-        def step(number: int, x: Tensor, labels: Tensor) -> float:
-            loss, excess = self._step(x, labels, next(requests), noise, tau)
-            errors.append(abs(excess))
+        def step(number: int, x: Tensor, labels: Tensor) -> Tensor:
+            loss, excess = self.step(x, labels, next(requests), noise=noise, tau=tau)
+            excesses.append(excess)
             return loss
 
         images = TrainingImages(
@@ -252,28 +270,46 @@ class GeneratorTraining(Resumable):
             judge.parts.generator,
             recipe.batch_size,
             recipe.shift,
+            self.workers,
             per_class=recipe.per_class,
+            torch_device=self.torch_device,
         )
         loss = images.show(step, report, order=order, shifts=shifts)
+        errors = torch.stack(excesses).abs().tolist()
         expected_error = sum(errors) / len(errors)
         return {"loss": loss, "expected_error": expected_error, "tau": tau, **self._select()}
 
-    def _step(
-        self, x: Tensor, labels: Tensor, request: Request, noise: torch.Generator, tau: float
-    ) -> tuple[float, float]:
-        """One update for one budget; return the images' loss and the excess of expected cost."""
+    def step(
+        self, x: Tensor, labels: Tensor, request: Request, *, noise: torch.Generator, tau: float
+    ) -> tuple[Tensor, Tensor]:
+        """One update for one budget.
+
+        Args:
+            x: Normalised images, this process's share.
+            labels: Their labels.
+            request: The budget.
+            noise: Draws the noise of Gumbel softmax, on the CPU.
+            tau: Temperature.
+
+        Returns:
+            The images' loss and the excess of expected cost, scalars without gradient that are
+            left on the device.
+        """
         logits = self.plane.masked(self.generator([request])[0])
-        drawn = logits.log_softmax(-1) + gumbel_noise(logits.shape, noise)
-        probabilities = (drawn / tau).softmax(-1)
-        loss = self.judge.criterion(self.judge.outputs(x, probabilities), labels)
+        gumbel = gumbel_noise(logits.shape, noise).to(logits.device, non_blocking=True)
+        probabilities = ((logits.log_softmax(-1) + gumbel) / tau).softmax(-1)
+        with self.torch_device.autocast():
+            loss = self.judge.criterion(self.judge.outputs(x, probabilities), labels)
         excess = self.budgets.excess(request, logits.softmax(-1))
         self.adam.zero_grad(set_to_none=True)
-        (loss + self.recipe.hardware_loss(excess)).backward()
+        self.scaler.scale(loss + self.recipe.hardware_loss(excess)).backward()
         if self.adapting:
             assert self.generator.devices.grad is not None
             self.generator.devices.grad[:-1] = 0  # devices that are known stay as they are
-        self.adam.step()
-        return float(loss.detach()), float(excess.detach())
+        self.workers.average_gradients(self.generator.parameters())
+        self.scaler.step(self.adam)
+        self.scaler.update()
+        return loss.detach(), excess.detach()
 
     def _select(self) -> Values:
         """Judge the epoch: keep its generator if its answers are the best so far.
@@ -305,7 +341,7 @@ class GeneratorTraining(Resumable):
 
     @torch.no_grad()
     def _decoded(self, requests: Sequence[Request]) -> Any:
-        return self.plane.decode(self.generator(requests)).numpy()
+        return self.plane.decode(self.generator(requests)).cpu().numpy()
 
     def _new_generator(self) -> Generator:
         recipe, plane = self.recipe, self.plane
@@ -332,7 +368,8 @@ class GeneratorTraining(Resumable):
         """Priors, one-hot ``(priors, L, G * C)``; the folder keeps what was judged for them."""
         judge: Evaluator = self.judge
         if folder is not None:
-            judge = Journaled(judge, folder.path / _PRIORS_FILE)
+            judge = Journaled(judge, folder.path / _PRIORS_FILE, writes=self.workers.leads)
+            self.workers.wait()  # nobody writes before all have read
         found = find_priors(
             self.plane,
             self.generator.label.priors,

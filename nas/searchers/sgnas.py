@@ -5,11 +5,14 @@ separate operations (``nas.training.supernet``; the generator of OSNASLib). Then
 weights frozen, the generator is trained (``nas.searchers.generator_training``), which gets a budget
 and gives an architecture. That is brought under the budget exactly (``nas.generator.answers``). A
 new device joins by learning its vector alone (``adapt``).
+
+Both trainings are data parallel under ``torchrun``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -54,9 +57,11 @@ from nas.searchers.generator_training import GeneratorTraining, SGNASRecipe
 from nas.spaces import SearchSpace
 from nas.spaces.architecture import read_architecture
 from nas.training.criterion import check_batches
+from nas.training.distributed import ALONE, Workers
 from nas.training.epochs import Progress
 from nas.training.run_folder import RunFolder, read_config
 from nas.training.strategies import Relaxation, make_strategy
+from nas.training.torch_device import CPU, TorchDevice
 from nas.training.unified import divide, unified_criterion
 
 
@@ -68,6 +73,7 @@ class SGNASSearcher(Searcher):
     """
 
     recipe_kind: ClassVar[type[Recipe] | None] = SGNASRecipe
+    parallel: ClassVar[bool] = True
     several_devices: ClassVar[bool] = True
     limited: ClassVar[bool] = True
     needs_table: ClassVar[bool] = False
@@ -92,7 +98,7 @@ class SGNASSearcher(Searcher):
 
     def check_data(self, data: ImageData) -> None:
         unified_criterion(data, self.space.classes, self.recipe, seed=self.settings.seed)
-        check_batches(self.recipe)
+        check_batches(self.recipe, self.settings.workers)
         divide(data, self.recipe, seed=self.settings.seed)
 
     def requests(self, targets_ms: Sequence[float]) -> list[Request]:
@@ -120,6 +126,7 @@ class SGNASSearcher(Searcher):
         progress: Progress,
     ) -> list[SearchResult]:
         recipe, seed, space = self.recipe, self.settings.seed, self.space
+        workers = self.settings.workers
         share = recipe.supernet_share(data)
         judge = judge_of(
             folder,
@@ -127,25 +134,30 @@ class SGNASSearcher(Searcher):
             data,
             recipe,
             seed=seed,
+            torch_device=self.torch_device,
+            workers=workers,
             progress=lambda fraction, words: progress(share * fraction, words),
         )
         trained = GeneratorTraining(judge, space, self.budgets, recipe, seed).run(
             folder,
             lambda fraction, words: progress(share + (1 - share) * fraction, words),
         )
-        save_generator(trained, generator_file(folder.path))
+        if workers.leads:
+            save_generator(trained, generator_file(folder.path))
         requests = self.requests(targets_ms)
         asked = budgets_of(targets_ms) if requests else []
         results = []
-        with folder.metrics() as metrics:
+        with folder.metrics() if workers.leads else nullcontext() as metrics:
             for target_ms, answer in zip(asked, answers(trained, space, requests), strict=True):
                 file = architecture_file(folder.path, target_ms)
-                write_atomically(file, answer.architecture.to_json())
                 made = answer.architecture
+                if workers.leads:
+                    write_atomically(file, made.to_json())
                 latency_ms = self.priced.latency_ms(made) if self.devices else None
-                score = judge.score(made)
-                values = {"score": score, "derived_ms": latency_ms}
-                metrics.log(phase_of(target_ms), recipe.epochs, values)
+                score = judge.score(made)  # all processes together: the file is written
+                if metrics is not None:
+                    values = {"score": score, "derived_ms": latency_ms}
+                    metrics.log(phase_of(target_ms), recipe.epochs, values)
                 results.append(SearchResult(target_ms, latency_ms, score, read_architecture(file)))
         return results
 
@@ -179,15 +191,36 @@ def judge_of(
     recipe: SGNASRecipe,
     *,
     seed: int,
+    torch_device: TorchDevice = CPU,
+    workers: Workers = ALONE,
     progress: Progress = lambda fraction, words: None,
 ) -> RelaxedJudge:
     """The supernet of a run, trained to its end or read from its folder, as a judge.
+
+    Args:
+        folder: Folder of the run.
+        space: The run's.
+        data: The run's.
+        recipe: The run's.
+        seed: The run's.
+        torch_device: Where it is trained and judges.
+        workers: The processes that train and judge together.
+        progress: Gets the fraction done, and what is going on.
 
     Raises:
         MismatchError: No generator is made for the space.
     """
     if plane_of(space).name == "sub-blocks":
-        return trained_judge(folder, space, data, recipe, seed=seed, progress=progress)
+        return trained_judge(
+            folder,
+            space,
+            data,
+            recipe,
+            seed=seed,
+            torch_device=torch_device,
+            workers=workers,
+            progress=progress,
+        )
     return trained_operations(
         folder,
         space,
@@ -195,6 +228,8 @@ def judge_of(
         recipe,
         strategy=recipe.strategy or "uniform",
         seed=seed,
+        torch_device=torch_device,
+        workers=workers,
         progress=progress,
     )
 
@@ -228,6 +263,7 @@ def adapt(
     recipe: SGNASRecipe,
     *,
     seed: int,
+    torch_device: TorchDevice = CPU,
     progress: Progress = lambda fraction, words: None,
 ) -> Generator:
     """The generator of a finished run, with one more device that learned its vector alone.
@@ -238,6 +274,7 @@ def adapt(
         data: The run's.
         recipe: The run's, with as many epochs of the generator as the new device shall take.
         seed: The run's.
+        torch_device: Where it is trained; the precision is the recipe's.
         progress: Gets the fraction done, and what is going on.
 
     Raises:
@@ -249,7 +286,14 @@ def adapt(
     device = device_of(priced.table)
     budgets = Budgets.of(space, [priced], low=recipe.low, high=recipe.high).only(device)
     training = GeneratorTraining(
-        judge_of(folder, space, data, recipe, seed=seed),
+        judge_of(
+            folder,
+            space,
+            data,
+            recipe,
+            seed=seed,
+            torch_device=torch_device.at(recipe.computed_in),
+        ),
         space,
         budgets,
         recipe,

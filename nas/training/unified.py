@@ -7,13 +7,16 @@ to zero over all steps (published: over far more steps than there are, so that i
 Training images are divided three ways, for weights, generator and selection; the last part is seen
 by neither training.
 
-A run goes on from its last finished epoch and ends bit-identical to an uninterrupted one.
+A run goes on from its last finished epoch and ends bit-identical to an uninterrupted one. Under
+``torchrun`` every process draws the same batches and paths, computes on its part of each batch and
+averages gradients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import msgspec
@@ -29,19 +32,23 @@ from nas.supernet.unified import Path, UnifiedSupernet
 from nas.tasks import task_of
 from nas.training.calibration import calibrate
 from nas.training.criterion import check_batches, criterion_of
+from nas.training.distributed import ALONE, Workers
 from nas.training.epochs import (
     Progress,
     Report,
     Resumable,
     TrainingImages,
     Values,
+    mean_loss,
     resume,
     run_epochs,
+    scaler_part,
 )
 from nas.training.optimizer import cosine, set_lr
 from nas.training.recipe import SearchRecipe
 from nas.training.run_folder import RunFolder
 from nas.training.strategies.unified import FairPaths
+from nas.training.torch_device import CPU, TorchDevice
 
 _PHASE = "supernet"
 _SELECTION_STREAM = 1  # keeps the order of the second division apart from the first
@@ -129,9 +136,11 @@ def train_unified(
     *,
     seed: int,
     criterion: nn.Module | None = None,
+    torch_device: TorchDevice = CPU,
+    workers: Workers = ALONE,
     progress: Progress = lambda fraction, words: None,
 ) -> UnifiedSupernet:
-    """Train to the end of the recipe; return the supernet in evaluation mode.
+    """Train to the end of the recipe; return the supernet in evaluation mode, on the device.
 
     Args:
         space: Space of unified blocks.
@@ -141,17 +150,21 @@ def train_unified(
         folder: Where checkpoints and metrics are kept; a run there goes on.
         seed: Seed of weights, paths, order and augmentation.
         criterion: The loss, changed in place where it learns. ``unified_criterion`` if None.
+        torch_device: Where it is trained; the criterion is moved there.
+        workers: The processes that train together.
         progress: Gets the fraction done, and what is going on.
 
     Raises:
         LatbenchError: The criterion or the batches do not fit the data.
     """
-    check_batches(recipe)
+    check_batches(recipe, workers)
     if criterion is None:
         criterion = unified_criterion(data, space.classes, recipe, seed=seed)
-    supernet = UnifiedSupernet(space, seed=seed).to(memory_format=torch.channels_last)
+    torch_device.place(criterion)
+    supernet = UnifiedSupernet(space, seed=seed)
     if recipe.alike:
         supernet.start_alike(recipe.alike)
+    torch_device.place(supernet)
     learned = list(criterion.parameters())
     sgd = torch.optim.SGD(
         [*supernet.parameters(), *learned],
@@ -159,10 +172,22 @@ def train_unified(
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
     )
-    state = Resumable(supernet=supernet, sgd=sgd, criterion=criterion if learned else None)
+    scaler = torch_device.scaler()
+    state = Resumable(
+        supernet=supernet,
+        sgd=sgd,
+        criterion=criterion if learned else None,
+        **scaler_part(scaler),
+    )
     resume(state, folder, _PHASE)
     images = TrainingImages(
-        data, parts.weights, recipe.batch_size, recipe.shift, per_class=recipe.per_class
+        data,
+        parts.weights,
+        recipe.batch_size,
+        recipe.shift,
+        workers,
+        per_class=recipe.per_class,
+        torch_device=torch_device,
     )
     watched = FairPaths(len(space.layers), np.random.default_rng([seed])).step()
 
@@ -172,17 +197,39 @@ def train_unified(
         order, shifts = (generator(seed, epoch, use) for use in range(2))
         drawn = FairPaths(len(space.layers), np.random.default_rng([seed, epoch]))
 
-        def step(number: int, x: Tensor, labels: Tensor) -> float:
+        def step(number: int, x: Tensor, labels: Tensor) -> Tensor:
             set_lr(sgd, cosine(recipe.lr, (epoch + number / images.steps) / recipe.epochs))
-            return supernet_step(supernet, sgd, x, labels, drawn.step(), criterion=criterion)
+            return supernet_step(
+                supernet,
+                sgd,
+                x,
+                labels,
+                drawn.step(),
+                criterion=criterion,
+                torch_device=torch_device,
+                scaler=scaler,
+                workers=workers,
+            )
 
         loss = images.show(step, report, order=order, shifts=shifts)
+        workers.average_buffers(supernet)
         judged = [
-            fitness(supernet, path, data, parts, recipe, criterion=criterion) for path in watched
+            fitness(supernet, path, data, parts, recipe, criterion=criterion, workers=workers)
+            for path in watched
         ]
         return {"loss": loss, "lr": sgd.param_groups[0]["lr"], "score": sum(judged) / len(judged)}
 
-    run_epochs(state, recipe.epochs, train_epoch, folder, phase=_PHASE, progress=progress)
+    run_epochs(
+        state,
+        recipe.epochs,
+        train_epoch,
+        folder,
+        phase=_PHASE,
+        workers=workers,
+        torch_device=torch_device,
+        batch_size=recipe.batch_size,
+        progress=progress,
+    )
     return supernet.eval()
 
 
@@ -194,22 +241,44 @@ def supernet_step(
     paths: list[list[list[int]]],
     *,
     criterion: nn.Module,
-) -> float:
+    torch_device: TorchDevice = CPU,
+    scaler: torch.amp.GradScaler | None = None,
+    workers: Workers = ALONE,
+) -> Tensor:
     """One update by the summed gradients of some paths; return their mean loss.
 
     What the paths share is computed once, forward and backward.
+
+    Args:
+        supernet: In training mode.
+        optimizer: Of the supernet and what the criterion learns.
+        images: Normalised images ``(B, 3, S, S)``, this process's share.
+        labels: ``(B,)``.
+        paths: Choices, ``(paths, layers, 6)``.
+        criterion: The loss.
+        torch_device: Its precision is computed in.
+        scaler: Scaler of the loss; None for the device's own, which scales for one step.
+        workers: The processes that train together.
+
+    Returns:
+        A scalar without gradient, on the device.
     """
+    scaler = scaler or torch_device.scaler()
     optimizer.zero_grad(set_to_none=True)
-    begun = supernet.begin(images)
+    with torch_device.autocast():
+        begun = supernet.begin(images)
     shared = begun.detach().requires_grad_()
-    total = 0.0
+    losses = []
     for path in paths:
-        loss = criterion(supernet.finish(shared, path), labels)
-        loss.backward()
-        total += float(loss.detach())
+        with torch_device.autocast():
+            loss = criterion(supernet.finish(shared, path), labels)
+        scaler.scale(loss).backward()
+        losses.append(loss.detach())
     begun.backward(shared.grad)  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return total / len(paths)
+    workers.average_gradients(p for group in optimizer.param_groups for p in group["params"])
+    scaler.step(optimizer)
+    scaler.update()
+    return mean_loss(losses)
 
 
 def answer(
@@ -219,9 +288,9 @@ def answer(
     parts: Parts,
     recipe: UnifiedRecipe,
 ) -> nn.Module:
-    """The network of a path with the supernet's weights, its batch norms calibrated."""
+    """The network of a path with the supernet's weights, where that lies, its norms calibrated."""
     network = supernet.cut(path)
-    calibrate(network, calibration_inputs(data, parts, recipe))
+    calibrate(network, calibration_inputs(data, parts, recipe, device_of(supernet)))
     return network
 
 
@@ -234,19 +303,47 @@ def fitness(
     recipe: UnifiedRecipe,
     *,
     criterion: nn.Module,
+    workers: Workers = ALONE,
 ) -> float:
     """Fitness of a path's calibrated network on the images that select.
 
     The data's task defines it: accuracy, a fraction, for classes; minus the loss for faces.
     """
     network = answer(supernet, path, data, parts, recipe)
-    return task_of(data).mean_fitness(network, parts.selection, criterion)
+    return selection_fitness(network, data, parts, criterion=criterion, workers=workers)
 
 
-def calibration_inputs(data: ImageData, parts: Parts, recipe: UnifiedRecipe) -> Iterator[Tensor]:
-    """Batches of training images as they are, always the same ones."""
+@torch.no_grad()
+def selection_fitness(
+    network: nn.Module,
+    data: ImageData,
+    parts: Parts,
+    *,
+    criterion: nn.Module,
+    workers: Workers = ALONE,
+) -> float:
+    """Fitness of a calibrated network on the images that select; each process judges a part.
+
+    So all processes have the same number, and decide alike by it.
+    """
+    task, images = task_of(data, device_of(network)), parts.selection
+    if workers.count == 1:
+        return task.mean_fitness(network, images, criterion)
+    mine = images.take(torch.arange(workers.rank, len(images), workers.count))
+    found = len(mine) * task.mean_fitness(network, mine, criterion) if len(mine) else 0.0
+    return workers.sum([found])[0] / len(images)
+
+
+def calibration_inputs(
+    data: ImageData, parts: Parts, recipe: UnifiedRecipe, device: torch.device
+) -> Iterator[Tensor]:
+    """Batches of training images as they are, always the same ones, on a device."""
     size = min(recipe.batch_size, len(parts.weights))
-    for i, (images, _) in enumerate(batches(parts.weights, size, generator(0))):
-        if i == recipe.calibration_batches:
-            return
-        yield data.to_input(images)
+    shown = islice(batches(parts.weights, size, generator(0)), recipe.calibration_batches)
+    for images, _ in task_of(data, device).inputs(shown):
+        yield images
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model lies."""
+    return next(model.parameters()).device

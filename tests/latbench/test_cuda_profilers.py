@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from latbench.measure.sweep import block_target, sweep_pass
 from latbench.measure.visit import visit
 from latbench.profilers import PROFILERS, make_profiler
 from latbench.profilers.driver import CudaDriver, CudaError
+from latbench.profilers.gate import KERNEL
 from latbench.profilers.gpu import ClockWatch, no_gpu, read_gpu
 from latbench.profilers.onnxruntime import OnnxRuntimeProfiler, loaded_libraries
 from latbench.profilers.pytorch_cuda import PytorchCudaSession, PytorchStream
@@ -146,6 +148,20 @@ def test_the_turns_of_the_gate_go_on_past_the_end_of_their_word() -> None:
     for expected in (2**32 - 1, 1):
         timer.timed_ns(lambda: log("run"))
         assert (library.turn, library.words[0]) == (expected, expected)
+
+
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
+def test_the_gate_is_assembled_for_gpus_old_and_new(architecture: str, tmp_path: Path) -> None:
+    """By NVIDIA's assembler, which comes with PyTorch; where there is a GPU, the driver does it."""
+    triton = pytest.importorskip("triton")
+    assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    if not assembler.exists():
+        pytest.skip("this triton has no assembler")
+    source = tmp_path / "gate.ptx"
+    source.write_bytes(KERNEL.removesuffix(b"\0"))
+    command = [assembler, f"-arch={architecture}", source, "-o", tmp_path / "gate.cubin"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_warming_up_keeps_the_gpu_at_work() -> None:
@@ -419,6 +435,15 @@ def test_a_gpu_lost_during_a_call_is_told_in_one_line(monkeypatch: pytest.Monkey
     with pytest.raises(RuntimeFailure, match=r"can be used no longer: .*xid"):
         session.timed_call()
     assert not log.is_held()
+
+
+def test_a_table_of_one_clock_is_not_of_the_other() -> None:
+    """Tables of before a profile named a clock are of none, as profiles of processors still are."""
+    named, other = (_profile("pytorch", clock=clock) for clock in ("gpu", "host"))
+    assert not named.same_device(other)
+    written = msgspec.to_builtins(DeviceProfile("c", "onnxruntime"))
+    del written["clock"], written["sweep"]["warmup_ms"], written["sweep"]["least_clock"]
+    assert msgspec.convert(written, DeviceProfile) == DeviceProfile("c", "onnxruntime")
 
 
 def test_the_processors_clock_alone_times_the_processor() -> None:

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -154,6 +154,26 @@ def test_visits_that_are_distrusted_are_made_again(
     assert profiler.live == 0
 
 
+def test_what_could_not_be_done_as_asked_stays_in_the_table(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    """Also where a later run has no such trouble: the visits of the earlier one stay, too."""
+
+    class Remarking(CountingProfiler):
+        said: ClassVar[list[str]] = []
+
+        def remarks(self) -> list[str]:
+            return self.said
+
+    path = tmp_path / "t.sqlite"
+    troubled = Remarking(quick_profile)
+    troubled.said = ["It was not held."]
+    _run(troubled, path, tiny_space)
+    assert LatencyTable.open(path).environment.remarks == ["It was not held."]
+    _run(Remarking(quick_profile), path, tiny_space)
+    assert LatencyTable.open(path).environment.remarks == ["It was not held."]
+
+
 def test_a_pass_visits_every_target_in_a_new_order(
     quick_profile: DeviceProfile, tiny_space: SearchSpace
 ) -> None:
@@ -216,7 +236,7 @@ def test_visits_on_two_gpus_are_not_pooled() -> None:
 def test_environments_of_before_there_were_gpus_are_read() -> None:
     now = current_environment({})
     written = msgspec.to_builtins(now)
-    del written["gpu"]
+    del written["gpu"], written["remarks"]
     assert msgspec.convert(written, Environment) == now
 
 
