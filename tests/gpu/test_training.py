@@ -17,9 +17,10 @@ from latbench.device import load_profile
 from latbench.units import format_ms
 from nas.data.images import ImageData, generator
 from nas.priced import PricedSpace
-from nas.recipes import Precision
+from nas.recipes import Precision, Recipe
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.generator_training import SGNASRecipe
+from nas.searchers.one_shot import OneShotRecipe
 from nas.searchers.tfnas import TFNASRecipe, TFNASSearcher
 from nas.supernet.unified import UnifiedSupernet
 from nas.training import scratch
@@ -35,7 +36,12 @@ pytestmark = pytest.mark.gpu
 
 ROUNDED = 2e-3  # relative: what sums in another order become in some steps
 SGNAS = SGNASRecipe(budgets=5, priors=1, prior_candidates=2, selected_on=2, calibration_batches=1)
-SETTINGS: dict[str, dict[str, Any]] = {"sgnas": {"recipe": SGNAS}}
+ONE_SHOT = OneShotRecipe(evaluations=4, initial_population=2)
+RECIPES: dict[str, Recipe] = {
+    "sgnas": SGNAS,
+    **dict.fromkeys(("random", "evolution", "nsga2", "exact"), ONE_SHOT),
+}
+"""How a searcher is tested, where its own way takes long."""
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +92,7 @@ def search(
     """The result of a short search, for the middle of what can be reached."""
     priced = priced_space(name, folder / run)
     settings = SearchSettings(
-        epochs=epochs, batch_size=16, torch_device=device, **SETTINGS.get(name, {})
+        epochs=epochs, batch_size=16, torch_device=device, recipe=RECIPES.get(name)
     )
     (found,) = SEARCHERS[name](priced, settings).search(
         tiny_data(),
