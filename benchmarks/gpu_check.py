@@ -5,8 +5,8 @@
 Runs a list of items, each in a process of its own with a time limit: a hang, a crash or a CUDA
 error in one does not touch the others. ``FOLDER/check.json`` and ``FOLDER/check.txt`` are
 rewritten after every item, so that a check that is ended early leaves what was done. The text,
-below 100 lines, is printed at the end. The exit code is 1 if an item failed, and 0 without a GPU,
-where every item says so.
+below 100 lines, is printed as well, item by item. The exit code is 1 if an item failed, and 0
+without a GPU, where every item says so.
 
 It needs a machine with CUDA, torch, numpy, scipy, onnx, onnxruntime, scikit-learn, safetensors and
 pytest. Packages that a bare CUDA machine lacks are fetched elsewhere and carried along:
@@ -23,6 +23,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import signal
 import sys
 import traceback
 from argparse import SUPPRESS, ArgumentParser, Namespace
@@ -33,7 +34,7 @@ from typing import Any
 from benchmarks.gpu.conditions import Conditions
 from benchmarks.gpu.plan import ITEMS, Item, allowed_s
 from benchmarks.gpu.record import Record, write_json
-from benchmarks.gpu.running import FAILED, NO_GPU, NO_TIME, item_command, run_item
+from benchmarks.gpu.running import FAILED, NO_GPU, NO_TIME, TIMED_OUT, item_command, run_item
 from benchmarks.gpu.text import text_of
 
 _LEAST_S = 10.0  # an item that cannot have these is not started
@@ -109,6 +110,7 @@ def _be_item(options: Namespace) -> None:
 
 
 def _run_all(options: Namespace) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the item that runs, too
     folder: Path = options.output.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     end = monotonic() + options.minutes * 60
@@ -123,8 +125,8 @@ def _run_all(options: Namespace) -> int:
             command = item_command(Path(__file__), options.on, item.name, folder, seconds)
             found[item.name] = run_item(command, folder, item.name, seconds=seconds)
         _write(folder, found)
-    print(text_of(found))
-    return int(any(each["status"] == FAILED for each in found.values()))
+        print(text_of({item.name: found[item.name]}), flush=True)
+    return int(any(each["status"] in (FAILED, TIMED_OUT) for each in found.values()))
 
 
 def _write(folder: Path, found: dict[str, dict[str, Any]]) -> None:

@@ -76,12 +76,15 @@ def sgnas_step(
     if kind == SUPERNET:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.064, momentum=0.9, weight_decay=4e-4)
         drawn = FairPaths(layers, np.random.default_rng(0))
-        take = supernet_step if isinstance(model, UnifiedSupernet) else plain_step
         criterion = nn.CrossEntropyLoss(label_smoothing=_SMOOTHING)
 
         def train() -> object:
-            with device.autocast():
-                return take(model, optimizer, images, labels, drawn.step(), criterion=criterion)  # type: ignore[arg-type,func-returns-value]
+            batch, paths = (images, labels), drawn.step()
+            if isinstance(model, UnifiedSupernet):
+                return supernet_step(
+                    model, optimizer, *batch, paths, criterion=criterion, torch_device=device
+                )
+            return plain_step(model, optimizer, *batch, paths, criterion=criterion, device=device)
 
         return train
     model.eval().requires_grad_(whose == "plain, collecting")
@@ -113,11 +116,14 @@ def plain_step(
     paths: Paths,
     *,
     criterion: nn.Module,
+    device: TorchDevice,
 ) -> None:
     """Gradients of the paths, summed, and one update."""
     optimizer.zero_grad()
     for path in paths:
-        criterion(supernet(images, path), labels).backward()
+        with device.autocast():
+            loss = criterion(supernet(images, path), labels)
+        loss.backward()
     optimizer.step()
 
 

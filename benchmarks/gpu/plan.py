@@ -37,7 +37,7 @@ ITEMS = (
     Item("tests", "testing", 25, 80),
     Item("resume", "resuming", 40, 80),
     Item("loader", "loading", 20, 35),
-    Item("comparisons", "comparing", 30, 120),
+    Item("comparisons", "comparing", 25, 120),
 )
 
 

@@ -25,7 +25,7 @@ def run(conditions: Conditions, record: Record, device: str) -> None:
         space, sweep, device = ["nasbench-macro"], _TINY_SWEEP, "cpu-onnxruntime"
     shape = f"{' '.join(space)}, {device}"
     path = conditions.folder / "device.toml"
-    path.write_text(_with_sweep(device, sweep))
+    path.write_text(with_sweep(device, sweep))
     table: Path = conditions.folder / "table.sqlite"
     most = 8.0 if conditions.tiny else _PROFILE_S
     seconds = max(8.0, min(most, conditions.seconds_left - _VERIFY_S))
@@ -60,7 +60,7 @@ def run(conditions: Conditions, record: Record, device: str) -> None:
     )
 
 
-def _with_sweep(name: str, sweep: Mapping[str, int]) -> str:
+def with_sweep(name: str, sweep: Mapping[str, int]) -> str:
     """The shipped profile of a name, as TOML, with some values of its protocol changed."""
     text = resources.files("device_profiles").joinpath(f"{name}.toml").read_text("utf-8")
     lines = [line for line in text.splitlines() if line.split(" ")[0] not in sweep]

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 from benchmarks.gpu.conditions import ROOT, Conditions, environment
 from benchmarks.gpu.record import Record
+from benchmarks.gpu.running import FAILED
 
 _LISTED = 8  # failures named
 
@@ -48,4 +49,4 @@ def run(conditions: Conditions, record: Record) -> None:
         words = (why.get("message") or "").split() if why is not None else []
         record.add(f"{case.get('name')}: {' '.join(words)[:110]}")
     if done.returncode not in (0, 5):
-        record.end("FAILED")
+        record.end(FAILED)
