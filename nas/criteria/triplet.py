@@ -2,6 +2,10 @@
 
 Of embeddings of length 1, squared Euclidean distances, 0 to 4. Every pair of two images of one
 identity is an anchor with its positive, in the batch as drawn; the negative is mined.
+
+On the CPU the pairs are listed, and nothing else is computed. A GPU would have to tell the
+processor how many pairs there are, and to wait for it; there all ``(N, N)`` pairs are computed, and
+those that are none are masked.
 """
 
 from __future__ import annotations
@@ -43,16 +47,19 @@ class Triplet(nn.Module):
         if mining not in _MINERS:
             raise UnknownNameError("mining", mining, _MINERS)
         self.margin = margin
-        self._mine = _MINERS[mining]
+        self._list, self._mask = _MINERS[mining]
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         unit = F.normalize(embeddings.float(), dim=1)
         distance = (2 - 2 * unit @ unit.T).clamp(0, 4)  # (N, N)
         same = labels[:, None] == labels
-        positive, negative = self._mine(distance, same, self.margin)
-        losses = (positive - negative + self.margin).relu()
-        count = int((losses > 0).sum())
-        return losses.sum() / max(1, count)
+        if distance.device.type == "cpu":
+            positive, negative = self._list(distance, same, self.margin)
+            losses = (positive - negative + self.margin).relu()
+        else:
+            positive, negative, mined = self._mask(distance, same, self.margin)
+            losses = (positive - negative + self.margin).relu() * mined
+        return losses.sum() / (losses > 0).sum().clamp_min(1)
 
 
 def squared_distances(first: Tensor, second: Tensor) -> Tensor:
@@ -62,10 +69,15 @@ def squared_distances(first: Tensor, second: Tensor) -> Tensor:
 
 def _pairs(same: Tensor) -> tuple[Tensor, Tensor]:
     """Anchors and positives: all ordered pairs of different images of one identity."""
+    anchors, positives = _are_pairs(same).nonzero(as_tuple=True)
+    return anchors, positives
+
+
+def _are_pairs(same: Tensor) -> Tensor:
+    """Which images are an anchor and its positive, ``(N, N)``."""
     others = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
     # an anchor whose whole batch is of its identity has no negative
-    anchors, positives = (others & (~same).any(1)[:, None]).nonzero(as_tuple=True)
-    return anchors, positives
+    return others & (~same).any(1)[:, None]
 
 
 def _hard(distance: Tensor, same: Tensor, margin: float) -> tuple[Tensor, Tensor]:
@@ -96,8 +108,34 @@ def _random(distance: Tensor, same: Tensor, margin: float) -> tuple[Tensor, Tens
     return positive[kept], row[kept].gather(1, drawn).flatten()
 
 
-_MINERS: dict[str, Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]] = {
-    "hard": _hard,
-    "semi-hard": _semi_hard,
-    "random": _random,
+# the same with all pairs: distances to positives and to negatives, and which of them are mined
+
+
+def _mask_hard(distance: Tensor, same: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
+    positive = distance.masked_fill(~same, -1.0).amax(1)
+    negative = distance.masked_fill(same, _FAR).amin(1)
+    return positive, negative, _are_pairs(same).any(1)
+
+
+def _mask_semi_hard(distance: Tensor, same: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
+    row, alike = distance[:, None], same[:, None]  # of (anchors, positives, negatives)
+    nearer = row <= distance[:, :, None]
+    farther = row.masked_fill(alike | nearer, _FAR).amin(2)
+    farthest = distance.masked_fill(same, -1.0).amax(1)[:, None]
+    return distance, torch.where(farther < _FAR, farther, farthest), _are_pairs(same)
+
+
+def _mask_random(distance: Tensor, same: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
+    violating = ~same[:, None] & (distance[:, None] < distance[:, :, None] + margin)
+    draws = torch.rand(violating.shape, device=distance.device)
+    drawn = draws.masked_fill(~violating, -1.0).argmax(2)  # (N, N)
+    return distance, distance.gather(1, drawn), _are_pairs(same) & violating.any(2)
+
+
+_Listed = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+_Masked = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
+_MINERS: dict[str, tuple[_Listed, _Masked]] = {
+    "hard": (_hard, _mask_hard),
+    "semi-hard": (_semi_hard, _mask_semi_hard),
+    "random": (_random, _mask_random),
 }

@@ -89,5 +89,5 @@ def _digest(*values: Tensor) -> str:
     """A digest of numbers: equal ones have the same."""
     whole = sha256()
     for each in values:
-        whole.update(each.contiguous().numpy().tobytes())
+        whole.update(each.cpu().contiguous().numpy().tobytes())
     return whole.hexdigest()[:16]

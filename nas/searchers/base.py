@@ -240,7 +240,8 @@ class Searcher(ABC):
         self.check(data, targets_ms)
         left = "its finished epochs are kept"
         with self.torch_device.guarded(work="the search", kept=left):
-            return self._search(data, targets_ms, folder, progress)
+            placed = data.to(self.torch_device.device)
+            return self._search(placed, targets_ms, folder, progress)
 
     def check(self, data: ImageData, targets_ms: Sequence[float]) -> None:
         """Refuse what cannot be searched together, before anything is written.

@@ -30,5 +30,5 @@ class Classification(Task):
             logits = model(images)
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
             hits.append(torch.stack([ranked[:, 0].sum(), ranked.any(dim=1).sum()]))
-        first, fifth = torch.stack(hits).sum(0).tolist()
+        first, fifth = torch.stack(hits).sum(0).cpu().tolist()
         return {"top1": first / len(data.test), "top5": fifth / len(data.test)}

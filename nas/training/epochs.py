@@ -252,7 +252,7 @@ class Losses:
     def read(self) -> list[float]:
         """Report what is still waiting; return the losses of all steps so far."""
         on_device = [loss for *_, loss in self._waiting if isinstance(loss, Tensor)]
-        read = iter(torch.stack(on_device).tolist() if on_device else [])  # waits for it once
+        read = iter(torch.stack(on_device).cpu().tolist() if on_device else [])  # waits for it once
         for done, over, loss in self._waiting:
             self.values.append((next(read) if isinstance(loss, Tensor) else loss) / over)
             self._report(done, self.values[-1])
@@ -304,11 +304,12 @@ class TrainingImages:
         if self.least_area is not None:
             source = source.cropped(self.least_area)
         drawn = batches(source, self.batch_size, order, per_class=self.per_class)
-        changed = (self._share(self._augmented(raw, shifts), labels) for raw, labels in drawn)
         # criteria that draw, such as triplet, do so from torch's own generators
         with self.torch_device.seeded(order.initial_seed()):
-            for number, (x, labels) in enumerate(self._inputs(changed)):
-                losses.add((number + 1) / self.steps, step(number, x, labels))
+            for number, (raw, labels) in enumerate(feed(drawn, self.torch_device.device)):
+                images = self._augmented(raw, shifts)
+                loss = step(number, *self._share(images, labels))
+                losses.add((number + 1) / self.steps, loss)
         values = losses.read()
         mean = sum(values) / len(values)
         return self.workers.sum([mean / self.workers.count])[0]
@@ -316,7 +317,8 @@ class TrainingImages:
     def judged(self, source: Source, rng: torch.Generator) -> Iterator[Batch]:
         """Inputs and labels of other images, as they are, in batches without end."""
         drawn = endless_batches(source, self.batch_size, rng, per_class=self.per_class)
-        return self._inputs(self._share(images, labels) for images, labels in drawn)
+        for images, labels in feed(drawn, self.torch_device.device):
+            yield self._share(images, labels)
 
     def _augmented(self, raw: Tensor, shifts: torch.Generator) -> Tensor:
         return augment(
@@ -329,10 +331,6 @@ class TrainingImages:
         )
 
     def _share(self, images: Tensor, labels: Tensor) -> Batch:
+        """Normalised images and labels of this process's part of a batch."""
         part = self.workers.share(len(labels))
-        return images[part], labels[part]
-
-    def _inputs(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Normalised images and their labels on the device, to which bytes are brought."""
-        for images, labels in feed(batches, self.torch_device.device):
-            yield self.data.to_input(images), labels
+        return self.data.to_input(images[part]), labels[part]

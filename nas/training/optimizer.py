@@ -75,20 +75,37 @@ class ElasticSGD(Optimizer):
         """Take one step on every parameter that has a gradient."""
         for group in self.param_groups:
             lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(parameter)
-                values, grad, velocity = parameter, parameter.grad, state["momentum_buffer"]
-                if parameter in self._selections:
-                    axis, width = self._selections[parameter]
-                    values, grad, velocity = (
-                        tensor.narrow(axis, 0, width) for tensor in (values, grad, velocity)
-                    )
-                velocity.mul_(momentum).add_(grad).add_(values, alpha=decay)
-                values.add_(velocity, alpha=-lr)
+            values, grads, velocities = self._in_use(group["params"])
+            if not values:
+                continue
+            if values[0].device.type != "cpu":  # few calls, each of many parameters
+                torch._foreach_mul_(velocities, momentum)
+                torch._foreach_add_(velocities, grads)
+                torch._foreach_add_(velocities, values, alpha=decay)
+                torch._foreach_add_(values, velocities, alpha=-lr)
+                continue
+            for value, grad, velocity in zip(values, grads, velocities, strict=True):
+                velocity.mul_(momentum).add_(grad).add_(value, alpha=decay)
+                value.add_(velocity, alpha=-lr)
+
+    def _in_use(
+        self, parameters: Iterable[nn.Parameter]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """What is in use of the parameters with gradients, of these and of velocities."""
+        found: list[tuple[Tensor, ...]] = []
+        for parameter in parameters:
+            if parameter.grad is None:
+                continue
+            state = self.state[parameter]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            whole: tuple[Tensor, ...] = (parameter, parameter.grad, state["momentum_buffer"])
+            if parameter in self._selections:
+                axis, width = self._selections[parameter]
+                whole = tuple(tensor.narrow(axis, 0, width) for tensor in whole)
+            found.append(whole)
+        values, grads, velocities = ([whole[i] for whole in found] for i in range(3))
+        return values, grads, velocities
 
 
 class TensorFlowRMSprop(Optimizer):
@@ -138,16 +155,35 @@ class TensorFlowRMSprop(Optimizer):
         """Take one step on every parameter that has a gradient."""
         for group in self.param_groups:
             alpha = group["alpha"]
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
+            parameters = [p for p in group["params"] if p.grad is not None]
+            for parameter in parameters:
                 state = self.state[parameter]
                 if not state:
                     state["square"] = torch.ones_like(parameter)
                     state["velocity"] = torch.zeros_like(parameter)
+            if parameters and parameters[0].device.type != "cpu":
+                self._step_together(parameters, group)
+                continue
+            for parameter in parameters:
+                state = self.state[parameter]
                 grad = parameter.grad.add(parameter, alpha=group["weight_decay"])
                 square = state["square"].mul_(alpha).addcmul_(grad, grad, value=1 - alpha)
                 root = square.add(group["epsilon"]).sqrt_()
                 velocity = state["velocity"].mul_(group["momentum"])
                 velocity.addcdiv_(grad, root, value=group["lr"])
                 parameter.sub_(velocity)
+
+    def _step_together(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """The same in few calls, each for all parameters, which is what a GPU needs."""
+        states = [self.state[parameter] for parameter in parameters]
+        squares = [state["square"] for state in states]
+        velocities = [state["velocity"] for state in states]
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        grads = list(torch._foreach_add(grads, parameters, alpha=group["weight_decay"]))
+        torch._foreach_mul_(squares, group["alpha"])
+        torch._foreach_addcmul_(squares, grads, grads, value=1 - group["alpha"])
+        roots = torch._foreach_add(squares, group["epsilon"])
+        torch._foreach_sqrt_(roots)
+        torch._foreach_mul_(velocities, group["momentum"])
+        torch._foreach_addcdiv_(velocities, grads, roots, value=group["lr"])
+        torch._foreach_sub_(parameters, velocities)

@@ -74,6 +74,7 @@ def train(
         LatbenchError: Network, data and recipe do not fit together, or an image is damaged.
     """
     check(network, data, recipe, group, torch_device=torch_device)
+    data = data.to(torch_device.device)
     state = TrainingState(network, data, recipe, torch_device)
     resume(state, folder, _LAST)
     run_epochs(
@@ -194,12 +195,20 @@ class TrainingState(Resumable):
             share=group.share(_images_a_step(data, recipe)),
             per_class=recipe.per_class,
         )
-        changed = ((_augmented(raw, changes, data, recipe), labels) for raw, labels in drawn)
         with self.torch_device.seeded(dropped.initial_seed()):
-            fed = feed(changed, self.torch_device.device)
-            for step, (images, labels) in enumerate(fed, start=1):
+            fed = feed(drawn, self.torch_device.device)
+            for step, (raw, labels) in enumerate(fed, start=1):
                 lr = learning_rate(recipe, (epoch + (step - 1) / steps) / recipe.epochs)
                 set_lr(self.optimizer, lr)
+                images = augment(
+                    raw,
+                    changes,
+                    flip=data.flip,
+                    shift=recipe.shift,
+                    fill=recipe.fill,
+                    strength=recipe.jitter,
+                    hue=recipe.hue,
+                )
                 total = total + self.step(data.to_input(images), labels, recipe, group)
                 losses.add(step / steps, total, over=step)
         mean = losses.read()[-1]
@@ -271,20 +280,6 @@ def _images_a_step(data: ImageData, recipe: TrainingRecipe) -> int:
     return recipe.batch_size if recipe.per_class else min(recipe.batch_size, len(data.train))
 
 
-def _augmented(
-    raw: Tensor, changes: torch.Generator, data: ImageData, recipe: TrainingRecipe
-) -> Tensor:
-    return augment(
-        raw,
-        changes,
-        flip=data.flip,
-        shift=recipe.shift,
-        fill=recipe.fill,
-        strength=recipe.jitter,
-        hue=recipe.hue,
-    )
-
-
 def _optimizer(parameters: list[nn.Parameter], recipe: TrainingRecipe) -> torch.optim.Optimizer:
     # vectors, of whatever shape, are norms, biases and PReLU's slopes
     vectors = [p for p in parameters if p.numel() == max(p.shape, default=1)]
@@ -330,8 +325,9 @@ def learning_rate(recipe: TrainingRecipe, progress: float) -> float:
 @torch.no_grad()
 def _move_towards(mean: nn.Module, model: nn.Module, share: float) -> None:
     """Move a running mean a share of the way, running statistics included."""
-    for ours, theirs in zip(mean.state_dict().values(), model.state_dict().values(), strict=True):
-        if ours.is_floating_point():
-            ours.lerp_(theirs, share)
-        else:
+    pairs = list(zip(mean.state_dict().values(), model.state_dict().values(), strict=True))
+    for ours, theirs in pairs:
+        if not ours.is_floating_point():
             ours.copy_(theirs)
+    moved = [pair for pair in pairs if pair[0].is_floating_point()]
+    torch._foreach_lerp_([ours for ours, _ in moved], [theirs for _, theirs in moved], share)

@@ -268,15 +268,19 @@ class _State(Resumable):
         """
         assert self.relaxation is not None
         relaxed = self.relaxation.relaxed(rng, progress)
-        costs = [] if objective is None else [objective.cost(relaxed)]
-        relaxed, costs_there = on_device(relaxed, x.device, *costs)
-        self.move_relaxation(
-            x,
-            labels,
-            relaxed,
-            lambda loss: loss if objective is None else objective.total(loss, *costs_there),
-            workers,
+        # a GPU is sent the cost with the weights; on the CPU it comes after the loss, so that
+        # gradients are added up in the order in which they always were
+        costs = (
+            [objective.cost(relaxed)] if objective is not None and x.device.type != "cpu" else []
         )
+        there, sent = on_device(relaxed, x.device, *costs)
+
+        def total(loss: Tensor) -> Tensor:
+            if objective is None:
+                return loss
+            return objective.total(loss, sent[0] if sent else objective.cost(relaxed))
+
+        self.move_relaxation(x, labels, there, total, workers)
 
     def move_relaxation(
         self,

@@ -1,0 +1,202 @@
+"""A GPU that is none: its tensors lie apart and are computed on the CPU, with real numbers.
+
+torch treats them as tensors of another device. A tensor left on the CPU is an error wherever it
+would be one on a GPU. Recorded are copies to the device, and all that the processor would wait for:
+values that are read back, and operations whose result's shape depends on values.
+
+``FakeTensorMode`` has tensors of a GPU without one, but no backward pass on them, and no values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.backend_registration import (
+    _setup_privateuseone_for_python_backend as register_device,
+)
+
+from nas.training.torch_device import TorchDevice
+
+NAME = "pretend"
+
+# operations whose result's shape depends on values, and such as give the processor a value
+_WAITING = {
+    "_local_scalar_dense",
+    "equal",
+    "is_nonzero",
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+    "bincount",
+}
+_CROSSING = {"_to_copy", "copy_"}
+
+
+_LIBRARIES: list[torch.library.Library] = []  # registrations live as long as these
+
+
+class _Module:
+    """What torch asks a device's module for."""
+
+    @staticmethod
+    def is_available() -> bool:
+        return True
+
+    @staticmethod
+    def device_count() -> int:
+        return 1
+
+    @staticmethod
+    def is_initialized() -> bool:
+        return True
+
+    @staticmethod
+    def _is_in_bad_fork() -> bool:
+        return False
+
+    @staticmethod
+    def current_device() -> int:
+        return 0
+
+    @staticmethod
+    def manual_seed_all(seed: int) -> None:
+        """Its draws are the CPU's."""
+
+    @staticmethod
+    def get_amp_supported_dtype() -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
+
+
+class DeviceTensor(Tensor):
+    """A tensor on the device; ``held`` has its values."""
+
+    held: Tensor
+
+    @staticmethod
+    def __new__(cls, real: Tensor) -> DeviceTensor:
+        made: DeviceTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls,
+            real.size(),
+            strides=real.stride(),
+            storage_offset=real.storage_offset(),
+            dtype=real.dtype,
+            device=torch.device(NAME, 0),
+        )
+        made.held = real
+        return made
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        return Recorder().__torch_dispatch__(func, types, args, kwargs)
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return f"on the device: {self.held!r}"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        made = self.detach().clone()
+        return nn.Parameter(made, self.requires_grad) if isinstance(self, nn.Parameter) else made
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Saved as ``map_location="cpu"`` reads it."""
+        return self.held.detach().__reduce_ex__(protocol)
+
+
+class Recorder(TorchDispatchMode):
+    """Computes on what the device's tensors stand for.
+
+    Attributes:
+        sent: Sizes of what was copied to the device.
+        waits: Names of the operations that the processor waited for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[int] = []
+        self.waits: list[str] = []
+
+    def clear(self) -> None:
+        """Forget what was recorded."""
+        self.sent.clear()
+        self.waits.clear()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        kwargs = dict(kwargs or {})
+        name = func.overloadpacket.__name__
+        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        there = [value for value in given if isinstance(value, DeviceTensor)]
+        wanted = kwargs.get("device")
+        to_device = wanted is not None and torch.device(wanted).type == NAME
+        if not there and not to_device:
+            return func(*args, **kwargs)
+        if wanted is not None:
+            kwargs["device"] = torch.device("cpu")
+        if name in _CROSSING:
+            self._cross(name, args, to_cpu=wanted is not None and not to_device)
+        elif there:
+            self._require_there(func, given)
+        if name in _WAITING or (name in ("index", "index_put_") and _masks(args)):
+            self.waits.append(name)
+        found = func(*tree_map(_real, args), **tree_map(_real, kwargs))
+        if name == "_to_copy" and wanted is not None and not to_device:
+            return found
+        if name == "copy_" and not isinstance(args[0], DeviceTensor):
+            return args[0]
+        made = tree_map(lambda v: DeviceTensor(v) if isinstance(v, Tensor) else v, found)
+        if not there:
+            return made
+        return return_and_correct_aliasing(func, args, kwargs, made)
+
+    def _cross(self, name: str, args: Sequence[Any], *, to_cpu: bool) -> None:
+        source = args[1] if name == "copy_" else args[0]
+        target_there = isinstance(args[0], DeviceTensor) if name == "copy_" else not to_cpu
+        source_there = isinstance(source, DeviceTensor)
+        if source_there and not target_there:
+            self.waits.append(f"{name} to the CPU")
+        elif target_there and not source_there:
+            self.sent.append(source.numel())
+
+    def _require_there(self, func: Any, given: Sequence[Tensor]) -> None:
+        for value in given:
+            if not isinstance(value, DeviceTensor) and value.dim() > 0:
+                raise RuntimeError(
+                    f"{func}: expected all tensors on the device, but one of shape "
+                    f"{tuple(value.shape)} lies on the CPU"
+                )
+
+
+def _real(value: Any) -> Any:
+    return value.held if isinstance(value, DeviceTensor) else value
+
+
+def _masks(args: Sequence[Any]) -> bool:
+    return any(index is not None and index.dtype == torch.bool for index in args[1])
+
+
+@contextmanager
+def pretend_gpu() -> Iterator[Recorder]:
+    """The device in use; yields what it records."""
+    if torch._C._get_privateuse1_backend_name() != NAME:
+        register_device(NAME, _Module())
+        plain = torch.library.Library("_", "IMPL")
+        plain.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")  # casts nothing
+        _LIBRARIES.append(plain)
+    # torch counts devices once, at the first backward pass: it has no thread for this one
+    with torch.autograd.set_multithreading_enabled(False), Recorder() as recorder:
+        yield recorder
+
+
+def on_pretend_gpu() -> TorchDevice:
+    """The device as trainings are given it."""
+    return TorchDevice(torch.device(NAME, 0))
