@@ -1080,6 +1080,7 @@ def generator_show(path: Path, as_json: bool) -> None:
 @click.option("--table", "table_path", type=FILE, required=True, help="Of the new device.")
 @data_dir_option
 @click.option("--epochs", type=COUNT, default=5, show_default=True)
+@torch_device_option
 @click.option("-o", "--output", type=FILE, required=True)
 @as_json
 def generator_adapt(
@@ -1087,6 +1088,7 @@ def generator_adapt(
     table_path: Path,
     data_dir: Path | None,
     epochs: int,
+    torch_device: str,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -1101,7 +1103,9 @@ def generator_adapt(
     with _needs_torch():
         from nas.generator import save_generator
         from nas.searchers.sgnas import adapt, read_run
+        from nas.training.torch_device import find_torch_device
 
+    trains_on = find_torch_device(torch_device)
     config, recipe = read_run(run)
     priced = _priced_space(_open_table(table_path), "any")
     space = priced.space
@@ -1113,6 +1117,7 @@ def generator_adapt(
             loaded,
             msgspec.structs.replace(recipe, generator_epochs=epochs),
             seed=config["seed"],
+            torch_device=trains_on,
             progress=progress,
         )
     save_generator(made, output)

@@ -28,6 +28,7 @@ from nas.spaces import Architecture, make_space
 from nas.training import scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
+from nas.training.torch_device import find_torch_device
 
 Stage = Callable[[str], AbstractContextManager[Callable[[float, str], None]]]
 """Opens a progress bar under a title."""
@@ -77,7 +78,8 @@ def run_demo(folder: Path, stage: Stage) -> DemoResult:
         )
     target_ms = float(json.loads(budget.read_bytes())["target_ms"])
 
-    settings = SearchSettings(epochs=SEARCH_EPOCHS, measure=measurer(table))
+    trains_on = find_torch_device()
+    settings = SearchSettings(epochs=SEARCH_EPOCHS, measure=measurer(table), torch_device=trains_on)
     search_folder = RunFolder(
         folder / "search", {"searcher": "tfnas", "epochs": SEARCH_EPOCHS, "target_ms": target_ms}
     )
@@ -94,7 +96,9 @@ def run_demo(folder: Path, stage: Stage) -> DemoResult:
         {"architecture": found.architecture.as_dict(), "data": DATA, "epochs": recipe.epochs},
     )
     with stage("train") as progress:
-        score = scratch.train(network, data, recipe, train_folder, progress=progress)
+        score = scratch.train(
+            network, data, recipe, train_folder, torch_device=trains_on, progress=progress
+        )
     with stage("verify") as progress:
         verified = verify_apart(path, [network], progress=progress).networks[0]
     measured_ms = verified.measured.estimate_ms

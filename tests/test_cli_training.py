@@ -70,6 +70,10 @@ def test_faces_are_trained_and_verified_by_name(tmp_path: Path, run: Any) -> Non
         (["--set", "dropuot=0.1"], "unknown-name", "dropout"),
         (["--set", "criterion=foacl"], "unknown-name", "focal"),
         (["--set", "options.smooth=0.1"], "unknown-name", "setting"),
+        (["--torch-device", "cuda:99"], "invalid-value", "choose one of auto, cpu"),
+        (["--torch-device", "gpu"], "invalid-value", "choose one of auto, cpu"),
+        (["--torch-device", "cpu", "--set", "precision=tf32"], "invalid-value", "tf32 is for CUDA"),
+        (["--set", "precision=half"], "invalid-value", "precision"),
     ],
 )
 def test_wrong_recipes_are_refused(

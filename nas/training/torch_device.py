@@ -26,8 +26,10 @@ from latbench.errors import InvalidValueError, TorchDeviceError
 from nas.recipes import Precision
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # of autocast
-# how messages of torch begin when a GPU or its libraries fail
+# errors of a device by their types, and by words of their messages
+_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistError)
 _FAILURES = ("CUDA error", "cuDNN error", "NCCL error", "MPS backend")
+_NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -125,18 +127,21 @@ class TorchDevice:
         """
         try:
             yield
-        except torch.OutOfMemoryError as error:
-            images = f" with batches of {batch_size} images" if batch_size else ""
-            raise TorchDeviceError(
-                f"{self._described()} has not enough memory for {work}{images}; {kept}. What to "
-                "do: choose a smaller --batch-size, compute in bf16 (--set precision=bf16), share "
-                "batches among several GPUs by torchrun, or end what else uses this GPU's memory"
-            ) from error
         except RuntimeError as error:
-            lost = isinstance(error, torch.AcceleratorError | torch.distributed.DistError)
             reason = str(error).strip().split("\n")[0]
-            if not lost and not (self.is_gpu and any(words in reason for words in _FAILURES)):
+            failed = isinstance(error, _ERRORS) or (
+                self.is_gpu and any(words in reason for words in _FAILURES)
+            )
+            if not failed and _NO_MEMORY[0] not in reason:
                 raise
+            if any(words in reason for words in _NO_MEMORY):
+                images = f" with batches of {batch_size} images" if batch_size else ""
+                raise TorchDeviceError(
+                    f"{self._described()} has not enough memory for {work}{images}; {kept}. What "
+                    "to do: begin in another folder (-o) with a smaller --batch-size or with "
+                    "--set precision=bf16; or go on here, sharing each batch among more devices "
+                    "by torchrun, or after ending what else uses this memory"
+                ) from error
             raise TorchDeviceError(
                 f"{self.device} failed in {work} ({reason}); {kept}. What to do: look at "
                 "`nvidia-smi` and the system's log, and repeat the command to go on, on another "

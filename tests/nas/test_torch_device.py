@@ -99,6 +99,9 @@ LOST = torch.AcceleratorError("CUDA error: unspecified launch failure\nCUDA kern
     ("error", "words"),
     [
         (MEMORY, "not enough memory for the training \\(x\\) with batches of 96 images"),
+        (torch.AcceleratorError("CUDA error: out of memory\nx"), "80 GiB\\) has not enough memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when"), "has not enough memory"),
+        (RuntimeError("MPS backend out of memory (MPS allocated"), "has not enough memory"),
         (LOST, "failed in the training \\(x\\) \\(CUDA error: unspecified launch failure\\)"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED\nx"), "CUBLAS_STATUS"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "CUDNN_STATUS"),
@@ -124,6 +127,12 @@ def test_other_errors_are_left_alone() -> None:
         raise RuntimeError("shapes differ")
     with pytest.raises(RuntimeError, match="CUDA error"), CPU.guarded(work="x", kept="y"):
         raise RuntimeError("CUDA error: words of another device")
+    fail = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you"
+    with (
+        pytest.raises(TorchDeviceError, match="cpu has not enough memory for x; y"),
+        CPU.guarded(work="x", kept="y"),
+    ):
+        raise RuntimeError(fail)
     with pytest.raises(LatbenchError, match="known"), CUDA.guarded(work="x", kept="y"):
         raise InvalidValueError("known")
 
