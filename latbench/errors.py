@@ -145,7 +145,7 @@ class DivergedError(LatbenchError):
 
 
 class TorchDeviceError(LatbenchError):
-    """The torch device of a training has too little memory, or failed."""
+    """The torch device of a training has too little memory or failed, or a process was lost."""
 
     kind = "torch-device"
 

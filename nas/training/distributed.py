@@ -100,10 +100,9 @@ class Workers:
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors]).to(self.device)
         dist.all_reduce(flat)
         flat /= self.count
-        for tensor, part in zip(
-            tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True
-        ):
-            tensor.copy_(part.view_as(tensor))
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        means = [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+        torch._foreach_copy_(tensors, means)
 
 
 ALONE = Workers()

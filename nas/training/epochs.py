@@ -168,12 +168,11 @@ def run_epochs(
         kept.metrics() if kept else nullcontext() as metrics,
         torch_device.training(fixed_shapes=fixed_shapes),
     ):
+        work = f"the training ({phase})"
         while state.epoch < epochs:
             begin = monotonic()
             left = _left(state.epoch)
-            with torch_device.guarded(
-                work=f"the training ({phase})", kept=left, batch_size=batch_size
-            ):
+            with torch_device.guarded(work=work, kept=left, batch_size=batch_size):
                 values = train_epoch(_reporter(progress, phase, state.epoch, epochs))
                 finite = state.is_finite()
             if not finite:
@@ -184,7 +183,8 @@ def run_epochs(
             state.epoch += 1
             if kept is not None:
                 kept.save_checkpoint(checkpoint or phase, state.save())
-            workers.wait()
+            with torch_device.guarded(work=work, kept=_left(state.epoch)):
+                workers.wait()
 
 
 def _reporter(progress: Progress, phase: str, epoch: int, epochs: int) -> Report:

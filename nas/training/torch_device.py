@@ -27,8 +27,9 @@ from nas.recipes import Precision
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # of autocast
 # errors of a device by their types, and by words of their messages
-_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError, torch.distributed.DistError)
-_FAILURES = ("CUDA error", "cuDNN error", "NCCL error", "MPS backend")
+_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
+_FAILURES = ("CUDA error", "cuDNN error", "MPS backend")
+_LEFT_ALONE = ("NCCL error", "Connection closed by peer", "Connection reset by peer")
 _NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 M = TypeVar("M", bound=nn.Module)
@@ -123,12 +124,20 @@ class TorchDevice:
             batch_size: Images a step, if the work goes by steps.
 
         Raises:
-            TorchDeviceError: The memory is too small, or the device failed.
+            TorchDeviceError: The memory is too small, the device failed, or another process of
+                the training ended.
         """
         try:
             yield
         except RuntimeError as error:
             reason = str(error).strip().split("\n")[0]
+            if isinstance(error, torch.distributed.DistError) or any(
+                words in str(error) for words in _LEFT_ALONE
+            ):
+                raise TorchDeviceError(
+                    f"{work} lost another of its processes ({reason}); {kept}. What to do: see "
+                    "what that process printed, and repeat the command to go on"
+                ) from error
             failed = isinstance(error, _ERRORS) or (
                 self.is_gpu and any(words in reason for words in _FAILURES)
             )

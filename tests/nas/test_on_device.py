@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,21 @@ def test_every_objective_joins_loss_and_latency_of_a_device(
         _take_tfnas_steps(_tfnas(priced, each, latency_objective=objective), each)
         for each in (device, CPU)
     ]
+    _close(states[0].choices, states[1].choices)
+
+
+def test_a_scaled_loss_gives_the_steps_of_one_that_is_not(
+    priced: PricedSpace, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without autocast, what is left of fp16 is the scaling of both kinds of step."""
+    monkeypatch.setattr(TorchDevice, "autocast", lambda self: nullcontext())
+    device = on_pretend_gpu()
+    states = [
+        _take_tfnas_steps(_tfnas(priced, each, precision=precision), each)
+        for each, precision in ((device, "fp16"), (CPU, "fp32"))
+    ]
+    assert states[0].scaler.is_enabled()
+    _close(states[0].supernet, states[1].supernet)
     _close(states[0].choices, states[1].choices)
 
 

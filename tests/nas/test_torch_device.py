@@ -105,7 +105,8 @@ LOST = torch.AcceleratorError("CUDA error: unspecified launch failure\nCUDA kern
         (LOST, "failed in the training \\(x\\) \\(CUDA error: unspecified launch failure\\)"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED\nx"), "CUBLAS_STATUS"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "CUDNN_STATUS"),
-        (torch.distributed.DistBackendError("NCCL error in: x\ny"), "NCCL error"),
+        (torch.distributed.DistBackendError("NCCL error in: x\ny"), "lost another of its proc"),
+        (RuntimeError("[gloo/pair.cc:1] Connection closed by peer [::1]:1"), "lost another of"),
     ],
 )
 def test_an_error_of_the_device_is_one_line_and_nothing_is_lost(
