@@ -378,6 +378,8 @@ def profile(
 
     profiler = make_profiler(load_profile(device))
     made = make_space(space, input_size, classes, Variant(se, activation))
+    if plan and source is not None:
+        raise InvalidValueError("--plan is for a profiling without --from: leave out one of them")
     if plan:
         expected = forecast_space(profiler, made, time_limit_s=time_limit)
         _emit(asdict(expected), as_json=as_json, render=lambda: show_forecast(expected))
@@ -386,10 +388,19 @@ def profile(
         raise InvalidValueError("profile needs -o TABLE, the latency table to fill or resume")
     if source is not None:
         with progress_bar("transferring") as progress:
-            told = transfer_space(profiler, output, made, _open_table(source), progress=progress)
+            told = transfer_space(
+                profiler,
+                output,
+                made,
+                _open_table(source),
+                time_limit_s=time_limit,
+                progress=progress,
+            )
         reached = {
             "blocks": told.blocks,
             "measured": told.measured,
+            "passes": told.passes,
+            "complete": told.complete,
             "left_out_error": told.left_out_error,
             "half_width": told.half_width,
             "loo_error": told.fit.price.loo_error,

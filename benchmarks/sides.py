@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 
 _FAILED = "failed:"
+_END_S = 2.0
 
 
 class SideFailed(Exception):
@@ -49,8 +50,12 @@ class Side:
         return float(answer)
 
     def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
+        """End the process, after the step that it is at if that is short."""
+        try:
+            self._process.communicate(timeout=_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
 
 
 def serve(

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from math import inf
+from time import monotonic
 
 from latbench.blocks import Network
 from latbench.cost import network_cost
@@ -92,7 +94,8 @@ def measure_networks(
             for id_, network in store.networks("profile").items()
             if network in table.networks  # and not only registered, by a run that was interrupted
         }
-        detail = sha256(repr(sorted(ids)).encode()).hexdigest()
+        common = (sorted(ids), environment.differences(table.environment))
+        detail = sha256(repr(common).encode()).hexdigest()
         sweep = store.begin_sweep(purpose, environment, detail=detail, within_s=_RESUME_WITHIN_S)
         targets = [
             network_target(id_, network, protocol, visits=_VISITS_A_PASS)
@@ -120,12 +123,30 @@ def make_passes(
     targets: Sequence[Target],
     *,
     passes: int,
+    limit_s: float = inf,
     progress: Progress,
 ) -> None:
-    """Bring a sweep to a number of passes, each committed when it is done."""
-    for number in range(store.passes(sweep), passes):
+    """Bring a sweep to a number of passes, each committed when it is done.
+
+    Args:
+        profiler: Of the device.
+        store: Where the passes are kept.
+        sweep: Which sweep.
+        targets: What each pass visits.
+        passes: How many passes the sweep shall have.
+        limit_s: Wall time in s after which no pass is begun; one is always finished.
+        progress: Told what is going on.
+    """
+    begin, pass_s, first = monotonic(), 0.0, store.passes(sweep)
+    for number in range(first, passes):
+        if number > first and monotonic() - begin + pass_s / 2 > limit_s:
+            return
 
         def visited(done: int, total: int, number: int = number) -> None:
-            progress((number + done / total) / passes, f"pass {number + 1} of {passes}")
+            by_passes = (number + done / total) / passes
+            by_time = (monotonic() - begin) / limit_s
+            progress(min(1.0, max(by_passes, by_time)), f"pass {number + 1} of {passes}")
 
-        store.add_pass(sweep, sweep_pass(profiler, targets, number=number, on_visit=visited))
+        record = sweep_pass(profiler, targets, number=number, on_visit=visited)
+        store.add_pass(sweep, record)
+        pass_s = record.seconds

@@ -119,7 +119,7 @@ def profile(
             run = None
             try:
                 environment = profiler.environment()
-                _require_same_machine(store, environment)
+                require_same_machine(store, environment)
                 renew_environment(store, environment)
                 sweep = store.begin_sweep("profile", environment)
                 join_networks(store, networks)
@@ -268,8 +268,12 @@ def _block_targets(store: TableStore, protocol: SweepProtocol) -> list[Target]:
     return [block_target(id_, (spec,), protocol) for id_, spec in store.blocks().items()]
 
 
-def _require_same_machine(store: TableStore, now: Environment) -> None:
-    """Visits of two machines, or of two versions of a runtime, are not pooled."""
+def require_same_machine(store: TableStore, now: Environment) -> None:
+    """Refuse to pool visits of two machines, or of two versions of a runtime.
+
+    Raises:
+        MismatchError: The table has visits of another machine or version.
+    """
     differences = now.differences(store.environment)
     if differences and store.profiling() is not None:
         raise MismatchError(

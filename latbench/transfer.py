@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from latbench.profiling import (
     open_or_create,
     profile_targets,
     renew_environment,
+    require_same_machine,
 )
 from latbench.tables import Estimate, LatencyTable, StoredFit
 from latbench.tables.estimation import as_estimate, work_out
@@ -55,6 +57,8 @@ class TransferResult:
         left_out_error: Mean absolute error of measured blocks left out of the regression.
         half_width: Half width of the 95 % interval of what was told, relative.
         fit: The prices, fitted on networks measured on the new device.
+        passes: Passes in the table, those of earlier runs included.
+        complete: As many passes as the protocol asks for; else the time was up.
     """
 
     blocks: int
@@ -62,6 +66,8 @@ class TransferResult:
     left_out_error: float
     half_width: float
     fit: StoredFit
+    passes: int
+    complete: bool
 
 
 def transfer(
@@ -71,6 +77,7 @@ def transfer(
     *,
     networks: Sequence[Network],
     blocks: int = BLOCKS,
+    time_limit_s: float = inf,
     progress: Progress = lambda fraction, words: None,
 ) -> TransferResult:
     """Fill the table at ``path`` for the profiler's device from another device's table.
@@ -83,11 +90,12 @@ def transfer(
         source: A table of the same space on another device.
         networks: Networks to fit prices on, of blocks that ``source`` prices.
         blocks: How many to measure of the kinds of block that a space has many of.
+        time_limit_s: Wall time in s for this run; one pass is always finished.
         progress: Told what is going on.
 
     Raises:
         MismatchError: The source has too few measured blocks, or the table at ``path`` is of
-            another device or space.
+            another device, machine, version of the runtime or space.
         DeviceBusyError: Another process measures on the device.
     """
     known = {spec: e for spec, e in source.estimates.items() if e.cold_ms and source.origin is None}
@@ -107,14 +115,24 @@ def transfer(
         open_or_create(path, profiler, source.space) as store,
     ):
         environment = profiler.environment()
+        require_same_machine(store, environment)
         renew_environment(store, environment)
         sweep = store.begin_sweep("profile", environment)
         store.add_blocks(chosen)
         join_networks(store, networks)
         targets = profile_targets(store, protocol)
         passes = protocol.min_passes
-        make_passes(profiler, store, sweep, targets, passes=passes, progress=progress)
+        make_passes(
+            profiler,
+            store,
+            sweep,
+            targets,
+            passes=passes,
+            limit_s=time_limit_s,
+            progress=progress,
+        )
         keep_remarks(store, profiler)
+        made = store.passes(sweep)
         samples = Samples.of(store.visits(sweep))
         ids = {spec: id_ for id_, spec in store.blocks().items()}
         measured = [spec for spec in many if ids.get(spec) in samples.hot_ms]
@@ -145,6 +163,8 @@ def transfer(
         left_out_error=errors[0][0],
         half_width=float(np.expm1(max(width for _, width in errors))),
         fit=fit,
+        passes=made,
+        complete=made >= passes,
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,7 @@ def transfer_space(
     space: SearchSpace,
     source: LatencyTable,
     *,
+    time_limit_s: float = inf,
     progress: Progress = lambda fraction, words: None,
 ) -> TransferResult:
     """Fill the table of a space from another device's table and few measurements.
@@ -94,7 +96,9 @@ def transfer_space(
     """
     source.require_space(space_label(space))
     networks = spread_networks(space, profiler.profile.sweep.networks, seed=0)
-    return transfer(profiler, path, source, networks=networks, progress=progress)
+    return transfer(
+        profiler, path, source, networks=networks, time_limit_s=time_limit_s, progress=progress
+    )
 
 
 def forecast_space(profiler: Profiler, space: SearchSpace, *, time_limit_s: float) -> Forecast:

@@ -210,6 +210,24 @@ def test_a_device_is_checked_for_noise(run: Any) -> None:
     assert _json(run, "devices", "--check", "cpu-onnxruntim")[0] == 2
 
 
+def test_a_transfer_is_given_its_time_limit(
+    run: Any, tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits_s: list[float] = []
+
+    def transfer_space(*args: Any, time_limit_s: float, **rest: Any) -> Any:
+        limits_s.append(time_limit_s)
+        raise MismatchError("asked enough")
+
+    monkeypatch.setattr("nas.priced.transfer_space", transfer_space)
+    asked = ["profile", "cpu-onnxruntime", "tfnas", "--from", table]
+    run(*asked, "-o", tmp_path / "new.sqlite", "--time-limit", "90s")
+    assert limits_s == [90.0]
+    code, refused = _json(run, *asked, "--plan")
+    assert (code, refused["error"]["kind"]) == (2, "invalid-value")
+    assert "--from" in refused["error"]["message"]
+
+
 def test_a_plan_measures_nothing(run: Any, tmp_path: Path) -> None:
     small = ["--input-size", 32, "--classes", 10]
     code, plan = _json(run, "profile", "cpu-onnxruntime", "tfnas", *small, "--plan")

@@ -29,13 +29,13 @@ class Item:
 ITEMS = (
     Item("machine", "machine", 10, 40),
     Item("agreement", "agreement", 45, 75),
-    Item("transfers", "transfers", 25, 70),
+    Item("transfers", "transfers", 25, 100),
     Item("tfnas-steps", "tfnas_steps", 45, 80),
     Item("sgnas-steps", "sgnas_steps", 35, 60),
     Item("profile-b32", "profiling", 110, 180, ("cuda-pytorch-b32",)),
     Item("profile-b1", "profiling", 100, 180, ("cuda-pytorch-b1",)),
     Item("tests", "testing", 25, 80),
-    Item("resume", "resuming", 40, 80),
+    Item("resume", "resuming", 40, 120),
     Item("loader", "loading", 20, 35),
     Item("comparisons", "comparing", 25, 120),
 )

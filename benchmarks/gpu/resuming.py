@@ -53,7 +53,8 @@ def run(conditions: Conditions, record: Record) -> None:
     record.add(
         f"gone on against uninterrupted: {len(names)} architectures "
         f"{'identical' if same else 'DIFFERENT'}, {tensors} tensors of checkpoints "
-        f"{'bit-equal' if apart == 0 else f'differ by up to {apart:.2e}'}; {_last_epochs(broken)}",
+        f"{'bit-equal' if apart == 0 else f'differ by up to {apart:.2e}'}; losses "
+        f"{_losses(broken)}, uninterrupted {_losses(whole)}",
         same_architectures=same,
         largest_difference=apart,
         bit_equal=equal,
@@ -97,8 +98,8 @@ def _epochs(folder: Path) -> list[dict[str, Any]]:
     return [row for row in map(json.loads, lines) if "seconds" in row]
 
 
-def _last_epochs(folder: Path) -> str:
-    return ", ".join(f"{row['phase']} loss {row['loss']:.5g}" for row in _epochs(folder)[-2:])
+def _losses(folder: Path) -> str:
+    return ", ".join(f"{row['loss']:.6g}" for row in _epochs(folder)[-2:])
 
 
 def _weights_apart(first: Path, second: Path) -> tuple[float, int]:

@@ -105,6 +105,14 @@ def show_transfer(result: TransferResult, path: Path) -> None:
             f"blocks left out are told to {percent(result.left_out_error)} in the mean, "
             f"±{percent(result.half_width)} with 95 % confidence",
             f"networks left out of the fit: {percent(result.fit.price.loo_error)} mean error",
+            *(
+                []
+                if result.complete
+                else [
+                    f"the time was up after {result.passes} passes, fewer than an estimate needs: "
+                    "the same command goes on"
+                ]
+            ),
             f"next: the same `latbench profile` without --from measures what was told ({path})",
         ]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -269,6 +270,39 @@ def test_visits_of_two_machines_are_not_pooled(
     with pytest.raises(MismatchError, match="Z80"):
         verify(profiler, LatencyTable.open(path), [tiny_space.lower(tiny_space.largest())])
     assert path.read_bytes() == before
+
+
+def test_an_interrupted_verification_goes_on_with_the_same_version_only(
+    tmp_path: Path,
+    quick_profile: DeviceProfile,
+    tiny_space: SearchSpace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, profiler = tmp_path / "t.sqlite", make_profiler(quick_profile)
+    _run(profiler, path, tiny_space, limit_s=1e-3)
+    table, network = LatencyTable.open(path), tiny_space.lower(tiny_space.largest())
+    sweep = msgspec.structs.replace(quick_profile.sweep, verify_visits=6)
+    profiler = make_profiler(msgspec.structs.replace(quick_profile, sweep=sweep))  # 3 passes
+
+    def numbers() -> list[int]:
+        """The passes that a verification makes."""
+        made: list[int] = []
+
+        def spied(*args: Any, number: int, **others: Any) -> PassRecord:
+            if len(made) == 2:
+                raise KeyboardInterrupt
+            made.append(number)
+            return sweep_pass(*args, number=number, **others)
+
+        monkeypatch.setattr(latbench.networks, "sweep_pass", spied)
+        with suppress(KeyboardInterrupt):
+            verify(profiler, table, [network])
+        return made
+
+    assert numbers() == [0, 1]
+    monkeypatch.setattr(profiler, "versions", lambda: {"onnxruntime": "0.0"})
+    assert numbers() == [0, 1]
+    assert numbers() == [2]
 
 
 def test_visits_on_two_gpus_are_not_pooled() -> None:

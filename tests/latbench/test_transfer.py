@@ -49,6 +49,49 @@ def test_few_measurements_make_a_full_table(
     assert refined.curves.alignment.error is not None
 
 
+def test_a_transfer_keeps_to_its_time_and_goes_on(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_fixed_space: SearchSpace
+) -> None:
+    """One pass is made at least; the same call makes the rest."""
+    profiler, space = make_profiler(quick_profile), tiny_fixed_space
+    profile_space(profiler, tmp_path / "old.sqlite", space, time_limit_s=1)
+    source, path = LatencyTable.open(tmp_path / "old.sqlite"), tmp_path / "new.sqlite"
+    networks = spread_networks(space, 6, seed=0)
+    told: list[float] = []
+    first = transfer(
+        profiler,
+        path,
+        source,
+        networks=networks,
+        blocks=20,
+        time_limit_s=1e-6,
+        progress=lambda fraction, words: told.append(fraction),
+    )
+    assert (first.passes, first.complete) == (1, False)
+    assert told[-1] == 1.0
+    assert all(estimate.noisy for estimate in LatencyTable.open(path).estimates.values())
+    rest = transfer(profiler, path, source, networks=networks, blocks=20)
+    assert (rest.passes, rest.complete) == (quick_profile.sweep.min_passes, True)
+
+
+def test_a_transfer_pools_no_visits_of_two_versions_of_a_runtime(
+    tmp_path: Path,
+    quick_profile: DeviceProfile,
+    tiny_fixed_space: SearchSpace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    profiler, space = make_profiler(quick_profile), tiny_fixed_space
+    profile_space(profiler, tmp_path / "old.sqlite", space, time_limit_s=1)
+    source, path = LatencyTable.open(tmp_path / "old.sqlite"), tmp_path / "new.sqlite"
+    networks = spread_networks(space, 6, seed=0)
+    transfer(profiler, path, source, networks=networks, blocks=20, time_limit_s=1e-6)
+    before = path.read_bytes()
+    monkeypatch.setattr(profiler, "versions", lambda: {"onnxruntime": "0.0"})
+    with pytest.raises(MismatchError, match=r"onnxruntime is 0\.0.*not pooled"):
+        transfer(profiler, path, source, networks=networks, blocks=20)
+    assert path.read_bytes() == before
+
+
 def test_a_space_without_elastic_widths_is_transferred_too(
     tmp_path: Path, quick_profile: DeviceProfile, tiny_fixed_space: SearchSpace
 ) -> None:
