@@ -129,8 +129,8 @@ class Generator(nn.Module):
         for request in requests:
             for limit in request.limits:
                 self.require(limit.costs.kind)
-        which = self.nearest_priors(requests).to(self.priors.device, non_blocking=True)
-        logits: Tensor = self.network(self._conditions(requests), self.priors, which)
+        conditions, which = self._conditions(requests)
+        logits: Tensor = self.network(conditions, self.priors, which)
         return logits.reshape(*logits.shape[:2], self.decisions, self.choices)
 
     def nearest_priors(self, requests: Sequence[Request]) -> Tensor:
@@ -178,15 +178,17 @@ class Generator(nn.Module):
             f"{self.label.space.name} --searcher sgnas --table TABLE ...`"
         )
 
-    def _conditions(self, requests: Sequence[Request]) -> Tensor:
-        """``(N, K)``; the numbers of all requests are sent to a GPU in one piece."""
+    def _conditions(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
+        """Conditions ``(N, K)`` and nearest priors ``(N,)``, sent to a GPU in one piece."""
         numbers = torch.tensor([self._numbers(request) for request in requests])
-        numbers = numbers.to(self.devices.device, non_blocking=True)
-        if self.label.form == "published":
-            return numbers
-        nowhere = self.devices.new_zeros(DEVICE_FEATURES)
-        features = [self._features(request.device, nowhere) for request in requests]
-        return torch.cat([numbers, torch.stack(features)], dim=1)
+        sent = torch.cat([numbers, self.nearest_priors(requests)[:, None].float()], dim=1)
+        sent = sent.to(self.devices.device, non_blocking=True)
+        conditions, which = sent[:, :-1], sent[:, -1].long()
+        if self.label.form == "conditioned":
+            nowhere = self.devices.new_zeros(DEVICE_FEATURES)
+            features = [self._features(request.device, nowhere) for request in requests]
+            conditions = torch.cat([conditions, torch.stack(features)], dim=1)
+        return conditions, which
 
     def _numbers(self, request: Request) -> list[float]:
         """The part of a condition that budgets alone decide."""

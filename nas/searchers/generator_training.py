@@ -275,7 +275,7 @@ class GeneratorTraining(Resumable):
             torch_device=self.torch_device,
         )
         loss = images.show(step, report, order=order, shifts=shifts)
-        errors = torch.stack(excesses).abs().tolist()
+        errors = torch.stack(excesses).abs().cpu().tolist()
         expected_error = sum(errors) / len(errors)
         return {"loss": loss, "expected_error": expected_error, "tau": tau, **self._select()}
 

@@ -72,20 +72,24 @@ class Task(ABC):
         return made
 
     @abstractmethod
-    def fitness(self, outputs: Tensor, labels: Tensor, criterion: nn.Module) -> float:
+    def fitness(self, outputs: Tensor, labels: Tensor, criterion: nn.Module) -> Tensor:
         """How good outputs are for held-out training images; higher is better.
 
-        The mean over the batch, which searchers average over batches by their size.
+        The mean over the batch, a scalar where the outputs lie, which searchers average over
+        batches by their size.
         """
 
     @torch.no_grad()
     def mean_fitness(self, model: Model, source: Source, criterion: nn.Module) -> float:
         """The mean fitness of images that were held out from training."""
-        total = 0.0
+        counts, found = [], []  # read when all is computed
         shown = batches(source, JUDGED_AT_ONCE, generator(0), drop_last=False)
         for images, labels in self.inputs(shown):
-            total += len(labels) * self.fitness(model(images), labels, criterion)
-        return total / len(source)
+            counts.append(len(labels))
+            found.append(self.fitness(model(images), labels, criterion))
+        values = torch.stack(found).cpu().tolist()
+        total = sum(count * value for count, value in zip(counts, values, strict=True))
+        return float(total) / len(source)
 
     @abstractmethod
     def test(self, model: Model) -> dict[str, float]:

@@ -16,9 +16,9 @@ class Classification(Task):
     scratch_criterion = "label-smoothing"
     metric = "top1"
 
-    def fitness(self, outputs: Tensor, labels: Tensor, criterion: nn.Module) -> float:
+    def fitness(self, outputs: Tensor, labels: Tensor, criterion: nn.Module) -> Tensor:
         """Top-1 accuracy."""
-        return float((outputs.argmax(1) == labels).float().mean())
+        return (outputs.argmax(1) == labels).float().mean()
 
     @torch.no_grad()
     def test(self, model: Model) -> dict[str, float]:

@@ -27,9 +27,10 @@ class FaceRecognition(Task):
     embeds = True
 
     @torch.no_grad()
-    def fitness(self, outputs: Tensor, labels: Tensor, criterion: nn.Module) -> float:
+    def fitness(self, outputs: Tensor, labels: Tensor, criterion: nn.Module) -> Tensor:
         """Minus the loss: identities of single images are not what the network gives."""
-        return -float(criterion(outputs, labels))
+        loss: Tensor = criterion(outputs, labels)
+        return -loss
 
     @torch.no_grad()
     def test(self, model: Model) -> dict[str, float]:

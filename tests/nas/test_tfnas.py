@@ -6,13 +6,10 @@ import json
 import math
 import os
 import signal
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +21,6 @@ from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameErro
 from latbench.render.torch import NetworkModule
 from latbench.tables import LatencyTable
 from latbench.tables.pricing import Knee, PriceModel
-from nas.data.images import ImageData
 from nas.priced import PricedSpace
 from nas.recipes import load_recipe
 from nas.relaxation import Places, expected_latency_ms, path_of
@@ -38,12 +34,13 @@ from nas.searchers.derivation import (
     derive,
     most_probable,
 )
-from nas.searchers.tfnas import SearchState, TFNASRecipe, TFNASSearcher
+from nas.searchers.tfnas import TFNASRecipe, TFNASSearcher
 from nas.spaces import Choice, SearchSpace
 from nas.supernet.supernet import Supernet, start_widths
 from nas.training.distributed import Workers
 from nas.training.run_folder import RunFolder
 from tests.conftest import make_tiny_space, write_table
+from tests.nas.halves import in_halves
 from tests.nas.runs import run_of_both, run_together, tiny_data
 
 DEPTHS: tuple[DepthSearch, ...] = ("sink-connecting", "skip-among", "skip-beside")
@@ -461,63 +458,12 @@ def _search_together(folder: Path, table: Path, target_ms: float, kill_after: in
         searcher.search(tiny_data(), [target_ms], run, progress=progress)
 
 
-class _Meeting:
-    """Where two threads of one process put their numbers together."""
-
-    def __init__(self) -> None:
-        self.barrier = threading.Barrier(2)
-        self.brought: list[list[Tensor]] = [[], []]
-        self.lock = threading.Lock()
-
-    def mean(self, rank: int, values: list[Tensor]) -> list[Tensor]:
-        self.brought[rank] = [value.clone() for value in values]
-        self.barrier.wait(60)
-        result = [(a + b) / 2 for a, b in zip(*self.brought, strict=True)]
-        self.barrier.wait(60)
-        return result
-
-
-@dataclass(frozen=True)
-class _Half(Workers):
-    """One half of every batch, computed in a thread; no process group."""
-
-    meeting: _Meeting = field(default_factory=_Meeting)
-
-    def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        grads = [p.grad for p in parameters if p.grad is not None]
-        for grad, mean in zip(grads, self.meeting.mean(self.rank, grads), strict=True):
-            grad.copy_(mean)
-
-    def sum(self, values: Sequence[float]) -> list[float]:
-        means = self.meeting.mean(self.rank, [torch.tensor(values, dtype=torch.float64)])
-        return [2 * float(value) for value in means[0]]
-
-    def wait(self) -> None:
-        self.meeting.mean(self.rank, [])
-
-
-class _OneByOne(TFNASSearcher):
-    """Criterion and weights are drawn from torch's one generator, so by one thread at a time."""
-
-    def check_data(self, data: ImageData) -> None:
-        with self.workers.meeting.lock:  # type: ignore[attr-defined]
-            super().check_data(data)
-
-    def _begin(self, *arguments: Any) -> SearchState:
-        with self.workers.meeting.lock:  # type: ignore[attr-defined]
-            return super()._begin(*arguments)
-
-
 def _in_halves(priced: PricedSpace, folder: Path, target_ms: float) -> None:
     """The search of both processes in one that averages gradients of half batches."""
-    meeting, run = _Meeting(), RunFolder(folder, {})
-    with ThreadPoolExecutor(2) as threads:
-        ends = []
-        for rank in range(2):
-            searcher = _OneByOne(priced, _settings(_Half(rank, 2, meeting)))
-            ends.append(threads.submit(searcher.search, tiny_data(), [target_ms], run))
-        for end in ends:
-            end.result()
+    run = RunFolder(folder, {})
+    in_halves(
+        lambda half: TFNASSearcher(priced, _settings(half)).search(tiny_data(), [target_ms], run)
+    )
 
 
 def test_two_processes_are_one_that_averages_half_batches_and_survive_a_kill(
