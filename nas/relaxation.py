@@ -12,7 +12,7 @@ Glossary, after TF-NAS (Hu et al., ECCV 2020):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -40,11 +40,20 @@ class Relaxed:
         depths: By stage: weight by depth, from 1.
         skips: By stage and layer: weight with which a layer passes its input on, where layers can
             be left out. Weights of a layer's operations and this one sum to 1.
+        widths: By stage, layer and operation: channels of an elastic operation. One that is
+            absent has its present width.
     """
 
     ops: tuple[tuple[Mapping[int, Weight], ...], ...]
     depths: tuple[Mapping[int, Weight], ...]
     skips: Mapping[tuple[int, int], Weight] = field(default_factory=dict)
+    widths: Mapping[tuple[int, int, int], int] = field(default_factory=dict)
+
+    def computed(self) -> Iterator[tuple[int, int, int]]:
+        """Stage, layer and index of every operation that is computed."""
+        for s, (rows, depths) in enumerate(zip(self.ops, self.depths, strict=True)):
+            for i, row in enumerate(rows[: max(depths)]):
+                yield from ((s, i, op) for op in row)
 
     def map(self, change: Callable[[Weight], Weight]) -> Relaxed:
         """The same choices with every weight changed, always in the same order."""
@@ -56,6 +65,7 @@ class Relaxed:
             tuple(tuple(changed(row) for row in stage) for stage in self.ops),
             tuple(changed(row) for row in self.depths),
             changed(self.skips),
+            self.widths,
         )
 
 

@@ -114,7 +114,7 @@ class OneShotSearcher(SupernetSearcher):
             )
         self.supernet = supernet_of(self.space, seed=settings.seed, alike=self.recipe.alike)
         if isinstance(self.supernet, Supernet):
-            self.strategy = RandomWidths(self.strategy, self.supernet, self.allowed_widths)
+            self.strategy = RandomWidths(self.strategy, self.allowed_widths)
 
     @property
     @abstractmethod

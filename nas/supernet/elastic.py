@@ -117,11 +117,16 @@ class ElasticInvertedResidual(nn.Module):
         self._width = width
         self.in_use.fill_(width)
 
-    def selections(self) -> dict[nn.Parameter, Selection]:
-        """For every elastic parameter, which slices of it are in use; none at full width."""
-        if self.width == self.spec.width:
+    def selections(self, width: int | None = None) -> dict[nn.Parameter, Selection]:
+        """For every elastic parameter, which slices of it a width uses; none at full width.
+
+        Args:
+            width: Number of channels; the present one if None.
+        """
+        width = self.width if width is None else width
+        if width == self.spec.width:
             return {}
-        return {p: (_ELASTIC_AXIS[name], self.width) for name, p in self._elastic()}
+        return {p: (_ELASTIC_AXIS[name], width) for name, p in self._elastic()}
 
     def slice_parameters(self, width: int | None = None) -> dict[str, Tensor]:
         """Parameters of the rebuilt block of a width, the present one if None.
@@ -139,9 +144,14 @@ class ElasticInvertedResidual(nn.Module):
     def _elastic(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((n, p) for n, p in self.named_parameters() if n in _ELASTIC_AXIS)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, in_channels, H, W)`` to ``(N, out_channels, H / stride, W / stride)``."""
-        width = self.width
+    def forward(self, x: Tensor, width: int | None = None) -> Tensor:
+        """``(N, in_channels, H, W)`` to ``(N, out_channels, H / stride, W / stride)``.
+
+        Args:
+            x: Input.
+            width: How many of the first channels are computed; the present width if None.
+        """
+        width = self.width if width is None else width
 
         def used(parameter: Tensor, axis: int) -> Tensor:
             return parameter if width == self.spec.width else parameter.narrow(axis, 0, width)

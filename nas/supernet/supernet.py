@@ -87,7 +87,7 @@ class Supernet(nn.Module):
         for s, (rows, depths) in enumerate(zip(relaxed.ops, relaxed.depths, strict=True)):
             by_depth: dict[int, Tensor] = {}
             for i, row in enumerate(rows[: max(depths)]):
-                made = {op: self.block(s, i, op)(x) for op in row}
+                made = {op: self._made((s, i, op), x, relaxed) for op in row}
                 skip = relaxed.skips.get((s, i))
                 x = (
                     _mix(made, row)
@@ -99,6 +99,13 @@ class Supernet(nn.Module):
         for block in self.tail:
             x = block(x)
         return x
+
+    def _made(self, place: tuple[int, int, int], x: Tensor, relaxed: Relaxed) -> Tensor:
+        """Output of one candidate, at the width that the path gives it, if any."""
+        block = self.block(*place)
+        width = relaxed.widths.get(place)
+        made: Tensor = block(x) if width is None else block(x, width)
+        return made
 
     def widths(self) -> list[list[dict[str, int | None]]]:
         """Present width of every operation, None where it has none: by stage, layer, name."""
@@ -167,12 +174,24 @@ class Supernet(nn.Module):
             assert not unexpected and all("norm" in name for name in missing)
         return network.to(memory_format=torch.channels_last)
 
-    def selections(self) -> Mapping[nn.Parameter, Selection]:
-        """For every parameter that is partly in use, its axis and how much of it is in use."""
+    def selections(self, computed: Sequence[Relaxed] = ()) -> Mapping[nn.Parameter, Selection]:
+        """For every parameter that is partly in use, its axis and how much of it is in use.
+
+        Args:
+            computed: What a step computes. Where it gives widths, an operation's widest one is in
+                use, else the present one.
+        """
+        widest: dict[nn.Module, int] = {}
+        for relaxed in computed:
+            for place in relaxed.computed():
+                block = self.block(*place)
+                if isinstance(block, ElasticInvertedResidual):
+                    width = relaxed.widths.get(place, block.width)
+                    widest[block] = max(width, widest.get(block, 0))
         found: dict[nn.Parameter, Selection] = {}
         for module in self.modules():
             if isinstance(module, ElasticInvertedResidual):
-                found.update(module.selections())
+                found.update(module.selections(widest.get(module)))
         return found
 
 

@@ -83,7 +83,7 @@ class Workers:
         """Numbers such as losses and counts, added up over the processes."""
         if self.count == 1:
             return list(values)
-        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        total = torch.tensor(values, dtype=torch.float64).to(self.device)
         dist.all_reduce(total)
         return [float(value) for value in total.cpu()]
 

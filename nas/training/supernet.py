@@ -2,7 +2,8 @@
 
 SGD on the weights, on what each step's strategy draws; strategies that relax choices get an
 architecture step by Adam on held-out images with the weights frozen (first order). Parameters
-that a step does not compute are left alone by it: no decay and no momentum.
+that a step does not compute are left alone by it: no decay and no momentum. So are the channels of
+elastic operations beyond the widest width of a step.
 
 A run goes on from its last finished epoch, bit-exactly. Under ``torchrun`` every process draws the
 same batches and paths, computes on its part of each batch and averages gradients.
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from nas.data.images import ImageData, Source, generator
 from nas.recipes import Count, NotNegative, Positive
-from nas.supernet.supernet import Supernet
+from nas.supernet.supernet import Supernet, has_widths
 from nas.supernet.unified import UnifiedSupernet
 from nas.training.distributed import ALONE, Workers
 from nas.training.epochs import (
@@ -36,7 +37,7 @@ from nas.training.epochs import (
     run_epochs,
     scaler_part,
 )
-from nas.training.optimizer import cosine, set_lr
+from nas.training.optimizer import ElasticSGD, cosine, set_lr
 from nas.training.recipe import SearchRecipe
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import Relaxation, Strategy
@@ -166,6 +167,30 @@ def train_supernet(
     )
 
 
+def _sgd(
+    supernet: Supernet | UnifiedSupernet, parameters: Sequence[nn.Parameter], recipe: SupernetRecipe
+) -> torch.optim.Optimizer:
+    """SGD that leaves alone what a step does not compute, channels of elastic widths included."""
+    if isinstance(supernet, Supernet) and has_widths(supernet.space):
+        return ElasticSGD(
+            parameters,
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+    sgd = torch.optim.SGD(
+        parameters,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+    if recipe.momentum:  # the fused step needs all velocities from the start
+        for parameter in parameters:
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
+
+
 class _State(Resumable):
     """Supernet, strategy, criterion and their optimisers.
 
@@ -191,16 +216,7 @@ class _State(Resumable):
         self.relaxation = relaxation
         self.clip = recipe.clip
         self.parameters = [*supernet.parameters(), *criterion.parameters()]
-        self.sgd = torch.optim.SGD(
-            self.parameters,
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
-        if recipe.momentum:  # the fused step needs all velocities from the start
-            for parameter in self.parameters:
-                self.sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        self.sgd = _sgd(supernet, self.parameters, recipe)
         self.adam = (
             torch.optim.Adam(
                 relaxation.parameters(),
@@ -239,6 +255,9 @@ class _State(Resumable):
             losses.append(self._loss(x, labels, relaxed))
             self.scaler.scale(losses[-1]).backward()  # type: ignore[no-untyped-call]
             losses[-1] = losses[-1].detach()
+        if isinstance(self.sgd, ElasticSGD):
+            assert isinstance(self.supernet, Supernet)
+            self.sgd.select(self.supernet.selections(drawn))
         workers.average_gradients(self.parameters)
         if self.clip:
             self.scaler.unscale_(self.sgd)

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from latbench.device import load_profile
 from latbench.errors import InvalidValueError
+from latbench.tables import LatencyTable
+from nas.data.images import generator
+from nas.priced import PricedSpace
+from nas.searchers import SearchSettings
+from nas.searchers.tfnas import TFNASRecipe, TFNASSearcher
+from nas.training import distributed, scratch
 from nas.training.distributed import ALONE, Workers, workers
-from tests.nas.runs import require_loopback
+from nas.training.recipe import TrainingRecipe
+from nas.training.torch_device import TorchDevice
+from tests.conftest import make_tiny_space, write_table
+from tests.nas.pretend_gpu import DeviceTensor, on_pretend_gpu, pretend_gpu
+from tests.nas.runs import require_loopback, run_of_both, run_together, tiny_data
+from tests.nas.test_scratch import NETWORK, make_data
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
@@ -99,3 +115,181 @@ def test_a_share_of_one_image_is_refused(batch: int, count: int) -> None:
     with pytest.raises(InvalidValueError, match=f"{2 * count} or more"):
         Workers(0, count).share(batch)
     assert Workers(0, count).share(2 * batch) == slice(0, 2)
+
+
+def _search_and_train(folder: Path, table: Path, target_ms: float) -> None:
+    """A short search and a short training, in the processes of this group."""
+    torch.set_num_threads(1)
+    with run_of_both(folder / "search") as (group, run):
+        priced = PricedSpace(make_tiny_space(), LatencyTable.open(table))
+        settings = SearchSettings(2, 16, 3, TFNASRecipe(shift=0), group)
+        TFNASSearcher(priced, settings).search(tiny_data(), [target_ms], run)
+    recipe = TrainingRecipe(epochs=2, batch_size=16, ema=0.5)
+    with run_of_both(folder / "train") as (group, run):
+        scratch.train(NETWORK, make_data(), recipe, run, group=group)
+
+
+TWO_NODES = """
+import sys
+from pathlib import Path
+from tests.nas.test_distributed import _search_and_train
+
+_search_and_train(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]))
+"""
+
+
+def test_two_machines_end_as_two_processes_of_one(tmp_path: Path) -> None:
+    """Two of ``torchrun`` meet on the loopback, each with one process: the same bit for bit."""
+    require_loopback()
+    space = make_tiny_space()
+    table = write_table(tmp_path / "t.sqlite", space, load_profile("cpu-onnxruntime"))
+    target_ms = sum(PricedSpace(space, table).reachable_ms()) / 2
+    given = (table.path, target_ms)
+    assert run_together(_search_and_train, tmp_path / "one", *given) == [0, 0]
+
+    script = tmp_path / "work.py"
+    script.write_text(TWO_NODES)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    machines = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2"),
+                *(f"--node-rank={rank}", "--master-addr=127.0.0.1", f"--master-port={port}"),
+                *(str(script), str(tmp_path / "two"), *map(str, given)),
+            ],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(2)
+    ]
+    for machine in machines:
+        words, _ = machine.communicate(timeout=240)
+        assert machine.returncode == 0, words.decode()
+
+    files = sorted((tmp_path / "one").rglob("*.pt")) + sorted((tmp_path / "one").rglob("*.json"))
+    assert len(files) >= 5
+    for file in files:
+        other = tmp_path / "two" / file.relative_to(tmp_path / "one")
+        if file.suffix == ".json":
+            assert file.read_text() == other.read_text()
+        else:
+            _same(torch.load(file, weights_only=True), torch.load(other, weights_only=True))
+
+
+def _same(ours: Any, theirs: Any) -> None:
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key, value in ours.items():
+            _same(value, theirs[key])
+    elif isinstance(ours, list | tuple):
+        for pair in zip(ours, theirs, strict=True):
+            _same(*pair)
+    elif isinstance(ours, Tensor):
+        assert torch.equal(ours, theirs)
+    else:
+        assert ours == theirs
+
+
+class _Twins:
+    """Stands for NCCL between two processes in the same state: what it adds up is doubled."""
+
+    def __init__(self) -> None:
+        self.summed: list[Tensor] = []
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        self.summed.append(tensor)
+        tensor *= 2
+
+
+def test_only_tensors_of_the_device_are_added_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NCCL takes no others: choices, losses and statistics go there, and come back."""
+    twins = _Twins()
+    monkeypatch.setattr(distributed.dist, "all_reduce", twins.all_reduce)
+    space = make_tiny_space()
+    table = write_table(tmp_path / "t.sqlite", space, load_profile("cpu-onnxruntime"))
+    priced = PricedSpace(space, table)
+    target_ms = sum(priced.reachable_ms()) / 2
+    with pretend_gpu():
+        device = on_pretend_gpu()
+        group = Workers(0, 2, device.device)
+        ends = []
+        for workers_of in (group, ALONE):
+            settings = SearchSettings(recipe=TFNASRecipe(), workers=workers_of, torch_device=device)
+            searcher = TFNASSearcher(priced, settings)
+            state, noise = searcher.begin(), generator(0)
+            x = torch.randn(8, 3, 8, 8, generator=generator(1)).to(device.device)
+            labels = torch.arange(8).to(device.device)
+            searcher.weight_step(state, x, labels, noise, 2.0, both=True)
+            searcher.architecture_step(state, x, labels, noise, 2.0, target_ms)
+            workers_of.average_buffers(nn.BatchNorm2d(3))
+            ends.append({**state.supernet.state_dict(), **state.choices.state_dict()})
+        assert group.sum([1.5, 2.0]) == [3.0, 4.0]
+        assert len(twins.summed) == 4
+        assert all(isinstance(tensor, DeviceTensor) for tensor in twins.summed)
+        for name, value in ends[0].items():  # the mean of two alike
+            torch.testing.assert_close(value.cpu(), ends[1][name].cpu())
+
+
+def test_gpus_meet_by_nccl_each_with_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, object]] = []
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    store = torch.distributed.HashStore()
+    store.set("latbench/kind/0", "a GPU")
+    monkeypatch.setattr(distributed, "rendezvous", lambda url: iter([(store, 1, 2)]))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(("device", device)))
+    monkeypatch.setattr(
+        distributed.dist,
+        "init_process_group",
+        lambda backend, **given: calls.append((backend, (given["rank"], given["world_size"]))),
+    )
+    monkeypatch.setattr(
+        distributed.dist, "barrier", lambda device_ids: calls.append(("barrier", device_ids))
+    )
+    monkeypatch.setattr(
+        distributed.dist, "destroy_process_group", lambda: calls.append(("end", None))
+    )
+    device = torch.device("cuda", 1)
+    with workers(TorchDevice(device)) as group:
+        group.wait()
+    assert group == Workers(1, 2, device)
+    assert calls == [("device", device), ("nccl", (1, 2)), ("barrier", [1]), ("end", None)]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "words"),
+    [
+        (("NVIDIA A100", "NVIDIA H100"), "NVIDIA A100, NVIDIA H100"),
+        (("CPU", "NVIDIA H100"), "CPU, NVIDIA H100"),
+    ],
+)
+def test_devices_of_different_kinds_are_refused_in_every_process(
+    kinds: Sequence[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: kinds[device.index])
+    store = torch.distributed.HashStore()
+
+    def join(rank: int) -> str:
+        device = torch.device("cpu") if kinds[rank] == "CPU" else torch.device("cuda", rank)
+        with pytest.raises(InvalidValueError) as refused:
+            distributed._require_one_kind(store, rank, 2, device)
+        return refused.value.message
+
+    with ThreadPoolExecutor(2) as threads:
+        messages = list(threads.map(join, range(2)))
+    assert all(words in message and "--torch-device cpu" in message for message in messages)
+
+
+def test_apple_gpus_train_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(InvalidValueError, match="on CPUs or on CUDA GPUs, not on mps"),
+        workers(TorchDevice(torch.device("mps"))),
+    ):
+        pass

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from nas.relaxation import Relaxed, one_hot
-from nas.spaces import SearchSpace
+from nas.spaces import Architecture, SearchSpace
 from nas.training.strategies.base import Strategy, random_path
 
 RANDOM_PATHS = 2  # of the four paths a step, as published
@@ -20,7 +22,18 @@ class SandwichRule(Strategy):
 
     def __init__(self, space: SearchSpace) -> None:
         super().__init__(space)
-        self._ends = [one_hot(space, space.largest()), one_hot(space, space.smallest())]
+        self._ends = [_sized(space, space.largest()), _sized(space, space.smallest())]
 
     def draw(self, rng: torch.Generator, progress: float) -> list[Relaxed]:
         return [*self._ends, *(random_path(self.space, rng) for _ in range(RANDOM_PATHS))]
+
+
+def _sized(space: SearchSpace, architecture: Architecture) -> Relaxed:
+    """The path of an architecture, its elastic operations at the architecture's widths."""
+    widths = {
+        (s, i, space.stages[s][i].ops.index(choice.op)): choice.width
+        for s, stage in enumerate(architecture.stages)
+        for i, choice in enumerate(stage)
+        if choice.width is not None
+    }
+    return replace(one_hot(space, architecture), widths=widths)
