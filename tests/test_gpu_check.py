@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu.conditions import environment
+from benchmarks.gpu.conditions import ROOT, environment
 from benchmarks.gpu.plan import ITEMS, Item, allowed_s
 from benchmarks.gpu.profiling import with_sweep
 from benchmarks.gpu.record import Record, read_record
@@ -22,7 +22,7 @@ from benchmarks.sides import Side, SideFailed
 from latbench.device import load_profile
 from latbench.profilers.gpu import no_gpu
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_check.py"
+SCRIPT = ROOT / "benchmarks" / "gpu_check.py"
 
 
 def check(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -135,11 +135,13 @@ def test_a_profile_keeps_all_but_what_is_changed_of_its_protocol(name: str, tmp_
     assert changed.sweep.warmup_ms == shipped.sweep.warmup_ms
 
 
-SERVER = """
+SERVER = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
 from benchmarks.sides import serve
 def fail():
     raise MemoryError("no room")
-serve({"good": lambda: None, "bad": fail}, {"five": lambda: 5.0})
+serve({{"good": lambda: None, "bad": fail}}, {{"five": lambda: 5.0}})
 """
 
 

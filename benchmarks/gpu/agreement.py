@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.gpu.conditions import Conditions
 from benchmarks.gpu.record import Record
+from benchmarks.gpu.running import FAILED
 from benchmarks.sgnas_sides import SUPERNET, sgnas_step
 from benchmarks.tfnas_sides import Shape, our_steps
 from nas.searchers.choices import Choices
@@ -45,12 +46,14 @@ def run(conditions: Conditions, record: Record) -> None:
         expected = _until(steps(CPU, paths), most, monotonic() + seconds)
         ours = list(islice(steps(device, our_paths), len(expected)))
         rounding = [
-            _difference(a, b) for a, b in zip(steps(CPU, [], 1 + 2**-22), expected, strict=False)
+            _difference(a, b) for a, b in zip(steps(CPU, [], 1 + 2**-20), expected, strict=False)
         ]
         apart = [_difference(a, b) for a, b in zip(ours, expected, strict=True)]
         allowed = [max(_LEAST, _FACTOR * max(rounding[: i + 1])) for i in range(len(apart))]
         agree = all(a <= b for a, b in zip(apart, allowed, strict=True))
         same = our_paths == paths
+        if not (agree and same):
+            record.end(FAILED)
         record.add(
             f"{name}, fp32, {len(expected)} steps: largest relative difference {max(apart):.1e} "
             f"(first step {apart[0]:.1e}), CPU against CPU {max(rounding):.1e}, "

@@ -17,6 +17,7 @@ from nas.training.torch_device import TorchDevice, find_torch_device
 SIDES = ("ours", "plain")
 _ROUNDS, _STEPS = 4, 5  # turns of each side, and timed steps a turn
 _WARMUP = 12  # steps before the first turn: cuDNN tries its algorithms for every path's shapes
+_TIMED_SHARE = 0.7  # of the time, kept for timed steps
 _TINY = (1, 1)  # the same without a GPU
 _SMALLEST_BATCH = 16
 _OUT_OF_MEMORY = "OutOfMemoryError"
@@ -42,7 +43,7 @@ def compare(
         conditions: Time and device.
         record: Gets median, quartiles and peak memory.
         item: Whose module serves the sides.
-        precisions: Of the computation.
+        precisions: Precisions of the computation.
         kinds: Kinds of steps.
         batch_size: Images a step.
     """
@@ -83,19 +84,20 @@ def _compare_one(
             if monotonic() > end and times_ms[side]:
                 continue
             try:
-                for _ in range(1 if number or steps == 1 else _WARMUP):
+                for warmup in range(1 if number or steps == 1 else _WARMUP):
                     sides[side].ask(step)  # untimed
+                    if warmup and monotonic() > end - _TIMED_SHARE * seconds:
+                        break
                 sides[side].ask("forget")
                 times_ms[side] += [sides[side].ask(step) for _ in range(steps)]
                 peaks_gib[side] = max(peaks_gib.get(side, 0.0), sides[side].ask("peak"))
+                sides[side].ask("free")  # the other side needs the room
             except SideFailed as failure:
                 if _OUT_OF_MEMORY in str(failure):
-                    sides[side].ask("free")
                     record.add(f"{step}: {side} is out of memory at batch {batch_size}")
                     return False
                 record.add(f"{step}: {side} failed: {failure}")
                 return True
-            sides[side].ask("free")  # the other side needs the room
     medians = {}
     for side, taken in times_ms.items():
         low, medians[side], high = (float(q) for q in np.quantile(taken, (0.25, 0.5, 0.75)))

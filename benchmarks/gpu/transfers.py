@@ -19,6 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from benchmarks.gpu.conditions import ROOT, Conditions
 from benchmarks.gpu.record import Record
+from benchmarks.gpu.running import FAILED
 from benchmarks.tfnas_sides import made_up_table
 from nas.data import load_data
 from nas.priced import PricedSpace
@@ -40,18 +41,18 @@ class Trainer:
     """A training whose steps are counted.
 
     Attributes:
-        searcher: Which search it is a part of.
-        space: On which space.
-        settings: Of its recipe.
-        optimizer: What the class of the counted optimiser's name begins or ends with.
-        images: Images that a step needs, in batches.
+        searcher: Name of the search that it is a part of.
+        space: Name of the space.
+        settings: Settings of its recipe.
+        optimizer: End of the class name of the optimiser whose steps are counted.
+        batches: Batches of images that a step needs, on average.
     """
 
     searcher: str
     space: str
     settings: tuple[str, ...]
     optimizer: str
-    images: float
+    batches: float
 
 
 _SHORT = ("priors=1", "prior_candidates=1", "selected_on=1", "calibration_batches=1")
@@ -79,6 +80,7 @@ def run(conditions: Conditions, record: Record) -> None:
             _report(record, name, trainer, window)
         except Exception as error:
             record.add(f"{name} FAILED: {type(error).__name__}: {' '.join(str(error).split())}")
+            record.end(FAILED)
 
 
 def _train(
@@ -112,20 +114,26 @@ class _Window:
     """Counts steps of an optimiser; profiles some, watches some for waits, then ends the training.
 
     Called after every step of any optimiser.
+
+    Args:
+        optimizer: End of the class name of the optimiser whose steps are counted.
+        trace: File that the profiler may use.
+        tiny: Whether a few steps will do.
+
+    Attributes:
+        counted: Steps under the profiler.
+        counts: What was counted in them.
+        warnings: Warnings of later steps; some say that the processor waited.
     """
 
     def __init__(self, optimizer: str, trace: Path, *, tiny: bool) -> None:
         self._optimizer, self._trace = optimizer, trace
-        self._skipped, self._counted = (1, 2) if tiny else (_SKIPPED, _COUNTED)
+        self._skipped, self.counted = (1, 2) if tiny else (_SKIPPED, _COUNTED)
         self._steps = 0
         self._profiler: Any = None
         self._catching: Any = None
         self.warnings: list[warnings.WarningMessage] = []
         self.counts: Counter[str] = Counter()
-
-    @property
-    def counted(self) -> int:
-        return self._counted
 
     def __call__(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         if not type(optimizer).__name__.endswith(self._optimizer):
@@ -133,10 +141,10 @@ class _Window:
         self._steps += 1
         if self._steps == self._skipped:
             self._begin_profile()
-        elif self._steps == self._skipped + self._counted:
+        elif self._steps == self._skipped + self.counted:
             self._end_profile()
             self._begin_watch()
-        elif self._steps == self._skipped + self._counted + _WATCHED:
+        elif self._steps == self._skipped + self.counted + _WATCHED:
             self.close()
             raise Enough
 
@@ -202,7 +210,7 @@ def count_events(trace: Mapping[str, Any]) -> Counter[str]:
 def _report(record: Record, name: str, trainer: Trainer, window: _Window) -> None:
     counts, steps = window.counts, window.counted
     batch_bytes = _BATCH * (_SIZE * _SIZE + 8)  # grey bytes and labels
-    allowed = trainer.images * batch_bytes + _SLACK_BYTES
+    allowed = trainer.batches * batch_bytes + _SLACK_BYTES
     brought = counts["HtoD bytes"] / steps
     waits = {k: v / steps for k, v in counts.items() if "Synchronize" in k}
     verdict = "within" if brought <= allowed else "MORE THAN"
