@@ -25,11 +25,16 @@ class FaceRecognition(Task):
     scratch_criterion = "angular"
     metric = "accuracy"
     embeds = True
+    fitness_name = "loss"
 
     @torch.no_grad()
     def fitness(self, outputs: Tensor, labels: Tensor, criterion: nn.Module) -> float:
         """Minus the loss: identities of single images are not what the network gives."""
         return -float(criterion(outputs, labels))
+
+    @staticmethod
+    def shown(fitness: float) -> str:
+        return f"{-fitness:.3f}"
 
     @torch.no_grad()
     def test(self, model: Model) -> dict[str, float]:
