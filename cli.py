@@ -941,6 +941,7 @@ def search(
     family = _searchers()[searcher]
     from nas.landing import measurer
     from nas.searchers.base import SearchSettings, architecture_file, generator_file
+    from nas.tasks import TASKS
     from nas.training.distributed import workers
     from nas.training.torch_device import find_torch_device
 
@@ -1002,7 +1003,8 @@ def search(
 
     files = [architecture_file(output, result.target_ms) for result in results]
     costs = [network_cost(searched.lower(result.architecture)) for result in results]
-    known = "accuracy" if loaded.task == "classification" else "fitness"
+    task = TASKS[loaded.task]
+    has_argmax = any(result.argmax for result in results)
 
     def render() -> None:
         if results:
@@ -1017,7 +1019,8 @@ def search(
                 *(["measured", "rounds"] if measured else []),
                 *(["below target"] if tables else []),
                 *(["MACs, M", "params, M"] if limits else []),
-                *(f"supernet's {known}", "argmax"),
+                f"supernet's {task.fitness_name}",
+                *(["argmax"] if has_argmax else []),
             ),
             [
                 (
@@ -1029,8 +1032,12 @@ def search(
                     ),
                     *([_below(result)] if tables else []),
                     *([f"{c.macs / 1e6:.4g}", f"{c.params / 1e6:.4g}"] if limits else []),
-                    f"{result.score:.1%}" if known == "accuracy" else f"{result.score:.3f}",
-                    format_ms(result.argmax.latency_ms) if result.argmax else "",
+                    task.shown(result.score),
+                    *(
+                        [_ms(result.argmax.latency_ms if result.argmax else None)]
+                        if has_argmax
+                        else []
+                    ),
                 )
                 for result, c in zip(results, costs, strict=True)
             ],

@@ -94,7 +94,8 @@ class UnknownNameError(LatbenchError):
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
         place = f" at {path}" if path else ""
-        message = f"unknown {what} {name!r}{place}: {hint}choose from {', '.join(known)}"
+        allowed = f"choose from {', '.join(known)}" if known else "there is none, leave it out"
+        message = f"unknown {what} {name!r}{place}: {hint}{allowed}"
         super().__init__(message, path=path, choices=known)
 
 

@@ -19,7 +19,13 @@ from latbench.environment import Environment
 from latbench.errors import MismatchError
 from latbench.measure.lock import device_lock
 from latbench.measure.samples import Interval, Samples
-from latbench.measure.sweep import Progress, Target, network_target, sweep_pass
+from latbench.measure.sweep import (
+    Progress,
+    Target,
+    fraction_done,
+    network_target,
+    sweep_pass,
+)
 from latbench.profilers import Profiler
 from latbench.tables import LatencyTable, TableStore
 from latbench.tables.estimation import Drift
@@ -137,16 +143,23 @@ def make_passes(
         limit_s: Wall time in s after which no pass is begun; one is always finished.
         progress: Told what is going on.
     """
-    begin, pass_s, first = monotonic(), 0.0, store.passes(sweep)
+    begin, first = monotonic(), store.passes(sweep)
+    taken_s: list[float] = []
     for number in range(first, passes):
-        if number > first and monotonic() - begin + pass_s / 2 > limit_s:
+        if taken_s and monotonic() - begin + taken_s[-1] / 2 > limit_s:
             return
 
         def visited(done: int, total: int, number: int = number) -> None:
-            by_passes = (number + done / total) / passes
-            by_time = (monotonic() - begin) / limit_s
-            progress(min(1.0, max(by_passes, by_time)), f"pass {number + 1} of {passes}")
+            elapsed_s, share = monotonic() - begin, done / total
+            spent_s = elapsed_s - sum(taken_s)
+            whole_s = spent_s / share
+            by_passes_s = (passes - number) * whole_s - spent_s
+            left_s = max(whole_s - spent_s, limit_s - elapsed_s)
+            done_part = (number + share) / passes
+            if left_s < by_passes_s:  # the limit ends it first
+                done_part = fraction_done(elapsed_s, left_s)
+            progress(done_part, f"pass {number + 1} of {passes}")
 
         record = sweep_pass(profiler, targets, number=number, on_visit=visited)
         store.add_pass(sweep, record)
-        pass_s = record.seconds
+        taken_s.append(record.seconds)

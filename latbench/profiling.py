@@ -10,7 +10,7 @@ committed; whatever ends a run, the same call goes on where it ended.
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -27,7 +27,14 @@ from latbench.errors import MismatchError
 from latbench.knots import KnotPlan, likely_blocks
 from latbench.measure.lock import device_lock
 from latbench.measure.samples import Samples
-from latbench.measure.sweep import Progress, Target, block_target, network_target, sweep_pass
+from latbench.measure.sweep import (
+    Progress,
+    Target,
+    block_target,
+    fraction_done,
+    network_target,
+    sweep_pass,
+)
 from latbench.profilers import Profiler
 from latbench.tables import SpaceLabel, StoredFit, TableStore
 from latbench.tables.curves import Curves
@@ -123,7 +130,8 @@ def profile(
                 renew_environment(store, environment)
                 sweep = store.begin_sweep("profile", environment)
                 join_networks(store, networks)
-                run = _Run(profiler, store, sweep, begin, time_limit_s, progress)
+                likely = len(likely_blocks(blocks))
+                run = _Run(profiler, store, sweep, begin, time_limit_s, progress, likely=likely)
                 stopped = run.measure(KnotPlan(store, blocks))
                 if not run.samples.hot_ms.keys() & store.networks("profile").keys():
                     raise KeyboardInterrupt
@@ -314,7 +322,17 @@ def _result(
 
 
 class _Run:
-    """The measuring part of a profiling run."""
+    """The measuring part of a profiling run.
+
+    Args:
+        profiler: Of the device.
+        store: Where the passes are kept.
+        sweep: Which sweep.
+        begin: When the run began, by ``time.monotonic``.
+        limit_s: Wall time in s for the run.
+        progress: Told what is going on.
+        likely: About how many blocks a whole pass visits.
+    """
 
     def __init__(
         self,
@@ -324,13 +342,15 @@ class _Run:
         begin: float,
         limit_s: float,
         progress: Progress,
+        *,
+        likely: int,
     ) -> None:
         self.profiler, self.store, self.sweep = profiler, store, sweep
         self.protocol = profiler.profile.sweep
         self.begin, self.limit_s, self.progress = begin, limit_s, progress
         self.samples = Samples.of(store.visits(sweep))
+        self.likely = likely
         self.pass_s = 0.0
-        self.passes_before = store.passes(sweep)
         self.network_ids = list(store.networks("profile"))
 
     def measure(self, plan: KnotPlan) -> Stopped:
@@ -349,8 +369,18 @@ class _Run:
         wanted = {(spec,) for spec in scanned}
         blocks = _block_targets(self.store, self.protocol)
         targets = [target for target in blocks if target.network in wanted]
-        while any(len(self.samples.hot_ms.get(t.id, ())) < SCAN_PASSES for t in targets):
-            self._pass(targets, words="scanning widths")
+        while True:
+            seen = [len(self.samples.hot_ms.get(target.id, ())) for target in targets]
+            missing = SCAN_PASSES - min(seen, default=SCAN_PASSES)
+            if missing <= 0:
+                break
+
+            def left_s(spent_s: float, pass_s: float, missing: int = missing) -> float:
+                scan_s = missing * pass_s - spent_s
+                least_s = scan_s + self._whole_pass_s(pass_s / len(targets))
+                return max(least_s, self.limit_s - self._elapsed_s())
+
+            self._pass(targets, left_s, words="scanning widths")
         plan.add_knots(scanned, self.samples, self.protocol.quantile)
 
     def _passes(self, plan: KnotPlan) -> Stopped:
@@ -366,15 +396,44 @@ class _Run:
                 targets = profile_targets(self.store, self.protocol)
             if self._due(seen) and self._converged():
                 return "converged"
-            self._pass(targets, words=f"pass {seen + 1}")
+
+            def left_s(spent_s: float, pass_s: float, done_here: int = done_here) -> float:
+                by_passes_s = (self.protocol.max_passes - done_here) * pass_s - spent_s
+                by_limit_s = self.limit_s - self._elapsed_s()
+                return max(pass_s - spent_s, min(by_passes_s, by_limit_s))
+
+            self._pass(targets, left_s, words=f"pass {seen + 1}")
             done_here += 1
 
-    def _pass(self, targets: Sequence[Target], *, words: str) -> None:
-        number = self.store.passes(self.sweep)
+    def _whole_pass_s(self, block_s: float) -> float:
+        """About what a pass over all blocks and networks takes, by what one visit takes."""
+        p = self.protocol
+        visits = len(self.network_ids) * p.network_visits
+        return self.likely * block_s + visits * (block_s + p.network_dwell_ms / 1e3)
+
+    def _pass(
+        self,
+        targets: Sequence[Target],
+        left_s: Callable[[float, float], float],
+        *,
+        words: str,
+    ) -> None:
+        """Make one pass and commit it.
+
+        Args:
+            targets: What it visits.
+            left_s: What the run takes still, in s, when so many s of a pass that takes so many s
+                are spent. A pass that was begun is finished, whatever the limit.
+            words: What is going on.
+        """
+        number, begin = self.store.passes(self.sweep), monotonic()
 
         def visited(done: int, total: int) -> None:
             if done % 16 == 0 or done == total:
-                self._tell(number, done / total, f"{words}, {done} of {total} visits")
+                spent_s = monotonic() - begin
+                left = left_s(spent_s, spent_s * total / done)
+                told = f"{words}, {done} of {total} visits"
+                self.progress(fraction_done(self._elapsed_s(), left), told)
 
         record = sweep_pass(self.profiler, targets, number=number, on_visit=visited)
         self.store.add_pass(self.sweep, record)
@@ -403,9 +462,3 @@ class _Run:
 
     def _elapsed_s(self) -> float:
         return monotonic() - self.begin
-
-    def _tell(self, number: int, share: float, words: str) -> None:
-        expected = self.protocol.max_passes + max(0, SCAN_PASSES - self.passes_before)
-        by_passes = (number - self.passes_before + share) / expected
-        fraction = max(by_passes, self._elapsed_s() / self.limit_s)
-        self.progress(min(fraction, 1.0), words)

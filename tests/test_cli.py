@@ -583,6 +583,24 @@ def test_tables_of_different_networks_are_not_searched_together(
     assert not (tmp_path / "run").exists()
 
 
+def test_results_have_no_column_that_is_empty(
+    run: Any, tmp_path: Path, profile: DeviceProfile
+) -> None:
+    """Searches without probabilities have no argmax."""
+    table = tmp_path / "t.sqlite"
+    write_table(table, make_space("nasbench-macro", 8, 10), profile)
+    target = cli._priced_space(cli._open_table(table), "any").reachable_ms()[1]
+    code, out, _ = run(
+        "search", "nasbench-macro", "--searcher", "random", "--table", table, "--data", "digits",
+        "--images", 40, "--epochs", 1, "--batch-size", 16, "--set", "evaluations=2",
+        "--target", f"{target}ms", "-o", tmp_path / "run",
+    )  # fmt: skip
+    assert code == 0
+    header, row = out.splitlines()[:2]
+    assert header.rstrip().endswith("supernet's accuracy")
+    assert row.rstrip().endswith("%")
+
+
 def test_a_search_is_of_the_variant_that_its_table_prices(
     run: Any, tmp_path: Path, profile: DeviceProfile
 ) -> None:

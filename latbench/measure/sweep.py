@@ -29,6 +29,12 @@ Progress = Callable[[float, str], None]
 """Called now and then with the fraction done, 0 to 1, and a few words."""
 
 
+def fraction_done(elapsed_s: float, left_s: float) -> float:
+    """The fraction of its time that something has taken which takes so long still."""
+    whole_s = elapsed_s + left_s
+    return min(1.0, elapsed_s / whole_s) if whole_s > 0 else 0.0
+
+
 @dataclass(frozen=True)
 class Target:
     """Something to visit: a block (a network of one) or a whole network.

@@ -60,9 +60,18 @@ def run(
     score: Callable[[Code], float],
     evaluations: int,
     *,
+    shown: Callable[[float], str] = "score {:.4f}".format,
     progress: Callable[[float, str], None] = lambda fraction, words: None,
 ) -> None:
-    """Ask and tell so many times, or until the space is known."""
+    """Ask and tell so many times, or until the space is known.
+
+    Args:
+        black_box: What asks.
+        score: What answers.
+        evaluations: How many times.
+        shown: A score in words.
+        progress: Told the fraction done, and the best score so far.
+    """
     for count in range(1, evaluations + 1):
         code = black_box.ask()
         if code is None:
@@ -70,5 +79,5 @@ def run(
         black_box.tell(code, score(code))
         progress(
             count / evaluations,
-            f"architecture {count} of {evaluations}, best {black_box.best[1]:.2%}",
+            f"architecture {count} of {evaluations}, best {shown(black_box.best[1])}",
         )

@@ -48,7 +48,7 @@ def make_criterion(
     given: dict[str, float | str] = {}
     for option, value in (options or {}).items():
         if option not in defaults:
-            raise UnknownNameError(f"option of {name}", option, list(defaults) or ["none"])
+            raise UnknownNameError(f"option of {name}", option, defaults)
         given[option] = _like(option, value, defaults[option])
     return family(outputs, classes, **given)
 

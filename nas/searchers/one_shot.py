@@ -41,6 +41,7 @@ from nas.searchers.base import (
 from nas.searchers.supernet import SupernetSearcher, divided, supernet_of
 from nas.spaces import SearchSpace
 from nas.supernet.supernet import Supernet
+from nas.tasks import task_of
 from nas.training.criterion import criterion_of
 from nas.training.epochs import Progress, Values
 from nas.training.run_folder import RunFolder
@@ -161,7 +162,14 @@ class OneShotSearcher(SupernetSearcher):
         def score(code: Code) -> float:
             return evaluator.score(loosest.decode(code))
 
-        known = self._ask(coded, loosest, score, progress)
+        task = task_of(data)
+        known = self._ask(
+            coded,
+            loosest,
+            score,
+            lambda fitness: f"{task.fitness_name} {task.shown(fitness)}",
+            progress,
+        )
         results = []
         with folder.metrics() as metrics:
             for constrained, target_ms in zip(coded, asked, strict=True):
@@ -182,6 +190,7 @@ class OneShotSearcher(SupernetSearcher):
         coded: Sequence[CodedSpace],
         loosest: CodedSpace,
         score: Callable[[Code], float],
+        shown: Callable[[float], str],
         progress: Progress,
     ) -> dict[Code, float]:
         """Search under every target, or once under the loosest for the whole front."""
@@ -201,7 +210,7 @@ class OneShotSearcher(SupernetSearcher):
                 share = (index + done) / len(searched)
                 progress(_TRAINING + (1 - _TRAINING) * share, words)
 
-            run(black_box, score, evaluations, progress=report)
+            run(black_box, score, evaluations, shown=shown, progress=report)
             known |= black_box.scores
         return known
 

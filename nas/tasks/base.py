@@ -34,12 +34,14 @@ class Task(ABC):
         scratch_criterion: That of trainings from scratch, where the recipe names none.
         metric: Which of the final metrics counts; a fraction, higher is better.
         embeds: Whether networks may give embeddings instead of a logit a class.
+        fitness_name: What people are told that a fitness is, beside what ``shown`` makes of it.
     """
 
     criterion_name: ClassVar[str]
     scratch_criterion: ClassVar[str]
     metric: ClassVar[str]
     embeds: ClassVar[bool] = False
+    fitness_name: ClassVar[str] = "fitness"
 
     def __init__(self, data: ImageData, device: torch.device = CPU) -> None:
         self.data = data
@@ -78,6 +80,11 @@ class Task(ABC):
         The mean over the batch, a scalar where the outputs lie, which searchers average over
         batches by their size.
         """
+
+    @staticmethod
+    def shown(fitness: float) -> str:
+        """A fitness as people read it."""
+        return f"{fitness:.3f}"
 
     @torch.no_grad()
     def mean_fitness(self, model: Model, source: Source, criterion: nn.Module) -> float:

@@ -15,10 +15,15 @@ class Classification(Task):
     criterion_name = "cross-entropy"
     scratch_criterion = "label-smoothing"
     metric = "top1"
+    fitness_name = "accuracy"
 
     def fitness(self, outputs: Tensor, labels: Tensor, criterion: nn.Module) -> Tensor:
         """Top-1 accuracy."""
         return (outputs.argmax(1) == labels).float().mean()
+
+    @staticmethod
+    def shown(fitness: float) -> str:
+        return f"{fitness:.1%}"
 
     @torch.no_grad()
     def test(self, model: Model) -> dict[str, float]:

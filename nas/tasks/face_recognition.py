@@ -25,12 +25,17 @@ class FaceRecognition(Task):
     scratch_criterion = "angular"
     metric = "accuracy"
     embeds = True
+    fitness_name = "loss"
 
     @torch.no_grad()
     def fitness(self, outputs: Tensor, labels: Tensor, criterion: nn.Module) -> Tensor:
         """Minus the loss: identities of single images are not what the network gives."""
         loss: Tensor = criterion(outputs, labels)
         return -loss
+
+    @staticmethod
+    def shown(fitness: float) -> str:
+        return f"{-fitness:.3f}"
 
     @torch.no_grad()
     def test(self, model: Model) -> dict[str, float]:

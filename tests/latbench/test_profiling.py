@@ -29,7 +29,7 @@ from latbench.measure.lock import device_lock
 from latbench.measure.sweep import PassRecord, Target, block_target, network_target, sweep_pass
 from latbench.measure.visit import visit
 from latbench.profilers import PROFILERS, CacheFlusher, Flush, Profiler, Session, make_profiler
-from latbench.profiling import SCAN_PASSES, ProfileResult
+from latbench.profiling import SCAN_PASSES, ProfileResult, _Run
 from latbench.tables import LatencyTable, TableStore
 from latbench.tables.estimation import Drift
 from latbench.verification import calibrate, verify, verify_apart
@@ -202,6 +202,49 @@ def test_profiling_resumes_where_it_was(
     rest = _run(profiler, path, tiny_space)
     assert first.passes < rest.passes <= first.passes + quick_profile.sweep.max_passes
     assert rest.stopped in ("converged", "pass limit")
+
+
+@pytest.mark.parametrize(("limit_s", "off"), [(1e-3, 0.02), (1500.0, 0.4), (1e9, 0.1)])
+def test_the_time_left_that_is_told_is_what_is_left(
+    tmp_path: Path,
+    quick_profile: DeviceProfile,
+    tiny_space: SearchSpace,
+    monkeypatch: pytest.MonkeyPatch,
+    limit_s: float,
+    off: float,
+) -> None:
+    """Every visit takes a second: the last pass is finished, whatever the limit."""
+    clock, told = [0.0], []
+    monkeypatch.setattr(latbench.profiling, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(_Run, "_converged", lambda self: False)
+
+    def slow(*args: Any, on_visit: Callable[[int, int], None], **others: Any) -> PassRecord:
+        begin = clock[0]
+
+        def visited(done: int, total: int) -> None:
+            clock[0] = begin + done
+            on_visit(done, total)
+
+        record = sweep_pass(*args, on_visit=visited, **others)
+        record.seconds = clock[0] - begin
+        return record
+
+    monkeypatch.setattr(latbench.profiling, "sweep_pass", slow)
+    profile_space(
+        make_profiler(quick_profile),
+        tmp_path / "t.sqlite",
+        tiny_space,
+        time_limit_s=limit_s,
+        progress=lambda fraction, words: told.append((clock[0], fraction, words)),
+    )
+    whole_s = clock[0]
+    *during, (_, last, words) = told
+    assert (last, words) == (1.0, "fitting prices")
+    for elapsed_s, fraction, words in during:
+        assert fraction < 0.9 or elapsed_s > 0.8 * whole_s
+        if words.startswith("pass"):
+            left_s = elapsed_s * (1 - fraction) / fraction
+            assert left_s == pytest.approx(whole_s - elapsed_s, abs=off * whole_s)
 
 
 def test_a_table_goes_on_with_more_networks_and_loses_none(

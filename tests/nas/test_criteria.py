@@ -91,6 +91,12 @@ def test_an_unknown_option_is_answered_with_the_choices(name: str) -> None:
         _make(name, sharpness=1.0)
 
 
+def test_an_option_of_a_criterion_without_options_is_to_be_left_out() -> None:
+    with pytest.raises(UnknownNameError, match="there is none, leave it out") as caught:
+        _make("cross-entropy", scale=2.0)
+    assert caught.value.choices == []
+
+
 def test_options_out_of_range_are_refused() -> None:
     for name, options in (
         ("label-smoothing", {"smoothing": 1.5}),

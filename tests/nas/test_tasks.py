@@ -19,6 +19,7 @@ from nas.priced import PricedSpace
 from nas.recipes import load_recipe
 from nas.searchers import SEARCHERS, SearchResult, SearchSettings
 from nas.searchers.generator_training import SGNASRecipe
+from nas.searchers.one_shot import OneShotRecipe
 from nas.searchers.sgnas import SGNASSearcher
 from nas.spaces import SearchSpace
 from nas.tasks import TASKS, task_of
@@ -144,6 +145,33 @@ def test_faces_are_searched_by_evolution(
     data = load_data("faces", input_size=8, classes=tiny_space.classes, data_dir=tmp_path)
     found = _faces_search(PricedSpace(tiny_space, tiny_table), data, "evolution", tmp_path / "s")
     tiny_space.check(found.architecture)
+
+
+def test_a_score_is_shown_as_what_it_is() -> None:
+    """Accuracy as a percentage; for faces, whose score is minus a loss, the loss."""
+    shown = {name: (TASKS[name].fitness_name, TASKS[name].shown) for name in TASKS}
+    assert shown["classification"][0] == "accuracy"
+    assert shown["classification"][1](0.9312) == "93.1%"
+    assert shown["face-recognition"][0] == "loss"
+    assert shown["face-recognition"][1](-12.3456) == "12.346"
+
+
+def test_a_search_of_faces_tells_its_loss(
+    tiny_space: SearchSpace, tiny_table: LatencyTable, tmp_path: Path
+) -> None:
+    _faces(tmp_path)
+    data = load_data("faces", input_size=8, classes=tiny_space.classes, data_dir=tmp_path)
+    priced = PricedSpace(tiny_space, tiny_table)
+    told: list[str] = []
+    recipe = load_recipe(OneShotRecipe, None, ["evaluations=4"])
+    searcher = SEARCHERS["random"](priced, SearchSettings(epochs=1, batch_size=8, recipe=recipe))
+    (found,) = searcher.search(
+        data.subset(48, seed=0),
+        [priced.reachable_ms()[1]],
+        RunFolder(tmp_path / "run", {}),
+        progress=lambda fraction, words: told.append(words),
+    )
+    assert told[-1] == f"architecture 4 of 4, best loss {-found.score:.3f}"
 
 
 def test_faces_are_searched_trained_and_verified(
