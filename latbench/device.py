@@ -55,6 +55,7 @@ class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         least_clock: Fraction of a GPU's highest clock below which a visit does not count. Lower it
             where the clock is locked on purpose.
         warmup_ms: Untimed calls go on for this long: an idle GPU has lowered its clock.
+        scan_passes: Passes over the widths by which a runtime's alignment classes are found.
     """
 
     warmup_calls: Count = 2
@@ -73,6 +74,7 @@ class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     verify_visits: Count = 60
     least_clock: Fraction = 0.75  # as NVBench drops samples by default
     warmup_ms: Milliseconds = 0.0
+    scan_passes: Count = 8  # enough for a class three times as slow, and for steps of some percent
 
 
 class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -44,7 +44,6 @@ Stopped = Literal["converged", "time limit", "pass limit", "interrupted"]
 
 _CHECK_EVERY = 5  # passes between looks at convergence, each of which takes about a second
 
-SCAN_PASSES = 8  # enough for a class three times as slow, and for steps of some percent
 _SAMPLED = 40  # blocks that a forecast visits
 _COPIES = 4  # of a network's weights while its session opens, and what the runtime keeps of them
 _REFINE_AFTER = (6, 12)  # passes over the knots, after which more knots may join
@@ -369,9 +368,10 @@ class _Run:
         wanted = {(spec,) for spec in scanned}
         blocks = _block_targets(self.store, self.protocol)
         targets = [target for target in blocks if target.network in wanted]
+        scans = self.protocol.scan_passes
         while True:
             seen = [len(self.samples.hot_ms.get(target.id, ())) for target in targets]
-            missing = SCAN_PASSES - min(seen, default=SCAN_PASSES)
+            missing = scans - min(seen, default=scans)
             if missing <= 0:
                 break
 

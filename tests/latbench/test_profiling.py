@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import latbench.networks
 import latbench.profiling
 from latbench.blocks import Network
-from latbench.device import DeviceProfile
+from latbench.device import DeviceProfile, SweepProtocol
 from latbench.environment import Environment, Gpu, current_environment
 from latbench.errors import (
     DeviceBusyError,
@@ -29,13 +29,15 @@ from latbench.measure.lock import device_lock
 from latbench.measure.sweep import PassRecord, Target, block_target, network_target, sweep_pass
 from latbench.measure.visit import visit
 from latbench.profilers import PROFILERS, CacheFlusher, Flush, Profiler, Session, make_profiler
-from latbench.profiling import SCAN_PASSES, ProfileResult, _Run
+from latbench.profiling import ProfileResult, _Run
 from latbench.tables import LatencyTable, TableStore
 from latbench.tables.estimation import Drift
 from latbench.verification import calibrate, verify, verify_apart
 from nas.priced import PricedSpace, forecast_space, profile_space
 from nas.spaces import SearchSpace, every_width
 from tests.conftest import write_table
+
+SCAN_PASSES = SweepProtocol().scan_passes
 
 
 class CountingProfiler(Profiler):
