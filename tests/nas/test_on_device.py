@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from latbench.device import load_profile
 from nas.criteria.triplet import Triplet
 from nas.data.images import ImageData, generator
+from nas.evaluators.supernet import SupernetEvaluator
 from nas.priced import PricedSpace
 from nas.relaxation import Relaxed
 from nas.searchers import SEARCHERS, SearchSettings
@@ -22,6 +23,7 @@ from nas.searchers.tfnas import SearchState, TFNASRecipe, TFNASSearcher
 from nas.spaces import SearchSpace
 from nas.supernet.supernet import fixed_supernet, searchable_supernet
 from nas.training import scratch
+from nas.training.calibration import calibrate
 from nas.training.distributed import ALONE
 from nas.training.epochs import Losses
 from nas.training.recipe import TrainingRecipe
@@ -219,6 +221,57 @@ def test_widths_are_drawn_and_read_without_the_device(recorder: Recorder) -> Non
     again = searchable_supernet(space, seed=1)
     again.load_state_dict({name: _held(v) for name, v in supernet.state_dict().items()})
     assert again.widths() == supernet.widths()
+
+
+def test_norms_are_calibrated_without_the_device(recorder: Recorder) -> None:
+    """By the mean over batches as torch computes it, whose counter of batches lies on a GPU."""
+    models = [scratch.make_model(NETWORK, seed=0) for _ in range(2)]
+    batches = [torch.randn(4, 3, 8, 8, generator=generator(i)) for i in range(3)]
+    for module in models[1].modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+    models[1].train()
+    for batch in batches:
+        models[1](batch)
+    calibrate(models[0], batches)
+    for ours, theirs in zip(models[0].buffers(), models[1].buffers(), strict=True):
+        assert torch.equal(ours, theirs)
+    device = on_pretend_gpu()
+    there = device.place(scratch.make_model(NETWORK, seed=0))
+    shown = [batch.to(device.device) for batch in batches]
+    recorder.clear()
+    calibrate(there, shown)
+    assert (recorder.sent, recorder.waits) == ([], [])
+    _close(there, models[1])
+
+
+def test_a_network_is_cut_out_and_judged_on_the_device(recorder: Recorder) -> None:
+    """The processor waits for scores, once a batch, and for nothing else."""
+    space, device, data = make_small_space(), on_pretend_gpu(), tiny_data(40)
+    supernet = device.place(fixed_supernet(space, seed=0))
+    evaluator = SupernetEvaluator(
+        supernet,
+        data,
+        criterion=nn.CrossEntropyLoss(),
+        calibration=data.train,
+        judged=data.test,
+        batch_size=16,
+    )
+    network = supernet.cut(space.largest())
+    assert all(isinstance(value, DeviceTensor) for value in network.state_dict().values())
+    recorder.clear()
+    score = evaluator.judge(network)
+    assert recorder.waits == ["_local_scalar_dense"]
+    here = SupernetEvaluator(
+        fixed_supernet(space, seed=0),
+        data,
+        criterion=nn.CrossEntropyLoss(),
+        calibration=data.train,
+        judged=data.test,
+        batch_size=16,
+    )
+    assert score == pytest.approx(here.score(space.largest()), abs=0.03)
 
 
 CRITERIA: dict[str, dict[str, Any]] = {
