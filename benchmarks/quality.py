@@ -40,10 +40,10 @@ from numpy.typing import NDArray
 from latbench.blocks import Network
 from latbench.cost import network_cost
 from latbench.files import write_atomically
-from latbench.networks import measure_networks
 from latbench.profilers import make_profiler
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
+from latbench.workflows.network_sweep import measure_networks
 from nas.spaces import load_architecture
 
 Floats = NDArray[np.float64]

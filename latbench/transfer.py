@@ -25,7 +25,6 @@ from latbench.measure.lock import device_lock
 from latbench.measure.samples import Interval, Samples
 from latbench.measure.statistics import conformal_half_width
 from latbench.measure.sweep import Progress
-from latbench.networks import make_passes
 from latbench.profilers import Profiler
 from latbench.profiling import (
     join_networks,
@@ -38,6 +37,7 @@ from latbench.profiling import (
 from latbench.tables import Estimate, LatencyTable, StoredFit
 from latbench.tables.estimation import as_estimate, work_out
 from latbench.tables.widths import Alignment
+from latbench.workflows.network_sweep import make_passes
 
 Floats = NDArray[np.float64]
 

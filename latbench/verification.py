@@ -17,10 +17,10 @@ from latbench.errors import LatbenchError, MismatchError, RuntimeFailure
 from latbench.measure.samples import Interval
 from latbench.measure.statistics import kendall_tau
 from latbench.measure.sweep import Progress
-from latbench.networks import MeasuredNetworks, measure_networks, require_device
 from latbench.profilers import Profiler, make_profiler
 from latbench.tables import LatencyTable, Prediction, StoredFit, TableStore
 from latbench.tables.estimation import work_out
+from latbench.workflows.network_sweep import MeasuredNetworks, measure_networks, require_device
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import latbench.networks
 import latbench.profiling
+import latbench.workflows.network_sweep
 from latbench.blocks import Network
 from latbench.device import DeviceProfile, SweepProtocol
 from latbench.environment import Environment, Gpu, current_environment
@@ -339,7 +339,7 @@ def test_an_interrupted_verification_goes_on_with_the_same_version_only(
             made.append(number)
             return sweep_pass(*args, number=number, **others)
 
-        monkeypatch.setattr(latbench.networks, "sweep_pass", spied)
+        monkeypatch.setattr(latbench.workflows.network_sweep, "sweep_pass", spied)
         with suppress(KeyboardInterrupt):
             verify(profiler, table, [network])
         return made
@@ -541,7 +541,7 @@ def test_calibration_adds_networks_and_an_interval(
     before = LatencyTable.open(path)
     rng = np.random.default_rng(5)
     networks = [tiny_space.lower(tiny_space.random(rng)) for _ in range(12)]
-    monkeypatch.setattr(latbench.networks, "sweep_pass", _interrupted_at(2))
+    monkeypatch.setattr(latbench.workflows.network_sweep, "sweep_pass", _interrupted_at(2))
     with pytest.raises(KeyboardInterrupt):
         calibrate(profiler, before, networks)
     assert LatencyTable.open(path).fit == before.fit
