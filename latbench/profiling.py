@@ -24,7 +24,6 @@ from latbench.cost import network_cost
 from latbench.device import SweepProtocol
 from latbench.environment import Environment
 from latbench.errors import MismatchError
-from latbench.knots import KnotPlan, likely_blocks
 from latbench.measure.lock import device_lock
 from latbench.measure.samples import Samples
 from latbench.measure.sweep import (
@@ -39,6 +38,7 @@ from latbench.profilers import Profiler
 from latbench.tables import SpaceLabel, StoredFit, TableStore
 from latbench.tables.curves import Curves
 from latbench.tables.estimation import work_out
+from latbench.workflows.width_plan import KnotPlan, likely_blocks
 
 Stopped = Literal["converged", "time limit", "pass limit", "interrupted"]
 
