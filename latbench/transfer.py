@@ -26,7 +26,11 @@ from latbench.measure.samples import Interval, Samples
 from latbench.measure.statistics import conformal_half_width
 from latbench.measure.sweep import Progress
 from latbench.profilers import Profiler
-from latbench.profiling import (
+from latbench.tables import Estimate, LatencyTable, StoredFit
+from latbench.tables.estimation import as_estimate, work_out
+from latbench.tables.widths import Alignment
+from latbench.workflows.network_sweep import make_passes
+from latbench.workflows.profiling import (
     join_networks,
     keep_remarks,
     open_or_create,
@@ -34,10 +38,6 @@ from latbench.profiling import (
     renew_environment,
     require_same_machine,
 )
-from latbench.tables import Estimate, LatencyTable, StoredFit
-from latbench.tables.estimation import as_estimate, work_out
-from latbench.tables.widths import Alignment
-from latbench.workflows.network_sweep import make_passes
 
 Floats = NDArray[np.float64]
 

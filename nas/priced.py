@@ -21,9 +21,9 @@ from latbench.blocks import BlockSpec
 from latbench.errors import MismatchError
 from latbench.measure.sweep import Progress
 from latbench.profilers import Profiler
-from latbench.profiling import Forecast, ProfileResult, forecast, profile
 from latbench.tables import LatencyTable, SpaceLabel
 from latbench.transfer import TransferResult, transfer
+from latbench.workflows.profiling import Forecast, ProfileResult, forecast, profile
 from nas.beginnings import ABSENT
 from nas.extremes import Code, Layers, cheapest, costliest
 from nas.spaces import (
@@ -67,7 +67,7 @@ def profile_space(
     """Fill the table of a space: blocks of all widths, and random networks to fit prices on.
 
     Raises:
-        LatbenchError: As ``latbench.profiling.profile``.
+        LatbenchError: As ``latbench.workflows.profiling.profile``.
     """
     return profile(
         profiler,
@@ -105,7 +105,7 @@ def forecast_space(profiler: Profiler, space: SearchSpace, *, time_limit_s: floa
     """What ``profile_space`` would take.
 
     Raises:
-        LatbenchError: As ``latbench.profiling.forecast``.
+        LatbenchError: As ``latbench.workflows.profiling.forecast``.
     """
     return forecast(
         profiler,

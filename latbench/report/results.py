@@ -9,7 +9,6 @@ from typing import Any
 
 from latbench.blocks import parse_block
 from latbench.measure.noise import NoiseCheck
-from latbench.profiling import Forecast, ProfileResult
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable, StoredFit, TableCheck
 from latbench.tables.comparison import TableDifference
@@ -18,6 +17,7 @@ from latbench.tables.pricing import PriceModel
 from latbench.transfer import TransferResult
 from latbench.units import format_ms, format_s
 from latbench.verification import Verification
+from latbench.workflows.profiling import Forecast, ProfileResult
 
 NOTATION = (
     "blocks: k kernel, s stride, channels in-out, w width, se channels of squeeze-excite, "

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import latbench.profiling
 import latbench.workflows.network_sweep
+import latbench.workflows.profiling
 from latbench.blocks import Network
 from latbench.device import DeviceProfile, SweepProtocol
 from latbench.environment import Environment, Gpu, current_environment
@@ -29,10 +29,10 @@ from latbench.measure.lock import device_lock
 from latbench.measure.sweep import PassRecord, Target, block_target, network_target, sweep_pass
 from latbench.measure.visit import visit
 from latbench.profilers import PROFILERS, CacheFlusher, Flush, Profiler, Session, make_profiler
-from latbench.profiling import ProfileResult, _Run
 from latbench.tables import LatencyTable, TableStore
 from latbench.tables.estimation import Drift
 from latbench.verification import calibrate, verify, verify_apart
+from latbench.workflows.profiling import ProfileResult, _Run
 from nas.priced import PricedSpace, forecast_space, profile_space
 from nas.spaces import SearchSpace, every_width
 from tests.conftest import write_table
@@ -217,7 +217,7 @@ def test_the_time_left_that_is_told_is_what_is_left(
 ) -> None:
     """Every visit takes a second: the last pass is finished, whatever the limit."""
     clock, told = [0.0], []
-    monkeypatch.setattr(latbench.profiling, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(latbench.workflows.profiling, "monotonic", lambda: clock[0])
     monkeypatch.setattr(_Run, "_converged", lambda self: False)
 
     def slow(*args: Any, on_visit: Callable[[int, int], None], **others: Any) -> PassRecord:
@@ -231,7 +231,7 @@ def test_the_time_left_that_is_told_is_what_is_left(
         record.seconds = clock[0] - begin
         return record
 
-    monkeypatch.setattr(latbench.profiling, "sweep_pass", slow)
+    monkeypatch.setattr(latbench.workflows.profiling, "sweep_pass", slow)
     profile_space(
         make_profiler(quick_profile),
         tmp_path / "t.sqlite",
@@ -271,7 +271,7 @@ def test_a_table_goes_on_with_more_networks_and_loses_none(
     with TableStore.open(path) as store:
         first, seen = store.networks("profile"), visits(store)
     with monkeypatch.context() as patched:  # registered, and never visited
-        patched.setattr(latbench.profiling, "sweep_pass", _interrupted_at(_passes(path)))
+        patched.setattr(latbench.workflows.profiling, "sweep_pass", _interrupted_at(_passes(path)))
         _run(profiler_of(9), path, tiny_space)
     verify(profiler_of(9), LatencyTable.open(path), drawn[2:])
     result = _run(profiler_of(9), path, tiny_space)
@@ -392,7 +392,9 @@ def test_ctrl_c_saves_the_finished_passes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = tmp_path / "t.sqlite"
-    monkeypatch.setattr(latbench.profiling, "sweep_pass", _interrupted_at(SCAN_PASSES + 2))
+    monkeypatch.setattr(
+        latbench.workflows.profiling, "sweep_pass", _interrupted_at(SCAN_PASSES + 2)
+    )
     result = _run(make_profiler(quick_profile), path, tiny_space)
     assert (result.stopped, result.passes) == ("interrupted", SCAN_PASSES + 2)
     table = LatencyTable.open(path)
@@ -429,7 +431,7 @@ def test_an_interrupt_before_the_first_pass_leaves_no_file(
     tiny_space: SearchSpace,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(latbench.profiling, "sweep_pass", _interrupted_at(0))
+    monkeypatch.setattr(latbench.workflows.profiling, "sweep_pass", _interrupted_at(0))
     with pytest.raises(KeyboardInterrupt):
         _run(make_profiler(quick_profile), tmp_path / "t.sqlite", tiny_space)
     assert list(tmp_path.iterdir()) == []
