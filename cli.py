@@ -677,7 +677,7 @@ def verify(
     from latbench.profilers import make_profiler
     from latbench.report.results import show_verification
     from latbench.report.terminal import progress_bar
-    from latbench.verification import verify as run_verify
+    from latbench.workflows.verification import verify as run_verify
     from nas.priced import PricedSpace
     from nas.spaces import load_architecture
 
@@ -755,7 +755,7 @@ def calibrate(table_path: Path, networks: int, seed: int, widths: str, as_json: 
     from latbench.profilers import make_profiler
     from latbench.report.results import show_calibration
     from latbench.report.terminal import progress_bar
-    from latbench.verification import calibrate as run_calibrate
+    from latbench.workflows.verification import calibrate as run_calibrate
 
     opened = _open_table(table_path)
     profiler = make_profiler(opened.device)

@@ -27,7 +27,7 @@ from latbench.profilers import Profiler, make_profiler
 from latbench.report.terminal import print_lines, print_table, progress_bar
 from latbench.tables import LatencyTable, TableStore
 from latbench.units import format_ms, format_s
-from latbench.verification import verify
+from latbench.workflows.verification import verify
 from nas.priced import PricedSpace
 from nas.spaces import every_width, make_space
 

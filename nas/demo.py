@@ -19,7 +19,7 @@ from latbench.device import load_profile
 from latbench.files import write_atomically
 from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable
-from latbench.verification import verify_apart
+from latbench.workflows.verification import verify_apart
 from nas.data import load_data
 from nas.landing import measurer
 from nas.priced import PricedSpace, profile_space

@@ -22,8 +22,8 @@ from latbench.files import write_atomically
 from latbench.measure.sweep import Progress
 from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable
-from latbench.verification import verify_apart
 from latbench.workflows.network_sweep import require_device
+from latbench.workflows.verification import verify_apart
 from nas.priced import PricedSpace
 from nas.scaling import Fit, Method, fit_exact
 from nas.spaces import Architecture

@@ -118,7 +118,7 @@ def test_verifying_draws_networks_that_differ_and_are_new(
         measured.extend(networks)
         raise MismatchError("measured enough")
 
-    monkeypatch.setattr("latbench.verification.verify", verify)
+    monkeypatch.setattr("latbench.workflows.verification.verify", verify)
     _, _, err = run("verify", "--random", 200, "--table", table)
     assert len(set(measured)) == len(measured) == 189 - len(fitted)
     assert not set(measured) & set(fitted)

@@ -16,8 +16,8 @@ from latbench.tables.export import entries
 from latbench.tables.pricing import PriceModel
 from latbench.transfer import TransferResult
 from latbench.units import format_ms, format_s
-from latbench.verification import Verification
 from latbench.workflows.profiling import Forecast, ProfileResult
+from latbench.workflows.verification import Verification
 
 NOTATION = (
     "blocks: k kernel, s stride, channels in-out, w width, se channels of squeeze-excite, "

@@ -31,8 +31,8 @@ from latbench.measure.visit import visit
 from latbench.profilers import PROFILERS, CacheFlusher, Flush, Profiler, Session, make_profiler
 from latbench.tables import LatencyTable, TableStore
 from latbench.tables.estimation import Drift
-from latbench.verification import calibrate, verify, verify_apart
 from latbench.workflows.profiling import ProfileResult, _Run
+from latbench.workflows.verification import calibrate, verify, verify_apart
 from nas.priced import PricedSpace, forecast_space, profile_space
 from nas.spaces import SearchSpace, every_width
 from tests.conftest import write_table
