@@ -22,8 +22,8 @@ from latbench.errors import MismatchError
 from latbench.measure.sweep import Progress
 from latbench.profilers import Profiler
 from latbench.tables import LatencyTable, SpaceLabel
-from latbench.transfer import TransferResult, transfer
 from latbench.workflows.profiling import Forecast, ProfileResult, forecast, profile
+from latbench.workflows.transfer import TransferResult, transfer
 from nas.beginnings import ABSENT
 from nas.extremes import Code, Layers, cheapest, costliest
 from nas.spaces import (
@@ -92,7 +92,7 @@ def transfer_space(
     """Fill the table of a space from another device's table and few measurements.
 
     Raises:
-        LatbenchError: As ``latbench.transfer.transfer``; the source is of another space.
+        LatbenchError: As ``latbench.workflows.transfer.transfer``; the source is of another space.
     """
     source.require_space(space_label(space))
     networks = spread_networks(space, profiler.profile.sweep.networks, seed=0)

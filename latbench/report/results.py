@@ -14,9 +14,9 @@ from latbench.tables import LatencyTable, StoredFit, TableCheck
 from latbench.tables.comparison import TableDifference
 from latbench.tables.export import entries
 from latbench.tables.pricing import PriceModel
-from latbench.transfer import TransferResult
 from latbench.units import format_ms, format_s
 from latbench.workflows.profiling import Forecast, ProfileResult
+from latbench.workflows.transfer import TransferResult
 from latbench.workflows.verification import Verification
 
 NOTATION = (

@@ -13,7 +13,7 @@ from latbench.errors import MismatchError
 from latbench.measure.statistics import conformal_half_width
 from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable
-from latbench.transfer import _regress, transfer
+from latbench.workflows.transfer import _regress, transfer
 from nas.priced import profile_space, transfer_space
 from nas.spaces import SearchSpace, spread_networks
 
