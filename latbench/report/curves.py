@@ -12,7 +12,7 @@ from latbench.blocks import BlockSpec, with_width
 from latbench.errors import InvalidValueError, MissingExtraError
 from latbench.report.terminal import print_lines
 from latbench.tables import LatencyTable
-from latbench.tables.widths import WidthClass
+from latbench.tables.alignment import WidthClass
 from latbench.units import format_ms
 
 _BARS = "▁▂▃▄▅▆▇█"

@@ -15,8 +15,8 @@ from dataclasses import fields, replace
 import numpy as np
 
 from latbench.blocks import BlockSpec, block_width, with_width
+from latbench.tables.alignment import Alignment, Floats, WidthClass, WidthCurve
 from latbench.tables.records import Estimate
-from latbench.tables.widths import Alignment, Floats, WidthClass, WidthCurve
 
 
 class Curves:

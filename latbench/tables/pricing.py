@@ -10,7 +10,7 @@ Glossary, for a network of blocks b:
     near_b   weight bytes of block b that stay in its core's own cache when b is called alone:
              the lesser of its bytes and half of the L2 cache
     slow_b   cold_b where the block's width is not in the runtime's first class of widths (see
-             ``latbench.tables.widths``), else 0
+             ``latbench.tables.alignment``), else 0
 
 The price of a block is ``a cold_b + h hot_b + k + r near_b + s slow_b``; the latency of a network
 is

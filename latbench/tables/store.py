@@ -30,8 +30,8 @@ from latbench.environment import Environment
 from latbench.errors import InvalidFileError
 from latbench.measure.sweep import PassRecord
 from latbench.measure.visit import Visit
+from latbench.tables.alignment import Alignment
 from latbench.tables.records import Estimate, Origin, Purpose, Role, SpaceLabel, StoredFit
-from latbench.tables.widths import Alignment
 
 T = TypeVar("T")
 

@@ -27,8 +27,8 @@ from latbench.measure.statistics import conformal_half_width
 from latbench.measure.sweep import Progress
 from latbench.profilers import Profiler
 from latbench.tables import Estimate, LatencyTable, StoredFit
+from latbench.tables.alignment import Alignment
 from latbench.tables.estimation import as_estimate, work_out
-from latbench.tables.widths import Alignment
 from latbench.workflows.network_sweep import make_passes
 from latbench.workflows.profiling import (
     join_networks,

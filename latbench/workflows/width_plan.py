@@ -11,15 +11,15 @@ from latbench.blocks import BlockSpec, block_width, with_width
 from latbench.cost import block_cost
 from latbench.measure.samples import Samples
 from latbench.tables import TableStore
-from latbench.tables.curves import Curves
-from latbench.tables.estimation import as_estimate
-from latbench.tables.widths import (
+from latbench.tables.alignment import (
     Alignment,
     WidthClass,
     discover_alignment,
     first_knots,
     refined_knots,
 )
+from latbench.tables.curves import Curves
+from latbench.tables.estimation import as_estimate
 
 SCANNED_BLOCKS = 4  # whose widths are scanned for the runtime's classes
 SCANNED_WIDTHS = 64  # of each: two periods of the largest modulus

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latbench.tables.widths import (
+from latbench.tables.alignment import (
     Alignment,
     WidthClass,
     WidthCurve,
