@@ -18,10 +18,10 @@ from latbench.blocks import BlockSpec, Network
 from latbench.cost import block_cost, network_cost
 from latbench.device import SweepProtocol
 from latbench.measure.samples import Interval, Samples
-from latbench.tables.curves import Curves
 from latbench.tables.pricing import NetworkSample, PriceModel, fit_price, footprint_bytes
 from latbench.tables.records import Estimate, Role, StoredFit
 from latbench.tables.store import TableStore
+from latbench.tables.width_curves import Curves
 
 _PROBES_FOR_TWO = 6  # networks that a drift of two numbers asks for
 _WORTH_TWO = 0.8  # it must tell probes left out so much better than one number does

@@ -36,8 +36,8 @@ from latbench.measure.sweep import (
 )
 from latbench.profilers import Profiler
 from latbench.tables import SpaceLabel, StoredFit, TableStore
-from latbench.tables.curves import Curves
 from latbench.tables.estimation import work_out
+from latbench.tables.width_curves import Curves
 from latbench.workflows.width_plan import KnotPlan, likely_blocks
 
 Stopped = Literal["converged", "time limit", "pass limit", "interrupted"]

@@ -18,8 +18,8 @@ from latbench.tables.alignment import (
     first_knots,
     refined_knots,
 )
-from latbench.tables.curves import Curves
 from latbench.tables.estimation import as_estimate
+from latbench.tables.width_curves import Curves
 
 SCANNED_BLOCKS = 4  # whose widths are scanned for the runtime's classes
 SCANNED_WIDTHS = 64  # of each: two periods of the largest modulus
