@@ -32,7 +32,7 @@ from latbench.files import write_atomically
 from latbench.report.terminal import progress_bar
 from latbench.tables import Estimate, LatencyTable, StoredFit, TableStore
 from latbench.tables.alignment import Alignment, WidthClass
-from latbench.tables.pricing import PriceModel
+from latbench.tables.price_model import PriceModel
 from nas.data.images import ImageData, Pairs, Split
 from nas.priced import PricedSpace, space_label
 from nas.recipes import Recipe

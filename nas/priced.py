@@ -4,7 +4,7 @@ The one place where architectures meet prices. Everything that draws, fits or se
 budget asks here which widths are priced and what a choice adds to a network's latency.
 
 A network's latency is the largest of a few sums over its blocks (``PriceModel.pieces``), so each
-choice has one addend for every piece; see ``latbench.tables.pricing``.
+choice has one addend for every piece; see ``latbench.tables.price_model``.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable, StoredFit, TableCheck
 from latbench.tables.comparison import TableDifference
 from latbench.tables.export import entries
-from latbench.tables.pricing import PriceModel
+from latbench.tables.price_model import PriceModel
 from latbench.units import format_ms, format_s
 from latbench.workflows.profiling import Forecast, ProfileResult
 from latbench.workflows.transfer import TransferResult

@@ -18,7 +18,7 @@ from latbench.blocks import BlockSpec, Network
 from latbench.cost import block_cost, network_cost
 from latbench.device import SweepProtocol
 from latbench.measure.samples import Interval, Samples
-from latbench.tables.pricing import NetworkSample, PriceModel, fit_price, footprint_bytes
+from latbench.tables.price_model import NetworkSample, PriceModel, fit_price, footprint_bytes
 from latbench.tables.records import Estimate, Role, StoredFit
 from latbench.tables.store import TableStore
 from latbench.tables.width_curves import Curves

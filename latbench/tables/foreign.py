@@ -11,7 +11,7 @@ from latbench.device import IMPORTED, DeviceProfile
 from latbench.environment import unknown_environment
 from latbench.errors import InvalidFileError
 from latbench.tables.importers import ForeignTable
-from latbench.tables.pricing import PriceModel
+from latbench.tables.price_model import PriceModel
 from latbench.tables.records import Estimate, Origin, SpaceLabel, StoredFit
 from latbench.tables.store import TableStore
 

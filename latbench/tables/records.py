@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from latbench.tables.pricing import PriceModel
+from latbench.tables.price_model import PriceModel
 
 Role = Literal["block", "held-out", "included", "profile", "calibration", "verification"]
 """What a target is for: a block's price, a held-out width, a block without a price because every

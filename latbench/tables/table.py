@@ -12,7 +12,7 @@ from latbench.cost import block_cost
 from latbench.device import DeviceProfile
 from latbench.environment import Environment
 from latbench.errors import InvalidFileError, MismatchError
-from latbench.tables.pricing import PriceModel
+from latbench.tables.price_model import PriceModel
 from latbench.tables.records import Estimate, Origin, SpaceLabel, StoredFit
 from latbench.tables.store import TableStore
 from latbench.tables.width_curves import Curves

@@ -15,7 +15,7 @@ from latbench.environment import current_environment
 from latbench.tables import Estimate, LatencyTable, SpaceLabel, StoredFit
 from latbench.tables.alignment import MODULI, Alignment, WidthClass, first_knots
 from latbench.tables.export import entries
-from latbench.tables.pricing import PriceModel
+from latbench.tables.price_model import PriceModel
 from latbench.tables.width_curves import Curves
 
 SHAPE = with_width(InvertedResidual(8, 8, 32, 3, 1, "relu", 8), 0)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latbench.errors import InvalidValueError
-from latbench.tables.pricing import (
+from latbench.tables.price_model import (
     Knee,
     NetworkSample,
     PriceModel,

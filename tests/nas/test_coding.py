@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from latbench.cost import network_cost
 from latbench.device import load_profile
 from latbench.errors import BudgetError
-from latbench.tables.pricing import Knee, PriceModel
+from latbench.tables.price_model import Knee, PriceModel
 from latbench.units import parse_latency_ms
 from nas.additive import Scores, best_code
 from nas.coding import Code, CodedSpace

@@ -20,7 +20,7 @@ from latbench.cost import block_cost, network_cost
 from latbench.device import load_profile
 from latbench.errors import BudgetError, InvalidFileError, MismatchError, UnknownNameError
 from latbench.tables import SpaceLabel
-from latbench.tables.pricing import Knee, PriceModel
+from latbench.tables.price_model import Knee, PriceModel
 from nas.generator import (
     Generator,
     GeneratorLabel,

@@ -22,7 +22,7 @@ from latbench.errors import BudgetError, MismatchError
 from latbench.tables import LatencyTable, Origin
 from latbench.tables.foreign import import_table
 from latbench.tables.importers import read_foreign_table
-from latbench.tables.pricing import Knee, PriceModel
+from latbench.tables.price_model import Knee, PriceModel
 from nas.priced import PricedSpace
 from nas.relaxation import Relaxed, expected_latency_ms, one_hot
 from nas.scaling import SHAPE_TOLERANCE, fit_exact, fit_greedy, reach_ms

@@ -20,7 +20,7 @@ from latbench.device import DeviceProfile, load_profile
 from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError
 from latbench.render.torch import NetworkModule
 from latbench.tables import LatencyTable
-from latbench.tables.pricing import Knee, PriceModel
+from latbench.tables.price_model import Knee, PriceModel
 from nas.priced import PricedSpace
 from nas.recipes import load_recipe
 from nas.relaxation import Places, expected_latency_ms, path_of
