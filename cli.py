@@ -427,7 +427,7 @@ def table() -> None:
 @as_json
 def table_show(path: Path, worst: int, curves: int, picture: Path | None, as_json: bool) -> None:
     """What a table is of, its entries of widest interval, and latency over width."""
-    from latbench.report.curves import draw_curves, show_curves
+    from latbench.report.pictures import draw_curves, show_curves
     from latbench.report.results import show_table
     from latbench.report.terminal import print_lines
     from latbench.tables import LatencyTable

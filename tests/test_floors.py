@@ -51,7 +51,7 @@ HEAVY_ROOMS = {
     "latbench/profilers/pytorch_cuda.py": {"torch"},
     "latbench/profilers/openvino.py": {"openvino"},
     "latbench/profilers/tensorrt.py": {"tensorrt"},
-    "latbench/report/curves.py": {"matplotlib"},
+    "latbench/report/pictures.py": {"matplotlib"},
 }
 
 
