@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from nas.data.images import ImageData
     from nas.generator import Generator, Kind
     from nas.landing import Landing
-    from nas.priced import PricedSpace
+    from nas.latency.priced_space import PricedSpace
     from nas.recipes import Recipe
     from nas.scaling import Fit, Method
     from nas.searchers import Searcher, SearchResult
@@ -373,7 +373,7 @@ def profile(
     from latbench.profilers import make_profiler
     from latbench.report.results import show_forecast, show_profile, show_transfer
     from latbench.report.terminal import progress_bar
-    from nas.priced import forecast_space, profile_space, transfer_space
+    from nas.latency.priced_space import forecast_space, profile_space, transfer_space
     from nas.spaces import Variant, make_space
 
     profiler = make_profiler(load_profile(device))
@@ -501,7 +501,7 @@ def table_import(
     from latbench.tables import LatencyTable, Origin
     from latbench.tables.foreign import import_table
     from latbench.tables.importers import read_foreign_table
-    from nas.priced import labelled_space
+    from nas.latency.priced_space import labelled_space
 
     foreign = read_foreign_table(file, kind, unit=unit)
     included: tuple[Any, ...] = ()
@@ -630,7 +630,7 @@ def predict(architecture: Path, table_path: Path, as_json: bool) -> None:
     from dataclasses import asdict
 
     from latbench.report.terminal import print_lines
-    from nas.priced import space_label
+    from nas.latency.priced_space import space_label
     from nas.spaces import load_architecture
 
     arch, space = load_architecture(architecture)
@@ -678,7 +678,7 @@ def verify(
     from latbench.report.results import show_verification
     from latbench.report.terminal import progress_bar
     from latbench.workflows.verification import verify as run_verify
-    from nas.priced import PricedSpace
+    from nas.latency.priced_space import PricedSpace
     from nas.spaces import load_architecture
 
     if not architectures and random_count is None:
@@ -800,7 +800,7 @@ def fit(
 ) -> None:
     """Scale the widths of ARCHITECTURE to a latency, as predicted or as measured."""
     from latbench.report.terminal import print_lines
-    from nas.priced import PricedSpace
+    from nas.latency.priced_space import PricedSpace
     from nas.scaling import METHODS
     from nas.spaces import load_architecture
 
@@ -935,7 +935,7 @@ def search(
     from latbench.cost import network_cost
     from latbench.report.terminal import print_lines, print_table, progress_bar
     from nas.constraints import COUNTED, Count, Limit
-    from nas.priced import space_label
+    from nas.latency.priced_space import space_label
     from nas.spaces import Variant, make_space
 
     family = _searchers()[searcher]
@@ -1502,7 +1502,7 @@ def _open_table(path: Path) -> LatencyTable:
 
 def _priced_space(opened: LatencyTable, widths: str) -> PricedSpace:
     """The space that a table was filled for, with its prices."""
-    from nas.priced import PricedSpace, labelled_space
+    from nas.latency.priced_space import PricedSpace, labelled_space
 
     return PricedSpace(labelled_space(opened.space), opened, efficient=widths == "efficient")
 

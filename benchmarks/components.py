@@ -46,7 +46,7 @@ from latbench.units import format_ms, parse_count
 from nas.constraints import Count, Limit
 from nas.data import load_data
 from nas.data.images import ImageData
-from nas.priced import PricedSpace, labelled_space
+from nas.latency.priced_space import PricedSpace, labelled_space
 from nas.recipes import Recipe, load_recipe
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.one_shot import OneShotRecipe, OneShotSearcher

@@ -38,7 +38,7 @@ from nas.data.images import generator as random_order
 from nas.evaluators.journal import Journaled
 from nas.evaluators.relaxed import RelaxedJudge
 from nas.generator import answers, load_generator, plane_of
-from nas.priced import PricedSpace, labelled_space
+from nas.latency.priced_space import PricedSpace, labelled_space
 from nas.searchers.base import generator_file
 from nas.searchers.budgets import Budgets
 from nas.searchers.sgnas import judge_of, read_run

@@ -34,7 +34,7 @@ from latbench.tables import Estimate, LatencyTable, StoredFit, TableStore
 from latbench.tables.alignment import Alignment, WidthClass
 from latbench.tables.price_model import PriceModel
 from nas.data.images import ImageData, Pairs, Split
-from nas.priced import PricedSpace, space_label
+from nas.latency.priced_space import PricedSpace, space_label
 from nas.recipes import Recipe
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.spaces import SPACES, SearchSpace, make_space

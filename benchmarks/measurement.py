@@ -28,7 +28,7 @@ from latbench.report.terminal import print_lines, print_table, progress_bar
 from latbench.tables import LatencyTable, TableStore
 from latbench.units import format_ms, format_s
 from latbench.workflows.verification import verify
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.spaces import every_width, make_space
 
 WARMUP_CALLS, TIMED_CALLS = 100, 1000  # of the customary protocol

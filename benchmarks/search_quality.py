@@ -36,7 +36,7 @@ from nas.blackbox import BLACK_BOXES
 from nas.coding import Code, CodedSpace
 from nas.constraints import Constraint, Count, Latency, Limit, Quantity
 from nas.evaluators.tabular import TabularEvaluator
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.spaces import make_space
 
 COUNTS = (50, 100, 200, 300)

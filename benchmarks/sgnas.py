@@ -32,7 +32,7 @@ from nas.generator.costs import count_costs
 from nas.generator.generator import Request
 from nas.generator.published import import_generator
 from nas.generator.repair import PlaneLimit
-from nas.priced import labelled_space
+from nas.latency.priced_space import labelled_space
 from nas.spaces import make_space
 from nas.training.memory import keep_freed_memory
 

@@ -25,7 +25,7 @@ from latbench.tables import LatencyTable
 from latbench.units import parse_latency_ms
 from nas.data import load_data
 from nas.data.images import ImageData
-from nas.priced import PricedSpace, labelled_space
+from nas.latency.priced_space import PricedSpace, labelled_space
 from nas.searchers import SearchSettings
 from nas.searchers.tfnas import TFNASRecipe, TFNASSearcher
 from nas.training import scratch

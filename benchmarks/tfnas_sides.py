@@ -25,7 +25,7 @@ from latbench.tables import LatencyTable, Origin
 from latbench.tables.foreign import import_table
 from latbench.tables.importers import ForeignEntry, ForeignTable
 from nas.data.images import generator
-from nas.priced import PricedSpace, space_label
+from nas.latency.priced_space import PricedSpace, space_label
 from nas.searchers.base import SearchSettings
 from nas.searchers.tfnas import TFNASRecipe, TFNASSearcher
 from nas.spaces import Choice, SearchSpace

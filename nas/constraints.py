@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from latbench.blocks import BlockSpec
 from latbench.cost import block_cost
 from latbench.units import format_ms
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.relaxation import Relaxed, Weight, Widths, expected_amount
 from nas.spaces import Choice, Layer, SearchSpace, aligned_widths
 

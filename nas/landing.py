@@ -24,7 +24,7 @@ from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable
 from latbench.workflows.network_sweep import require_device
 from latbench.workflows.verification import verify_apart
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.scaling import Fit, Method, fit_exact
 from nas.spaces import Architecture
 

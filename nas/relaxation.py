@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from nas.priced import Floats, PricedSpace
+from nas.latency.priced_space import Floats, PricedSpace
 from nas.spaces import Architecture, Choice, Layer, SearchSpace
 
 K = TypeVar("K")

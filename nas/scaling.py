@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from latbench.errors import BudgetError, InvalidValueError
 from latbench.units import format_ms
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.spaces import Architecture, Choice, Layer
 
 Floats = NDArray[np.float64]

@@ -25,7 +25,7 @@ from latbench.environment import Environment, current_environment
 from latbench.tables import Estimate, LatencyTable, StoredFit, TableStore
 from latbench.tables.alignment import Alignment, WidthClass
 from latbench.tables.price_model import PriceModel
-from nas.priced import space_label
+from nas.latency.priced_space import space_label
 from nas.spaces import FixedLayer, SearchSpace
 from nas.spaces.rows import inverted_residuals
 from nas.spaces.sgnas import MixLayer

@@ -23,7 +23,7 @@ from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable
 from latbench.units import format_ms
 from nas.landing import Measure, land, widths_of
-from nas.priced import profile_space
+from nas.latency.priced_space import profile_space
 from nas.scaling import METHODS, fit_exact
 from nas.searchers import SEARCHERS
 from nas.spaces import Variant, load_architecture, make_space
@@ -108,7 +108,7 @@ def test_verifying_draws_networks_that_differ_and_are_new(
 ) -> None:
     """A space of few networks, six of which the prices were fitted on."""
     space, table = make_small_space(), tmp_path / "small.sqlite"
-    monkeypatch.setattr("nas.priced.make_space", lambda *label: space)
+    monkeypatch.setattr("nas.latency.priced_space.make_space", lambda *label: space)
     profiler = make_profiler(quick_profile)
     assert profile_space(profiler, table, space, time_limit_s=1e-3).blocks
     fitted = LatencyTable.open(table).networks
@@ -219,7 +219,7 @@ def test_a_transfer_is_given_its_time_limit(
         limits_s.append(time_limit_s)
         raise MismatchError("asked enough")
 
-    monkeypatch.setattr("nas.priced.transfer_space", transfer_space)
+    monkeypatch.setattr("nas.latency.priced_space.transfer_space", transfer_space)
     asked = ["profile", "cpu-onnxruntime", "tfnas", "--from", table]
     run(*asked, "-o", tmp_path / "new.sqlite", "--time-limit", "90s")
     assert limits_s == [90.0]

@@ -16,7 +16,7 @@ import torch
 from benchmarks.gpu.conditions import ROOT, Conditions, environment
 from benchmarks.gpu.record import Record
 from benchmarks.tfnas_sides import made_up_table
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.spaces import make_space
 
 _LOOK_S = 0.02

@@ -22,7 +22,7 @@ from benchmarks.gpu.record import Record
 from benchmarks.gpu.running import FAILED
 from benchmarks.tfnas_sides import made_up_table
 from nas.data import load_data
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.recipes import load_recipe
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.spaces import make_space

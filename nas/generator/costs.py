@@ -24,7 +24,7 @@ from nas.constraints import Count, Floats, Latency, Quantity
 from nas.extremes import Layers, cheapest, costliest
 from nas.generator.constants import Constant
 from nas.generator.planes import plane_of
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.spaces import Layer, SearchSpace
 
 Ints = NDArray[np.int64]

@@ -12,7 +12,7 @@ from nas.generator.costs import Kind, PlaneCosts, count_costs, latency_costs
 from nas.generator.generator import KINDS, Generator, Request, device_of
 from nas.generator.planes import plane_of
 from nas.generator.repair import PlaneLimit
-from nas.priced import PricedSpace, labelled_space
+from nas.latency.priced_space import PricedSpace, labelled_space
 from nas.spaces import SearchSpace, Variant, make_space
 
 

@@ -12,7 +12,7 @@ from latbench.errors import InvalidValueError, MismatchError
 from nas.constraints import Limit
 from nas.data.images import ImageData, require_images
 from nas.landing import Landing, Measure
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.recipes import Recipe
 from nas.scaling import Fit, check_reach
 from nas.spaces import Architecture, SearchSpace

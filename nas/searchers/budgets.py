@@ -26,7 +26,7 @@ from nas.generator import (
     latency_costs,
     plane_of,
 )
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.spaces import SearchSpace
 
 Ints = NDArray[np.int64]

@@ -35,7 +35,7 @@ from nas.constraints import Constraint, expected_load
 from nas.criteria.hardware import objective_of
 from nas.data.images import ImageData
 from nas.evaluators.supernet import SupernetEvaluator
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.recipes import Fraction, Recipe
 from nas.searchers.base import (
     SearchResult,

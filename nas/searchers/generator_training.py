@@ -47,7 +47,7 @@ from nas.evaluators.base import Evaluator
 from nas.evaluators.journal import Journaled
 from nas.evaluators.relaxed import RelaxedJudge
 from nas.generator import Generator, GeneratorLabel, Kind, Request, answers
-from nas.priced import space_label
+from nas.latency.priced_space import space_label
 from nas.recipes import Count, Fraction, Positive
 from nas.searchers.budgets import Budgets
 from nas.searchers.priors import find_priors

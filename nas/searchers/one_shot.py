@@ -28,7 +28,7 @@ from nas.coding import Code, CodedSpace
 from nas.data.images import ImageData
 from nas.evaluators.journal import Journaled
 from nas.evaluators.supernet import SupernetEvaluator
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.recipes import Count, Fraction, Recipe
 from nas.searchers.base import (
     SearchResult,

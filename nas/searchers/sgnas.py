@@ -40,7 +40,7 @@ from nas.generator import (
     save_generator,
 )
 from nas.generator.generator import device_of
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.recipes import Recipe
 from nas.searchers.base import (
     Searcher,

@@ -16,7 +16,7 @@ from torch import nn
 from latbench.device import load_profile
 from latbench.units import format_ms
 from nas.data.images import ImageData, generator
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.recipes import Precision, Recipe
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.generator_training import SGNASRecipe

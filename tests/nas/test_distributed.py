@@ -19,7 +19,7 @@ from latbench.device import load_profile
 from latbench.errors import InvalidValueError
 from latbench.tables import LatencyTable
 from nas.data.images import generator
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.searchers import SearchSettings
 from nas.searchers.tfnas import TFNASRecipe, TFNASSearcher
 from nas.training import distributed, scratch

@@ -30,7 +30,7 @@ from nas.evaluators import EVALUATORS, Evaluator, Journaled
 from nas.evaluators.scratch import ScratchEvaluator
 from nas.evaluators.supernet import SupernetEvaluator
 from nas.evaluators.tabular import TabularEvaluator
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.relaxation import one_hot
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.one_shot import OneShotRecipe

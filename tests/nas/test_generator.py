@@ -40,7 +40,7 @@ from nas.generator.counts import count_index, count_probabilities, counts_of, ne
 from nas.generator.network import GeneratorNetwork
 from nas.generator.planes import SubBlocks, plane_of
 from nas.generator.repair import BAND, EDGE, into_band, least_within, load_of
-from nas.priced import PricedSpace, space_label
+from nas.latency.priced_space import PricedSpace, space_label
 from nas.spaces import Architecture, Choice, SearchSpace, Variant, make_space
 from nas.spaces.rows import inverted_residuals
 from nas.spaces.sgnas import COUNT_VECTORS, KERNELS, SKIP, kernels_of

@@ -16,7 +16,7 @@ from latbench.device import load_profile
 from nas.criteria.triplet import Triplet
 from nas.data.images import ImageData, generator
 from nas.evaluators.supernet import SupernetEvaluator
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.relaxation import Relaxed
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.tfnas import SearchState, TFNASRecipe, TFNASSearcher

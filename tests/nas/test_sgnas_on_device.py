@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from latbench.device import DeviceProfile
 from nas.evaluators.relaxed import RelaxedJudge
 from nas.generator import answers, load_generator, raw_answers, save_generator
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.searchers.base import SearchSettings, generator_file
 from nas.searchers.budgets import Budgets
 from nas.searchers.generator_training import GeneratorTraining, SGNASRecipe

@@ -13,7 +13,7 @@ from torch import Tensor
 from latbench.device import load_profile
 from latbench.errors import InvalidValueError
 from latbench.tables import LatencyTable
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.searchers.base import SearchSettings
 from nas.searchers.generator_training import SGNASRecipe
 from nas.searchers.sgnas import SGNASSearcher

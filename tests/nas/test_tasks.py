@@ -15,7 +15,7 @@ from latbench.errors import InvalidValueError
 from latbench.tables import LatencyTable
 from nas.data import load_data
 from nas.data.images import ImageData, Pairs, Split
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.recipes import load_recipe
 from nas.searchers import SEARCHERS, SearchResult, SearchSettings
 from nas.searchers.generator_training import SGNASRecipe

@@ -21,7 +21,7 @@ from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameErro
 from latbench.render.torch import NetworkModule
 from latbench.tables import LatencyTable
 from latbench.tables.price_model import Knee, PriceModel
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.recipes import load_recipe
 from nas.relaxation import Places, expected_latency_ms, path_of
 from nas.searchers import SearchSettings

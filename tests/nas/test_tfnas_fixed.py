@@ -19,7 +19,7 @@ from latbench.tables import LatencyTable
 from nas.data import load_data
 from nas.data.images import ImageData, Split, image_data
 from nas.evaluators.supernet import SupernetEvaluator
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.searchers import SearchSettings
 from nas.searchers.base import SearchResult
 from nas.searchers.choices import DepthSearch

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from latbench.device import load_profile
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.recipes import load_recipe, shipped_recipes
 from nas.searchers import SearchSettings
 from nas.searchers.derivation import most_probable

@@ -10,7 +10,7 @@ from torch import nn
 
 from latbench.device import load_profile
 from latbench.errors import InvalidValueError, LatbenchError, TorchDeviceError
-from nas.priced import PricedSpace
+from nas.latency.priced_space import PricedSpace
 from nas.recipes import load_recipe
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.tfnas import TFNASRecipe, TFNASSearcher
