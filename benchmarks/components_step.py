@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from latbench.environment import current_environment
 from latbench.render.torch import NetworkModule
 from latbench.report.terminal import print_lines, print_table
-from nas.relaxation import one_hot
+from nas.latency.relaxation import one_hot
 from nas.spaces import SPACES, Architecture, SearchSpace, every_width, make_space
 from nas.supernet.supernet import fixed_supernet
 from nas.training.memory import keep_freed_memory

@@ -21,7 +21,7 @@ from latbench.blocks import BlockSpec
 from latbench.cost import block_cost
 from latbench.units import format_ms
 from nas.latency.priced_space import PricedSpace
-from nas.relaxation import Relaxed, Weight, Widths, expected_amount
+from nas.latency.relaxation import Relaxed, Weight, Widths, expected_amount
 from nas.spaces import Choice, Layer, SearchSpace, aligned_widths
 
 Floats = NDArray[np.float64]

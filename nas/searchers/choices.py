@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from latbench.errors import InvalidValueError
-from nas.relaxation import Relaxed
+from nas.latency.relaxation import Relaxed
 from nas.searchers.derivation import LogProbabilities
 from nas.spaces import SearchSpace
 from nas.training.strategies.gumbel import gumbel_noise

@@ -60,8 +60,8 @@ from nas.data.images import ImageData, Source, generator, require_images
 from nas.evaluators.supernet import SupernetEvaluator
 from nas.landing import Landing, Measure, Propose, Rounds, land
 from nas.latency.priced_space import PricedSpace
+from nas.latency.relaxation import Relaxed, expected_latency_ms, path_of
 from nas.recipes import Recipe
-from nas.relaxation import Relaxed, expected_latency_ms, path_of
 from nas.scaling import fit_greedy
 from nas.searchers.base import (
     Argmax,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas.relaxation import Places
+from nas.latency.relaxation import Places
 from nas.searchers.choices import Choices
 from nas.searchers.tfnas_recipe import TFNASRecipe
 from nas.spaces import Architecture, SearchSpace

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from latbench.blocks import InvertedResidual
 from latbench.errors import InvalidValueError
 from latbench.render.torch import Modules, NetworkModule, render_torch
-from nas.relaxation import Places, Relaxed, Weight, Widths
+from nas.latency.relaxation import Places, Relaxed, Weight, Widths
 from nas.spaces import Architecture, Choice, Layer, SearchSpace, every_width
 from nas.supernet.candidates import Initial, initialise, modules_of
 from nas.supernet.elastic import ElasticInvertedResidual, KeptChannels, Order, Selection

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas.relaxation import Relaxed
+from nas.latency.relaxation import Relaxed
 from nas.spaces import Architecture, Choice, SearchSpace, aligned_widths
 from nas.supernet.elastic import ElasticInvertedResidual
 from nas.supernet.supernet import Supernet, searchable_supernet

@@ -31,7 +31,7 @@ from nas.evaluators.scratch import ScratchEvaluator
 from nas.evaluators.supernet import SupernetEvaluator
 from nas.evaluators.tabular import TabularEvaluator
 from nas.latency.priced_space import PricedSpace
-from nas.relaxation import one_hot
+from nas.latency.relaxation import one_hot
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.one_shot import OneShotRecipe
 from nas.spaces import Choice, SearchSpace, make_space

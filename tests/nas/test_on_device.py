@@ -17,7 +17,7 @@ from nas.criteria.triplet import Triplet
 from nas.data.images import ImageData, generator
 from nas.evaluators.supernet import SupernetEvaluator
 from nas.latency.priced_space import PricedSpace
-from nas.relaxation import Relaxed
+from nas.latency.relaxation import Relaxed
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.tfnas import SearchState, TFNASRecipe, TFNASSearcher
 from nas.spaces import SearchSpace

@@ -22,8 +22,8 @@ from nas.evaluators.unified import Judge, trained_judge
 from nas.generator import Request, answers, device_of, load_generator, plane_of
 from nas.generator.counts import count_probabilities, counts_of
 from nas.latency.priced_space import PricedSpace
+from nas.latency.relaxation import one_hot
 from nas.recipes import load_recipe, shipped_recipes
-from nas.relaxation import one_hot
 from nas.searchers import priors
 from nas.searchers.base import SearchResult, SearchSettings, generator_file
 from nas.searchers.budgets import RANGE, Budgets

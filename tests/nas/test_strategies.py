@@ -15,8 +15,8 @@ from latbench.blocks import Classifier, ConvBlock, ShuffleUnit, ShuffleXception
 from latbench.blocks.graph import Conv
 from latbench.errors import InvalidValueError
 from nas.data.images import ImageData, Split
+from nas.latency.relaxation import Relaxed, one_hot
 from nas.recipes import load_recipe, shipped_recipes
-from nas.relaxation import Relaxed, one_hot
 from nas.searchers.differentiable import DifferentiableRecipe
 from nas.searchers.one_shot import OneShotRecipe
 from nas.spaces import FixedLayer, SearchSpace

@@ -9,7 +9,7 @@ from torch import nn
 
 from latbench.blocks import InvertedResidual
 from latbench.render.torch import NetworkModule, render_torch
-from nas.relaxation import Relaxed, one_hot
+from nas.latency.relaxation import Relaxed, one_hot
 from nas.spaces import SearchSpace
 from nas.supernet.candidates import Initial, initialise
 from nas.supernet.depthwise import depthwise

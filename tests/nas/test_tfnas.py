@@ -22,8 +22,8 @@ from latbench.render.torch import NetworkModule
 from latbench.tables import LatencyTable
 from latbench.tables.price_model import Knee, PriceModel
 from nas.latency.priced_space import PricedSpace
+from nas.latency.relaxation import Places, expected_latency_ms, path_of
 from nas.recipes import load_recipe
-from nas.relaxation import Places, expected_latency_ms, path_of
 from nas.searchers import SearchSettings
 from nas.searchers.choices import Choices, DepthSearch
 from nas.searchers.derivation import (

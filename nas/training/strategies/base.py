@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas.relaxation import Relaxed, Weight
+from nas.latency.relaxation import Relaxed, Weight
 from nas.spaces import SearchSpace
 
 Drawn = Any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from nas.relaxation import Relaxed
+from nas.latency.relaxation import Relaxed
 from nas.training.strategies.base import Strategy, one_path, random_depths
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from nas.relaxation import Relaxed, one_hot
+from nas.latency.relaxation import Relaxed, one_hot
 from nas.spaces import Architecture, SearchSpace
 from nas.training.strategies.base import Strategy, random_path
 

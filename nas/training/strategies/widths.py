@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from nas.relaxation import Relaxed
+from nas.latency.relaxation import Relaxed
 from nas.spaces import Layer
 from nas.training.strategies.base import Strategy
 
