@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from nas.generator import Generator, Kind
     from nas.landing import Landing
     from nas.latency.priced_space import PricedSpace
+    from nas.latency.width_scaling import Fit, Method
     from nas.recipes import Recipe
-    from nas.scaling import Fit, Method
     from nas.searchers import Searcher, SearchResult
     from nas.spaces import Architecture, SearchSpace
     from nas.training.distributed import Workers
@@ -801,7 +801,7 @@ def fit(
     """Scale the widths of ARCHITECTURE to a latency, as predicted or as measured."""
     from latbench.report.terminal import print_lines
     from nas.latency.priced_space import PricedSpace
-    from nas.scaling import METHODS
+    from nas.latency.width_scaling import METHODS
     from nas.spaces import load_architecture
 
     arch, space = load_architecture(architecture)

@@ -25,7 +25,7 @@ from latbench.render.parameters import random_parameters
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
 from nas.latency.priced_space import PricedSpace
-from nas.scaling import fit_exact, fit_greedy
+from nas.latency.width_scaling import fit_exact, fit_greedy
 from nas.spaces import make_space
 
 _NETWORKS = 200

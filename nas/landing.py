@@ -25,7 +25,7 @@ from latbench.tables import LatencyTable
 from latbench.workflows.network_sweep import require_device
 from latbench.workflows.verification import verify_apart
 from nas.latency.priced_space import PricedSpace
-from nas.scaling import Fit, Method, fit_exact
+from nas.latency.width_scaling import Fit, Method, fit_exact
 from nas.spaces import Architecture
 
 TOLERANCE = 0.01  # of the target: how far below it a network may be measured and be done

@@ -24,7 +24,7 @@ from latbench.tables import LatencyTable
 from latbench.units import format_ms
 from nas.landing import Measure, land, widths_of
 from nas.latency.priced_space import profile_space
-from nas.scaling import METHODS, fit_exact
+from nas.latency.width_scaling import METHODS, fit_exact
 from nas.searchers import SEARCHERS
 from nas.spaces import Variant, load_architecture, make_space
 from tests.conftest import make_small_space, random_price, write_table

@@ -13,8 +13,8 @@ from nas.constraints import Limit
 from nas.data.images import ImageData, require_images
 from nas.landing import Landing, Measure
 from nas.latency.priced_space import PricedSpace
+from nas.latency.width_scaling import Fit, check_reach
 from nas.recipes import Recipe
-from nas.scaling import Fit, check_reach
 from nas.spaces import Architecture, SearchSpace
 from nas.training.criterion import check_batches, criterion_of
 from nas.training.distributed import ALONE, Workers

@@ -31,7 +31,7 @@ from nas.extremes import pareto_rows
 from nas.landing import Propose, Range
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Places, Widths
-from nas.scaling import Fit, check_reach, fit_exact
+from nas.latency.width_scaling import Fit, check_reach, fit_exact
 from nas.spaces import Architecture, Choice, SearchSpace
 
 Floats = NDArray[np.float64]

@@ -61,8 +61,8 @@ from nas.evaluators.supernet import SupernetEvaluator
 from nas.landing import Landing, Measure, Propose, Rounds, land
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Relaxed, expected_latency_ms, path_of
+from nas.latency.width_scaling import fit_greedy
 from nas.recipes import Recipe
-from nas.scaling import fit_greedy
 from nas.searchers.base import (
     Argmax,
     Searcher,

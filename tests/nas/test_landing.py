@@ -14,7 +14,7 @@ from latbench.errors import BudgetError, InvalidFileError
 from latbench.tables import LatencyTable
 from nas.landing import ROUNDS, TOLERANCE, Range, Rounds, land, widths_of
 from nas.latency.priced_space import PricedSpace
-from nas.scaling import Fit, fit_exact
+from nas.latency.width_scaling import Fit, fit_exact
 from nas.searchers.derivation import LogProbabilities, proposals
 from nas.spaces import Architecture, SearchSpace, make_space
 from nas.supernet.supernet import start_widths

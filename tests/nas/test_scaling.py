@@ -25,7 +25,7 @@ from latbench.tables.importers import read_foreign_table
 from latbench.tables.price_model import Knee, PriceModel
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Relaxed, expected_latency_ms, one_hot
-from nas.scaling import SHAPE_TOLERANCE, fit_exact, fit_greedy, reach_ms
+from nas.latency.width_scaling import SHAPE_TOLERANCE, fit_exact, fit_greedy, reach_ms
 from nas.searchers.derivation import LogProbabilities, architecture_at, derive, most_probable
 from nas.spaces import Architecture, Choice, Layer, SearchSpace, make_space
 from nas.spaces.architecture import parse_architecture
