@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from latbench.tables import LatencyTable, TableCheck
     from nas.data.images import ImageData
     from nas.generator import Generator, Kind
-    from nas.landing import Landing
+    from nas.latency.correction import Landing
     from nas.latency.priced_space import PricedSpace
     from nas.latency.width_scaling import Fit, Method
     from nas.recipes import Recipe
@@ -841,7 +841,7 @@ def _land(
     priced: PricedSpace, arch: Architecture, target_ms: float, *, scale: Method
 ) -> Landing[Fit]:
     from latbench.report.terminal import progress_bar
-    from nas.landing import land, measurer, widths_of
+    from nas.latency.correction import land, measurer, widths_of
 
     measure = measurer(priced.table)
     with progress_bar("measuring") as progress:
@@ -939,7 +939,7 @@ def search(
     from nas.spaces import Variant, make_space
 
     family = _searchers()[searcher]
-    from nas.landing import measurer
+    from nas.latency.correction import measurer
     from nas.searchers.base import SearchSettings, architecture_file, generator_file
     from nas.tasks import TASKS
     from nas.training.distributed import workers

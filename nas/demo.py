@@ -21,7 +21,7 @@ from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable
 from latbench.workflows.verification import verify_apart
 from nas.data import load_data
-from nas.landing import measurer
+from nas.latency.correction import measurer
 from nas.latency.priced_space import PricedSpace, profile_space
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.spaces import Architecture, make_space

@@ -22,7 +22,7 @@ from latbench.errors import MismatchError
 from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable
 from latbench.units import format_ms
-from nas.landing import Measure, land, widths_of
+from nas.latency.correction import Measure, land, widths_of
 from nas.latency.priced_space import profile_space
 from nas.latency.width_scaling import METHODS, fit_exact
 from nas.searchers import SEARCHERS
@@ -477,7 +477,7 @@ def test_a_measured_fit_scales_by_the_method_that_was_asked_for(
     def slower(opened: LatencyTable) -> Measure:
         return lambda network, progress: 1.08 * opened.predict(network).latency_ms
 
-    monkeypatch.setattr("nas.landing.measurer", slower)
+    monkeypatch.setattr("nas.latency.correction.measurer", slower)
     priced = cli._priced_space(cli._open_table(table), "any")
     arch, _ = load_architecture(architecture)
     reach = fit_exact(priced, arch, 0.0, clamp=True)
@@ -513,7 +513,7 @@ def test_a_search_ends_with_what_is_measured(
     def slower(opened: LatencyTable) -> Measure:
         return lambda network, progress: 1.08 * opened.predict(network).latency_ms
 
-    monkeypatch.setattr("nas.landing.measurer", slower)
+    monkeypatch.setattr("nas.latency.correction.measurer", slower)
     asked = [
         "search", "tfnas", "--table", table, "--target", f"{target}ms", "--data", "digits",
         "--images", 48, "--epochs", 2, "--batch-size", 16, "-o", tmp_path / "search",

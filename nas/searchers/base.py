@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 from latbench.errors import InvalidValueError, MismatchError
 from nas.constraints import Limit
 from nas.data.images import ImageData, require_images
-from nas.landing import Landing, Measure
+from nas.latency.correction import Landing, Measure
 from nas.latency.priced_space import PricedSpace
 from nas.latency.width_scaling import Fit, check_reach
 from nas.recipes import Recipe

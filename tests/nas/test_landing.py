@@ -12,7 +12,7 @@ import pytest
 from latbench.device import load_profile
 from latbench.errors import BudgetError, InvalidFileError
 from latbench.tables import LatencyTable
-from nas.landing import ROUNDS, TOLERANCE, Range, Rounds, land, widths_of
+from nas.latency.correction import ROUNDS, TOLERANCE, Range, Rounds, land, widths_of
 from nas.latency.priced_space import PricedSpace
 from nas.latency.width_scaling import Fit, fit_exact
 from nas.searchers.derivation import LogProbabilities, proposals

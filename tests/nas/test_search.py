@@ -31,7 +31,7 @@ from nas.data import load_data
 from nas.data.fashion_mnist import fashion_mnist, read_idx
 from nas.data.images import Split, augment, batches, generator, resize
 from nas.deployment import export_onnx
-from nas.landing import Measure
+from nas.latency.correction import Measure
 from nas.latency.priced_space import PricedSpace
 from nas.recipes import Recipe
 from nas.searchers import SEARCHERS, SearchSettings
