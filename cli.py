@@ -934,8 +934,8 @@ def search(
 
     from latbench.cost import network_cost
     from latbench.report.terminal import print_lines, print_table, progress_bar
-    from nas.constraints import COUNTED, Count, Limit
     from nas.latency.priced_space import space_label
+    from nas.optimize.constraints import COUNTED, Count, Limit
     from nas.spaces import Variant, make_space
 
     family = _searchers()[searcher]

@@ -43,10 +43,10 @@ from latbench.files import write_atomically
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
 from latbench.units import format_ms, parse_count
-from nas.constraints import Count, Limit
 from nas.data import load_data
 from nas.data.images import ImageData
 from nas.latency.priced_space import PricedSpace, labelled_space
+from nas.optimize.constraints import Count, Limit
 from nas.recipes import Recipe, load_recipe
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.one_shot import OneShotRecipe, OneShotSearcher

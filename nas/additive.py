@@ -22,8 +22,8 @@ import numpy as np
 
 from nas.beginnings import ABSENT, Beginnings
 from nas.coding import Code, CodedSpace, undominated
-from nas.constraints import Floats
 from nas.extremes import least_rest
+from nas.optimize.constraints import Floats
 
 _BISECTIONS = 60  # halvings of a multiplier's range
 _ROUNDS = 4  # over the multipliers, where there are several

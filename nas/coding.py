@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from latbench.errors import BudgetError
 from nas.beginnings import ABSENT, Beginnings
-from nas.constraints import Constraint, Floats, Limit
 from nas.extremes import least_rest
+from nas.optimize.constraints import Constraint, Floats, Limit
 from nas.spaces import Architecture, Choice, Layer
 
 Code = tuple[int, ...]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.coding import CodedSpace
-from nas.constraints import Floats
+from nas.optimize.constraints import Floats
 from nas.spaces import Choice
 
 _PER_KERNEL = (

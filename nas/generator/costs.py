@@ -1,4 +1,4 @@
-"""Quantities of networks (``nas.constraints``), looked up by the outcomes of a decision plane.
+"""Quantities of networks (``nas.optimize.constraints``), looked up by the outcomes of a decision plane.
 
 A layer has few distinct blocks (``nas.generator.planes``), so all that a network can have of a
 latency, of MACs or of parameters is a table, and its expectation a product with probabilities.
@@ -20,11 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas.constraints import Count, Floats, Latency, Quantity
 from nas.extremes import Layers, cheapest, costliest
 from nas.generator.constants import Constant
 from nas.generator.planes import plane_of
 from nas.latency.priced_space import PricedSpace
+from nas.optimize.constraints import Count, Floats, Latency, Quantity
 from nas.spaces import Layer, SearchSpace
 
 Ints = NDArray[np.int64]

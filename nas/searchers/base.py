@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from latbench.errors import InvalidValueError, MismatchError
-from nas.constraints import Limit
 from nas.data.images import ImageData, require_images
 from nas.latency.correction import Landing, Measure
 from nas.latency.priced_space import PricedSpace
 from nas.latency.width_scaling import Fit, check_reach
+from nas.optimize.constraints import Limit
 from nas.recipes import Recipe
 from nas.spaces import Architecture, SearchSpace
 from nas.training.criterion import check_batches, criterion_of

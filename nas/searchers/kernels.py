@@ -13,9 +13,9 @@ from torch import Tensor
 
 from nas.additive import Scores, best_code
 from nas.coding import Code, CodedSpace
-from nas.constraints import Constraint
 from nas.generator.costs import Sums
 from nas.generator.counts import CountProbabilities, count_index, nearest_choices
+from nas.optimize.constraints import Constraint
 from nas.spaces import Choice
 from nas.spaces.sgnas import CHOICES, COUNT_VECTORS, KERNELS, OP
 

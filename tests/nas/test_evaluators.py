@@ -25,13 +25,13 @@ from latbench.errors import (
 )
 from nas.blackbox import BLACK_BOXES, run
 from nas.coding import Code, CodedSpace
-from nas.constraints import latency_limits
 from nas.evaluators import EVALUATORS, Evaluator, Journaled
 from nas.evaluators.scratch import ScratchEvaluator
 from nas.evaluators.supernet import SupernetEvaluator
 from nas.evaluators.tabular import TabularEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import one_hot
+from nas.optimize.constraints import latency_limits
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.one_shot import OneShotRecipe
 from nas.spaces import Choice, SearchSpace, make_space

@@ -15,7 +15,6 @@ from latbench.cost import network_cost
 from latbench.device import DeviceProfile
 from latbench.errors import BudgetError, InvalidValueError, MismatchError, UnknownNameError
 from latbench.tables import LatencyTable
-from nas.constraints import Count, Limit
 from nas.evaluators.base import Evaluator
 from nas.evaluators.operations import OperationsJudge
 from nas.evaluators.unified import Judge, trained_judge
@@ -23,6 +22,7 @@ from nas.generator import Request, answers, device_of, load_generator, plane_of
 from nas.generator.counts import count_probabilities, counts_of
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import one_hot
+from nas.optimize.constraints import Count, Limit
 from nas.recipes import load_recipe, shipped_recipes
 from nas.searchers import priors
 from nas.searchers.base import SearchResult, SearchSettings, generator_file
