@@ -33,10 +33,10 @@ from latbench.environment import current_environment
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
 from nas.blackbox import BLACK_BOXES
-from nas.coding import Code, CodedSpace
 from nas.evaluators.tabular import TabularEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import Constraint, Count, Latency, Limit, Quantity
+from nas.optimize.encoding import Code, CodedSpace
 from nas.spaces import make_space
 
 COUNTS = (50, 100, 200, 300)

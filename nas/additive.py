@@ -21,9 +21,9 @@ from functools import partial
 import numpy as np
 
 from nas.beginnings import ABSENT, Beginnings
-from nas.coding import Code, CodedSpace, undominated
 from nas.extremes import least_rest
 from nas.optimize.constraints import Floats
+from nas.optimize.encoding import Code, CodedSpace, undominated
 
 _BISECTIONS = 60  # halvings of a multiplier's range
 _ROUNDS = 4  # over the multipliers, where there are several

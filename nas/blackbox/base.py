@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from nas.blackbox.variation import DEFAULT, Variation
-from nas.coding import Code, CodedSpace
+from nas.optimize.encoding import Code, CodedSpace
 
 
 class BlackBox(ABC):

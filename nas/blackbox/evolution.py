@@ -14,7 +14,7 @@ import numpy as np
 
 from nas.blackbox.base import BlackBox
 from nas.blackbox.variation import crossover, mutate
-from nas.coding import Code
+from nas.optimize.encoding import Code
 
 _TRIES = 8  # children drawn for a new one, before the nearest new one is looked for
 

@@ -17,7 +17,7 @@ from nas.additive import Scores, best_code
 from nas.blackbox.base import BlackBox
 from nas.blackbox.features import Features, squared_distances
 from nas.blackbox.variation import DEFAULT, Variation
-from nas.coding import Code, CodedSpace
+from nas.optimize.encoding import Code, CodedSpace
 
 _NOISE = 0.05  # of the scores' variance: what layers do together
 

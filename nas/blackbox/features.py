@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.coding import CodedSpace
 from nas.optimize.constraints import Floats
+from nas.optimize.encoding import CodedSpace
 from nas.spaces import Choice
 
 _PER_KERNEL = (

@@ -19,7 +19,7 @@ from pymoo.core.sampling import Sampling
 
 from nas.blackbox.base import BlackBox
 from nas.blackbox.variation import DEFAULT, Variation, crossover, mutate
-from nas.coding import Code, CodedSpace
+from nas.optimize.encoding import Code, CodedSpace
 
 POPULATION = 20  # some generations within a few hundred evaluations
 _BARREN = 3  # generations of nothing new, after which the nearest new code is asked for

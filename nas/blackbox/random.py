@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nas.blackbox.base import BlackBox
-from nas.coding import Code
+from nas.optimize.encoding import Code
 
 
 class RandomSearch(BlackBox):

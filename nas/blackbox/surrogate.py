@@ -27,8 +27,8 @@ from nas.blackbox.base import BlackBox
 from nas.blackbox.evolution import child, fittest
 from nas.blackbox.features import Features, squared_distances
 from nas.blackbox.variation import DEFAULT, Variation
-from nas.coding import Code, CodedSpace
 from nas.optimize.constraints import Floats
+from nas.optimize.encoding import Code, CodedSpace
 
 _LISTED = 10_000  # codes of a space up to which all of its architectures are candidates
 _GENERATIONS, _CHILDREN = 4, 64  # of the evolution that looks for a candidate elsewhere

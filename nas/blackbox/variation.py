@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nas.beginnings import ABSENT
-from nas.coding import Code, CodedSpace
+from nas.optimize.encoding import Code, CodedSpace
 
 
 @dataclass(frozen=True)

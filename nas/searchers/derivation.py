@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 
 from nas.additive import Scores, Sums, best_of_sums
 from nas.beginnings import ABSENT
-from nas.coding import Code
 from nas.extremes import pareto_rows
 from nas.latency.correction import Propose, Range
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Places, Widths
 from nas.latency.width_scaling import Fit, check_reach, fit_exact
+from nas.optimize.encoding import Code
 from nas.spaces import Architecture, Choice, SearchSpace
 
 Floats = NDArray[np.float64]

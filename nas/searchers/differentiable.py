@@ -30,12 +30,12 @@ from torch import Tensor
 from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
 from nas.additive import Scores, best_code
-from nas.coding import CodedSpace
 from nas.criteria.hardware import objective_of
 from nas.data.images import ImageData
 from nas.evaluators.supernet import SupernetEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import Constraint, expected_load
+from nas.optimize.encoding import CodedSpace
 from nas.recipes import Fraction, Recipe
 from nas.searchers.base import (
     SearchResult,

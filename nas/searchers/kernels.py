@@ -12,10 +12,10 @@ import numpy as np
 from torch import Tensor
 
 from nas.additive import Scores, best_code
-from nas.coding import Code, CodedSpace
 from nas.generator.costs import Sums
 from nas.generator.counts import CountProbabilities, count_index, nearest_choices
 from nas.optimize.constraints import Constraint
+from nas.optimize.encoding import Code, CodedSpace
 from nas.spaces import Choice
 from nas.spaces.sgnas import CHOICES, COUNT_VECTORS, KERNELS, OP
 

@@ -24,11 +24,11 @@ from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
 from nas.blackbox import BLACK_BOXES, BlackBox, run
 from nas.blackbox.variation import Variation
-from nas.coding import Code, CodedSpace
 from nas.data.images import ImageData
 from nas.evaluators.journal import Journaled
 from nas.evaluators.supernet import SupernetEvaluator
 from nas.latency.priced_space import PricedSpace
+from nas.optimize.encoding import Code, CodedSpace
 from nas.recipes import Count, Fraction, Recipe
 from nas.searchers.base import (
     SearchResult,

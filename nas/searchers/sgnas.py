@@ -21,7 +21,6 @@ import msgspec
 from latbench.cost import Cost, block_cost
 from latbench.errors import InvalidFileError, InvalidValueError
 from latbench.files import write_atomically
-from nas.coding import CodedSpace
 from nas.data.images import ImageData
 from nas.evaluators.operations import trained_operations
 from nas.evaluators.relaxed import RelaxedJudge
@@ -41,6 +40,7 @@ from nas.generator import (
 from nas.generator.generator import device_of
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import Constraint, Limit, latency_limits
+from nas.optimize.encoding import CodedSpace
 from nas.recipes import Recipe
 from nas.searchers.base import (
     Searcher,

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 
 from latbench.errors import InvalidValueError
-from nas.coding import CodedSpace
 from nas.data.images import ImageData, Source, require_images
 from nas.optimize.constraints import Constraint, latency_limits
+from nas.optimize.encoding import CodedSpace
 from nas.searchers.base import Searcher, budgets_of
 from nas.spaces import Layer, SearchSpace, aligned_widths, plain_space
 from nas.spaces.sgnas import is_unified

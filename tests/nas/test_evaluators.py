@@ -24,7 +24,6 @@ from latbench.errors import (
     MismatchError,
 )
 from nas.blackbox import BLACK_BOXES, run
-from nas.coding import Code, CodedSpace
 from nas.evaluators import EVALUATORS, Evaluator, Journaled
 from nas.evaluators.scratch import ScratchEvaluator
 from nas.evaluators.supernet import SupernetEvaluator
@@ -32,6 +31,7 @@ from nas.evaluators.tabular import TabularEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import one_hot
 from nas.optimize.constraints import latency_limits
+from nas.optimize.encoding import Code, CodedSpace
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.one_shot import OneShotRecipe
 from nas.spaces import Choice, SearchSpace, make_space

@@ -14,9 +14,9 @@ from torch import Tensor
 from latbench.cost import network_cost
 from latbench.device import load_profile
 from latbench.errors import InvalidValueError
-from nas.coding import CodedSpace
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import Constraint, Count, Limit
+from nas.optimize.encoding import CodedSpace
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.differentiable import DifferentiableRecipe
 from nas.searchers.kernels import KernelLoads, most_probable_kernels
