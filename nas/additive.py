@@ -20,8 +20,8 @@ from functools import partial
 
 import numpy as np
 
-from nas.beginnings import ABSENT, Beginnings
 from nas.extremes import least_rest
+from nas.latency.partial_solutions import ABSENT, Beginnings
 from nas.optimize.constraints import Floats
 from nas.optimize.encoding import Code, CodedSpace, undominated
 

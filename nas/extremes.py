@@ -22,7 +22,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.beginnings import ABSENT, Beginnings
+from nas.latency.partial_solutions import ABSENT, Beginnings
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]

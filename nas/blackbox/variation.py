@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas.beginnings import ABSENT
+from nas.latency.partial_solutions import ABSENT
 from nas.optimize.encoding import Code, CodedSpace
 
 

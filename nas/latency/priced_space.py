@@ -24,8 +24,8 @@ from latbench.profilers import Profiler
 from latbench.tables import LatencyTable, SpaceLabel
 from latbench.workflows.profiling import Forecast, ProfileResult, forecast, profile
 from latbench.workflows.transfer import TransferResult, transfer
-from nas.beginnings import ABSENT
 from nas.extremes import Code, Layers, cheapest, costliest
+from nas.latency.partial_solutions import ABSENT
 from nas.spaces import (
     Architecture,
     Choice,

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latbench.errors import BudgetError
-from nas.beginnings import ABSENT, Beginnings
 from nas.extremes import least_rest
+from nas.latency.partial_solutions import ABSENT, Beginnings
 from nas.optimize.constraints import Constraint, Floats, Limit
 from nas.spaces import Architecture, Choice, Layer
 
