@@ -20,7 +20,7 @@ from functools import partial
 
 import numpy as np
 
-from nas.extremes import least_rest
+from nas.latency.extremes import least_rest
 from nas.latency.partial_solutions import ABSENT, Beginnings
 from nas.optimize.constraints import Floats
 from nas.optimize.encoding import Code, CodedSpace, undominated

@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas.extremes import Layers, cheapest, costliest
 from nas.generator.constants import Constant
 from nas.generator.planes import plane_of
+from nas.latency.extremes import Layers, cheapest, costliest
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import Count, Floats, Latency, Quantity
 from nas.spaces import Layer, SearchSpace

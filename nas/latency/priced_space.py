@@ -24,7 +24,7 @@ from latbench.profilers import Profiler
 from latbench.tables import LatencyTable, SpaceLabel
 from latbench.workflows.profiling import Forecast, ProfileResult, forecast, profile
 from latbench.workflows.transfer import TransferResult, transfer
-from nas.extremes import Code, Layers, cheapest, costliest
+from nas.latency.extremes import Code, Layers, cheapest, costliest
 from nas.latency.partial_solutions import ABSENT
 from nas.spaces import (
     Architecture,

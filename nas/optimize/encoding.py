@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latbench.errors import BudgetError
-from nas.extremes import least_rest
+from nas.latency.extremes import least_rest
 from nas.latency.partial_solutions import ABSENT, Beginnings
 from nas.optimize.constraints import Constraint, Floats, Limit
 from nas.spaces import Architecture, Choice, Layer

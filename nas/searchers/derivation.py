@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.additive import Scores, Sums, best_of_sums
-from nas.extremes import pareto_rows
 from nas.latency.correction import Propose, Range
+from nas.latency.extremes import pareto_rows
 from nas.latency.partial_solutions import ABSENT
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Places, Widths

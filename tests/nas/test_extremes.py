@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nas.extremes import Code, Layers, cheapest, costliest, pareto_rows
+from nas.latency.extremes import Code, Layers, cheapest, costliest, pareto_rows
 
 Floats = NDArray[np.float64]
 
