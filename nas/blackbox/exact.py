@@ -2,7 +2,7 @@
 
 The model is a Gaussian process whose kernel is a sum over layers, so that whatever it predicts is a
 sum of what its choices contribute; the feasible architecture of the greatest sum is found by
-dynamic programming (``nas.additive``). Each time one function is drawn from the process as it
+dynamic programming (``nas.optimize.exact_solver``). Each time one function is drawn from the process as it
 stands after all scores so far (Thompson 1933, by Matheron's rule), so that what is uncertain is
 tried. Where scores do add up this is all that a search can do; where layers interact the model
 stays wrong, and the searcher with a surrogate goes further.
@@ -13,11 +13,11 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from nas.additive import Scores, best_code
 from nas.blackbox.base import BlackBox
 from nas.blackbox.features import Features, squared_distances
 from nas.blackbox.variation import DEFAULT, Variation
 from nas.optimize.encoding import Code, CodedSpace
+from nas.optimize.exact_solver import Scores, best_code
 
 _NOISE = 0.05  # of the scores' variance: what layers do together
 

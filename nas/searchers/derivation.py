@@ -3,7 +3,7 @@
 The most probable architecture may lie out of reach of the target, whatever its widths: too slow
 at its narrowest, or too fast at its widest, which would leave some of the budget unused. Of the
 operations and depths whose widths reach the target the most probable are found exactly
-(``nas.additive``), and their widths are scaled to just below it.
+(``nas.optimize.exact_solver``), and their widths are scaled to just below it.
 
 What widths reach is decided by sums over layers. A latency is the largest of a few such sums, so a
 network is within the target if all of its sums are: an operation stands there once for every width
@@ -24,7 +24,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.additive import Scores, Sums, best_of_sums
 from nas.latency.correction import Propose, Range
 from nas.latency.extremes import pareto_rows
 from nas.latency.partial_solutions import ABSENT
@@ -32,6 +31,7 @@ from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Places, Widths
 from nas.latency.width_scaling import Fit, check_reach, fit_exact
 from nas.optimize.encoding import Code
+from nas.optimize.exact_solver import Scores, Sums, best_of_sums
 from nas.spaces import Architecture, Choice, SearchSpace
 
 Floats = NDArray[np.float64]

@@ -5,7 +5,7 @@
 (``nas.training.strategies``). The weights of operations and of depths learn on held-out images,
 from the task's loss joined to the exact expected latency (``nas.criteria.hardware``). On unified
 blocks they are weights of kernels (``nas.searchers.kernels``). The result is the most probable
-architecture within the target, exactly (``nas.additive``); where widths are elastic, the most
+architecture within the target, exactly (``nas.optimize.exact_solver``); where widths are elastic, the most
 probable one that can be scaled to just below (``nas.searchers.derivation``).
 
 The shared weights are trained by the mixture itself, as published, or by paths that another
@@ -29,13 +29,13 @@ from torch import Tensor
 
 from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
-from nas.additive import Scores, best_code
 from nas.criteria.hardware import objective_of
 from nas.data.images import ImageData
 from nas.evaluators.supernet import SupernetEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import Constraint, expected_load
 from nas.optimize.encoding import CodedSpace
+from nas.optimize.exact_solver import Scores, best_code
 from nas.recipes import Fraction, Recipe
 from nas.searchers.base import (
     SearchResult,

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latbench.cost import network_cost
-from nas.additive import Scores, best_code
 from nas.blackbox import BLACK_BOXES, run
 from nas.blackbox.nsga2 import NSGA2Search
 from nas.blackbox.variation import Variation, crossover, mutate
 from nas.optimize.constraints import Constraint, Count, Limit
 from nas.optimize.encoding import Code, CodedSpace
+from nas.optimize.exact_solver import Scores, best_code
 from nas.spaces import SearchSpace, make_space
 from tests.conftest import make_mix_space, make_small_space, make_tiny_space
 

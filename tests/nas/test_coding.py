@@ -15,10 +15,10 @@ from latbench.device import load_profile
 from latbench.errors import BudgetError
 from latbench.tables.price_model import Knee, PriceModel
 from latbench.units import parse_latency_ms
-from nas.additive import Scores, best_code
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import Constraint, Count, Latency, Limit, latency_limits
 from nas.optimize.encoding import Code, CodedSpace
+from nas.optimize.exact_solver import Scores, best_code
 from nas.spaces import SearchSpace, make_space
 from tests.conftest import make_small_space, make_tiny_space, random_price, write_table
 
