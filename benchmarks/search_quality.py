@@ -32,9 +32,9 @@ from cells import shown
 from latbench.environment import current_environment
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
-from nas.blackbox import BLACK_BOXES
 from nas.evaluators.tabular import TabularEvaluator
 from nas.latency.priced_space import PricedSpace
+from nas.optimize.blackbox import BLACK_BOXES
 from nas.optimize.constraints import Constraint, Count, Latency, Limit, Quantity
 from nas.optimize.encoding import Code, CodedSpace
 from nas.spaces import make_space

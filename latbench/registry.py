@@ -17,7 +17,7 @@ The groups, each with its registry:
     latbench.tasks        nas.tasks.TASKS
     latbench.strategies   nas.training.strategies.STRATEGIES
     latbench.evaluators   nas.evaluators.EVALUATORS
-    latbench.black_boxes  nas.blackbox.BLACK_BOXES
+    latbench.black_boxes  nas.optimize.blackbox.BLACK_BOXES
     latbench.searchers    nas.searchers.SEARCHERS
 
 A family's entry points are read at its first look-up, in some milliseconds, and a member is

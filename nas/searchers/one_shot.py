@@ -2,7 +2,7 @@
 
 After SPOS (Guo et al., ECCV 2020): a strategy trains the supernet, whatever the budgets; each
 architecture is scored with the shared weights, its batch norms calibrated. The searcher, the
-strategy and the constraint are free (``nas.blackbox``, ``nas.training.strategies``,
+strategy and the constraint are free (``nas.optimize.blackbox``, ``nas.training.strategies``,
 ``nas.optimize.constraints``): a target holds on every device that there is a table of, and limits of MACs
 and parameters hold beside it, or alone. The supernet is of separate operations, or of SGNAS's
 unified blocks where the space has those. Scores are shared by all targets: what was scored under
@@ -22,12 +22,12 @@ from torch import nn
 
 from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
-from nas.blackbox import BLACK_BOXES, BlackBox, run
-from nas.blackbox.variation import Variation
 from nas.data.images import ImageData
 from nas.evaluators.journal import Journaled
 from nas.evaluators.supernet import SupernetEvaluator
 from nas.latency.priced_space import PricedSpace
+from nas.optimize.blackbox import BLACK_BOXES, BlackBox, run
+from nas.optimize.blackbox.variation import Variation
 from nas.optimize.encoding import Code, CodedSpace
 from nas.recipes import Count, Fraction, Recipe
 from nas.searchers.base import (

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latbench.cost import network_cost
-from nas.blackbox import BLACK_BOXES, run
-from nas.blackbox.nsga2 import NSGA2Search
-from nas.blackbox.variation import Variation, crossover, mutate
+from nas.optimize.blackbox import BLACK_BOXES, run
+from nas.optimize.blackbox.nsga2 import NSGA2Search
+from nas.optimize.blackbox.variation import Variation, crossover, mutate
 from nas.optimize.constraints import Constraint, Count, Limit
 from nas.optimize.encoding import Code, CodedSpace
 from nas.optimize.exact_solver import Scores, best_code

@@ -23,13 +23,13 @@ from latbench.errors import (
     LatbenchError,
     MismatchError,
 )
-from nas.blackbox import BLACK_BOXES, run
 from nas.evaluators import EVALUATORS, Evaluator, Journaled
 from nas.evaluators.scratch import ScratchEvaluator
 from nas.evaluators.supernet import SupernetEvaluator
 from nas.evaluators.tabular import TabularEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import one_hot
+from nas.optimize.blackbox import BLACK_BOXES, run
 from nas.optimize.constraints import latency_limits
 from nas.optimize.encoding import Code, CodedSpace
 from nas.searchers import SEARCHERS, SearchSettings

@@ -13,9 +13,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from nas.blackbox.base import BlackBox
-from nas.blackbox.features import Features, squared_distances
-from nas.blackbox.variation import DEFAULT, Variation
+from nas.optimize.blackbox.base import BlackBox
+from nas.optimize.blackbox.features import Features, squared_distances
+from nas.optimize.blackbox.variation import DEFAULT, Variation
 from nas.optimize.encoding import Code, CodedSpace
 from nas.optimize.exact_solver import Scores, best_code
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from nas.blackbox.variation import DEFAULT, Variation
+from nas.optimize.blackbox.variation import DEFAULT, Variation
 from nas.optimize.encoding import Code, CodedSpace
 
 

@@ -17,8 +17,8 @@ from pymoo.core.mutation import Mutation
 from pymoo.core.problem import Problem
 from pymoo.core.sampling import Sampling
 
-from nas.blackbox.base import BlackBox
-from nas.blackbox.variation import DEFAULT, Variation, crossover, mutate
+from nas.optimize.blackbox.base import BlackBox
+from nas.optimize.blackbox.variation import DEFAULT, Variation, crossover, mutate
 from nas.optimize.encoding import Code, CodedSpace
 
 POPULATION = 20  # some generations within a few hundred evaluations

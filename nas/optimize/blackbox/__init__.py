@@ -7,16 +7,16 @@ No torch here. A new one is one file and one line in ``BLACK_BOXES``;
 from __future__ import annotations
 
 from latbench.registry import Registry
-from nas.blackbox.base import BlackBox, run
+from nas.optimize.blackbox.base import BlackBox, run
 
 BLACK_BOXES: Registry[type[BlackBox]] = Registry(
     "black-box searcher",
     {
-        "random": "nas.blackbox.random:RandomSearch",
-        "evolution": "nas.blackbox.evolution:Evolution",
-        "surrogate": "nas.blackbox.surrogate:SurrogateEvolution",
-        "nsga2": "nas.blackbox.nsga2:NSGA2Search",
-        "exact": "nas.blackbox.exact:ExactSearch",
+        "random": "nas.optimize.blackbox.random:RandomSearch",
+        "evolution": "nas.optimize.blackbox.evolution:Evolution",
+        "surrogate": "nas.optimize.blackbox.surrogate:SurrogateEvolution",
+        "nsga2": "nas.optimize.blackbox.nsga2:NSGA2Search",
+        "exact": "nas.optimize.blackbox.exact:ExactSearch",
     },
     group="latbench.black_boxes",
 )

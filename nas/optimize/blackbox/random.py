@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nas.blackbox.base import BlackBox
+from nas.optimize.blackbox.base import BlackBox
 from nas.optimize.encoding import Code
 
 

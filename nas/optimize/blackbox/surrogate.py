@@ -1,7 +1,7 @@
 """Evolution with a surrogate: candidates are ranked by a model of the scores before evaluation.
 
 The model is a Gaussian process over architectures with a kernel exp(-sum_l theta_l d_l), where
-d_l is how far the choices of layer l are apart (``nas.blackbox.features``) and the weights theta
+d_l is how far the choices of layer l are apart (``nas.optimize.blackbox.features``) and the weights theta
 are those of greatest likelihood: it learns which layers matter, and because the kernel is a product
 over layers it knows interactions of all orders. The candidate of the greatest expected
 improvement (Jones et al. 1998) is evaluated next. Where all feasible architectures can be listed
@@ -23,10 +23,10 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 from scipy.special import ndtr
 
-from nas.blackbox.base import BlackBox
-from nas.blackbox.evolution import child, fittest
-from nas.blackbox.features import Features, squared_distances
-from nas.blackbox.variation import DEFAULT, Variation
+from nas.optimize.blackbox.base import BlackBox
+from nas.optimize.blackbox.evolution import child, fittest
+from nas.optimize.blackbox.features import Features, squared_distances
+from nas.optimize.blackbox.variation import DEFAULT, Variation
 from nas.optimize.constraints import Floats
 from nas.optimize.encoding import Code, CodedSpace
 

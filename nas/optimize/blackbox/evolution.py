@@ -12,8 +12,8 @@ import heapq
 
 import numpy as np
 
-from nas.blackbox.base import BlackBox
-from nas.blackbox.variation import crossover, mutate
+from nas.optimize.blackbox.base import BlackBox
+from nas.optimize.blackbox.variation import crossover, mutate
 from nas.optimize.encoding import Code
 
 _TRIES = 8  # children drawn for a new one, before the nearest new one is looked for
