@@ -1356,7 +1356,7 @@ def export(architecture: Path, weights: Path | None, output: Path, as_json: bool
 
     arch, space = load_architecture(architecture)
     with _needs_torch():
-        from nas.deployment import export_onnx
+        from nas.export import export_onnx
     deviation = export_onnx(space.lower(arch), weights, output)
     _emit(
         {"path": str(output), "deviation": deviation},

@@ -29,7 +29,7 @@ from latbench.measure.sweep import Progress
 from nas.data import load_data
 from nas.data.fashion_mnist import fashion_mnist, read_idx
 from nas.data.images import Split, augment, batches, generator, resize
-from nas.deployment import export_onnx
+from nas.export import export_onnx
 from nas.latency.correction import Measure
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import COUNTED, Count, Counted, Limit
