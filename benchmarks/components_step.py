@@ -33,7 +33,7 @@ from latbench.render.torch import NetworkModule
 from latbench.report.terminal import print_lines, print_table
 from nas.latency.relaxation import one_hot
 from nas.spaces import SPACES, Architecture, SearchSpace, every_width, make_space
-from nas.supernet.supernet import fixed_supernet
+from nas.supernet.mixed_operations import fixed_supernet
 from nas.training.memory import keep_freed_memory
 
 SIZE, CLASSES = 32, 100

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from nas.data.images import ImageData
 from nas.evaluators.relaxed import RelaxedJudge
 from nas.spaces import Architecture, SearchSpace
-from nas.supernet.supernet import Supernet, fixed_supernet
+from nas.supernet.mixed_operations import Supernet, fixed_supernet
 from nas.supernet.unified import THRESHOLD
 from nas.training.calibration import calibrate
 from nas.training.distributed import ALONE, Workers

@@ -11,7 +11,7 @@ from latbench.render.torch import NetworkModule
 from nas.data.images import ImageData, Source, batches, generator
 from nas.evaluators.base import Evaluator
 from nas.spaces import Architecture
-from nas.supernet.supernet import Supernet
+from nas.supernet.mixed_operations import Supernet
 from nas.supernet.unified import UnifiedSupernet, path_of
 from nas.tasks import task_of
 from nas.training.calibration import calibrate

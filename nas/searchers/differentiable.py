@@ -50,7 +50,7 @@ from nas.searchers.kernels import KernelLoads, most_probable_kernels
 from nas.searchers.supernet import SupernetSearcher, divided, supernet_of
 from nas.spaces import Architecture, SearchSpace
 from nas.spaces.sgnas import is_unified
-from nas.supernet.supernet import start_widths
+from nas.supernet.mixed_operations import start_widths
 from nas.training.criterion import criterion_of
 from nas.training.epochs import Progress, Values
 from nas.training.run_folder import RunFolder

@@ -40,7 +40,7 @@ from nas.searchers.base import (
 )
 from nas.searchers.supernet import SupernetSearcher, divided, supernet_of
 from nas.spaces import SearchSpace
-from nas.supernet.supernet import Supernet
+from nas.supernet.mixed_operations import Supernet
 from nas.tasks import task_of
 from nas.training.criterion import criterion_of
 from nas.training.epochs import Progress, Values

@@ -14,7 +14,7 @@ from nas.optimize.encoding import CodedSpace
 from nas.searchers.base import Searcher, budgets_of
 from nas.spaces import Layer, SearchSpace, aligned_widths, plain_space
 from nas.spaces.sgnas import is_unified
-from nas.supernet.supernet import Supernet, searchable_supernet
+from nas.supernet.mixed_operations import Supernet, searchable_supernet
 from nas.supernet.unified import UnifiedSupernet
 from nas.training.supernet import SupernetRecipe
 

@@ -84,7 +84,7 @@ from nas.searchers.derivation import (
 from nas.searchers.tfnas_recipe import TFNASRecipe
 from nas.searchers.tfnas_state import SearchState
 from nas.spaces.architecture import read_architecture
-from nas.supernet.supernet import has_widths, require_separate
+from nas.supernet.mixed_operations import has_widths, require_separate
 from nas.tasks import Task, task_of
 from nas.training.criterion import criterion_of
 from nas.training.epochs import (

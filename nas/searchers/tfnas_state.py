@@ -11,7 +11,7 @@ from nas.latency.relaxation import Places
 from nas.searchers.choices import Choices
 from nas.searchers.tfnas_recipe import TFNASRecipe
 from nas.spaces import Architecture, SearchSpace
-from nas.supernet.supernet import searchable_supernet
+from nas.supernet.mixed_operations import searchable_supernet
 from nas.training.epochs import Resumable, scaler_part
 from nas.training.optimizer import ElasticSGD
 from nas.training.torch_device import CPU, TorchDevice

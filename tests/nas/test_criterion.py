@@ -86,7 +86,7 @@ def test_what_a_criterion_draws_follows_from_the_seed_and_leaves_no_trace() -> N
 
 def test_a_search_is_trained_by_the_criterion_of_its_recipe(tmp_path: Path) -> None:
     from nas.spaces import make_space
-    from nas.supernet.supernet import fixed_supernet
+    from nas.supernet.mixed_operations import fixed_supernet
     from nas.training.run_folder import RunFolder
     from nas.training.strategies import STRATEGIES
     from nas.training.supernet import train_supernet

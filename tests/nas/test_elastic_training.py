@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nas.latency.relaxation import Relaxed
 from nas.spaces import Architecture, Choice, SearchSpace, aligned_widths
 from nas.supernet.elastic import ElasticInvertedResidual
-from nas.supernet.supernet import Supernet, searchable_supernet
+from nas.supernet.mixed_operations import Supernet, searchable_supernet
 from nas.training.distributed import ALONE
 from nas.training.strategies import STRATEGIES, Strategy
 from nas.training.strategies.base import Relaxation

@@ -36,7 +36,7 @@ from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.one_shot import OneShotRecipe
 from nas.spaces import Choice, SearchSpace, make_space
 from nas.supernet.elastic import ElasticInvertedResidual
-from nas.supernet.supernet import Supernet, searchable_supernet
+from nas.supernet.mixed_operations import Supernet, searchable_supernet
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
 from tests.conftest import make_small_space, make_tiny_space, write_table

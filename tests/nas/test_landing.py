@@ -17,7 +17,7 @@ from nas.latency.priced_space import PricedSpace
 from nas.latency.width_scaling import Fit, fit_exact
 from nas.searchers.derivation import LogProbabilities, proposals
 from nas.spaces import Architecture, SearchSpace, make_space
-from nas.supernet.supernet import start_widths
+from nas.supernet.mixed_operations import start_widths
 from tests.conftest import write_table
 
 

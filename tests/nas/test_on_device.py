@@ -21,7 +21,7 @@ from nas.latency.relaxation import Relaxed
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.tfnas import SearchState, TFNASRecipe, TFNASSearcher
 from nas.spaces import SearchSpace
-from nas.supernet.supernet import fixed_supernet, searchable_supernet
+from nas.supernet.mixed_operations import fixed_supernet, searchable_supernet
 from nas.training import scratch
 from nas.training.calibration import calibrate
 from nas.training.distributed import ALONE

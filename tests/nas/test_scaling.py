@@ -29,7 +29,7 @@ from nas.latency.width_scaling import SHAPE_TOLERANCE, fit_exact, fit_greedy, re
 from nas.searchers.derivation import LogProbabilities, architecture_at, derive, most_probable
 from nas.spaces import Architecture, Choice, Layer, SearchSpace, make_space
 from nas.spaces.architecture import parse_architecture
-from nas.supernet.supernet import start_widths
+from nas.supernet.mixed_operations import start_widths
 from tests.conftest import make_tiny_space, write_table
 
 # none, and one under which small networks of the tiny space are flat and large ones are not

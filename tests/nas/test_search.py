@@ -42,7 +42,7 @@ from nas.searchers.one_shot import OneShotRecipe
 from nas.searchers.tfnas import TFNASRecipe
 from nas.spaces import SearchSpace
 from nas.spaces.architecture import read_architecture
-from nas.supernet.supernet import fixed_supernet
+from nas.supernet.mixed_operations import fixed_supernet
 from nas.training import scratch
 from nas.training.distributed import Workers
 from nas.training.recipe import TrainingRecipe

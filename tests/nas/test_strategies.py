@@ -22,7 +22,7 @@ from nas.searchers.one_shot import OneShotRecipe
 from nas.spaces import FixedLayer, SearchSpace
 from nas.spaces.rows import inverted_residuals
 from nas.supernet.candidates import FastConv, FastPool
-from nas.supernet.supernet import fixed_supernet
+from nas.supernet.mixed_operations import fixed_supernet
 from nas.training.distributed import ALONE
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import STRATEGIES, DifferentiableStrategy

@@ -14,8 +14,8 @@ from nas.spaces import SearchSpace
 from nas.supernet.candidates import Initial, initialise
 from nas.supernet.depthwise import depthwise
 from nas.supernet.elastic import ElasticInvertedResidual
+from nas.supernet.mixed_operations import Supernet, start_widths
 from nas.supernet.pointwise import pointwise
-from nas.supernet.supernet import Supernet, start_widths
 from nas.training.optimizer import ElasticSGD
 
 WIDEST = [

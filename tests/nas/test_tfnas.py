@@ -36,7 +36,7 @@ from nas.searchers.derivation import (
 )
 from nas.searchers.tfnas import TFNASRecipe, TFNASSearcher
 from nas.spaces import Choice, SearchSpace
-from nas.supernet.supernet import Supernet, start_widths
+from nas.supernet.mixed_operations import Supernet, start_widths
 from nas.training.distributed import Workers
 from nas.training.run_folder import RunFolder
 from tests.conftest import make_tiny_space, write_table
