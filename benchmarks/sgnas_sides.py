@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from nas.data.images import generator
 from nas.spaces import SearchSpace
 from nas.spaces.sgnas import KERNELS, SKIP, SUB_BLOCKS, MixLayer
-from nas.supernet.unified import THRESHOLD, UnifiedSupernet
+from nas.supernet.unified_blocks import THRESHOLD, UnifiedSupernet
 from nas.training.strategies.unified import FairPaths
 from nas.training.torch_device import CPU, TorchDevice
 from nas.training.unified import supernet_step

@@ -12,7 +12,7 @@ from nas.data.images import ImageData, Source, batches, generator
 from nas.evaluators.base import Evaluator
 from nas.spaces import Architecture
 from nas.supernet.mixed_operations import Supernet
-from nas.supernet.unified import UnifiedSupernet, path_of
+from nas.supernet.unified_blocks import UnifiedSupernet, path_of
 from nas.tasks import task_of
 from nas.training.calibration import calibrate
 

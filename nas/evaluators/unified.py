@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from nas.data.images import ImageData
 from nas.evaluators.relaxed import RelaxedJudge
 from nas.spaces import Architecture, SearchSpace, plain_space
-from nas.supernet.unified import UnifiedSupernet, path_of
+from nas.supernet.unified_blocks import UnifiedSupernet, path_of
 from nas.training.distributed import ALONE, Workers
 from nas.training.epochs import Progress
 from nas.training.run_folder import RunFolder

@@ -31,7 +31,7 @@ from nas.supernet.fused import MOMENTUM, frozen_expand, frozen_mix
 from nas.supernet.norms import folded
 
 if TYPE_CHECKING:
-    from nas.supernet.unified import KernelChoice, SubBlock, UnifiedBlock, UnifiedSupernet
+    from nas.supernet.unified_blocks import KernelChoice, SubBlock, UnifiedBlock, UnifiedSupernet
 
 THRESHOLD = 0.01  # choices of at most this probability are not computed, as published
 

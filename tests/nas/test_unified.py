@@ -15,7 +15,7 @@ from latbench.errors import InvalidValueError
 from nas.spaces import SearchSpace, Variant, make_space
 from nas.spaces.sgnas import KERNELS, SKIP, SUB_BLOCKS, MixLayer, architecture_of
 from nas.supernet.depthwise import depthwise
-from nas.supernet.unified import UnifiedBlock, UnifiedSupernet, path_of
+from nas.supernet.unified_blocks import UnifiedBlock, UnifiedSupernet, path_of
 
 
 def make_unified_space() -> SearchSpace:
