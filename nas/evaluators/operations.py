@@ -16,7 +16,7 @@ from nas.training.epochs import Progress
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import make_strategy
 from nas.training.strategies.base import relaxed_of
-from nas.training.supernet import SupernetRecipe, train_supernet
+from nas.training.supernet_training import SupernetRecipe, train_supernet
 from nas.training.torch_device import CPU, TorchDevice
 from nas.training.unified import (
     Parts,

@@ -62,7 +62,7 @@ from nas.training.strategies import (
 )
 from nas.training.strategies.base import Drawn
 from nas.training.strategies.unified import RelaxedKernels
-from nas.training.supernet import Objective, SupernetRecipe, train_supernet
+from nas.training.supernet_training import Objective, SupernetRecipe, train_supernet
 
 
 class DifferentiableRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="differentiable"):

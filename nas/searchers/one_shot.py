@@ -47,7 +47,7 @@ from nas.training.epochs import Progress, Values
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import Relaxation, Strategy, make_strategy
 from nas.training.strategies.widths import RandomWidths
-from nas.training.supernet import SupernetRecipe, train_supernet
+from nas.training.supernet_training import SupernetRecipe, train_supernet
 
 _TRAINING = 0.8  # of the progress bar
 

@@ -16,7 +16,7 @@ from nas.spaces import Layer, SearchSpace, aligned_widths, plain_space
 from nas.spaces.sgnas import is_unified
 from nas.supernet.mixed_operations import Supernet, searchable_supernet
 from nas.supernet.unified_blocks import UnifiedSupernet
-from nas.training.supernet import SupernetRecipe
+from nas.training.supernet_training import SupernetRecipe
 
 _ANY = 1 + 1e-6  # times the slowest: sums in another order differ in their last digits
 

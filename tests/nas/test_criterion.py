@@ -13,7 +13,7 @@ from nas.criteria.focal import Focal
 from nas.training.criterion import check_batches, criterion_of
 from nas.training.distributed import Workers
 from nas.training.epochs import TrainingImages
-from nas.training.supernet import SupernetRecipe
+from nas.training.supernet_training import SupernetRecipe
 from tests.nas.runs import tiny_data
 
 
@@ -89,7 +89,7 @@ def test_a_search_is_trained_by_the_criterion_of_its_recipe(tmp_path: Path) -> N
     from nas.supernet.mixed_operations import fixed_supernet
     from nas.training.run_folder import RunFolder
     from nas.training.strategies import STRATEGIES
-    from nas.training.supernet import train_supernet
+    from nas.training.supernet_training import train_supernet
 
     space = make_space("nasbench-macro", 8, 10)
     states = []

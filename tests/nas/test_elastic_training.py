@@ -17,7 +17,7 @@ from nas.training.strategies import STRATEGIES, Strategy
 from nas.training.strategies.base import Relaxation
 from nas.training.strategies.sandwich import SandwichRule
 from nas.training.strategies.widths import RandomWidths
-from nas.training.supernet import SupernetRecipe, _State
+from nas.training.supernet_training import SupernetRecipe, _State
 from tests.conftest import make_tiny_space
 
 RECIPE = SupernetRecipe(lr=0.1, momentum=0.9, weight_decay=0.1)

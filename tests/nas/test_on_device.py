@@ -31,7 +31,7 @@ from nas.training.run_folder import RunFolder
 from nas.training.strategies import STRATEGIES, Relaxation
 from nas.training.strategies.base import on_device
 from nas.training.strategies.widths import RandomWidths
-from nas.training.supernet import Objective, SupernetRecipe, _State
+from nas.training.supernet_training import Objective, SupernetRecipe, _State
 from nas.training.torch_device import CPU, TorchDevice
 from tests.conftest import make_small_space, make_tiny_space, write_table
 from tests.nas.pretend_gpu import DeviceTensor, Recorder, on_pretend_gpu, pretend_gpu

@@ -30,7 +30,7 @@ from nas.training.strategies.fair import StrictFairness
 from nas.training.strategies.gumbel import GumbelSoftmax
 from nas.training.strategies.sandwich import SandwichRule
 from nas.training.strategies.uniform import UniformPath
-from nas.training.supernet import Objective, SupernetRecipe, _State, train_supernet
+from nas.training.supernet_training import Objective, SupernetRecipe, _State, train_supernet
 
 RECIPE = SupernetRecipe(epochs=2, batch_size=8, lr=0.1, alpha_lr=0.1, shift=1)
 
