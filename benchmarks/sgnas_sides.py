@@ -26,7 +26,7 @@ from nas.spaces.sgnas import KERNELS, SKIP, SUB_BLOCKS, MixLayer
 from nas.supernet.unified_blocks import THRESHOLD, UnifiedSupernet
 from nas.training.strategies.unified import FairPaths
 from nas.training.torch_device import CPU, TorchDevice
-from nas.training.unified import supernet_step
+from nas.training.unified_training import supernet_step
 
 SUPERNET, ARCHITECTURE = "supernet step", "architecture step"
 STEPS = {

@@ -18,7 +18,7 @@ from nas.training.strategies import make_strategy
 from nas.training.strategies.base import relaxed_of
 from nas.training.supernet_training import SupernetRecipe, train_supernet
 from nas.training.torch_device import CPU, TorchDevice
-from nas.training.unified import (
+from nas.training.unified_training import (
     Parts,
     UnifiedRecipe,
     calibration_inputs,

@@ -15,7 +15,7 @@ from nas.tasks import task_of
 from nas.tasks.base import JUDGED_AT_ONCE
 from nas.training.distributed import ALONE, Workers
 from nas.training.torch_device import CPU, TorchDevice
-from nas.training.unified import Parts, UnifiedRecipe, device_of, selection_fitness
+from nas.training.unified_training import Parts, UnifiedRecipe, device_of, selection_fitness
 
 
 class RelaxedJudge(Evaluator):

@@ -12,7 +12,7 @@ from nas.training.distributed import ALONE, Workers
 from nas.training.epochs import Progress
 from nas.training.run_folder import RunFolder
 from nas.training.torch_device import CPU, TorchDevice
-from nas.training.unified import (
+from nas.training.unified_training import (
     Parts,
     UnifiedRecipe,
     answer,

@@ -64,7 +64,7 @@ from nas.training.epochs import (
 )
 from nas.training.run_folder import RunFolder
 from nas.training.strategies.gumbel import gumbel_noise
-from nas.training.unified import UnifiedRecipe
+from nas.training.unified_training import UnifiedRecipe
 
 _PHASE = "generator"
 _PRIORS_FILE = "priors.jsonl"  # in a run's folder: networks that were judged to become one

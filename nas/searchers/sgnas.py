@@ -1,6 +1,6 @@
 """SGNAS: one generator that answers any budget (Huang & Chu, CVPR 2021), for several devices.
 
-First the supernet is trained: the unified one (``nas.training.unified``), or the one of a space of
+First the supernet is trained: the unified one (``nas.training.unified_training``), or the one of a space of
 separate operations (``nas.training.supernet_training``; the generator of OSNASLib). Then, with its
 weights frozen, the generator is trained (``nas.searchers.generator_training``), which gets a budget
 and gives an architecture. That is brought under the budget exactly (``nas.generator.answers``). A
@@ -62,7 +62,7 @@ from nas.training.epochs import Progress
 from nas.training.run_folder import RunFolder, read_config
 from nas.training.strategies import Relaxation, make_strategy
 from nas.training.torch_device import CPU, TorchDevice
-from nas.training.unified import divide, unified_criterion
+from nas.training.unified_training import divide, unified_criterion
 
 
 class SGNASSearcher(Searcher):

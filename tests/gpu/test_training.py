@@ -28,7 +28,7 @@ from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
 from nas.training.strategies.unified import FairPaths
 from nas.training.torch_device import CPU, TorchDevice, find_torch_device
-from nas.training.unified import supernet_step
+from nas.training.unified_training import supernet_step
 from tests.conftest import make_mix_space, make_tiny_space, write_table
 from tests.nas.runs import Stop, stopping_after, tiny_data
 

@@ -26,7 +26,7 @@ from nas.supernet.unified_blocks import UnifiedSupernet
 from nas.training.run_folder import RunFolder
 from nas.training.strategies.unified import FairPaths
 from nas.training.torch_device import CPU, TorchDevice
-from nas.training.unified import supernet_step
+from nas.training.unified_training import supernet_step
 from tests.conftest import make_mix_space, make_small_space, write_table
 from tests.nas.pretend_gpu import DeviceTensor, Recorder, on_pretend_gpu, pretend_gpu
 from tests.nas.runs import tiny_data

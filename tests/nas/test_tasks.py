@@ -27,7 +27,7 @@ from nas.tasks.face_recognition import verify
 from nas.training import scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
-from nas.training.unified import divide
+from nas.training.unified_training import divide
 from tests.conftest import make_mix_space, make_small_space, write_table
 from tests.nas.test_data import write_identities, write_pairs
 

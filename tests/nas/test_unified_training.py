@@ -23,7 +23,7 @@ from nas.training.calibration import calibrate
 from nas.training.optimizer import TensorFlowRMSprop
 from nas.training.run_folder import RunFolder
 from nas.training.strategies.unified import BARE, FairPaths
-from nas.training.unified import (
+from nas.training.unified_training import (
     UnifiedRecipe,
     answer,
     divide,
