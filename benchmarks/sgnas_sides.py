@@ -24,7 +24,7 @@ from nas.data.images import generator
 from nas.spaces import SearchSpace
 from nas.spaces.sgnas import KERNELS, SKIP, SUB_BLOCKS, MixLayer
 from nas.supernet.unified_blocks import THRESHOLD, UnifiedSupernet
-from nas.training.strategies.unified import FairPaths
+from nas.training.strategies.kernel_paths import FairPaths
 from nas.training.torch_device import CPU, TorchDevice
 from nas.training.unified_training import supernet_step
 

@@ -24,7 +24,7 @@ from benchmarks.tfnas_sides import Shape, our_steps
 from nas.searchers.choices import Choices
 from nas.searchers.tfnas import TFNASRecipe
 from nas.spaces import make_space
-from nas.training.strategies.unified import FairPaths
+from nas.training.strategies.kernel_paths import FairPaths
 from nas.training.torch_device import CPU, TorchDevice, find_torch_device
 
 _STEPS = 40

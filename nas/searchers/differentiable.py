@@ -61,7 +61,7 @@ from nas.training.strategies import (
     make_strategy,
 )
 from nas.training.strategies.base import Drawn
-from nas.training.strategies.unified import RelaxedKernels
+from nas.training.strategies.kernel_paths import RelaxedKernels
 from nas.training.supernet_training import Objective, SupernetRecipe, train_supernet
 
 

@@ -1,6 +1,6 @@
 """Training the unified supernet of SGNAS, and judging what comes out of it.
 
-Four fair paths a step (``nas.training.strategies.unified``), the criterion of the recipe, gradients
+Four fair paths a step (``nas.training.strategies.kernel_paths``), the criterion of the recipe, gradients
 summed, one update. The criterion is label-smoothed cross entropy as published, or the angular
 margin on faces; what it learns is trained with the weights. The learning rate falls along a cosine
 to zero over all steps (published: over far more steps than there are, so that it hardly falls).
@@ -47,7 +47,7 @@ from nas.training.epochs import (
 from nas.training.optimizer import cosine, set_lr
 from nas.training.recipe import SearchRecipe
 from nas.training.run_folder import RunFolder
-from nas.training.strategies.unified import FairPaths
+from nas.training.strategies.kernel_paths import FairPaths
 from nas.training.torch_device import CPU, TorchDevice
 
 _PHASE = "supernet"

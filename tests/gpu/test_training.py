@@ -26,7 +26,7 @@ from nas.supernet.unified_blocks import UnifiedSupernet
 from nas.training import scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
-from nas.training.strategies.unified import FairPaths
+from nas.training.strategies.kernel_paths import FairPaths
 from nas.training.torch_device import CPU, TorchDevice, find_torch_device
 from nas.training.unified_training import supernet_step
 from tests.conftest import make_mix_space, make_tiny_space, write_table

@@ -24,7 +24,7 @@ from nas.searchers.one_shot import OneShotRecipe
 from nas.spaces.sgnas import CHOICES, SKIP, SUB_BLOCKS, architecture_of
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import Relaxation, make_strategy
-from nas.training.strategies.unified import UNIFIED, RelaxedKernels
+from nas.training.strategies.kernel_paths import UNIFIED, RelaxedKernels
 from tests.conftest import make_mix_space, make_small_space, write_table
 from tests.nas.runs import Stop, stopping_after, tiny_data
 

@@ -24,7 +24,7 @@ from nas.spaces import SearchSpace
 from nas.spaces.sgnas import SKIP, SUB_BLOCKS
 from nas.supernet.unified_blocks import UnifiedSupernet
 from nas.training.run_folder import RunFolder
-from nas.training.strategies.unified import FairPaths
+from nas.training.strategies.kernel_paths import FairPaths
 from nas.training.torch_device import CPU, TorchDevice
 from nas.training.unified_training import supernet_step
 from tests.conftest import make_mix_space, make_small_space, write_table

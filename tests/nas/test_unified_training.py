@@ -22,7 +22,7 @@ from nas.supernet.unified_blocks import UnifiedSupernet
 from nas.training.calibration import calibrate
 from nas.training.optimizer import TensorFlowRMSprop
 from nas.training.run_folder import RunFolder
-from nas.training.strategies.unified import BARE, FairPaths
+from nas.training.strategies.kernel_paths import BARE, FairPaths
 from nas.training.unified_training import (
     UnifiedRecipe,
     answer,

@@ -2,7 +2,7 @@
 
 Supernets of separate operations and unified ones know the same names. On unified blocks a strategy
 that relaxes choices works as it is, row by row; one that draws paths needs a form of its own
-(``UNIFIED``, in ``nas.training.strategies.unified``).
+(``UNIFIED``, in ``nas.training.strategies.kernel_paths``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from latbench.registry import Registry
 from nas.spaces import SearchSpace
 from nas.spaces.sgnas import is_unified
 from nas.training.strategies.base import DifferentiableStrategy, Relaxation, Strategy
-from nas.training.strategies.unified import UNIFIED, RelaxedKernels
+from nas.training.strategies.kernel_paths import UNIFIED, RelaxedKernels
 
 STRATEGIES: Registry[Callable[[SearchSpace], Strategy]] = Registry(
     "strategy",

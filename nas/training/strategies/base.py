@@ -22,7 +22,7 @@ from nas.spaces import SearchSpace
 
 Drawn = Any
 """What a supernet computes in one forward pass: ``Relaxed`` for one of separate operations; a path
-or probabilities ``(layers, 6, 4)`` for a unified one (``nas.training.strategies.unified``)."""
+or probabilities ``(layers, 6, 4)`` for a unified one (``nas.training.strategies.kernel_paths``)."""
 
 
 def on_device(
