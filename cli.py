@@ -1268,7 +1268,7 @@ def train(
 
     arch, space = load_architecture(architecture)
     with _needs_torch():
-        from nas.training import scratch
+        from nas.training import from_scratch as scratch
         from nas.training.distributed import workers
         from nas.training.torch_device import find_torch_device
     from nas.recipes import load_recipe
@@ -1316,7 +1316,7 @@ def evaluate(run: Path, data: str, data_dir: Path | None, torch_device: str, as_
 
     arch, space = _trained_architecture(run)
     loaded = _load_data(data, data_dir, arch.input_size, arch.classes, None)
-    from nas.training import scratch
+    from nas.training import from_scratch as scratch
     from nas.training.torch_device import find_torch_device
 
     judges_on = find_torch_device(torch_device)

@@ -52,7 +52,7 @@ from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.one_shot import OneShotRecipe, OneShotSearcher
 from nas.spaces import SPACES, SearchSpace, make_space
 from nas.tasks import task_of
-from nas.training import scratch
+from nas.training import from_scratch as scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import STRATEGIES

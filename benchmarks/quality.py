@@ -222,7 +222,7 @@ def _train(
     options: argparse.Namespace, network: Network, seed: int, run: Path, tick: Progress
 ) -> dict[str, Any]:
     from nas.data import load_data
-    from nas.training import scratch
+    from nas.training import from_scratch as scratch
     from nas.training.recipe import TrainingRecipe
     from nas.training.run_folder import RunFolder
 

@@ -25,7 +25,7 @@ from nas.latency.correction import measurer
 from nas.latency.priced_space import PricedSpace, profile_space
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.spaces import Architecture, make_space
-from nas.training import scratch
+from nas.training import from_scratch as scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
 from nas.training.torch_device import find_torch_device

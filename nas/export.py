@@ -12,7 +12,7 @@ from latbench.blocks import Network, network_graph
 from latbench.errors import LatbenchError
 from latbench.files import write_atomically
 from latbench.render.onnx import render_onnx
-from nas.training.scratch import load_model, make_model
+from nas.training.from_scratch import load_model, make_model
 
 TOLERANCE = 1e-4  # largest difference of a logit, relative to the largest logit
 

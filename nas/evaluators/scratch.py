@@ -14,7 +14,7 @@ from nas.data.images import ImageData, require_images
 from nas.evaluators.base import Evaluator
 from nas.spaces import Architecture, SearchSpace
 from nas.tasks import task_of
-from nas.training import scratch
+from nas.training import from_scratch as scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
 from nas.training.torch_device import CPU, TorchDevice

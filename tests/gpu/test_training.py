@@ -23,7 +23,7 @@ from nas.searchers.generator_training import SGNASRecipe
 from nas.searchers.one_shot import OneShotRecipe
 from nas.searchers.tfnas import TFNASRecipe, TFNASSearcher
 from nas.supernet.unified_blocks import UnifiedSupernet
-from nas.training import scratch
+from nas.training import from_scratch as scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
 from nas.training.strategies.kernel_paths import FairPaths

@@ -22,7 +22,8 @@ from nas.data.images import generator
 from nas.latency.priced_space import PricedSpace
 from nas.searchers import SearchSettings
 from nas.searchers.tfnas import TFNASRecipe, TFNASSearcher
-from nas.training import distributed, scratch
+from nas.training import distributed
+from nas.training import from_scratch as scratch
 from nas.training.distributed import ALONE, Workers, workers
 from nas.training.recipe import TrainingRecipe
 from nas.training.torch_device import TorchDevice

@@ -22,7 +22,7 @@ from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.tfnas import SearchState, TFNASRecipe, TFNASSearcher
 from nas.spaces import SearchSpace
 from nas.supernet.mixed_operations import fixed_supernet, searchable_supernet
-from nas.training import scratch
+from nas.training import from_scratch as scratch
 from nas.training.calibration import calibrate
 from nas.training.distributed import ALONE
 from nas.training.epochs import Losses

@@ -18,7 +18,7 @@ from nas.criteria.label_smoothing import LabelSmoothing
 from nas.data.images import ImageData, Split, resize
 from nas.evaluators.scratch import ScratchEvaluator
 from nas.recipes import load_recipe, shipped_recipes
-from nas.training import scratch
+from nas.training import from_scratch as scratch
 from nas.training.distributed import ALONE, Workers
 from nas.training.recipe import TrainingRecipe
 from nas.training.regularisation import add_drop_connect, add_dropout, drop_images

@@ -43,7 +43,7 @@ from nas.searchers.tfnas import TFNASRecipe
 from nas.spaces import SearchSpace
 from nas.spaces.architecture import read_architecture
 from nas.supernet.mixed_operations import fixed_supernet
-from nas.training import scratch
+from nas.training import from_scratch as scratch
 from nas.training.distributed import Workers
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder

@@ -24,7 +24,7 @@ from nas.searchers.sgnas import SGNASSearcher
 from nas.spaces import SearchSpace
 from nas.tasks import TASKS, task_of
 from nas.tasks.face_recognition import verify
-from nas.training import scratch
+from nas.training import from_scratch as scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
 from nas.training.unified_training import divide

@@ -14,7 +14,7 @@ from nas.latency.priced_space import PricedSpace
 from nas.recipes import load_recipe
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.tfnas import TFNASRecipe, TFNASSearcher
-from nas.training import scratch
+from nas.training import from_scratch as scratch
 from nas.training.epochs import Report, Resumable, Values, run_epochs
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
