@@ -10,7 +10,7 @@ EVALUATORS: Registry[type[Evaluator]] = Registry(
     "evaluator",
     {
         "tabular": "nas.evaluators.tabular:TabularEvaluator",
-        "supernet": "nas.evaluators.supernet:SupernetEvaluator",
+        "supernet": "nas.evaluators.shared_weights:SupernetEvaluator",
         "scratch": "nas.evaluators.scratch:ScratchEvaluator",
     },
     group="latbench.evaluators",

@@ -31,7 +31,7 @@ from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
 from nas.criteria.hardware import objective_of
 from nas.data.images import ImageData
-from nas.evaluators.supernet import SupernetEvaluator
+from nas.evaluators.shared_weights import SupernetEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import Constraint, expected_load
 from nas.optimize.encoding import CodedSpace

@@ -24,7 +24,7 @@ from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
 from nas.data.images import ImageData
 from nas.evaluators.journal import Journaled
-from nas.evaluators.supernet import SupernetEvaluator
+from nas.evaluators.shared_weights import SupernetEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.blackbox import BLACK_BOXES, BlackBox, run
 from nas.optimize.blackbox.variation import Variation

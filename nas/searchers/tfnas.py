@@ -57,7 +57,7 @@ from latbench.blocks import Network
 from latbench.files import write_atomically
 from nas.criteria.hardware import objective_of
 from nas.data.images import ImageData, Source, generator, require_images
-from nas.evaluators.supernet import SupernetEvaluator
+from nas.evaluators.shared_weights import SupernetEvaluator
 from nas.latency.correction import Landing, Measure, Propose, Rounds, land
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Relaxed, expected_latency_ms, path_of

@@ -25,7 +25,7 @@ from latbench.errors import (
 )
 from nas.evaluators import EVALUATORS, Evaluator, Journaled
 from nas.evaluators.scratch import ScratchEvaluator
-from nas.evaluators.supernet import SupernetEvaluator
+from nas.evaluators.shared_weights import SupernetEvaluator
 from nas.evaluators.tabular import TabularEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import one_hot

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from latbench.device import load_profile
 from nas.criteria.triplet import Triplet
 from nas.data.images import ImageData, generator
-from nas.evaluators.supernet import SupernetEvaluator
+from nas.evaluators.shared_weights import SupernetEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Relaxed
 from nas.searchers import SEARCHERS, SearchSettings

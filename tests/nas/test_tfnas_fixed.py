@@ -18,7 +18,7 @@ from latbench.measure.sweep import Progress
 from latbench.tables import LatencyTable
 from nas.data import load_data
 from nas.data.images import ImageData, Split, image_data
-from nas.evaluators.supernet import SupernetEvaluator
+from nas.evaluators.shared_weights import SupernetEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.searchers import SearchSettings
 from nas.searchers.base import SearchResult
