@@ -24,7 +24,7 @@ from latbench.files import write_atomically
 from nas.data.images import ImageData
 from nas.evaluators.operations import trained_operations
 from nas.evaluators.relaxed import RelaxedJudge
-from nas.evaluators.unified import trained_judge
+from nas.evaluators.unified_weights import trained_judge
 from nas.generator import (
     DecisionPlane,
     Generator,

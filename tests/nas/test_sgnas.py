@@ -17,7 +17,7 @@ from latbench.errors import BudgetError, InvalidValueError, MismatchError, Unkno
 from latbench.tables import LatencyTable
 from nas.evaluators.base import Evaluator
 from nas.evaluators.operations import OperationsJudge
-from nas.evaluators.unified import Judge, trained_judge
+from nas.evaluators.unified_weights import Judge, trained_judge
 from nas.generator import Request, answers, device_of, load_generator, plane_of
 from nas.generator.counts import count_probabilities, counts_of
 from nas.latency.priced_space import PricedSpace

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from latbench.errors import InvalidValueError
 from nas.data.images import ImageData, Split, image_data
-from nas.evaluators.unified import Judge
+from nas.evaluators.unified_weights import Judge
 from nas.spaces.sgnas import SKIP, SUB_BLOCKS, architecture_of
 from nas.supernet.unified_blocks import UnifiedSupernet
 from nas.training.calibration import calibrate
