@@ -11,7 +11,7 @@ EVALUATORS: Registry[type[Evaluator]] = Registry(
     {
         "tabular": "nas.evaluators.tabular:TabularEvaluator",
         "supernet": "nas.evaluators.shared_weights:SupernetEvaluator",
-        "scratch": "nas.evaluators.scratch:ScratchEvaluator",
+        "scratch": "nas.evaluators.by_training:ScratchEvaluator",
     },
     group="latbench.evaluators",
 )

@@ -24,7 +24,7 @@ from latbench.errors import (
     MismatchError,
 )
 from nas.evaluators import EVALUATORS, Evaluator, Journaled
-from nas.evaluators.scratch import ScratchEvaluator
+from nas.evaluators.by_training import ScratchEvaluator
 from nas.evaluators.shared_weights import SupernetEvaluator
 from nas.evaluators.tabular import TabularEvaluator
 from nas.latency.priced_space import PricedSpace

@@ -16,7 +16,7 @@ from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameErro
 from latbench.render.torch import NetworkModule
 from nas.criteria.label_smoothing import LabelSmoothing
 from nas.data.images import ImageData, Split, resize
-from nas.evaluators.scratch import ScratchEvaluator
+from nas.evaluators.by_training import ScratchEvaluator
 from nas.recipes import load_recipe, shipped_recipes
 from nas.training import from_scratch as scratch
 from nas.training.distributed import ALONE, Workers
