@@ -47,7 +47,7 @@ from nas.searchers.base import (
 )
 from nas.searchers.derivation import LogProbabilities, derive
 from nas.searchers.kernels import KernelLoads, most_probable_kernels
-from nas.searchers.supernet import SupernetSearcher, divided, supernet_of
+from nas.searchers.with_supernet import SupernetSearcher, divided, supernet_of
 from nas.spaces import Architecture, SearchSpace
 from nas.spaces.sgnas import is_unified
 from nas.supernet.mixed_operations import start_widths

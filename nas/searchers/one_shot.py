@@ -38,7 +38,7 @@ from nas.searchers.base import (
     phase_of,
     recipe_of,
 )
-from nas.searchers.supernet import SupernetSearcher, divided, supernet_of
+from nas.searchers.with_supernet import SupernetSearcher, divided, supernet_of
 from nas.spaces import SearchSpace
 from nas.supernet.mixed_operations import Supernet
 from nas.tasks import task_of
