@@ -15,7 +15,7 @@ SEARCHERS: Registry[type[Searcher]] = Registry(
         "softmax": "nas.searchers.differentiable:SoftmaxSearcher",
         "gumbel": "nas.searchers.differentiable:GumbelSearcher",
         "sgnas": "nas.searchers.sgnas:SGNASSearcher",
-        "tfnas": "nas.searchers.tfnas:TFNASSearcher",
+        "tfnas": "nas.searchers.tfnas.search:TFNASSearcher",
     },
     group="latbench.searchers",
 )
