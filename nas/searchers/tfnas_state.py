@@ -9,7 +9,7 @@ from torch import nn
 
 from nas.latency.relaxation import Places
 from nas.searchers.choices import Choices
-from nas.searchers.tfnas_recipe import TFNASRecipe
+from nas.searchers.tfnas.recipe import TFNASRecipe
 from nas.spaces import Architecture, SearchSpace
 from nas.supernet.mixed_operations import searchable_supernet
 from nas.training.epochs import Resumable, scaler_part

@@ -81,7 +81,7 @@ from nas.searchers.derivation import (
     most_probable,
     proposals,
 )
-from nas.searchers.tfnas_recipe import TFNASRecipe
+from nas.searchers.tfnas.recipe import TFNASRecipe
 from nas.searchers.tfnas_state import SearchState
 from nas.spaces.architecture import read_architecture
 from nas.supernet.mixed_operations import has_widths, require_separate
