@@ -82,7 +82,7 @@ from nas.searchers.derivation import (
     proposals,
 )
 from nas.searchers.tfnas.recipe import TFNASRecipe
-from nas.searchers.tfnas_state import SearchState
+from nas.searchers.tfnas.state import SearchState
 from nas.spaces.architecture import read_architecture
 from nas.supernet.mixed_operations import has_widths, require_separate
 from nas.tasks import Task, task_of
