@@ -25,7 +25,6 @@ from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Places, expected_latency_ms, path_of
 from nas.recipes import load_recipe
 from nas.searchers import SearchSettings
-from nas.searchers.choices import Choices, DepthSearch
 from nas.searchers.derivation import (
     CLOSE_ENOUGH,
     Candidates,
@@ -34,6 +33,7 @@ from nas.searchers.derivation import (
     derive,
     most_probable,
 )
+from nas.searchers.tfnas.choices import Choices, DepthSearch
 from nas.searchers.tfnas.search import TFNASRecipe, TFNASSearcher
 from nas.spaces import Choice, SearchSpace
 from nas.supernet.mixed_operations import Supernet, start_widths

@@ -22,8 +22,8 @@ from nas.evaluators.shared_weights import SupernetEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.searchers import SearchSettings
 from nas.searchers.base import SearchResult
-from nas.searchers.choices import DepthSearch
 from nas.searchers.derivation import architecture_at
+from nas.searchers.tfnas.choices import DepthSearch
 from nas.searchers.tfnas.search import SearchState, TFNASRecipe, TFNASSearcher
 from nas.spaces import SearchSpace, make_space
 from nas.training.run_folder import RunFolder

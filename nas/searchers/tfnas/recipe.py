@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from nas.recipes import BatchSize, Count, Fraction, NotNegative, Positive, Precision, Rate
-from nas.searchers.choices import DepthSearch, SecondPath
+from nas.searchers.tfnas.choices import DepthSearch, SecondPath
 from nas.supernet.candidates import Initial
 from nas.supernet.elastic import KeptChannels
 from nas.training.recipe import SearchRecipe
@@ -26,7 +26,7 @@ class TFNASRecipe(SearchRecipe, frozen=True, kw_only=True, tag="tfnas"):
 
     Attributes:
         second_path: How the second path of a weight step is drawn (bi-sampling, Table 3).
-        depth: How depth is searched (Table 4, ``nas.searchers.choices``).
+        depth: How depth is searched (Table 4, ``nas.searchers.tfnas.choices``).
         latency_objective: How the expected latency joins the loss: C1 of FBNet, C2 of
             ProxylessNAS, Eq. 9, or the code's absolute form (Table 5, ``nas.criteria.hardware``).
         elasticity: Whether widths are scaled to the target after every epoch (Table 5); without

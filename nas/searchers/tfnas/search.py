@@ -73,7 +73,6 @@ from nas.searchers.base import (
     recipe_of,
     rounds_file,
 )
-from nas.searchers.choices import Choices
 from nas.searchers.derivation import (
     Derived,
     architecture_at,
@@ -81,6 +80,7 @@ from nas.searchers.derivation import (
     most_probable,
     proposals,
 )
+from nas.searchers.tfnas.choices import Choices
 from nas.searchers.tfnas.recipe import TFNASRecipe
 from nas.searchers.tfnas.state import SearchState
 from nas.spaces.architecture import read_architecture

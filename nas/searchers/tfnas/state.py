@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from nas.latency.relaxation import Places
-from nas.searchers.choices import Choices
+from nas.searchers.tfnas.choices import Choices
 from nas.searchers.tfnas.recipe import TFNASRecipe
 from nas.spaces import Architecture, SearchSpace
 from nas.supernet.mixed_operations import searchable_supernet
@@ -20,7 +20,7 @@ from nas.training.torch_device import CPU, TorchDevice
 class SearchState(Resumable):
     """Supernet, criterion, choices and their optimisers.
 
-    Supernet and criterion lie on the device, the choices on the CPU (``nas.searchers.choices``).
+    Supernet and criterion lie on the device, the choices on the CPU (``nas.searchers.tfnas.choices``).
     """
 
     def __init__(
