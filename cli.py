@@ -1109,7 +1109,7 @@ def generator_adapt(
 
     with _needs_torch():
         from nas.generator import save_generator
-        from nas.searchers.sgnas import adapt, read_run
+        from nas.searchers.sgnas.search import adapt, read_run
         from nas.training.torch_device import find_torch_device
 
     trains_on = find_torch_device(torch_device)

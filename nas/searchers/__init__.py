@@ -14,7 +14,7 @@ SEARCHERS: Registry[type[Searcher]] = Registry(
         "exact": "nas.searchers.one_shot:ExactSearcher",
         "softmax": "nas.searchers.differentiable:SoftmaxSearcher",
         "gumbel": "nas.searchers.differentiable:GumbelSearcher",
-        "sgnas": "nas.searchers.sgnas:SGNASSearcher",
+        "sgnas": "nas.searchers.sgnas.search:SGNASSearcher",
         "tfnas": "nas.searchers.tfnas.search:TFNASSearcher",
     },
     group="latbench.searchers",
