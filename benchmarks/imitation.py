@@ -24,7 +24,7 @@ from latbench.report.terminal import print_lines, print_table, progress_bar
 from nas.data import load_data
 from nas.recipes import load_recipe
 from nas.searchers.budgets import Budgets
-from nas.searchers.generator_training import GeneratorTraining, SGNASRecipe
+from nas.searchers.sgnas.generator_training import GeneratorTraining, SGNASRecipe
 from nas.searchers.sgnas.search import judge_of
 from nas.spaces import make_space
 from nas.training.run_folder import RunFolder

@@ -19,8 +19,8 @@ from nas.data.images import ImageData, generator
 from nas.latency.priced_space import PricedSpace
 from nas.recipes import Precision, Recipe
 from nas.searchers import SEARCHERS, SearchSettings
-from nas.searchers.generator_training import SGNASRecipe
 from nas.searchers.one_shot import OneShotRecipe
+from nas.searchers.sgnas.generator_training import SGNASRecipe
 from nas.searchers.tfnas.search import TFNASRecipe, TFNASSearcher
 from nas.supernet.unified_blocks import UnifiedSupernet
 from nas.training import from_scratch as scratch

@@ -18,7 +18,7 @@ from nas.generator import answers, load_generator, raw_answers, save_generator
 from nas.latency.priced_space import PricedSpace
 from nas.searchers.base import SearchSettings, generator_file
 from nas.searchers.budgets import Budgets
-from nas.searchers.generator_training import GeneratorTraining, SGNASRecipe
+from nas.searchers.sgnas.generator_training import GeneratorTraining, SGNASRecipe
 from nas.searchers.sgnas.search import SGNASSearcher, adapt, judge_of
 from nas.spaces import SearchSpace
 from nas.spaces.sgnas import SKIP, SUB_BLOCKS

@@ -2,7 +2,7 @@
 
 First the supernet is trained: the unified one (``nas.training.unified_training``), or the one of a space of
 separate operations (``nas.training.supernet_training``; the generator of OSNASLib). Then, with its
-weights frozen, the generator is trained (``nas.searchers.generator_training``), which gets a budget
+weights frozen, the generator is trained (``nas.searchers.sgnas.generator_training``), which gets a budget
 and gives an architecture. That is brought under the budget exactly (``nas.generator.answers``). A
 new device joins by learning its vector alone (``adapt``).
 
@@ -53,7 +53,7 @@ from nas.searchers.base import (
     recipe_of,
 )
 from nas.searchers.budgets import Budgets
-from nas.searchers.generator_training import GeneratorTraining, SGNASRecipe
+from nas.searchers.sgnas.generator_training import GeneratorTraining, SGNASRecipe
 from nas.spaces import SearchSpace
 from nas.spaces.architecture import read_architecture
 from nas.training.criterion import check_batches
