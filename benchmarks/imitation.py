@@ -23,7 +23,7 @@ from cells import heading
 from latbench.report.terminal import print_lines, print_table, progress_bar
 from nas.data import load_data
 from nas.recipes import load_recipe
-from nas.searchers.budgets import Budgets
+from nas.searchers.sgnas.budgets import Budgets
 from nas.searchers.sgnas.generator_training import GeneratorTraining, SGNASRecipe
 from nas.searchers.sgnas.search import judge_of
 from nas.spaces import make_space

@@ -26,8 +26,8 @@ from nas.optimize.constraints import Count, Limit
 from nas.recipes import load_recipe, shipped_recipes
 from nas.searchers import priors
 from nas.searchers.base import SearchResult, SearchSettings, generator_file
-from nas.searchers.budgets import RANGE, Budgets
 from nas.searchers.priors import find_priors
+from nas.searchers.sgnas.budgets import RANGE, Budgets
 from nas.searchers.sgnas.generator_training import GeneratorTraining, SGNASRecipe
 from nas.searchers.sgnas.search import SGNASSearcher, adapt, judge_of, read_run
 from nas.searchers.tfnas.search import TFNASSearcher

@@ -17,7 +17,7 @@ from nas.evaluators.relaxed import RelaxedJudge
 from nas.generator import answers, load_generator, raw_answers, save_generator
 from nas.latency.priced_space import PricedSpace
 from nas.searchers.base import SearchSettings, generator_file
-from nas.searchers.budgets import Budgets
+from nas.searchers.sgnas.budgets import Budgets
 from nas.searchers.sgnas.generator_training import GeneratorTraining, SGNASRecipe
 from nas.searchers.sgnas.search import SGNASSearcher, adapt, judge_of
 from nas.spaces import SearchSpace

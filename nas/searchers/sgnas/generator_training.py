@@ -49,8 +49,8 @@ from nas.evaluators.relaxed import RelaxedJudge
 from nas.generator import Generator, GeneratorLabel, Kind, Request, answers
 from nas.latency.priced_space import space_label
 from nas.recipes import Count, Fraction, Positive
-from nas.searchers.budgets import Budgets
 from nas.searchers.priors import find_priors
+from nas.searchers.sgnas.budgets import Budgets
 from nas.spaces import SearchSpace
 from nas.training.epochs import (
     Progress,

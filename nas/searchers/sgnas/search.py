@@ -52,7 +52,7 @@ from nas.searchers.base import (
     phase_of,
     recipe_of,
 )
-from nas.searchers.budgets import Budgets
+from nas.searchers.sgnas.budgets import Budgets
 from nas.searchers.sgnas.generator_training import GeneratorTraining, SGNASRecipe
 from nas.spaces import SearchSpace
 from nas.spaces.architecture import read_architecture
