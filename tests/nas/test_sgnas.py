@@ -24,11 +24,11 @@ from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import one_hot
 from nas.optimize.constraints import Count, Limit
 from nas.recipes import load_recipe, shipped_recipes
-from nas.searchers import priors
 from nas.searchers.base import SearchResult, SearchSettings, generator_file
-from nas.searchers.priors import find_priors
+from nas.searchers.sgnas import priors
 from nas.searchers.sgnas.budgets import RANGE, Budgets
 from nas.searchers.sgnas.generator_training import GeneratorTraining, SGNASRecipe
+from nas.searchers.sgnas.priors import find_priors
 from nas.searchers.sgnas.search import SGNASSearcher, adapt, judge_of, read_run
 from nas.searchers.tfnas.search import TFNASSearcher
 from nas.spaces import Architecture, SearchSpace, make_space

@@ -20,7 +20,7 @@ Choices where this differs from the published code, or where that knows MACs onl
   It is of the generator's own probabilities, the mean of all networks that may be drawn, where a
   draw's would be noisy. Of two budgets the one that is exceeded most counts.
 * Budgets are 0.05 to 0.95 of what the space reaches on a device, not a part of it.
-* Priors are found for the supernet at hand (``nas.searchers.priors``); there are five.
+* Priors are found for the supernet at hand (``nas.searchers.sgnas.priors``); there are five.
 * Before the first epoch the generator may learn to give its priors (``imitation_steps``).
 * The supernet is in evaluation mode and without gradients to its weights.
 
@@ -49,8 +49,8 @@ from nas.evaluators.relaxed import RelaxedJudge
 from nas.generator import Generator, GeneratorLabel, Kind, Request, answers
 from nas.latency.priced_space import space_label
 from nas.recipes import Count, Fraction, Positive
-from nas.searchers.priors import find_priors
 from nas.searchers.sgnas.budgets import Budgets
+from nas.searchers.sgnas.priors import find_priors
 from nas.spaces import SearchSpace
 from nas.training.epochs import (
     Progress,
