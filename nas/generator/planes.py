@@ -36,7 +36,7 @@ from torch import Tensor
 from latbench.cost import block_cost
 from latbench.errors import MismatchError
 from nas.generator.constants import Constant
-from nas.generator.counts import CountProbabilities, counts_of, nearest_choices
+from nas.generator.kernel_counts import CountProbabilities, counts_of, nearest_choices
 from nas.spaces import Architecture, Choice, Layer, SearchSpace, every_width
 from nas.spaces.sgnas import (
     CHOICES,

@@ -2,7 +2,7 @@
 
 In a space of unified blocks a layer is one of 83 count vectors of kernels, and its sub-blocks
 choose their kernels independently. So both questions are asked of count vectors: the expected cost
-by their probabilities (``nas.generator.counts``), the best architecture by the likeliest choices
+by their probabilities (``nas.generator.kernel_counts``), the best architecture by the likeliest choices
 that lead to each, which add up over layers (``nas.optimize.exact_solver``).
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from nas.generator.costs import Sums
-from nas.generator.counts import CountProbabilities, count_index, nearest_choices
+from nas.generator.kernel_counts import CountProbabilities, count_index, nearest_choices
 from nas.optimize.constraints import Constraint
 from nas.optimize.encoding import Code, CodedSpace
 from nas.optimize.exact_solver import Scores, best_code

@@ -36,7 +36,7 @@ from nas.generator import (
     raw_answers,
     save_generator,
 )
-from nas.generator.counts import count_index, count_probabilities, counts_of, nearest_choices
+from nas.generator.kernel_counts import count_index, count_probabilities, counts_of, nearest_choices
 from nas.generator.network import GeneratorNetwork
 from nas.generator.planes import SubBlocks, plane_of
 from nas.generator.repair import BAND, EDGE, into_band, least_within, load_of

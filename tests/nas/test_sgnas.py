@@ -19,7 +19,7 @@ from nas.evaluators.base import Evaluator
 from nas.evaluators.operations import OperationsJudge
 from nas.evaluators.unified_weights import Judge, trained_judge
 from nas.generator import Request, answers, device_of, load_generator, plane_of
-from nas.generator.counts import count_probabilities, counts_of
+from nas.generator.kernel_counts import count_probabilities, counts_of
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import one_hot
 from nas.optimize.constraints import Count, Limit
