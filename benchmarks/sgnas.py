@@ -28,7 +28,7 @@ from sides import Side, serve
 from latbench.environment import current_environment
 from latbench.report.terminal import print_lines, print_table
 from nas.generator.answers import raw_answers
-from nas.generator.costs import count_costs
+from nas.generator.expected_costs import count_costs
 from nas.generator.generator import Request
 from nas.generator.published import import_generator
 from nas.generator.repair import PlaneLimit

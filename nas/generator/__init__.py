@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nas.generator.answers import Answer, answers, least_outcomes, raw_answers
-from nas.generator.costs import Kind, PlaneCosts, count_costs, latency_costs
+from nas.generator.expected_costs import Kind, PlaneCosts, count_costs, latency_costs
 from nas.generator.generator import (
     Generator,
     GeneratorLabel,

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from latbench.errors import BudgetError
-from nas.generator.costs import UNITS, PlaneCosts
+from nas.generator.expected_costs import UNITS, PlaneCosts
 from nas.generator.generator import Generator, Request
 from nas.generator.planes import plane_of
 from nas.generator.repair import BAND, EDGE, PlaneLimit, into_band, least_within

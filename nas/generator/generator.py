@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from latbench.errors import InvalidFileError, MismatchError, UnknownNameError, offence
 from latbench.files import read_bytes, write_atomically
 from latbench.tables import LatencyTable, SpaceLabel
-from nas.generator.costs import Kind
+from nas.generator.expected_costs import Kind
 from nas.generator.network import GeneratorNetwork
 from nas.generator.planes import PLANES, PlaneName
 from nas.generator.repair import PlaneLimit

@@ -9,7 +9,7 @@ depends on the space:
 
 What is needed of a plane is the same: the distinct blocks of a layer (*outcomes*), their
 probabilities, the choices that lead to an outcome with the fewest changes, random networks.
-Costs of outcomes are in ``nas.generator.costs``.
+Costs of outcomes are in ``nas.generator.expected_costs``.
 
 Depth and widths are no decisions of a plane: the published spaces of both kinds have fixed depth,
 and a layer is left out by an operation that passes its input on.

@@ -1,6 +1,6 @@
 """The fewest changes that bring an architecture into a band of cost.
 
-Costs of networks are sums over layers that depend on their outcomes (``nas.generator.costs``), so
+Costs of networks are sums over layers that depend on their outcomes (``nas.generator.expected_costs``), so
 per layer and outcome it is known how many decisions must change and what score the best such
 choices have (``DecisionPlane.nearest``). What is left is which outcomes to take: with up to two
 changes all possibilities are looked at, which is the usual case and takes milliseconds; more
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from nas.generator.costs import PlaneCosts
+from nas.generator.expected_costs import PlaneCosts
 from nas.generator.planes import DecisionPlane
 
 Floats = NDArray[np.float64]

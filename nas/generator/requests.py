@@ -8,7 +8,7 @@ from typing import Literal
 
 from latbench.errors import InvalidFileError, InvalidValueError, MismatchError
 from latbench.tables import LatencyTable
-from nas.generator.costs import Kind, PlaneCosts, count_costs, latency_costs
+from nas.generator.expected_costs import Kind, PlaneCosts, count_costs, latency_costs
 from nas.generator.generator import KINDS, Generator, Request, device_of
 from nas.generator.planes import plane_of
 from nas.generator.repair import PlaneLimit

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from nas.generator.costs import Sums
+from nas.generator.expected_costs import Sums
 from nas.generator.kernel_counts import CountProbabilities, count_index, nearest_choices
 from nas.optimize.constraints import Constraint
 from nas.optimize.encoding import Code, CodedSpace
