@@ -23,13 +23,19 @@ from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable
 from latbench.units import format_ms
 from nas.latency.correction import Measure, land, widths_of
-from nas.latency.priced_space import profile_space
+from nas.latency.priced_space import PricedSpace, labelled_space, profile_space
 from nas.latency.width_scaling import METHODS, fit_exact
 from nas.searchers import SEARCHERS
 from nas.spaces import Variant, load_architecture, make_space
 from tests.conftest import make_small_space, random_price, write_table
 
 ROOT = Path(__file__).parents[1]
+
+
+def _priced(path: Path) -> PricedSpace:
+    """The space of a table with its prices, at every width."""
+    opened = LatencyTable.open(path)
+    return PricedSpace(labelled_space(opened.space), opened)
 
 
 @pytest.fixture
@@ -440,7 +446,7 @@ def test_search_train_evaluate_export(
     run: Any, tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second journey, as short as it can be, on real images."""
-    target = sum(cli._priced_space(cli._open_table(table), "any").reachable_ms()) / 3
+    target = sum(_priced(table).reachable_ms()) / 3
     code, result = _json(
         run, "search", "tfnas", "--table", table, "--target", f"{target}ms", "--data", "digits",
         "--images", 48, "--epochs", 2, "--batch-size", 16, "-o", tmp_path / "search",
@@ -507,7 +513,7 @@ def test_a_search_ends_with_what_is_measured(
     run: Any, tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A device that takes 8 % longer than its table says."""
-    priced = cli._priced_space(cli._open_table(table), "any")
+    priced = _priced(table)
     target = sum(priced.reachable_ms()) / 3
 
     def slower(opened: LatencyTable) -> Measure:
@@ -543,7 +549,7 @@ def test_measuring_on_another_machine_is_refused_before_anything_is_done(
     table, here = tmp_path / "foreign.sqlite", current_environment({})
     there = msgspec.structs.replace(here, cpu="another CPU", gpu=None)
     write_table(table, make_space("tfnas", 32, 10), profile, environment=there)
-    target = sum(cli._priced_space(cli._open_table(table), "any").reachable_ms()) / 3
+    target = sum(_priced(table).reachable_ms()) / 3
     asked = ["--table", table, "--target", f"{target}ms", "--measured"]
     for command in (
         ["search", "tfnas", *asked, "--data", "digits", "-o", tmp_path / "run"],
@@ -643,7 +649,7 @@ def test_a_search_holds_its_targets_on_two_devices(
         path = tmp_path / f"{name}.sqlite"
         write_table(path, space, profile, prices=lambda s, f=factor: f * random_price(s))  # type: ignore[misc]
         tables += ["--table", path]
-    slower = cli._priced_space(cli._open_table(tmp_path / "b.sqlite"), "any")
+    slower = _priced(tmp_path / "b.sqlite")
     low_ms, high_ms = slower.reachable_ms()
     targets = [low_ms + share * (high_ms - low_ms) for share in (0.8, 0.2)]
     asked = [

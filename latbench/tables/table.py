@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from latbench.blocks import BlockSpec, Network, block_key
 from latbench.cost import block_cost
@@ -56,6 +56,20 @@ class TableCheck:
     @property
     def passed(self) -> bool:
         return not (self.negative or self.noisy or self.not_finite or self.unpriced or self.stale)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Counts and verdict as plain JSON values."""
+        return {
+            "entries": self.entries,
+            "negative": len(self.negative),
+            "noisy": len(self.noisy),
+            "unmapped": self.unmapped,
+            "not_finite": self.not_finite,
+            "duplicates": self.duplicates,
+            "unpriced": self.unpriced,
+            "stale": list(self.stale),
+            "passed": self.passed,
+        }
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,61 @@
+"""What a command gives back: its result as JSON or for a person, files, exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from latbench.errors import LatbenchError, OutputError
+from latbench.files import utf8
+from latbench.report.streams import ReaderLeft, drop_output, say
+
+EXIT_FAILED_CHECK = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130  # what shells report of a program ended by Ctrl-C
+
+
+def emit(result: dict[str, Any], *, as_json: bool, render: Callable[[], None]) -> None:
+    """Print a result as one JSON object, or for a person."""
+    if as_json:
+        click.echo(json_line(result))
+    else:
+        render()
+
+
+def json_line(value: object) -> str:
+    """One line of ASCII, in which no character is half of one."""
+    text = json.dumps(value, allow_nan=False)
+    if "\\ud" in text:  # perhaps a file's name that the locale could not decode
+        whole = utf8(json.dumps(value, allow_nan=False, ensure_ascii=False))
+        text = json.dumps(json.loads(whole), allow_nan=False)
+    return text
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text whole or not at all."""
+    from latbench.files import write_atomically
+
+    write_atomically(path, text)
+
+
+def fail(error: LatbenchError, *, as_json: bool) -> NoReturn:
+    """End with an error in one line, or as JSON where standard output can take it."""
+    if as_json and not isinstance(error, OutputError):
+        try:
+            click.echo(json_line({"error": error.as_dict()}))
+        except OutputError:
+            drop_output()
+        except ReaderLeft:
+            drop_output()
+            sys.exit(EXIT_BAD_INPUT)
+        else:
+            sys.exit(EXIT_BAD_INPUT)
+    if isinstance(error, OutputError):
+        drop_output()
+    say(f"latbench: {' '.join(error.message.split())}")
+    sys.exit(EXIT_BAD_INPUT)
