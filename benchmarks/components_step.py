@@ -5,8 +5,8 @@
 A step is forward, backward and update on a path of every layer's first operation, at 32 px and
 100 classes on one thread (batch 64 unless told otherwise), in every space of fixed operations.
 
-* ``ours``: the supernet as ``nas.training.supernet_training`` trains it: channels last, convolutions of
-  ``nas.supernet.candidates``, one fused update.
+* ``ours``: the supernet as ``nas.training.supernet_training`` trains it: channels last,
+  convolutions of ``nas.supernet.candidates``, one fused update.
 * ``plain``: the same layers as torch's modules in the usual order of dimensions (NCHW), with the
   usual loop over parameters for an update. It holds the modules of this one path, so it is spared
   walking through those of all others.

@@ -33,8 +33,8 @@ def predict(architecture: Path, table_path: Path, as_json: bool) -> None:
         as_json=as_json,
         render=lambda: print_lines(
             [
-                f"{format_ms(result.latency_ms)} for {images_in_words(opened.device.batch_size)} on "
-                f"{opened.device.name}"
+                f"{format_ms(result.latency_ms)} for {images_in_words(opened.device.batch_size)} "
+                f"on {opened.device.name}"
                 + (
                     f"; 90 % interval {format_ms(result.low_ms)} to {format_ms(result.high_ms)}"
                     if result.low_ms is not None and result.high_ms is not None

@@ -1,8 +1,8 @@
-"""Quantities of networks (``nas.optimize.constraints``), looked up by the outcomes of a decision plane.
+"""Quantities of networks, looked up by the outcomes of a decision plane.
 
-A layer has few distinct blocks (``nas.generator.planes``), so all that a network can have of a
-latency, of MACs or of parameters is a table, and its expectation a product with probabilities.
-Glossary:
+The quantities are those of ``nas.optimize.constraints``. A layer has few distinct blocks
+(``nas.generator.planes``), so all that a network can have of a latency, of MACs or of parameters is
+a table, and its expectation a product with probabilities. Glossary:
 
     P, L, O  sums (a cost is the largest of them), layers, outcomes of a layer
     base     what a network costs besides its layers, ``(P,)``

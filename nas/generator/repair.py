@@ -1,12 +1,12 @@
 """The fewest changes that bring an architecture into a band of cost.
 
-Costs of networks are sums over layers that depend on their outcomes (``nas.generator.expected_costs``), so
-per layer and outcome it is known how many decisions must change and what score the best such
-choices have (``DecisionPlane.nearest``). What is left is which outcomes to take: with up to two
-changes all possibilities are looked at, which is the usual case and takes milliseconds; more
-changes are an integer programme, solved by HiGHS. Both are exact: no architecture in the band has
-fewer changes, and of those with as few none has a greater score (beyond the solver's relative gap
-of 1e-4).
+Costs of networks are sums over layers that depend on their outcomes
+(``nas.generator.expected_costs``), so per layer and outcome it is known how many decisions must
+change and what score the best such choices have (``DecisionPlane.nearest``). What is left is which
+outcomes to take: with up to two changes all possibilities are looked at, which is the usual case
+and takes milliseconds; more changes are an integer programme, solved by HiGHS. Both are exact: no
+architecture in the band has fewer changes, and of those with as few none has a greater score
+(beyond the solver's relative gap of 1e-4).
 """
 
 from __future__ import annotations

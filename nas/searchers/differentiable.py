@@ -5,8 +5,8 @@
 (``nas.training.strategies``). The weights of operations and of depths learn on held-out images,
 from the task's loss joined to the exact expected latency (``nas.criteria.hardware``). On unified
 blocks they are weights of kernels (``nas.searchers.kernels``). The result is the most probable
-architecture within the target, exactly (``nas.optimize.exact_solver``); where widths are elastic, the most
-probable one that can be scaled to just below (``nas.searchers.derivation``).
+architecture within the target, exactly (``nas.optimize.exact_solver``); where widths are elastic,
+the most probable one that can be scaled to just below (``nas.searchers.derivation``).
 
 The shared weights are trained by the mixture itself, as published, or by paths that another
 strategy draws (``strategy = "uniform"``): a step then costs one path and not all operations.

@@ -2,8 +2,8 @@
 
 In a space of unified blocks a layer is one of 83 count vectors of kernels, and its sub-blocks
 choose their kernels independently. So both questions are asked of count vectors: the expected cost
-by their probabilities (``nas.generator.kernel_counts``), the best architecture by the likeliest choices
-that lead to each, which add up over layers (``nas.optimize.exact_solver``).
+by their probabilities (``nas.generator.kernel_counts``), the best architecture by the likeliest
+choices that lead to each, which add up over layers (``nas.optimize.exact_solver``).
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
 After SPOS (Guo et al., ECCV 2020): a strategy trains the supernet, whatever the budgets; each
 architecture is scored with the shared weights, its batch norms calibrated. The searcher, the
 strategy and the constraint are free (``nas.optimize.blackbox``, ``nas.training.strategies``,
-``nas.optimize.constraints``): a target holds on every device that there is a table of, and limits of MACs
-and parameters hold beside it, or alone. The supernet is of separate operations, or of SGNAS's
-unified blocks where the space has those. Scores are shared by all targets: what was scored under
-one is known under the others. Every score is written to ``evaluations.jsonl`` at once, and an
+``nas.optimize.constraints``): a target holds on every device that there is a table of, and limits
+of MACs and parameters hold beside it, or alone. The supernet is of separate operations, or of
+SGNAS's unified blocks where the space has those. Scores are shared by all targets: what was scored
+under one is known under the others. Every score is written to ``evaluations.jsonl`` at once, and an
 interrupted search repeats its path from there. Searchers of one seed and recipe train the same
 supernet: a run folder that is given another's checkpoint spares the training.
 """

@@ -1,11 +1,11 @@
 """Training the unified supernet of SGNAS, and judging what comes out of it.
 
-Four fair paths a step (``nas.training.strategies.kernel_paths``), the criterion of the recipe, gradients
-summed, one update. The criterion is label-smoothed cross entropy as published, or the angular
-margin on faces; what it learns is trained with the weights. The learning rate falls along a cosine
-to zero over all steps (published: over far more steps than there are, so that it hardly falls).
-Training images are divided three ways, for weights, generator and selection; the last part is seen
-by neither training.
+Four fair paths a step (``nas.training.strategies.kernel_paths``), the criterion of the recipe,
+gradients summed, one update. The criterion is label-smoothed cross entropy as published, or the
+angular margin on faces; what it learns is trained with the weights. The learning rate falls along a
+cosine to zero over all steps (published: over far more steps than there are, so that it hardly
+falls). Training images are divided three ways, for weights, generator and selection; the last part
+is seen by neither training.
 
 A run goes on from its last finished epoch and ends bit-identical to an uninterrupted one. Under
 ``torchrun`` every process draws the same batches and paths, computes on its part of each batch and

@@ -2,10 +2,10 @@
 
 The model is a Gaussian process whose kernel is a sum over layers, so that whatever it predicts is a
 sum of what its choices contribute; the feasible architecture of the greatest sum is found by
-dynamic programming (``nas.optimize.exact_solver``). Each time one function is drawn from the process as it
-stands after all scores so far (Thompson 1933, by Matheron's rule), so that what is uncertain is
-tried. Where scores do add up this is all that a search can do; where layers interact the model
-stays wrong, and the searcher with a surrogate goes further.
+dynamic programming (``nas.optimize.exact_solver``). Each time one function is drawn from the
+process as it stands after all scores so far (Thompson 1933, by Matheron's rule), so that what is
+uncertain is tried. Where scores do add up this is all that a search can do; where layers interact
+the model stays wrong, and the searcher with a surrogate goes further.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Evolution with a surrogate: candidates are ranked by a model of the scores before evaluation.
 
-The model is a Gaussian process over architectures with a kernel exp(-sum_l theta_l d_l), where
-d_l is how far the choices of layer l are apart (``nas.optimize.blackbox.features``) and the weights theta
-are those of greatest likelihood: it learns which layers matter, and because the kernel is a product
-over layers it knows interactions of all orders. The candidate of the greatest expected
+The model is a Gaussian process over architectures with a kernel exp(-sum_l theta_l d_l), where d_l
+is how far the choices of layer l are apart (``nas.optimize.blackbox.features``) and the weights
+theta are those of greatest likelihood: it learns which layers matter, and because the kernel is a
+product over layers it knows interactions of all orders. The candidate of the greatest expected
 improvement (Jones et al. 1998) is evaluated next. Where all feasible architectures can be listed
 they are all candidates; else a few generations of evolution look for it.
 

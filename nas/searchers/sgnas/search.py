@@ -1,10 +1,10 @@
 """SGNAS: one generator that answers any budget (Huang & Chu, CVPR 2021), for several devices.
 
-First the supernet is trained: the unified one (``nas.training.unified_training``), or the one of a space of
-separate operations (``nas.training.supernet_training``; the generator of OSNASLib). Then, with its
-weights frozen, the generator is trained (``nas.searchers.sgnas.generator_training``), which gets a budget
-and gives an architecture. That is brought under the budget exactly (``nas.generator.answers``). A
-new device joins by learning its vector alone (``adapt``).
+First the supernet is trained: the unified one (``nas.training.unified_training``), or the one of a
+space of separate operations (``nas.training.supernet_training``; the generator of OSNASLib). Then,
+with its weights frozen, the generator is trained (``nas.searchers.sgnas.generator_training``),
+which gets a budget and gives an architecture. That is brought under the budget exactly
+(``nas.generator.answers``). A new device joins by learning its vector alone (``adapt``).
 
 Both trainings are data parallel under ``torchrun``.
 """
