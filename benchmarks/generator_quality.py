@@ -144,7 +144,7 @@ def _judge(
     judged: dict[Path, list[tuple[float, list[float]]]] = {table: [] for table in asked}
     for number in range(options.budgets):  # in turn, so that what is done is of all devices
         for table, files in asked.items():
-            answer, _ = load_architecture(list(files.values())[number])
+            answer = load_architecture(list(files.values())[number])
             latency_ms = priced[table].latency_ms(answer)
             near = _near(priced[table], latency_ms, options.random, seed=number)
             judged[table].append((score(answer), [score(network) for network in near]))
@@ -160,7 +160,7 @@ def _hits(judge: RelaxedJudge, files: list[Path], record: Path, clock: Clock) ->
     rows = []
     for file in (*files[:third], *files[-third:]):
         clock.check()
-        rows.append(judge.hits(load_architecture(file)[0]).numpy())
+        rows.append(judge.hits(load_architecture(file)).numpy())
     made = np.array(rows).reshape(2, third, -1)
     with BytesIO() as file:
         np.savez_compressed(file, hits=made)
@@ -229,7 +229,7 @@ def _print(
         for (budget, file), error, (score, others) in zip(
             files.items(), errors, judged[table], strict=True
         ):
-            predicted_ms = priced.latency_ms(load_architecture(file)[0])
+            predicted_ms = priced.latency_ms(load_architecture(file))
             median = float(np.median(others))
             ahead += score > median
             rows.append(

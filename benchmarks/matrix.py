@@ -25,10 +25,11 @@ import torch
 
 from latbench.blocks import Classifier, output_shape
 from latbench.cost import block_cost
-from latbench.device import load_profile
+from latbench.device import load_device
 from latbench.environment import current_environment
 from latbench.errors import LatbenchError, UnknownNameError
 from latbench.files import write_atomically
+from latbench.progress import Progress
 from latbench.report.terminal import progress_bar
 from latbench.tables import Estimate, LatencyTable, StoredFit, TableStore
 from latbench.tables.alignment import Alignment, WidthClass
@@ -39,7 +40,6 @@ from nas.recipes import Recipe
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.spaces import SPACES, SearchSpace, make_space
 from nas.tasks import TASKS
-from nas.training.epochs import Progress
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import STRATEGIES
 
@@ -159,7 +159,7 @@ def _table(space: SearchSpace, path: Path) -> LatencyTable:
     """A table of the space in which a million MACs are a millisecond."""
     with TableStore.create(
         path,
-        device=load_profile("cpu-onnxruntime"),
+        device=load_device("cpu-onnxruntime"),
         space=space_label(space),
         environment=current_environment({}),
     ) as store:

@@ -44,7 +44,7 @@ from latbench.profilers import make_profiler
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
 from latbench.workflows.network_sweep import measure_networks
-from nas.spaces import load_architecture
+from nas.spaces import load_architecture, space_of
 
 Floats = NDArray[np.float64]
 
@@ -109,7 +109,8 @@ def _search(options: argparse.Namespace, table: Path, run: Path) -> Path:
 
 def _matched(path: Path, architecture: Path, record: Path, clock: Clock) -> dict[str, Network]:
     """The searched network and its rivals, scaled to its measured latency."""
-    arch, space = load_architecture(architecture)
+    arch = load_architecture(architecture)
+    space = space_of(arch)
     searched = space.lower(arch)
     if not record.exists():
         write_atomically(

@@ -1,7 +1,64 @@
 """Blocks, devices and time: profile a device, price a network, verify the price.
 
 This package knows nothing of architectures or training (see ``nas``). Its functions take
-block specs, or tuples of them as networks, and speak milliseconds.
+block specs, or tuples of them as networks, and speak milliseconds. Its public names are those of
+``__all__``; each is imported when it is first used.
+
+    import latbench
+
+    print(latbench.list_devices())
+    table = latbench.LatencyTable.open("t.sqlite")
+    print(latbench.check_table(table))
 """
 
+from typing import TYPE_CHECKING
+
+from latbench.lazy import public
+
+if TYPE_CHECKING:
+    from latbench.device import DeviceProfile, load_device
+    from latbench.errors import LatbenchError
+    from latbench.progress import Progress
+    from latbench.tables import LatencyTable, Prediction, TableCheck
+    from latbench.tables.comparison import TableDifference
+    from latbench.workflows.devices import DeviceCheck, DeviceStatus, check_device, list_devices
+    from latbench.workflows.tables import check_table, compare_tables
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "DeviceCheck",
+    "DeviceProfile",
+    "DeviceStatus",
+    "LatbenchError",
+    "LatencyTable",
+    "Prediction",
+    "Progress",
+    "TableCheck",
+    "TableDifference",
+    "check_device",
+    "check_table",
+    "compare_tables",
+    "list_devices",
+    "load_device",
+]
+
+_PLACES = {
+    "DeviceCheck": "latbench.workflows.devices",
+    "DeviceProfile": "latbench.device",
+    "DeviceStatus": "latbench.workflows.devices",
+    "LatbenchError": "latbench.errors",
+    "LatencyTable": "latbench.tables",
+    "Prediction": "latbench.tables",
+    "Progress": "latbench.progress",
+    "TableCheck": "latbench.tables",
+    "TableDifference": "latbench.tables.comparison",
+    "check_device": "latbench.workflows.devices",
+    "check_table": "latbench.workflows.tables",
+    "compare_tables": "latbench.workflows.tables",
+    "list_devices": "latbench.workflows.devices",
+    "load_device": "latbench.device",
+}
+
+if not TYPE_CHECKING:  # for a type checker the names above are all there are
+    __getattr__, __dir__ = public(__name__, _PLACES, extra="nas")

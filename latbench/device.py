@@ -122,8 +122,8 @@ def shipped_profiles() -> list[str]:
     )
 
 
-def load_profile(name_or_path: str) -> DeviceProfile:
-    """Read a device profile by shipped name or by path.
+def load_device(name_or_path: str | Path) -> DeviceProfile:
+    """Read a device profile by shipped name, such as ``"cpu-onnxruntime"``, or by path.
 
     Raises:
         UnknownNameError: Neither a shipped profile nor a file.
@@ -131,13 +131,14 @@ def load_profile(name_or_path: str) -> DeviceProfile:
     """
     path = Path(name_or_path)
     shipped = shipped_profiles()
-    if name_or_path in shipped:
-        raw = resources.files(_PACKAGE).joinpath(f"{name_or_path}.toml").read_bytes()
-        text = decode_text(raw, source=name_or_path, what=_WHAT)
+    name = str(name_or_path)
+    if name in shipped:
+        raw = resources.files(_PACKAGE).joinpath(f"{name}.toml").read_bytes()
+        text = decode_text(raw, source=name, what=_WHAT)
     elif path.exists():
         text = read_text(path, what=_WHAT)
     else:
-        raise UnknownNameError("device profile", name_or_path, shipped)
+        raise UnknownNameError("device profile", name, shipped)
     try:
         return msgspec.toml.decode(text, type=DeviceProfile)
     except msgspec.DecodeError as error:

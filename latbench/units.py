@@ -41,6 +41,50 @@ def parse_duration_s(text: str) -> float:
     return _parse(text, _S_PER, what="duration", example="150s, 20min or 2h")
 
 
+def as_latency_ms(latency: str | float) -> float:
+    """A latency as text with its unit, such as ``"15ms"``, or as a number of milliseconds.
+
+    Raises:
+        InvalidValueError: It is not positive and finite, or the text lacks its unit.
+    """
+    return parse_latency_ms(latency) if isinstance(latency, str) else _positive(latency, "latency")
+
+
+def as_duration_s(duration: str | float) -> float:
+    """A duration as text with its unit, such as ``"20min"``, or as a number of seconds.
+
+    Raises:
+        InvalidValueError: It is not positive and finite, or the text lacks its unit.
+    """
+    if isinstance(duration, str):
+        return parse_duration_s(duration)
+    return _positive(duration, "duration")
+
+
+def as_count(count: str | float) -> float:
+    """A count as text such as ``"30M"``, as ``parse_count`` reads it, or as a number of ones.
+
+    Raises:
+        InvalidValueError: It is not positive and finite, or its unit is unknown.
+    """
+    return parse_count(count) if isinstance(count, str) else _positive(count, "count")
+
+
+def as_millions(count: str | float) -> float:
+    """A count as text such as ``"320M"``, or as a number of millions; return millions.
+
+    Raises:
+        InvalidValueError: It is not positive and finite, or its unit is unknown.
+    """
+    return parse_count(count) / 1e6 if isinstance(count, str) else _positive(count, "count")
+
+
+def _positive(value: float, what: str) -> float:
+    if not (value > 0 and math.isfinite(value)):
+        raise InvalidValueError(f"{value!r} is not a {what}: it must be positive and finite")
+    return float(value)
+
+
 def parse_count(text: str) -> float:
     """Read a count such as ``500K``, ``30M`` or ``1.2G``; return ones.
 

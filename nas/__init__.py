@@ -1,4 +1,142 @@
 """Networks: spaces, architectures, supernets, searches, training.
 
-Every millisecond comes from ``latbench``.
+Every millisecond comes from ``latbench``. The public names are those of ``__all__``; each is
+imported when it is first used. The commands of ``latbench`` call the same functions.
+
+    import nas
+
+    space = nas.make_space("tfnas", input_size=32, classes=10)
+    table = nas.profile("cpu-onnxruntime", space, "t.sqlite", time_limit="8min")
+    print(nas.predict(space.random(seed=3), table))
 """
+
+from typing import TYPE_CHECKING
+
+from latbench.lazy import public
+
+if TYPE_CHECKING:
+    from nas.data import load_data
+    from nas.data.images import ImageData
+    from nas.generator import Generator
+    from nas.scaffold import Component, create
+    from nas.searchers import SearchResult
+    from nas.spaces import Architecture, SearchSpace, Variant, load_architecture, make_space
+    from nas.workflows.data import PackedImages, pack
+    from nas.workflows.demo import DemoResult, run_demo
+    from nas.workflows.export import ExportedModel, export
+    from nas.workflows.fitting import FittedArchitecture, fit
+    from nas.workflows.generation import (
+        GeneratedArchitecture,
+        GeneratedArchitectures,
+        adapt_generator,
+        describe_generator,
+        generate,
+        import_generator,
+        load_generator,
+        save_generator,
+    )
+    from nas.workflows.networks import SpaceSummary, cost, list_spaces, predict
+    from nas.workflows.profiling import ProfiledTable, forecast, profile
+    from nas.workflows.search import SearchResults, choose_space, search
+    from nas.workflows.tables import import_table
+    from nas.workflows.training import TrainedNetwork, evaluate, train
+    from nas.workflows.verification import Calibration, VerifiedArchitectures, calibrate, verify
+
+__all__ = [
+    "Architecture",
+    "Calibration",
+    "Component",
+    "DemoResult",
+    "ExportedModel",
+    "FittedArchitecture",
+    "GeneratedArchitecture",
+    "GeneratedArchitectures",
+    "Generator",
+    "ImageData",
+    "PackedImages",
+    "ProfiledTable",
+    "SearchResult",
+    "SearchResults",
+    "SearchSpace",
+    "SpaceSummary",
+    "TrainedNetwork",
+    "Variant",
+    "VerifiedArchitectures",
+    "adapt_generator",
+    "calibrate",
+    "choose_space",
+    "cost",
+    "create",
+    "describe_generator",
+    "evaluate",
+    "export",
+    "fit",
+    "forecast",
+    "generate",
+    "import_generator",
+    "import_table",
+    "list_spaces",
+    "load_architecture",
+    "load_data",
+    "load_generator",
+    "make_space",
+    "pack",
+    "predict",
+    "profile",
+    "run_demo",
+    "save_generator",
+    "search",
+    "train",
+    "verify",
+]
+
+_PLACES = {
+    "Architecture": "nas.spaces",
+    "Calibration": "nas.workflows.verification",
+    "Component": "nas.scaffold",
+    "DemoResult": "nas.workflows.demo",
+    "ExportedModel": "nas.workflows.export",
+    "FittedArchitecture": "nas.workflows.fitting",
+    "GeneratedArchitecture": "nas.workflows.generation",
+    "GeneratedArchitectures": "nas.workflows.generation",
+    "Generator": "nas.generator",
+    "ImageData": "nas.data.images",
+    "PackedImages": "nas.workflows.data",
+    "ProfiledTable": "nas.workflows.profiling",
+    "SearchResult": "nas.searchers",
+    "SearchResults": "nas.workflows.search",
+    "SearchSpace": "nas.spaces",
+    "SpaceSummary": "nas.workflows.networks",
+    "TrainedNetwork": "nas.workflows.training",
+    "Variant": "nas.spaces",
+    "VerifiedArchitectures": "nas.workflows.verification",
+    "adapt_generator": "nas.workflows.generation",
+    "calibrate": "nas.workflows.verification",
+    "choose_space": "nas.workflows.search",
+    "cost": "nas.workflows.networks",
+    "create": "nas.scaffold",
+    "describe_generator": "nas.workflows.generation",
+    "evaluate": "nas.workflows.training",
+    "export": "nas.workflows.export",
+    "fit": "nas.workflows.fitting",
+    "forecast": "nas.workflows.profiling",
+    "generate": "nas.workflows.generation",
+    "import_generator": "nas.workflows.generation",
+    "import_table": "nas.workflows.tables",
+    "list_spaces": "nas.workflows.networks",
+    "load_architecture": "nas.spaces",
+    "load_data": "nas.data",
+    "load_generator": "nas.workflows.generation",
+    "make_space": "nas.spaces",
+    "pack": "nas.workflows.data",
+    "predict": "nas.workflows.networks",
+    "profile": "nas.workflows.profiling",
+    "run_demo": "nas.workflows.demo",
+    "save_generator": "nas.workflows.generation",
+    "search": "nas.workflows.search",
+    "train": "nas.workflows.training",
+    "verify": "nas.workflows.verification",
+}
+
+if not TYPE_CHECKING:  # for a type checker the names above are all there are
+    __getattr__, __dir__ = public(__name__, _PLACES, extra="nas")

@@ -20,7 +20,7 @@ from latbench.blocks import (
     block_key,
     block_width,
 )
-from latbench.device import DeviceProfile, SweepProtocol, load_profile
+from latbench.device import DeviceProfile, SweepProtocol, load_device
 from latbench.environment import Environment, current_environment
 from latbench.tables import Estimate, LatencyTable, StoredFit, TableStore
 from latbench.tables.alignment import Alignment, WidthClass
@@ -120,7 +120,7 @@ def tiny_fixed_space() -> SearchSpace:
 
 @pytest.fixture
 def profile() -> DeviceProfile:
-    return load_profile("cpu-onnxruntime")
+    return load_device("cpu-onnxruntime")
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from nas.latency.correction import Measure, land, widths_of
 from nas.latency.priced_space import PricedSpace, labelled_space, profile_space
 from nas.latency.width_scaling import METHODS, fit_exact
 from nas.searchers import SEARCHERS
-from nas.spaces import Variant, load_architecture, make_space
+from nas.spaces import Variant, load_architecture, make_space, space_of
 from tests.conftest import make_small_space, random_price, write_table
 
 ROOT = Path(__file__).parents[1]
@@ -431,8 +431,8 @@ def test_profile_and_verify_without_torch(tmp_path: Path, architecture: Path) ->
 
 
 def _predicted(architecture: Path, table: Path) -> float:
-    arch, space = load_architecture(architecture)
-    return LatencyTable.open(table).predict(space.lower(arch)).latency_ms
+    arch = load_architecture(architecture)
+    return LatencyTable.open(table).predict(space_of(arch).lower(arch)).latency_ms
 
 
 def test_commands_that_need_torch_name_the_extra(tmp_path: Path, architecture: Path) -> None:
@@ -534,7 +534,7 @@ def test_a_search_ends_with_what_is_measured(
     assert found["measured_ms"] == pytest.approx(1.08 * found["latency_ms"])
     (file,) = (tmp_path / "search" / "architectures").iterdir()
     assert json.loads(file.read_text()) == found["architecture"]
-    reach = fit_exact(priced, load_architecture(file)[0], target, clamp=True)
+    reach = fit_exact(priced, load_architecture(file), target, clamp=True)
     middle = 1.08 * (reach.min_ms + reach.max_ms) / 2
     code, fitted = _json(
         run, "fit", file, "--table", table, "--target", f"{middle}ms", "--measured"

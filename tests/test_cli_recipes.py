@@ -92,11 +92,11 @@ def _space(name: str) -> str:
 
 
 def _write_table(path: Path) -> None:
-    from latbench.device import load_profile
+    from latbench.device import load_device
     from nas.spaces import make_space
     from tests.conftest import write_table
 
-    write_table(path, make_space("nasbench-macro", 16, 10), load_profile("cpu-onnxruntime"))
+    write_table(path, make_space("nasbench-macro", 16, 10), load_device("cpu-onnxruntime"))
 
 
 def _middle(run: Any, table: Path, folder: Path) -> str:

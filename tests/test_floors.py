@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 # a module may import from its own line and from the lines above it
 FLOORS = {
     "latbench": [
-        ("errors", "units", "files"),
+        ("errors", "units", "files", "progress", "result", "lazy"),
         ("registry",),
         ("blocks", "device", "environment"),
         ("cost", "render"),
@@ -36,7 +36,8 @@ FLOORS = {
         ("training",),
         ("evaluators",),
         ("searchers",),
-        ("export", "demo", "scaffold"),
+        ("workflows", "scaffold"),
+        ("report",),
         ("commands",),
     ],
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,9 @@ import click
 
 from latbench.errors import UnknownNameError
 from latbench.units import parse_count, parse_duration_s, parse_latency_ms, parse_millions
+
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+"""What adds an option to a command."""
 
 
 class Amount(click.ParamType[Any]):
@@ -25,22 +28,43 @@ class Amount(click.ParamType[Any]):
 
 
 class Named(click.ParamType[Any]):
-    """One of some names; a wrong one is answered with the nearest."""
+    """One of some names; a wrong one is answered with the nearest.
 
-    def __init__(self, what: str, choices: Callable[[], list[str]]) -> None:
-        self.name, self.choices = what, choices
+    Args:
+        what: What the name stands for, in errors.
+        choices: Gives the names; they are asked for when a value is checked.
+        metavar: What the help calls the value; the names themselves if empty.
+    """
+
+    def __init__(self, what: str, choices: Callable[[], Iterable[str]], metavar: str = "") -> None:
+        self.name, self.choices, self.metavar = what, choices, metavar
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        known = self.choices()
+        known = list(self.choices())
         if value not in known:
             raise UnknownNameError(self.name, value, known)
         return str(value)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        return self.metavar or f"[{'|'.join(self.choices())}]"
+
+
+class Device(click.ParamType[Any]):
+    """A device profile, by its shipped name or by the path of its file."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from latbench.device import load_device
+
+        return load_device(value) if value else None
 
 
 LATENCY = Amount("latency", parse_latency_ms)
 DURATION = Amount("duration", parse_duration_s)
 MANY = Amount("count", parse_count)
 MILLIONS = Amount("count", parse_millions)
+DEVICE = Device()
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 COUNT = click.IntRange(min=1)
@@ -48,14 +72,54 @@ SEED = click.IntRange(min=0, max=2**31 - 1)
 BATCH = click.IntRange(min=2)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as one JSON object."
+)
 
 
 table_option = click.option(
-    "--table", "table_path", type=FILE, required=True, help="Latency table, made by `profile`."
+    "--table",
+    "table",
+    type=FILE,
+    required=True,
+    metavar="TABLE",
+    help="Latency table, a file that `latbench profile` writes.",
 )
+
+
+seed_option = click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Seed of everything that is drawn."
+)
+
+
+def tolerance_option(of: str) -> Decorator:
+    """How much may pass."""
+    return click.option(
+        "--tolerance",
+        type=click.FloatRange(min=0),
+        metavar="FRACTION",
+        default=0.05,
+        show_default=True,
+        help=f"{of}, a fraction.",
+    )
+
+
+def output_file(of: str, *, required: bool = True) -> Decorator:
+    """Where a result goes."""
+    return click.option(
+        "-o", "--output", type=FILE, required=required, metavar="FILE", help=f"File for {of}."
+    )
 
 
 def named(what: str, *choices: str) -> Named:
     """One of these names."""
-    return Named(what, lambda: list(choices))
+    return Named(what, lambda: choices)
+
+
+def example(*commands: str) -> str:
+    """What stands at the end of a command's help: commands to type, a line each."""
+    return "\n".join(["\b", "Example:" if len(commands) == 1 else "Examples:", *_lines(commands)])
+
+
+def _lines(commands: Iterable[str]) -> list[str]:
+    return [f"  {command}" for command in commands]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
 
 from latbench.errors import LatbenchError, OutputError
 from latbench.files import utf8
+from latbench.progress import Progress, silent
 from latbench.report.streams import ReaderLeft, drop_output, say
 
 EXIT_FAILED_CHECK = 1
@@ -19,8 +21,27 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # what shells report of a program ended by Ctrl-C
 
 
+def is_first() -> bool:
+    """Whether this process prints: of those that ``torchrun`` starts together, the first does."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Progress]:
+    """Yield what draws a progress bar with time left, on standard error."""
+    if not is_first():
+        yield silent
+        return
+    from latbench.report.terminal import progress_bar
+
+    with progress_bar(title) as shown:
+        yield shown
+
+
 def emit(result: dict[str, Any], *, as_json: bool, render: Callable[[], None]) -> None:
-    """Print a result as one JSON object, or for a person."""
+    """Print a result as one JSON object, or for a person; of several processes the first does."""
+    if not is_first():
+        return
     if as_json:
         click.echo(json_line(result))
     else:
@@ -34,13 +55,6 @@ def json_line(value: object) -> str:
         whole = utf8(json.dumps(value, allow_nan=False, ensure_ascii=False))
         text = json.dumps(json.loads(whole), allow_nan=False)
     return text
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file of text whole or not at all."""
-    from latbench.files import write_atomically
-
-    write_atomically(path, text)
 
 
 def fail(error: LatbenchError, *, as_json: bool) -> NoReturn:

@@ -15,5 +15,5 @@ table = LazyGroup(
             "import": "nas.commands.table_import:table_import",
         }
     },
-    help="Look at latency tables, check and convert them.",
+    help="Show, check, compare and convert latency tables.",
 )

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from latbench.commands.options import FILE, json_option, named
+from latbench.commands.options import FILE, example, json_option, named, output_file
 from latbench.commands.output import emit
 
-if TYPE_CHECKING:
-    pass
 
-
-@click.command("export")
-@click.argument("path", type=FILE)
-@click.option("--format", "kind", type=named("format", "json", "csv", "parquet"), default="json")
-@click.option("-o", "--output", type=FILE, required=True)
+@click.command("export", epilog=example("latbench table export t.sqlite --format csv -o t.csv"))
+@click.argument("table", type=FILE)
+@click.option(
+    "--format",
+    "kind",
+    type=named("format", "json", "csv", "parquet"),
+    default="json",
+    show_default=True,
+    help="Format of the file.",
+)
+@output_file("the exported table")
 @json_option
-def table_export(path: Path, kind: str, output: Path, as_json: bool) -> None:
-    """Write a table as JSON, CSV or Parquet."""
-    from latbench.files import write_atomically
+def table_export(table: Path, kind: str, output: Path, as_json: bool) -> None:
+    """Write TABLE as JSON, CSV or Parquet."""
+    import latbench
     from latbench.report.terminal import print_lines
-    from latbench.tables import LatencyTable
-    from latbench.tables.export import FORMATS
 
-    opened = LatencyTable.open(path)
-    write_atomically(output, FORMATS[kind](opened))
+    opened = latbench.LatencyTable.open(table)
+    opened.export(output, kind)
     emit(
         {"path": str(output)},
         as_json=as_json,

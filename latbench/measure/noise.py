@@ -20,8 +20,10 @@ from latbench.device import DeviceProfile
 from latbench.environment import Environment, read_system
 from latbench.measure.samples import Samples
 from latbench.measure.statistics import low_quantile
-from latbench.measure.sweep import Progress, Target, sweep_pass
+from latbench.measure.sweep import Target, sweep_pass
 from latbench.profilers import Profiler
+from latbench.progress import Progress, silent
+from latbench.result import Result
 
 _WINDOWS = 4  # stretches of the minute that are compared with each other
 _DWELL_MS = 20.0
@@ -49,8 +51,8 @@ class TargetNoise:
     half_width: float
 
 
-@dataclass(frozen=True)
-class NoiseCheck:
+@dataclass(frozen=True, repr=False)
+class NoiseCheck(Result):
     """The verdict on a device.
 
     Attributes:
@@ -86,7 +88,7 @@ def check_noise(
     environment: Environment,
     *,
     seconds: float,
-    progress: Progress = lambda fraction, words: None,
+    progress: Progress = silent,
 ) -> NoiseCheck:
     """Measure the reference targets in turn for a while.
 

@@ -25,10 +25,6 @@ from latbench.profilers import Profiler
 _MOST_DROPPED = 100  # visits in a row: some seconds, in which a device may recover
 
 
-Progress = Callable[[float, str], None]
-"""Called now and then with the fraction done, 0 to 1, and a few words."""
-
-
 def fraction_done(elapsed_s: float, left_s: float) -> float:
     """The fraction of its time that something has taken which takes so long still."""
     whole_s = elapsed_s + left_s

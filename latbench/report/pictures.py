@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from latbench.blocks import BlockSpec, with_width
-from latbench.errors import InvalidValueError, MissingExtraError
+from latbench.errors import InvalidValueError
+from latbench.lazy import needing
 from latbench.report.terminal import print_lines
 from latbench.tables import LatencyTable
 from latbench.tables.alignment import WidthClass
@@ -51,10 +52,8 @@ def draw_curves(table: LatencyTable, path: Path) -> int:
         MissingExtraError: matplotlib is not installed.
         InvalidValueError: The file's ending is no picture format.
     """
-    try:
+    with needing("report"):
         from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(str(error.name), "report") from error
     shapes = _chosen(table, _PICTURED)
     columns = min(3, max(1, len(shapes)))
     rows = -(-max(1, len(shapes)) // columns)

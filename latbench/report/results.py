@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from latbench.blocks import parse_block
-from latbench.measure.noise import NoiseCheck
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable, StoredFit, TableCheck
 from latbench.tables.comparison import TableDifference
 from latbench.tables.export import entries
 from latbench.tables.price_model import PriceModel
 from latbench.units import format_ms, format_s
+from latbench.workflows.devices import DeviceCheck, DeviceStatus
 from latbench.workflows.profiling import Forecast, ProfileResult
 from latbench.workflows.transfer import TransferResult
 from latbench.workflows.verification import Verification
@@ -27,24 +27,28 @@ _SHOWN_CHANGES = 20
 _SHOWN_NEGATIVE = 5  # the first few say what kind of block it is
 
 
-def show_devices(devices: Sequence[Mapping[str, Any]]) -> None:
+def show_devices(devices: Sequence[DeviceStatus]) -> None:
     """Device profiles and whether they run here; below, what the others lack."""
     columns = ("name", "runtime", "device", "batch_size", "threads")
     print_table(
         ("device profile", "runtime", "device", "batch", "threads", "runs here"),
-        [(*(str(row[c]) for c in columns), "no" if row["reason"] else "yes") for row in devices],
+        [
+            (*(str(getattr(row, c)) for c in columns), "no" if row.reason else "yes")
+            for row in devices
+        ],
     )
     lacking: dict[str, list[str]] = {}
     for row in devices:
-        if row["reason"]:
-            lacking.setdefault(row["reason"], []).append(row["name"])
+        if row.reason:
+            lacking.setdefault(row.reason, []).append(row.name)
     print_lines(f"{', '.join(names)}: {reason}" for reason, names in lacking.items())
 
 
-def show_noise(device: str, check: NoiseCheck) -> None:
+def show_noise(found: DeviceCheck) -> None:
     """What a minute of measuring says of a device, and what to do about it."""
+    check = found.noise
     print_table(
-        (device, "latency", "noise", "drift", "interval"),
+        (found.name, "latency", "noise", "drift", "interval"),
         [
             (
                 target.name,
@@ -77,6 +81,14 @@ def show_forecast(expected: Forecast) -> None:
             f"peak memory about {expected.memory_mib} MiB",
         ]
     )
+
+
+def show_profiled(result: ProfileResult | TransferResult, path: Path) -> None:
+    """What a profiling or a transfer reached, and what to type next."""
+    if isinstance(result, TransferResult):
+        show_transfer(result, path)
+    else:
+        show_profile(result, path)
 
 
 def show_profile(result: ProfileResult, path: Path) -> None:
@@ -175,6 +187,13 @@ def show_check(found: TableCheck, *, imported: bool = False) -> None:
             *(f"stale: {difference}" for difference in found.stale),
         ]
     )
+
+
+def show_import(found: TableCheck, table: LatencyTable) -> None:
+    """What is not to be trusted in an imported table, what else is wrong with its file."""
+    show_check(found, imported=True)
+    defects = table.origin.defects if table.origin is not None else ()
+    print_lines([*(f"defect: {defect}" for defect in defects), f"wrote {table.path}"])
 
 
 def show_difference(found: TableDifference, *, tolerance: float) -> None:
@@ -295,24 +314,3 @@ def _relative_width(row: Mapping[str, Any]) -> float:
         return inf if half_width_ms else 0.0
     relative: float = half_width_ms / row["hot_ms"]
     return relative
-
-
-def show_generated(rows: Sequence[Mapping[str, Any]], folder: Path | None) -> None:
-    """Generated architectures: budget, cost, and how many sub-blocks were changed to keep it."""
-    units = {"latency": "ms", "macs": "M MACs", "params": "M parameters"}
-    print_table(
-        ("budget", "conv MACs", "parameters", "latency", "changes"),
-        [
-            (
-                ", ".join(f"{amount:g} {units[kind]}" for kind, amount in row["targets"].items()),
-                f"{row['conv_macs_m']:.1f} M",
-                f"{row['params_m']:.2f} M",
-                "" if row["latency_ms"] is None else format_ms(row["latency_ms"]),
-                "cheapest" if row["changes"] is None else str(row["changes"]),
-            )
-            for row in rows
-        ],
-    )
-    print_lines(
-        [f"wrote them to {folder}" if folder else "their architectures: --json, or -o FOLDER"]
-    )

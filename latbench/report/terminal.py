@@ -5,15 +5,17 @@ Results go to standard output, everything else to standard error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from typing import IO, cast
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 
+from latbench.progress import Progress
 from latbench.report.streams import Forgiving, say
 from latbench.units import format_s
 
@@ -22,7 +24,7 @@ _LOG_EVERY_S = 30.0  # where standard error is no terminal, a line this often
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
+def progress_bar(title: str) -> Iterator[Progress]:
     """Yield a function that shows the fraction done and a few words; with time left."""
     console = Console(file=cast(IO[str], Forgiving()))
     if not console.is_terminal:
@@ -36,25 +38,29 @@ def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
         TextColumn("[dim]{task.fields[words]}", justify="left"),
     )
     # no thread may redraw while a call is being timed, so it is redrawn only when told
-    with Progress(*columns, console=console, transient=True, auto_refresh=False) as progress:
-        task = progress.add_task(title, total=1.0, words="")
-        last = 0.0
+    bars = Bars(*columns, console=console, transient=True, auto_refresh=False)
+    task = bars.add_task(title, total=1.0, words="")
+    last = 0.0
 
-        def show(fraction: float, words: str) -> None:
-            nonlocal last
-            progress.update(task, completed=fraction, words=words)
-            if monotonic() - last > _REDRAW_EVERY_S:
-                progress.refresh()
-                last = monotonic()
+    def show(fraction: float, words: str, /) -> None:
+        nonlocal last
+        bars.start()  # what is over at once, or is refused, draws no bar
+        bars.update(task, completed=fraction, words=words)
+        if monotonic() - last > _REDRAW_EVERY_S:
+            bars.refresh()
+            last = monotonic()
 
+    try:
         yield show
+    finally:
+        bars.stop()
 
 
-def _logger(title: str) -> Callable[[float, str], None]:
+def _logger(title: str) -> Progress:
     last = monotonic()
     begin: tuple[float, float] | None = None  # what goes on from an earlier run begins above 0
 
-    def log(fraction: float, words: str) -> None:
+    def log(fraction: float, words: str, /) -> None:
         nonlocal last, begin
         now = monotonic()
         begin_s, first = begin = begin or (now, fraction)

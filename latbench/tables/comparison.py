@@ -13,15 +13,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import erfc, sqrt
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latbench.blocks import BlockSpec
+from latbench.blocks import BlockSpec, block_key
 from latbench.errors import MismatchError
 from latbench.measure.samples import Samples
 from latbench.measure.statistics import bootstrap, low_quantile
+from latbench.result import Result
 from latbench.tables.store import TableStore
 
 Floats = NDArray[np.float64]
@@ -50,8 +51,8 @@ class BlockChange:
     verdict: Verdict
 
 
-@dataclass(frozen=True)
-class TableDifference:
+@dataclass(frozen=True, repr=False)
+class TableDifference(Result):
     """All blocks that both tables measured, and how many only one did.
 
     Attributes:
@@ -70,6 +71,36 @@ class TableDifference:
     def count(self, verdict: Verdict) -> int:
         """Blocks of a verdict."""
         return sum(change.verdict == verdict for change in self.changes)
+
+    @property
+    def passed(self) -> bool:
+        """Whether no block is slower."""
+        return self.count("SLOWER") == 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every block's change and the counts of verdicts as plain JSON values."""
+        return {
+            "blocks": [
+                {
+                    "block": block_key(change.spec),
+                    "ratio": change.ratio,
+                    "low": change.low,
+                    "high": change.high,
+                    "p_value": change.p_value,
+                    "verdict": change.verdict,
+                }
+                for change in self.changes
+            ],
+            "same": self.count("SAME"),
+            "faster": self.count("FASTER"),
+            "slower": self.count("SLOWER"),
+            "unsure": self.count("UNSURE"),
+            "ratio": self.ratio,
+            "only_before": self.only_before,
+            "only_after": self.only_after,
+            "environment": list(self.environment),
+            "passed": self.passed,
+        }
 
 
 def compare(before: TableStore, after: TableStore, *, tolerance: float) -> TableDifference:

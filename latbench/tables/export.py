@@ -1,15 +1,19 @@
-"""A latency table as JSON, CSV or Parquet, for other programs."""
+"""A latency table as JSON, CSV or Parquet for other programs, and as a data frame."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from latbench.blocks import block_key, block_width
-from latbench.errors import MissingExtraError
+from latbench.errors import UnknownNameError
+from latbench.files import write_atomically
+from latbench.lazy import needing
 from latbench.tables.table import LatencyTable
 
 COLUMNS = (
@@ -90,11 +94,9 @@ def to_parquet(table: LatencyTable) -> bytes:
     Raises:
         MissingExtraError: pyarrow is not installed.
     """
-    try:
+    with needing("report"):
         import pyarrow
         import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(str(error.name), "report") from error
     columns = pyarrow.Table.from_pylist(entries(table, interpolated=True))
     about = msgspec.json.encode(describe(table))
     raw = io.BytesIO()
@@ -107,3 +109,32 @@ FORMATS: dict[str, Callable[[LatencyTable], bytes]] = {
     "csv": to_csv,
     "parquet": to_parquet,
 }
+
+
+def write_table(table: LatencyTable, path: Path, kind: str) -> None:
+    """Write a table in a format of ``FORMATS``.
+
+    Raises:
+        UnknownNameError: No such format.
+        MissingExtraError: The format needs a package that is not installed.
+        InvalidFileError: The file cannot be written.
+    """
+    if kind not in FORMATS:
+        raise UnknownNameError("format", kind, FORMATS)
+    write_atomically(path, FORMATS[kind](table))
+
+
+def to_dataframe(table: LatencyTable, *, interpolated: bool = False) -> Any:
+    """The entries as a pandas data frame; latencies in ms.
+
+    Args:
+        table: The table.
+        interpolated: Rows also for the widths between measured ones.
+
+    Raises:
+        MissingExtraError: pandas is not installed.
+    """
+    with needing("report"):
+        import pandas
+
+    return pandas.DataFrame(entries(table, interpolated=interpolated), columns=list(COLUMNS))

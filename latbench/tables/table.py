@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from latbench.blocks import BlockSpec, Network, block_key
 from latbench.cost import block_cost
 from latbench.device import DeviceProfile
 from latbench.environment import Environment
 from latbench.errors import InvalidFileError, MismatchError
+from latbench.result import Result
 from latbench.tables.price_model import PriceModel
 from latbench.tables.records import Estimate, Origin, SpaceLabel, StoredFit
 from latbench.tables.store import TableStore
 from latbench.tables.width_curves import Curves
 
 
-@dataclass(frozen=True)
-class Prediction:
+@dataclass(frozen=True, repr=False)
+class Prediction(Result):
     """Predicted latency of a network in ms; the interval is null until one was calibrated."""
 
     latency_ms: float
@@ -27,8 +28,8 @@ class Prediction:
     high_ms: float | None = None
 
 
-@dataclass(frozen=True)
-class TableCheck:
+@dataclass(frozen=True, repr=False)
+class TableCheck(Result):
     """What ``table check`` found.
 
     Attributes:
@@ -140,12 +141,13 @@ class LatencyTable:
         self._prices_ms: dict[BlockSpec, float | None] = dict.fromkeys(included, 0.0)
 
     @classmethod
-    def open(cls, path: Path) -> LatencyTable:
+    def open(cls, path: str | Path) -> Self:
         """Read a table file.
 
         Raises:
             InvalidFileError: The file is no table, is damaged, or has no fitted prices yet.
         """
+        path = Path(path)
         with TableStore.open(path) as store:
             fit = store.fit()
             if fit is None:
@@ -173,6 +175,10 @@ class LatencyTable:
                 origin=store.origin,
                 kept=store.kept_entries,
             )
+
+    def __repr__(self) -> str:
+        blocks = f"{len(self.estimates)} blocks measured"
+        return f"LatencyTable({str(self.path)!r}: {self.space} on {self.device.name}, {blocks})"
 
     @property
     def price_model(self) -> PriceModel:
@@ -287,6 +293,46 @@ class LatencyTable:
             unpriced=self.unpriced,
             stale=tuple(now.differences(self.environment)) if now else (),
         )
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the table is of and its measured entries as plain JSON values."""
+        from latbench.tables.export import describe, entries
+
+        return describe(self) | {"entries": entries(self)}
+
+    def export(self, path: str | Path, file_format: str = "json") -> None:
+        """Write the table for other programs.
+
+        Args:
+            path: Where the file goes; an old one is replaced.
+            file_format: ``json``, ``csv`` or ``parquet``; each has a row for every priced block,
+                with latencies in ms.
+
+        Raises:
+            UnknownNameError: No such format.
+            MissingExtraError: The format needs a package that is not installed.
+            InvalidFileError: The file cannot be written.
+        """
+        from latbench.tables.export import write_table
+
+        write_table(self, Path(path), file_format)
+
+    def to_dataframe(self, *, interpolated: bool = False) -> Any:
+        """The table as a pandas data frame: a row for every priced block, latencies in ms.
+
+        Args:
+            interpolated: Rows also for the widths between measured ones; what is measured there
+                is missing.
+
+        Returns:
+            A ``pandas.DataFrame`` with the columns ``latbench.tables.export.COLUMNS``.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        from latbench.tables.export import to_dataframe
+
+        return to_dataframe(self, interpolated=interpolated)
 
 
 def _keys(specs: Iterable[BlockSpec]) -> tuple[str, ...]:

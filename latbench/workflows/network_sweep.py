@@ -20,13 +20,13 @@ from latbench.errors import MismatchError
 from latbench.measure.lock import device_lock
 from latbench.measure.samples import Interval, Samples
 from latbench.measure.sweep import (
-    Progress,
     Target,
     fraction_done,
     network_target,
     sweep_pass,
 )
 from latbench.profilers import Profiler
+from latbench.progress import Progress, silent
 from latbench.tables import LatencyTable, TableStore
 from latbench.tables.estimation import Drift
 from latbench.tables.records import Purpose
@@ -75,7 +75,7 @@ def measure_networks(
     networks: Sequence[Network],
     *,
     purpose: Purpose,
-    progress: Progress = lambda fraction, words: None,
+    progress: Progress = silent,
 ) -> MeasuredNetworks:
     """Measure networks beside those of the profiling, or finish doing so.
 

@@ -27,7 +27,6 @@ from latbench.errors import MismatchError
 from latbench.measure.lock import device_lock
 from latbench.measure.samples import Samples
 from latbench.measure.sweep import (
-    Progress,
     Target,
     block_target,
     fraction_done,
@@ -35,6 +34,8 @@ from latbench.measure.sweep import (
     sweep_pass,
 )
 from latbench.profilers import Profiler
+from latbench.progress import Progress, silent
+from latbench.result import Result
 from latbench.tables import SpaceLabel, StoredFit, TableStore
 from latbench.tables.estimation import work_out
 from latbench.tables.width_curves import Curves
@@ -49,8 +50,8 @@ _COPIES = 4  # of a network's weights while its session opens, and what the runt
 _REFINE_AFTER = (6, 12)  # passes over the knots, after which more knots may join
 
 
-@dataclass(frozen=True)
-class ProfileResult:
+@dataclass(frozen=True, repr=False)
+class ProfileResult(Result):
     """What a profiling run leaves.
 
     Attributes:
@@ -84,6 +85,11 @@ class ProfileResult:
     heldout_error: float | None
     alignment: str
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended the run."""
+        return self.stopped == "interrupted"
+
 
 def profile(
     profiler: Profiler,
@@ -93,7 +99,7 @@ def profile(
     blocks: Sequence[BlockSpec],
     networks: Sequence[Network],
     time_limit_s: float,
-    progress: Progress = lambda fraction, words: None,
+    progress: Progress = silent,
 ) -> ProfileResult:
     """Fill the table at ``path``, or go on filling it, and fit its prices.
 
@@ -143,8 +149,8 @@ def profile(
             return _result(store, run, fit, stopped, seconds=monotonic() - begin)
 
 
-@dataclass(frozen=True)
-class Forecast:
+@dataclass(frozen=True, repr=False)
+class Forecast(Result):
     """What a profiling run would take.
 
     Attributes:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,9 @@ from latbench.errors import MismatchError
 from latbench.measure.lock import device_lock
 from latbench.measure.samples import Interval, Samples
 from latbench.measure.statistics import conformal_half_width
-from latbench.measure.sweep import Progress
 from latbench.profilers import Profiler
+from latbench.progress import Progress, silent
+from latbench.result import Result
 from latbench.tables import Estimate, LatencyTable, StoredFit
 from latbench.tables.alignment import Alignment
 from latbench.tables.estimation import as_estimate, work_out
@@ -47,8 +49,8 @@ _PENALTIES = (0.1, 1.0, 10.0, 100.0)  # of the ridge; the last leaves little but
 _COVERAGE = 0.95  # of the intervals of what was told
 
 
-@dataclass(frozen=True)
-class TransferResult:
+@dataclass(frozen=True, repr=False)
+class TransferResult(Result):
     """What a transfer leaves.
 
     Attributes:
@@ -69,6 +71,21 @@ class TransferResult:
     passes: int
     complete: bool
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended the run: never, as a transfer has prices only when it is done."""
+        return False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Counts and errors as plain JSON values."""
+        return {
+            "blocks": self.blocks,
+            "measured": self.measured,
+            "left_out_error": self.left_out_error,
+            "half_width": self.half_width,
+            "loo_error": self.fit.price.loo_error,
+        }
+
 
 def transfer(
     profiler: Profiler,
@@ -78,7 +95,7 @@ def transfer(
     networks: Sequence[Network],
     blocks: int = BLOCKS,
     time_limit_s: float = inf,
-    progress: Progress = lambda fraction, words: None,
+    progress: Progress = silent,
 ) -> TransferResult:
     """Fill the table at ``path`` for the profiler's device from another device's table.
 

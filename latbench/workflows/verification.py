@@ -16,8 +16,9 @@ from latbench.cost import network_cost
 from latbench.errors import LatbenchError, MismatchError, RuntimeFailure
 from latbench.measure.samples import Interval
 from latbench.measure.statistics import kendall_tau
-from latbench.measure.sweep import Progress
 from latbench.profilers import Profiler, make_profiler
+from latbench.progress import Progress, silent
+from latbench.result import Result
 from latbench.tables import LatencyTable, Prediction, StoredFit, TableStore
 from latbench.tables.estimation import work_out
 from latbench.workflows.network_sweep import MeasuredNetworks, measure_networks, require_device
@@ -38,8 +39,8 @@ class VerifiedNetwork:
     error_drift_corrected: float | None
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Result):
     """The verdict over all networks; errors are fractions.
 
     Attributes:
@@ -76,7 +77,7 @@ def verify(
     table: LatencyTable,
     networks: Sequence[Network],
     *,
-    progress: Progress = lambda fraction, words: None,
+    progress: Progress = silent,
 ) -> Verification:
     """Measure networks and compare with the table.
 
@@ -107,7 +108,7 @@ def calibrate(
     table: LatencyTable,
     networks: Sequence[Network],
     *,
-    progress: Progress = lambda fraction, words: None,
+    progress: Progress = silent,
 ) -> StoredFit:
     """Measure more networks, and fit the prices on them and on those of the profiling.
 
@@ -147,7 +148,7 @@ def verify_apart(
     path: Path,
     networks: Sequence[Network],
     *,
-    progress: Progress = lambda fraction, words: None,
+    progress: Progress = silent,
 ) -> Verification:
     """``verify`` the table at ``path`` in a process of its own.
 

@@ -6,25 +6,27 @@ from pathlib import Path
 
 import click
 
-from latbench.commands.options import FOLDER, json_option
+from latbench.commands.options import FOLDER, example, json_option
 from latbench.commands.output import emit
-from nas.commands.options import data_dir_option, data_option
-from nas.commands.shared import load_images, metrics_in_words, trained_architecture
+from nas.commands.options import data_options
 
 
-@click.command()
+@click.command(epilog=example("latbench evaluate runs/a --data digits"))
 @click.argument("run", type=FOLDER)
-@data_option
-@data_dir_option
+@data_options
 @json_option
 def evaluate(run: Path, data: str, data_dir: Path | None, as_json: bool) -> None:
-    """Test the network that was trained in RUN."""
+    """Test a trained network.
+
+    RUN is the folder of `latbench train`. The result is accuracy, or the metrics of another task.
+    """
+    import nas
     from latbench.report.terminal import print_lines
+    from nas.report.training import metrics_in_words
 
-    arch, space = trained_architecture(run)
-    loaded = load_images(data, data_dir, arch.input_size, arch.classes, None)
-    from nas.training import from_scratch as scratch
-
-    model = scratch.load_model(space.lower(arch), run / scratch.WEIGHTS)
-    score = scratch.test(model, loaded)
-    emit(score, as_json=as_json, render=lambda: print_lines([metrics_in_words(score)]))
+    tested = nas.evaluate(run, data, data_dir=data_dir)
+    emit(
+        tested.as_dict(),
+        as_json=as_json,
+        render=lambda: print_lines([metrics_in_words(tested.metrics)]),
+    )

@@ -6,29 +6,35 @@ from pathlib import Path
 
 import click
 
-from latbench.commands.options import FILE, json_option
+from latbench.commands.options import FILE, example, json_option, output_file
 from latbench.commands.output import emit
-from nas.commands.options import needs_torch
 
 
-@click.command()
+@click.command(
+    epilog=example("latbench export arch.json --weights runs/a/weights.safetensors -o model.onnx")
+)
 @click.argument("architecture", type=FILE)
-@click.option("--weights", type=FILE, help="Of a trained run; fresh ones without.")
-@click.option("-o", "--output", type=FILE, required=True)
+@click.option(
+    "--weights",
+    type=FILE,
+    metavar="FILE",
+    help="Trained weights, RUN/weights.safetensors of `latbench train`.  [default: random weights]",
+)
+@output_file("the ONNX model")
 @json_option
 def export(architecture: Path, weights: Path | None, output: Path, as_json: bool) -> None:
-    """Write ARCHITECTURE as a deployable ONNX model, checked against torch."""
-    from latbench.report.terminal import print_lines
-    from nas.spaces import load_architecture
+    """Write a deployable ONNX model.
 
-    arch, space = load_architecture(architecture)
-    with needs_torch():
-        from nas.export import export_onnx
-    deviation = export_onnx(space.lower(arch), weights, output)
+    The model is ARCHITECTURE with its batch norms folded. Its outputs are checked against torch;
+    if they deviate, nothing is written.
+    """
+    import nas
+    from latbench.report.terminal import print_lines
+
+    made = nas.export(architecture, output, weights=weights)
+    words = f"it deviates from torch by {made.deviation:.1e} of the largest logit"
     emit(
-        {"path": str(output), "deviation": deviation},
+        made.as_dict(),
         as_json=as_json,
-        render=lambda: print_lines(
-            [f"wrote {output}; it deviates from torch by {deviation:.1e} of the largest logit"]
-        ),
+        render=lambda: print_lines([f"wrote {output}; {words}"]),
     )

@@ -3,49 +3,69 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import click
 
-from latbench.commands.options import FILE, FOLDER, LATENCY, MILLIONS, json_option, named
-from latbench.commands.output import emit, write_text
-from nas.commands.options import needs_torch
-from nas.commands.shared import open_table
-
-if TYPE_CHECKING:
-    from nas.generator import Kind
+from latbench.commands.options import FILE, FOLDER, LATENCY, MILLIONS, example, json_option
+from latbench.commands.output import emit
+from nas.commands.options import ACTIVATION
 
 
-@click.command()
-@click.argument("path", metavar="GENERATOR", type=FILE)
-@click.option("--table", "table_path", type=FILE, help="Latency table of the device.")
-@click.option("--target", "latencies", type=LATENCY, multiple=True, help="Such as 15ms.")
+@click.command(
+    epilog=example(
+        "latbench generate sgnas.generator --target-macs 320 --se --activation hswish",
+        "latbench generate runs/sgnas/generator.safetensors --table t.sqlite --target 1.2ms",
+    )
+)
+@click.argument("generator", type=FILE)
+@click.option(
+    "--table",
+    type=FILE,
+    metavar="TABLE",
+    help="Latency table of the device, a file that `latbench profile` writes.",
+)
+@click.option(
+    "--target",
+    "targets",
+    type=LATENCY,
+    multiple=True,
+    help="Latency not to exceed, such as 15ms. It may be given several times.",
+)
 @click.option(
     "--target-macs",
     "macs",
     type=MILLIONS,
     multiple=True,
-    help="Multiply-accumulates of convolutions in millions, such as 320. A number from 100000 on "
-    "is in ones: 320000000 is the same.",
+    help="Multiply-accumulates of convolutions not to exceed, in millions, such as 320. A number "
+    "from 100000 on is in ones: 320000000 is the same.",
 )
 @click.option(
     "--target-params",
     "params",
     type=MILLIONS,
     multiple=True,
-    help="Parameters in millions, such as 3.2. Numbers from 100000 on as with --target-macs.",
+    help="Parameters not to exceed, in millions, such as 3.2. Numbers from 100000 on are in ones.",
 )
 @click.option(
-    "--raw", is_flag=True, help="Raw generator output, without the repair that enforces the budget."
+    "--raw",
+    is_flag=True,
+    help="Print raw generator output, without the repair that enforces the budget.",
 )
-@click.option("--se", is_flag=True, help="Squeeze-excite in every block.")
-@click.option("--activation", type=named("activation", "relu6", "hswish"))
-@click.option("-o", "--output", type=FOLDER, help="Where a file of each architecture goes.")
+@click.option("--se", is_flag=True, help="Put squeeze-excite in every block.")
+@click.option(
+    "--activation",
+    type=ACTIVATION,
+    help="Activation of every block.  [default: the generator's own]",
+)
+@click.option(
+    "-o", "--output", type=FOLDER, metavar="FOLDER", help="Folder for a file of each architecture."
+)
 @json_option
 def generate(
-    path: Path,
-    table_path: Path | None,
-    latencies: tuple[float, ...],
+    generator: Path,
+    table: Path | None,
+    targets: tuple[float, ...],
     macs: tuple[float, ...],
     params: tuple[float, ...],
     raw: bool,
@@ -54,44 +74,24 @@ def generate(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """An architecture for every budget, all from one forward pass of GENERATOR.
+    """Get architectures for budgets from a generator.
 
+    One forward pass of GENERATOR answers all budgets, and every answer keeps to its budget.
     Budgets of two kinds are asked together: the first of one with the first of the other.
     """
-    from latbench.cost import network_cost
-    from latbench.report.results import show_generated
+    import nas
+    from nas.report.searches import show_generated
 
-    with needs_torch():
-        from nas.generator import (
-            answering_space,
-            answers,
-            load_generator,
-            raw_answers,
-            requests_for,
-        )
-
-    loaded = load_generator(path)
-    table = open_table(table_path) if table_path is not None else None
-    space = answering_space(loaded, table, se=se, activation=activation)
-    budgets: dict[Kind, tuple[float, ...]]
-    budgets = {"latency": latencies, "macs": macs, "params": params}
-    requests = requests_for(loaded, space, table, budgets)
-    found = (raw_answers if raw else answers)(loaded, space, requests)
-    rows: list[dict[str, Any]] = []
-    for request, answer in zip(requests, found, strict=True):
-        network = space.lower(answer.architecture)
-        cost = network_cost(network).in_millions()
-        rows.append(
-            {
-                "target": request.limits[0].budget,
-                "targets": {limit.costs.kind: limit.budget for limit in request.limits},
-                "conv_macs_m": cost["conv_macs_m"],
-                "params_m": cost["params_m"],
-                "latency_ms": table.predict(network).latency_ms if table is not None else None,
-                "changes": answer.changes,
-                "architecture": answer.architecture.as_dict(),
-            }
-        )
-        if output is not None:
-            write_text(output / f"{request}.json", answer.architecture.to_json())
-    emit({"architectures": rows}, as_json=as_json, render=lambda: show_generated(rows, output))
+    found = nas.generate(
+        generator,
+        table=table,
+        targets=targets,
+        target_macs=macs,
+        target_params=params,
+        raw=raw,
+        se=se,
+        activation=activation,
+    )
+    if output is not None:
+        found.save(output)
+    emit(found.as_dict(), as_json=as_json, render=lambda: show_generated(found, output))

@@ -13,5 +13,5 @@ generator = LazyGroup(
             "import": "nas.commands.generator_import:generator_import",
         }
     },
-    help="Architecture generators: a budget in, an architecture out.",
+    help="Show, adapt and import architecture generators.",
 )

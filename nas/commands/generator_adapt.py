@@ -6,53 +6,54 @@ from pathlib import Path
 
 import click
 
-from latbench.commands.options import COUNT, FILE, FOLDER, json_option
-from nas.commands.generator_show import emit_generator
-from nas.commands.options import data_dir_option, needs_torch
-from nas.commands.shared import load_images, open_table, priced_space, run_folder
+from latbench.commands.options import (
+    COUNT,
+    FOLDER,
+    example,
+    json_option,
+    output_file,
+    table_option,
+)
+from latbench.commands.output import emit, progress
 
 
-@click.command("adapt")
+@click.command(
+    "adapt",
+    epilog=example("latbench generator adapt runs/sgnas --table new.sqlite -o new.generator"),
+)
 @click.argument("run", type=FOLDER)
-@click.option("--table", "table_path", type=FILE, required=True, help="Of the new device.")
-@data_dir_option
-@click.option("--epochs", type=COUNT, default=5, show_default=True)
-@click.option("-o", "--output", type=FILE, required=True)
+@table_option
+@click.option(
+    "--data-dir",
+    type=FOLDER,
+    metavar="FOLDER",
+    help="Folder of the data set's files, if the search was given one.",
+)
+@click.option(
+    "--epochs",
+    type=COUNT,
+    default=5,
+    show_default=True,
+    help="Epochs of training for the new device.",
+)
+@output_file("the adapted generator")
 @json_option
 def generator_adapt(
-    run: Path,
-    table_path: Path,
-    data_dir: Path | None,
-    epochs: int,
-    output: Path,
-    as_json: bool,
+    run: Path, table: Path, data_dir: Path | None, epochs: int, output: Path, as_json: bool
 ) -> None:
-    """Let the generator that a search made in RUN learn one more device; the rest stays as it is.
+    """Let a generator learn one more device.
 
-    Only the device's vector is trained, against RUN's supernet.
+    RUN is the folder of a search by sgnas, and the table is of the new device. Only the device's
+    vector is trained, against RUN's supernet; the rest of the generator stays as it is.
     """
-    import msgspec
+    import nas
+    from nas.report.searches import show_generator
 
-    from latbench.report.terminal import progress_bar
-
-    with needs_torch():
-        from nas.generator import save_generator
-        from nas.searchers.sgnas.search import adapt, read_run
-
-    config, recipe = read_run(run)
-    priced = priced_space(open_table(table_path), "any")
-    space = priced.space
-    loaded = load_images(
-        config["data"], data_dir, space.input_size, space.classes, config["images"]
+    with progress("adapting") as shown:
+        made = nas.adapt_generator(run, table, epochs=epochs, data_dir=data_dir, progress=shown)
+    nas.save_generator(made, output)
+    emit(
+        nas.describe_generator(made),
+        as_json=as_json,
+        render=lambda: show_generator(made, output),
     )
-    with progress_bar("adapting") as progress:
-        made = adapt(
-            run_folder(run, config),
-            priced,
-            loaded,
-            msgspec.structs.replace(recipe, generator_epochs=epochs),
-            seed=config["seed"],
-            progress=progress,
-        )
-    save_generator(made, output)
-    emit_generator(made, output, as_json=as_json)

@@ -6,21 +6,37 @@ from pathlib import Path
 
 import click
 
-from latbench.commands.options import FILE, json_option
-from nas.commands.generator_show import emit_generator
-from nas.commands.options import needs_torch
+from latbench.commands.options import FILE, example, json_option, output_file
+from latbench.commands.output import emit
 
 
-@click.command("import")
-@click.option("--weights", type=FILE, required=True, help="Published weights, .npz or .pth.")
-@click.option("--prior", type=FILE, required=True, help="Published prior pool, JSON.")
-@click.option("-o", "--output", type=FILE, required=True)
+@click.command(
+    "import",
+    epilog=example(
+        "latbench generator import --weights g.npz --prior prior_pool.json -o sgnas.generator"
+    ),
+)
+@click.option(
+    "--weights",
+    type=FILE,
+    required=True,
+    metavar="FILE",
+    help="Published weights of a generator, .npz or .pth.",
+)
+@click.option(
+    "--prior", type=FILE, required=True, metavar="FILE", help="Published prior pool, JSON."
+)
+@output_file("the generator")
 @json_option
 def generator_import(weights: Path, prior: Path, output: Path, as_json: bool) -> None:
-    """Make the published weights of an SGNAS generator usable."""
-    with needs_torch():
-        from nas.generator import import_generator, save_generator
+    """Make published weights of SGNAS usable."""
+    import nas
+    from nas.report.searches import show_generator
 
-    made = import_generator(weights, prior)
-    save_generator(made, output)
-    emit_generator(made, output, as_json=as_json)
+    made = nas.import_generator(weights, prior)
+    nas.save_generator(made, output)
+    emit(
+        nas.describe_generator(made),
+        as_json=as_json,
+        render=lambda: show_generator(made, output),
+    )

@@ -1,80 +1,146 @@
-"""Options of commands on architectures, said once."""
+"""Options of commands on architectures, said once, and names that belong to ``nas``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 import click
 
-from latbench.commands.options import FOLDER, Named, named
-from latbench.errors import MissingExtraError
+from latbench.commands.options import COUNT, FOLDER, Decorator, Named, named
 
 
-def widths_option(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _spaces() -> Iterable[str]:
+    from nas.spaces import SPACES
+
+    return SPACES
+
+
+def _searchers() -> Iterable[str]:
+    from latbench.lazy import needing
+
+    with needing("nas"):
+        from nas.searchers import SEARCHERS
+    return SEARCHERS
+
+
+def _data_sets() -> Iterable[str]:
+    from latbench.lazy import needing
+
+    with needing("nas"):
+        from nas.data import DATASETS
+    return DATASETS
+
+
+def _kinds() -> Iterable[str]:
+    from nas.scaffold import KINDS
+
+    return KINDS
+
+
+def _formats() -> Iterable[str]:
+    from latbench.tables.importers import IMPORTERS
+
+    return IMPORTERS
+
+
+SPACE = Named("search space", _spaces, "SPACE")
+SEARCHER = Named("searcher", _searchers, "NAME")
+DATA_SET = Named("data set", _data_sets, "NAME")
+KIND = Named("kind", _kinds, "KIND")
+FORMAT = Named("table format", _formats, "FORMAT")
+ACTIVATION = named("activation", "relu6", "hswish")
+
+
+def widths_option(default: str) -> Decorator:
     """Which widths take part."""
     return click.option(
         "--widths",
         type=named("widths", "any", "efficient"),
         default=default,
         show_default=True,
-        help="Every priced width, or only those that no wider one matches in latency.",
+        help="Use any width that is priced, or only those that no wider one matches in latency.",
     )
 
 
 def space_options(command: Callable[..., None]) -> Callable[..., None]:
     """What makes a search space of a name."""
     for option in (
-        click.option("--activation", type=named("activation", "relu6", "hswish"), default="relu6"),
-        click.option("--se", is_flag=True, help="Squeeze-excite, in spaces that leave it open."),
-        click.option("--classes", type=int),
-        click.option("--input-size", type=int, help="Side of the input image in pixels."),
+        click.option(
+            "--activation",
+            type=ACTIVATION,
+            default="relu6",
+            show_default=True,
+            help="Activation of every block, in spaces that leave it open.",
+        ),
+        click.option(
+            "--se", is_flag=True, help="Put squeeze-excite in every block, in spaces without."
+        ),
+        click.option(
+            "--classes",
+            type=int,
+            metavar="N",
+            help="Number of classes.  [default: the space's published one]",
+        ),
+        click.option(
+            "--input-size",
+            type=int,
+            metavar="PIXELS",
+            help="Side of the input image.  [default: the space's published one]",
+        ),
     ):
         command = option(command)
     return command
 
 
 recipe_option = click.option(
-    "--recipe", metavar="NAME|FILE", help="Shipped recipe or TOML file, instead of the defaults."
+    "--recipe",
+    metavar="NAME|FILE",
+    help="Shipped recipe, or a TOML file.  [default: the published settings]",
 )
 
 
 set_option = click.option(
-    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one setting of the recipe."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one setting of the recipe. It may be given several times.",
 )
 
 
-data_option = click.option(
-    "--data", type=Named("data set", lambda: list(datasets())), required=True
+def data_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Which images, and where they are."""
+    for option in (
+        click.option(
+            "--data-dir",
+            type=FOLDER,
+            metavar="FOLDER",
+            help="Folder of the data set's files, for sets that are not downloaded.",
+        ),
+        click.option(
+            "--data",
+            type=DATA_SET,
+            required=True,
+            help="Data set: digits, fashion-mnist, cifar10, cifar100, imagenet or faces.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+images_option = click.option(
+    "--images",
+    type=COUNT,
+    metavar="N",
+    help="Use only so many training images, drawn at random.  [default: all]",
 )
-
-
-data_dir_option = click.option("--data-dir", type=FOLDER, help="Where the data set's files are.")
 
 
 run_option = click.option(
-    "-o", "--output", type=FOLDER, required=True, help="Folder of the run, new or to go on with."
+    "-o",
+    "--output",
+    type=FOLDER,
+    required=True,
+    metavar="RUN",
+    help="Folder of the run, new or to go on with.",
 )
-
-
-@contextmanager
-def needs_torch() -> Iterator[None]:
-    """Imports that fail for want of torch say which extra brings it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(str(error.name), "nas") from error
-
-
-def component_kinds() -> Iterable[str]:
-    """Kinds of components that ``latbench new`` writes."""
-    from nas.scaffold import KINDS
-
-    return KINDS
-
-
-def datasets() -> Iterable[str]:
-    """Names of data sets."""
-    with needs_torch():
-        from nas.data import DATASETS
-    return DATASETS

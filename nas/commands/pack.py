@@ -6,24 +6,31 @@ from pathlib import Path
 
 import click
 
-from latbench.commands.options import FOLDER, json_option
-from latbench.commands.output import emit
-from nas.commands.options import needs_torch
+from latbench.commands.options import FOLDER, example, json_option
+from latbench.commands.output import emit, progress
 
 
-@click.command()
+@click.command(epilog=example("latbench pack imagenet -o imagenet-packed"))
 @click.argument("folder", type=FOLDER)
 @click.option(
-    "-o", "--output", type=FOLDER, required=True, help="Where train.lmdb and val.lmdb go."
+    "-o",
+    "--output",
+    type=FOLDER,
+    required=True,
+    metavar="FOLDER",
+    help="Folder for train.lmdb and val.lmdb.",
 )
 @json_option
 def pack(folder: Path, output: Path, as_json: bool) -> None:
-    """Pack the images of FOLDER, in a layout of ImageNet, into two LMDB files."""
-    from latbench.report.terminal import print_lines, progress_bar
+    """Pack a folder of images into LMDB files.
 
-    with needs_torch():
-        from nas.data.imagenet import pack_imagenet
-    with progress_bar("packing") as progress:
-        counts = pack_imagenet(folder, output, progress=progress)
-    words = f"packed {counts['train']} and {counts['val']} images into {output}"
-    emit(counts, as_json=as_json, render=lambda: print_lines([words]))
+    FOLDER has a layout of ImageNet: folders of images by class, or lists of files. The packed
+    files are read faster. The same command goes on where it was interrupted.
+    """
+    import nas
+    from latbench.report.terminal import print_lines
+
+    with progress("packing") as shown:
+        packed = nas.pack(folder, output, progress=shown)
+    words = f"packed {packed.train} and {packed.val} images into {output}"
+    emit(packed.as_dict(), as_json=as_json, render=lambda: print_lines([words]))

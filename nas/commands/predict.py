@@ -6,40 +6,24 @@ from pathlib import Path
 
 import click
 
-from latbench.commands.options import FILE, json_option, table_option
+from latbench.commands.options import FILE, example, json_option, table_option
 from latbench.commands.output import emit
-from latbench.units import format_ms
-from nas.commands.shared import images_in_words, open_table
 
 
-@click.command()
+@click.command(epilog=example("latbench predict arch.json --table t.sqlite"))
 @click.argument("architecture", type=FILE)
 @table_option
 @json_option
-def predict(architecture: Path, table_path: Path, as_json: bool) -> None:
-    """Latency of ARCHITECTURE according to a table."""
-    from dataclasses import asdict
+def predict(architecture: Path, table: Path, as_json: bool) -> None:
+    """Predict an architecture's latency by a table.
 
-    from latbench.report.terminal import print_lines
-    from nas.latency.priced_space import space_label
-    from nas.spaces import load_architecture
+    Nothing is measured. The latency of ARCHITECTURE comes with a 90 % interval once the table was
+    calibrated.
+    """
+    import latbench
+    import nas
+    from nas.report.networks import show_prediction
 
-    arch, space = load_architecture(architecture)
-    opened = open_table(table_path)
-    opened.require_space(space_label(space))
-    result = opened.predict(space.lower(arch))
-    emit(
-        asdict(result),
-        as_json=as_json,
-        render=lambda: print_lines(
-            [
-                f"{format_ms(result.latency_ms)} for {images_in_words(opened.device.batch_size)} "
-                f"on {opened.device.name}"
-                + (
-                    f"; 90 % interval {format_ms(result.low_ms)} to {format_ms(result.high_ms)}"
-                    if result.low_ms is not None and result.high_ms is not None
-                    else "; `latbench calibrate` adds an interval"
-                )
-            ]
-        ),
-    )
+    opened = latbench.LatencyTable.open(table)
+    found = nas.predict(architecture, opened)
+    emit(found.as_dict(), as_json=as_json, render=lambda: show_prediction(found, opened.device))

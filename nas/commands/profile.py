@@ -4,30 +4,56 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from latbench.commands.options import DURATION, FILE, json_option
-from latbench.commands.output import EXIT_INTERRUPTED, emit
-from latbench.errors import InvalidValueError
-from nas.commands.options import space_options
-from nas.commands.shared import open_table
-
-
-@click.command()
-@click.argument("device")
-@click.argument("space")
-@click.option("-o", "--output", type=FILE, help="Latency table to fill or resume.")
-@space_options
-@click.option("--time-limit", type=DURATION, default="20min", show_default=True)
-@click.option(
-    "--from", "source", type=FILE, help="Tell most of it from another device's table of SPACE."
+from latbench.commands.options import (
+    DEVICE,
+    DURATION,
+    FILE,
+    example,
+    json_option,
+    output_file,
 )
-@click.option("--plan", is_flag=True, help="Say blocks, minutes and memory, and measure nothing.")
+from latbench.commands.output import EXIT_INTERRUPTED, emit, progress
+from latbench.errors import InvalidValueError
+from nas.commands.options import SPACE, space_options
+
+if TYPE_CHECKING:
+    from latbench.device import DeviceProfile
+
+
+@click.command(
+    epilog=example(
+        "latbench profile cpu-onnxruntime tfnas --input-size 32 --classes 10 -o t.sqlite",
+        "latbench profile cpu-onnxruntime tfnas --plan",
+    )
+)
+@click.argument("device", type=DEVICE)
+@click.argument("space", type=SPACE)
+@output_file("the latency table, new or to go on with", required=False)
+@space_options
+@click.option(
+    "--time-limit",
+    type=DURATION,
+    default="20min",
+    show_default=True,
+    help="How long to measure, such as 150s, 8min or 2h. Every block gets a price all the same.",
+)
+@click.option(
+    "--from",
+    "source",
+    type=FILE,
+    metavar="TABLE",
+    help="Predict most entries from another device's table of SPACE, and measure few.",
+)
+@click.option(
+    "--plan", is_flag=True, help="Say how many blocks, minutes and MiB it takes, and stop there."
+)
 @json_option
 def profile(
-    device: str,
+    device: DeviceProfile,
     space: str,
     output: Path | None,
     input_size: int | None,
@@ -39,38 +65,27 @@ def profile(
     plan: bool,
     as_json: bool,
 ) -> None:
-    """Measure the blocks of SPACE on DEVICE into a latency table, or go on with one."""
-    from dataclasses import asdict
+    """Measure a device into a latency table.
 
-    from latbench.device import load_profile
-    from latbench.profilers import make_profiler
-    from latbench.report.results import show_forecast, show_profile, show_transfer
-    from latbench.report.terminal import progress_bar
-    from nas.latency.priced_space import forecast_space, profile_space, transfer_space
-    from nas.spaces import Variant, make_space
+    DEVICE is a name that `latbench devices` lists, or the file of a device profile. SPACE is a
+    search space; its blocks are measured on the device. Stop it with Ctrl-C: the same command goes
+    on with what is in the file.
+    """
+    import nas
+    from latbench.report.results import show_forecast, show_profiled
 
-    profiler = make_profiler(load_profile(device))
-    made = make_space(space, input_size, classes, Variant(se, activation))
+    made = nas.make_space(space, input_size, classes, nas.Variant(se, activation))
     if plan:
-        expected = forecast_space(profiler, made, time_limit_s=time_limit)
-        emit(asdict(expected), as_json=as_json, render=lambda: show_forecast(expected))
+        expected = nas.forecast(device, made, time_limit=time_limit)
+        emit(expected.as_dict(), as_json=as_json, render=lambda: show_forecast(expected))
         return
     if output is None:
         raise InvalidValueError("profile needs -o TABLE, the latency table to fill or resume")
-    if source is not None:
-        with progress_bar("transferring") as progress:
-            told = transfer_space(profiler, output, made, open_table(source), progress=progress)
-        reached = {
-            "blocks": told.blocks,
-            "measured": told.measured,
-            "left_out_error": told.left_out_error,
-            "half_width": told.half_width,
-            "loo_error": told.fit.price.loo_error,
-        }
-        emit(reached, as_json=as_json, render=lambda: show_transfer(told, output))
-        return
-    with progress_bar("profiling") as progress:
-        result = profile_space(profiler, output, made, time_limit_s=time_limit, progress=progress)
-    emit(asdict(result), as_json=as_json, render=lambda: show_profile(result, output))
-    if result.stopped == "interrupted":
+    with progress("profiling" if source is None else "transferring") as shown:
+        table = nas.profile(
+            device, made, output, time_limit=time_limit, source=source, progress=shown
+        )
+    reached = table.result
+    emit(reached.as_dict(), as_json=as_json, render=lambda: show_profiled(reached, output))
+    if reached.interrupted:
         sys.exit(EXIT_INTERRUPTED)

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
-from latbench.commands.options import FILE, SEED, json_option, named
-from latbench.commands.output import emit, write_text
+from latbench.commands.options import example, json_option, named, output_file, seed_option
+from latbench.commands.output import emit
 from latbench.errors import InvalidValueError
-from nas.commands.options import space_options
+from nas.commands.options import SPACE, space_options
 
 
-@click.command()
-@click.argument("name", required=False)
-@click.option("--draw", type=named("draw", "smallest", "largest", "random"))
-@click.option("--seed", type=SEED, default=0, show_default=True)
+@click.command(
+    epilog=example("latbench spaces", "latbench spaces tfnas --draw random --seed 3 -o arch.json")
+)
+@click.argument("name", type=SPACE, required=False)
+@click.option(
+    "--draw",
+    type=named("draw", "smallest", "largest", "random"),
+    help="Draw an architecture of the space: that of fewest or most MACs, or a random one.",
+)
+@seed_option
 @space_options
-@click.option("-o", "--output", type=FILE, help="Where the drawn architecture goes.")
+@output_file("the drawn architecture", required=False)
 @json_option
 def spaces(
     name: str | None,
-    draw: str | None,
+    draw: Literal["smallest", "largest", "random"] | None,
     seed: int,
     input_size: int | None,
     classes: int | None,
@@ -31,64 +37,31 @@ def spaces(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Search spaces: size, operations a layer, searchable blocks; or draw an architecture."""
-    import numpy as np
+    """List search spaces, or draw an architecture.
 
-    from latbench.report.terminal import print_lines, print_table
-    from nas.spaces import SPACES, Variant, make_space
+    A search space is a family of networks: their layers, the operations to choose from, and the
+    number of distinct blocks that a profile prices.
+    """
+    import nas
+    from nas.report.networks import show_architecture, show_spaces
 
-    variant = Variant(se, activation)
-    if draw is not None:
-        if name is None:
-            raise InvalidValueError("--draw needs a space: latbench spaces NAME --draw ...")
-        space = make_space(name, input_size, classes, variant)
-        if draw == "random":
-            drawn = space.random(np.random.default_rng(seed))
-        else:
-            drawn = space.smallest() if draw == "smallest" else space.largest()
-        if output is not None:
-            write_text(output, drawn.to_json())
-        emit(
-            {"architecture": drawn.as_dict()},
-            as_json=as_json,
-            render=lambda: print_lines([f"wrote {output}"] if output else [drawn.to_json()]),
-        )
-        return
-    if output is not None:
+    variant = nas.Variant(se, activation)
+    if draw is None and output is not None:
         raise InvalidValueError("-o needs --draw: there is nothing else to write")
-    rows: list[dict[str, Any]] = []
-    for known in [name] if name is not None else list(SPACES):
-        space = make_space(known, input_size, classes, variant)
-        rows.append(
-            {
-                "name": space.name,
-                "input_size": space.input_size,
-                "classes": space.classes,
-                "size": str(space.size()),
-                "layers": len(space.layers),
-                "depths": [len(stage) for stage in space.stages],
-                "ops": list(space.layers[0].ops),
-                "blocks": space.searchable_blocks(),
-            }
+    if draw is None:
+        found = nas.list_spaces(
+            [name] if name else [], input_size=input_size, classes=classes, variant=variant
         )
-
-    def render() -> None:
-        print_table(
-            ("space", "input", "classes", "architectures", "layers", "ops", "searchable blocks"),
-            [
-                (
-                    row["name"],
-                    f"{row['input_size']} px",
-                    str(row["classes"]),
-                    f"{float(row['size']):.1e}",
-                    str(row["layers"]),
-                    str(len(row["ops"])),
-                    str(row["blocks"]),
-                )
-                for row in rows
-            ],
-        )
-        if name is not None:
-            print_lines([f"ops: {' '.join(rows[0]['ops'])}"])
-
-    emit({"spaces": rows}, as_json=as_json, render=render)
+        rows = [space.as_dict() for space in found]
+        emit({"spaces": rows}, as_json=as_json, render=lambda: show_spaces(found))
+        return
+    if name is None:
+        raise InvalidValueError("--draw needs a space: latbench spaces NAME --draw ...")
+    drawn = nas.make_space(name, input_size, classes, variant).draw(draw, seed=seed)
+    if output is not None:
+        drawn.save(output)
+    emit(
+        {"architecture": drawn.as_dict()},
+        as_json=as_json,
+        render=lambda: show_architecture(drawn, output),
+    )

@@ -3,54 +3,52 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import click
 
-from latbench.commands.options import FILE, json_option, named
+from latbench.commands.options import FILE, example, json_option, named, output_file
 from latbench.commands.output import emit
-from latbench.files import utf8
-
-if TYPE_CHECKING:
-    pass
+from nas.commands.options import FORMAT
 
 
-@click.command("import")
+@click.command(
+    "import",
+    epilog=example(
+        "latbench table import latency_gpu.pkl --format tfnas --device 'Titan RTX' -o titan.sqlite"
+    ),
+)
 @click.argument("file", type=FILE)
-@click.option("--format", "kind", required=True, help="tfnas, ofa, osnaslib or hardcore.")
-@click.option("--unit", type=named("unit", "ms", "s"), help="Of the file; else its format's own.")
-@click.option("--device", required=True, help="What to call the device, freely.")
-@click.option("-o", "--output", type=FILE, required=True)
+@click.option(
+    "--format",
+    "kind",
+    type=FORMAT,
+    required=True,
+    help="Format of FILE: tfnas, ofa, osnaslib or hardcore.",
+)
+@click.option(
+    "--unit",
+    type=named("unit", "ms", "s"),
+    help="Unit of the latencies in FILE.  [default: the format's own]",
+)
+@click.option(
+    "--device", required=True, metavar="NAME", help="What to call the device; any name will do."
+)
+@output_file("the latency table, which must not exist yet")
 @json_option
 def table_import(
     file: Path, kind: str, unit: Literal["ms", "s"] | None, device: str, output: Path, as_json: bool
 ) -> None:
-    """Make a latency table of another program's; its defects are counted, not hidden."""
-    from latbench.report.results import show_check
-    from latbench.report.terminal import print_lines
-    from latbench.tables import LatencyTable, Origin
-    from latbench.tables.foreign import import_table
-    from latbench.tables.importers import read_foreign_table
-    from nas.latency.priced_space import labelled_space
+    """Make a latency table of another program's.
 
-    foreign = read_foreign_table(file, kind, unit=unit)
-    included: tuple[Any, ...] = ()
-    if foreign.space is not None:
-        space = labelled_space(foreign.space)
-        included = (*space.stem, *space.tail)
-    origin = Origin(
-        kind,
-        utf8(file.name),
-        foreign.duplicates,
-        foreign.unmapped,
-        foreign.not_finite,
-        foreign.defects,
-    )
-    import_table(foreign, output, origin=origin, device=utf8(device), included=included)
-    found = LatencyTable.open(output).check(None)
+    The defects of FILE are counted, not hidden: prices that are not positive or no number, entries
+    that stand twice, and blocks that are not known here. Pickles are read without running their
+    code.
+    """
+    import latbench
+    import nas
+    from latbench.report.results import show_import
 
-    def render() -> None:
-        show_check(found, imported=True)
-        print_lines([*(f"defect: {d}" for d in origin.defects), f"wrote {output}"])
-
-    emit(found.as_dict(), as_json=as_json, render=render)
+    table = nas.import_table(file, output, file_format=kind, device=device, unit=unit)
+    found = latbench.check_table(table)
+    emit(found.as_dict(), as_json=as_json, render=lambda: show_import(found, table))

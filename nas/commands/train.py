@@ -6,29 +6,40 @@ from pathlib import Path
 
 import click
 
-from latbench.commands.options import BATCH, COUNT, FILE, SEED, json_option
-from latbench.commands.output import emit
+from latbench.commands.options import BATCH, COUNT, FILE, SEED, example, json_option
+from latbench.commands.output import emit, progress
 from nas.commands.options import (
-    data_dir_option,
-    data_option,
-    needs_torch,
+    data_options,
+    images_option,
     recipe_option,
     run_option,
     set_option,
 )
-from nas.commands.shared import load_images, metrics_in_words, run_folder, silent
 
 
-@click.command()
+@click.command(epilog=example("latbench train arch.json --data digits --epochs 16 -o runs/a"))
 @click.argument("architecture", type=FILE)
-@data_option
-@data_dir_option
-@click.option("--images", type=COUNT, help="Train on this many images.")
+@data_options
+@images_option
 @recipe_option
 @set_option
-@click.option("--epochs", type=COUNT, help="Instead of the recipe's.  [default: 30]")
-@click.option("--batch-size", type=BATCH, help="Instead of the recipe's.  [default: 64]")
-@click.option("--seed", type=SEED, help="Instead of the recipe's.  [default: 0]")
+@click.option(
+    "--epochs",
+    type=COUNT,
+    metavar="N",
+    help="Epochs, instead of the recipe's.  [default: 30]",
+)
+@click.option(
+    "--batch-size",
+    type=BATCH,
+    metavar="N",
+    help="Images a step, instead of the recipe's.  [default: 64]",
+)
+@click.option(
+    "--seed",
+    type=SEED,
+    help="Seed of everything that is drawn, instead of the recipe's.  [default: 0]",
+)
 @run_option
 @json_option
 def train(
@@ -37,47 +48,36 @@ def train(
     data_dir: Path | None,
     images: int | None,
     recipe: str | None,
-    changes: tuple[str, ...],
+    settings: tuple[str, ...],
     epochs: int | None,
     batch_size: int | None,
     seed: int | None,
     output: Path,
     as_json: bool,
 ) -> None:
-    """Train ARCHITECTURE from scratch; the same -o goes on where it stopped.
+    """Train an architecture from scratch.
 
-    Started by `torchrun --no-python`, all its processes train together.
+    The weights of ARCHITECTURE and its test metrics go into the run's folder. The same command
+    goes on where it was interrupted. Started by `torchrun --no-python`, all processes train
+    together.
     """
-    import msgspec
+    import nas
+    from latbench.report.terminal import print_lines
+    from nas.report.training import metrics_in_words
 
-    from latbench.report.terminal import print_lines, progress_bar
-    from nas.spaces import load_architecture
-
-    arch, space = load_architecture(architecture)
-    with needs_torch():
-        from nas.training import from_scratch as scratch
-        from nas.training.distributed import workers
-    from nas.recipes import load_recipe
-    from nas.training.recipe import TrainingRecipe
-
-    asked = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
-    given = [f"{key}={value}" for key, value in asked.items() if value is not None]
-    chosen = load_recipe(TrainingRecipe, recipe, [*changes, *given])
-    config = {
-        "command": "train",
-        "architecture": arch.as_dict(),
-        "data": data,
-        "images": images,
-        "recipe": msgspec.to_builtins(chosen),
-    }
-    loaded = load_images(data, data_dir, arch.input_size, arch.classes, images)
-    with workers() as group:
-        scratch.check(space.lower(arch), loaded, chosen, group)
-        folder = run_folder(output, config, group)
-        with progress_bar("training") if group.leads else silent() as progress:
-            score = scratch.train(
-                space.lower(arch), loaded, chosen, folder, group=group, progress=progress
-            )
-        if group.leads:
-            words = f"{metrics_in_words(score)}; weights in {output}"
-            emit(score, as_json=as_json, render=lambda: print_lines([words]))
+    with progress("training") as shown:
+        trained = nas.train(
+            architecture,
+            data,
+            output=output,
+            recipe=recipe,
+            settings=settings,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            data_dir=data_dir,
+            images=images,
+            progress=shown,
+        )
+    words = f"{metrics_in_words(trained.metrics)}; weights in {output}"
+    emit(trained.as_dict(), as_json=as_json, render=lambda: print_lines([words]))

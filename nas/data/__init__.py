@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,21 +28,34 @@ DATASETS: Registry[Callable[[int, Path | None], ImageData]] = Registry(
 
 
 def load_data(
-    name: str, *, input_size: int, classes: int, data_dir: Path | None = None
+    name: str,
+    *,
+    input_size: int,
+    classes: int,
+    data_dir: str | Path | None = None,
+    images: int | None = None,
 ) -> ImageData:
     """The data set called ``name`` for networks of this input size and number of outputs.
 
     A network that recognises identities gives an embedding: its outputs are no classes.
+
+    Args:
+        name: Name of the data set, such as ``"digits"``.
+        input_size: Side of the images in pixels, to which they are resized.
+        classes: Outputs of the networks.
+        data_dir: Folder of the data set's files, for sets that do not ship with a package.
+        images: Number of training images to draw; None takes all.
 
     Raises:
         UnknownNameError: No such data set.
         MismatchError: It has another number of classes.
         InvalidFileError: Its files are missing or damaged.
     """
-    data = DATASETS[name](input_size, data_dir)
+    data = DATASETS[name](input_size, None if data_dir is None else Path(data_dir))
     if data.task == "classification" and data.classes != classes:
         raise MismatchError(
             f"{name} has {data.classes} classes, but the networks have {classes}: profile or "
             f"draw them with --classes {data.classes}"
         )
-    return data
+    named = replace(data, name=name)
+    return named if images is None else named.subset(images, seed=0)

@@ -14,7 +14,6 @@ folders whose name starts with a dot are no data, neither in folders nor in list
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from latbench.errors import InvalidFileError
 from latbench.files import is_hidden
+from latbench.progress import Progress, silent
 from nas.data.decoders import DecodingProcesses
 from nas.data.folders import class_folders, given_folder, read_folders, read_list
 from nas.data.images import ImageData
@@ -65,9 +65,7 @@ def imagenet(input_size: int, data_dir: Path | None) -> ImageData:
     )
 
 
-def pack_imagenet(
-    folder: Path, output: Path, *, progress: Callable[[float, str], None]
-) -> dict[str, int]:
+def pack_imagenet(folder: Path, output: Path, *, progress: Progress = silent) -> dict[str, int]:
     """Write the images of a folder into ``train.lmdb`` and ``val.lmdb``; return how many.
 
     A part that is there already is kept, so that an interrupted packing goes on.

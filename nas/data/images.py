@@ -137,7 +137,7 @@ class Pairs:
     fold: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ImageData:
     """A data set: images to train on and images to test on.
 
@@ -148,6 +148,7 @@ class ImageData:
         flip: Whether a mirrored image shows the same class.
         task: What it is a data set for, one of ``nas.tasks.TASKS``.
         pairs: To verify, where identities are recognised.
+        images: Number of training images that were drawn of the whole set; None for all of them.
     """
 
     name: str
@@ -159,6 +160,13 @@ class ImageData:
     flip: bool
     task: str = "classification"
     pairs: Pairs | None = None
+    images: int | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"ImageData({self.name}: {len(self.train)} images to train on, {len(self.test)} to "
+            f"test on, {self.classes} classes)"
+        )
 
     def held_out(self, fraction: float, *, seed: int) -> tuple[Source, Source]:
         """Divide the training images at random into one part and a held-out fraction.
@@ -172,7 +180,7 @@ class ImageData:
     def subset(self, count: int, *, seed: int) -> ImageData:
         """The same with ``count`` training images drawn at random."""
         order = torch.randperm(len(self.train), generator=generator(seed))[:count]
-        return replace(self, train=self.train.take(order))
+        return replace(self, train=self.train.take(order), images=count)
 
     def to(self, device: torch.device, *, limit_bytes: int | None = None) -> ImageData:
         """The same with its images on a device, if all of them fit; called before they are divided.

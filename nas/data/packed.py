@@ -6,7 +6,7 @@ encoded, under n as eight bytes, big-endian.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # processes that decode images import this module, and no tor
     from torch import Tensor
 
     from nas.data.stored import StoredSplit
+from latbench.progress import Progress, silent
 
 _LABELS = b"labels"
 _AT_ONCE = 500  # images a transaction
@@ -76,7 +77,7 @@ def pack(
     source: StoredSplit,
     path: Path,
     *,
-    progress: Callable[[float, str], None] = lambda fraction, words: None,
+    progress: Progress = silent,
 ) -> None:
     """Write the images of a split and their labels into one file, beside it and then renamed.
 

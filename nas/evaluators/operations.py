@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from latbench.progress import Progress, silent
 from nas.data.images import ImageData
 from nas.evaluators.relaxed import RelaxedJudge
 from nas.spaces import Architecture, SearchSpace
@@ -12,7 +13,6 @@ from nas.supernet.mixed_operations import Supernet, fixed_supernet
 from nas.supernet.unified_blocks import THRESHOLD
 from nas.training.calibration import calibrate
 from nas.training.distributed import ALONE, Workers
-from nas.training.epochs import Progress
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import make_strategy
 from nas.training.strategies.base import relaxed_of
@@ -91,7 +91,7 @@ def trained_operations(
     seed: int,
     torch_device: TorchDevice = CPU,
     workers: Workers = ALONE,
-    progress: Progress = lambda fraction, words: None,
+    progress: Progress = silent,
 ) -> OperationsJudge:
     """The supernet of a run, trained to its end or read from its folder, as a judge.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from latbench.progress import Progress, silent
 from nas.data.images import ImageData
 from nas.evaluators.relaxed import RelaxedJudge
 from nas.spaces import Architecture, SearchSpace, plain_space
 from nas.supernet.unified_blocks import UnifiedSupernet, path_of
 from nas.training.distributed import ALONE, Workers
-from nas.training.epochs import Progress
 from nas.training.run_folder import RunFolder
 from nas.training.torch_device import CPU, TorchDevice
 from nas.training.unified_training import (
@@ -66,7 +66,7 @@ def trained_judge(
     seed: int,
     torch_device: TorchDevice = CPU,
     workers: Workers = ALONE,
-    progress: Progress = lambda fraction, words: None,
+    progress: Progress = silent,
 ) -> Judge:
     """The supernet of a run, trained to its end or read from its folder, as a judge."""
     parts = divide(data, recipe, seed=seed)

@@ -19,8 +19,8 @@ import msgspec
 from latbench.blocks import Network
 from latbench.errors import BudgetError, InvalidFileError
 from latbench.files import write_atomically
-from latbench.measure.sweep import Progress
 from latbench.profilers import make_profiler
+from latbench.progress import Progress
 from latbench.tables import LatencyTable
 from latbench.workflows.network_sweep import require_device
 from latbench.workflows.verification import verify_apart

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from latbench.blocks import BlockSpec
 from latbench.errors import MismatchError
-from latbench.measure.sweep import Progress
 from latbench.profilers import Profiler
+from latbench.progress import Progress, silent
 from latbench.tables import LatencyTable, SpaceLabel
 from latbench.workflows.profiling import Forecast, ProfileResult, forecast, profile
 from latbench.workflows.transfer import TransferResult, transfer
@@ -62,7 +62,7 @@ def profile_space(
     space: SearchSpace,
     *,
     time_limit_s: float,
-    progress: Progress = lambda fraction, words: None,
+    progress: Progress = silent,
 ) -> ProfileResult:
     """Fill the table of a space: blocks of all widths, and random networks to fit prices on.
 
@@ -87,7 +87,7 @@ def transfer_space(
     source: LatencyTable,
     *,
     time_limit_s: float = inf,
-    progress: Progress = lambda fraction, words: None,
+    progress: Progress = silent,
 ) -> TransferResult:
     """Fill the table of a space from another device's table and few measurements.
 

@@ -54,7 +54,7 @@ def shipped_recipes(kind: type[Recipe] | None = None) -> list[str]:
     )
 
 
-def load_recipe(kind: type[R], name_or_path: str | None, changes: Sequence[str] = ()) -> R:
+def load_recipe(kind: type[R], name_or_path: str | Path | None, changes: Sequence[str] = ()) -> R:
     """A recipe of a kind: the defaults, or a shipped one or a file, then single settings.
 
     Args:
@@ -69,7 +69,7 @@ def load_recipe(kind: type[R], name_or_path: str | None, changes: Sequence[str] 
     """
     values: dict[str, Any] = {"recipe": _tag(kind)}
     if name_or_path is not None:
-        values = _read(kind, name_or_path)
+        values = _read(kind, str(name_or_path))
     recipe = _convert(kind, values, InvalidFileError, f"{name_or_path} is no recipe of this kind")
     for change in changes:
         key, equals, text = change.partition("=")

@@ -16,9 +16,11 @@ from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
+from typing import Any
 
-from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError
+from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError, UnknownNameError
 from latbench.files import write_atomically
+from latbench.result import Result
 
 LINE_LENGTH = 100  # of this project's code: a line that registers a long name would exceed it
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -78,19 +80,56 @@ KINDS: dict[str, Kind] = {
 }
 
 
-@dataclass(frozen=True)
-class Component:
+@dataclass(frozen=True, repr=False)
+class Component(Result):
     """What was written.
 
     Attributes:
+        kind: Kind of the component.
+        name: What it is registered under.
         root: The checkout, or the package's folder.
         files: New files, and the registry that has a new line; paths from the root.
         next_step: What to type next.
     """
 
+    kind: str
+    name: str
     root: Path
     files: tuple[str, ...]
     next_step: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """What was written and what to do next, as plain JSON values."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "root": str(self.root),
+            "files": list(self.files),
+            "next": self.next_step,
+        }
+
+
+def create(kind: str, name: str, *, root: str | Path | None = None) -> Component:
+    """Write a working component with its contract test, to be changed.
+
+    Args:
+        kind: One of ``KINDS``, such as ``"space"``.
+        name: What it is registered under: words of lower-case letters and digits, joined by "-".
+        root: A checkout; None takes the one around the working directory. Where there is none,
+            the component becomes a package of its own, ``latbench-<name>``.
+
+    Raises:
+        UnknownNameError: No such kind.
+        InvalidValueError: The name cannot be used, or is taken.
+        InvalidFileError: The root is no checkout, or a file exists. Nothing was written.
+    """
+    if kind not in KINDS:
+        raise UnknownNameError("kind", kind, KINDS)
+    here = Path.cwd()
+    checkout = Path(root) if root is not None else find_checkout(here)
+    if checkout is None:
+        return new_package(kind, name, parent=here)
+    return new_component(kind, name, root=checkout.resolve())
 
 
 @dataclass(frozen=True)
@@ -155,9 +194,8 @@ def new_component(kind: str, name: str, *, root: Path) -> Component:
     plan.changed[registry] = table.with_member(name, place)
     plan.write()
     test = files[f"{kind}_test.py"]
-    return Component(
-        root, (*files.values(), f"{family.folder}/__init__.py"), f"cd {root} && pytest {test}"
-    )
+    written = (*files.values(), f"{family.folder}/__init__.py")
+    return Component(kind, name, root, written, f"cd {root} && pytest {test}")
 
 
 def new_package(kind: str, name: str, *, parent: Path) -> Component:
@@ -191,7 +229,8 @@ def new_package(kind: str, name: str, *, parent: Path) -> Component:
     for template, path in files.items():
         plan.new[root / path] = _render(template, names)
     plan.write()
-    return Component(root, tuple(files.values()), f"pip install -e {root} && pytest {root}")
+    next_step = f"pip install -e {root} && pytest {root}"
+    return Component(kind, name, root, tuple(files.values()), next_step)
 
 
 class _Table:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from latbench.errors import InvalidValueError, MismatchError
+from latbench.progress import Progress, silent
+from latbench.result import Result
 from nas.data.images import ImageData, require_images
 from nas.latency.correction import Landing, Measure
 from nas.latency.priced_space import PricedSpace
@@ -18,7 +20,6 @@ from nas.recipes import Recipe
 from nas.spaces import Architecture, SearchSpace
 from nas.training.criterion import check_batches, criterion_of
 from nas.training.distributed import ALONE, Workers
-from nas.training.epochs import Progress
 from nas.training.recipe import SearchRecipe
 from nas.training.run_folder import RunFolder
 from nas.training.torch_device import CPU, TorchDevice
@@ -64,8 +65,8 @@ class Argmax:
     architecture: Architecture
 
 
-@dataclass(frozen=True)
-class SearchResult:
+@dataclass(frozen=True, repr=False)
+class SearchResult(Result):
     """The architecture found for one target.
 
     Attributes:
@@ -225,7 +226,7 @@ class Searcher(ABC):
         targets_ms: Sequence[float],
         folder: RunFolder,
         *,
-        progress: Progress = lambda fraction, words: None,
+        progress: Progress = silent,
     ) -> list[SearchResult]:
         """Find an architecture for every target, in the order asked, or under limits alone.
 

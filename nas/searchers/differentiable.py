@@ -29,6 +29,7 @@ from torch import Tensor
 
 from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
+from latbench.progress import Progress
 from nas.criteria.hardware import objective_of
 from nas.data.images import ImageData
 from nas.evaluators.shared_weights import SupernetEvaluator
@@ -52,7 +53,7 @@ from nas.spaces import Architecture, SearchSpace
 from nas.spaces.sgnas import is_unified
 from nas.supernet.mixed_operations import start_widths
 from nas.training.criterion import criterion_of
-from nas.training.epochs import Progress, Values
+from nas.training.epochs import Values
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import (
     DifferentiableStrategy,

@@ -22,6 +22,7 @@ from torch import nn
 
 from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
+from latbench.progress import Progress
 from nas.data.images import ImageData
 from nas.evaluators.journal import Journaled
 from nas.evaluators.shared_weights import SupernetEvaluator
@@ -43,7 +44,7 @@ from nas.spaces import SearchSpace
 from nas.supernet.mixed_operations import Supernet
 from nas.tasks import task_of
 from nas.training.criterion import criterion_of
-from nas.training.epochs import Progress, Values
+from nas.training.epochs import Values
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import Relaxation, Strategy, make_strategy
 from nas.training.strategies.widths import RandomWidths

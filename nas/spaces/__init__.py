@@ -70,17 +70,17 @@ def space_of(architecture: Architecture) -> SearchSpace:
     return space
 
 
-def load_architecture(path: Path) -> tuple[Architecture, SearchSpace]:
-    """Read and check an architecture file; return it with its space.
+def load_architecture(path: str | Path) -> Architecture:
+    """Read an architecture file, and check that its space has such an architecture.
 
     Raises:
         LatbenchError: The file is no architecture, or does not fit its space.
     """
-    architecture = read_architecture(path)
+    architecture = read_architecture(Path(path))
     space = _space(architecture)
     architecture = space.staged(architecture)
     space.check(architecture)
-    return architecture, space
+    return architecture
 
 
 def _space(architecture: Architecture) -> SearchSpace:

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from latbench.errors import InvalidFileError, offence
-from latbench.files import read_text
+from latbench.files import read_text, write_atomically
 
 FORMAT: Literal[1] = 1
 _WHAT = "an architecture, JSON such as `latbench spaces NAME --draw random -o ARCH` writes"
@@ -74,6 +74,25 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     def choices(self) -> tuple[Choice, ...]:
         """All layers' choices in the order of execution."""
         return tuple(choice for stage in self.stages for choice in stage)
+
+    def __repr__(self) -> str:
+        depths = "-".join(str(len(stage)) for stage in self.stages)
+        return (
+            f"Architecture({self.space}, {self.input_size} px, {self.classes} classes, "
+            f"{len(self.choices)} layers in stages of {depths})"
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the file's text."""
+        return f"<pre>{self.to_json()}</pre>"
+
+    def save(self, path: str | Path) -> None:
+        """Write the architecture's file.
+
+        Raises:
+            InvalidFileError: It cannot be written.
+        """
+        write_atomically(Path(path), self.to_json())
 
     def as_dict(self) -> dict[str, object]:
         """The architecture as plain JSON values."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import msgspec
 import numpy as np
@@ -150,7 +150,7 @@ def extreme_widths(layer: Layer, op: str) -> Sequence[int]:
     return (widths[0], widths[-1])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SearchSpace:
     """Stem, stages of candidate layers, tail.
 
@@ -170,6 +170,12 @@ class SearchSpace:
     tail: Network
     elastic_depth: bool = True
     variant: Variant = PLAIN
+
+    def __repr__(self) -> str:
+        return (
+            f"SearchSpace({self.name}, {self.input_size} px, {self.classes} classes, "
+            f"{len(self.layers)} layers in {len(self.stages)} stages)"
+        )
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -303,8 +309,21 @@ class SearchSpace:
         )
         return (*self.stem, *(block for block in chosen if block is not None), *self.tail)
 
-    def random(self, rng: np.random.Generator, widths: WidthsOf = aligned_widths) -> Architecture:
-        """Draw depths, operations and widths uniformly."""
+    def random(
+        self,
+        rng: np.random.Generator | None = None,
+        widths: WidthsOf = aligned_widths,
+        *,
+        seed: int = 0,
+    ) -> Architecture:
+        """Draw depths, operations and widths uniformly.
+
+        Args:
+            rng: Draws; None makes a generator of the seed.
+            widths: The widths that may be drawn.
+            seed: Seed of the draws, where there is no generator.
+        """
+        rng = np.random.default_rng(seed) if rng is None else rng
         stages = []
         for index, layers in enumerate(self.stages):
             depths = self.depths(index)
@@ -315,6 +334,23 @@ class SearchSpace:
                 stage.append(layer.draw(op, rng, widths))
             stages.append(stage)
         return self.architecture(stages)
+
+    def draw(
+        self, which: Literal["smallest", "largest", "random"], *, seed: int = 0
+    ) -> Architecture:
+        """The architecture of fewest MACs, of most MACs, or a random one.
+
+        Raises:
+            UnknownNameError: ``which`` is none of these.
+        """
+        draws: dict[str, Callable[[], Architecture]] = {
+            "smallest": self.smallest,
+            "largest": self.largest,
+            "random": lambda: self.random(seed=seed),
+        }
+        if which not in draws:
+            raise UnknownNameError("draw", which, draws)
+        return draws[which]()
 
     def smallest(self) -> Architecture:
         """The architecture of fewest MACs."""

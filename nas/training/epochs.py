@@ -24,15 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from latbench.errors import DivergedError, InvalidFileError
+from latbench.progress import Progress, silent
 from nas.data.feed import Batch, feed
 from nas.data.images import ImageData, Source, augment, batches, endless_batches
 from nas.training.distributed import ALONE, Workers
 from nas.training.memory import keep_freed_memory
 from nas.training.run_folder import RunFolder
 from nas.training.torch_device import CPU, TorchDevice
-
-Progress = Callable[[float, str], None]
-"""Told the fraction done, and what is going on."""
 
 Report = Callable[[float, float], None]
 """Told of every step, in their order, which part of the epoch is done, and the loss."""
@@ -135,7 +133,7 @@ def run_epochs(
     torch_device: TorchDevice = CPU,
     batch_size: int | None = None,
     fixed_shapes: bool = False,
-    progress: Progress = lambda fraction, words: None,
+    progress: Progress = silent,
 ) -> None:
     """Train until so many epochs are finished.
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from latbench.blocks import Network, network_graph
 from latbench.errors import InvalidFileError, MismatchError
 from latbench.files import require_file, write_atomically
+from latbench.progress import Progress, silent
 from latbench.render.torch import NetworkModule
 from nas.data.feed import feed
 from nas.data.images import ImageData, augment, batches, generator
@@ -29,7 +30,6 @@ from nas.training.criterion import check_batches
 from nas.training.distributed import ALONE, Workers
 from nas.training.epochs import (
     Losses,
-    Progress,
     Report,
     Resumable,
     Values,
@@ -57,7 +57,7 @@ def train(
     *,
     group: Workers = ALONE,
     torch_device: TorchDevice = CPU,
-    progress: Progress = lambda fraction, words: None,
+    progress: Progress = silent,
 ) -> dict[str, float]:
     """Train to the end of the recipe, write the weights, return the test metrics.
 

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from latbench.progress import Progress, silent
 from nas.data.images import ImageData, Source, generator
 from nas.recipes import Count, NotNegative, Positive
 from nas.supernet.mixed_operations import Supernet, has_widths
 from nas.supernet.unified_blocks import UnifiedSupernet
 from nas.training.distributed import ALONE, Workers
 from nas.training.epochs import (
-    Progress,
     Report,
     Resumable,
     TrainingImages,
@@ -92,7 +92,7 @@ def train_supernet(
     parts: tuple[Source, Source] | None = None,
     workers: Workers = ALONE,
     torch_device: TorchDevice = CPU,
-    progress: Progress = lambda fraction, words: None,
+    progress: Progress = silent,
 ) -> None:
     """Train to the end of the recipe; interrupted, the same call goes on.
 

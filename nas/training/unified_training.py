@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from latbench.errors import InvalidValueError
+from latbench.progress import Progress, silent
 from nas.data.images import ImageData, Source, batches, generator, require_images
 from nas.recipes import Count, Fraction, NotNegative, Positive, Share
 from nas.spaces import SearchSpace
@@ -34,7 +35,6 @@ from nas.training.calibration import calibrate
 from nas.training.criterion import check_batches, criterion_of
 from nas.training.distributed import ALONE, Workers
 from nas.training.epochs import (
-    Progress,
     Report,
     Resumable,
     TrainingImages,
@@ -138,7 +138,7 @@ def train_unified(
     criterion: nn.Module | None = None,
     torch_device: TorchDevice = CPU,
     workers: Workers = ALONE,
-    progress: Progress = lambda fraction, words: None,
+    progress: Progress = silent,
 ) -> UnifiedSupernet:
     """Train to the end of the recipe; return the supernet in evaluation mode, on the device.
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latbench.blocks import BlockSpec, InvertedResidual, block_width, with_width
-from latbench.device import load_profile
+from latbench.device import load_device
 from latbench.environment import current_environment
 from latbench.tables import Estimate, LatencyTable, SpaceLabel, StoredFit
 from latbench.tables.alignment import MODULI, Alignment, WidthClass, first_knots
@@ -42,7 +42,7 @@ def _estimate(width: int, draw: float, *, cold: bool) -> Estimate:
 def _table(alignment: Alignment, known: Known, held_out_error: float) -> LatencyTable:
     return LatencyTable(
         Path("t.sqlite"),
-        device=load_profile("cpu-onnxruntime"),
+        device=load_device("cpu-onnxruntime"),
         space=SpaceLabel("tfnas", 8, 10),
         environment=current_environment({}),
         estimates=known,

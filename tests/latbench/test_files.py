@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latbench.device import DeviceProfile, load_profile, shipped_profiles
+from latbench.device import DeviceProfile, load_device, shipped_profiles
 from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError, UnknownNameError
 from latbench.files import MAX_TEXT_BYTES, decode_text, read_text, write_atomically
 from latbench.profilers import PROFILERS
@@ -117,18 +117,18 @@ def test_durations_are_shown_in_words(s: float, text: str) -> None:
 
 @pytest.mark.parametrize("name", shipped_profiles())
 def test_shipped_profiles_are_what_they_are_called(name: str) -> None:
-    profile = load_profile(name)
+    profile = load_device(name)
     assert profile.name == name
     assert profile.runtime in list(PROFILERS)
 
 
 def test_every_runtime_has_a_shipped_profile() -> None:
-    assert {load_profile(name).runtime for name in shipped_profiles()} == set(PROFILERS.own)
+    assert {load_device(name).runtime for name in shipped_profiles()} == set(PROFILERS.own)
 
 
 def test_an_unknown_profile_lists_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'cpu-onnxruntime'") as caught:
-        load_profile("cpu-onxruntime")
+        load_device("cpu-onxruntime")
     assert caught.value.choices == shipped_profiles()
 
 
@@ -146,13 +146,13 @@ def test_a_wrong_profile_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "device.toml"
     path.write_text(text)
     with pytest.raises(InvalidFileError, match="no device profile"):
-        load_profile(str(path))
+        load_device(str(path))
 
 
 def test_a_profile_is_found_by_path(tmp_path: Path) -> None:
     path = tmp_path / "device.toml"
     path.write_text('name = "mine"\nruntime = "onnxruntime"\nthreads = 4')
-    assert load_profile(str(path)) == DeviceProfile("mine", "onnxruntime", threads=4)
+    assert load_device(str(path)) == DeviceProfile("mine", "onnxruntime", threads=4)
 
 
 def test_a_failed_write_leaves_the_old_file_whole(
@@ -230,7 +230,7 @@ def test_hidden_profiles_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_profile_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_bytes('name = "Größe"\nruntime = "onnxruntime"\n'.encode("utf-8-sig"))
-    assert load_profile(str(path)) == DeviceProfile(name="Größe", runtime="onnxruntime")
+    assert load_device(str(path)) == DeviceProfile(name="Größe", runtime="onnxruntime")
     path.write_bytes('name = "Größe"\nruntime = "onnxruntime"\n'.encode("utf-16"))
     with pytest.raises(InvalidFileError, match="UTF-16"):
-        load_profile(str(path))
+        load_device(str(path))

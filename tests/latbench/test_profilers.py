@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from latbench.blocks import Classifier, ConvBlock, InvertedResidual, Network, network_graph
-from latbench.device import DeviceProfile, load_profile, shipped_profiles
+from latbench.device import DeviceProfile, load_device, shipped_profiles
 from latbench.environment import Environment
 from latbench.errors import InvalidValueError, RuntimeFailure
 from latbench.profilers import PROFILERS, make_profiler
@@ -31,14 +31,14 @@ SPOILED = {
 
 def _shipped() -> list[object]:
     """Names of the shipped profiles; those that need a GPU are marked."""
-    profiles = map(load_profile, shipped_profiles())
+    profiles = map(load_device, shipped_profiles())
     marks = {"cpu": [], "cuda": [pytest.mark.gpu]}
     return [pytest.param(p.name, marks=marks[p.device]) for p in profiles]
 
 
 @pytest.fixture(params=_shipped())
 def runnable(request: pytest.FixtureRequest) -> str:
-    profile = load_profile(request.param)
+    profile = load_device(request.param)
     reason = PROFILERS[profile.runtime].unavailable(profile)
     if reason is not None:
         pytest.skip(reason)
@@ -54,7 +54,7 @@ def _output(profile: DeviceProfile, network: Network) -> NDArray[np.float32]:
 
 
 def test_networks_and_blocks_open_run_and_close(runnable: str) -> None:
-    profiler = make_profiler(load_profile(runnable))
+    profiler = make_profiler(load_device(runnable))
     for network in (NETWORK, NETWORK[1:2]):
         session = profiler.open(network)
         session.call()
@@ -64,7 +64,7 @@ def test_networks_and_blocks_open_run_and_close(runnable: str) -> None:
 
 def test_runtimes_agree(runnable: str) -> None:
     """The same weights and the same image: the oracle is ONNX Runtime on the CPU."""
-    profile = load_profile(runnable)
+    profile = load_device(runnable)
     oracle = DeviceProfile("oracle", "onnxruntime", batch_size=profile.batch_size)
     tolerance = {"fp32": 1e-4, "fp16": 2e-2}[profile.precision]
     for network in (NETWORK, NETWORK[1:2]):
@@ -74,7 +74,7 @@ def test_runtimes_agree(runnable: str) -> None:
 
 
 def test_a_runtime_states_its_version(runnable: str) -> None:
-    profile = load_profile(runnable)
+    profile = load_device(runnable)
     profiler = make_profiler(profile)
     assert profile.runtime in profiler.versions()
     environment = profiler.environment()
@@ -85,7 +85,7 @@ def test_a_runtime_states_its_version(runnable: str) -> None:
 def test_what_a_runtime_refuses_is_translated(
     runnable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    profiler = make_profiler(load_profile(runnable))
+    profiler = make_profiler(load_device(runnable))
     default = ("_rendered", lambda *_: b"no model")
     name, spoiled = SPOILED.get(profiler.profile.runtime, default)
     monkeypatch.setattr(f"{type(profiler).__module__}.{name}", spoiled)
@@ -133,7 +133,7 @@ def test_pytorch_compiles_whole_networks_only(monkeypatch: pytest.MonkeyPatch) -
 def test_opening_draws_nothing_from_the_random_state_of_pytorch() -> None:
     torch = pytest.importorskip("torch")
     before = torch.get_rng_state()
-    make_profiler(load_profile("cpu-pytorch")).open(NETWORK)
+    make_profiler(load_device("cpu-pytorch")).open(NETWORK)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -141,7 +141,7 @@ def test_openvino_imports_at_later_visits_what_the_first_compiled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("openvino")
-    profiler = make_profiler(load_profile("cpu-openvino"))
+    profiler = make_profiler(load_device("cpu-openvino"))
     rendered: list[Network] = []
 
     def note(network: Network, batch_size: int) -> bytes:
@@ -162,7 +162,7 @@ def test_openvino_imports_at_later_visits_what_the_first_compiled(
 def test_openvino_keeps_no_more_than_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino")
     monkeypatch.setattr("latbench.profilers.openvino.memory_bytes", lambda: 8)
-    profiler = make_profiler(load_profile("cpu-openvino"))
+    profiler = make_profiler(load_device("cpu-openvino"))
     for _ in range(2):
         profiler.open(NETWORK).call()
     assert not vars(profiler)["_compiled"]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latbench.cost import network_cost
-from latbench.device import load_profile
+from latbench.device import load_device
 from latbench.errors import BudgetError
 from latbench.tables.price_model import Knee, PriceModel
 from latbench.units import parse_latency_ms
@@ -93,11 +93,11 @@ def two_tables(tmp_path_factory: pytest.TempPathFactory) -> list[PricedSpace]:
     """Two devices that disagree, one of them with a price of three pieces."""
     space, folder = make_small_space(), tmp_path_factory.mktemp("tables")
     bent = PriceModel(0.0, 1.0, 0.0, 0.25, knees=(Knee(6_000, 2e-6), Knee(12_000, 2e-5)))
-    first = write_table(folder / "a.sqlite", space, load_profile("cpu-onnxruntime"))
+    first = write_table(folder / "a.sqlite", space, load_device("cpu-onnxruntime"))
     second = write_table(
         folder / "b.sqlite",
         space,
-        load_profile("cpu-pytorch"),
+        load_device("cpu-pytorch"),
         prices=lambda spec: 0.004 / random_price(spec),
         model=bent,
     )

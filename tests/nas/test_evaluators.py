@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from latbench.device import load_profile
+from latbench.device import load_device
 from latbench.errors import (
     BudgetError,
     InvalidFileError,
@@ -217,7 +217,7 @@ def test_the_journal_answers_what_it_knows(tmp_path: Path) -> None:
 def test_a_search_goes_on_from_its_journal(name: str, tmp_path: Path) -> None:
     """Cut short and repeated it takes the same path, and evaluates nothing again."""
     space = make_space("nasbench-macro")
-    table = write_table(tmp_path / "t.sqlite", space, load_profile("cpu-onnxruntime"))
+    table = write_table(tmp_path / "t.sqlite", space, load_device("cpu-onnxruntime"))
     priced = PricedSpace(space, table)
     low_ms, high_ms = priced.reachable_ms()
     coded = CodedSpace(latency_limits([priced], (low_ms + high_ms) / 2))
@@ -259,7 +259,7 @@ def test_a_target_holds_on_every_device(name: str, tmp_path: Path) -> None:
             write_table(
                 tmp_path / f"{device}.sqlite",
                 space,
-                load_profile(device),
+                load_device(device),
                 prices=lambda spec, sign=sign: 0.5 + sign * spec.input_size,  # type: ignore[misc]
             ),
         )
@@ -284,7 +284,7 @@ def test_a_target_holds_on_every_device(name: str, tmp_path: Path) -> None:
 
 def test_searchers_of_one_device_refuse_several(tmp_path: Path) -> None:
     space = make_tiny_space()
-    table = write_table(tmp_path / "t.sqlite", space, load_profile("cpu-onnxruntime"))
+    table = write_table(tmp_path / "t.sqlite", space, load_device("cpu-onnxruntime"))
     priced = PricedSpace(space, table)
     with pytest.raises(InvalidValueError, match="one --table"):
         SEARCHERS["tfnas"](priced, SearchSettings(others=(priced,)))
@@ -295,7 +295,7 @@ def test_searchers_of_one_device_refuse_several(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["softmax", "gumbel"])
 def test_differentiable_search_works_without_widths(name: str, tmp_path: Path) -> None:
     space = make_small_space()
-    table = write_table(tmp_path / "t.sqlite", space, load_profile("cpu-onnxruntime"))
+    table = write_table(tmp_path / "t.sqlite", space, load_device("cpu-onnxruntime"))
     priced = PricedSpace(space, table)
     low_ms, high_ms = priced.reachable_ms()
     target_ms = (low_ms + high_ms) / 2

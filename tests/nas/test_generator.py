@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from latbench.cost import block_cost, network_cost
-from latbench.device import load_profile
+from latbench.device import load_device, load_profile
 from latbench.errors import BudgetError, InvalidFileError, MismatchError, UnknownNameError
 from latbench.tables import SpaceLabel
 from latbench.tables.price_model import Knee, PriceModel
@@ -94,7 +94,7 @@ def test_probabilities_of_counts_equal_enumeration() -> None:
 def test_expected_latency_equals_enumeration_and_is_not_additive(tmp_path: Path) -> None:
     """On a space with a table: the probability of every path times its predicted latency."""
     space = make_mix_space(1)
-    priced = PricedSpace(space, write_table(tmp_path / "t", space, load_profile("cpu-onnxruntime")))
+    priced = PricedSpace(space, write_table(tmp_path / "t", space, load_device("cpu-onnxruntime")))
     costs = latency_costs(priced)
     p = torch.rand(1, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     p[0, 0, 3] = 0
@@ -131,7 +131,7 @@ def test_the_gradient_of_the_expectation_is_right() -> None:
 def test_a_pieced_latency_is_what_the_table_predicts(tmp_path: Path) -> None:
     space = make_mix_space(2)
     model = PriceModel(0.0, 1.0, 0.0, 0.25, knees=(Knee(2000.0, 1e-5), Knee(4000.0, 1e-4)))
-    table = write_table(tmp_path / "t", space, load_profile("cpu-onnxruntime"), model=model)
+    table = write_table(tmp_path / "t", space, load_device("cpu-onnxruntime"), model=model)
     priced = PricedSpace(space, table)
     costs = latency_costs(priced)
     assert len(costs.base) == 3

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from latbench.cost import network_cost
-from latbench.device import load_profile
+from latbench.device import load_device
 from latbench.errors import InvalidValueError
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import Constraint, Count, Limit
@@ -122,7 +122,7 @@ def test_a_relaxation_is_differentiable_by_its_logits() -> None:
 def priced(tmp_path: Path) -> PricedSpace:
     space = make_mix_space()
     return PricedSpace(
-        space, write_table(tmp_path / "t.sqlite", space, load_profile("cpu-onnxruntime"))
+        space, write_table(tmp_path / "t.sqlite", space, load_device("cpu-onnxruntime"))
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latbench.device import load_profile
+from latbench.device import load_device
 from latbench.errors import BudgetError, InvalidFileError
 from latbench.tables import LatencyTable
 from nas.latency.correction import ROUNDS, TOLERANCE, Range, Rounds, land, widths_of
@@ -84,7 +84,7 @@ def priced_tfnas(tmp_path_factory: pytest.TempPathFactory) -> PricedSpace:
     """Real depths, 32 px, prices at widths divisible by 8."""
     space = make_space("tfnas", 32, 10)
     path = tmp_path_factory.mktemp("tables") / "t.sqlite"
-    return PricedSpace(space, write_table(path, space, load_profile("cpu-onnxruntime")))
+    return PricedSpace(space, write_table(path, space, load_device("cpu-onnxruntime")))
 
 
 def _shallow(space: SearchSpace) -> LogProbabilities:

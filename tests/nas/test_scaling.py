@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from latbench.blocks import BlockSpec
 from latbench.cost import block_cost
-from latbench.device import DeviceProfile, load_profile
+from latbench.device import DeviceProfile, load_device, load_profile
 from latbench.errors import BudgetError, MismatchError
 from latbench.tables import LatencyTable, Origin
 from latbench.tables.foreign import import_table
@@ -43,7 +43,7 @@ MODELS = [
 def priced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PricedSpace:
     space = make_tiny_space()
     path = tmp_path_factory.mktemp("tables") / "t.sqlite"
-    device = load_profile("cpu-onnxruntime")
+    device = load_device("cpu-onnxruntime")
     return PricedSpace(space, write_table(path, space, device, model=request.param))
 
 
@@ -51,7 +51,7 @@ def priced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def priced_tfnas(tmp_path_factory: pytest.TempPathFactory) -> PricedSpace:
     space = make_space("tfnas", 32, 10)
     path = tmp_path_factory.mktemp("tables") / "t.sqlite"
-    return PricedSpace(space, write_table(path, space, load_profile("cpu-onnxruntime")))
+    return PricedSpace(space, write_table(path, space, load_device("cpu-onnxruntime")))
 
 
 def _all_architectures(space: SearchSpace) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -17,7 +17,7 @@ import torch
 
 from latbench.blocks import Network
 from latbench.cost import network_cost
-from latbench.device import load_profile
+from latbench.device import load_device
 from latbench.errors import (
     BudgetError,
     DivergedError,
@@ -25,11 +25,10 @@ from latbench.errors import (
     InvalidValueError,
     MismatchError,
 )
-from latbench.measure.sweep import Progress
+from latbench.progress import Progress
 from nas.data import load_data
 from nas.data.fashion_mnist import fashion_mnist, read_idx
 from nas.data.images import Split, augment, batches, generator, resize
-from nas.export import export_onnx
 from nas.latency.correction import Measure
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import COUNTED, Count, Counted, Limit
@@ -47,6 +46,7 @@ from nas.training import from_scratch as scratch
 from nas.training.distributed import Workers
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
+from nas.workflows.export import export_onnx
 from tests.conftest import make_mix_space, make_small_space, make_tiny_space, write_table
 from tests.nas.runs import Stop, stopping_after, tiny_data
 
@@ -67,7 +67,7 @@ FEW_OPS = ("k3_e3", "k5_e6", "k3_e6_se")  # of the tiny space's eight, so that s
 @pytest.fixture
 def priced(name: str, tmp_path: Path) -> PricedSpace:
     space = SPACES.get(name, make_tiny_space)()
-    table = write_table(tmp_path / "t.sqlite", space, load_profile("cpu-onnxruntime"))
+    table = write_table(tmp_path / "t.sqlite", space, load_device("cpu-onnxruntime"))
     whole = PricedSpace(space, table)
     return whole if name in SPACES else whole.only(lambda op: op in FEW_OPS)
 
@@ -269,7 +269,7 @@ def countable(name: str, tmp_path: Path) -> PricedSpace:
     """A space that a searcher can hold to limits: differentiable ones scale no widths to them."""
     space = SPACES.get(name, make_small_space)()
     path = tmp_path / "t.sqlite"
-    return PricedSpace(space, write_table(path, space, load_profile("cpu-onnxruntime")))
+    return PricedSpace(space, write_table(path, space, load_device("cpu-onnxruntime")))
 
 
 def _limit(space: SearchSpace, kind: Counted, share: float) -> Limit:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latbench.device import DeviceProfile, load_profile
+from latbench.device import DeviceProfile, load_device
 from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError
 from latbench.render.torch import NetworkModule
 from latbench.tables import LatencyTable
@@ -51,7 +51,7 @@ EVERY_DEPTH = pytest.mark.parametrize("depth", DEPTHS)
 def priced(tmp_path_factory: pytest.TempPathFactory) -> PricedSpace:
     space = make_tiny_space()
     path = tmp_path_factory.mktemp("tables") / "t.sqlite"
-    return PricedSpace(space, write_table(path, space, load_profile("cpu-onnxruntime")))
+    return PricedSpace(space, write_table(path, space, load_device("cpu-onnxruntime")))
 
 
 def _choices(space: SearchSpace, depth: DepthSearch, seed: int = 0) -> Choices:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from latbench.blocks import Network
-from latbench.device import DeviceProfile, load_profile
+from latbench.device import DeviceProfile, load_device
 from latbench.errors import InvalidValueError
-from latbench.measure.sweep import Progress
+from latbench.progress import Progress
 from latbench.tables import LatencyTable
 from nas.data import load_data
 from nas.data.images import ImageData, Split, image_data
@@ -43,7 +43,7 @@ SIZES = {
 
 
 def _priced(space: SearchSpace, tmp_path: Path) -> PricedSpace:
-    device = load_profile("cpu-onnxruntime")
+    device = load_device("cpu-onnxruntime")
     return PricedSpace(space, write_table(tmp_path / "t.sqlite", space, device))
 
 

@@ -10,7 +10,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from latbench.device import load_profile
+from latbench.device import load_device
 from nas.latency.priced_space import PricedSpace
 from nas.recipes import load_recipe, shipped_recipes
 from nas.searchers import SearchSettings
@@ -29,7 +29,7 @@ FEW_OPS = ("k3_e3", "k5_e6", "k3_e6_se")
 def priced(tmp_path_factory: pytest.TempPathFactory) -> PricedSpace:
     space = make_tiny_space()
     path = tmp_path_factory.mktemp("tables") / "t.sqlite"
-    whole = PricedSpace(space, write_table(path, space, load_profile("cpu-onnxruntime")))
+    whole = PricedSpace(space, write_table(path, space, load_device("cpu-onnxruntime")))
     return whole.only(lambda op: op in FEW_OPS)
 
 

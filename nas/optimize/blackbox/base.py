@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from latbench.progress import Progress, silent
 from nas.optimize.blackbox.variation import DEFAULT, Variation
 from nas.optimize.encoding import Code, CodedSpace
 
@@ -61,7 +62,7 @@ def run(
     evaluations: int,
     *,
     shown: Callable[[float], str] = "score {:.4f}".format,
-    progress: Callable[[float, str], None] = lambda fraction, words: None,
+    progress: Progress = silent,
 ) -> None:
     """Ask and tell so many times, or until the space is known.
 

@@ -42,6 +42,7 @@ import torch.nn.functional as F
 from scipy.stats import kendalltau
 from torch import Tensor
 
+from latbench.progress import Progress
 from nas.data.images import ImageData, generator
 from nas.evaluators.base import Evaluator
 from nas.evaluators.journal import Journaled
@@ -53,7 +54,6 @@ from nas.searchers.sgnas.budgets import Budgets
 from nas.searchers.sgnas.priors import find_priors
 from nas.spaces import SearchSpace
 from nas.training.epochs import (
-    Progress,
     Report,
     Resumable,
     TrainingImages,

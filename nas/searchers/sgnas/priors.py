@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from latbench.progress import Progress, silent
 from nas.evaluators.base import Evaluator
 from nas.generator import DecisionPlane
-from nas.training.epochs import Progress
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -36,7 +36,7 @@ def find_priors(
     *,
     candidates: int,
     rng: np.random.Generator,
-    progress: Progress = lambda fraction, words: None,
+    progress: Progress = silent,
 ) -> list[Ints]:
     """The most accurate of the networks that are judged near each place.
 

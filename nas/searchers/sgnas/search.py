@@ -21,6 +21,7 @@ import msgspec
 from latbench.cost import Cost, block_cost
 from latbench.errors import InvalidFileError, InvalidValueError
 from latbench.files import write_atomically
+from latbench.progress import Progress, silent
 from nas.data.images import ImageData
 from nas.evaluators.operations import trained_operations
 from nas.evaluators.relaxed import RelaxedJudge
@@ -58,7 +59,6 @@ from nas.spaces import SearchSpace
 from nas.spaces.architecture import read_architecture
 from nas.training.criterion import check_batches
 from nas.training.distributed import ALONE, Workers
-from nas.training.epochs import Progress
 from nas.training.run_folder import RunFolder, read_config
 from nas.training.strategies import Relaxation, make_strategy
 from nas.training.torch_device import CPU, TorchDevice
@@ -193,7 +193,7 @@ def judge_of(
     seed: int,
     torch_device: TorchDevice = CPU,
     workers: Workers = ALONE,
-    progress: Progress = lambda fraction, words: None,
+    progress: Progress = silent,
 ) -> RelaxedJudge:
     """The supernet of a run, trained to its end or read from its folder, as a judge.
 
@@ -264,7 +264,7 @@ def adapt(
     *,
     seed: int,
     torch_device: TorchDevice = CPU,
-    progress: Progress = lambda fraction, words: None,
+    progress: Progress = silent,
 ) -> Generator:
     """The generator of a finished run, with one more device that learned its vector alone.
 

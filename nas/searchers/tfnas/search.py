@@ -55,6 +55,7 @@ from torch import Tensor, nn
 
 from latbench.blocks import Network
 from latbench.files import write_atomically
+from latbench.progress import Progress
 from nas.criteria.hardware import objective_of
 from nas.data.images import ImageData, Source, generator, require_images
 from nas.evaluators.shared_weights import SupernetEvaluator
@@ -88,7 +89,6 @@ from nas.supernet.mixed_operations import has_widths, require_separate
 from nas.tasks import Task, task_of
 from nas.training.criterion import criterion_of
 from nas.training.epochs import (
-    Progress,
     Report,
     TrainingImages,
     Values,

@@ -20,7 +20,8 @@ from nas.training.torch_device import CPU, TorchDevice
 class SearchState(Resumable):
     """Supernet, criterion, choices and their optimisers.
 
-    Supernet and criterion lie on the device, the choices on the CPU (``nas.searchers.tfnas.choices``).
+    Supernet and criterion lie on the device, the choices on the CPU
+    (``nas.searchers.tfnas.choices``).
     """
 
     def __init__(

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from latbench.device import load_profile
+from latbench.device import load_device
 from latbench.files import write_atomically
 from latbench.profilers import make_profiler
+from latbench.progress import Progress, silent
+from latbench.result import Result
 from latbench.tables import LatencyTable
 from latbench.workflows.verification import verify_apart
 from nas.data import load_data
@@ -30,8 +33,8 @@ from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
 from nas.training.torch_device import find_torch_device
 
-Stage = Callable[[str], AbstractContextManager[Callable[[float, str], None]]]
-"""Opens a progress bar under a title."""
+Stage = Callable[[str], AbstractContextManager[Progress]]
+"""Opens the progress of one stage of the demo under a title."""
 
 DEVICE, SPACE, DATA = "cpu-onnxruntime", "tfnas", "digits"
 INPUT_SIZE, CLASSES = 32, 10
@@ -41,13 +44,17 @@ _TARGET_QUANTILE = 0.1  # of random networks' latencies: ambitious, and quick to
 _DRAWN = 200
 
 
-@dataclass(frozen=True)
-class DemoResult:
+@dataclass(frozen=True, repr=False)
+class DemoResult(Result):
     """What the demo found.
 
     Attributes:
-        predicted_ms: By the table, of the network that was found.
+        target_ms: Latency that was asked for.
+        predicted_ms: Latency of the network that was found, as the table predicts it.
+        measured_ms: Its latency on the device.
+        top1: Part of the test images that it classifies correctly.
         error: predicted / measured - 1.
+        architecture: The network that was found.
     """
 
     target_ms: float
@@ -57,10 +64,33 @@ class DemoResult:
     error: float
     architecture: Architecture
 
+    def as_dict(self) -> dict[str, Any]:
+        """The result as plain JSON values."""
+        numbers = ("target_ms", "predicted_ms", "measured_ms", "top1", "error")
+        plain: dict[str, Any] = {name: getattr(self, name) for name in numbers}
+        return plain | {"architecture": self.architecture.as_dict()}
 
-def run_demo(folder: Path, stage: Stage) -> DemoResult:
-    """Run, or finish, the demo in a folder."""
-    profiler = make_profiler(load_profile(DEVICE))
+
+def silent_stage(title: str) -> AbstractContextManager[Progress]:
+    """A stage that nobody sees."""
+    return nullcontext(silent)
+
+
+def run_demo(output: str | Path, stage: Stage = silent_stage) -> DemoResult:
+    """Profile this machine, search, train and verify a network, in minutes.
+
+    The same call goes on where an interrupted demo stopped.
+
+    Args:
+        output: Folder for everything that is made.
+        stage: Opens the progress of every stage: profile, search, train, verify.
+
+    Raises:
+        DeviceBusyError: Another process measures on this machine.
+        MismatchError: The folder holds something else.
+    """
+    folder = Path(output)
+    profiler = make_profiler(load_device(DEVICE))
     space = make_space(SPACE, INPUT_SIZE, CLASSES)
     data = load_data(DATA, input_size=INPUT_SIZE, classes=CLASSES)
     path = folder / "table.sqlite"

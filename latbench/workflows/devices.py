@@ -1,0 +1,114 @@
+"""Which devices can run here, and how noisy one of them is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from latbench.device import DeviceProfile, load_device, shipped_profiles
+from latbench.errors import LatbenchError
+from latbench.measure.lock import device_lock
+from latbench.measure.noise import NoiseCheck, check_noise
+from latbench.profilers import PROFILERS, make_profiler
+from latbench.progress import Progress, silent
+from latbench.result import Result
+from latbench.units import as_duration_s
+
+
+@dataclass(frozen=True, repr=False)
+class DeviceStatus(Result):
+    """A shipped device profile, and whether it can run here.
+
+    Attributes:
+        name: Name of the profile.
+        runtime: Inference runtime.
+        device: What the runtime computes on, ``cpu`` or ``cuda``.
+        batch_size: Images a call.
+        precision: Of weights and activations, ``fp32`` or ``fp16``.
+        threads: Threads of one call.
+        available: Whether it can run here.
+        reason: Why it cannot; None where it can.
+    """
+
+    name: str
+    runtime: str
+    device: str
+    batch_size: int
+    precision: str
+    threads: int
+    available: bool
+    reason: str | None
+
+
+@dataclass(frozen=True, repr=False)
+class DeviceCheck(Result):
+    """How noisy a device is at this hour.
+
+    Attributes:
+        name: Name of the device profile.
+        runtime: Inference runtime.
+        noise: What was measured.
+    """
+
+    name: str
+    runtime: str
+    noise: NoiseCheck
+
+    @property
+    def tolerance(self) -> float:
+        """Which error of a network's latency can be told at this hour, a fraction."""
+        return self.noise.tolerance
+
+    def as_dict(self) -> dict[str, Any]:
+        """The device and its noise as plain JSON values."""
+        about = {"name": self.name, "runtime": self.runtime, "available": True, "reason": None}
+        return about | asdict(self.noise)
+
+
+def list_devices() -> list[DeviceStatus]:
+    """All shipped device profiles, and which of them can run here."""
+    return [_status(load_device(name)) for name in shipped_profiles()]
+
+
+def _status(profile: DeviceProfile) -> DeviceStatus:
+    try:
+        reason = PROFILERS[profile.runtime].unavailable(profile)
+    except LatbenchError as error:
+        reason = error.message
+    return DeviceStatus(
+        profile.name,
+        profile.runtime,
+        profile.device,
+        profile.batch_size,
+        profile.precision,
+        profile.threads,
+        reason is None,
+        reason,
+    )
+
+
+def check_device(
+    device: DeviceProfile | str | Path,
+    *,
+    duration: str | float = "60s",
+    progress: Progress = silent,
+) -> DeviceCheck:
+    """Measure how noisy a device is, and how much it drifts.
+
+    Args:
+        device: A device profile, its name or its path.
+        duration: For how long, such as ``"60s"``, or in seconds.
+        progress: Gets the fraction done, and what is going on.
+
+    Raises:
+        UnknownNameError: No such device profile.
+        MissingExtraError: Its runtime is not installed.
+        DeviceBusyError: Another process measures on the device.
+    """
+    profiler = make_profiler(device if isinstance(device, DeviceProfile) else load_device(device))
+    seconds = as_duration_s(duration)
+    environment = profiler.environment()
+    with device_lock(profiler.profile.device):
+        noise = check_noise(profiler, environment, seconds=seconds, progress=progress)
+    return DeviceCheck(profiler.profile.name, profiler.profile.runtime, noise)

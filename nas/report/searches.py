@@ -1,0 +1,114 @@
+"""What searches, generators and the demo found, as a person reads it in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from latbench.report.terminal import print_lines, print_table
+from latbench.units import format_ms
+
+if TYPE_CHECKING:
+    from nas.generator import Generator
+    from nas.searchers import SearchResult
+    from nas.workflows.demo import DemoResult
+    from nas.workflows.generation import GeneratedArchitectures
+    from nas.workflows.search import SearchResults
+
+
+def show_search(found: SearchResults) -> None:
+    """A row for every target, and what to type next."""
+    if found:
+        _show_found(found)
+    if found.generator is not None:
+        print_lines([f"any budget: latbench generate {found.generator} ..."])
+
+
+def _show_found(found: SearchResults) -> None:
+    priced = found[0].latency_ms is not None
+    measured = found[0].landing is not None
+    print_table(
+        (
+            *(["target", "predicted"] if priced else []),
+            *(["measured", "rounds"] if measured else []),
+            *(["below target"] if priced else []),
+            *(["MACs, M", "params, M"] if found.limited else []),
+            *(f"supernet's {found.score}", "argmax"),
+        ),
+        [
+            (
+                *([_ms(result.target_ms), _ms(result.latency_ms)] if priced else []),
+                *(
+                    [format_ms(result.landing.measured_ms), str(result.landing.rounds)]
+                    if result.landing
+                    else []
+                ),
+                *([_below(result)] if priced else []),
+                *([f"{cost.macs / 1e6:.4g}", f"{cost.params / 1e6:.4g}"] if found.limited else []),
+                f"{result.score:.1%}" if found.score == "accuracy" else f"{result.score:.3f}",
+                format_ms(result.argmax.latency_ms) if result.argmax else "",
+            )
+            for result, cost in zip(found, found.costs, strict=True)
+        ],
+    )
+    print_lines([f"next: latbench train {file} --data {found.data} -o RUN" for file in found.files])
+
+
+def _ms(latency_ms: float | None) -> str:
+    return "" if latency_ms is None else format_ms(latency_ms)
+
+
+def _below(result: SearchResult) -> str:
+    """How far a result is below its target, a percentage."""
+    if result.target_ms is None or result.reached_ms is None:
+        return ""
+    return f"{1 - result.reached_ms / result.target_ms:.2%}"
+
+
+def show_generated(found: GeneratedArchitectures, output: Path | None) -> None:
+    """Generated architectures: budget, cost, and how many sub-blocks were changed to keep it."""
+    units = {"latency": "ms", "macs": "M MACs", "params": "M parameters"}
+    rows = []
+    for answer in found:
+        millions = answer.cost.in_millions()
+        rows.append(
+            (
+                ", ".join(f"{amount:g} {units[kind]}" for kind, amount in answer.targets.items()),
+                f"{millions['conv_macs_m']:.1f} M",
+                f"{millions['params_m']:.2f} M",
+                "" if answer.latency_ms is None else format_ms(answer.latency_ms),
+                "cheapest" if answer.changes is None else str(answer.changes),
+            )
+        )
+    print_table(("budget", "conv MACs", "parameters", "latency", "changes"), rows)
+    print_lines(
+        [f"wrote them to {output}" if output else "their architectures: --json, or -o FOLDER"]
+    )
+
+
+def show_generator(generator: Generator, path: Path) -> None:
+    """What a generator may be asked."""
+    label = generator.label
+    unit = " M conv MACs" if label.form == "published" else " of the reach"
+    print_lines(
+        [
+            f"{path}: a {label.form} generator of {label.space}; it chooses {label.plane}",
+            f"budgets: {', '.join(label.kinds)}; trained on {label.low:g} to {label.high:g}{unit}",
+            *(f"device: {device}" for device in label.devices),
+        ]
+    )
+
+
+def show_demo(result: DemoResult, output: Path) -> None:
+    """Target, latency and accuracy of the network that the demo made."""
+    away = result.measured_ms / result.target_ms - 1
+    print_table(
+        ("", ""),
+        [
+            ("target", format_ms(result.target_ms)),
+            ("predicted", format_ms(result.predicted_ms)),
+            ("measured", f"{format_ms(result.measured_ms)} ({away:+.1%} of the target)"),
+            ("top-1 on digits", f"{result.top1:.1%}"),
+        ],
+    )
+    print_lines([f"everything is in {output}"])

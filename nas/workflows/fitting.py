@@ -1,0 +1,113 @@
+"""An architecture brought to a latency by its widths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from latbench.errors import UnknownNameError
+from latbench.progress import Progress, silent
+from latbench.result import Result
+from latbench.units import as_latency_ms
+from latbench.workflows.tables import open_table
+from nas.latency import correction
+from nas.latency.correction import Landing
+from nas.latency.priced_space import PricedSpace
+from nas.latency.width_scaling import METHODS, Fit
+from nas.spaces import Architecture
+from nas.workflows.inputs import AnyArchitecture, AnyTable, as_architecture
+
+
+@dataclass(frozen=True, repr=False)
+class FittedArchitecture(Result):
+    """An architecture whose widths were scaled to a latency.
+
+    Attributes:
+        target_ms: Latency that was asked for.
+        latency_ms: Predicted latency of ``architecture``.
+        min_ms: Least latency that its operations and depths can have.
+        max_ms: Greatest.
+        architecture: The architecture at its new widths.
+        measured_ms: Latency on the device; None where nothing was measured.
+        rounds: Number of networks that were measured; None where nothing was.
+    """
+
+    target_ms: float
+    latency_ms: float
+    min_ms: float
+    max_ms: float
+    architecture: Architecture
+    measured_ms: float | None = None
+    rounds: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as plain JSON values, with measurements where there are any."""
+        plain = {
+            "target_ms": self.target_ms,
+            "latency_ms": self.latency_ms,
+            "min_ms": self.min_ms,
+            "max_ms": self.max_ms,
+            "architecture": self.architecture.as_dict(),
+        }
+        if self.measured_ms is None:
+            return plain
+        return plain | {"measured_ms": self.measured_ms, "rounds": self.rounds}
+
+
+def fit(
+    architecture: AnyArchitecture,
+    table: AnyTable,
+    *,
+    target: str | float,
+    method: str = "exact",
+    widths: str = "any",
+    measured: bool = False,
+    progress: Progress = silent,
+) -> FittedArchitecture:
+    """Scale the widths of an architecture to a latency, as predicted or as measured.
+
+    Operations and depths stay. The predicted latency is at the target or just below it.
+
+    Args:
+        architecture: An architecture of a space with elastic widths, or the path of its file.
+        table: A latency table of the architecture's space, or its path.
+        target: Latency not to exceed, such as ``"0.5ms"``, or in ms.
+        method: ``exact`` finds the closest latency; ``greedy`` is Algorithm 1 of TF-NAS (Hu, Wu
+            and He, ECCV 2020).
+        widths: ``any`` width that is priced, or ``efficient`` ones alone.
+        measured: Measure the network, and correct its widths until the device agrees.
+        progress: Gets the fraction done, and what is going on.
+
+    Raises:
+        BudgetError: The architecture cannot reach the target; carries the nearest it can.
+        UnknownNameError: No such method.
+        MismatchError: The table is of another space; or, to measure, of another machine.
+    """
+    if method not in METHODS:
+        raise UnknownNameError("method", method, METHODS)
+    found, space = as_architecture(architecture)
+    priced = PricedSpace(space, open_table(table), efficient=widths == "efficient")
+    target_ms = as_latency_ms(target)
+    landing = _land(priced, found, target_ms, progress) if measured else None
+    result = landing.fit if landing else METHODS[method](priced, found, target_ms)
+    return FittedArchitecture(
+        target_ms,
+        result.latency_ms,
+        result.min_ms,
+        result.max_ms,
+        result.architecture,
+        landing.measured_ms if landing else None,
+        landing.rounds if landing else None,
+    )
+
+
+def _land(
+    priced: PricedSpace, architecture: Architecture, target_ms: float, progress: Progress
+) -> Landing[Fit]:
+    measure = correction.measurer(priced.table)
+
+    def measure_ms(candidate: Architecture) -> float:
+        return measure(priced.space.lower(candidate), progress)
+
+    propose = correction.widths_of(priced, architecture)
+    return correction.land(priced, propose, target_ms, measure_ms)

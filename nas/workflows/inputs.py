@@ -1,0 +1,64 @@
+"""What workflows take: things themselves, or the names and paths of these."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from latbench.device import DeviceProfile, load_device
+from latbench.profilers import Profiler, make_profiler
+from latbench.tables import LatencyTable
+from nas.latency.priced_space import PricedSpace, labelled_space
+from nas.spaces import Architecture, SearchSpace, load_architecture, make_space, space_of
+
+AnyArchitecture = Architecture | str | Path
+"""An architecture, or the path of its file."""
+
+AnyDevice = DeviceProfile | str | Path
+"""A device profile, its shipped name, or the path of its file."""
+
+AnySpace = SearchSpace | str
+"""A search space, or its name, which stands for its published input size and classes."""
+
+AnyTable = LatencyTable | str | Path
+"""A latency table, or the path of its file."""
+
+
+def as_architecture(architecture: AnyArchitecture) -> tuple[Architecture, SearchSpace]:
+    """An architecture and its space.
+
+    Raises:
+        LatbenchError: The file is no architecture, or the space has no such architecture.
+    """
+    if not isinstance(architecture, Architecture):
+        architecture = load_architecture(architecture)
+    return architecture, space_of(architecture)
+
+
+def as_profiler(device: AnyDevice) -> Profiler:
+    """A profiler of a device.
+
+    Raises:
+        UnknownNameError: No such device profile.
+        MissingExtraError: Its runtime is not installed.
+    """
+    return make_profiler(device if isinstance(device, DeviceProfile) else load_device(device))
+
+
+def as_space(space: AnySpace) -> SearchSpace:
+    """A search space.
+
+    Raises:
+        UnknownNameError: No such space.
+    """
+    return space if isinstance(space, SearchSpace) else make_space(space)
+
+
+def priced_by(table: LatencyTable, widths: str) -> PricedSpace:
+    """The space that a table was filled for, with its prices.
+
+    Args:
+        table: The table.
+        widths: ``efficient`` leaves out widths that a wider one matches in latency; ``any`` has
+            every priced one.
+    """
+    return PricedSpace(labelled_space(table.space), table, efficient=widths == "efficient")

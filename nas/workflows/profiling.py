@@ -1,0 +1,88 @@
+"""Profiling a device for a search space: a latency table filled, resumed or planned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from latbench.progress import Progress, silent
+from latbench.tables import LatencyTable
+from latbench.units import as_duration_s
+from latbench.workflows.profiling import Forecast, ProfileResult
+from latbench.workflows.tables import open_table
+from latbench.workflows.transfer import TransferResult
+from nas.latency.priced_space import forecast_space, profile_space, transfer_space
+from nas.workflows.inputs import AnyDevice, AnySpace, AnyTable, as_profiler, as_space
+
+TIME_LIMIT = "20min"
+
+
+class ProfiledTable(LatencyTable):
+    """A latency table that was just filled.
+
+    Attributes:
+        result: What the profiling reached.
+    """
+
+    result: ProfileResult | TransferResult
+
+
+def profile(
+    device: AnyDevice,
+    space: AnySpace,
+    output: str | Path,
+    *,
+    time_limit: str | float = TIME_LIMIT,
+    source: AnyTable | None = None,
+    progress: Progress = silent,
+) -> ProfiledTable:
+    """Measure the blocks of a space on a device into a latency table, or go on with one.
+
+    Ctrl-C ends a profiling as its time limit does, once every block has a price; the same call
+    goes on with what is in the file. See docs/measurement.md for the method.
+
+    Args:
+        device: A device profile, its name or its path.
+        space: A search space, or its name.
+        output: Path of the latency table; made if there is none.
+        time_limit: Wall time, such as ``"8min"``, or in seconds. Every block gets a price within
+            it, only a rougher one; one pass over all blocks is always finished.
+        source: Another device's table of this space, from which most entries are predicted. Few
+            blocks are then measured, and the time limit is not needed.
+        progress: Gets the fraction done, and what is going on.
+
+    Raises:
+        UnknownNameError: No such device or space.
+        MissingExtraError: The device's runtime is not installed.
+        DeviceBusyError: Another process measures on the device.
+        MismatchError: The table at ``output`` is of another device, machine or space.
+        RuntimeFailure: The runtime refused a block.
+    """
+    profiler, made, path = as_profiler(device), as_space(space), Path(output)
+    result: ProfileResult | TransferResult
+    if source is None:
+        limit_s = as_duration_s(time_limit)
+        result = profile_space(profiler, path, made, time_limit_s=limit_s, progress=progress)
+    else:
+        result = transfer_space(profiler, path, made, open_table(source), progress=progress)
+    table = ProfiledTable.open(path)
+    table.result = result
+    return table
+
+
+def forecast(
+    device: AnyDevice, space: AnySpace, *, time_limit: str | float = TIME_LIMIT
+) -> Forecast:
+    """Say what ``profile`` would take, from a visit to a sample of the blocks.
+
+    Args:
+        device: A device profile, its name or its path.
+        space: A search space, or its name.
+        time_limit: Wall time that the profiling would have, such as ``"8min"``, or in seconds.
+
+    Raises:
+        UnknownNameError: No such device or space.
+        MissingExtraError: The device's runtime is not installed.
+        DeviceBusyError: Another process measures on the device.
+    """
+    limit_s = as_duration_s(time_limit)
+    return forecast_space(as_profiler(device), as_space(space), time_limit_s=limit_s)

@@ -1,0 +1,24 @@
+"""Run folders of processes that may train together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nas.training.distributed import ALONE, Workers
+from nas.training.run_folder import RunFolder
+
+
+def run_folder(path: str | Path, config: dict[str, Any], group: Workers = ALONE) -> RunFolder:
+    """The folder of a run; of processes that train together the first makes it.
+
+    Raises:
+        MismatchError: The folder holds another run.
+        InvalidFileError: The folder cannot be used.
+    """
+    if not group.leads:
+        group.wait()
+    folder = RunFolder(Path(path), config)
+    if group.leads:
+        group.wait()
+    return folder

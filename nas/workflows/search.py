@@ -1,0 +1,246 @@
+"""A whole search: its space, its configuration, its folder and its processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import msgspec
+
+from latbench.cost import Cost, network_cost
+from latbench.errors import InvalidValueError, MismatchError
+from latbench.progress import Progress, silent
+from latbench.result import Result
+from latbench.tables import LatencyTable
+from latbench.units import as_count, as_latency_ms
+from latbench.workflows.tables import open_table
+from nas.latency import correction
+from nas.latency.correction import Measure
+from nas.latency.priced_space import PricedSpace, labelled_space, space_label
+from nas.optimize.constraints import COUNTED, Count, Limit
+from nas.recipes import Recipe, load_recipe
+from nas.searchers import SEARCHERS, Searcher, SearchResult, SearchSettings
+from nas.searchers.base import architecture_file, generator_file
+from nas.spaces import PLAIN, SearchSpace, Variant, make_space
+from nas.training.distributed import workers
+from nas.workflows.data import AnyData, as_data
+from nas.workflows.inputs import AnySpace, AnyTable
+from nas.workflows.runs import run_folder
+
+
+@dataclass(frozen=True, repr=False)
+class SearchResults(Result, Sequence[SearchResult]):
+    """What a search found: a sequence of ``SearchResult``, in the order of the targets.
+
+    Attributes:
+        found: The architectures with their latencies and scores.
+        costs: Multiply-accumulates and parameters of each.
+        output: Folder of the run.
+        data: Name of the data set.
+        score: What the scores are: ``accuracy``, or the ``fitness`` of another task.
+        limited: Whether MACs or parameters were limited.
+        generator: File of the generator that was trained; None where none was.
+    """
+
+    found: tuple[SearchResult, ...]
+    costs: tuple[Cost, ...]
+    output: Path
+    data: str
+    score: str
+    limited: bool
+    generator: Path | None
+
+    @overload
+    def __getitem__(self, index: int) -> SearchResult: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[SearchResult, ...]: ...
+    def __getitem__(self, index: int | slice) -> SearchResult | tuple[SearchResult, ...]:
+        return self.found[index]
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __iter__(self) -> Iterator[SearchResult]:
+        return iter(self.found)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Where the architectures are kept."""
+        return tuple(architecture_file(self.output, result.target_ms) for result in self.found)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All results as plain JSON values."""
+        rows = zip(self.found, self.costs, strict=True)
+        return {"results": [result.as_dict() | cost.in_millions() for result, cost in rows]}
+
+
+def choose_space(
+    name: str,
+    tables: Sequence[AnyTable] = (),
+    *,
+    input_size: int | None = None,
+    classes: int | None = None,
+    variant: Variant = PLAIN,
+) -> SearchSpace:
+    """The space of a search: as the tables say, or without any as it is asked for.
+
+    Args:
+        name: Name of the space.
+        tables: Latency tables of the space, or their paths. They say input size, classes and
+            variant.
+        input_size: Side of the input image in pixels; with tables it must be theirs.
+        classes: Number of classes; with tables it must be theirs.
+        variant: What holds for all blocks, in spaces that leave it open; without tables.
+
+    Raises:
+        UnknownNameError: No such space.
+        MismatchError: A table is of another space, input size or number of classes.
+    """
+    asked = make_space(name, input_size, classes, variant)
+    opened = [open_table(table) for table in tables]
+    for table in opened:
+        label = table.space
+        if label.name != asked.name:
+            raise MismatchError(f"{table.path} prices {label}, not {asked.name}")
+        for option, wanted, has in (
+            ("--input-size", input_size, label.input_size),
+            ("--classes", classes, label.classes),
+        ):
+            if wanted not in (None, has):
+                raise MismatchError(
+                    f"{table.path} prices {label}, not {option} {wanted}: leave the option out, "
+                    "or profile that"
+                )
+    return labelled_space(opened[0].space) if opened else asked
+
+
+def search(
+    space: AnySpace,
+    tables: Sequence[AnyTable] = (),
+    *,
+    data: AnyData,
+    output: str | Path,
+    targets: Sequence[str | float] = (),
+    max_macs: str | float | None = None,
+    max_params: str | float | None = None,
+    searcher: str = "tfnas",
+    widths: str = "efficient",
+    data_dir: str | Path | None = None,
+    images: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    recipe: str | Path | None = None,
+    settings: Sequence[str] = (),
+    seed: int = 0,
+    measured: bool = False,
+    progress: Progress = silent,
+) -> SearchResults:
+    """Find the best architectures of a space under budgets.
+
+    The same call with the same output goes on where an interrupted search stopped, and ends
+    bit-identical to an uninterrupted one. Started by ``torchrun``, all processes search together.
+    docs/search.md says how well the searchers do, docs/papers.md where they differ from their
+    papers.
+
+    Args:
+        space: A search space; or its name, and the tables say input size and classes.
+        tables: Latency tables of the space, or their paths: one for each device that a target
+            holds on. A search under MACs or parameters alone needs none.
+        data: A data set, or its name. It is divided into images for weights and for choices.
+        output: Folder of the run, new or to go on with.
+        targets: Latencies not to exceed, such as ``"0.5ms"``, or in ms; one architecture is found
+            for each.
+        max_macs: Multiply-accumulates not to exceed at any target, such as ``"30M"``, or in ones.
+        max_params: Parameters not to exceed at any target, such as ``"3M"``, or in ones.
+        searcher: Name of the search algorithm, one of ``nas.searchers.SEARCHERS``.
+        widths: ``efficient`` leaves out widths that a wider one matches in latency; ``any`` has
+            every priced one.
+        data_dir: Folder of a named data set's files.
+        images: Number of training images to draw; None takes all.
+        epochs: Length of the schedule; None is the published one.
+        batch_size: Images a step; None is the published number.
+        recipe: Name of a shipped recipe or path of a TOML file; None is the searcher's defaults.
+        settings: Single settings of the recipe, such as ``["strategy=fair"]``.
+        seed: Seed of weights, paths and the order of images.
+        measured: Measure each network found on the first table's device, and correct it until its
+            measured latency meets the target.
+        progress: Gets the fraction done, and what is going on.
+
+    Raises:
+        UnknownNameError: No such space, searcher, data set, recipe or setting.
+        BudgetError: A target or a limit is out of reach; carries the nearest feasible one. Nothing
+            was trained or written yet.
+        MismatchError: Space, tables and data do not fit together, or the folder holds another run.
+        InvalidValueError: The searcher cannot do what is asked, or there is no budget.
+        DivergedError: A loss or a weight is no finite number any more.
+    """
+    family = SEARCHERS[searcher]
+    opened = [open_table(table) for table in tables]
+    searched = space if isinstance(space, SearchSpace) else choose_space(space, opened)
+    priced = [PricedSpace(searched, table, efficient=widths == "efficient") for table in opened]
+    chosen = _recipe(family, searcher, recipe, settings)
+    measure = _measure(opened) if measured else None
+    loaded = as_data(data, searched, data_dir=data_dir, images=images)
+    targets_ms = [as_latency_ms(target) for target in targets]
+    budgets = [None if most is None else as_count(most) for most in (max_macs, max_params)]
+    config = {
+        "command": "search",
+        "space": searched.name,
+        "searcher": searcher,
+        "tables": [{"device": t.device.name, "space": str(t.space)} for t in opened]
+        or [{"space": str(space_label(searched))}],
+        "prices": [msgspec.to_builtins(t.price_model) for t in opened],
+        "targets_ms": targets_ms,
+        "max_macs": budgets[0],
+        "max_params": budgets[1],
+        "widths": widths,
+        "data": loaded.name,
+        "images": loaded.images,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "recipe": msgspec.to_builtins(chosen),
+        "seed": seed,
+    }
+    limits = tuple(
+        Limit(Count(searched, kind), most)
+        for kind, most in zip(COUNTED, budgets, strict=True)
+        if most is not None
+    )
+    with workers() as group:
+        asked = SearchSettings(
+            epochs, batch_size, seed, chosen, group, tuple(priced[1:]), measure, limits
+        )
+        made = family(priced[0] if priced else searched, asked)
+        made.check(loaded, targets_ms)
+        folder = run_folder(output, config, group)
+        shown = progress if group.leads else silent
+        found = made.search(loaded, targets_ms, folder, progress=shown)
+    generator = generator_file(folder.path)
+    return SearchResults(
+        tuple(found),
+        tuple(network_cost(searched.lower(result.architecture)) for result in found),
+        folder.path,
+        loaded.name,
+        "accuracy" if loaded.task == "classification" else "fitness",
+        bool(limits),
+        generator if generator.exists() else None,
+    )
+
+
+def _recipe(
+    family: type[Searcher], searcher: str, name: str | Path | None, settings: Sequence[str]
+) -> Recipe | None:
+    """The recipe of a searcher; None for one that has nothing to set."""
+    if family.recipe_kind is not None:
+        return load_recipe(family.recipe_kind, name, settings)
+    if name is None and not settings:
+        return None
+    raise InvalidValueError(f"{searcher} has no recipe: leave out --recipe and --set")
+
+
+def _measure(tables: Sequence[LatencyTable]) -> Measure:
+    if not tables:
+        raise InvalidValueError("--measured needs --table, which says on which device to measure")
+    return correction.measurer(tables[0])

@@ -1,0 +1,54 @@
+"""Latency tables of other programs, made ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from latbench.blocks import BlockSpec
+from latbench.files import utf8
+from latbench.tables import LatencyTable, Origin, foreign
+from latbench.tables.importers import Unit, read_foreign_table
+from nas.latency.priced_space import labelled_space
+
+
+def import_table(
+    file: str | Path,
+    output: str | Path,
+    *,
+    file_format: str,
+    device: str,
+    unit: Unit | None = None,
+) -> LatencyTable:
+    """Make a latency table of another program's; its defects are counted, not hidden.
+
+    Prices are used as they stand. What is wrong with the file stands in the table's ``origin``,
+    and ``latbench.check_table`` counts it.
+
+    Args:
+        file: The other program's table. Pickles are read without running their code.
+        output: Path of the latency table; it must not exist yet.
+        file_format: ``tfnas``, ``ofa``, ``osnaslib`` or ``hardcore``.
+        device: What to call the device, freely.
+        unit: Unit of the file's latencies, ``ms`` or ``s``; None is its format's own.
+
+    Raises:
+        UnknownNameError: No such format.
+        InvalidFileError: The file is not of the format or would run code, or ``output`` exists.
+    """
+    source = Path(file)
+    read = read_foreign_table(source, file_format, unit=unit)
+    included: tuple[BlockSpec, ...] = ()
+    if read.space is not None:
+        space = labelled_space(read.space)
+        included = (*space.stem, *space.tail)
+    origin = Origin(
+        file_format,
+        utf8(source.name),
+        read.duplicates,
+        read.unmapped,
+        read.not_finite,
+        read.defects,
+    )
+    path = Path(output)
+    foreign.import_table(read, path, origin=origin, device=utf8(device), included=included)
+    return LatencyTable.open(path)

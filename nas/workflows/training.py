@@ -1,0 +1,139 @@
+"""Training an architecture from scratch, and testing what was trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from latbench.errors import InvalidFileError
+from latbench.progress import Progress, silent
+from latbench.result import Result
+from nas.recipes import load_recipe
+from nas.spaces import Architecture, SearchSpace, space_of
+from nas.spaces.architecture import parse_architecture
+from nas.training import from_scratch as scratch
+from nas.training.distributed import workers
+from nas.training.recipe import TrainingRecipe
+from nas.training.run_folder import read_config
+from nas.workflows.data import AnyData, as_data
+from nas.workflows.inputs import AnyArchitecture, as_architecture
+from nas.workflows.runs import run_folder
+
+
+@dataclass(frozen=True, repr=False)
+class TrainedNetwork(Result):
+    """A network that was trained, and how well it does on test images.
+
+    Attributes:
+        architecture: What was trained.
+        metrics: Metrics of the data's task, such as ``top1`` and ``top5``; fractions.
+        output: Folder of the run.
+    """
+
+    architecture: Architecture
+    metrics: dict[str, float]
+    output: Path
+
+    @property
+    def weights(self) -> Path:
+        """File of the weights."""
+        return self.output / scratch.WEIGHTS
+
+    def as_dict(self) -> dict[str, Any]:
+        """The metrics as plain JSON values."""
+        return dict(self.metrics)
+
+
+def train(
+    architecture: AnyArchitecture,
+    data: AnyData,
+    *,
+    output: str | Path,
+    recipe: str | Path | None = None,
+    settings: Sequence[str] = (),
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    data_dir: str | Path | None = None,
+    images: int | None = None,
+    progress: Progress = silent,
+) -> TrainedNetwork:
+    """Train an architecture from scratch, and test it.
+
+    The same call with the same output goes on where an interrupted training stopped, and ends
+    bit-identical to an uninterrupted one. Started by ``torchrun``, all processes train together.
+
+    Args:
+        architecture: An architecture, or the path of its file.
+        data: A data set, or its name.
+        output: Folder of the run, new or to go on with.
+        recipe: Name of a shipped recipe or path of a TOML file; None is the defaults of
+            ``nas.training.recipe.TrainingRecipe``.
+        settings: Single settings of the recipe, such as ``["lr_per_256=0.2"]``.
+        epochs: Epochs, instead of the recipe's.
+        batch_size: Images a step, instead of the recipe's.
+        seed: Seed of weights and the order of images, instead of the recipe's.
+        data_dir: Folder of a named data set's files.
+        images: Number of training images to draw; None takes all.
+        progress: Gets the fraction done, and what is going on.
+
+    Raises:
+        LatbenchError: Architecture, data and recipe do not fit together.
+        MismatchError: The folder holds another run.
+        DivergedError: The loss or a weight is no finite number any more.
+    """
+    found, space = as_architecture(architecture)
+    asked = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+    given = [f"{key}={value}" for key, value in asked.items() if value is not None]
+    chosen = load_recipe(TrainingRecipe, recipe, [*settings, *given])
+    loaded = as_data(data, found, data_dir=data_dir, images=images)
+    config = {
+        "command": "train",
+        "architecture": found.as_dict(),
+        "data": loaded.name,
+        "images": loaded.images,
+        "recipe": msgspec.to_builtins(chosen),
+    }
+    network = space.lower(found)
+    with workers() as group:
+        scratch.check(network, loaded, chosen, group)
+        folder = run_folder(output, config, group)
+        shown = progress if group.leads else silent
+        metrics = scratch.train(network, loaded, chosen, folder, group=group, progress=shown)
+    return TrainedNetwork(found, metrics, folder.path)
+
+
+def evaluate(
+    run: str | Path, data: AnyData, *, data_dir: str | Path | None = None
+) -> TrainedNetwork:
+    """Test a network that was trained.
+
+    Args:
+        run: Folder of the training.
+        data: A data set, or its name.
+        data_dir: Folder of a named data set's files.
+
+    Raises:
+        InvalidFileError: The folder holds no finished training.
+        MismatchError: The data have another number of classes.
+    """
+    output = Path(run)
+    architecture, space = _trained(output)
+    loaded = as_data(data, architecture, data_dir=data_dir)
+    model = scratch.load_model(space.lower(architecture), output / scratch.WEIGHTS)
+    return TrainedNetwork(architecture, scratch.test(model, loaded), output)
+
+
+def _trained(run: Path) -> tuple[Architecture, SearchSpace]:
+    """The architecture that a run folder trains, and its space."""
+    config = read_config(run)
+    if "architecture" not in config:
+        raise InvalidFileError(f"{run} holds a {config.get('command')} run, not a training")
+    text = json.dumps(config["architecture"], allow_nan=False)
+    architecture = parse_architecture(text, source=f"{run}/config.json")
+    return architecture, space_of(architecture)

@@ -1,0 +1,190 @@
+"""Predictions checked on the device: verification and calibration by whole networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latbench.errors import InvalidValueError
+from latbench.profilers import make_profiler
+from latbench.progress import Progress, silent
+from latbench.result import Result
+from latbench.tables import StoredFit
+from latbench.tables.price_model import PriceModel
+from latbench.workflows import verification
+from latbench.workflows.tables import open_table
+from latbench.workflows.verification import Verification
+from nas.latency.priced_space import PricedSpace
+from nas.spaces import Architecture
+from nas.workflows.inputs import AnyArchitecture, AnyTable, as_architecture, priced_by
+
+CALIBRATION_STREAM = 2  # keeps its networks apart from those that ``verify`` draws by the same seed
+
+_SUMMARY = (
+    "mape",
+    "bias",
+    "max_error",
+    "kendall_tau",
+    "drift",
+    "mape_drift_corrected",
+    "max_error_drift_corrected",
+    "coverage",
+    "interval_width",
+    "spread",
+    "floor",
+    "passed",
+)
+
+
+@dataclass(frozen=True, repr=False)
+class VerifiedArchitectures(Verification):
+    """Architectures measured against a table; errors are fractions.
+
+    Attributes:
+        architectures: What was measured.
+        names: What each is called in what is shown.
+        tolerance: Mean absolute error that is allowed.
+    """
+
+    architectures: tuple[Architecture, ...]
+    names: tuple[str, ...]
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the mean error is within the tolerance."""
+        return self.mape <= self.tolerance
+
+    def as_dict(self) -> dict[str, Any]:
+        """A row for every architecture, and the verdict, as plain JSON values."""
+        rows = [
+            {
+                "architecture": architecture.as_dict(),
+                "predicted_ms": row.predicted.latency_ms,
+                "low_ms": row.predicted.low_ms,
+                "high_ms": row.predicted.high_ms,
+                "measured_ms": row.measured.estimate_ms,
+                "measured_low_ms": row.measured.low_ms,
+                "measured_high_ms": row.measured.high_ms,
+                "error": row.error,
+                "error_drift_corrected": row.error_drift_corrected,
+            }
+            for architecture, row in zip(self.architectures, self.networks, strict=True)
+        ]
+        return {"rows": rows} | {name: getattr(self, name) for name in _SUMMARY}
+
+
+@dataclass(frozen=True, repr=False)
+class Calibration(Result):
+    """What more networks made of a table's prices.
+
+    Attributes:
+        fit: The prices as they are now.
+        before: The price model as it was.
+    """
+
+    fit: StoredFit
+    before: PriceModel
+
+    def as_dict(self) -> dict[str, Any]:
+        """Errors before and after as plain JSON values."""
+        price = self.fit.price
+        return {
+            "networks": price.networks,
+            "loo_error": price.loo_error,
+            "max_loo_error": max(map(abs, price.left_out_errors)),
+            "loo_error_before": self.before.loo_error,
+            "interval_half_width": price.half_width(),
+            "floor": self.fit.floor,
+        }
+
+
+def verify(
+    architectures: Sequence[AnyArchitecture],
+    table: AnyTable,
+    *,
+    random: int = 0,
+    seed: int = 0,
+    widths: str = "efficient",
+    tolerance: float = 0.05,
+    progress: Progress = silent,
+) -> VerifiedArchitectures:
+    """Measure whole networks on the table's device, and compare with what the table predicts.
+
+    Args:
+        architectures: Architectures of the table's space, or paths of their files.
+        table: A latency table of this machine, or its path.
+        random: Number of random networks to measure as well.
+        seed: Seed of the random networks.
+        widths: Widths of the random networks: ``efficient``, or ``any`` that is priced.
+        tolerance: Mean absolute error that is allowed, a fraction.
+        progress: Gets the fraction done, and what is going on.
+
+    Raises:
+        InvalidValueError: There is nothing to verify.
+        MismatchError: The table is of another device, machine or space, or a network was already
+            used to fit its prices.
+        MissingExtraError: The device's runtime is not installed.
+        DeviceBusyError: Another process measures on the device.
+    """
+    if not architectures and not random:
+        raise InvalidValueError("nothing to verify: name architectures, or give --random N")
+    opened = open_table(table)
+    priced = priced_by(opened, widths)
+    named: list[tuple[str, Architecture]] = []
+    for number, asked in enumerate(architectures, start=1):
+        found, space = as_architecture(asked)
+        PricedSpace(space, opened)
+        name = f"network {number}" if isinstance(asked, Architecture) else Path(asked).name
+        named.append((name, found))
+    rng = np.random.default_rng(seed)
+    for index in range(random):
+        named.append((f"random {index + 1}", priced.space.random(rng, priced.widths)))
+    networks = [priced.space.lower(found) for _, found in named]
+    measured = verification.verify(
+        make_profiler(opened.device), opened, networks, progress=progress
+    )
+    return VerifiedArchitectures(
+        **vars(measured),
+        architectures=tuple(found for _, found in named),
+        names=tuple(name for name, _ in named),
+        tolerance=tolerance,
+    )
+
+
+def calibrate(
+    table: AnyTable,
+    *,
+    networks: int = 24,
+    seed: int = 0,
+    widths: str = "efficient",
+    progress: Progress = silent,
+) -> Calibration:
+    """Measure more random networks, and fit the prices of a table on them too.
+
+    Predictions then come with a 90 % interval. A table that is open stays as it was read: open it
+    again to predict by the new prices.
+
+    Args:
+        table: A latency table of this machine, or its path.
+        networks: Number of networks to add.
+        seed: Seed of the networks, which are others than those of ``verify``.
+        widths: Widths of the networks: ``efficient``, or ``any`` that is priced.
+        progress: Gets the fraction done, and what is going on.
+
+    Raises:
+        MismatchError: The table is of another device, machine or version of the runtime.
+        MissingExtraError: The device's runtime is not installed.
+        DeviceBusyError: Another process measures on the device.
+    """
+    opened = open_table(table)
+    profiler = make_profiler(opened.device)
+    priced = priced_by(opened, widths)
+    rng = np.random.default_rng([seed, CALIBRATION_STREAM])
+    drawn = [priced.space.lower(priced.space.random(rng, priced.widths)) for _ in range(networks)]
+    fit = verification.calibrate(profiler, opened, drawn, progress=progress)
+    return Calibration(fit, opened.price_model)
