@@ -88,7 +88,12 @@ table_option = click.option(
 
 
 seed_option = click.option(
-    "--seed", type=SEED, default=0, show_default=True, help="Seed of everything that is drawn."
+    "--seed",
+    type=SEED,
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="Seed of everything that is drawn.",
 )
 
 

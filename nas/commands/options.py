@@ -73,7 +73,9 @@ def space_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Activation of every block, in spaces that leave it open.",
         ),
         click.option(
-            "--se", is_flag=True, help="Put squeeze-excite in every block, in spaces without."
+            "--se",
+            is_flag=True,
+            help="Put squeeze-excite in every block, in spaces that leave it open.",
         ),
         click.option(
             "--classes",

@@ -38,6 +38,7 @@ from nas.commands.options import (
 @click.option(
     "--seed",
     type=SEED,
+    metavar="N",
     help="Seed of everything that is drawn, instead of the recipe's.  [default: 0]",
 )
 @run_option

@@ -50,8 +50,9 @@ def verify(
 ) -> None:
     """Measure networks and compare with a table.
 
-    ARCHITECTURES are files of the table's space. The machine's drift since the profiling is told
-    from the table's error. The exit code is 1 if the mean error is beyond the tolerance.
+    ARCHITECTURES are files of the table's space. The result separates the machine's drift
+    since the profiling from the table's error. The exit code is 1 if the mean error is beyond the
+    tolerance.
     """
     import nas
     from latbench.report.results import show_verification

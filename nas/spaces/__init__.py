@@ -42,7 +42,13 @@ def make_space(
     classes: int | None = None,
     variant: Variant = PLAIN,
 ) -> SearchSpace:
-    """The space called ``name``; its published input size and classes where None.
+    """The search space called ``name``.
+
+    Args:
+        name: Name of the space, such as ``"tfnas"``.
+        input_size: Side of the input image in pixels; the space's published one if None.
+        classes: Number of classes, or size of the embedding; the space's published one if None.
+        variant: What holds for all blocks, in spaces that leave it open.
 
     Raises:
         UnknownNameError: No such space.

@@ -38,7 +38,8 @@ def profile(
     """Measure the blocks of a space on a device into a latency table, or go on with one.
 
     Ctrl-C ends a profiling as its time limit does, once every block has a price; the same call
-    goes on with what is in the file. See docs/measurement.md for the method.
+    goes on with what is in the file. Profile before you train in the same process: what a training
+    leaves in memory slows down what is measured. See docs/measurement.md for the method.
 
     Args:
         device: A device profile, its name or its path.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from latbench.blocks import Network
 from latbench.errors import InvalidValueError
 from latbench.profilers import make_profiler
 from latbench.progress import Progress, silent
 from latbench.result import Result
-from latbench.tables import StoredFit
+from latbench.tables import LatencyTable, StoredFit
 from latbench.tables.price_model import PriceModel
 from latbench.workflows import verification
+from latbench.workflows.network_sweep import require_device
 from latbench.workflows.tables import open_table
 from latbench.workflows.verification import Verification
 from nas.latency.priced_space import PricedSpace
@@ -115,6 +118,9 @@ def verify(
 ) -> VerifiedArchitectures:
     """Measure whole networks on the table's device, and compare with what the table predicts.
 
+    Where torch is loaded, a process of its own measures: what a training leaves in memory would
+    slow it down.
+
     Args:
         architectures: Architectures of the table's space, or paths of their files.
         table: A latency table of this machine, or its path.
@@ -145,15 +151,22 @@ def verify(
     for index in range(random):
         named.append((f"random {index + 1}", priced.space.random(rng, priced.widths)))
     networks = [priced.space.lower(found) for _, found in named]
-    measured = verification.verify(
-        make_profiler(opened.device), opened, networks, progress=progress
-    )
+    measured = _measure(opened, networks, progress)
     return VerifiedArchitectures(
         **vars(measured),
         architectures=tuple(found for _, found in named),
         names=tuple(name for name, _ in named),
         tolerance=tolerance,
     )
+
+
+def _measure(table: LatencyTable, networks: Sequence[Network], progress: Progress) -> Verification:
+    """Measure here, or in a fresh process if this one may have trained, which would slow it."""
+    profiler = make_profiler(table.device)
+    require_device(profiler, table)
+    if "torch" in sys.modules:
+        return verification.verify_apart(table.path, networks, progress=progress)
+    return verification.verify(profiler, table, networks, progress=progress)
 
 
 def calibrate(
@@ -167,7 +180,8 @@ def calibrate(
     """Measure more random networks, and fit the prices of a table on them too.
 
     Predictions then come with a 90 % interval. A table that is open stays as it was read: open it
-    again to predict by the new prices.
+    again to predict by the new prices. Calibrate before you train in the same process: what a
+    training leaves in memory slows down what is measured.
 
     Args:
         table: A latency table of this machine, or its path.
