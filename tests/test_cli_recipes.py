@@ -11,7 +11,7 @@ import pytest
 
 from nas.recipes import shipped_recipes
 from nas.searchers import SEARCHERS
-from tests.nas.test_data import write_identities
+from tests.nas.data.test_data import write_identities
 from tests.test_cli import _json, run
 
 __all__ = ["run"]  # the fixture

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.nas.data.test_data import write_identities, write_imagenet, write_pairs
 from tests.nas.runs import require_loopback
-from tests.nas.test_data import write_identities, write_imagenet, write_pairs
 from tests.test_cli import ROOT, _json, run
 
 __all__ = ["run"]  # the fixture

@@ -67,9 +67,14 @@ def test_the_first_sentence_of_a_command_fits_its_listing(name: str) -> None:
     assert command.get_short_help_str(COLUMNS) == first
 
 
-@pytest.mark.parametrize("group", [cli.latbench, *LazyGroup.__subclasses__()])
-def test_listings_of_commands_are_not_cut(group: click.Group) -> None:
+@pytest.mark.parametrize("name", ["", "table", "generator"])
+def test_listings_of_commands_are_not_cut(name: str) -> None:
+    group = cli.latbench
     context = click.Context(group, info_name="latbench", terminal_width=COLUMNS)
+    if name:
+        found = group.get_command(context, name)
+        assert isinstance(found, LazyGroup)
+        group, context = found, click.Context(found, info_name=name, terminal_width=COLUMNS)
     text = group.get_help(context)
     assert "..." not in text.replace("COMMAND [ARGS]...", "")
     assert max(map(len, text.splitlines())) <= COLUMNS

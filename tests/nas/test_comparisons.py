@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.nas.test_data import write_identities
+from tests.nas.data.test_data import write_identities
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -36,8 +36,8 @@ Choices where the paper is silent or differs from its code (docs/papers.md has a
   be landed later.
 
 After a short search betas are still nearly uniform: they begin so and move by at most ``alpha_lr``
-a step. Their gradient is that of finite differences (``tests/nas/test_tfnas.py``), so that the
-argmax of nearly uniform betas is noise, and no fault of the relaxation.
+a step. Their gradient is that of finite differences (``tests/nas/searchers/test_tfnas.py``), so
+that the argmax of nearly uniform betas is noise, and no fault of the relaxation.
 
 Data parallel under ``torchrun``: every process draws the same batches, paths and noise, computes
 on its part of each batch (batch norm included) and averages gradients, so all hold the same state.

@@ -33,7 +33,7 @@ from nas.training.unified_training import (
     unified_criterion,
 )
 from tests.nas.runs import Stop, stopping_after, tiny_data
-from tests.nas.test_unified import make_unified_space
+from tests.nas.supernet.test_unified_blocks import make_unified_space
 
 RECIPE = UnifiedRecipe(epochs=2, batch_size=32, lr=0.05, calibration_batches=2)
 

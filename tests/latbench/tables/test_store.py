@@ -161,7 +161,7 @@ PROFILING = textwrap.dedent(
 
 
 def _start_profiling(path: Path, passes: int) -> subprocess.Popen[bytes]:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     return subprocess.Popen(
         [sys.executable, "-c", PROFILING, str(path), str(passes)], cwd=root, env=environment

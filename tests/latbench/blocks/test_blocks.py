@@ -74,7 +74,7 @@ SAMPLES: list[BlockSpec] = [
     GlobalAverage(5, 7),
     Classifier(12, 10, 4),
 ]
-for _file in sorted(Path(__file__).parent.glob("test_block_*.py")):  # of each kind's own tests
+for _file in sorted(Path(__file__).parents[1].glob("test_block_*.py")):  # of each kind's own tests
     SAMPLES += import_module(f"tests.latbench.{_file.stem}").SAMPLES
 TOLERANCE = 1e-4
 

@@ -29,7 +29,7 @@ from nas.supernet.fused import (
     relu6,
 )
 from nas.supernet.pointwise import gradients, pointwise
-from tests.nas.test_unified import PATHS, make_supernet
+from tests.nas.supernet.test_unified_blocks import PATHS, make_supernet
 
 PRODUCTS = ("convolution", "convolution_backward", "mm", "addmm", "bmm", "linear")
 TYPES = (torch.float, torch.bfloat16)

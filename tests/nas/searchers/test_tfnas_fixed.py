@@ -29,7 +29,7 @@ from nas.spaces import SearchSpace, make_space
 from nas.training.run_folder import RunFolder
 from tests.conftest import make_small_space, write_table
 from tests.nas.runs import Stop, run_of_both, run_together, stopping_after, tiny_data
-from tests.nas.test_tasks import write_faces
+from tests.nas.tasks.test_tasks import write_faces
 
 # the smallest input of each space
 SIZES = {

@@ -26,7 +26,7 @@ from latbench.profilers.onnxruntime import OnnxRuntimeProfiler, loaded_libraries
 from latbench.profilers.pytorch_cuda import PytorchCudaSession, PytorchStream
 from latbench.profilers.tensorrt import Layout, TensorrtProfiler
 from latbench.profilers.timer import GpuTimer
-from tests.latbench.recording_cuda import (
+from tests.latbench.profilers.recording_cuda import (
     CALL_MS,
     STREAM,
     Log,
@@ -38,7 +38,7 @@ from tests.latbench.recording_cuda import (
     install_pycuda,
     install_torch_cuda,
 )
-from tests.latbench.test_profilers import NETWORK
+from tests.latbench.profilers.test_profilers import NETWORK
 
 CALL_NS = CALL_MS * 1e6
 BUILD = "build at level 3, 8 timings"

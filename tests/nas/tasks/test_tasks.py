@@ -29,7 +29,7 @@ from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
 from nas.training.unified_training import divide
 from tests.conftest import make_mix_space, make_small_space, write_table
-from tests.nas.test_data import write_identities, write_pairs
+from tests.nas.data.test_data import write_identities, write_pairs
 
 
 def split_of(values: Tensor, labels: Tensor) -> Split:

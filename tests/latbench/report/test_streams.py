@@ -15,7 +15,7 @@ import pytest
 from latbench.report.streams import NEAREST, prepare_streams
 from latbench.units import format_ms
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LATBENCH = f"{shlex.quote(sys.executable)} -m cli"
 FULL = Path("/dev/full")
 
