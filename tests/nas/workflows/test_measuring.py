@@ -1,0 +1,129 @@
+"""Profiling, calibration and verification as functions: what they return, and what they refuse."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import nas
+from latbench.device import DeviceProfile
+from latbench.errors import InvalidValueError, MismatchError
+from latbench.workflows import verification
+from nas.workflows.profiling import ProfiledTable
+from tests.conftest import write_table
+
+
+@pytest.fixture
+def profiled(tmp_path: Path, quick_profile: DeviceProfile) -> ProfiledTable:
+    space = nas.make_space("nasbench-macro", input_size=8, classes=10)
+    return nas.profile(quick_profile, space, tmp_path / "t.sqlite", time_limit="1min")
+
+
+def test_a_profile_is_a_table_that_says_what_was_reached(profiled: ProfiledTable) -> None:
+    space = nas.make_space("nasbench-macro", input_size=8, classes=10)
+    assert nas.predict(space.random(seed=1), profiled).latency_ms > 0
+    assert profiled.result.blocks == profiled.result.measured == len(space.blocks())
+    assert not profiled.result.interrupted
+    assert profiled.result.as_dict().keys() >= {"blocks", "measured", "noisy", "seconds"}
+
+
+def test_a_profile_of_another_space_is_refused(
+    profiled: ProfiledTable, quick_profile: DeviceProfile
+) -> None:
+    with pytest.raises(MismatchError, match="nasbench-macro"):
+        nas.profile(quick_profile, "spos", profiled.path, time_limit=1)
+
+
+def test_progress_is_told_of_all_that_takes_long(
+    tmp_path: Path, quick_profile: DeviceProfile, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A function that raises ends the work; without one nothing is printed."""
+    space = nas.make_space("nasbench-macro", input_size=8, classes=10)
+    told: list[float] = []
+    path = str(tmp_path / "t.sqlite")
+    nas.profile(
+        quick_profile, space, path, time_limit=1, progress=lambda done, words: told.append(done)
+    )
+    assert told
+    assert all(0 <= done <= 1 for done in told)
+
+    def stop(done: float, words: str) -> None:
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        nas.calibrate(path, networks=1, progress=stop)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_calibration_gives_predictions_an_interval(profiled: ProfiledTable) -> None:
+    space = nas.make_space("nasbench-macro", input_size=8, classes=10)
+    found = nas.calibrate(profiled, networks=14, seed=1)
+    assert found.before == profiled.price_model
+    assert found.as_dict()["networks"] == found.fit.price.networks > found.before.networks
+    predicted = nas.predict(space.random(seed=1), profiled.path)
+    assert predicted.low_ms is not None
+    assert predicted.high_ms is not None
+    assert predicted.low_ms < predicted.latency_ms < predicted.high_ms
+
+
+def test_architectures_are_verified_by_name_or_number(
+    profiled: ProfiledTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process where torch is not loaded."""
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    space = nas.make_space("nasbench-macro", input_size=8, classes=10)
+    arch = space.random(seed=101)
+    other = space.random(seed=102)
+    other.save(tmp_path / "other.json")
+    found = nas.verify([arch, tmp_path / "other.json"], profiled, random=1, seed=9, tolerance=1e6)
+    assert found.names == ("network 1", "other.json", "random 1")
+    assert found.architectures[:2] == (arch, other)
+    assert found.passed
+    plain = found.as_dict()
+    assert [row["architecture"] for row in plain["rows"][:2]] == [arch.as_dict(), other.as_dict()]
+    assert plain["passed"] is True
+    assert plain["mape"] == found.mape
+    assert "rows" in found._repr_html_()
+
+
+def test_a_process_that_may_have_trained_does_not_measure(
+    profiled: ProfiledTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Apart(Exception):
+        pass
+
+    def apart(path: Path, networks: object, *, progress: object) -> None:
+        assert path == profiled.path
+        raise Apart
+
+    monkeypatch.setattr(verification, "verify_apart", apart)
+    monkeypatch.setitem(sys.modules, "torch", sys)
+    with pytest.raises(Apart):
+        nas.verify([], profiled, random=1)
+
+
+def test_there_must_be_something_to_verify(profiled: ProfiledTable) -> None:
+    with pytest.raises(InvalidValueError, match="nothing to verify"):
+        nas.verify([], profiled)
+
+
+def test_a_table_is_transferred_from_another_device(
+    tmp_path: Path, quick_profile: DeviceProfile, profile: DeviceProfile
+) -> None:
+    """A source of prices without measurements is refused, and so is one of another space."""
+    space = nas.make_space("nasbench-macro", input_size=8, classes=10)
+    write_table(tmp_path / "s.sqlite", space, profile)
+    with pytest.raises(MismatchError, match="too few"):
+        nas.profile(quick_profile, space, tmp_path / "t.sqlite", source=tmp_path / "s.sqlite")
+    with pytest.raises(MismatchError, match="nasbench-macro"):
+        nas.profile(quick_profile, "spos", tmp_path / "t.sqlite", source=tmp_path / "s.sqlite")
+    assert not (tmp_path / "t.sqlite").exists()
+
+
+def test_a_forecast_measures_little(quick_profile: DeviceProfile) -> None:
+    space = nas.make_space("nasbench-macro", input_size=8, classes=10)
+    expected = nas.forecast(quick_profile, space, time_limit="10s")
+    assert expected.blocks == len(space.blocks())
+    assert expected.passes >= 1

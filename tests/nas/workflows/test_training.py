@@ -1,0 +1,69 @@
+"""Searches, trainings and exports as functions that are given each other's results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import nas
+from latbench.device import DeviceProfile
+from latbench.errors import InvalidFileError, InvalidValueError, MismatchError
+from tests.conftest import write_table
+
+
+def test_what_is_searched_is_trained_tested_and_exported(tmp_path: Path) -> None:
+    space = nas.make_space("nasbench-macro", input_size=8, classes=10)
+    data = nas.load_data("digits", input_size=8, classes=10, images=48)
+    found = nas.search(
+        space,
+        data=data,
+        searcher="random",
+        max_params=5e6,
+        epochs=1,
+        batch_size=16,
+        settings=["evaluations=2"],
+        output=tmp_path / "search",
+    )
+    assert len(found) == 1
+    assert found[0] is found[:1][0] is next(iter(found))
+    assert found.files[0].exists()
+    assert found.as_dict()["results"][0]["params_m"] <= 5
+    trained = nas.train(found[0].architecture, data, output=str(tmp_path / "train"), epochs=1)
+    tested = nas.evaluate(tmp_path / "train", data)
+    assert tested == trained
+    assert tested.as_dict() == trained.metrics
+    model = nas.export(trained, tmp_path / "model.onnx")
+    other = nas.export(
+        trained.architecture, str(tmp_path / "other.onnx"), weights=str(trained.weights)
+    )
+    assert model.path.read_bytes() == other.path.read_bytes()
+    assert model.deviation < 1e-4
+    fresh = nas.export(found.files[0], tmp_path / "fresh.onnx")
+    assert fresh.path.read_bytes() != model.path.read_bytes()
+    with pytest.raises(InvalidFileError, match="not a training"):
+        nas.evaluate(tmp_path / "search", data)
+
+
+def test_tables_say_which_space_is_searched(tmp_path: Path, profile: DeviceProfile) -> None:
+    space = nas.make_space("nasbench-macro", input_size=8, classes=10)
+    table = write_table(tmp_path / "t.sqlite", space, profile)
+    assert nas.choose_space("nasbench-macro", [table.path]) == space
+    assert nas.choose_space("nasbench-macro").input_size == 32
+    with pytest.raises(MismatchError, match="--input-size 9"):
+        nas.choose_space("nasbench-macro", [table], input_size=9)
+    with pytest.raises(MismatchError, match="not spos"):
+        nas.choose_space("spos", [table])
+
+
+def test_a_search_that_measures_needs_a_table(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match="on which device"):
+        nas.search(
+            "nasbench-macro",
+            data="digits",
+            searcher="random",
+            max_macs="30M",
+            measured=True,
+            output=tmp_path / "r",
+        )
+    assert not (tmp_path / "r").exists()
