@@ -61,11 +61,11 @@ class GeneratorNetwork(nn.Module):
             which: Index of each budget's prior, ``(N,)``.
         """
         known = self.bb_head(_channels_last(priors[:, None]))  # (priors, WIDTH, L, W)
-        planes = self._asked(conditions, *priors.shape[1:]) + known[which]
+        planes = self.condition_planes(conditions, *priors.shape[1:]) + known[which]
         logits = self.tail(self.body(self.head(planes)) + planes)
         return cast(Tensor, logits)[:, 0]
 
-    def _asked(self, conditions: Tensor, layers: int, plane: int) -> Tensor:
+    def condition_planes(self, conditions: Tensor, layers: int, plane: int) -> Tensor:
         """``hc_head`` of constant maps, ``(N, WIDTH, L, W)``.
 
         Behind n convolutions a constant map differs from a constant only within n of its border,

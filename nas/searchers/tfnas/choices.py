@@ -94,15 +94,20 @@ class Choices(nn.Module):
     @torch.no_grad()
     def path(self, chosen: list[int]) -> Relaxed:
         """One operation a layer; depth stays as probable as it is."""
-        return self._relaxed([{index: 1.0} for index in chosen], float)
+        return self.relaxed([{index: 1.0} for index in chosen], float)
 
     def soft(self, noise: torch.Generator, tau: float) -> Relaxed:
         """All operations, weighted by Gumbel softmax; differentiable."""
         rows = [dict(enumerate(gumbel(alpha, noise, tau).softmax(0))) for alpha in self.alphas]
-        return self._relaxed(rows, lambda weight: weight)
+        return self.relaxed(rows, lambda weight: weight)
 
-    def _relaxed(self, rows: list[dict[int, Any]], number: Callable[[Tensor], Any]) -> Relaxed:
-        """Put the weights of depth beside those of operations."""
+    def relaxed(self, rows: list[dict[int, Any]], number: Callable[[Tensor], Any]) -> Relaxed:
+        """Put the weights of depth beside those of operations.
+
+        Args:
+            rows: For every layer, operations with their weights.
+            number: Makes of a weight of depth what ``rows`` has: a tensor, or a plain float.
+        """
         ops: list[tuple[Mapping[int, Any], ...]] = []
         depths: list[Mapping[int, Any]] = []
         skips: dict[tuple[int, int], Any] = {}

@@ -557,7 +557,7 @@ def test_the_border_of_constant_maps_tells_all_of_them(layers: int, plane: int) 
     network = GeneratorNetwork(5)
     conditions = torch.randn(3, 5)
     whole = network.hc_head(conditions[:, :, None, None].expand(-1, -1, layers, plane))
-    torch.testing.assert_close(network._asked(conditions, layers, plane), whole)
+    torch.testing.assert_close(network.condition_planes(conditions, layers, plane), whole)
 
 
 def test_the_published_generator_says_what_was_published(reference: Path, tmp_path: Path) -> None:

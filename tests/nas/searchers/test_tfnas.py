@@ -95,7 +95,7 @@ def test_the_expected_latency_of_paths_is_that_of_enumeration(
     assert probability == pytest.approx(1, rel=1e-5)
     rows = [dict(enumerate(alpha.detach().exp())) for alpha in choices.alphas]
     with torch.no_grad():
-        relaxed = choices._relaxed(rows, lambda weight: weight)
+        relaxed = choices.relaxed(rows, lambda weight: weight)
     expected = float(expected_latency_ms(priced, relaxed, widths))
     assert expected == pytest.approx(total, rel=1e-5)
 
@@ -341,7 +341,7 @@ def test_eq_6_the_code_and_the_expectation_are_one_latency(priced: PricedSpace) 
     rows = [dict(enumerate(alpha.detach().exp())) for alpha in choices.alphas]
     with torch.no_grad():
         ours = float(
-            expected_latency_ms(priced, choices._relaxed(rows, lambda weight: weight), widths)
+            expected_latency_ms(priced, choices.relaxed(rows, lambda weight: weight), widths)
         )
     for other in (by_depth, by_layer, by_network):
         assert ours == pytest.approx(other, rel=1e-6)
