@@ -8,7 +8,7 @@ from html import escape
 from typing import Any, cast
 
 _SHOWN_ROWS = 50  # of a list in HTML: more than a screen, less than a table of all blocks
-_SHOWN_ITEMS = 3  # of a list in one line
+_SHOWN_CHARACTERS = 72  # of a list in one line
 
 
 class Result:
@@ -37,9 +37,8 @@ def _in_line(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
-        if len(value) > _SHOWN_ITEMS:
-            return f"[{len(value)} items]"
-        return f"[{', '.join(map(_in_line, value))}]"
+        shown = f"[{', '.join(map(_in_line, value))}]"
+        return shown if len(shown) <= _SHOWN_CHARACTERS else f"[{len(value)} items]"
     return repr(value)
 
 

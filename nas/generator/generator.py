@@ -119,6 +119,11 @@ class Generator(nn.Module):
         self.register_buffer("priors", priors.to(torch.float32))
         self._read: tuple[Tensor, int, list[Ints]] | None = None
 
+    def __repr__(self) -> str:
+        label = self.label
+        known = [label.form, str(label.space), f"budgets of {', '.join(label.kinds)}"]
+        return f"Generator({'; '.join([*known, *label.devices])})"
+
     def forward(self, requests: Sequence[Request]) -> Tensor:
         """Logits of all requests in one pass, ``(N, L, G, C)``; see ``nas.generator.planes``.
 

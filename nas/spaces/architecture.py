@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import escape
 from pathlib import Path
 from typing import Literal
 
@@ -84,7 +85,7 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the file's text."""
-        return f"<pre>{self.to_json()}</pre>"
+        return f"<pre>{escape(self.to_json())}</pre>"
 
     def save(self, path: str | Path) -> None:
         """Write the architecture's file.
