@@ -61,4 +61,4 @@ _PLACES = {
 }
 
 if not TYPE_CHECKING:  # for a type checker the names above are all there are
-    __getattr__, __dir__ = public(__name__, _PLACES, extra="nas")
+    __getattr__, __dir__ = public(__name__, _PLACES)

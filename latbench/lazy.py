@@ -7,7 +7,7 @@ that needs no extra.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -28,20 +28,20 @@ def needing(extra: str) -> Iterator[None]:
 
 
 def public(
-    package: str, places: Mapping[str, str], *, extra: str
+    package: str, places: Mapping[str, str], *, extra: str | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """A package's ``__getattr__`` and ``__dir__``, which import a public name at its first use.
 
     Args:
         package: Name of the package.
         places: Public names, each with the module that defines it.
-        extra: The extra that brings what the modules import.
+        extra: The extra that brings what the modules import; None where the core does.
     """
 
     def get(name: str) -> Any:
         if name not in places:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        with needing(extra):
+        with needing(extra) if extra else nullcontext():
             return getattr(import_module(places[name]), name)
 
     return get, lambda: sorted(places)

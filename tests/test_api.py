@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 
@@ -23,6 +24,7 @@ from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable
 from latbench.workflows import verification
 from nas.spaces import make_space
+from nas.workflows.inputs import as_list
 from tests.conftest import write_table
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +65,7 @@ def test_every_public_name_says_what_it_is(package: ModuleType, name: str) -> No
 @PACKAGES
 def test_a_name_that_is_not_public_is_an_attribute_error(package: ModuleType) -> None:
     with pytest.raises(AttributeError, match="serach"):
-        package.serach  # noqa: B018
+        attrgetter("serach")(package)
 
 
 def test_importing_the_packages_imports_nothing_slow() -> None:
@@ -141,6 +143,15 @@ def test_latencies_paths_and_architectures_are_taken_in_all_their_forms(
     for wrong in ("15", -1.0, float("nan")):
         with pytest.raises(InvalidValueError, match="is not a latency"):
             nas.fit(arch, table, target=wrong)
+
+
+def test_one_of_several_needs_no_list(table: LatencyTable) -> None:
+    tables = (table, table.path, str(table.path))
+    spaces = [nas.choose_space("tfnas", asked) for one in tables for asked in (one, [one])]
+    assert spaces == [nas.make_space("tfnas", 32, 10)] * 6
+    assert as_list("0.5ms") == ["0.5ms"]
+    assert as_list(0.5) == [0.5]
+    assert as_list(("0.5ms", 2)) == ["0.5ms", 2]
 
 
 def test_draws_follow_from_seeds_or_generators() -> None:

@@ -16,22 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from latbench.device import load_device
 from latbench.files import write_atomically
-from latbench.profilers import make_profiler
 from latbench.progress import Progress, silent
 from latbench.result import Result
 from latbench.tables import LatencyTable
 from latbench.workflows.verification import verify_apart
 from nas.data import load_data
-from nas.latency.correction import measurer
-from nas.latency.priced_space import PricedSpace, profile_space
-from nas.searchers import SEARCHERS, SearchSettings
+from nas.latency.priced_space import PricedSpace
 from nas.spaces import Architecture, make_space
-from nas.training import from_scratch as scratch
-from nas.training.recipe import TrainingRecipe
-from nas.training.run_folder import RunFolder
-from nas.training.torch_device import find_torch_device
+from nas.workflows.profiling import profile
+from nas.workflows.search import search
+from nas.workflows.training import train
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
 """Opens the progress of one stage of the demo under a title."""
@@ -90,53 +85,51 @@ def run_demo(output: str | Path, stage: Stage = silent_stage) -> DemoResult:
         MismatchError: The folder holds something else.
     """
     folder = Path(output)
-    profiler = make_profiler(load_device(DEVICE))
     space = make_space(SPACE, INPUT_SIZE, CLASSES)
-    data = load_data(DATA, input_size=INPUT_SIZE, classes=CLASSES)
     path = folder / "table.sqlite"
     budget = folder / "budget.json"  # written when profiling is done, and never again
     if not budget.exists():
         with stage("profile") as progress:
-            result = profile_space(profiler, path, space, time_limit_s=PROFILE_S, progress=progress)
-        if result.stopped == "interrupted":
+            profiled = profile(DEVICE, space, path, time_limit=PROFILE_S, progress=progress)
+        if profiled.result.interrupted:
             raise KeyboardInterrupt
-    table = LatencyTable.open(path)
-    priced = PricedSpace(space, table, efficient=True)
+    priced = PricedSpace(space, LatencyTable.open(path), efficient=True)
     if not budget.exists():
         write_atomically(
             budget, json.dumps({"target_ms": _target_ms(priced)}, allow_nan=False) + "\n"
         )
     target_ms = float(json.loads(budget.read_bytes())["target_ms"])
-
-    trains_on = find_torch_device()
-    settings = SearchSettings(epochs=SEARCH_EPOCHS, measure=measurer(table), torch_device=trains_on)
-    search_folder = RunFolder(
-        folder / "search", {"searcher": "tfnas", "epochs": SEARCH_EPOCHS, "target_ms": target_ms}
-    )
+    data = load_data(DATA, input_size=INPUT_SIZE, classes=CLASSES)
     with stage("search") as progress:
-        searcher = SEARCHERS["tfnas"](priced, settings)
-        found = searcher.search(
-            data.subset(SEARCH_IMAGES, seed=0), [target_ms], search_folder, progress=progress
+        found = search(
+            space,
+            [priced.table],
+            data=data,
+            output=folder / "search",
+            targets=[target_ms],
+            images=SEARCH_IMAGES,
+            epochs=SEARCH_EPOCHS,
+            measured=True,
+            progress=progress,
         )[0]
-
-    network, predicted_ms = space.lower(found.architecture), priced.latency_ms(found.architecture)
-    recipe = TrainingRecipe(epochs=TRAIN_EPOCHS)
-    train_folder = RunFolder(
-        folder / "train",
-        {"architecture": found.architecture.as_dict(), "data": DATA, "epochs": recipe.epochs},
-    )
     with stage("train") as progress:
-        score = scratch.train(
-            network, data, recipe, train_folder, torch_device=trains_on, progress=progress
+        trained = train(
+            found.architecture,
+            data,
+            output=folder / "train",
+            epochs=TRAIN_EPOCHS,
+            progress=progress,
         )
     with stage("verify") as progress:
+        network = space.lower(found.architecture)
         verified = verify_apart(path, [network], progress=progress).networks[0]
+    predicted_ms = priced.latency_ms(found.architecture)
     measured_ms = verified.measured.estimate_ms
     return DemoResult(
         target_ms=target_ms,
         predicted_ms=predicted_ms,
         measured_ms=measured_ms,
-        top1=score["top1"],
+        top1=trained.metrics["top1"],
         error=predicted_ms / measured_ms - 1,
         architecture=found.architecture,
     )

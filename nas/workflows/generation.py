@@ -19,7 +19,7 @@ from nas.generator import Generator, Kind, answering_space, answers, raw_answers
 from nas.searchers.sgnas import search as sgnas
 from nas.spaces import Architecture
 from nas.workflows.data import as_data
-from nas.workflows.inputs import AnyTable, priced_by
+from nas.workflows.inputs import AnyTable, as_list, priced_by
 from nas.workflows.runs import run_folder
 
 AnyGenerator = Generator | str | Path
@@ -104,9 +104,9 @@ def generate(
     generator: AnyGenerator,
     *,
     table: AnyTable | None = None,
-    targets: Sequence[str | float] = (),
-    target_macs: Sequence[str | float] = (),
-    target_params: Sequence[str | float] = (),
+    targets: str | float | Sequence[str | float] = (),
+    target_macs: str | float | Sequence[str | float] = (),
+    target_params: str | float | Sequence[str | float] = (),
     raw: bool = False,
     se: bool = False,
     activation: Literal["relu6", "hswish"] | None = None,
@@ -120,7 +120,7 @@ def generate(
     Args:
         generator: A generator, or the path of its file.
         table: Latency table of the device, or its path; needed for latencies.
-        targets: Latencies not to exceed, such as ``"15ms"``, or in ms.
+        targets: Latencies not to exceed, such as ``"15ms"``, or in ms; several or one.
         target_macs: Multiply-accumulates of convolutions not to exceed, such as ``"320M"``, or in
             millions.
         target_params: Parameters not to exceed, such as ``"3M"``, or in millions.
@@ -138,9 +138,9 @@ def generate(
     opened = None if table is None else open_table(table)
     space = answering_space(loaded, opened, se=se, activation=activation)
     budgets: dict[Kind, list[float]] = {
-        "latency": [as_latency_ms(target) for target in targets],
-        "macs": [as_millions(target) for target in target_macs],
-        "params": [as_millions(target) for target in target_params],
+        "latency": [as_latency_ms(target) for target in as_list(targets)],
+        "macs": [as_millions(target) for target in as_list(target_macs)],
+        "params": [as_millions(target) for target in as_list(target_params)],
     }
     requests = requests_for(loaded, space, opened, budgets)
     found = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from latbench.device import DeviceProfile, load_device
 from latbench.profilers import Profiler, make_profiler
@@ -51,6 +53,16 @@ def as_space(space: AnySpace) -> SearchSpace:
         UnknownNameError: No such space.
     """
     return space if isinstance(space, SearchSpace) else make_space(space)
+
+
+def as_list(given: object) -> list[Any]:
+    """Several things as a list; a single one is a list of one.
+
+    Text is one thing, though it is a sequence of characters.
+    """
+    if isinstance(given, Iterable) and not isinstance(given, str):
+        return list(given)
+    return [given]
 
 
 def priced_by(table: LatencyTable, widths: str) -> PricedSpace:

@@ -26,7 +26,7 @@ from nas.searchers.base import architecture_file, generator_file
 from nas.spaces import PLAIN, SearchSpace, Variant, make_space
 from nas.training.distributed import workers
 from nas.workflows.data import AnyData, as_data
-from nas.workflows.inputs import AnySpace, AnyTable
+from nas.workflows.inputs import AnySpace, AnyTable, as_list
 from nas.workflows.runs import run_folder
 
 
@@ -78,7 +78,7 @@ class SearchResults(Result, Sequence[SearchResult]):
 
 def choose_space(
     name: str,
-    tables: Sequence[AnyTable] = (),
+    tables: AnyTable | Sequence[AnyTable] = (),
     *,
     input_size: int | None = None,
     classes: int | None = None,
@@ -99,7 +99,7 @@ def choose_space(
         MismatchError: A table is of another space, input size or number of classes.
     """
     asked = make_space(name, input_size, classes, variant)
-    opened = [open_table(table) for table in tables]
+    opened = [open_table(table) for table in as_list(tables)]
     for table in opened:
         label = table.space
         if label.name != asked.name:
@@ -118,11 +118,11 @@ def choose_space(
 
 def search(
     space: AnySpace,
-    tables: Sequence[AnyTable] = (),
+    tables: AnyTable | Sequence[AnyTable] = (),
     *,
     data: AnyData,
     output: str | Path,
-    targets: Sequence[str | float] = (),
+    targets: str | float | Sequence[str | float] = (),
     max_macs: str | float | None = None,
     max_params: str | float | None = None,
     searcher: str = "tfnas",
@@ -147,11 +147,11 @@ def search(
     Args:
         space: A search space; or its name, and the tables say input size and classes.
         tables: Latency tables of the space, or their paths: one for each device that a target
-            holds on. A search under MACs or parameters alone needs none.
+            holds on, or a single one. A search under MACs or parameters alone needs none.
         data: A data set, or its name. It is divided into images for weights and for choices.
         output: Folder of the run, new or to go on with.
         targets: Latencies not to exceed, such as ``"0.5ms"``, or in ms; one architecture is found
-            for each.
+            for each. A single one is taken as well.
         max_macs: Multiply-accumulates not to exceed at any target, such as ``"30M"``, or in ones.
         max_params: Parameters not to exceed at any target, such as ``"3M"``, or in ones.
         searcher: Name of the search algorithm, one of ``nas.searchers.SEARCHERS``.
@@ -177,13 +177,13 @@ def search(
         DivergedError: A loss or a weight is no finite number any more.
     """
     family = SEARCHERS[searcher]
-    opened = [open_table(table) for table in tables]
+    opened = [open_table(table) for table in as_list(tables)]
     searched = space if isinstance(space, SearchSpace) else choose_space(space, opened)
     priced = [PricedSpace(searched, table, efficient=widths == "efficient") for table in opened]
     chosen = _recipe(family, searcher, recipe, settings)
     measure = _measure(opened) if measured else None
     loaded = as_data(data, searched, data_dir=data_dir, images=images)
-    targets_ms = [as_latency_ms(target) for target in targets]
+    targets_ms = [as_latency_ms(target) for target in as_list(targets)]
     budgets = [None if most is None else as_count(most) for most in (max_macs, max_params)]
     config = {
         "command": "search",

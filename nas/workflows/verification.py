@@ -23,7 +23,7 @@ from latbench.workflows.tables import open_table
 from latbench.workflows.verification import Verification
 from nas.latency.priced_space import PricedSpace
 from nas.spaces import Architecture
-from nas.workflows.inputs import AnyArchitecture, AnyTable, as_architecture, priced_by
+from nas.workflows.inputs import AnyArchitecture, AnyTable, as_architecture, as_list, priced_by
 
 CALIBRATION_STREAM = 2  # keeps its networks apart from those that ``verify`` draws by the same seed
 
@@ -107,7 +107,7 @@ class Calibration(Result):
 
 
 def verify(
-    architectures: Sequence[AnyArchitecture],
+    architectures: AnyArchitecture | Sequence[AnyArchitecture],
     table: AnyTable,
     *,
     random: int = 0,
@@ -122,7 +122,7 @@ def verify(
     slow it down.
 
     Args:
-        architectures: Architectures of the table's space, or paths of their files.
+        architectures: Architectures of the table's space, or paths of their files; several or one.
         table: A latency table of this machine, or its path.
         random: Number of random networks to measure as well.
         seed: Seed of the random networks.
@@ -137,12 +137,13 @@ def verify(
         MissingExtraError: The device's runtime is not installed.
         DeviceBusyError: Another process measures on the device.
     """
-    if not architectures and not random:
+    asked_for = as_list(architectures)
+    if not asked_for and not random:
         raise InvalidValueError("nothing to verify: name architectures, or give --random N")
     opened = open_table(table)
     priced = priced_by(opened, widths)
     named: list[tuple[str, Architecture]] = []
-    for number, asked in enumerate(architectures, start=1):
+    for number, asked in enumerate(asked_for, start=1):
         found, space = as_architecture(asked)
         PricedSpace(space, opened)
         name = f"network {number}" if isinstance(asked, Architecture) else Path(asked).name

@@ -66,7 +66,7 @@ def _table(alignment: Alignment, known: Known, held_out_error: float) -> Latency
     lost=st.sets(st.integers(0, 40)),
     cold=st.booleans(),
     draws=st.lists(st.floats(0.5, 2), min_size=1, max_size=5),
-    held_out_error=st.floats(0, 3),
+    held_out_error=st.floats(0, 3, allow_subnormal=False),
 )
 def test_every_width_has_a_price_and_doubt_is_marked(
     alignment: Alignment,
