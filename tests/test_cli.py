@@ -484,8 +484,8 @@ def test_a_measured_fit_scales_by_the_method_that_was_asked_for(
         return lambda network, progress: 1.08 * opened.predict(network).latency_ms
 
     monkeypatch.setattr("nas.latency.correction.measurer", slower)
-    priced = cli._priced_space(cli._open_table(table), "any")
-    arch, _ = load_architecture(architecture)
+    priced = _priced(table)
+    arch = load_architecture(architecture)
     reach = fit_exact(priced, arch, 0.0, clamp=True)
     target = (reach.min_ms + reach.max_ms) / 2
     made = {}
@@ -595,7 +595,7 @@ def test_results_have_no_column_that_is_empty(
     """Searches without probabilities have no argmax."""
     table = tmp_path / "t.sqlite"
     write_table(table, make_space("nasbench-macro", 8, 10), profile)
-    target = cli._priced_space(cli._open_table(table), "any").reachable_ms()[1]
+    target = _priced(table).reachable_ms()[1]
     code, out, _ = run(
         "search", "nasbench-macro", "--searcher", "random", "--table", table, "--data", "digits",
         "--images", 40, "--epochs", 1, "--batch-size", 16, "--set", "evaluations=2",

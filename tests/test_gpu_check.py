@@ -19,7 +19,7 @@ from benchmarks.gpu.running import DONE, FAILED, TIMED_OUT, run_item
 from benchmarks.gpu.text import text_of
 from benchmarks.gpu.transfers import count_events
 from benchmarks.sides import Side, SideFailed
-from latbench.device import load_profile
+from latbench.device import load_device
 from latbench.profilers.gpu import no_gpu
 
 SCRIPT = ROOT / "benchmarks" / "gpu_check.py"
@@ -129,7 +129,7 @@ def test_copies_and_waits_are_counted_in_a_trace() -> None:
 @pytest.mark.parametrize("name", ["cuda-pytorch-b1", "cpu-onnxruntime"])
 def test_a_profile_keeps_all_but_what_is_changed_of_its_protocol(name: str, tmp_path: Path) -> None:
     (tmp_path / "d.toml").write_text(with_sweep(name, {"networks": 7, "block_dwell_ms": 2}))
-    changed, shipped = load_profile(str(tmp_path / "d.toml")), load_profile(name)
+    changed, shipped = load_device(str(tmp_path / "d.toml")), load_device(name)
     assert (changed.sweep.networks, changed.sweep.block_dwell_ms) == (7, 2.0)
     assert changed.same_device(shipped)
     assert changed.sweep.warmup_ms == shipped.sweep.warmup_ms

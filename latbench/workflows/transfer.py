@@ -81,6 +81,8 @@ class TransferResult(Result):
         return {
             "blocks": self.blocks,
             "measured": self.measured,
+            "passes": self.passes,
+            "complete": self.complete,
             "left_out_error": self.left_out_error,
             "half_width": self.half_width,
             "loo_error": self.fit.price.loo_error,

@@ -8,14 +8,15 @@ import click
 
 from latbench.commands.options import FOLDER, example, json_option
 from latbench.commands.output import emit
-from nas.commands.options import data_options
+from nas.commands.options import data_options, torch_device_option
 
 
 @click.command(epilog=example("latbench evaluate runs/a --data digits"))
 @click.argument("run", type=FOLDER)
 @data_options
+@torch_device_option
 @json_option
-def evaluate(run: Path, data: str, data_dir: Path | None, as_json: bool) -> None:
+def evaluate(run: Path, data: str, data_dir: Path | None, torch_device: str, as_json: bool) -> None:
     """Test a trained network.
 
     RUN is the folder of `latbench train`. The result is accuracy, or the metrics of another task.
@@ -24,7 +25,7 @@ def evaluate(run: Path, data: str, data_dir: Path | None, as_json: bool) -> None
     from latbench.report.terminal import print_lines
     from nas.report.training import metrics_in_words
 
-    tested = nas.evaluate(run, data, data_dir=data_dir)
+    tested = nas.evaluate(run, data, data_dir=data_dir, torch_device=torch_device)
     emit(
         tested.as_dict(),
         as_json=as_json,

@@ -15,6 +15,7 @@ from latbench.commands.options import (
     table_option,
 )
 from latbench.commands.output import emit, progress
+from nas.commands.options import torch_device_option
 
 
 @click.command(
@@ -36,10 +37,17 @@ from latbench.commands.output import emit, progress
     show_default=True,
     help="Epochs of training for the new device.",
 )
+@torch_device_option
 @output_file("the adapted generator")
 @json_option
 def generator_adapt(
-    run: Path, table: Path, data_dir: Path | None, epochs: int, output: Path, as_json: bool
+    run: Path,
+    table: Path,
+    data_dir: Path | None,
+    epochs: int,
+    torch_device: str,
+    output: Path,
+    as_json: bool,
 ) -> None:
     """Let a generator learn one more device.
 
@@ -50,7 +58,14 @@ def generator_adapt(
     from nas.report.searches import show_generator
 
     with progress("adapting") as shown:
-        made = nas.adapt_generator(run, table, epochs=epochs, data_dir=data_dir, progress=shown)
+        made = nas.adapt_generator(
+            run,
+            table,
+            epochs=epochs,
+            data_dir=data_dir,
+            torch_device=torch_device,
+            progress=shown,
+        )
     nas.save_generator(made, output)
     emit(
         nas.describe_generator(made),

@@ -138,6 +138,16 @@ images_option = click.option(
 )
 
 
+torch_device_option = click.option(
+    "--torch-device",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="Where networks are trained and judged: auto (the CUDA GPU where there is one, else the "
+    "CPU), cpu, cuda, cuda:1 or mps.",
+)
+
+
 run_option = click.option(
     "-o",
     "--output",

@@ -75,6 +75,8 @@ def profile(
     from latbench.report.results import show_forecast, show_profiled
 
     made = nas.make_space(space, input_size, classes, nas.Variant(se, activation))
+    if plan and source is not None:
+        raise InvalidValueError("--plan is for a profiling without --from: leave out one of them")
     if plan:
         expected = nas.forecast(device, made, time_limit=time_limit)
         emit(expected.as_dict(), as_json=as_json, render=lambda: show_forecast(expected))

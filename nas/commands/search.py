@@ -27,6 +27,7 @@ from nas.commands.options import (
     run_option,
     set_option,
     space_options,
+    torch_device_option,
     widths_option,
 )
 
@@ -98,6 +99,7 @@ from nas.commands.options import (
     help="Measure each network found, and correct it until the device agrees. It may be added to a "
     "search that is done.",
 )
+@torch_device_option
 @run_option
 @json_option
 def search(
@@ -121,6 +123,7 @@ def search(
     settings: tuple[str, ...],
     seed: int,
     measured: bool,
+    torch_device: str,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -156,6 +159,7 @@ def search(
             settings=settings,
             seed=seed,
             measured=measured,
+            torch_device=torch_device,
             progress=shown,
         )
     emit(found.as_dict(), as_json=as_json, render=lambda: show_search(found))

@@ -14,6 +14,7 @@ from nas.commands.options import (
     recipe_option,
     run_option,
     set_option,
+    torch_device_option,
 )
 
 
@@ -41,6 +42,7 @@ from nas.commands.options import (
     metavar="N",
     help="Seed of everything that is drawn, instead of the recipe's.  [default: 0]",
 )
+@torch_device_option
 @run_option
 @json_option
 def train(
@@ -53,6 +55,7 @@ def train(
     epochs: int | None,
     batch_size: int | None,
     seed: int | None,
+    torch_device: str,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -78,6 +81,7 @@ def train(
             seed=seed,
             data_dir=data_dir,
             images=images,
+            torch_device=torch_device,
             progress=shown,
         )
     words = f"{metrics_in_words(trained.metrics)}; weights in {output}"

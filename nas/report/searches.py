@@ -25,15 +25,20 @@ def show_search(found: SearchResults) -> None:
 
 
 def _show_found(found: SearchResults) -> None:
+    from nas.tasks import TASKS
+
     priced = found[0].latency_ms is not None
     measured = found[0].landing is not None
+    task = TASKS[found.task]
+    has_argmax = any(result.argmax for result in found)
     print_table(
         (
             *(["target", "predicted"] if priced else []),
             *(["measured", "rounds"] if measured else []),
             *(["below target"] if priced else []),
             *(["MACs, M", "params, M"] if found.limited else []),
-            *(f"supernet's {found.score}", "argmax"),
+            f"supernet's {task.fitness_name}",
+            *(["argmax"] if has_argmax else []),
         ),
         [
             (
@@ -45,8 +50,8 @@ def _show_found(found: SearchResults) -> None:
                 ),
                 *([_below(result)] if priced else []),
                 *([f"{cost.macs / 1e6:.4g}", f"{cost.params / 1e6:.4g}"] if found.limited else []),
-                f"{result.score:.1%}" if found.score == "accuracy" else f"{result.score:.3f}",
-                format_ms(result.argmax.latency_ms) if result.argmax else "",
+                task.shown(result.score),
+                *([_ms(result.argmax.latency_ms if result.argmax else None)] if has_argmax else []),
             )
             for result, cost in zip(found, found.costs, strict=True)
         ],

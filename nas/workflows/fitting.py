@@ -13,7 +13,7 @@ from latbench.workflows.tables import open_table
 from nas.latency import correction
 from nas.latency.correction import Landing
 from nas.latency.priced_space import PricedSpace
-from nas.latency.width_scaling import METHODS, Fit
+from nas.latency.width_scaling import METHODS, Fit, Method
 from nas.spaces import Architecture
 from nas.workflows.inputs import AnyArchitecture, AnyTable, as_architecture
 
@@ -88,8 +88,9 @@ def fit(
     found, space = as_architecture(architecture)
     priced = PricedSpace(space, open_table(table), efficient=widths == "efficient")
     target_ms = as_latency_ms(target)
-    landing = _land(priced, found, target_ms, progress) if measured else None
-    result = landing.fit if landing else METHODS[method](priced, found, target_ms)
+    scale = METHODS[method]
+    landing = _land(priced, found, target_ms, scale, progress=progress) if measured else None
+    result = landing.fit if landing else scale(priced, found, target_ms)
     return FittedArchitecture(
         target_ms,
         result.latency_ms,
@@ -102,12 +103,17 @@ def fit(
 
 
 def _land(
-    priced: PricedSpace, architecture: Architecture, target_ms: float, progress: Progress
+    priced: PricedSpace,
+    architecture: Architecture,
+    target_ms: float,
+    scale: Method,
+    *,
+    progress: Progress,
 ) -> Landing[Fit]:
     measure = correction.measurer(priced.table)
 
     def measure_ms(candidate: Architecture) -> float:
         return measure(priced.space.lower(candidate), progress)
 
-    propose = correction.widths_of(priced, architecture)
-    return correction.land(priced, propose, target_ms, measure_ms)
+    propose = correction.widths_of(priced, architecture, scale=scale)
+    return correction.land(priced, propose, target_ms, measure_ms, scale=scale)

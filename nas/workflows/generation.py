@@ -18,8 +18,9 @@ from nas import generator as generators
 from nas.generator import Generator, Kind, answering_space, answers, raw_answers, requests_for
 from nas.searchers.sgnas import search as sgnas
 from nas.spaces import Architecture
+from nas.training.torch_device import TorchDevice
 from nas.workflows.data import as_data
-from nas.workflows.inputs import AnyTable, as_list, priced_by
+from nas.workflows.inputs import AnyTable, as_list, as_torch_device, priced_by
 from nas.workflows.runs import run_folder
 
 AnyGenerator = Generator | str | Path
@@ -205,6 +206,7 @@ def adapt_generator(
     *,
     epochs: int = 5,
     data_dir: str | Path | None = None,
+    torch_device: str | TorchDevice = "auto",
     progress: Progress = silent,
 ) -> Generator:
     """Let the generator that a search made learn one more device; the rest stays as it is.
@@ -216,13 +218,15 @@ def adapt_generator(
         table: Latency table of the new device, or its path.
         epochs: Epochs of training the vector.
         data_dir: Folder of the data set's files, if the search was given one.
+        torch_device: Where the vector is trained: ``auto`` (the CUDA GPU where there is
+            one, else the CPU), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         progress: Gets the fraction done, and what is going on.
 
     Raises:
         InvalidFileError: The folder holds no such search.
         MismatchError: The generator knows the device, or the table is of another space.
     """
-    folder = Path(run)
+    folder, trains_on = Path(run), as_torch_device(torch_device)
     config, recipe = sgnas.read_run(folder)
     priced = priced_by(open_table(table), "any")
     loaded = as_data(config["data"], priced.space, data_dir=data_dir, images=config["images"])
@@ -232,5 +236,6 @@ def adapt_generator(
         loaded,
         msgspec.structs.replace(recipe, generator_epochs=epochs),
         seed=config["seed"],
+        torch_device=trains_on,
         progress=progress,
     )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latbench.device import DeviceProfile, load_device
 from latbench.profilers import Profiler, make_profiler
 from latbench.tables import LatencyTable
 from nas.latency.priced_space import PricedSpace, labelled_space
 from nas.spaces import Architecture, SearchSpace, load_architecture, make_space, space_of
+
+if TYPE_CHECKING:
+    from nas.training.torch_device import TorchDevice
 
 AnyArchitecture = Architecture | str | Path
 """An architecture, or the path of its file."""
@@ -53,6 +56,17 @@ def as_space(space: AnySpace) -> SearchSpace:
         UnknownNameError: No such space.
     """
     return space if isinstance(space, SearchSpace) else make_space(space)
+
+
+def as_torch_device(torch_device: str | TorchDevice) -> TorchDevice:
+    """A torch device by its name.
+
+    Raises:
+        InvalidValueError: There is no such device here.
+    """
+    from nas.training.torch_device import find_torch_device
+
+    return find_torch_device(torch_device) if isinstance(torch_device, str) else torch_device
 
 
 def as_list(given: object) -> list[Any]:

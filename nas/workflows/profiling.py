@@ -48,7 +48,7 @@ def profile(
         time_limit: Wall time, such as ``"8min"``, or in seconds. Every block gets a price within
             it, only a rougher one; one pass over all blocks is always finished.
         source: Another device's table of this space, from which most entries are predicted. Few
-            blocks are then measured, and the time limit is not needed.
+            blocks are then measured.
         progress: Gets the fraction done, and what is going on.
 
     Raises:
@@ -60,11 +60,18 @@ def profile(
     """
     profiler, made, path = as_profiler(device), as_space(space), Path(output)
     result: ProfileResult | TransferResult
+    limit_s = as_duration_s(time_limit)
     if source is None:
-        limit_s = as_duration_s(time_limit)
         result = profile_space(profiler, path, made, time_limit_s=limit_s, progress=progress)
     else:
-        result = transfer_space(profiler, path, made, open_table(source), progress=progress)
+        result = transfer_space(
+            profiler,
+            path,
+            made,
+            open_table(source),
+            time_limit_s=limit_s,
+            progress=progress,
+        )
     table = ProfiledTable.open(path)
     table.result = result
     return table

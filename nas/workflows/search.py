@@ -25,8 +25,9 @@ from nas.searchers import SEARCHERS, Searcher, SearchResult, SearchSettings
 from nas.searchers.base import architecture_file, generator_file
 from nas.spaces import PLAIN, SearchSpace, Variant, make_space
 from nas.training.distributed import workers
+from nas.training.torch_device import TorchDevice
 from nas.workflows.data import AnyData, as_data
-from nas.workflows.inputs import AnySpace, AnyTable, as_list
+from nas.workflows.inputs import AnySpace, AnyTable, as_list, as_torch_device
 from nas.workflows.runs import run_folder
 
 
@@ -39,7 +40,7 @@ class SearchResults(Result, Sequence[SearchResult]):
         costs: Multiply-accumulates and parameters of each.
         output: Folder of the run.
         data: Name of the data set.
-        score: What the scores are: ``accuracy``, or the ``fitness`` of another task.
+        task: Name of the task, which says what the scores are.
         limited: Whether MACs or parameters were limited.
         generator: File of the generator that was trained; None where none was.
     """
@@ -48,7 +49,7 @@ class SearchResults(Result, Sequence[SearchResult]):
     costs: tuple[Cost, ...]
     output: Path
     data: str
-    score: str
+    task: str
     limited: bool
     generator: Path | None
 
@@ -107,13 +108,21 @@ def choose_space(
         for option, wanted, has in (
             ("--input-size", input_size, label.input_size),
             ("--classes", classes, label.classes),
+            ("--se", variant.se or None, label.se),
+            ("--activation", _asked_activation(variant), label.activation),
         ):
             if wanted not in (None, has):
+                given = option if wanted is True else f"{option} {wanted}"
                 raise MismatchError(
-                    f"{table.path} prices {label}, not {option} {wanted}: leave the option out, "
-                    "or profile that"
+                    f"{table.path} prices {label}, not {given}: leave the option out, or profile "
+                    "that"
                 )
     return labelled_space(opened[0].space) if opened else asked
+
+
+def _asked_activation(variant: Variant) -> str | None:
+    """An activation that is not the default's; the default may not have been asked for."""
+    return variant.activation if variant.activation != PLAIN.activation else None
 
 
 def search(
@@ -135,6 +144,7 @@ def search(
     settings: Sequence[str] = (),
     seed: int = 0,
     measured: bool = False,
+    torch_device: str | TorchDevice = "auto",
     progress: Progress = silent,
 ) -> SearchResults:
     """Find the best architectures of a space under budgets.
@@ -166,6 +176,8 @@ def search(
         seed: Seed of weights, paths and the order of images.
         measured: Measure each network found on the first table's device, and correct it until its
             measured latency meets the target.
+        torch_device: Where networks are trained and judged: ``auto`` (the CUDA GPU where there is
+            one, else the CPU), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         progress: Gets the fraction done, and what is going on.
 
     Raises:
@@ -177,6 +189,7 @@ def search(
         DivergedError: A loss or a weight is no finite number any more.
     """
     family = SEARCHERS[searcher]
+    trains_on = as_torch_device(torch_device)
     opened = [open_table(table) for table in as_list(tables)]
     searched = space if isinstance(space, SearchSpace) else choose_space(space, opened)
     priced = [PricedSpace(searched, table, efficient=widths == "efficient") for table in opened]
@@ -208,9 +221,17 @@ def search(
         for kind, most in zip(COUNTED, budgets, strict=True)
         if most is not None
     )
-    with workers() as group:
+    with workers(trains_on) as group:
         asked = SearchSettings(
-            epochs, batch_size, seed, chosen, group, tuple(priced[1:]), measure, limits
+            epochs,
+            batch_size,
+            seed,
+            chosen,
+            group,
+            tuple(priced[1:]),
+            measure,
+            limits,
+            trains_on,
         )
         made = family(priced[0] if priced else searched, asked)
         made.check(loaded, targets_ms)
@@ -223,7 +244,7 @@ def search(
         tuple(network_cost(searched.lower(result.architecture)) for result in found),
         folder.path,
         loaded.name,
-        "accuracy" if loaded.task == "classification" else "fitness",
+        loaded.task,
         bool(limits),
         generator if generator.exists() else None,
     )

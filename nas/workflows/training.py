@@ -20,8 +20,9 @@ from nas.training import from_scratch as scratch
 from nas.training.distributed import workers
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import read_config
+from nas.training.torch_device import TorchDevice
 from nas.workflows.data import AnyData, as_data
-from nas.workflows.inputs import AnyArchitecture, as_architecture
+from nas.workflows.inputs import AnyArchitecture, as_architecture, as_torch_device
 from nas.workflows.runs import run_folder
 
 
@@ -61,6 +62,7 @@ def train(
     seed: int | None = None,
     data_dir: str | Path | None = None,
     images: int | None = None,
+    torch_device: str | TorchDevice = "auto",
     progress: Progress = silent,
 ) -> TrainedNetwork:
     """Train an architecture from scratch, and test it.
@@ -80,6 +82,8 @@ def train(
         seed: Seed of weights and the order of images, instead of the recipe's.
         data_dir: Folder of a named data set's files.
         images: Number of training images to draw; None takes all.
+        torch_device: Where networks are trained and judged: ``auto`` (the CUDA GPU where there is
+            one, else the CPU), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         progress: Gets the fraction done, and what is going on.
 
     Raises:
@@ -91,6 +95,7 @@ def train(
     asked = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
     given = [f"{key}={value}" for key, value in asked.items() if value is not None]
     chosen = load_recipe(TrainingRecipe, recipe, [*settings, *given])
+    trains_on = as_torch_device(torch_device)
     loaded = as_data(data, found, data_dir=data_dir, images=images)
     config = {
         "command": "train",
@@ -100,16 +105,28 @@ def train(
         "recipe": msgspec.to_builtins(chosen),
     }
     network = space.lower(found)
-    with workers() as group:
-        scratch.check(network, loaded, chosen, group)
+    with workers(trains_on) as group:
+        scratch.check(network, loaded, chosen, group, torch_device=trains_on)
         folder = run_folder(output, config, group)
         shown = progress if group.leads else silent
-        metrics = scratch.train(network, loaded, chosen, folder, group=group, progress=shown)
+        metrics = scratch.train(
+            network,
+            loaded,
+            chosen,
+            folder,
+            group=group,
+            torch_device=trains_on,
+            progress=shown,
+        )
     return TrainedNetwork(found, metrics, folder.path)
 
 
 def evaluate(
-    run: str | Path, data: AnyData, *, data_dir: str | Path | None = None
+    run: str | Path,
+    data: AnyData,
+    *,
+    data_dir: str | Path | None = None,
+    torch_device: str | TorchDevice = "auto",
 ) -> TrainedNetwork:
     """Test a network that was trained.
 
@@ -117,6 +134,8 @@ def evaluate(
         run: Folder of the training.
         data: A data set, or its name.
         data_dir: Folder of a named data set's files.
+        torch_device: Where the network is judged: ``auto`` (the CUDA GPU where there is
+            one, else the CPU), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
 
     Raises:
         InvalidFileError: The folder holds no finished training.
@@ -125,8 +144,11 @@ def evaluate(
     output = Path(run)
     architecture, space = _trained(output)
     loaded = as_data(data, architecture, data_dir=data_dir)
+    judges_on = as_torch_device(torch_device)
     model = scratch.load_model(space.lower(architecture), output / scratch.WEIGHTS)
-    return TrainedNetwork(architecture, scratch.test(model, loaded), output)
+    with judges_on.guarded(work="the test", kept="the run is as it was"):
+        metrics = scratch.test(judges_on.place(model), loaded)
+    return TrainedNetwork(architecture, metrics, output)
 
 
 def _trained(run: Path) -> tuple[Architecture, SearchSpace]:

@@ -22,7 +22,7 @@ from latbench.workflows.network_sweep import require_device
 from latbench.workflows.tables import open_table
 from latbench.workflows.verification import Verification
 from nas.latency.priced_space import PricedSpace
-from nas.spaces import Architecture
+from nas.spaces import Architecture, distinct_random
 from nas.workflows.inputs import AnyArchitecture, AnyTable, as_architecture, as_list, priced_by
 
 CALIBRATION_STREAM = 2  # keeps its networks apart from those that ``verify`` draws by the same seed
@@ -50,11 +50,13 @@ class VerifiedArchitectures(Verification):
     Attributes:
         architectures: What was measured.
         names: What each is called in what is shown.
+        asked: Number of networks that were asked for; a small space may have fewer.
         tolerance: Mean absolute error that is allowed.
     """
 
     architectures: tuple[Architecture, ...]
     names: tuple[str, ...]
+    asked: int
     tolerance: float
 
     @property
@@ -88,10 +90,12 @@ class Calibration(Result):
     Attributes:
         fit: The prices as they are now.
         before: The price model as it was.
+        networks: Number of networks that were measured; a small space may have fewer than asked.
     """
 
     fit: StoredFit
     before: PriceModel
+    networks: int
 
     def as_dict(self) -> dict[str, Any]:
         """Errors before and after as plain JSON values."""
@@ -148,15 +152,24 @@ def verify(
         PricedSpace(space, opened)
         name = f"network {number}" if isinstance(asked, Architecture) else Path(asked).name
         named.append((name, found))
-    rng = np.random.default_rng(seed)
-    for index in range(random):
-        named.append((f"random {index + 1}", priced.space.random(rng, priced.widths)))
+    if random:
+        known = {*opened.networks, *(priced.space.lower(found) for _, found in named)}
+        rng = np.random.default_rng(seed)
+        drawn = distinct_random(priced.space, random, rng, priced.widths, without=known)
+        if not drawn and not named:
+            raise InvalidValueError(
+                f"every network of {priced.space.name} that may be drawn is one that the prices "
+                "were fitted on, and cannot verify them: profile a larger space, or choose "
+                "--widths any"
+            )
+        named += [(f"random {index + 1}", found) for index, found in enumerate(drawn)]
     networks = [priced.space.lower(found) for _, found in named]
     measured = _measure(opened, networks, progress)
     return VerifiedArchitectures(
         **vars(measured),
         architectures=tuple(found for _, found in named),
         names=tuple(name for name, _ in named),
+        asked=len(asked_for) + random,
         tolerance=tolerance,
     )
 
@@ -200,6 +213,7 @@ def calibrate(
     profiler = make_profiler(opened.device)
     priced = priced_by(opened, widths)
     rng = np.random.default_rng([seed, CALIBRATION_STREAM])
-    drawn = [priced.space.lower(priced.space.random(rng, priced.widths)) for _ in range(networks)]
-    fit = verification.calibrate(profiler, opened, drawn, progress=progress)
-    return Calibration(fit, opened.price_model)
+    drawn = distinct_random(priced.space, networks, rng, priced.widths)
+    lowered = [priced.space.lower(found) for found in drawn]
+    fit = verification.calibrate(profiler, opened, lowered, progress=progress)
+    return Calibration(fit, opened.price_model, len(drawn))

@@ -16,7 +16,7 @@ import pytest
 
 import cli
 from latbench.blocks import Classifier, ConvBlock, InvertedResidual, Network
-from latbench.device import DeviceProfile, Precision, load_profile
+from latbench.device import DeviceProfile, Precision, load_device
 from latbench.errors import RuntimeFailure
 from latbench.profilers import PROFILERS, Profiler, Session, make_profiler
 from latbench.profilers.driver import CudaError, cuda_driver
@@ -54,7 +54,7 @@ verify_visits = 2
 
 @pytest.fixture(scope="module", autouse=True)
 def gpu() -> None:
-    reason = PROFILERS["pytorch"].unavailable(load_profile("cuda-pytorch-b1"))
+    reason = PROFILERS["pytorch"].unavailable(load_device("cuda-pytorch-b1"))
     if reason is not None:
         pytest.skip(reason)
 

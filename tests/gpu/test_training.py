@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from latbench.device import load_profile
+from latbench.device import load_device
 from latbench.units import format_ms
 from nas.data.images import ImageData, generator
 from nas.latency.priced_space import PricedSpace
@@ -76,7 +76,7 @@ def no_waits() -> Iterator[None]:
 def priced_space(name: str, folder: Path) -> PricedSpace:
     space = make_mix_space() if name == "sgnas" else make_tiny_space()
     return PricedSpace(
-        space, write_table(folder / f"{name}.sqlite", space, load_profile("cpu-onnxruntime"))
+        space, write_table(folder / f"{name}.sqlite", space, load_device("cpu-onnxruntime"))
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from latbench.device import load_profile
+from latbench.device import load_device
 from nas.criteria.triplet import Triplet
 from nas.data.images import ImageData, generator
 from nas.evaluators.shared_weights import SupernetEvaluator
@@ -49,7 +49,7 @@ def recorder() -> Iterator[Recorder]:
 
 def _priced(space: SearchSpace, folder: Path) -> PricedSpace:
     return PricedSpace(
-        space, write_table(folder / f"{space.name}.sqlite", space, load_profile("cpu-onnxruntime"))
+        space, write_table(folder / f"{space.name}.sqlite", space, load_device("cpu-onnxruntime"))
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latbench.device import load_profile
+from latbench.device import load_device
 from latbench.errors import InvalidValueError
 from latbench.tables import LatencyTable
 from nas.latency.priced_space import PricedSpace
@@ -60,7 +60,7 @@ def test_two_processes_are_one_that_averages_half_batches_and_survive_kills(
 ) -> None:
     """Killed wherever it is and started again, they end as two that were not."""
     space: SearchSpace = SPACES[name]()
-    table = write_table(tmp_path / "t.sqlite", space, load_profile("cpu-onnxruntime")).path
+    table = write_table(tmp_path / "t.sqlite", space, load_device("cpu-onnxruntime")).path
     assert run_together(_search_together, tmp_path / "whole", name, table, 0) == [0, 0]
     for kill_after in kills:
         ended = run_together(_search_together, tmp_path / "cut", name, table, kill_after)

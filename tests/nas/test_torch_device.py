@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from latbench.device import load_profile
+from latbench.device import load_device
 from latbench.errors import InvalidValueError, LatbenchError, TorchDeviceError
 from nas.latency.priced_space import PricedSpace
 from nas.recipes import load_recipe
@@ -188,7 +188,7 @@ def test_searches_of_half_precision_go_on_bit_exactly(
 ) -> None:
     """The scale of the loss is in checkpoints; without scaling there is none."""
     space = make_small_space()
-    table = write_table(tmp_path / "t.sqlite", space, load_profile("cpu-onnxruntime"))
+    table = write_table(tmp_path / "t.sqlite", space, load_device("cpu-onnxruntime"))
     priced = PricedSpace(space, table)
     kind = SEARCHERS[name].recipe_kind
     assert kind is not None
@@ -243,7 +243,7 @@ def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_written
     with pytest.raises(InvalidValueError, match="tf32 is for CUDA"):
         scratch.check(NETWORK, make_data(), TrainingRecipe(precision="tf32"), scratch.ALONE)
     space = make_small_space()
-    table = write_table(tmp_path / "t.sqlite", space, load_profile("cpu-onnxruntime"))
+    table = write_table(tmp_path / "t.sqlite", space, load_device("cpu-onnxruntime"))
     priced = PricedSpace(space, table)
     searcher = TFNASSearcher(priced, SearchSettings(recipe=TFNASRecipe(precision="tf32")))
     with pytest.raises(InvalidValueError, match="tf32 is for CUDA"):

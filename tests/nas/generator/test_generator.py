@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from latbench.cost import block_cost, network_cost
-from latbench.device import load_device, load_profile
+from latbench.device import load_device
 from latbench.errors import BudgetError, InvalidFileError, MismatchError, UnknownNameError
 from latbench.tables import SpaceLabel
 from latbench.tables.price_model import Knee, PriceModel
@@ -150,7 +150,7 @@ def test_the_reach_of_costs_is_that_of_enumeration(tmp_path: Path, slope: float)
     table = write_table(
         tmp_path / "t",
         space,
-        load_profile("cpu-onnxruntime"),
+        load_device("cpu-onnxruntime"),
         model=model,
         prices=lambda spec: 5.0 + slope * block_cost(spec).weight_bytes,
     )

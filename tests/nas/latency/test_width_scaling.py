@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from latbench.blocks import BlockSpec
 from latbench.cost import block_cost
-from latbench.device import DeviceProfile, load_device, load_profile
+from latbench.device import DeviceProfile, load_device
 from latbench.errors import BudgetError, MismatchError
 from latbench.tables import LatencyTable, Origin
 from latbench.tables.foreign import import_table
@@ -288,7 +288,7 @@ def opposed(tmp_path_factory: pytest.TempPathFactory) -> PricedSpace:
 
     space, path = make_tiny_space(), tmp_path_factory.mktemp("tables") / "t.sqlite"
     model = PriceModel(0.0, 1.0, 0.0, 0.25, knees=(Knee(30e3, 4e-5), Knee(34e3, 8e-5)))
-    device = load_profile("cpu-onnxruntime")
+    device = load_device("cpu-onnxruntime")
     return PricedSpace(space, write_table(path, space, device, prices=prices, model=model))
 
 

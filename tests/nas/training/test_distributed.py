@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from latbench.device import load_profile
+from latbench.device import load_device
 from latbench.errors import InvalidValueError
 from latbench.tables import LatencyTable
 from nas.data.images import generator
@@ -143,7 +143,7 @@ def test_two_machines_end_as_two_processes_of_one(tmp_path: Path) -> None:
     """Two of ``torchrun`` meet on the loopback, each with one process: the same bit for bit."""
     require_loopback()
     space = make_tiny_space()
-    table = write_table(tmp_path / "t.sqlite", space, load_profile("cpu-onnxruntime"))
+    table = write_table(tmp_path / "t.sqlite", space, load_device("cpu-onnxruntime"))
     target_ms = sum(PricedSpace(space, table).reachable_ms()) / 2
     given = (table.path, target_ms)
     assert run_together(_search_and_train, tmp_path / "one", *given) == [0, 0]
@@ -212,7 +212,7 @@ def test_only_tensors_of_the_device_are_added_up(
     twins = _Twins()
     monkeypatch.setattr(distributed.dist, "all_reduce", twins.all_reduce)
     space = make_tiny_space()
-    table = write_table(tmp_path / "t.sqlite", space, load_profile("cpu-onnxruntime"))
+    table = write_table(tmp_path / "t.sqlite", space, load_device("cpu-onnxruntime"))
     priced = PricedSpace(space, table)
     target_ms = sum(priced.reachable_ms()) / 2
     with pretend_gpu():
