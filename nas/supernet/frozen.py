@@ -18,6 +18,7 @@ Glossary:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -28,7 +29,8 @@ from latbench.blocks.graph import NORM_EPSILON
 from nas.spaces.sgnas import SKIP, SUB_BLOCKS
 from nas.supernet.depthwise import reaching
 from nas.supernet.fused import MOMENTUM, frozen_expand, frozen_mix
-from nas.supernet.norms import folded
+from nas.supernet.norms import folded, side_by_side
+from nas.supernet.precision import computed_in
 
 if TYPE_CHECKING:
     from nas.supernet.unified_blocks import KernelChoice, SubBlock, UnifiedBlock, UnifiedSupernet
@@ -60,9 +62,9 @@ class FrozenSupernet:
         chosen = probabilities.detach()
         # published: the rounded expected number of skips, half to even
         skips = chosen[..., SKIP].sum(-1).round().long().clamp_(0, SUB_BLOCKS - 1)
-        bare = (chosen[..., :SKIP] > THRESHOLD).any(-1).sum(-1) == 1
+        bare = (chosen[..., :SKIP] > THRESHOLD).any(-1).sum(-1) == 1  # (L,)
         x = self._supernet.begin(images)
-        rows = zip(weights.unbind(), torch.split(skips, 1), bare.unbind(), strict=True)
+        rows = zip(weights.unbind(), torch.split(skips, 1), torch.split(bare, 1), strict=True)
         for layer, row in zip(self._layers, rows, strict=True):
             x = layer(x, *row)
         for block in self._supernet.tail:
@@ -77,23 +79,25 @@ class _FrozenBlock:
     def __init__(self, block: UnifiedBlock) -> None:
         subs = [cast("SubBlock", sub) for sub in block.sub_blocks]
         self.stride, self.residual = block.stride, block.residual
-        self.expand, self.expand_bias = folded(
+        expand = folded(
             torch.cat([sub.expand.weight for sub in subs]), [sub.expand_norm for sub in subs]
         )
-        self.project = torch.cat([sub.project.weight for sub in subs], dim=1)
-        choices = [[cast("KernelChoice", sub.choices[c]) for sub in subs] for c in range(SKIP)]
-        self.kernels = [
-            folded(torch.cat([k.weight for k in row]), [k.norm for k in row]) for row in choices
-        ]
-        # without an expansion only the first sub-block is in use
-        self.bare = [folded(row[0].weight, [row[0].bare]) for row in choices]
+        project = torch.cat([sub.project.weight for sub in subs], dim=1)
+        self.constants = _Typed([*expand, project])
+        # one of two on the first channels, where no branch can be taken: without an expansion only
+        # the first sub-block is in use, with norms of its own
+        usual: list[Tensor] = []
+        bare: list[Tensor] = []
+        for c in range(SKIP):
+            choices = [cast("KernelChoice", sub.choices[c]) for sub in subs]
+            whole = folded(torch.cat([k.weight for k in choices]), [k.norm for k in choices])
+            own = folded(choices[0].weight, [choices[0].bare])
+            usual += whole
+            bare += [torch.cat([a, b[len(a) :]]) for a, b in zip(own, whole, strict=True)]
+        self.shapes = [value.shape for value in usual]
+        self.kernels = _Typed([torch.stack([_joined(usual), _joined(bare)])])
         switched = [cast(nn.BatchNorm2d, norm) for norm in block.norms]
-        self.norms = [
-            torch.stack([cast(Tensor, value) for value in values])
-            for values in zip(
-                *((n.running_mean, n.running_var, n.weight, n.bias) for n in switched), strict=True
-            )
-        ]
+        self.norms = torch.stack([torch.cat(side_by_side([norm])) for norm in switched])
 
     def __call__(self, x: Tensor, weights: Tensor, skips: Tensor, bare: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, out_channels, H / stride, W / stride)``.
@@ -102,19 +106,42 @@ class _FrozenBlock:
             x: Channels last.
             weights: Of every kernel, ``(B, 3)``.
             skips: Number of the switchable norm, ``(1,)``.
-            bare: Whether a single sub-block is active, ``()``.
+            bare: Whether a single sub-block is active, ``(1,)``.
         """
-        channels = x.shape[1]
-        wide = frozen_expand(x, self.expand, self.expand_bias, bare)
-        kernels, biases = [], []
-        for (kernel, bias), (own, own_bias) in zip(self.kernels, self.bare, strict=True):
-            # one of two on the first channels, where no branch can be taken
-            first = torch.where(bare, own, kernel[:channels])
-            kernels.append(reaching(torch.cat([first, kernel[channels:]]), wide))
-            first = torch.where(bare, own_bias, bias[:channels])
-            biases.append(torch.cat([first, bias[channels:]]))
-        spread = weights.t()[:, :, None].expand(-1, -1, channels).flatten(1)  # (3, B * C)
-        y = frozen_mix(wide, kernels, biases, spread.unbind(), self.project, self.stride)
-        mean, variance, gain, bias = (each.index_select(0, skips)[0] for each in self.norms)
+        dtype = computed_in(x)
+        expand, expand_bias, project = self.constants.of(dtype)
+        wide = frozen_expand(x, expand, expand_bias, bare)
+        (kernels,) = self.kernels.of(dtype)
+        parts = torch.split(
+            kernels.index_select(0, bare.long())[0], [shape.numel() for shape in self.shapes]
+        )
+        values = [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        spread = weights.t()[:, :, None].expand(-1, -1, x.shape[1]).flatten(1)  # (3, B * C)
+        y = frozen_mix(
+            wide,
+            [reaching(kernel, wide) for kernel in values[::2]],
+            values[1::2],
+            spread.unbind(),
+            project,
+            self.stride,
+        )
+        mean, variance, gain, bias = self.norms.index_select(0, skips)[0].chunk(4)
         y = F.batch_norm(y, mean, variance, gain, bias, False, MOMENTUM, NORM_EPSILON)
         return y + x if self.residual else y
+
+
+class _Typed:
+    """Tensors in each of the types that products compute in, cast once."""
+
+    def __init__(self, values: list[Tensor]) -> None:
+        self._known = {values[0].dtype: values}
+        self._values = values
+
+    def of(self, dtype: torch.dtype) -> list[Tensor]:
+        if dtype not in self._known:
+            self._known[dtype] = [value.to(dtype) for value in self._values]
+        return self._known[dtype]
+
+
+def _joined(values: Sequence[Tensor]) -> Tensor:
+    return torch.cat([value.flatten() for value in values])

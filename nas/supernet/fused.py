@@ -210,11 +210,14 @@ def norm_project(
 
 
 class _NormReLU6(torch.autograd.Function):
-    """Batch norm by the batch's statistics and ReLU6, with mean and 1 / standard deviation."""
+    """Batch norm by the batch's statistics and ReLU6, with mean and 1 / standard deviation.
+
+    A step calls it some hundred times, so it leaves autocast alone, which casts none of this.
+    """
 
     @staticmethod
-    @without_autocast
     def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.set_materialize_grads(False)  # those of what has none
         y, mean, inverse_std = torch.native_batch_norm(
             x, gain, bias, None, None, True, MOMENTUM, NORM_EPSILON
         )
@@ -225,8 +228,7 @@ class _NormReLU6(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    @without_autocast
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         x, gain, y, mean, inverse_std = ctx.saved_tensors
         aten = torch.ops.aten
         by_norm = aten.hardtanh_backward(grad, y, 0, 6)
@@ -280,7 +282,7 @@ def frozen_expand(x: Tensor, weight: Tensor, bias: Tensor, bare: Tensor) -> Tens
         x: ``(N, C, H, W)``, channels last.
         weight: ``(K, C, 1, 1)``, norms folded in.
         bias: ``(K,)``.
-        bare: Bool ``()``: whether there is no expansion. The first C channels of what is returned
+        bare: Bool ``(1,)``: whether there is no expansion. The first C channels of what is returned
             are then ``x``, and only these may be used.
 
     Returns:
@@ -310,13 +312,13 @@ class _FrozenMix(torch.autograd.Function):
         ctx.save_for_backward(x, projection, *weights, *kernels, *outputs)
         if _keeps(x):  # scaled weights, and a sum of narrow maps: the wide ones are read once
             parts = [
-                _product(r, projection * p[:, None, None])
-                for r, p in zip(outputs, weights, strict=True)
+                _product(r, projection * weight.to(x.dtype)[:, None, None])
+                for r, weight in zip(outputs, weights, strict=True)
             ]
             return reduce(Tensor.add_, parts)
         total: Tensor | None = None
         for r, weight in zip(outputs, weights, strict=True):
-            p = weight[:, None, None]
+            p = weight.to(x.dtype)[:, None, None]
             total = r * p if total is None else total.addcmul_(r, p)
         assert total is not None
         return F.conv2d(total, projection)
@@ -333,10 +335,10 @@ class _FrozenMix(torch.autograd.Function):
         by_x: Tensor | None = None
         by_weights = []
         for weight, kernel, r in zip(weights, kernels, outputs, strict=True):
-            by_weights.append(_channel_products(wide, r))
+            by_weights.append(_channel_products(wide, r).to(weight.dtype))
             if ctx.needs_input_grad[0]:
                 inside = torch.ops.aten.hardtanh_backward(wide, r, 0, 6)
-                scaled = kernel * weight[:, None, None, None]
+                scaled = kernel * weight.to(x.dtype)[:, None, None, None]
                 part = input_gradient(inside, x, scaled, ctx.stride)
                 by_x = part if by_x is None else by_x.add_(part)
         return (by_x, None, None, None, *by_weights, *[None] * (2 * count))
@@ -356,12 +358,12 @@ def frozen_mix(
         x: ``(N, K, H, W)``, channels last.
         kernels: By choice, ``(K, 1, kernel, kernel)``, norms folded in.
         biases: By choice, ``(K,)``.
-        weights: By choice, of every channel, ``(K,)``.
+        weights: By choice, of every channel, ``(K,)``; their gradients have their own type.
         projection: ``(D, K, 1, 1)``.
         stride: Of the depthwise convolutions.
     """
-    x, projection, *parts = in_one_type(x, projection, *weights, *kernels, *biases)
-    return cast(Tensor, _FrozenMix.apply(x, stride, projection, len(kernels), *parts))
+    x, projection, *parts = in_one_type(x, projection, *kernels, *biases)
+    return cast(Tensor, _FrozenMix.apply(x, stride, projection, len(kernels), *weights, *parts))
 
 
 def _channel_products(a: Tensor, b: Tensor) -> Tensor:
@@ -378,7 +380,7 @@ def _channel_products(a: Tensor, b: Tensor) -> Tensor:
     found: Tensor = torch.ops.aten.native_batch_norm_backward(
         a, b, ones, zeros, ones, zeros, ones, False, 0.0, [False, True, False]
     )[1]
-    return found.to(a.dtype)
+    return found
 
 
 def _keeps(x: Tensor) -> bool:
@@ -394,7 +396,11 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     as they may use TensorFloat-32.
     """
     if x.device.type == "cuda" and x.dtype in _GPU_TYPES:
-        turned = weight.flatten(1).t()
-        flat = rows(x) @ turned if bias is None else torch.addmm(bias, rows(x), turned)
-        return flat.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
+        return _matrix_product(x, weight, bias)
     return F.conv2d(x, weight, bias)
+
+
+def _matrix_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    turned = weight.flatten(1).t()
+    flat = rows(x) @ turned if bias is None else torch.addmm(bias, rows(x), turned)
+    return flat.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)

@@ -32,6 +32,14 @@ def in_one_type(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(tensor.to(wanted) for tensor in tensors)
 
 
+def computed_in(x: Tensor) -> torch.dtype:
+    """The type in which a convolution of a tensor and of single precision computes."""
+    wanted = torch.promote_types(x.dtype, torch.float)
+    if wanted != torch.double and torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return wanted
+
+
 def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
     """The forward or backward pass of a function, computed in the types of its arguments."""
 

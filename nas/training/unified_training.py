@@ -171,6 +171,7 @@ def train_unified(
         lr=recipe.lr,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
+        fused=_is_fused(torch_device),
     )
     scaler = torch_device.scaler()
     state = Resumable(
@@ -180,6 +181,7 @@ def train_unified(
         **scaler_part(scaler),
     )
     resume(state, folder, _PHASE)
+    _prepare(sgd, torch_device)
     images = TrainingImages(
         data,
         parts.weights,
@@ -265,6 +267,7 @@ def supernet_step(
     """
     scaler = scaler or torch_device.scaler()
     optimizer.zero_grad(set_to_none=True)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     with torch_device.autocast():
         begun = supernet.begin(images)
     shared = begun.detach().requires_grad_()
@@ -272,13 +275,66 @@ def supernet_step(
     for path in paths:
         with torch_device.autocast():
             loss = criterion(supernet.finish(shared, path), labels)
-        scaler.scale(loss).backward()
+        _add_gradients(scaler.scale(loss), [*parameters, shared])
         losses.append(loss.detach())
     begun.backward(shared.grad)  # type: ignore[no-untyped-call]
-    workers.average_gradients(p for group in optimizer.param_groups for p in group["params"])
+    workers.average_gradients(parameters)
     scaler.step(optimizer)
     scaler.update()
     return mean_loss(losses)
+
+
+def _is_fused(torch_device: TorchDevice) -> bool | None:
+    """Whether an update is one call for all parameters; None leaves it to torch, as on the CPU.
+
+    What torch does by itself on a GPU takes two calls for every parameter as long as any of them
+    was never trained, and a parameter that few paths use is trained late.
+    """
+    return True if torch_device.device.type == "cuda" else None
+
+
+def _prepare(sgd: torch.optim.SGD, torch_device: TorchDevice) -> None:
+    """Make an optimiser that may come from another device ready for this one."""
+    fused = _is_fused(torch_device)
+    for group in sgd.param_groups:
+        group["fused"] = fused
+        if fused and group["momentum"]:  # such an update needs all velocities from the start
+            for parameter in group["params"]:
+                velocity = sgd.state[parameter].get("momentum_buffer")
+                if velocity is None:
+                    velocity = torch.zeros_like(parameter)
+                sgd.state[parameter]["momentum_buffer"] = velocity
+
+
+def _add_gradients(loss: Tensor, parameters: list[Tensor]) -> None:
+    """Add a loss's gradients to those that parameters have, as ``backward`` does.
+
+    On a GPU they are added in few calls; ``backward`` takes one for every parameter.
+    """
+    if loss.device.type == "cpu":
+        loss.backward()  # type: ignore[no-untyped-call]
+        return
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    totals: list[Tensor] = []
+    added: list[Tensor] = []
+    for parameter, part in zip(parameters, found, strict=True):
+        if part is None:
+            continue
+        alike = _lie_alike(part, parameter)  # it may be a part of a larger gradient
+        grad = part if alike else torch.empty_like(parameter).copy_(part)
+        if parameter.grad is None:
+            parameter.grad = grad
+        else:
+            totals.append(parameter.grad)
+            added.append(grad)
+    if totals:
+        torch._foreach_add_(totals, added)
+
+
+def _lie_alike(a: Tensor, b: Tensor) -> bool:
+    """Whether tensors of one shape have their values in the same places."""
+    strides = zip(a.shape, a.stride(), b.stride(), strict=True)
+    return all(mine == theirs for size, mine, theirs in strides if size > 1)
 
 
 def answer(

@@ -19,13 +19,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from latbench.blocks.graph import NORM_EPSILON
 from nas.spaces.sgnas import SKIP, SUB_BLOCKS
+from nas.supernet import fused
 from nas.supernet.depthwise import depthwise, input_gradient, weight_gradient
 from nas.supernet.fused import (
     MOMENTUM,
     expand_depthwise,
+    frozen_expand,
     frozen_mix,
     moments,
     norm_project,
+    norm_relu6,
     relu6,
 )
 from nas.supernet.pointwise import gradients, pointwise
@@ -128,6 +131,18 @@ FUNCTIONS: dict[str, tuple[Function, Function, tuple[tuple[int, ...], ...], int]
         (X, VECTOR, VECTOR, POINT),
         4,
     ),
+    "norm_relu6": (
+        lambda x, g, b: norm_relu6(x, g.float(), b.float())[0],
+        lambda x, g, b: F.relu6(F.batch_norm(x, None, None, g, b, True, 0.0, NORM_EPSILON)),
+        (X, VECTOR, VECTOR),
+        3,
+    ),
+    "frozen_expand": (
+        lambda x, w, b: frozen_expand(x, w, b, torch.tensor([False])),
+        lambda x, w, b: F.relu6(_conv(x, w, 1, b)),
+        (X, POINT, VECTOR),
+        1,
+    ),
     "frozen_mix": (
         lambda x, w, k, b, p: frozen_mix(x, [k], [b], [w], p, 1),
         _plain_mix,
@@ -222,6 +237,22 @@ def test_gradients_by_hand_have_the_types_of_what_they_are_of(
     for value, argument, expected in zip(found, (x, weight), wanted, strict=True):
         assert value.dtype == argument.dtype
         _close(value, expected)
+
+
+GPU_FORMS = ("expand_depthwise-anew", "norm_project", "frozen_expand", "frozen_mix")
+
+
+@pytest.mark.parametrize("types", [(torch.float,) * 5, (torch.bfloat16, *(torch.float,) * 4)])
+@pytest.mark.parametrize("name", GPU_FORMS)
+def test_forms_for_a_gpu_are_those_of_the_plain_operations(
+    name: str, types: tuple[torch.dtype, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Maps that are kept, and products of matrices in the place of convolutions."""
+    monkeypatch.setattr(fused, "_keeps", lambda x: True)
+    monkeypatch.setattr(fused, "_product", lambda x, w, b=None: fused._matrix_product(x, w, b))
+    test_gradients_under_autocast_are_those_of_the_plain_operations(
+        name, types[: len(FUNCTIONS[name][2])], backward_inside=False, units=True
+    )
 
 
 @pytest.mark.parametrize("units", [True, False])

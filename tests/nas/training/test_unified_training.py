@@ -124,6 +124,20 @@ def test_a_resumed_training_is_an_uninterrupted_one(
     assert logged[-1]["lr"] < 0.1 * RECIPE.lr
 
 
+def test_a_training_goes_on_where_updates_are_one_call(
+    trained: tuple[UnifiedSupernet, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, whose updates need velocities of all parameters; and back again."""
+    with pytest.raises(Stop):
+        _train(tmp_path, stop_after=5)  # in the second of two epochs
+    monkeypatch.setattr("nas.training.unified._is_fused", lambda torch_device: True)
+    state = _train(tmp_path).state_dict()
+    for name, value in trained[0].state_dict().items():
+        torch.testing.assert_close(state[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    monkeypatch.undo()
+    assert not _train(tmp_path).training  # what has ended there is read here
+
+
 def test_every_batch_norm_is_trained(trained: tuple[UnifiedSupernet, Path]) -> None:
     """That of expansion 1 included, which published training never reaches."""
     supernet, _ = trained
