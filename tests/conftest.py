@@ -35,7 +35,7 @@ from nas.spaces.tfnas import TFNASLayer
 # and in a checkout that may only be read no failed example is kept
 _kept = {} if os.access(Path(__file__).parents[1], os.W_OK) else {"database": None}
 hypothesis.settings.register_profile("untimed", deadline=None, **_kept)
-hypothesis.settings.load_device("untimed")
+hypothesis.settings.load_profile("untimed")
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 

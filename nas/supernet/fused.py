@@ -105,7 +105,7 @@ class _ExpandDepthwise(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, kernel: Tensor, stride: int
     ) -> Tensor:
-        wide = _product(x, weight, bias).clamp_(0, 6)
+        wide = product(x, weight, bias).clamp_(0, 6)
         kept = wide if _keeps(x) or x.shape[2] <= _KEPT_PIXELS else None
         ctx.save_for_backward(x, weight, bias, kernel, kept)
         ctx.stride = stride
@@ -166,7 +166,7 @@ class _NormProject(torch.autograd.Function):
         y.clamp_(0, 6)
         kept = y if _keeps(x) else None
         ctx.save_for_backward(x, gain, bias, mean, inverse_std, projection, kept)
-        return _product(y, projection)
+        return product(y, projection)
 
     @staticmethod
     @once_differentiable
@@ -259,7 +259,7 @@ class _FrozenExpand(torch.autograd.Function):
     @staticmethod
     @without_autocast
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, bare: Tensor) -> Tensor:
-        wide = _product(x, weight, bias).clamp_(0, 6)
+        wide = product(x, weight, bias).clamp_(0, 6)
         first = wide[:, : x.shape[1]]
         first.copy_(torch.where(bare, x, first))
         ctx.save_for_backward(wide, weight, bare)
@@ -271,7 +271,7 @@ class _FrozenExpand(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         wide, weight, bare = ctx.saved_tensors
         by_wide = torch.ops.aten.hardtanh_backward(grad, wide, 0, 6)
-        by_x = _product(by_wide, weight.transpose(0, 1))
+        by_x = product(by_wide, weight.transpose(0, 1))
         return torch.where(bare, grad[:, : weight.shape[1]], by_x), None, None, None
 
 
@@ -312,7 +312,7 @@ class _FrozenMix(torch.autograd.Function):
         ctx.save_for_backward(x, projection, *weights, *kernels, *outputs)
         if _keeps(x):  # scaled weights, and a sum of narrow maps: the wide ones are read once
             parts = [
-                _product(r, projection * weight.to(x.dtype)[:, None, None])
+                product(r, projection * weight.to(x.dtype)[:, None, None])
                 for r, weight in zip(outputs, weights, strict=True)
             ]
             return reduce(Tensor.add_, parts)
@@ -331,7 +331,7 @@ class _FrozenMix(torch.autograd.Function):
         count = ctx.count
         weights, kernels, outputs = rest[:count], rest[count : 2 * count], rest[2 * count :]
         # grad by the weighted sum: the transposed projection
-        wide = _product(grad, projection.transpose(0, 1).contiguous())
+        wide = product(grad, projection.transpose(0, 1).contiguous())
         by_x: Tensor | None = None
         by_weights = []
         for weight, kernel, r in zip(weights, kernels, outputs, strict=True):
@@ -388,12 +388,12 @@ def _keeps(x: Tensor) -> bool:
     return x.device.type != "cpu"
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """1x1 convolution.
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """1x1 convolution, ``(N, C, H, W)`` by ``(D, C, 1, 1)`` to ``(N, D, H, W)``.
 
-    In half precision on a GPU it is a product of matrices, which adds the bias as it writes: a
-    convolution adds it in a pass of its own. In single precision convolutions are faster there,
-    as they may use TensorFloat-32.
+    In half precision on a GPU it is a product of matrices. That adds the bias as it writes, where a
+    convolution adds it in a pass of its own, and it needs no plan for every number of channels. In
+    single precision convolutions are faster there, as they may use TensorFloat-32.
     """
     if x.device.type == "cuda" and x.dtype in _GPU_TYPES:
         return _matrix_product(x, weight, bias)

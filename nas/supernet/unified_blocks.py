@@ -50,16 +50,29 @@ from nas.spaces.sgnas import KERNELS, SKIP, SUB_BLOCKS, MixLayer, architecture_o
 from nas.supernet.candidates import initialise, modules_of
 from nas.supernet.depthwise import depthwise, reaching
 from nas.supernet.frozen import THRESHOLD, FrozenSupernet
-from nas.supernet.fused import MOMENTUM, expand_depthwise, frozen_mix, moments, norm_project, relu6
+from nas.supernet.fused import (
+    MOMENTUM,
+    expand_depthwise,
+    frozen_mix,
+    moments,
+    norm_project,
+    product,
+    relu6,
+)
 from nas.supernet.norms import RunningStatistics, cat, folded, remember, side_by_side
 from nas.supernet.precision import without_autocast
 
 Path = Sequence[Sequence[int]]
 """A choice for every sub-block: ``(layers, 6)``."""
 
-FOLDED_VALUES = 40_000_000
-"""Of a layer's expanded map; from here on a GPU folds the expansion's batch norm in training. That
-saves 7 passes over the map, of 2 bytes a value at 2 to 3 TB/s, and takes 50 calls more, of 4 us."""
+GPU_GROUP = 2
+"""Most sub-blocks of equal kernel that a GPU computes side by side. cuDNN takes some 20 ms to plan
+a convolution of another number of channels; more than two are rarely equal."""
+
+FOLDED_VALUES = 100_000_000
+"""From so many values of a layer's expanded map on, a GPU folds the expansion's batch norm in
+training. By reckoning, not measured: it saves 7 passes over the map, of 2 bytes a value at some
+2.5 TB/s, and takes 50 calls of some 4 us for each of about 3 groups."""
 
 __all__ = ["THRESHOLD", "Path", "UnifiedBlock", "UnifiedSupernet", "path_of"]
 
@@ -211,14 +224,13 @@ class UnifiedBlock(nn.Module):
         expansion = sum(bool(row) for row in active)
         if not expansion:
             raise ValueError("every sub-block of a layer is skipped: keep at least one")
-        wide_path = self.training and expansion > 1 and not isinstance(choices, Tensor)
-        on_gpu = wide_path and x.device.type != "cpu"
+        trains = self.training and expansion > 1
+        on_gpu = trains and x.device.type != "cpu" and not isinstance(choices, Tensor)
         seen = RunningStatistics() if statistics is None else statistics
         folds = not on_gpu or x.numel() * expansion >= FOLDED_VALUES
-        inputs = moments(x) if self.training and expansion > 1 and folds else None
+        inputs = moments(x) if trains and folds else None
         parts = []
-        for chosen in sorted({tuple(row) for row in active if row}):
-            members = [b for b, row in enumerate(active) if tuple(row) == chosen]
+        for chosen, members in _groups(active, at_most=GPU_GROUP if on_gpu else SUB_BLOCKS):
             group = [cast(SubBlock, self.sub_blocks[b]) for b in members]
             weights = None
             if isinstance(choices, Tensor):
@@ -346,11 +358,11 @@ class UnifiedBlock(nn.Module):
                 x, *self._expansion(x, group, inputs), reaching(kernel, x), self.stride
             )
         else:
-            wide = F.conv2d(x, cat([sub.expand.weight for sub in group]))
+            wide = product(x, cat([sub.expand.weight for sub in group]))
             wide = seen.norm_relu6(wide, [sub.expand_norm for sub in group])
             y = depthwise(wide, kernel, self.stride)
         y = seen.norm_relu6(y, [member.norm for member in members])
-        return F.conv2d(y, cat([sub.project.weight for sub in group], dim=1))
+        return product(y, cat([sub.project.weight for sub in group], dim=1))
 
     def _project(
         self, y: Tensor, group: Sequence[SubBlock], norms: Sequence[nn.BatchNorm2d]
@@ -441,6 +453,22 @@ class KernelChoice(nn.Module):
         nn.init.normal_(self.weight, std=math.sqrt(2 / (kernel * kernel * channels)))
         self.norm = _norm(channels)
         self.bare = _norm(channels)
+
+
+def _groups(
+    active: Sequence[Sequence[int]], *, at_most: int
+) -> list[tuple[tuple[int, ...], list[int]]]:
+    """Sub-blocks that are computed side by side, with the choices that they share.
+
+    Args:
+        active: Active choices of every sub-block.
+        at_most: Most sub-blocks in a group.
+    """
+    found = []
+    for chosen in sorted({tuple(row) for row in active if row}):
+        members = [b for b, row in enumerate(active) if tuple(row) == chosen]
+        found += [(chosen, members[i : i + at_most]) for i in range(0, len(members), at_most)]
+    return found
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:

@@ -97,6 +97,7 @@ class SGNASSearcher(Searcher):
             least_outcomes(request)
 
     def check_data(self, data: ImageData) -> None:
+        self.settings.torch_device.at(self.recipe.computed_in)  # or it refuses
         unified_criterion(data, self.space.classes, self.recipe, seed=self.settings.seed)
         check_batches(self.recipe, self.settings.workers)
         divide(data, self.recipe, seed=self.settings.seed)
@@ -282,7 +283,8 @@ def adapt(
     """
     known = load_generator(generator_file(folder.path))
     require_table(known, priced.table)
-    space = priced.space
+    space, torch_device = priced.space, torch_device.at(recipe.computed_in)
+    data = data.to(torch_device.device)
     device = device_of(priced.table)
     budgets = Budgets.of(space, [priced], low=recipe.low, high=recipe.high).only(device)
     training = GeneratorTraining(
@@ -292,7 +294,7 @@ def adapt(
             data,
             recipe,
             seed=seed,
-            torch_device=torch_device.at(recipe.computed_in),
+            torch_device=torch_device,
         ),
         space,
         budgets,
