@@ -82,6 +82,10 @@ def _restored(kind: type[LatbenchError], args: tuple[Any, ...], state: Any) -> L
     return error
 
 
+class LatbenchWarning(UserWarning):
+    """Something to know of a result that is not quite what was asked for."""
+
+
 class UnknownNameError(LatbenchError):
     """A name that is not among the choices."""
 

@@ -225,7 +225,7 @@ def test_a_search_says_of_data_what_its_folder_keeps(tmp_path: Path) -> None:
         space, data="digits", images=40, output=str(tmp_path / "r"), settings=few, **asked
     )
     assert again.as_dict() == found.as_dict()
-    assert found.score == "accuracy"
+    assert found.task == "classification"
     with pytest.raises(LatbenchError, match="images"):
         nas.search(
             space, data=data.subset(32, seed=0), output=tmp_path / "r", settings=few, **asked

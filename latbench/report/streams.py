@@ -12,9 +12,10 @@ import io
 import os
 import sys
 import unicodedata
-from typing import TYPE_CHECKING
+import warnings
+from typing import TYPE_CHECKING, TextIO
 
-from latbench.errors import OutputError
+from latbench.errors import LatbenchWarning, OutputError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -76,6 +77,7 @@ def prepare_streams() -> None:
             line_buffering=sys.stdout.line_buffering,
             write_through=sys.stdout.write_through,
         )
+    _say_warnings()
 
 
 def require_output() -> None:
@@ -95,6 +97,26 @@ def say(line: str) -> None:
         sys.stderr.flush()
     except (OSError, ValueError):  # full, left by its reader, or closed since
         _drop(2)
+
+
+def _say_warnings() -> None:
+    """Write this project's warnings as plain lines to standard error; others stay as they are."""
+    usual = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, LatbenchWarning):
+            say(f"latbench: {message}")
+        else:
+            usual(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show
 
 
 class Forgiving(io.TextIOBase):

@@ -27,7 +27,7 @@ from nas.spaces import PLAIN, SearchSpace, Variant, make_space
 from nas.training.distributed import workers
 from nas.training.torch_device import TorchDevice
 from nas.workflows.data import AnyData, as_data
-from nas.workflows.inputs import AnySpace, AnyTable, as_list, as_torch_device
+from nas.workflows.inputs import AnySpace, AnyTable, as_list, as_torch_device, priced_by
 from nas.workflows.runs import run_folder
 
 
@@ -192,7 +192,8 @@ def search(
     trains_on = as_torch_device(torch_device)
     opened = [open_table(table) for table in as_list(tables)]
     searched = space if isinstance(space, SearchSpace) else choose_space(space, opened)
-    priced = [PricedSpace(searched, table, efficient=widths == "efficient") for table in opened]
+    priced = [PricedSpace(searched, table, efficient=widths == "efficient") for table in opened[:1]]
+    priced += [priced_by(table, widths) for table in opened[1:]]
     chosen = _recipe(family, searcher, recipe, settings)
     measure = _measure(opened) if measured else None
     loaded = as_data(data, searched, data_dir=data_dir, images=images)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from latbench.blocks import Network
-from latbench.errors import InvalidValueError
+from latbench.errors import InvalidValueError, LatbenchWarning
 from latbench.profilers import make_profiler
 from latbench.progress import Progress, silent
 from latbench.result import Result
@@ -50,13 +51,11 @@ class VerifiedArchitectures(Verification):
     Attributes:
         architectures: What was measured.
         names: What each is called in what is shown.
-        asked: Number of networks that were asked for; a small space may have fewer.
         tolerance: Mean absolute error that is allowed.
     """
 
     architectures: tuple[Architecture, ...]
     names: tuple[str, ...]
-    asked: int
     tolerance: float
 
     @property
@@ -90,12 +89,10 @@ class Calibration(Result):
     Attributes:
         fit: The prices as they are now.
         before: The price model as it was.
-        networks: Number of networks that were measured; a small space may have fewer than asked.
     """
 
     fit: StoredFit
     before: PriceModel
-    networks: int
 
     def as_dict(self) -> dict[str, Any]:
         """Errors before and after as plain JSON values."""
@@ -155,7 +152,7 @@ def verify(
     if random:
         known = {*opened.networks, *(priced.space.lower(found) for _, found in named)}
         rng = np.random.default_rng(seed)
-        drawn = distinct_random(priced.space, random, rng, priced.widths, without=known)
+        drawn = _draw(priced, random, rng, without=known)
         if not drawn and not named:
             raise InvalidValueError(
                 f"every network of {priced.space.name} that may be drawn is one that the prices "
@@ -169,9 +166,27 @@ def verify(
         **vars(measured),
         architectures=tuple(found for _, found in named),
         names=tuple(name for name, _ in named),
-        asked=len(asked_for) + random,
         tolerance=tolerance,
     )
+
+
+def _draw(
+    priced: PricedSpace,
+    count: int,
+    rng: np.random.Generator,
+    *,
+    without: Collection[Network] = (),
+) -> list[Architecture]:
+    """Random architectures of different networks; all that there are where a space has fewer."""
+    drawn = distinct_random(priced.space, count, rng, priced.widths, without=without)
+    if 0 < len(drawn) < count:
+        warnings.warn(
+            f"{count} networks were asked for, and {priced.space.name} has {len(drawn)} that are "
+            "different and new: these are measured",
+            LatbenchWarning,
+            stacklevel=3,
+        )
+    return drawn
 
 
 def _measure(table: LatencyTable, networks: Sequence[Network], progress: Progress) -> Verification:
@@ -213,7 +228,7 @@ def calibrate(
     profiler = make_profiler(opened.device)
     priced = priced_by(opened, widths)
     rng = np.random.default_rng([seed, CALIBRATION_STREAM])
-    drawn = distinct_random(priced.space, networks, rng, priced.widths)
+    drawn = _draw(priced, networks, rng)
     lowered = [priced.space.lower(found) for found in drawn]
     fit = verification.calibrate(profiler, opened, lowered, progress=progress)
-    return Calibration(fit, opened.price_model, len(drawn))
+    return Calibration(fit, opened.price_model)
