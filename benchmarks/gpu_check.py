@@ -37,8 +37,6 @@ from benchmarks.gpu.record import Record, write_json
 from benchmarks.gpu.running import FAILED, NO_GPU, NO_TIME, TIMED_OUT, item_command, run_item
 from benchmarks.gpu.text import text_of
 
-_LEAST_S = 10.0  # an item that cannot have these is not started
-
 
 def main() -> None:
     """Run the items, or be one of them, or be a side of a comparison in one of them."""
@@ -119,7 +117,7 @@ def _run_all(options: Namespace) -> int:
     found: dict[str, dict[str, Any]] = {}
     for index, item in enumerate(items):
         seconds = allowed_s(item, items[index + 1 :], end - monotonic())
-        if seconds < _LEAST_S:
+        if seconds < item.least_s and options.on == "cuda":
             found[item.name] = {"status": NO_TIME, "seconds": 0.0, "lines": [], "figures": {}}
         else:
             command = item_command(Path(__file__), options.on, item.name, folder, seconds)

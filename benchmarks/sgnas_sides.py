@@ -48,6 +48,7 @@ def sgnas_step(
     *,
     device: TorchDevice = CPU,
     scale: float = 1.0,
+    same_paths: bool = False,
 ) -> Callable[[], object]:
     """One kind of step; the same images, paths and noise whosever it is.
 
@@ -58,6 +59,7 @@ def sgnas_step(
         batch_size: Images a step.
         device: Where the step is computed.
         scale: Factor of the images; just off 1 it changes nothing but how numbers are rounded.
+        same_paths: Take the same paths in every step, whose shapes a GPU then knows.
 
     Returns:
         Takes a step; ours returns its loss.
@@ -76,10 +78,11 @@ def sgnas_step(
     if kind == SUPERNET:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.064, momentum=0.9, weight_decay=4e-4)
         drawn = FairPaths(layers, np.random.default_rng(0))
+        fixed = drawn.step() if same_paths else None
         criterion = nn.CrossEntropyLoss(label_smoothing=_SMOOTHING)
 
         def train() -> object:
-            batch, paths = (images, labels), drawn.step()
+            batch, paths = (images, labels), fixed or drawn.step()
             if isinstance(model, UnifiedSupernet):
                 return supernet_step(
                     model, optimizer, *batch, paths, criterion=criterion, torch_device=device

@@ -49,6 +49,9 @@ class Shape:
         classes: Number of classes.
         stem_stride: Stride of the first convolution.
         scale: Factor of the images; just off 1 it changes nothing but how numbers are rounded.
+        same_paths: Draw the same noise in every step, and so the same paths as long as alphas
+            hardly move. A GPU makes a plan for every new shape of a convolution, some 20 ms each, and
+            random paths meet new ones for minutes.
     """
 
     input_size: int
@@ -56,6 +59,7 @@ class Shape:
     classes: int = 100
     stem_stride: int = 2
     scale: float = 1.0
+    same_paths: bool = False
 
     def space(self) -> SearchSpace:
         return tfnas_strided(self.input_size, self.classes, stem_stride=self.stem_stride)
@@ -96,8 +100,14 @@ def our_steps(shape: Shape, recipe: TFNASRecipe, device: TorchDevice = CPU) -> S
     images, labels = shape.batch()
     x = images.to(device.device).contiguous(memory_format=device.memory_format)
     labels, noise = labels.to(device.device), generator(0)
+
+    def weight_step() -> object:
+        if shape.same_paths:
+            noise.manual_seed(0)
+        return searcher.weight_step(state, x, labels, noise, TAU, both=True)
+
     return {
-        "weight": lambda: searcher.weight_step(state, x, labels, noise, TAU, both=True),
+        "weight": weight_step,
         "architecture": lambda: searcher.architecture_step(state, x, labels, noise, TAU, target_ms),
         "widths": lambda: searcher.scale(state, target_ms),
     }
@@ -117,6 +127,8 @@ def plain_steps(shape: Shape, device: TorchDevice = CPU) -> Steps:
     images, labels = (tensor.to(place) for tensor in shape.batch())
 
     def weight_step() -> None:
+        if shape.same_paths:
+            noise.manual_seed(0)
         sgd.zero_grad()
         first: dict[PlainLayer, int] = {}
 

@@ -39,6 +39,6 @@ def serve(conditions: Conditions, side: str, batch_size: str) -> None:
     ) -> dict[str, Callable[[], object]]:
         whose = _WHOSE[kind] if side == "plain" else side
         step = SUPERNET if kind == SUPERNET else ARCHITECTURE
-        return {kind: sgnas_step(step, whose, space, batch_size, device=device)}
+        return {kind: sgnas_step(step, whose, space, batch_size, device=device, same_paths=True)}
 
     serve_side(conditions, build, side, batch_size, tuple(_WHOSE))

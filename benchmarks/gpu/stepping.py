@@ -16,7 +16,7 @@ from nas.training.torch_device import TorchDevice, find_torch_device
 
 SIDES = ("ours", "plain")
 _ROUNDS, _STEPS = 4, 5  # turns of each side, and timed steps a turn
-_WARMUP = 12  # steps before the first turn: cuDNN tries its algorithms for every path's shapes
+_WARMUP = 3  # steps before the first turn, in which a GPU makes its plans for all shapes
 _TIMED_SHARE = 0.7  # of the time, kept for timed steps
 _TINY = (1, 1)  # the same without a GPU
 _SMALLEST_BATCH = 16

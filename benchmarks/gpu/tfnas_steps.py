@@ -37,7 +37,7 @@ def serve(conditions: Conditions, side: str, batch_size: str) -> None:
     def build(
         side: str, kind: str, batch_size: int, device: TorchDevice
     ) -> dict[str, Callable[[], object]]:
-        shape = Shape(32 if conditions.tiny else 224, batch_size)
+        shape = Shape(32 if conditions.tiny else 224, batch_size, same_paths=True)
         if side == "plain":
             return plain_steps(shape, device)
         return our_steps(shape, TFNASRecipe(precision=device.precision), device)

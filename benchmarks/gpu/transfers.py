@@ -29,7 +29,7 @@ from nas.spaces import make_space
 from nas.training.run_folder import RunFolder
 from nas.training.torch_device import TorchDevice, find_torch_device
 
-_SKIPPED, _COUNTED, _WATCHED = 4, 10, 3  # steps: before, under the profiler, watched for waits
+_SKIPPED, _COUNTED, _WATCHED = 2, 3, 1  # steps: before, under the profiler, watched for waits
 _BATCH = 32
 _SIZE = 32
 _LISTED = 4
