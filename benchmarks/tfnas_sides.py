@@ -50,8 +50,8 @@ class Shape:
         stem_stride: Stride of the first convolution.
         scale: Factor of the images; just off 1 it changes nothing but how numbers are rounded.
         same_paths: Draw the same noise in every step, and so the same paths as long as alphas
-            hardly move. A GPU makes a plan for every new shape of a convolution, some 20 ms each, and
-            random paths meet new ones for minutes.
+            hardly move. A GPU makes a plan for every new shape of a convolution, some 20 ms each,
+            and random paths meet new ones for minutes.
     """
 
     input_size: int
