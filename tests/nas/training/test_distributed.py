@@ -26,6 +26,7 @@ from nas.training import distributed
 from nas.training import from_scratch as scratch
 from nas.training.distributed import ALONE, Workers, workers
 from nas.training.recipe import TrainingRecipe
+from nas.training.run_folder import RunFolder
 from nas.training.torch_device import TorchDevice
 from tests.conftest import make_tiny_space, write_table
 from tests.nas.pretend_gpu import DeviceTensor, on_pretend_gpu, pretend_gpu
@@ -121,13 +122,16 @@ def test_a_share_of_one_image_is_refused(batch: int, count: int) -> None:
 def _search_and_train(folder: Path, table: Path, target_ms: float) -> None:
     """A short search and a short training, in the processes of this group."""
     torch.set_num_threads(1)
+    priced = PricedSpace(make_tiny_space(), LatencyTable.open(table))
+    recipe = TrainingRecipe(epochs=2, batch_size=16, ema=0.5)
     with run_of_both(folder / "search") as (group, run):
-        priced = PricedSpace(make_tiny_space(), LatencyTable.open(table))
         settings = SearchSettings(2, 16, 3, TFNASRecipe(shift=0), group)
         TFNASSearcher(priced, settings).search(tiny_data(), [target_ms], run)
-    recipe = TrainingRecipe(epochs=2, batch_size=16, ema=0.5)
-    with run_of_both(folder / "train") as (group, run):
-        scratch.train(NETWORK, make_data(), recipe, run, group=group)
+        if group.leads:  # in the one group: a second one would meet at the first one's port
+            RunFolder(folder / "train", {})
+        group.wait()
+        trained = RunFolder(folder / "train", {})
+        scratch.train(NETWORK, make_data(), recipe, trained, group=group)
 
 
 TWO_NODES = """
