@@ -117,6 +117,7 @@ def _say_warnings() -> None:
             usual(message, category, filename, lineno, file, line)
 
     warnings.showwarning = show
+    warnings.simplefilter("always", LatbenchWarning)
 
 
 class Forgiving(io.TextIOBase):

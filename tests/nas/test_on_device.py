@@ -37,7 +37,7 @@ from nas.training.torch_device import CPU, TorchDevice
 from tests.conftest import make_small_space, make_tiny_space, write_table
 from tests.nas.pretend_gpu import DeviceTensor, Recorder, on_pretend_gpu, pretend_gpu
 from tests.nas.runs import Stop, stopping_after, tiny_data
-from tests.nas.test_scratch import FULL, NETWORK, make_data
+from tests.nas.training.test_from_scratch import FULL, NETWORK, make_data
 
 BATCH = 8
 

@@ -31,7 +31,7 @@ from nas.training.torch_device import TorchDevice
 from tests.conftest import make_tiny_space, write_table
 from tests.nas.pretend_gpu import DeviceTensor, on_pretend_gpu, pretend_gpu
 from tests.nas.runs import require_loopback, run_of_both, run_together, tiny_data
-from tests.nas.test_scratch import NETWORK, make_data
+from tests.nas.training.test_from_scratch import NETWORK, make_data
 
 ROOT = Path(__file__).parents[3]
 LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")

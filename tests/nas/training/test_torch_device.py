@@ -21,7 +21,7 @@ from nas.training.run_folder import RunFolder
 from nas.training.torch_device import CPU, TorchDevice, find_torch_device
 from tests.conftest import make_small_space, write_table
 from tests.nas.runs import Stop, stopping_after, tiny_data
-from tests.nas.test_scratch import NETWORK, make_data
+from tests.nas.training.test_from_scratch import NETWORK, make_data
 
 CUDA = TorchDevice(torch.device("cuda", 1))
 

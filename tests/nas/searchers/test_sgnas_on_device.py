@@ -30,7 +30,7 @@ from nas.training.unified_training import supernet_step
 from tests.conftest import make_mix_space, make_small_space, write_table
 from tests.nas.pretend_gpu import DeviceTensor, Recorder, on_pretend_gpu, pretend_gpu
 from tests.nas.runs import tiny_data
-from tests.nas.test_unified import make_supernet, make_unified_space
+from tests.nas.supernet.test_unified_blocks import make_supernet, make_unified_space
 
 BATCH = 8
 RECIPE = SGNASRecipe(
