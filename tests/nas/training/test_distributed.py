@@ -137,7 +137,7 @@ def _search_and_train(folder: Path, table: Path, target_ms: float) -> None:
 TWO_NODES = """
 import sys
 from pathlib import Path
-from tests.nas.test_distributed import _search_and_train
+from tests.nas.training.test_distributed import _search_and_train
 
 _search_and_train(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]))
 """
