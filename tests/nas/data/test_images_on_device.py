@@ -1,13 +1,17 @@
 """Images placed on a device, drawn there and changed there.
 
 A GPU stands here as fake tensors of a CUDA device: they have shapes and devices and no values, and
-run on every machine.
+run on every machine. They do so in a process of their own, because PyTorch has one stand-in for a
+GPU a process, and other tests have another.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +34,7 @@ from nas.data.images import (
     jitter,
 )
 
+ROOT = Path(__file__).parents[3]
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 CHANNEL_MEAN, CHANNEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -76,8 +81,30 @@ def _device_types(values: Any) -> set[str]:
     return {tensor.device.type for tensor in tensors}
 
 
+def _apart(function: Callable[..., None], *arguments: int) -> None:
+    """Call a function of this module in a fresh process."""
+    values = ", ".join(map(repr, arguments))
+    code = f"from {__name__} import {function.__name__} as check; check({values})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_epoch_of_images_on_a_device_stays_there(channels: int) -> None:
+    _apart(check_an_epoch, channels)
+
+
+def test_the_watch_sees_a_tensor_left_on_the_cpu_and_a_wait() -> None:
+    _apart(check_the_watch)
+
+
+def test_a_data_set_is_placed_once_and_whole_or_not_at_all() -> None:
+    _apart(check_placing)
+
+
+def check_an_epoch(channels: int) -> None:
     """One copy of indices an epoch and one of draws a batch, and of means and deviations."""
     with FakeTensorMode(), OnTheDevice() as watch:
         data = data_of(random_split(channels=channels), colour=channels == 3).to(GPU)
@@ -97,7 +124,7 @@ def test_an_epoch_of_images_on_a_device_stays_there(channels: int) -> None:
         assert next(endless_batches(part, 8, generator(0)))[0].device == GPU
 
 
-def test_the_watch_sees_a_tensor_left_on_the_cpu_and_a_wait() -> None:
+def check_the_watch() -> None:
     with FakeTensorMode(), OnTheDevice() as watch:
         images = random_split().images.to(GPU, non_blocking=True)
         assert (watch.copies, watch.waits) == (1, 0)
@@ -111,7 +138,7 @@ def test_the_watch_sees_a_tensor_left_on_the_cpu_and_a_wait() -> None:
             float(images.float().mean())
 
 
-def test_a_data_set_is_placed_once_and_whole_or_not_at_all() -> None:
+def check_placing() -> None:
     with FakeTensorMode():
         split, test = random_split(24), random_split(8)
         pairs = Pairs(test, *(torch.zeros(4, dtype=torch.int64) for _ in range(4)))
