@@ -100,6 +100,7 @@ class Workers:
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors]).to(self.device)
         dist.all_reduce(flat)
         flat /= self.count
+        flat = flat.to(tensors[0].device)  # in one piece
         parts = torch.split(flat, [tensor.numel() for tensor in tensors])
         means = [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
         torch._foreach_copy_(tensors, means)

@@ -21,8 +21,14 @@ from nas.latency.relaxation import Relaxed
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.tfnas.search import SearchState, TFNASRecipe, TFNASSearcher
 from nas.spaces import SearchSpace
+<<<<<<< HEAD
 from nas.supernet.mixed_operations import fixed_supernet, searchable_supernet
 from nas.training import from_scratch as scratch
+=======
+from nas.supernet.elastic import ElasticInvertedResidual
+from nas.supernet.supernet import fixed_supernet, searchable_supernet
+from nas.training import scratch
+>>>>>>> 233777e (Bring averaged gradients back in one piece; hold elastic widths to the device tests)
 from nas.training.calibration import calibrate
 from nas.training.distributed import ALONE
 from nas.training.epochs import Losses
@@ -208,19 +214,37 @@ def test_steps_of_every_strategy_wait_for_nothing_but_the_gradient_of_the_choice
     _close(ours.strategy, expected.strategy)
 
 
-def test_widths_are_drawn_and_read_without_the_device(recorder: Recorder) -> None:
+def test_elastic_widths_are_drawn_and_trained_without_waiting(recorder: Recorder) -> None:
+    space = make_tiny_space()
+    recipe = SupernetRecipe(epochs=2, batch_size=BATCH, lr=0.05)
+    states = []
+    for device in (on_pretend_gpu(), CPU):
+        supernet = searchable_supernet(space, seed=0)
+        strategy = RandomWidths(STRATEGIES["sandwich"](space), lambda layer, op: [8, 16, 24])
+        state = _State(supernet, strategy, nn.CrossEntropyLoss(), recipe, torch_device=device)
+        x, labels = _batch(device)
+        recorder.clear()
+        for seed in range(2):
+            state.weight_step(x, labels, generator(seed), 0.0, ALONE)
+        assert (recorder.sent, recorder.waits) == ([], [])
+        states.append(state)
+    _close(states[0].supernet, states[1].supernet)
+
+
+def test_a_width_comes_back_with_the_state(recorder: Recorder) -> None:
+    """And is known to the processor, which does not ask the device in every pass."""
     space, device = make_tiny_space(), on_pretend_gpu()
     supernet = device.place(searchable_supernet(space, seed=0))
-    strategy = RandomWidths(STRATEGIES["uniform"](space), supernet, lambda layer, op: [8, 16])
-    x, _ = _batch(device)
-    recorder.clear()
-    for seed in range(3):
-        (path,) = strategy.draw(generator(seed), 0.0)
-        supernet(x, path)
-    assert recorder.waits == []
-    again = searchable_supernet(space, seed=1)
-    again.load_state_dict({name: _held(v) for name, v in supernet.state_dict().items()})
+    block = supernet.block(0, 0, 0)
+    assert isinstance(block, ElasticInvertedResidual)
+    block.set_width(12)
+    again = device.place(searchable_supernet(space, seed=1))
+    again.load_state_dict(supernet.state_dict())
     assert again.widths() == supernet.widths()
+    recorder.clear()
+    assert supernet.widths()[0][0][space.stages[0][0].ops[0]] == 12
+    supernet.selections()
+    assert recorder.waits == []
 
 
 def test_norms_are_calibrated_without_the_device(recorder: Recorder) -> None:
@@ -247,7 +271,7 @@ def test_norms_are_calibrated_without_the_device(recorder: Recorder) -> None:
 
 
 def test_a_network_is_cut_out_and_judged_on_the_device(recorder: Recorder) -> None:
-    """The processor waits for scores, once a batch, and for nothing else."""
+    """The processor waits for the scores of all batches together, and for nothing else."""
     space, device, data = make_small_space(), on_pretend_gpu(), tiny_data(40)
     supernet = device.place(fixed_supernet(space, seed=0))
     evaluator = SupernetEvaluator(
@@ -262,7 +286,7 @@ def test_a_network_is_cut_out_and_judged_on_the_device(recorder: Recorder) -> No
     assert all(isinstance(value, DeviceTensor) for value in network.state_dict().values())
     recorder.clear()
     score = evaluator.judge(network)
-    assert recorder.waits == ["_local_scalar_dense"]
+    assert recorder.waits == ["_to_copy to the CPU"]
     here = SupernetEvaluator(
         fixed_supernet(space, seed=0),
         data,
