@@ -21,14 +21,9 @@ from nas.latency.relaxation import Relaxed
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.tfnas.search import SearchState, TFNASRecipe, TFNASSearcher
 from nas.spaces import SearchSpace
-<<<<<<< HEAD
+from nas.supernet.elastic import ElasticInvertedResidual
 from nas.supernet.mixed_operations import fixed_supernet, searchable_supernet
 from nas.training import from_scratch as scratch
-=======
-from nas.supernet.elastic import ElasticInvertedResidual
-from nas.supernet.supernet import fixed_supernet, searchable_supernet
-from nas.training import scratch
->>>>>>> 233777e (Bring averaged gradients back in one piece; hold elastic widths to the device tests)
 from nas.training.calibration import calibrate
 from nas.training.distributed import ALONE
 from nas.training.epochs import Losses
