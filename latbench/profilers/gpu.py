@@ -60,14 +60,14 @@ def read_gpu(keep_busy: Callable[[], None]) -> Gpu:
     name, driver = cuda_driver().name, driver_version()
     keep_busy()
     clock_mhz = _clock_mhz()
-    power_mw = _told(pynvml.nvmlDeviceGetEnforcedPowerLimit, device)
+    power_mw = _answer(pynvml.nvmlDeviceGetEnforcedPowerLimit, device)
     return Gpu(
         name=name,
         driver=driver,
         clock_mhz=clock_mhz,
         max_clock_mhz=_max_clock_mhz(),
         throttled_by=_throttled_by(),
-        memory_clock_mhz=_told(pynvml.nvmlDeviceGetClockInfo, device, pynvml.NVML_CLOCK_MEM),
+        memory_clock_mhz=_answer(pynvml.nvmlDeviceGetClockInfo, device, pynvml.NVML_CLOCK_MEM),
         memory_mib=cuda_driver().memory_bytes()[1] >> 20,
         power_limit_w=None if power_mw is None else power_mw / 1e3,
     )
@@ -137,26 +137,26 @@ def nvml_device() -> Any:
 def _clock_mhz() -> int | None:
     import pynvml
 
-    return _told(pynvml.nvmlDeviceGetClockInfo, nvml_device(), pynvml.NVML_CLOCK_SM)
+    return _answer(pynvml.nvmlDeviceGetClockInfo, nvml_device(), pynvml.NVML_CLOCK_SM)
 
 
 def _max_clock_mhz() -> int | None:
     import pynvml
 
-    return _told(pynvml.nvmlDeviceGetMaxClockInfo, nvml_device(), pynvml.NVML_CLOCK_SM)
+    return _answer(pynvml.nvmlDeviceGetMaxClockInfo, nvml_device(), pynvml.NVML_CLOCK_SM)
 
 
 def _throttled_by() -> list[str]:
     import pynvml
 
-    reasons = _told(pynvml.nvmlDeviceGetCurrentClocksEventReasons, nvml_device()) or 0
+    reasons = _answer(pynvml.nvmlDeviceGetCurrentClocksEventReasons, nvml_device()) or 0
     bits = {
         words: getattr(pynvml, f"nvmlClocksEventReason{k}", 0) for k, words in _THROTTLES.items()
     }
     return [words for words, bit in bits.items() if reasons & bit]
 
 
-def _told(ask: Callable[..., int], *about: Any) -> int | None:
+def _answer(ask: Callable[..., int], *about: Any) -> int | None:
     """What NVML answers; None where the board does not tell.
 
     Raises:

@@ -15,7 +15,8 @@ from latbench.tables.export import entries
 from latbench.tables.price_model import PriceModel
 from latbench.units import format_ms, format_s
 from latbench.workflows.devices import DeviceCheck, DeviceStatus
-from latbench.workflows.profiling import Forecast, ProfileResult
+from latbench.workflows.forecast import Forecast
+from latbench.workflows.profiling import ProfileResult
 from latbench.workflows.transfer import TransferResult
 from latbench.workflows.verification import Verification
 
@@ -299,12 +300,12 @@ def _price_in_words(price: PriceModel) -> str:
     )
     if price.near_ms_per_byte:
         words += f"; {format_ms(price.near_ms_per_byte * 1e6)} for each MB of weights near"
-    knees = [
-        f"{format_ms(knee.ms_per_byte * 1e6)} for each MB of weights beyond "
-        f"{knee.above_bytes / 1e6:.1f} MB"
-        for knee in price.knees
+    slopes = [
+        f"{format_ms(point.ms_per_byte * 1e6)} for each MB of weights beyond "
+        f"{point.above_bytes / 1e6:.1f} MB"
+        for point in price.knees
     ]
-    return " and ".join([words, *knees])
+    return " and ".join([words, *slopes])
 
 
 def _relative_width(row: Mapping[str, Any]) -> float:

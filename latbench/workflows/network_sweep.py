@@ -118,7 +118,7 @@ def measure_networks(
             [intervals[id_].estimate_ms for id_ in probes],
             [network_cost(network).weight_bytes for network in probes.values()],
         ),
-        floor=samples.floor(ids, protocol.quantile),
+        floor=samples.split_half_noise(ids, protocol.quantile),
     )
 
 
