@@ -63,9 +63,7 @@ def forecast(
     sample = [block_target(0, (measured[i],), protocol) for i in drawn]
     few = [network_target(1, n, protocol, visits=1) for n in (networks[0], networks[-1])]
     with device_lock(profiler.profile.device):
-        sweep_pass(
-            profiler, sample, number=0
-        )  # not timed: the first pass also loads libraries and caches
+        sweep_pass(profiler, sample, number=0)  # not timed: it does the work that is done only once
         block_s = sweep_pass(profiler, sample, number=1).seconds / len(sample)
         network_s = sweep_pass(profiler, few, number=1).seconds / len(few)
     pass_s = len(measured) * block_s + len(networks) * protocol.network_visits * network_s
