@@ -51,7 +51,7 @@ DONE:
 
 
 class Gate:
-    """A gate that can be closed on any stream of the GPU, again and again.
+    """A gate that can be closed repeatedly on any stream of the GPU.
 
     Raises:
         CudaError: The driver cannot compile or run the gate.
@@ -62,15 +62,15 @@ class Gate:
         self._words, self._address = driver.shared_words(2)
         self._kernel = driver.load_kernel(KERNEL, "hold")
         self._turn = 0
-        self.hold(stream)  # loads the kernel, which a later turn must not wait for
+        self.hold(stream)  # loads the kernel now, so that no later turn waits for it
         self.release()
         driver.synchronize(stream)
 
     def hold(self, stream: int) -> None:
-        """Close the gate: what is put on the stream from here on waits."""
+        """Close the gate: work that is put on the stream afterwards waits."""
         self._turn = (
             self._turn % (2**32 - 1) + 1
-        )  # never 0, which the word for late turns begins as
+        )  # never 0, the initial value of the word for late turns
         arguments = (c_uint64(self._address), c_uint(self._turn), c_uint64(_LIMIT_NS))
         self._driver.launch(self._kernel, arguments, stream)
 

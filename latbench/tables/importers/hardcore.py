@@ -7,9 +7,8 @@ key a block,
     _k_{kernel}_se_{ratio}_act_{1: ReLU, 0: hard swish}
 
 without the line break, and ``general`` for what every network has: stem, first block, head. The
-published space has 120 blocks. Latencies are seconds, an image on CPUs; on GPUs the published
-code divides ``general`` by the batch size, but not the blocks, which no reader can tell from the
-file.
+published space has 120 blocks. Latencies are in seconds, per image on CPUs. On GPUs, the published
+code divides ``general`` by the batch size, but not the blocks. The file does not show this.
 
 The width is the expansion times the input channels, rounded to a multiple of 8. Blocks with
 squeeze-excite stay unmapped: theirs has a ReLU inside whatever the block's activation is, and a

@@ -1,14 +1,13 @@
-"""Pickles read as data: nothing of what a pickle says is ever imported or called.
+"""Safe reader of pickles: nothing that a pickle names is imported or called.
 
-``pickle.loads`` runs whatever the file names. An ``Unpickler`` with a strict ``find_class`` does
-not, but a few bytes still make it reserve gigabytes (a huge memo index, a huge announced length)
-or exhaust the stack (the hash of a tuple nested a million deep), and repeated keys vanish in its
-dicts. A latency table needs mappings, sequences, texts and numbers, so here is a machine that
-knows the opcodes of those and refuses all others by name. Numbers may be NumPy's, which is what
-interpolating gives.
+``pickle.loads`` runs any code that the file names. An ``Unpickler`` with a strict ``find_class``
+does not, but a few bytes can make it reserve gigabytes (with a huge memo index or length) or
+exhaust the stack (by hashing a tuple nested a million deep). Its dicts also hide repeated keys. A
+latency table needs only mappings, sequences, texts and numbers. This reader accepts the opcodes for
+these and refuses all others by name. It also reads NumPy's numbers, which come from interpolation.
 
-A container may stand in one place only, as YAML without aliases: shared ones are how a small file
-becomes a huge table, or one that contains itself. Texts may be shared, as pickle itself does.
+A container may be used in one place only, as in YAML without aliases. With shared containers, a
+small file could become a huge table or one that contains itself. Texts may be shared.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def _mapping(arguments: list[object]) -> Pairs:
 
 
 def _mapping_with_default(arguments: list[object]) -> Pairs:
-    """What it would make of missing keys is nothing that a table has."""
+    """Pairs of a defaultdict; its default for missing keys is ignored."""
     if len(arguments) > 1:
         raise ValueError("no arguments of a defaultdict")
     return Pairs()
@@ -85,11 +84,11 @@ _CALLABLES = {
 
 
 def read_pickle(raw: bytes) -> object:
-    """The value of a pickle, its mappings as ``Pairs``.
+    """Read the value of a pickle, with mappings as ``Pairs``.
 
     Raises:
-        ForeignFormatError: Truncated, no pickle, or a pickle of anything but plain data; says
-            what it would have built.
+        ForeignFormatError: The bytes are truncated, not a pickle, or a pickle of other objects than
+            plain data, which the message names.
     """
     machine = _Machine()
     with warnings.catch_warnings():
@@ -107,7 +106,7 @@ def read_pickle(raw: bytes) -> object:
 
 
 class _Machine:
-    """The stack machine of pickles, without its dangerous half."""
+    """Stack machine of pickles, without the opcodes that can run code."""
 
     def __init__(self) -> None:
         self._stack: list[object] = []

@@ -1,7 +1,7 @@
 """YAML read as data, from the parser's events: mappings of mappings of scalars, no more.
 
-PyYAML's safe loader makes no foreign objects, but expands aliases (ten lines become gigabytes) and
-drops repeated keys unsaid. A latency table has no use for anchors, aliases, tags or lists.
+PyYAML's safe loader makes no foreign objects, but it expands aliases (ten lines become gigabytes)
+and silently drops repeated keys. A latency table needs no anchors, aliases, tags or lists.
 """
 
 from __future__ import annotations
