@@ -1,12 +1,13 @@
-"""A gate on a stream: work waits behind it while it is enqueued, and then goes without gaps.
+"""A gate on a stream: work waits behind the gate while it is enqueued, then runs without gaps.
 
-Launching kernels one by one from the processor can take longer than computing them. With the
-stream held meanwhile, what lies between two events on it is the GPU's work alone, as in NVBench.
+Launching kernels one by one from the processor can take longer than computing them. If the stream
+is held during the launches, the time between two events on it is the GPU's work alone, as in
+NVBench.
 
-The gate is a kernel of one thread that reads a word of the processor's memory until it has the
-number of this turn. It gives up after a second: a call that waits for the GPU while the gate is
-closed would wait for ever, and so would a call of more launches than a stream queues (some
-thousand). ``cuStreamWaitValue32`` would do the same without a kernel, but it never gives up.
+The gate is a kernel with one thread. It reads a word of the processor's memory until the word
+reaches the number of this turn. It gives up after a second, because two kinds of calls would wait
+for ever: calls that wait for the GPU while the gate is closed, and calls with more launches than a
+stream can queue (some thousand). ``cuStreamWaitValue32`` needs no kernel, but it never gives up.
 """
 
 from __future__ import annotations

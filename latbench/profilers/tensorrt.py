@@ -341,7 +341,7 @@ def _log_into(errors: list[str]) -> trt.ILogger:
 
     class Log(trt.ILogger):  # type: ignore[misc]  # TensorRT has no types
         def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # its own rule: not by way of super()
+            trt.ILogger.__init__(self)  # TensorRT requires this call instead of super()
 
         def log(self, severity: trt.ILogger.Severity, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):

@@ -11,8 +11,8 @@ published space has 120 blocks. Latencies are in seconds, per image on CPUs. On 
 code divides ``general`` by the batch size, but not the blocks. The file does not show this.
 
 The width is the expansion times the input channels, rounded to a multiple of 8. Blocks with
-squeeze-excite stay unmapped: theirs has a ReLU inside whatever the block's activation is, and a
-hard sigmoid as its gate, which no block here has.
+squeeze-excite are not mapped to block specs: their squeeze-excite always uses a ReLU and a hard
+sigmoid gate, and no block spec has this combination.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _KEY = re.compile(
     r"_k_(?P<kernel>[13579])_se_(?P<se>\d(?:\.\d{1,3})?)_act_(?P<relu>[01])",
     re.ASCII,
 )
-_DIVISOR = 8  # of the widths, make_divisible in timm/models/efficientnet_blocks.py
+_DIVISOR = 8  # divisor of the widths, see make_divisible in timm/models/efficientnet_blocks.py
 _LEAST_KEPT = 0.9  # rounding down may take a tenth of the channels, no more
 
 

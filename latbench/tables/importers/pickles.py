@@ -42,7 +42,7 @@ class _Callable:
     """Stands for a class or a function that a pickle may name.
 
     Attributes:
-        make: What is made of the arguments of its call, without calling it.
+        make: Function that computes the result of its call from the arguments.
     """
 
     make: Callable[[list[object]], object]
@@ -73,7 +73,7 @@ _CALLABLES = {
     "collections OrderedDict": _Callable(_mapping),
     "collections defaultdict": _Callable(_mapping_with_default),
     **{
-        f"{module} {name}": _Callable(_nothing)  # of the missing keys of a defaultdict
+        f"{module} {name}": _Callable(_nothing)  # default factories of a defaultdict
         for module in ("builtins", "__builtin__")
         for name in ("dict", "list", "float", "int")
     },
@@ -92,7 +92,7 @@ def read_pickle(raw: bytes) -> object:
     """
     machine = _Machine()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of ill-formed escapes in a foreign text
+        warnings.simplefilter("ignore")  # warnings about invalid escapes in a foreign text
         try:
             for number, (opcode, argument, _) in enumerate(pickletools.genops(raw)):
                 if number >= _MAX_OPCODES:
