@@ -147,5 +147,5 @@ def load_device(name_or_path: str | Path) -> DeviceProfile:
         return msgspec.toml.decode(text, type=DeviceProfile)
     except msgspec.DecodeError as error:
         raise InvalidFileError(
-            f"{name_or_path} is no device profile: {error}", path=offence(str(error))
+            f"{name_or_path} is not a device profile: {error}", path=offence(str(error))
         ) from error

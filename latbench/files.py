@@ -103,7 +103,7 @@ def decode_text(raw: bytes, *, source: str, what: str) -> str:
         return raw.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         raise InvalidFileError(
-            f"{source} is not {what}: it is no UTF-8 text (byte {error.start})"
+            f"{source} is not {what}: it is not UTF-8 text (byte {error.start})"
         ) from error
 
 

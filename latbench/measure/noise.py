@@ -150,7 +150,9 @@ def _advice(
         read_system(_CPU / name) for name in ("intel_pstate/no_turbo", "cpufreq/boost")
     )
     if no_turbo == "0" or boost == "1":
-        advice.append("turbo frequencies depend on heat and neighbours: switch them off")
+        advice.append(
+            "turbo frequencies depend on temperature and on other programs: switch them off"
+        )
     if profile.threads > environment.cores:
         advice.append(
             f"{profile.threads} threads share {environment.cores} processors: lower `threads`"
@@ -163,8 +165,9 @@ def _advice(
         )
     if re.search(r"^flags.*\bhypervisor\b", read_system(Path("/proc/cpuinfo")) or "", re.MULTILINE):
         advice.append(
-            "this is a virtual machine: neighbours share cores, caches and memory, and nothing "
-            "inside can pin them; measure on a dedicated host, or for longer and at quiet hours"
+            "this is a virtual machine: others share its cores, caches and memory, and "
+            "nothing inside it can prevent that; measure on a dedicated host, or for longer and at "
+            "quiet hours"
         )
     first, last = found[0], found[-1]
     if last.drift > 2 * max(first.drift, _QUIET):

@@ -80,7 +80,7 @@ def draw_curves(table: LatencyTable, path: Path) -> int:
     try:
         figure.savefig(path, dpi=120)
     except ValueError as error:
-        raise InvalidValueError(f"{path} is no picture: {error}") from error
+        raise InvalidValueError(f"{path} is not a picture file: {error}") from error
     return len(shapes)
 
 

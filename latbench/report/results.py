@@ -104,8 +104,7 @@ def show_profile(result: ProfileResult, path: Path) -> None:
     ]
     if result.noisy_sweep:
         lines.append(
-            "this sweep is noisy: run the same command again on a quieter machine, it goes on "
-            "where it stopped"
+            "this sweep is noisy: run the same command again on a quieter machine to continue it"
         )
     print_lines([*lines, f"next: latbench verify --random 24 --seed 7 --table {path}"])
 

@@ -150,7 +150,7 @@ class TableStore:
             raise InvalidFileError(f"cannot open {path}: {error}") from error
         try:
             if db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
-                raise InvalidFileError(f"{path} is no latency table")
+                raise InvalidFileError(f"{path} is not a latency table")
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version > SCHEMA_VERSION:
                 raise InvalidFileError(
@@ -166,7 +166,7 @@ class TableStore:
                 raise InvalidFileError(f"{path} is damaged: {damage}")
         except sqlite3.DatabaseError as error:
             db.close()
-            raise InvalidFileError(f"{path} is no latency table, or damaged: {error}") from error
+            raise InvalidFileError(f"{path} is not a latency table, or damaged: {error}") from error
         except InvalidFileError:
             db.close()
             raise

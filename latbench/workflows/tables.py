@@ -25,7 +25,7 @@ def check_table(table: LatencyTable | str | Path) -> TableCheck:
     at where the table's device can run here.
 
     Raises:
-        InvalidFileError: The file is no table.
+        InvalidFileError: The file is not a latency table.
     """
     opened = open_table(table)
     if opened.origin is not None:

@@ -152,7 +152,7 @@ def milliseconds(value: object, ms_per_unit: float, *, key: str) -> float:
     """A latency of the file in ms.
 
     Raises:
-        ForeignFormatError: The value is no number.
+        ForeignFormatError: The value is not a number.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ForeignFormatError(f"{shown(key)} has {shown(value)} where a latency should be")

@@ -37,7 +37,7 @@ def parse(raw: bytes, ms_per_unit: float) -> ForeignTable:
         # the library writes with this module, which alone reads back its NaN and Infinity
         content = json.loads(read_text(raw), object_pairs_hook=Pairs)
     except (ValueError, RecursionError) as error:
-        raise ForeignFormatError("it is no JSON, or truncated") from error
+        raise ForeignFormatError("it is not JSON, or truncated") from error
     if not isinstance(content, Pairs):
         raise ForeignFormatError(f"it holds {shown(content)}")
     rows = [value for key, value in content if key == _ROWS]

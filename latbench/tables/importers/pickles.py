@@ -101,7 +101,7 @@ def read_pickle(raw: bytes) -> object:
                     return machine.pop()
                 machine.step(opcode.name, argument)
         except (ValueError, IndexError, KeyError) as error:
-            raise ForeignFormatError("it is no pickle, or a truncated or damaged one") from error
+            raise ForeignFormatError("it is not a pickle, or it is truncated or damaged") from error
     raise ForeignFormatError("it is a truncated pickle")
 
 

@@ -41,7 +41,7 @@ def read_yaml(raw: bytes) -> Pairs:
                 raise ForeignFormatError("it holds more than one YAML document")
     except _NO_YAML as error:
         deep = _open_brackets(raw) > _OPEN_BRACKETS
-        raise ForeignFormatError(_TOO_DEEP if deep else "it is no YAML, or truncated") from error
+        raise ForeignFormatError(_TOO_DEEP if deep else "it is not YAML, or truncated") from error
     return content
 
 
