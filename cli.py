@@ -1,8 +1,8 @@
-"""The command line's front door: commands by name, errors in one line, exit codes, signals.
+"""Entry point of the command line: commands by name, one-line errors, exit codes, signals.
 
-A command's module is imported when it is called. Exit codes: 0 done; 1 a check or verdict failed,
-its result is printed all the same; 2 wrong use or bad input, in one line that says what to do next;
-130 interrupted.
+The module of a command is imported when the command is called. Exit codes: 0 for success; 1 for a
+failed check or verdict, whose result is still printed; 2 for wrong use or bad input, with one line
+that says what to do next; 130 for an interrupt.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _run() -> int:
 
 
 def main() -> None:
-    """Run the command line; every error a user can cause is one line and exit code 2."""
+    """Run the command line; an error that a user can cause prints one line and exits with 2."""
     signal.signal(signal.SIGTERM, _interrupt)
     prepare_streams()
     as_json = "--json" in sys.argv
@@ -88,8 +88,8 @@ def main() -> None:
         fail(InvalidValueError(f"{message} See `{where} --help`."), as_json=as_json)
     except (KeyboardInterrupt, click.Abort):
         say(
-            "interrupted: the passes and epochs that were finished are saved, the same command "
-            "goes on from there"
+            "interrupted: finished passes and epochs are saved, run the same command again to "
+            "continue"
         )
         sys.exit(EXIT_INTERRUPTED)
     except ReaderLeft:
@@ -98,7 +98,9 @@ def main() -> None:
     except (OSError, sqlite3.Error) as error:  # a full disk, a file without permission, ...
         unusable = InvalidFileError(f"a file could not be read or written: {error}")
         fail(unusable, as_json=as_json)
-    except UnicodeEncodeError as error:  # a library that cannot open such a file, as TensorBoard
+    except (
+        UnicodeEncodeError
+    ) as error:  # raised by a library that cannot open the file, such as TensorBoard
         name = utf8(error.object)
         fail(
             InvalidFileError(

@@ -1,8 +1,8 @@
-"""Blocks, devices and time: profile a device, price a network, verify the price.
+"""Latency of networks on devices: profile a device, price a network, verify the price.
 
-This package knows nothing of architectures or training (see ``nas``). Its functions take
-block specs, or tuples of them as networks, and speak milliseconds. Its public names are those of
-``__all__``; each is imported when it is first used.
+This package does not know architectures or training; these are in ``nas``. Its functions take block
+specs, or networks as tuples of block specs, and return latencies in milliseconds. The public names
+are listed in ``__all__``; each is imported when it is first used.
 
     import latbench
 
@@ -60,5 +60,5 @@ _PLACES = {
     "load_device": "latbench.device",
 }
 
-if not TYPE_CHECKING:  # for a type checker the names above are all there are
+if not TYPE_CHECKING:  # type checkers see only the names above
     __getattr__, __dir__ = public(__name__, _PLACES)

@@ -1,8 +1,8 @@
-"""Multiply-accumulates, parameters and activation bytes, counted from a block's graph.
+"""Costs of a block: multiply-accumulates, parameters and activation bytes, from its graph.
 
-The counting rule: MACs are those of convolutions and linear layers, nothing else (no biases,
-pooling, norms or activations); parameters are trained ones (weights, biases, slopes of PReLU, norm
-scale and shift), not running statistics.
+MACs are counted for convolutions and linear layers only, not for biases, pooling, norms or
+activations. Parameters are the trained ones: weights, biases, PReLU slopes, and the scale and shift
+of norms, but not running statistics.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Cost:
         conv_macs: Multiply-accumulates of convolutions.
         linear_macs: Multiply-accumulates of linear layers.
         params: Trained parameters.
-        activation_bytes: Bytes of all layers' fp32 outputs, summed (traffic, not peak memory).
+        activation_bytes: Summed size of all layers' fp32 outputs (memory traffic, not peak memory).
     """
 
     conv_macs: int = 0
@@ -60,7 +60,7 @@ class Cost:
         }
 
 
-@lru_cache(maxsize=16384)  # a space has some thousand distinct blocks, asked for over and over
+@lru_cache(maxsize=16384)  # a space has some thousand distinct blocks
 def block_cost(spec: BlockSpec) -> Cost:
     """Cost of one block for one image."""
     return graph_cost(spec.graph())

@@ -1,6 +1,6 @@
-"""Device profiles: what is measured with, and how. One TOML file each.
+"""Device profiles: TOML files that name a device, a runtime and a measuring protocol.
 
-A profile is found by name among those that are shipped (``device_profiles``), or by path.
+A profile is found by its name among the shipped ones (``device_profiles``), or by its path.
 """
 
 from __future__ import annotations
@@ -23,39 +23,41 @@ Clock = Literal["gpu", "host"]
 _PACKAGE = "device_profiles"
 _WHAT = "a device profile, TOML with at least name and runtime"
 IMPORTED = "imported"
-"""The runtime of tables that were measured by another program: nothing runs on it."""
+"""Runtime of imported tables, which another program measured. Nothing can be run on it."""
 
 
 class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How visits are made and when to stop (the ``[sweep]`` section).
+    """Rules for visits and for the end of a sweep (the ``[sweep]`` section).
 
-    The defaults are those under which sums of block prices were found to agree with whole
-    networks on shared machines; see docs/measurement.md.
+    With the default values, sums of block prices agreed with the latencies of whole networks on
+    shared machines; see docs/measurement.md.
 
     Attributes:
-        warmup_calls: Untimed calls at the start of a visit, at least.
-        hot_calls: Timed calls one after another, at least.
-        cold_calls: Timed calls, each after writing a buffer of the L2 cache's size.
-        block_dwell_ms: Hot calls to a block go on for this long.
-        network_dwell_ms: Hot calls to a network go on for this long: a network needs some calls
-            to gather its weights in the shared cache, and a quiet moment among them.
-        min_passes: Passes before a sweep may stop; below, an interval says nothing.
-        max_passes: Passes after which a sweep stops.
-        quantile: Quantile over visits of a visit's fastest call: low, because a shared machine
-            only ever adds time.
-        block_tolerance: Half width of the 95 % interval, relative, below which a block's
-            estimate counts as converged.
-        network_tolerance: The same for the sum over the calibration networks.
-        floor_tolerance: Disagreement of the calibration networks with themselves, between two
-            halves of the sweep, above which the whole sweep is called noisy.
-        networks: Calibration networks in every shuffle. Where a table is gone on with, its
-            networks stay, and new ones join if it has fewer.
-        network_visits: Visits to each of them a pass.
-        verify_visits: Visits to each network of a verification.
-        least_clock: Fraction of a GPU's highest clock below which a visit does not count. Lower it
-            where the clock is locked on purpose.
-        warmup_ms: Untimed calls go on for this long: an idle GPU has lowered its clock.
-        scan_passes: Passes over the widths by which a runtime's alignment classes are found.
+        warmup_calls: Minimum number of untimed calls at the start of a visit.
+        hot_calls: Minimum number of timed calls that directly follow each other.
+        cold_calls: Number of timed calls that each follow the writing of a buffer of the L2 cache's
+            size.
+        block_dwell_ms: Duration of the hot calls to a block.
+        network_dwell_ms: Duration of the hot calls to a network. It is longer than for a block,
+            because a network needs several calls to load its weights into the shared cache, and one
+            call without disturbance.
+        min_passes: Minimum number of passes of a sweep. With fewer, an interval means nothing.
+        max_passes: Maximum number of passes of a sweep.
+        quantile: Quantile over visits of the fastest call of a visit. It is low because other
+            programs on a shared machine can only add time.
+        block_tolerance: Relative half width of the 95 % interval below which the estimate of a
+            block counts as converged.
+        network_tolerance: The same limit for the summed latency of the calibration networks.
+        floor_tolerance: Split-half noise of the calibration networks above which the whole sweep
+            counts as noisy.
+        networks: Number of calibration networks in every pass. A resumed table keeps its networks;
+            new ones are added if it has fewer.
+        network_visits: Number of visits to each calibration network in a pass.
+        verify_visits: Number of visits to each network of a verification.
+        least_clock: Fraction of a GPU's highest clock below which a visit does not count. Lower
+            this value if the clock is locked on purpose.
+        warmup_ms: Minimum duration of the untimed calls, because an idle GPU lowers its clock.
+        scan_passes: Number of passes over the widths of the scan for alignment classes.
     """
 
     warmup_calls: Count = 2
@@ -72,25 +74,27 @@ class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     networks: Annotated[int, msgspec.Meta(ge=6, le=1000)] = 16
     network_visits: Count = 3
     verify_visits: Count = 60
-    least_clock: Fraction = 0.75  # as NVBench drops samples by default
+    least_clock: Fraction = 0.75  # the default limit of NVBench
     warmup_ms: Milliseconds = 0.0
-    scan_passes: Count = 8  # enough for a class three times as slow, and for steps of some percent
+    scan_passes: Count = 8  # enough to find a class three times as slow, and steps of a few percent
 
 
 class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A device and the runtime on it.
 
     Attributes:
-        name: What tables call the device.
+        name: Name of the device in tables.
         runtime: Inference runtime, a name in ``latbench.profilers.PROFILERS``.
-        device: What the runtime computes on.
-        batch_size: Images a call; latencies are of the whole batch.
-        precision: Of weights and activations.
-        threads: Threads of one call.
-        options: Passed to the runtime as they stand; each profiler says which it knows.
-        sweep: The measuring protocol.
-        clock: What a latency is on CUDA. ``gpu``, where none is named: the GPU's work on a call,
-            without gaps between launches. ``host``: from the call until its result is there.
+        device: Hardware that the runtime computes on.
+        batch_size: Number of images a call. Latencies are those of the whole batch.
+        precision: Precision of weights and activations.
+        threads: Number of threads of one call.
+        options: Options that are passed to the runtime unchanged. The module of each profiler lists
+            those it accepts.
+        sweep: Measuring protocol.
+        clock: Definition of a latency on CUDA. ``gpu`` (the default) is the time of the GPU's work
+            for a call, without gaps between launches. ``host`` is the time from the call until
+            its result is available.
     """
 
     name: str
@@ -108,7 +112,7 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("clock is for device cuda: leave it out")
 
     def same_device(self, other: DeviceProfile) -> bool:
-        """Whether latencies of the two may be compared: all but the protocol is equal."""
+        """Whether latencies of two profiles can be compared: only their protocols may differ."""
         return self == msgspec.structs.replace(other, sweep=self.sweep)
 
 
@@ -126,8 +130,8 @@ def load_device(name_or_path: str | Path) -> DeviceProfile:
     """Read a device profile by shipped name, such as ``"cpu-onnxruntime"``, or by path.
 
     Raises:
-        UnknownNameError: Neither a shipped profile nor a file.
-        InvalidFileError: The file is no device profile.
+        UnknownNameError: The argument is neither the name of a shipped profile nor a file.
+        InvalidFileError: The file is not a device profile.
     """
     path = Path(name_or_path)
     shipped = shipped_profiles()
@@ -143,5 +147,5 @@ def load_device(name_or_path: str | Path) -> DeviceProfile:
         return msgspec.toml.decode(text, type=DeviceProfile)
     except msgspec.DecodeError as error:
         raise InvalidFileError(
-            f"{name_or_path} is no device profile: {error}", path=offence(str(error))
+            f"{name_or_path} is not a device profile: {error}", path=offence(str(error))
         ) from error

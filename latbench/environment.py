@@ -1,4 +1,4 @@
-"""What a measurement was taken on: machine, clocks, versions, date."""
+"""Environment of a measurement: machine, clocks, versions, date."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ import msgspec
 
 from latbench import __version__
 
-_HARMLESS = {"python", "latbench"}  # versions that no runtime's call depends on
+_HARMLESS = {"python", "latbench"}  # versions that do not affect latencies
 _CPU = Path("/sys/devices/system/cpu/cpu0")
-_DEFAULT_L2_BYTES = 1 << 20  # where the system does not say: common to phones and servers
+_DEFAULT_L2_BYTES = 1 << 20  # used if the system does not report it; common on phones and servers
 
 
 class Gpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A GPU at one moment; None is what it does not tell.
+    """State of a GPU at one moment; values that the GPU does not report are None.
 
     Attributes:
-        name: Model name; of a slice of a GPU, with the slice's profile.
+        name: Model name; for a MIG slice, it includes the profile of the slice.
         driver: Version of the driver.
-        clock_mhz: Clock of its multiprocessors, under load.
-        max_clock_mhz: The highest it boosts to.
-        throttled_by: What holds the clock back, in words.
-        base_clock_mhz: The clock it is made for; in tables of earlier versions only, NVIDIA has
+        clock_mhz: Clock of the multiprocessors under load.
+        max_clock_mhz: Highest boost clock.
+        throttled_by: Reasons for a reduced clock, in words.
+        base_clock_mhz: Base clock. Only tables of earlier versions have it, because NVIDIA has
             deprecated it.
-        memory_clock_mhz: Clock of its memory, under load.
-        memory_mib: Its memory.
-        power_limit_w: Power that it may take.
+        memory_clock_mhz: Clock of the memory under load.
+        memory_mib: Size of the memory.
+        power_limit_w: Power limit.
     """
 
     name: str
@@ -46,20 +46,20 @@ class Gpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The machine and the software at one moment.
+    """State of the machine and the software at one moment.
 
     Attributes:
         cpu: Model name of the processor.
-        cores: Processors that this process may use.
-        governor: Frequency governor of processor 0, where the system tells.
-        clock_mhz: Clock of processor 0 now, where the system tells.
+        cores: Number of processors that this process may use.
+        governor: Frequency governor of processor 0; None if the system does not report it.
+        clock_mhz: Current clock of processor 0; None if the system does not report it.
         l2_bytes: Size of the L2 cache of processor 0.
         memory_mib: Memory of the machine.
         system: Operating system and its release.
-        versions: Of Python, of this package and of the runtime.
+        versions: Versions of Python, of this package and of the runtime.
         taken_at: Date and time, UTC, ISO 8601.
-        gpu: The GPU, for what is measured on one.
-        remarks: What the profiler could not do as asked, in whole sentences.
+        gpu: State of the GPU; None if nothing is measured on a GPU.
+        remarks: Requests that the profiler could not follow, in whole sentences.
     """
 
     cpu: str
@@ -75,7 +75,7 @@ class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     remarks: list[str] = msgspec.field(default_factory=list)
 
     def differences(self, other: Environment) -> list[str]:
-        """What differs from an earlier environment in a way that changes latencies."""
+        """Differences from an earlier environment that can change latencies, in words."""
         found = []
         for field in ("cpu", "cores", "governor", "l2_bytes"):
             ours, theirs = getattr(self, field), getattr(other, field)
@@ -95,10 +95,10 @@ class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def current_environment(
     runtime_versions: Mapping[str, str], gpu: Gpu | None = None, *, remarks: Sequence[str] = ()
 ) -> Environment:
-    """Record the machine as it is now, with the GPU where one is measured on."""
+    """Record the present state of the machine, and of the GPU if one is measured."""
     runtimes = {
         name: str(version) for name, version in runtime_versions.items()
-    }  # PyTorch's is more
+    }  # the version of PyTorch has a suffix for its build
     versions = {"python": platform.python_version(), "latbench": __version__, **runtimes}
     return Environment(
         cpu=_cpu_model(),
@@ -116,7 +116,7 @@ def current_environment(
 
 
 def unknown_environment(machine: str) -> Environment:
-    """What is known of a machine that somebody else measured on: its name."""
+    """Environment of a measurement by somebody else; only the name of the machine is known."""
     return Environment(
         cpu=machine,
         cores=0,
@@ -136,7 +136,7 @@ def memory_bytes() -> int:
 
 
 def l2_bytes() -> int:
-    """Size of the L2 cache of processor 0 in bytes; 1 MiB where the system does not say."""
+    """Size of the L2 cache of processor 0 in bytes; 1 MiB if the system does not report it."""
     for index in sorted(_CPU.glob("cache/index*")):
         if read_system(index / "level") == "2":
             size = re.fullmatch(r"(\d+)([KM]?)", read_system(index / "size") or "")
@@ -161,7 +161,7 @@ def _clock_mhz() -> float | None:
 
 
 def read_system(path: Path) -> str | None:
-    """What a file of the system says; None where there is none."""
+    """Contents of a system file; None if it cannot be read."""
     try:
         return path.read_text("utf-8", "replace").strip()
     except OSError:

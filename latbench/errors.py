@@ -1,17 +1,17 @@
-"""What can go wrong, and what to do about it.
+"""Errors that a user can cause.
 
-Every error a user can cause is one of these; its message is one line that names the bad value,
-what is allowed and the next step. The command line prints it and exits with code 2.
+The message of such an error is one line. It names the bad value, the allowed values and the next
+step. The command line prints the message and exits with code 2.
 
     LatbenchError
      ├─ UnknownNameError      a name that is in no registry; lists the choices and the nearest
      ├─ InvalidValueError     a value out of range, of the wrong form or without its unit
-     ├─ InvalidFileError      a file that is foreign, truncated or does not fit
+     ├─ InvalidFileError      a file of another kind, truncated, damaged or not as specified
      ├─ MismatchError         two things that do not belong together (table and space, ...)
-     ├─ BudgetError           a budget out of reach; carries the nearest feasible one
+     ├─ BudgetError           a budget that cannot be met; carries the nearest feasible one
      ├─ MissingExtraError     an optional dependency that is not installed
      ├─ PluginError           an installed package whose member clashes or cannot be loaded
-     ├─ DivergedError         a training whose loss or weights are no numbers any more
+     ├─ DivergedError         a training whose loss or weights are no longer finite numbers
      ├─ TorchDeviceError      a torch device whose memory is too small, or that failed in a training
      ├─ OutputError           a result that cannot be printed
      ├─ RuntimeFailure        an inference runtime refused a model, or its device cannot be used
@@ -27,15 +27,15 @@ from typing import Any
 
 
 class LatbenchError(Exception):
-    """Base of all errors that a user can cause and mend.
+    """Base class of all errors that a user can cause and correct.
 
     Attributes:
         kind: Stable machine-readable name of the class of error.
-        path: Where in a file or value the offence stands, such as ``$.stages[0][1].op``.
-        choices: The allowed names, where there is a list of them.
-        nearest_ms: The nearest feasible latency in ms, for budgets of latency.
-        nearest_macs_m: The nearest feasible MACs in millions, for budgets of MACs.
-        nearest_params_m: The nearest feasible parameters in millions, for budgets of these.
+        path: JSON path of the wrong value in a file, such as ``$.stages[0][1].op``.
+        choices: Allowed names, if there is a list of them.
+        nearest_ms: Nearest feasible latency in ms, for a latency budget.
+        nearest_macs_m: Nearest feasible MACs in millions, for a MACs budget.
+        nearest_params_m: Nearest feasible parameters in millions, for a parameter budget.
     """
 
     kind = "error"
@@ -59,7 +59,7 @@ class LatbenchError(Exception):
         self.nearest_params_m = nearest_params_m
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """How an error reaches another process: whole, whatever its class is made of."""
+        """Pickle the error with all its attributes, whatever its constructor takes."""
         return _restored, (type(self), self.args, self.__dict__)
 
     def as_dict(self) -> dict[str, object]:
@@ -83,7 +83,7 @@ def _restored(kind: type[LatbenchError], args: tuple[Any, ...], state: Any) -> L
 
 
 class LatbenchWarning(UserWarning):
-    """Something to know of a result that is not quite what was asked for."""
+    """A result that differs from what was asked for, without being an error."""
 
 
 class UnknownNameError(LatbenchError):
@@ -110,7 +110,7 @@ class InvalidValueError(LatbenchError):
 
 
 class InvalidFileError(LatbenchError):
-    """A file that is foreign, truncated, damaged or does not fit its schema."""
+    """A file of another kind, truncated, damaged or not as its schema specifies."""
 
     kind = "invalid-file"
 
@@ -122,7 +122,7 @@ class MismatchError(LatbenchError):
 
 
 class BudgetError(LatbenchError):
-    """A budget that cannot be met; ``nearest_ms`` says which one can."""
+    """A budget that cannot be met; ``nearest_ms`` is the nearest feasible one."""
 
     kind = "infeasible-budget"
 
@@ -144,19 +144,19 @@ class PluginError(LatbenchError):
 
 
 class DivergedError(LatbenchError):
-    """The loss or the weights of a training are no finite numbers any more."""
+    """The loss or the weights of a training are no longer finite numbers."""
 
     kind = "diverged"
 
 
 class TorchDeviceError(LatbenchError):
-    """The torch device of a training has too little memory or failed, or a process was lost."""
+    """The torch device of a training has too little memory or failed, or a process ended."""
 
     kind = "torch-device"
 
 
 class OutputError(LatbenchError):
-    """Standard output is closed or full, so that a result would be lost."""
+    """Standard output is closed or full, so a result cannot be printed."""
 
     kind = "output"
 
@@ -168,13 +168,13 @@ class RuntimeFailure(LatbenchError):
 
 
 class DeviceBusyError(LatbenchError):
-    """Another process measures on the same device; two would spoil each other's times."""
+    """Another process measures on the same device; both measurements would be wrong."""
 
     kind = "device-busy"
 
 
 def offence(message: str) -> str | None:
-    """Where the value stands that a schema error speaks of, as a JSON path."""
+    """JSON path of the value that the message of a schema error names; None if it names none."""
     place = re.search(r"`(\$.*?)`", message)
     field = re.search(r"(?:unknown|missing required) field `(.*?)`", message)
     if place is None and field is None:

@@ -1,6 +1,6 @@
-"""Reading files that may be anything, and writing them so that a failed write leaves the old one.
+"""Safe reading of unchecked files, and atomic writing that keeps the old file on failure.
 
-All text is UTF-8, with or without a byte-order mark, whatever the locale of the machine is.
+All text is UTF-8, with or without a byte-order mark, whatever the locale of the machine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from latbench.errors import InvalidFileError
 MAX_TEXT_BYTES = 1 << 20  # architectures, profiles and recipes take a few kilobytes
 
 _OTHER_MARKS = (
-    (codecs.BOM_UTF32_LE, "UTF-32"),  # before UTF-16, whose mark it begins with
+    (
+        codecs.BOM_UTF32_LE,
+        "UTF-32",
+    ),  # checked before UTF-16, because it begins with the mark of UTF-16
     (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
@@ -24,18 +27,18 @@ _OTHER_MARKS = (
 
 
 def read_bytes(path: Path, *, what: str, limit: int) -> bytes:
-    """The contents of a file that nobody has checked yet.
+    """Read a file that has not been checked.
 
-    Pipes of the shell, such as ``<(command)``, are read; devices and named pipes may never end
-    and are refused.
+    Pipes of the shell, such as ``<(command)``, are read. Devices and named pipes are refused,
+    because they may never end.
 
     Args:
-        path: The file.
-        what: What the file should be, for messages, such as ``an architecture``.
-        limit: Bytes above which it cannot be that.
+        path: File to read.
+        what: Expected content, for messages, such as ``an architecture``.
+        limit: Maximum size in bytes.
 
     Raises:
-        InvalidFileError: It is missing, no file, unreadable, or larger than the limit.
+        InvalidFileError: The file is missing, not a file, unreadable or larger than the limit.
     """
     require_file(path, what=what)
     try:
@@ -50,10 +53,10 @@ def read_bytes(path: Path, *, what: str, limit: int) -> bytes:
 
 
 def require_file(path: Path, *, what: str) -> None:
-    """Refuse what cannot be opened and read to its end.
+    """Check that a path is a file that can be opened and read to its end.
 
     Raises:
-        InvalidFileError: It is missing, a directory, a device or a named pipe.
+        InvalidFileError: The path is missing, a directory, a device or a named pipe.
     """
     try:
         mode = path.stat().st_mode
@@ -76,20 +79,20 @@ _KINDS = (
 
 
 def read_text(path: Path, *, what: str, limit: int = MAX_TEXT_BYTES) -> str:
-    """The text of a file, as ``read_bytes`` and ``decode_text``."""
+    """Read a text file; see ``read_bytes`` and ``decode_text`` for arguments and errors."""
     return decode_text(read_bytes(path, what=what, limit=limit), source=str(path), what=what)
 
 
 def decode_text(raw: bytes, *, source: str, what: str) -> str:
-    """UTF-8 as text, without its byte-order mark.
+    """Decode UTF-8 and remove the byte-order mark.
 
     Args:
-        raw: The bytes of a file.
-        source: What to call the file in messages.
-        what: What the file should be.
+        raw: Bytes of a file.
+        source: Name of the file for messages.
+        what: Expected content, for messages.
 
     Raises:
-        InvalidFileError: It is text of another encoding, or no text.
+        InvalidFileError: The bytes are text in another encoding, or not text.
     """
     other = next((name for mark, name in _OTHER_MARKS if raw.startswith(mark)), None)
     if other is None and _alternates(raw[:64]):
@@ -100,12 +103,12 @@ def decode_text(raw: bytes, *, source: str, what: str) -> str:
         return raw.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         raise InvalidFileError(
-            f"{source} is not {what}: it is no UTF-8 text (byte {error.start})"
+            f"{source} is not {what}: it is not UTF-8 text (byte {error.start})"
         ) from error
 
 
 def _alternates(start: bytes) -> bool:
-    """Whether every other byte is zero and the others are not, as in plain text of UTF-16."""
+    """Whether every second byte is zero and the others are not, as for plain text in UTF-16."""
     even, odd = start[::2], start[1::2]
     return len(start) > 3 and ((not any(even) and all(odd)) or (not any(odd) and all(even)))
 
@@ -115,26 +118,27 @@ def _size(count: int) -> str:
 
 
 def utf8(text: str) -> str:
-    """Text of the command line or a file's name as UTF-8, which the locale may not have decoded.
+    """Decode text of the command line or a file name as UTF-8, even in an ASCII locale.
 
-    Python keeps what an ASCII locale cannot decode as lone surrogates, which no file can hold.
+    In an ASCII locale, Python represents undecodable bytes as lone surrogates, which cannot be
+    written to a file.
     """
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is no data, by its name.
+    """Whether the name of a file or folder shows that it is not data.
 
-    Systems put such things beside data: ``._x.jpg``, ``.DS_Store``, ``.ipynb_checkpoints``.
+    Systems put such files beside data: ``._x.jpg``, ``.DS_Store``, ``.ipynb_checkpoints``.
     """
     return name.startswith(".")
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write beside the target, then rename: readers see the old file or the new, never half.
+    """Write a temporary file and rename it, so that readers see the old or the new file only.
 
     Raises:
-        InvalidFileError: The file cannot be written; an old one is as it was.
+        InvalidFileError: The file cannot be written; an existing file is unchanged.
     """
     raw = data.encode() if isinstance(data, str) else data
     path = path.resolve()
@@ -158,6 +162,6 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
 
 def cache_folder() -> Path:
-    """The user's folder for what can be made again; it may not exist yet."""
+    """Cache folder of the user; it may not exist yet. Its contents can be made again."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "latbench"

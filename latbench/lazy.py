@@ -1,7 +1,7 @@
-"""Imports at the last moment: a package's public names, and what an extra brings.
+"""Lazy imports of a package's public names and of optional dependencies.
 
-``import latbench`` and ``latbench --help`` then take milliseconds, and a core-only install has all
-that needs no extra.
+With lazy imports, ``import latbench`` and ``latbench --help`` take milliseconds, and an install
+without extras works for everything that needs no extra.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from latbench.errors import MissingExtraError
 
 @contextmanager
 def needing(extra: str) -> Iterator[None]:
-    """Imports inside that fail name the extra that brings the missing module.
+    """Context manager whose failed imports name the extra to install.
 
     Raises:
         MissingExtraError: A module is not installed.
@@ -30,12 +30,12 @@ def needing(extra: str) -> Iterator[None]:
 def public(
     package: str, places: Mapping[str, str], *, extra: str | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A package's ``__getattr__`` and ``__dir__``, which import a public name at its first use.
+    """Make a package's ``__getattr__`` and ``__dir__``, which import public names at first use.
 
     Args:
         package: Name of the package.
         places: Public names, each with the module that defines it.
-        extra: The extra that brings what the modules import; None where the core does.
+        extra: Extra that the modules need; None if they need only the core dependencies.
     """
 
     def get(name: str) -> Any:

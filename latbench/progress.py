@@ -1,4 +1,4 @@
-"""How long work tells that it goes on: one protocol for both packages."""
+"""Progress callbacks of long computations: one protocol for both packages."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """A function that long work calls now and then.
+    """Callback that a long computation calls from time to time.
 
-    It runs between measurements and steps of training, in the thread that does the work. An
-    exception that it raises ends the work, as Ctrl-C does: what was finished is kept.
+    It runs between measurements or training steps, in the thread of the computation. An exception
+    that it raises ends the computation in the same way as Ctrl-C: finished parts are kept.
     """
 
     def __call__(self, fraction: float, words: str, /) -> None:
-        """Take note.
+        """Report progress.
 
         Args:
-            fraction: Part of the work that is done, 0 to 1.
-            words: What is going on, in a few words.
+            fraction: Finished part of the work, 0 to 1.
+            words: Short description of the current work.
         """
 
 
 def silent(fraction: float, words: str, /) -> None:
-    """The progress that nobody sees, which every function of the library has by default."""
+    """Ignore the progress; this is the default of every function of the library."""

@@ -1,11 +1,11 @@
-"""Families of interchangeable things, looked up by name and imported only when used.
+"""Registries of interchangeable implementations, found by name and imported only when used.
 
-Installed packages add members through entry points; in a package's ``pyproject.toml``:
+Installed packages add members through entry points in their ``pyproject.toml``:
 
     [project.entry-points."latbench.spaces"]
     my-space = "my_package.my_space:my_space"
 
-The groups, each with its registry:
+Each group of entry points belongs to one registry:
 
     latbench.blocks       latbench.blocks.BLOCKS
     latbench.runtimes     latbench.profilers.PROFILERS
@@ -20,8 +20,8 @@ The groups, each with its registry:
     latbench.black_boxes  nas.optimize.blackbox.BLACK_BOXES
     latbench.searchers    nas.searchers.SEARCHERS
 
-A family's entry points are read at its first look-up, in some milliseconds, and a member is
-imported when it is first asked for: ``latbench --help`` pays for neither.
+The entry points of a group are read at the first look-up, which takes some milliseconds. A member
+is imported when it is first requested. ``latbench --help`` needs neither.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names of one kind of thing, each with the place of its implementation.
+    """Named implementations of one kind, each with the place where it is defined.
 
     A member is one line, ``"name": "package.module:attribute"``. The module is imported at the
-    first look-up, so listing the names of all runtimes needs none of the runtimes.
+    first look-up. Listing the names of all runtimes therefore needs none of the runtimes.
 
     Args:
-        what: What a member is called in errors.
-        places: The members that come with this project.
-        group: Entry points of installed packages that are members as well.
+        what: Description of a member in errors.
+        places: Members that come with this project.
+        group: Group of entry points through which installed packages add members.
     """
 
     def __init__(self, what: str, places: Mapping[str, str], *, group: str) -> None:
@@ -68,8 +68,8 @@ class Registry(Generic[T]):
         """The member called ``name``.
 
         Raises:
-            UnknownNameError: No such member; the error lists the choices and the nearest.
-            PluginError: It comes from an installed package that cannot be loaded, or an
+            UnknownNameError: No such member exists; the error lists the choices and the nearest.
+            PluginError: The member comes from an installed package that cannot be loaded, or an
                 installed package uses a name that is taken.
         """
         plugins = self._plugins()
@@ -109,14 +109,14 @@ class Registry(Generic[T]):
         except Exception as error:  # a foreign module may raise anything
             raise PluginError(
                 f"{self.what} {point.name!r} of package {_package(point)} cannot be loaded from "
-                f"{point.value}: {error}; mend or uninstall the package"
+                f"{point.value}: {error}; repair or uninstall the package"
             ) from error
         return member
 
 
 @cache
 def _entry_points(group: str) -> list[EntryPoint]:
-    """The entry points of a group, sorted: which package is found first is luck."""
+    """Entry points of a group, sorted, because packages are found in no fixed order."""
     from importlib.metadata import entry_points
 
     return sorted(entry_points(group=group), key=lambda point: (point.name, _package(point)))

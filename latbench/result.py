@@ -1,4 +1,4 @@
-"""Results: as JSON values for programs, as one line and as HTML tables for people."""
+"""Base class of results, with conversion to JSON values, to one line and to HTML tables."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import asdict, fields
 from html import escape
 from typing import Any, cast
 
-_SHOWN_ROWS = 50  # of a list in HTML: more than a screen, less than a table of all blocks
-_SHOWN_CHARACTERS = 72  # of a list in one line
+_SHOWN_ROWS = 50  # rows of a list in HTML: more than a screen, fewer than all blocks of a table
+_SHOWN_CHARACTERS = 72  # characters of a list in the one-line form
 
 
 class Result:
-    """What all results share; for frozen dataclasses made with ``repr=False``."""
+    """Base class of all results, which are frozen dataclasses made with ``repr=False``."""
 
     def as_dict(self) -> dict[str, Any]:
         """The result as plain JSON values, as ``--json`` prints it."""
@@ -23,7 +23,7 @@ class Result:
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: single values, then a table for every list of rows."""
+        """HTML for notebooks: single values, then a table for every list of rows."""
         plain = self.as_dict()
         single = [(name, _cell(value)) for name, value in plain.items() if _is_single(value)]
         parts = [_html_table((), single)] if single else []
@@ -53,7 +53,7 @@ def _cell(value: object) -> str:
 
 
 def _html_rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table of the columns that hold single values."""
+    """HTML table of rows, with the columns that hold single values."""
     columns = [name for name in rows[0] if all(_is_single(row.get(name)) for row in rows)]
     shown = [[_cell(row.get(name)) for name in columns] for row in rows[:_SHOWN_ROWS]]
     more = len(rows) - len(shown)

@@ -1,6 +1,7 @@
-"""Latencies, durations and large counts as people type them, with their units.
+"""Reading and formatting of latencies, durations and large counts with their units.
 
-What Unicode calls the same is the same: both signs for micro, full-width digits, all spaces.
+Characters that Unicode treats as equivalent are accepted: both micro signs, full-width digits and
+all kinds of spaces.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ import unicodedata
 from latbench.errors import InvalidValueError
 from latbench.files import utf8
 
-_MU = "\N{GREEK SMALL LETTER MU}"  # which the micro sign is the same as
+_MU = "\N{GREEK SMALL LETTER MU}"  # equivalent to the micro sign
 _NUMBER = re.compile(rf"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z{_MU}]*)\s*", re.IGNORECASE)
-# other kinds change what a number says: a superscript 2 is no digit 2
+# other equivalences would change a number: a superscript 2 is not the digit 2
 _SAME = {"<compat>", "<wide>", "<narrow>", "<noBreak>", "<square>", "<font>"}
 _MS_PER = {"us": 1e-3, f"{_MU}s": 1e-3, "ms": 1.0, "s": 1e3}
 _S_PER = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 _ONES_PER = {"k": 1e3, "m": 1e6, "g": 1e9}
 BARE_MILLIONS = 100_000
-"""A bare count below this is in millions: no network has so few, nor so many millions."""
+"""A count without a unit that is below this is in millions, because no network is so small."""
 
 
 def parse_latency_ms(text: str) -> float:
@@ -62,7 +63,7 @@ def as_duration_s(duration: str | float) -> float:
 
 
 def as_count(count: str | float) -> float:
-    """A count as text such as ``"30M"``, as ``parse_count`` reads it, or as a number of ones.
+    """A count as text such as ``"30M"`` (see ``parse_count``), or as a plain number.
 
     Raises:
         InvalidValueError: It is not positive and finite, or its unit is unknown.
@@ -86,9 +87,9 @@ def _positive(value: float, what: str) -> float:
 
 
 def parse_count(text: str) -> float:
-    """Read a count such as ``500K``, ``30M`` or ``1.2G``; return ones.
+    """Read a count such as ``500K``, ``30M`` or ``1.2G``; return the plain number.
 
-    A bare number below ``BARE_MILLIONS`` is in millions, a larger one in ones.
+    A number without a unit is in millions if it is below ``BARE_MILLIONS``.
 
     Raises:
         InvalidValueError: The unit is unknown, or the count is not positive.
@@ -97,17 +98,17 @@ def parse_count(text: str) -> float:
 
 
 def parse_millions(text: str) -> float:
-    """Read a bare count such as ``320``, as ``parse_count`` does; return millions.
+    """Read a count without a unit, such as ``320``, as ``parse_count`` does; return millions.
 
     Raises:
-        InvalidValueError: It has a unit, or the count is not positive.
+        InvalidValueError: The text has a unit, or the count is not positive.
     """
     ones = _parse(text, _bare(text), what="count in millions", example="320 for 320 million")
     return ones / 1e6
 
 
 def _bare(text: str) -> dict[str, float]:
-    """What a count without a unit is multiplied by."""
+    """Factor of a count without a unit."""
     try:
         return {"": 1e6 if float(_spelled(text)) < BARE_MILLIONS else 1.0}
     except ValueError:
@@ -127,7 +128,7 @@ def _parse(text: str, factors: dict[str, float], *, what: str, example: str) -> 
 
 
 def _spelled(text: str) -> str:
-    """The text in its plainest spelling; what would become another number is left as it is."""
+    """Text with equivalent characters replaced; those that would change the number stay."""
     whole = utf8(text)
     kinds = {unicodedata.decomposition(sign).partition(" ")[0] for sign in whole}
     changed = {kind for kind in kinds if kind.startswith("<")} - _SAME
@@ -135,14 +136,14 @@ def _spelled(text: str) -> str:
 
 
 def format_ms(latency_ms: float) -> str:
-    """A latency with four significant digits, in ms, or in µs below 0.1 ms."""
+    """Latency as text with four significant digits, in ms, or in µs below 0.1 ms."""
     if abs(latency_ms) < 0.1:
         return f"{latency_ms * 1e3:.4g} µs"
     return f"{latency_ms:.4g} ms"
 
 
 def format_s(duration_s: float) -> str:
-    """A duration as ``45 s``, ``3 min 20 s`` or ``2 h 05 min``."""
+    """Duration as text: ``45 s``, ``3 min 20 s`` or ``2 h 05 min``."""
     seconds = round(duration_s)
     if seconds < 60:
         return f"{seconds} s"

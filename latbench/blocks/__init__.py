@@ -1,4 +1,4 @@
-"""Block specs. A new kind is one file here and one line in ``BLOCKS``."""
+"""Block specs. A new kind of block needs one file here and one line in ``BLOCKS``."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BLOCKS: Registry[type[Any]] = Registry(
 
 
 class _Tagged(msgspec.Struct):
-    """What every key has, whatever else its kind of block has."""
+    """The field that all block keys share: the kind of block."""
 
     block: str
 
@@ -51,11 +51,11 @@ _kind_decoder = msgspec.json.Decoder(_Tagged)
 
 
 def parse_block(key: str) -> BlockSpec:
-    """The block spec that ``block_key`` wrote.
+    """Read a block spec from the text that ``block_key`` wrote.
 
     Raises:
-        InvalidFileError: The text is no block spec of a known kind.
-        PluginError: Its kind comes from an installed package that cannot be loaded.
+        InvalidFileError: The text is not a block spec of a known kind.
+        PluginError: The kind comes from an installed package that cannot be loaded.
     """
     try:
         return cast(BlockSpec, _decoder(_kind_decoder.decode(key).block).decode(key))
@@ -67,14 +67,14 @@ def parse_block(key: str) -> BlockSpec:
 def _decoder(kind: str) -> msgspec.json.Decoder[Any]:
     if kind not in BLOCKS:
         raise InvalidFileError(
-            f"not a block spec: {kind!r} is no kind of block here, these are: "
-            f"{', '.join(BLOCKS)}; if another package brings it, install that first"
+            f"not a block spec: {kind!r} is not a known kind of block, choose from "
+            f"{', '.join(BLOCKS)}; if it belongs to another package, install that package first"
         )
     return msgspec.json.Decoder(BLOCKS[kind])
 
 
 def network_graph(network: Network) -> Graph:
-    """The layers of a whole network; node ``x`` of block ``i`` is called ``i.x``."""
+    """Graph of a whole network; node ``x`` of block ``i`` is called ``i.x``."""
     return chain([spec.graph() for spec in network])
 
 

@@ -1,4 +1,4 @@
-"""Averages: what a skip takes to halve a map, and the end of a network without classifier."""
+"""Average pooling blocks: one to downsample a skip, one to end a network without classifier."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class AverageBlock(
     tag_field="block",
     tag="average",
 ):
-    """Means of windows of ``stride`` x ``stride``: a map of ``ceil(input_size / stride)``."""
+    """Average pooling over ``stride`` x ``stride`` windows, to ``ceil(input_size / stride)``."""
 
     channels: int
     stride: int
@@ -38,7 +38,7 @@ class GlobalAverage(
     tag_field="block",
     tag="global-average",
 ):
-    """The mean of every channel, as a vector: the end of a network that gives an embedding."""
+    """Mean of every channel, as a vector: ends a network that computes an embedding."""
 
     channels: int
     input_size: int

@@ -1,4 +1,4 @@
-"""Global average pooling and a linear layer: the end of a classification network."""
+"""Global average pooling and a linear layer: the last block of a classification network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convolution, batch norm, activation: stems, last convolutions, changes of shape."""
+"""Convolution with batch norm and activation: for stems, last convolutions, changes of shape."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class ConvBlock(
     tag_field="block",
     tag="conv",
 ):
-    """A ``kernel`` x ``kernel`` convolution with batch norm and, unless None, activation.
+    """A ``kernel`` x ``kernel`` convolution with batch norm and an optional activation.
 
-    A global depthwise convolution (MobileFaceNet, Chen et al. 2018) has ``groups`` of one channel,
-    the map's size as kernel and no padding.
+    A global depthwise convolution (MobileFaceNet, Chen et al. 2018) has one group per channel, a
+    kernel of the map's size and no padding.
 
     Attributes:
-        groups: Groups of channels that are convolved apart.
-        padding: Zeros on every side; ``kernel // 2`` if None.
+        groups: Number of channel groups that are convolved separately.
+        padding: Width of the zero padding on every side; ``kernel // 2`` if None.
     """
 
     in_channels: int

@@ -1,8 +1,7 @@
-"""A block's layers as a small graph of data: one description for every renderer and counter.
+"""Graph of a block's layers, as plain data that every renderer and cost counter reads.
 
-A graph has one input and one output. Nodes stand in the order of execution; a node names the
-nodes it reads, and carries the shape it produces. Shapes are ``(C, H, W)``: the batch is no
-property of a block.
+A graph has one input and one output. Its nodes are in the order of execution. A node lists the
+nodes it reads and the shape it produces. Shapes are ``(C, H, W)``, without the batch.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ Pointwise = Literal["relu", "relu6", "swish", "sigmoid", "hswish", "hsigmoid"]
 Activation = Literal[Pointwise, "prelu"]
 
 INPUT = "input"
-NORM_EPSILON = 1e-5  # torch's default, which all the reproduced papers keep
+NORM_EPSILON = 1e-5  # the default of PyTorch, which all reproduced papers use
 
 
 def words(kind: str, *parts: str | None, input_size: int) -> str:
-    """The name of a block for people: ``MBConv k3 s2 16-24 w48 se16 relu @32px``.
+    """Readable name of a block, such as ``MBConv k3 s2 16-24 w48 se16 relu @32px``.
 
     Args:
-        kind: The field's name of the kind of block.
+        kind: Usual name of the kind of block in papers.
         parts: Kernel ``k``, stride ``s``, channels in and out, width ``w``, channels of
             squeeze-excite ``se``, groups ``g``, activation; None where a block has none.
         input_size: Side of the input map in pixels.
@@ -79,9 +78,9 @@ class Mul:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """``channels`` channels of a map, from channel ``start``.
+    """``channels`` channels of a map, from channel ``start`` on.
 
-    The slices of a map stand next to each other and in order, and together are the whole map
+    The slices of a map are adjacent and in order, and together they cover the whole map
     (``GraphBuilder.split``).
     """
 
@@ -91,7 +90,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Concat:
-    """Maps of equal size one after another along the channels."""
+    """Concatenation of maps of equal size along the channels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +102,7 @@ class Shuffle:
 
 @dataclass(frozen=True, slots=True)
 class AveragePool:
-    """Means of windows of ``size`` x ``size`` that lie side by side, the last ones cut off."""
+    """Average pooling over adjacent ``size`` x ``size`` windows; the last ones may be smaller."""
 
     size: int
 
@@ -145,7 +144,7 @@ Layer = (
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One layer at its place: what it reads, and the shape ``(C, H, W)`` it produces."""
+    """A layer with the nodes it reads and the shape ``(C, H, W)`` it produces."""
 
     name: str
     layer: Layer
@@ -171,7 +170,7 @@ class Graph:
 
 
 class GraphBuilder:
-    """Builds a graph layer by layer and works out the shapes on the way."""
+    """Builds a graph layer by layer and computes the shapes."""
 
     def __init__(self, channels: int, size: int) -> None:
         self._input_shape: Shape = (channels, size, size)
@@ -182,7 +181,7 @@ class GraphBuilder:
         return Graph(self._input_shape, tuple(self._nodes))
 
     def channels(self, x: str) -> int:
-        """How many channels a map has."""
+        """Number of channels of a map."""
         return self._shapes[x][0]
 
     def conv(
@@ -197,9 +196,9 @@ class GraphBuilder:
         padding: int | None = None,
         bias: bool = False,
     ) -> str:
-        """Convolution; with padding ``kernel // 2``, if None, stride 1 keeps the map's size.
+        """Add a convolution with padding ``kernel // 2`` if None; stride 1 then keeps the size.
 
-        It is depthwise where it has as many ``groups`` as channels.
+        The convolution is depthwise if ``groups`` equals the number of channels.
         """
         channels, height, width = self._shapes[x]
         padding = kernel // 2 if padding is None else padding
@@ -221,7 +220,7 @@ class GraphBuilder:
         return self._add(name, Mul(), (x, gate), self._shapes[x])
 
     def split(self, names: Sequence[str], x: str, channels: Sequence[int]) -> list[str]:
-        """Cut a map into pieces of so many channels."""
+        """Split a map along the channels into slices with these numbers of channels."""
         _, height, width = self._shapes[x]
         starts = [0, *accumulate(channels)]
         return [
@@ -264,7 +263,7 @@ class GraphBuilder:
         padding: int | None = None,
         activation: Activation | None = None,
     ) -> str:
-        """The brick of every network here: convolution, batch norm and maybe an activation."""
+        """Add a convolution, a batch norm and an optional activation."""
         x = self.conv(
             name,
             x,
@@ -280,7 +279,7 @@ class GraphBuilder:
     def squeeze_excite(
         self, name: str, x: str, *, channels: int, activation: Activation, gate: Activation
     ) -> str:
-        """Channel attention: pool, two biased 1x1 convolutions, gate (Hu et al. 2018)."""
+        """Add squeeze-excite: pool, two 1x1 convolutions with bias, gate (Hu et al. 2018)."""
         full = self._shapes[x][0]
         y = self.pool(f"{name}_pool", x)
         y = self.conv(f"{name}_reduce", y, out_channels=channels, bias=True)
@@ -296,9 +295,9 @@ class GraphBuilder:
 
 
 def sliced_map(node: Node) -> str | None:
-    """The map that a slice reads; None for every other node.
+    """Name of the map that a slice reads; None for every other node.
 
-    All slices of a map have it in common: renderers group by it and cut a map once.
+    Renderers group the slices of a map by this name and split the map once.
     """
     return node.inputs[0] if isinstance(node.layer, Slice) else None
 
@@ -307,7 +306,7 @@ def chain(graphs: Sequence[Graph]) -> Graph:
     """Connect graphs one after another; node ``x`` of graph ``i`` becomes ``i.x``.
 
     Raises:
-        ValueError: A graph's input shape is not its predecessor's output shape.
+        ValueError: The input shape of a graph differs from the output shape of the one before.
     """
     nodes: list[Node] = []
     source, shape = INPUT, graphs[0].input_shape
@@ -323,10 +322,11 @@ def chain(graphs: Sequence[Graph]) -> Graph:
 
 
 def foldable_norms(graph: Graph) -> dict[str, tuple[Node, ...]]:
-    """The convolutions that every batch norm may be folded into, by the name of the norm.
+    """Convolutions that every batch norm may be folded into, by the name of the norm.
 
-    A norm folds into the convolution it reads; after a concatenation into the convolutions that
-    are concatenated, in the order of their channels. What is folded has no other reader.
+    A norm is folded into the convolution it reads. After a concatenation, it is folded into all
+    concatenated convolutions, in the order of their channels. A convolution that has another reader
+    is not folded.
     """
     nodes = {node.name: node for node in graph.nodes}
     readers = Counter(name for node in graph.nodes for name in node.inputs)
@@ -348,9 +348,9 @@ def foldable_norms(graph: Graph) -> dict[str, tuple[Node, ...]]:
 
 
 def fold_norms(graph: Graph) -> Graph:
-    """The graph with batch norms folded into the convolutions before them.
+    """Fold the batch norms of a graph into the convolutions before them.
 
-    A folded convolution gets a bias; nodes that read the norm read what the norm read.
+    A folded convolution gets a bias. Nodes that read the norm then read the norm's input.
     """
     folded = foldable_norms(graph)
     biased = {source.name for sources in folded.values() for source in sources}

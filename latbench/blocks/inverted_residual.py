@@ -17,16 +17,16 @@ class InvertedResidual(
 ):
     """1x1 expansion to ``width``, depthwise convolution, squeeze-excite, 1x1 projection.
 
-    Batch norm after every convolution but those of squeeze-excite; the projection has no
-    activation; the input is added where shapes agree.
+    Batch norm follows every convolution except those of squeeze-excite. The projection has no
+    activation. The input is added to the output if their shapes are equal.
 
     Attributes:
         width: Channels between the two 1x1 convolutions (mid or expanded channels).
         se_channels: Squeezed channels of squeeze-excite; 0 means none. Its inner activation is
             the block's, its gate a sigmoid, as in TF-NAS.
-        groups: Groups of channels of the two 1x1 convolutions (FBNet, Wu et al. 2019; without its
-            channel shuffle, as in OSNASLib).
-        expand: Whether there is an expansion convolution; without it ``width`` is
+        groups: Number of channel groups of the two 1x1 convolutions (FBNet, Wu et al. 2019;
+            without the channel shuffle, as in OSNASLib).
+        expand: Whether the block has an expansion convolution. If not, ``width`` must equal
             ``in_channels``.
     """
 

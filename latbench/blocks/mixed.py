@@ -1,10 +1,10 @@
 """The mixed block of SGNAS (Huang & Chu, CVPR 2021): an inverted residual of several kernels.
 
-The expanded channels are groups of ``in_channels``, the *sub-blocks*, each with a depthwise kernel
-of its own (MixConv, Tan & Le 2019). The 1x1 convolutions around them mix all channels, so which
-group stands first is of no consequence to what the block can compute or how fast: it depends only
-on how many groups have each kernel. Blocks therefore have their kernels in ascending order, and
-groups of equal kernel are one depthwise convolution.
+The expanded channels are divided into groups of ``in_channels`` channels, the *sub-blocks*. Each
+sub-block has its own depthwise kernel (MixConv, Tan & Le 2019). The 1x1 convolutions before and
+after mix all channels, so the order of the sub-blocks changes neither what the block can compute
+nor its latency. Only the number of sub-blocks with each kernel matters. Kernels are therefore
+stored in ascending order, and sub-blocks with equal kernels form one depthwise convolution.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ class MixedInvertedResidual(
 ):
     """1x1 expansion, depthwise kernels by group, squeeze-excite, 1x1 projection.
 
-    One batch norm and activation over all groups; the projection has a norm and no activation;
-    the input is added where shapes agree. With a single kernel there is no expansion.
+    One batch norm and one activation cover all groups. The projection has a norm and no activation.
+    The input is added to the output if their shapes are equal. A block with a single kernel has no
+    expansion convolution.
 
     Attributes:
-        kernels: Kernel of every group of ``in_channels`` channels, in ascending order; their
-            number is the expansion.
+        kernels: Kernel of every group of ``in_channels`` channels, in ascending order. The number
+            of kernels is the expansion ratio.
         se_channels: Squeezed channels of squeeze-excite; 0 means none. Its inner activation is
             ReLU, its gate h-sigmoid, as in MobileNetV3 and SGNAS.
     """
@@ -95,10 +96,10 @@ class MixedInvertedResidual(
 
 
 def sub_block_order(kernels: Sequence[int]) -> tuple[int, ...]:
-    """Which sub-block each group of a block's channels is, where sub-blocks have an order.
+    """Index of the sub-block that each channel group of a block holds.
 
-    Group j of the block holds sub-block ``sub_block_order(kernels)[j]``: sub-blocks by kernel,
-    equal ones in the order they stand in. Weights trained in sub-block order (supernets) are
-    laid into a block, and read out of it, by this.
+    Group j of the block holds sub-block ``sub_block_order(kernels)[j]``. Sub-blocks are sorted by
+    kernel; sub-blocks with equal kernels keep their order. A supernet keeps its weights in the
+    order of the sub-blocks; this index converts between that order and the order of a block.
     """
     return tuple(sorted(range(len(kernels)), key=lambda i: kernels[i]))

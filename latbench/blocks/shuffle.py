@@ -1,8 +1,8 @@
 """Units of ShuffleNetV2 (Ma et al. 2018) and their Xception form, as in SPOS (Guo et al. 2020).
 
-A unit that keeps its map's shape passes half of the channels on and convolves the other half; one
-that changes it convolves all channels in both branches. The branches are concatenated and their
-channels shuffled between two groups, so that both halves meet in the next unit.
+A unit that keeps the shape of its map passes half of the channels on unchanged and convolves the
+other half. A unit that changes the shape convolves all channels in both branches. The branches are
+concatenated, and their channels are shuffled in two groups, so that the next unit mixes both.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class ShuffleUnit(
     tag_field="block",
     tag="shuffle",
 ):
-    """The main branch is a 1x1 convolution, a depthwise one and another 1x1 convolution.
+    """Unit with a 1x1, a depthwise and another 1x1 convolution in its main branch.
 
-    Batch norm after every convolution, the activation after the 1x1 ones.
+    Batch norm follows every convolution; the activation follows the 1x1 convolutions.
     """
 
     in_channels: int
@@ -57,9 +57,9 @@ class ShuffleXception(
     tag_field="block",
     tag="shuffle-xception",
 ):
-    """The main branch is three times a depthwise 3x3 convolution and a 1x1 convolution.
+    """Unit with three pairs of a depthwise 3x3 and a 1x1 convolution in its main branch.
 
-    Norms and activations as in ``ShuffleUnit``; the first depthwise convolution has the stride.
+    Norms and activations are as in ``ShuffleUnit``. The first depthwise convolution has the stride.
     """
 
     in_channels: int
@@ -104,7 +104,7 @@ def _check_halves(out_channels: int) -> None:
 
 
 def _branches(g: GraphBuilder, unit: _Unit, kernel: int) -> tuple[str, str]:
-    """What is concatenated as it is, and what the main branch reads."""
+    """Names of the map that is concatenated unchanged and of the main branch's input."""
     half = unit.out_channels // 2
     if unit.stride == 1 and unit.in_channels == unit.out_channels:
         kept, x = g.split(["kept", "convolved"], INPUT, [half, half])
@@ -113,7 +113,7 @@ def _branches(g: GraphBuilder, unit: _Unit, kernel: int) -> tuple[str, str]:
 
 
 def _separable(g: GraphBuilder, name: str, x: str, unit: _Unit, kernel: int, stride: int) -> str:
-    """A depthwise convolution, and a 1x1 convolution to half of the unit's channels."""
+    """Add a depthwise convolution and a 1x1 convolution to half of the unit's channels."""
     channels = g.channels(x)
     x = g.conv_norm_act(
         f"{name}_depthwise",

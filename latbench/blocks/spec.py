@@ -1,4 +1,4 @@
-"""What a block spec is: a block with its shapes, the key of everything."""
+"""Interface of block specs: a block with its shapes, which is the key of every table."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from latbench.blocks.graph import Graph, Shape
 
 @runtime_checkable
 class BlockSpec(Protocol):
-    """One block with its shapes. Equal specs are one block wherever they stand in a network.
+    """One block with its shapes. Equal specs are the same block at any position of a network.
 
-    Members are frozen ``msgspec.Struct`` classes tagged with ``block``: hashable, comparable,
-    read from and written to JSON. ``input_size`` is the side of the square input map in pixels.
-    As text, a block is its name for people: short, and another one for every other block.
+    Implementations are frozen ``msgspec.Struct`` classes with the tag field ``block``. They are
+    hashable, comparable and convertible to JSON. ``input_size`` is the side of the square input map
+    in pixels. ``str`` gives a short readable name, which is different for different blocks.
     """
 
     @property
@@ -24,7 +24,7 @@ class BlockSpec(Protocol):
     def __hash__(self) -> int: ...
 
     def graph(self) -> Graph:
-        """The block's layers."""
+        """Graph of the block's layers."""
         ...
 
 
@@ -33,21 +33,21 @@ Network = tuple[BlockSpec, ...]
 
 
 def block_key(spec: BlockSpec) -> str:
-    """Canonical JSON of a block spec: equal specs, equal text; defaults are left out."""
+    """Canonical JSON of a block spec; equal specs give equal text. Default values are omitted."""
     return msgspec.json.encode(spec).decode()
 
 
 def block_width(spec: BlockSpec) -> int | None:
-    """The elastic width of a block in channels, or None where it has none."""
+    """Elastic width of a block in channels; None if its width is not elastic."""
     width: int | None = getattr(spec, "width", None)
     return width if getattr(spec, "expand", True) else None
 
 
 def with_width(spec: BlockSpec, width: int) -> BlockSpec:
-    """An elastic block at another width; at width 0 it names what all its widths share."""
+    """The same block at another width; width 0 stands for the shape that all widths share."""
     return cast(BlockSpec, msgspec.structs.replace(cast(msgspec.Struct, spec), width=width))
 
 
 def output_shape(spec: BlockSpec) -> Shape:
-    """Shape ``(C, H, W)`` of what a block produces."""
+    """Output shape ``(C, H, W)`` of a block."""
     return spec.graph().output_shape

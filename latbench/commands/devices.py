@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 def devices(device: DeviceProfile | None, duration: float, as_json: bool) -> None:
     """List device profiles, or check how noisy one is.
 
-    A device profile is a runtime on a processor or GPU. The list says which can run here, and what
-    the others lack. `--check` measures noise and drift, and says which error of a latency can be
-    told at this hour.
+    A device profile is a runtime on a processor or GPU. The list shows which profiles can run here,
+    and what the others need. `--check` measures noise and drift, and prints the smallest error of a
+    latency that can be detected now.
     """
     import latbench
     from latbench.report.results import show_devices, show_noise

@@ -1,4 +1,4 @@
-"""Groups of commands that are imported when they are called."""
+"""Groups of commands; a command is imported only when it is called."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from latbench.errors import UnknownNameError
 
 Sections = Mapping[str, Mapping[str, str]]
-"""Commands under the headings of the help: name to ``module:attribute``."""
+"""Commands by heading of the help: each maps a name to ``module:attribute``."""
 
 
 class LazyGroup(click.Group):
@@ -20,7 +20,7 @@ class LazyGroup(click.Group):
     Args:
         name: Name of the group.
         sections: The commands, in the order of the help.
-        settings: Of ``click.Group``.
+        settings: Further arguments of ``click.Group``.
     """
 
     def __init__(self, name: str, sections: Sections, **settings: Any) -> None:

@@ -1,4 +1,4 @@
-"""Options that commands share, said once, and the types of their values."""
+"""Options that several commands share, and the types of their values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from latbench.errors import UnknownNameError
 from latbench.units import parse_count, parse_duration_s, parse_latency_ms, parse_millions
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
-"""What adds an option to a command."""
+"""A function that adds an option to a command."""
 
 
 class Amount(click.ParamType[Any]):
@@ -28,12 +28,12 @@ class Amount(click.ParamType[Any]):
 
 
 class Named(click.ParamType[Any]):
-    """One of some names; a wrong one is answered with the nearest.
+    """One of several names; the error for an unknown name suggests the nearest one.
 
     Args:
-        what: What the name stands for, in errors.
-        choices: Gives the names; they are asked for when a value is checked.
-        metavar: What the help calls the value; the names themselves if empty.
+        what: Description of the name in errors.
+        choices: Function that returns the names; it is called when a value is checked.
+        metavar: Placeholder of the value in the help; if empty, the help lists the names.
     """
 
     def __init__(self, what: str, choices: Callable[[], Iterable[str]], metavar: str = "") -> None:
@@ -50,7 +50,7 @@ class Named(click.ParamType[Any]):
 
 
 class Device(click.ParamType[Any]):
-    """A device profile, by its shipped name or by the path of its file."""
+    """A device profile, given by its shipped name or by the path of its file."""
 
     name = "device"
 
@@ -93,12 +93,12 @@ seed_option = click.option(
     metavar="N",
     default=0,
     show_default=True,
-    help="Seed of everything that is drawn.",
+    help="Seed of all random choices.",
 )
 
 
 def tolerance_option(of: str) -> Decorator:
-    """How much may pass."""
+    """The option ``--tolerance``; ``of`` describes it in the help."""
     return click.option(
         "--tolerance",
         type=click.FloatRange(min=0),
@@ -110,19 +110,19 @@ def tolerance_option(of: str) -> Decorator:
 
 
 def output_file(of: str, *, required: bool = True) -> Decorator:
-    """Where a result goes."""
+    """The option ``--output``; ``of`` describes the content of the file in the help."""
     return click.option(
         "-o", "--output", type=FILE, required=required, metavar="FILE", help=f"File for {of}."
     )
 
 
 def named(what: str, *choices: str) -> Named:
-    """One of these names."""
+    """Option type that accepts one of these names."""
     return Named(what, lambda: choices)
 
 
 def example(*commands: str) -> str:
-    """What stands at the end of a command's help: commands to type, a line each."""
+    """Examples for the end of a command's help, one command a line."""
     return "\n".join(["\b", "Example:" if len(commands) == 1 else "Examples:", *_lines(commands)])
 
 

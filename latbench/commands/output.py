@@ -1,4 +1,4 @@
-"""What a command gives back: its result as JSON or for a person, files, exit codes."""
+"""Output of commands: results as JSON or as text, progress, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from latbench.report.streams import ReaderLeft, drop_output, say
 
 EXIT_FAILED_CHECK = 1
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130  # what shells report of a program ended by Ctrl-C
+EXIT_INTERRUPTED = 130  # the exit code that shells report for a program ended by Ctrl-C
 
 
 def is_first() -> bool:
-    """Whether this process prints: of those that ``torchrun`` starts together, the first does."""
+    """Whether this process prints; only the first of the processes of ``torchrun`` does."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 @contextmanager
 def progress(title: str) -> Iterator[Progress]:
-    """Yield what draws a progress bar with time left, on standard error."""
+    """Yield a callback that draws a progress bar with the remaining time on standard error."""
     if not is_first():
         yield silent
         return
@@ -39,7 +39,7 @@ def progress(title: str) -> Iterator[Progress]:
 
 
 def emit(result: dict[str, Any], *, as_json: bool, render: Callable[[], None]) -> None:
-    """Print a result as one JSON object, or for a person; of several processes the first does."""
+    """Print a result as one JSON object or as text; only the first of several processes prints."""
     if not is_first():
         return
     if as_json:
@@ -49,7 +49,7 @@ def emit(result: dict[str, Any], *, as_json: bool, render: Callable[[], None]) -
 
 
 def json_line(value: object) -> str:
-    """One line of ASCII, in which no character is half of one."""
+    """JSON as one line of ASCII without lone surrogates."""
     text = json.dumps(value, allow_nan=False)
     if "\\ud" in text:  # perhaps a file's name that the locale could not decode
         whole = utf8(json.dumps(value, allow_nan=False, ensure_ascii=False))
@@ -58,7 +58,7 @@ def json_line(value: object) -> str:
 
 
 def fail(error: LatbenchError, *, as_json: bool) -> NoReturn:
-    """End with an error in one line, or as JSON where standard output can take it."""
+    """Print an error in one line, or as JSON if standard output is usable, and exit."""
     if as_json and not isinstance(error, OutputError):
         try:
             click.echo(json_line({"error": error.as_dict()}))

@@ -15,10 +15,10 @@ from latbench.commands.output import EXIT_FAILED_CHECK, emit
 @click.argument("table", type=FILE)
 @json_option
 def table_check(table: Path, as_json: bool) -> None:
-    """Find entries of TABLE that are not to be trusted.
+    """Find unreliable entries of TABLE.
 
-    These are prices that are not positive, noisy ones, and all of them where the machine or the
-    runtime has changed since. The exit code is 1 if there are any.
+    An entry is unreliable if its price is noisy or not positive. All entries are unreliable if the
+    machine or the runtime has changed since. The exit code is 1 if there are any.
     """
     import latbench
     from latbench.report.results import show_check

@@ -17,22 +17,22 @@ from latbench.commands.output import emit
     type=COUNT,
     default=10,
     show_default=True,
-    help="How many entries to list, those of the widest intervals first.",
+    help="Number of entries to list; those with the widest intervals come first.",
 )
 @click.option(
-    "--curves", type=COUNT, default=3, show_default=True, help="How many width curves to draw."
+    "--curves", type=COUNT, default=3, show_default=True, help="Number of width curves to draw."
 )
 @click.option(
     "--picture",
     type=FILE,
     metavar="FILE",
-    help="Draw width curves into this file as well; its ending is png, svg or pdf.",
+    help="Also draw the width curves into this file, which ends in .png, .svg or .pdf.",
 )
 @json_option
 def table_show(table: Path, worst: int, curves: int, picture: Path | None, as_json: bool) -> None:
-    """Show what TABLE is of, its worst entries and its width curves.
+    """Show the device and space of TABLE, its worst entries and its width curves.
 
-    `--json` prints every measured entry with the device, the machine and the price model.
+    `--json` prints all measured entries with the device, the machine and the price model.
     """
     import latbench
     from latbench.report.pictures import draw_curves, show_curves

@@ -1,7 +1,7 @@
-"""One measuring process a device: two would spoil each other's times.
+"""Lock that allows one measuring process per device, because two would disturb each other.
 
-The lock is a file in the system's temporary directory, locked by the kernel: it is free again
-when its process ends, however it ends. The file names the process that holds it.
+The lock is a file in the system's temporary directory. The kernel releases the lock when the
+process ends, even after a crash. The file names the process that holds the lock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from latbench.errors import DeviceBusyError
 
-# the same for all users and whatever their TMPDIR, or the lock would not be device-wide
+# the folder does not depend on the user or on TMPDIR, so that all processes share one lock
 LOCK_FOLDER = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
 
 
@@ -25,12 +25,12 @@ def device_lock(device: str) -> Iterator[None]:
     """Hold the device, such as ``cpu`` or ``cuda``, for the duration of the block.
 
     Raises:
-        DeviceBusyError: Another process holds it; names the process.
+        DeviceBusyError: Another process holds the lock; the message names the process.
     """
     path = LOCK_FOLDER / f"latbench-{device}.lock"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except PermissionError:  # made by another user: it can be locked all the same
+    except PermissionError:  # another user made the file: it can still be locked
         descriptor = os.open(path, os.O_RDONLY)
     writable = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
     with os.fdopen(descriptor, "r+" if writable else "r") as file:
@@ -40,7 +40,7 @@ def device_lock(device: str) -> Iterator[None]:
             holder = file.read().strip() or "another process"
             raise DeviceBusyError(
                 f"{device} is being measured by {holder}: wait until it has finished, "
-                "two measurements would spoil each other"
+                "two measurements at once would disturb each other"
             ) from None
         if writable:
             file.truncate(0)

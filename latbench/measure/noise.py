@@ -1,8 +1,8 @@
-"""How noisy a device is: a minute of measuring the same few things again and again.
+"""Noise check of a device: repeated measurement of a few reference targets for about a minute.
 
-Three reference targets tell three kinds of noise apart: a block that computes from its core's own
-cache, a network whose weights fit the caches that cores share, and one whose weights do not. On a
-shared machine the first is quiet when the last is not.
+Three reference targets separate three kinds of noise: a block whose data fits the cache of its
+core, a network whose weights fit the shared caches, and a network whose weights do not. On a shared
+machine, the latency of the first can be stable while that of the last is not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from latbench.profilers import Profiler
 from latbench.progress import Progress, silent
 from latbench.result import Result
 
-_WINDOWS = 4  # stretches of the minute that are compared with each other
+_WINDOWS = 4  # parts of the measuring time that are compared with each other
 _DWELL_MS = 20.0
 _MAP_SIZE = 4  # px
 _QUIET = 0.02  # noise and drift below which nothing needs to be done
@@ -34,14 +34,14 @@ _CPU = Path("/sys/devices/system/cpu")
 
 @dataclass(frozen=True)
 class TargetNoise:
-    """What the minute showed of one reference target.
+    """Noise of one reference target.
 
     Attributes:
-        name: What the target stands for.
+        name: Description of the target.
         latency_ms: Low quantile over all visits.
-        noise: Median visit over the low quantile, less 1.
-        drift: Largest low quantile of a stretch over the least, less 1.
-        half_width: Half width of the 95 % interval of the low quantile, relative.
+        noise: Median over visits divided by the low quantile, minus 1.
+        drift: Largest low quantile of a part of the time divided by the smallest, minus 1.
+        half_width: Relative half width of the 95 % interval of the low quantile.
     """
 
     name: str
@@ -53,14 +53,14 @@ class TargetNoise:
 
 @dataclass(frozen=True, repr=False)
 class NoiseCheck(Result):
-    """The verdict on a device.
+    """Result of the noise check of a device.
 
     Attributes:
-        targets: By reference target.
-        tolerance: Which error of a network's latency can be told on this device as it is now:
-            the largest drift or half width.
-        visits: Visits to each target.
-        advice: What to change about the machine, in the order of its effect.
+        targets: Noise of each reference target.
+        tolerance: Smallest relative error of a network's latency that can be detected on this
+            device now: the largest drift or half width.
+        visits: Number of visits to each target.
+        advice: Suggested changes to the machine, the most effective first.
     """
 
     targets: tuple[TargetNoise, ...]
@@ -70,7 +70,7 @@ class NoiseCheck(Result):
 
 
 def _network(channels: int, width: int, blocks: int) -> Network:
-    """A stem, equal blocks and a classifier, of maps so small that fetching weights counts."""
+    """Network with maps so small that the loading of its weights dominates the latency."""
     block = InvertedResidual(channels, channels, width, 3, 1, "relu", _MAP_SIZE)
     stem = ConvBlock(3, channels, 3, 1, "relu", _MAP_SIZE)
     return (stem, *[block] * blocks, Classifier(channels, 10, _MAP_SIZE))
@@ -90,13 +90,13 @@ def check_noise(
     seconds: float,
     progress: Progress = silent,
 ) -> NoiseCheck:
-    """Measure the reference targets in turn for a while.
+    """Measure the reference targets in turn.
 
     Args:
-        profiler: Of the device.
-        environment: The machine as it is now.
-        seconds: For how long, about.
-        progress: Told what is going on.
+        profiler: Profiler of the device.
+        environment: Present state of the machine.
+        seconds: Approximate duration in s.
+        progress: Callback that reports the progress.
     """
     targets = [
         Target(id_, network, visits=1, dwell_ms=_DWELL_MS, cold=False)
@@ -134,11 +134,11 @@ def check_noise(
 def _advice(
     profile: DeviceProfile, environment: Environment, found: list[TargetNoise]
 ) -> list[str]:
-    """What could be pinned, said only where it is not and where there is noise to cure."""
+    """Suggested changes to the machine, for settings that may explain the measured noise."""
     if all(max(t.noise, t.drift) < _QUIET for t in found):
         return []
     advice = []
-    others = os.getloadavg()[0] - 1  # the check itself is one
+    others = os.getloadavg()[0] - 1  # minus the check itself
     if others > 0.3:
         advice.append(f"other processes use {others:.1f} processors: stop them")
     if environment.governor not in (None, "performance"):
@@ -150,7 +150,9 @@ def _advice(
         read_system(_CPU / name) for name in ("intel_pstate/no_turbo", "cpufreq/boost")
     )
     if no_turbo == "0" or boost == "1":
-        advice.append("turbo frequencies depend on heat and neighbours: switch them off")
+        advice.append(
+            "turbo frequencies depend on temperature and on other programs: switch them off"
+        )
     if profile.threads > environment.cores:
         advice.append(
             f"{profile.threads} threads share {environment.cores} processors: lower `threads`"
@@ -163,8 +165,9 @@ def _advice(
         )
     if re.search(r"^flags.*\bhypervisor\b", read_system(Path("/proc/cpuinfo")) or "", re.MULTILINE):
         advice.append(
-            "this is a virtual machine: neighbours share cores, caches and memory, and nothing "
-            "inside can pin them; measure on a dedicated host, or for longer and at quiet hours"
+            "this is a virtual machine: others share its cores, caches and memory, and "
+            "nothing inside it can prevent that; measure on a dedicated host, or for longer and at "
+            "quiet hours"
         )
     first, last = found[0], found[-1]
     if last.drift > 2 * max(first.drift, _QUIET):

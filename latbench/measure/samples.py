@@ -1,4 +1,4 @@
-"""What a sweep has gathered so far, reduced to the fastest call of each visit."""
+"""Samples of a sweep: the fastest call of each visit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate in ms between the ends of its 95 % interval."""
+    """An estimate in ms with the ends of its 95 % interval."""
 
     estimate_ms: float
     low_ms: float
@@ -32,7 +32,7 @@ class Interval:
         return (self.high_ms - self.low_ms) / 2 / self.estimate_ms
 
     def scaled(self, factor: float) -> Interval:
-        """The interval of a latency ``factor`` times as large."""
+        """The interval multiplied by ``factor``."""
         return Interval(self.estimate_ms * factor, self.low_ms * factor, self.high_ms * factor)
 
 
@@ -45,7 +45,7 @@ class Samples:
 
     @classmethod
     def of(cls, visits: Iterable[tuple[int, Visit]]) -> Samples:
-        """The samples of visits."""
+        """Collect the samples of some visits."""
         samples = cls()
         samples.add(visits)
         return samples
@@ -59,7 +59,7 @@ class Samples:
     def intervals(
         self, targets: Iterable[int], quantile: float, *, cold: bool = False
     ) -> dict[int, Interval]:
-        """Estimates of the targets that were visited."""
+        """Estimates of those targets that were visited, by id."""
         found: dict[int, Interval] = {}
         for ids, stacked in _by_visits(self.cold_ms if cold else self.hot_ms, targets):
             ends = low_quantile_interval(stacked, quantile)
@@ -68,9 +68,10 @@ class Samples:
         return found
 
     def joint_half_width(self, targets: Iterable[int], quantile: float) -> float:
-        """Relative half width of the interval of the sum over the targets that were visited.
+        """Relative half width of the interval of the summed latency of the visited targets.
 
-        Those that joined later have fewer visits; targets of equal visits keep their joint noise.
+        Targets with equally many visits are resampled together, because the noise of one pass
+        affects them all. Targets that were added later have fewer visits and form another group.
         """
         groups = [stacked for _, stacked in _by_visits(self.hot_ms, targets)]
         drawn = sum(bootstrap(stacked, quantile).sum(axis=1) for stacked in groups)  # (resamples,)
@@ -78,8 +79,8 @@ class Samples:
         total = sum(float(low_quantile(stacked, quantile).sum()) for stacked in groups)
         return float((high - low) / 2 / total)
 
-    def floor(self, targets: Iterable[int], quantile: float) -> float | None:
-        """Targets against themselves: mean disagreement of two halves of the sweep."""
+    def split_half_noise(self, targets: Iterable[int], quantile: float) -> float | None:
+        """Mean relative difference between the targets' latencies in two halves of the sweep."""
         rows = [np.array(self.hot_ms[id_]) for id_ in targets if len(self.hot_ms[id_]) >= 4]
         if not rows:
             return None
@@ -93,7 +94,7 @@ class Samples:
 def _by_visits(
     values: Mapping[int, list[float]], targets: Iterable[int]
 ) -> Iterator[tuple[list[int], Floats]]:
-    """Visited targets of equally many visits together, with their times ``(targets, visits)``."""
+    """Group visited targets by their number of visits; times are ``(targets, visits)``."""
     by_count: dict[int, list[int]] = defaultdict(list)
     for target in targets:
         if values.get(target):

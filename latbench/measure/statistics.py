@@ -1,7 +1,8 @@
-"""Estimates from raw visits, with their doubts.
+"""Estimates from raw visits, with confidence intervals.
 
-The estimate of a target is a low quantile, over visits, of the fastest call of a visit: noise on
-a shared machine only ever adds time. Its interval is a percentile bootstrap over visits.
+The estimate of a target is a low quantile over its visits of the fastest call of each visit. The
+quantile is low because noise on a shared machine only adds time. The interval is a percentile
+bootstrap over visits.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_RESAMPLES = 200  # the ends of a 95 % interval are then the fifth values from either side
+_RESAMPLES = (
+    200  # the ends of a 95 % interval are then the fifth smallest and the fifth largest value
+)
 _CONFIDENCE = 0.95
 
 
@@ -27,8 +30,8 @@ def low_quantile(samples: Floats, quantile: float) -> Floats:
 def bootstrap(samples: Floats, quantile: float, *, seed: int = 0) -> Floats:
     """Low quantiles of resampled visits: ``(targets, visits)`` to ``(resamples, targets)``.
 
-    The resampling is the same for all targets, so that sums over targets that were visited in
-    the same passes keep their joint noise.
+    All targets are resampled in the same way. Sums over targets that were visited in the same
+    passes therefore keep the noise that the targets share.
     """
     count = samples.shape[-1]
     picks = np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))
@@ -42,11 +45,11 @@ def low_quantile_interval(
 
     Args:
         samples: Fastest calls in ms, ``(targets, visits)``.
-        quantile: Which quantile over visits.
-        seed: Of the resampling.
+        quantile: Quantile over visits.
+        seed: Seed of the resampling.
 
     Returns:
-        Estimate, lower and upper end, each ``(targets,)``; the estimate lies between the ends.
+        Estimate, lower end and upper end, each ``(targets,)``. The estimate lies between the ends.
     """
     estimate = low_quantile(samples, quantile)
     drawn = bootstrap(samples, quantile, seed=seed)
@@ -58,10 +61,10 @@ def low_quantile_interval(
 def conformal_half_width(
     left_out_errors: Sequence[float] | Floats, coverage: float
 ) -> float | None:
-    """The error that a share ``coverage`` of new ones stay below, by split conformal prediction.
+    """Half width of the leave-one-out conformal interval with the share ``coverage``.
 
-    Of n errors the one of rank ``coverage (n + 1)`` by size (Lei et al. 2018); None if there are
-    too few for that rank.
+    Errors are those at items left out of a fit. The half width is the absolute error with rank
+    ``coverage (n + 1)`` among the n errors (Lei et al. 2018); None if n is too small for that rank.
     """
     rank = ceil(coverage * (len(left_out_errors) + 1))
     if rank > len(left_out_errors):

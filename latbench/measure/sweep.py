@@ -1,9 +1,9 @@
-"""The interleaved sweep: all targets visited in turn, in shuffled passes.
+"""The interleaved sweep: all targets are visited in turn, in shuffled passes.
 
-A shared machine changes state several times a second, so targets measured minutes apart cannot
-be compared; targets visited in turn can. Every visit opens its session anew: a session keeps the
-luck of its memory's placement for life, and a deployed network will have another. It also keeps
-the memory of a sweep at one network, however many targets there are.
+A shared machine changes its state several times a second. Targets that are measured minutes apart
+cannot be compared, but targets that are visited in turn can. Every visit opens a new session,
+because the placement of a session in memory changes its latency and stays the same while it is
+open. New sessions average over this effect. They also limit the memory of a sweep to one network.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from latbench.errors import RuntimeFailure
 from latbench.measure.visit import Visit, visit
 from latbench.profilers import Profiler
 
-_MOST_DROPPED = 100  # visits in a row: some seconds, in which a device may recover
+_MOST_DROPPED = 100  # successive visits: some seconds, in which a device may recover
 
 
 def fraction_done(elapsed_s: float, left_s: float) -> float:
-    """The fraction of its time that something has taken which takes so long still."""
+    """Fraction of the total time that has passed."""
     whole_s = elapsed_s + left_s
     return min(1.0, elapsed_s / whole_s) if whole_s > 0 else 0.0
 
 
 @dataclass(frozen=True)
 class Target:
-    """Something to visit: a block (a network of one) or a whole network.
+    """A block (as a network of one block) or a whole network to visit.
 
     Attributes:
         id: Number under which the visits are stored.
-        visits: Visits a pass.
-        dwell_ms: How long hot calls go on.
+        visits: Number of visits in a pass.
+        dwell_ms: Duration of the hot calls.
         cold: Whether cold calls are made.
     """
 
@@ -50,14 +50,14 @@ class Target:
 
 
 def block_target(target_id: int, network: Network, protocol: SweepProtocol) -> Target:
-    """A target measured as blocks are: one short visit a pass, hot and cold."""
+    """Target for a block: one short visit a pass, with hot and cold calls."""
     return Target(target_id, network, visits=1, dwell_ms=protocol.block_dwell_ms)
 
 
 def network_target(
     target_id: int, network: Network, protocol: SweepProtocol, *, visits: int
 ) -> Target:
-    """A target measured as networks are: long hot visits, several a pass."""
+    """Target for a network: several long visits a pass, with hot calls only."""
     dwell_ms = protocol.network_dwell_ms
     return Target(target_id, network, visits=visits, dwell_ms=dwell_ms, cold=False)
 
@@ -67,11 +67,11 @@ class PassRecord:
     """One finished pass.
 
     Attributes:
-        number: Which pass, from 0.
+        number: Number of the pass, from 0.
         visits: Target id and raw times, in the order of the visits.
         seconds: Wall time of the pass.
-        open_s: Of it, opening and closing sessions.
-        calls_s: Of it, inside timed calls.
+        open_s: Part of the wall time spent on opening and closing sessions.
+        calls_s: Part of the wall time spent inside timed calls.
     """
 
     number: int
@@ -88,19 +88,18 @@ def sweep_pass(
     number: int,
     on_visit: Callable[[int, int], None] = lambda done, total: None,
 ) -> PassRecord:
-    """Visit every target in an order drawn from the pass's number.
+    """Visit every target, in a random order that the number of the pass seeds.
 
-    A visit that the profiler distrusts is dropped and made again at the end of the pass.
+    A visit that the profiler distrusts is dropped and repeated at the end of the pass.
 
     Args:
-        profiler: Opens the sessions.
-        targets: What to visit.
-        number: Of the pass; it seeds the shuffle.
-        on_visit: Called after each visit with visits done and in all.
+        profiler: Profiler that opens the sessions.
+        targets: Targets to visit.
+        number: Number of the pass, which seeds the order.
+        on_visit: Callback after each visit, with the number of finished visits and of all visits.
 
     Raises:
-        RuntimeFailure: The runtime refused a target, or the device stays in a state in which
-            nothing measured counts.
+        RuntimeFailure: The runtime refused a target, or too many successive visits were dropped.
     """
     protocol = profiler.profile.sweep
     order = [target for target in targets for _ in range(target.visits)]
@@ -108,10 +107,10 @@ def sweep_pass(
     flush, watch = profiler.cache_flusher(), profiler.watch()
     profiler.warm_up()
     record = PassRecord(number)
-    dropped = 0  # in a row
+    dropped = 0  # successive dropped visits
     begin = perf_counter()
     collecting = gc.isenabled()
-    gc.disable()  # a collection inside a call would be timed
+    gc.disable()  # a garbage collection inside a call would be timed
     try:
         queue = deque(order[index] for index in shuffle)
         while queue:

@@ -9,7 +9,7 @@ from time import perf_counter_ns
 from latbench.device import SweepProtocol
 from latbench.profilers import Flush, Session
 
-_MAX_HOT_CALLS = 100  # bounds what is stored of a visit to a very fast target
+_MAX_HOT_CALLS = 100  # limits the stored size of a visit to a very fast target
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +32,15 @@ def visit(
     flush: Flush | None,
     watch: Callable[[], None] | None = None,
 ) -> Visit:
-    """Call a session: untimed, then hot for ``dwell_ms``, then cold after a flush each.
+    """Make untimed calls, then hot calls for ``dwell_ms``, then cold calls, each after a flush.
 
     Args:
         session: An open session.
-        protocol: How many calls of each kind.
-        dwell_ms: How long hot calls go on, in ms; at least ``protocol.hot_calls`` are made.
-        flush: Evicts the cache before a cold call; None makes no cold calls.
-        watch: Looks at the device while it is at work: between the hot calls, and after the last
-            call.
+        protocol: Number of calls of each kind.
+        dwell_ms: Duration of the hot calls in ms; at least ``protocol.hot_calls`` are made.
+        flush: Function that evicts the cache before a cold call; None for no cold calls.
+        watch: Function that checks the device while it works. It is called between the hot calls
+            and after the last call.
     """
     call, timed_call = session.call, session.timed_call
     for _ in range(protocol.warmup_calls):

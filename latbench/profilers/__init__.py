@@ -1,4 +1,4 @@
-"""Runtimes that can be measured. A new one is one file here and one line in ``PROFILERS``."""
+"""Runtimes that can be measured. A new one needs one file here and one line in ``PROFILERS``."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def make_profiler(profile: DeviceProfile) -> Profiler:
     """The profiler of a device profile.
 
     Raises:
-        UnknownNameError: No such runtime.
-        RuntimeFailure: The profile cannot run here; says why.
+        UnknownNameError: No such runtime exists.
+        RuntimeFailure: The profile cannot run here; the message gives the reason.
     """
     if profile.runtime == IMPORTED:
         raise RuntimeFailure(

@@ -1,9 +1,9 @@
-"""What a runtime must offer to be measured: open a network, call it, close it.
+"""Interface of a runtime to measure: open a network, call it, close it.
 
-A profiler translates its runtime's exceptions into ``RuntimeFailure``, and nothing else does.
-It touches the device only between ``open`` and ``close``; the timing loop is not its business
-(``latbench.measure.visit``). Its module can be imported without its runtime: ``unavailable`` is
-where a missing one is reported.
+Only a profiler translates the exceptions of its runtime into ``RuntimeFailure``. It uses the device
+only between ``open`` and ``close``. It does not contain the timing loop, which is in
+``latbench.measure.visit``. The module of a profiler can be imported without the runtime;
+``unavailable`` reports a missing runtime.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from latbench.profilers.measured import MeasuredGpu
 Options = TypeVar("Options", bound=msgspec.Struct)
 
 Flush = Callable[[], None]
-"""Evicts the device's L2 cache, and returns when that is done or bound to precede the next call."""
+"""Function that evicts the device's L2 cache, at the latest before the next call starts."""
 
 
 class Session(ABC):
@@ -35,16 +35,16 @@ class Session(ABC):
 
     @abstractmethod
     def call(self) -> None:
-        """Compute one batch and return when the result is there.
+        """Compute one batch and return when the result is available.
 
         Raises:
-            RuntimeFailure: The runtime refused only now what it had opened.
+            RuntimeFailure: The runtime opened the network, but cannot compute it.
         """
 
     def timed_call(self) -> int:
-        """Call, and return what it took in ns: by the processor's clock unless overridden.
+        """Make a call and return its duration in ns, by the processor's clock unless overridden.
 
-        On CUDA, by the clock that the profile names.
+        On CUDA, the clock is the one that the profile names.
         """
         call = self.call
         start = perf_counter_ns()
@@ -53,11 +53,11 @@ class Session(ABC):
 
     @abstractmethod
     def output(self) -> NDArray[np.float32]:
-        """What the last call computed, ``(N, C, H, W)`` or ``(N, K)``: to compare runtimes by."""
+        """Output of the last call, ``(N, C, H, W)`` or ``(N, K)``, for comparing runtimes."""
 
     @abstractmethod
     def close(self) -> None:
-        """Release the device's memory; nothing else must be asked of the session afterwards."""
+        """Release the device's memory. The session must not be used afterwards."""
 
 
 class CacheFlusher:
@@ -74,8 +74,8 @@ class Profiler(ABC):
     """One runtime under one device profile.
 
     Attributes:
-        profile: The device profile.
-        gpu: The GPU that is measured; None on the CPU.
+        profile: Device profile.
+        gpu: GPU that is measured; None on the CPU.
     """
 
     def __init__(self, profile: DeviceProfile) -> None:
@@ -85,24 +85,24 @@ class Profiler(ABC):
     @staticmethod
     @abstractmethod
     def unavailable(profile: DeviceProfile) -> str | None:
-        """Why this profile cannot run here, with what to do about it; None if it can."""
+        """Reason why this profile cannot run here, and what to do about it; None if it can."""
 
     @abstractmethod
     def open(self, network: Network) -> Session:
-        """Load a network, or a single block as a network of one.
+        """Load a network, or a single block as a network of one block.
 
         Raises:
-            RuntimeFailure: The runtime refused it.
+            RuntimeFailure: The runtime refused the network.
         """
 
     def environment(self) -> Environment:
-        """The device and the software as they are now, with what could not be done as asked."""
+        """Present state of the device and the software, including ``remarks``."""
         if self.gpu is None:
             return current_environment(self.versions())
         return current_environment(self.versions(), self.gpu.record(), remarks=self.remarks())
 
     def remarks(self) -> list[str]:
-        """What could not be done as asked so far, in whole sentences."""
+        """Requests that could not be followed so far, in whole sentences."""
         return [] if self.gpu is None else self.gpu.remarks
 
     def warm_up(self) -> None:
@@ -111,28 +111,28 @@ class Profiler(ABC):
             self.gpu.warm_up()
 
     def watch(self) -> Callable[[], None] | None:
-        """What looks at the device during a visit, for ``distrust``; None where nothing does."""
+        """Function that checks the device during a visit, for ``distrust``, or None."""
         return None if self.gpu is None else self.gpu.watch
 
     def distrust(self) -> str | None:
-        """Why the last visit does not count, with what to do about it; None if it does."""
+        """Reason why the last visit does not count, and what to do about it; None if it counts."""
         return None if self.gpu is None else self.gpu.watch.verdict()
 
     def cache_flusher(self) -> Flush:
-        """What evicts the L2 cache of the device."""
+        """Function that evicts the L2 cache of the device."""
         return CacheFlusher(l2_bytes()) if self.gpu is None else self.gpu.flush
 
     def stream(self) -> int:
-        """Handle of the CUDA stream that sessions compute on; the default one unless overridden."""
+        """Handle of the CUDA stream that sessions use; the default stream unless overridden."""
         return 0
 
     @abstractmethod
     def versions(self) -> dict[str, str]:
-        """Versions of the runtime and of what it runs on, for the environment record."""
+        """Versions of the runtime and its libraries, for the environment record."""
 
 
 def missing_package(module: str, what: str, extra: str) -> str | None:
-    """Why an optional package is of no use here, or None if it is installed; imports nothing."""
+    """Reason why an optional package cannot be used; None if it is installed. Imports nothing."""
     try:
         spec = find_spec(module)
         installed = spec is not None and spec.origin is not None  # not a folder of stubs
@@ -142,10 +142,10 @@ def missing_package(module: str, what: str, extra: str) -> str | None:
 
 
 def read_options(profile: DeviceProfile, kind: type[Options]) -> Options:
-    """The ``[options]`` of a profile as the struct of what its runtime knows.
+    """Convert the ``[options]`` of a profile to the struct of options that its runtime accepts.
 
     Raises:
-        InvalidValueError: An option that the runtime does not know, or a value that it cannot be.
+        InvalidValueError: The runtime does not know an option, or does not accept its value.
     """
     try:
         return msgspec.convert(profile.options, kind, strict=False)  # values are text in the file

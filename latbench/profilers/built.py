@@ -1,7 +1,6 @@
-"""What takes long to build, kept on disk: TensorRT's engines and its timings of kernels.
+"""Disk cache for results that take long to build: TensorRT's engines and kernel timings.
 
-A file holds the digest of its content before the content: one that was cut short or damaged is
-as good as none.
+A file starts with the digest of its content. A truncated or damaged file is ignored.
 """
 
 from __future__ import annotations
@@ -16,11 +15,12 @@ _DIGEST_BYTES = sha256().digest_size
 
 
 class BuiltFiles:
-    """A folder of built things, by keys.
+    """Folder of cached files, found by keys.
 
     Args:
-        folder: Made when the first file is written.
-        made_by: Versions, device and options: what is built under others is never read.
+        folder: Folder of the files; it is created when the first file is written.
+        made_by: Versions, device and options that the files depend on. Files that were built with
+            others are never read.
     """
 
     def __init__(self, folder: Path, made_by: Iterable[str]) -> None:
@@ -28,14 +28,14 @@ class BuiltFiles:
         self._made_by = "\n".join(made_by).encode()
 
     def key(self, *sources: bytes) -> str:
-        """The key of what is built from these sources."""
+        """Key of the file that is built from these sources."""
         digest = sha256(self._made_by)
         for source in sources:
             digest.update(len(source).to_bytes(8, "little") + source)
         return digest.hexdigest()
 
     def read(self, key: str) -> bytes | None:
-        """What was kept under a key; None if there is nothing, or nothing whole."""
+        """Content stored under a key; None if there is none or the file is damaged."""
         try:
             raw = self._path(key).read_bytes()
         except OSError:
@@ -44,7 +44,7 @@ class BuiltFiles:
         return content if sha256(content).digest() == digest else None
 
     def keep(self, key: str, content: bytes) -> None:
-        """Keep something under a key.
+        """Store content under a key.
 
         Raises:
             InvalidFileError: The file cannot be written.
@@ -52,7 +52,7 @@ class BuiltFiles:
         write_atomically(self._path(key), sha256(content).digest() + content)
 
     def note(self, key: str, text: str) -> None:
-        """Write something for people beside what is kept under a key.
+        """Write a readable note beside the file of a key.
 
         Raises:
             InvalidFileError: The file cannot be written.

@@ -1,4 +1,4 @@
-"""Work captured as a CUDA graph: launched at once, instead of kernel by kernel."""
+"""CUDA graphs: captured work is launched at once instead of kernel by kernel."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from latbench.profilers.driver import CudaDriver, CudaError
 
 
 class CapturedGraph:
-    """What a call puts on a stream, as a graph.
+    """The work that a call puts on a stream, captured as a graph.
 
     Args:
-        driver: Of the GPU.
-        stream: Handle of the stream; not the default one, which cannot be captured.
-        enqueue: Puts the work on the stream. It must have been called before: what it loads or
-            allocates once cannot be captured.
+        driver: Driver of the GPU.
+        stream: Handle of the stream. The default stream cannot be captured.
+        enqueue: Function that puts the work on the stream. It must have been called before,
+            because one-time loading and allocation cannot be captured.
 
     Raises:
-        RuntimeFailure: The work cannot be captured, such as what waits for the GPU.
+        RuntimeFailure: The work cannot be captured, for example because it waits for the GPU.
     """
 
     def __init__(self, driver: CudaDriver, stream: int, enqueue: Callable[[], object]) -> None:
@@ -27,7 +27,7 @@ class CapturedGraph:
         try:
             enqueue()
         except BaseException:
-            with suppress(CudaError):  # the cause is told by the error in flight
+            with suppress(CudaError):  # the error that is being raised gives the cause
                 driver.destroy_graph(driver.end_capture(stream))
             raise
         self._executable = driver.end_capture(stream)

@@ -1,7 +1,7 @@
-"""What CUDA profilers need to be installed, and PyCUDA, on which the one of TensorRT stands.
+"""Packages that CUDA profilers need, and the set-up of PyCUDA, which the TensorRT profiler uses.
 
-PyCUDA's own ways to a context follow an environment variable and a file in the home folder; here
-it gets the primary context of the GPU that is measured, the one that all runtimes share.
+PyCUDA itself would choose a GPU by an environment variable and a file in the home folder. Here it
+uses the primary context of the measured GPU, which all runtimes share.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from latbench.profilers.gpu import no_gpu
 
 
 def no_nvml() -> str | None:
-    """Why the GPU's clocks cannot be read, or None if they can."""
+    """Reason why the GPU's clocks cannot be read; None if they can."""
     return missing_package("pynvml", "nvidia-ml-py", "gpu")
 
 
 def no_pycuda() -> str | None:
-    """Why nothing can be measured by way of PyCUDA, or None if it can."""
+    """Reason why PyCUDA cannot be used; None if it can."""
     return no_gpu() or missing_package("pycuda", "PyCUDA", "cuda") or no_nvml()
 
 
@@ -33,5 +33,5 @@ def pycuda_driver() -> Any:
     pycuda.driver.init()
     context = pycuda.driver.Device(GPU_INDEX).retain_primary_context()
     context.push()
-    atexit.register(context.pop)  # PyCUDA aborts where a context is left behind
+    atexit.register(context.pop)  # PyCUDA aborts the process if a context is still current at exit
     return pycuda.driver

@@ -1,10 +1,10 @@
-"""The CUDA driver, called by way of ctypes: what measuring on a GPU needs, for every runtime.
+"""The CUDA driver, called with ctypes: all functions that measuring on a GPU needs.
 
-``libcuda.so.1`` comes with every NVIDIA driver, Jetson's too, and keeps its symbols for good, so
-nothing has to be installed: PyCUDA knows no capture of graphs, and cuda-bindings would be one more
-package that has to match the driver. Streams come from the runtimes, as numbers.
+``libcuda.so.1`` comes with every NVIDIA driver, also on Jetson, and its symbols are stable, so no
+package has to be installed. PyCUDA cannot capture graphs, and cuda-bindings would be another
+package whose version must match the driver. The runtimes provide their streams as numbers.
 
-Everything is about the first GPU that CUDA shows; ``CUDA_VISIBLE_DEVICES`` chooses another.
+All functions use the first GPU that CUDA shows; ``CUDA_VISIBLE_DEVICES`` chooses another one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 from latbench.errors import RuntimeFailure
 
 GPU_INDEX = 0
-"""The GPU that is measured, as CUDA counts: the same for every runtime and for NVML."""
+"""Index of the measured GPU in CUDA's order; every runtime and NVML use the same GPU."""
 
 _CALLS: dict[str, tuple[Any, ...]] = {
     "cuInit": (c_uint,),
@@ -64,13 +64,13 @@ _CALLS: dict[str, tuple[Any, ...]] = {
     "cuGraphExecDestroy": (c_void_p,),
 }
 _OUT_OF_MEMORY = 2
-# after these every further call of the process fails: the GPU is gone, or its context is broken
+# after these errors every further call of the process fails: the GPU or its context is lost
 _LOST = {46, 100, 214, 220, 226, 700, 702, 709, 714, 715, 716, 717, 718, 719, 721, 999}
 
 _L2_CACHE_SIZE = 38  # CU_DEVICE_ATTRIBUTE_*
 _MAPPED = 0x02  # CU_MEMHOSTALLOC_DEVICEMAP
 _NON_BLOCKING = 0x1  # CU_STREAM_NON_BLOCKING: it does not wait for the default stream
-_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may do as they like
+_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads are not restricted
 _NAME_BYTES = 256
 
 
@@ -78,7 +78,7 @@ class CudaError(RuntimeFailure):
     """A call of the driver failed.
 
     Attributes:
-        code: The driver's ``CUresult``.
+        code: ``CUresult`` of the driver.
     """
 
     def __init__(self, message: str, code: int) -> None:
@@ -87,10 +87,10 @@ class CudaError(RuntimeFailure):
 
 
 class CudaDriver:
-    """The driver's calls about one GPU, in its primary context, which all runtimes share.
+    """Calls of the driver for one GPU, in its primary context, which all runtimes share.
 
     Args:
-        library: ``libcuda.so.1``.
+        library: Loaded ``libcuda.so.1``.
 
     Raises:
         CudaError: There is no GPU, or it cannot be used.
@@ -110,52 +110,52 @@ class CudaDriver:
 
     @property
     def name(self) -> str:
-        """Model of the GPU; a slice of one has the slice's profile in it."""
+        """Model name of the GPU; for a MIG slice, it includes the profile of the slice."""
         name = create_string_buffer(_NAME_BYTES)
         self._do("cuDeviceGetName", name, _NAME_BYTES, self._device)
         return name.value.decode()
 
     @property
     def cuda_version(self) -> str:
-        """The version of CUDA that the driver is of, such as 13.0."""
+        """Version of CUDA that the driver supports, such as 13.0."""
         version = c_int()
         self._do("cuDriverGetVersion", byref(version))
         return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
     @property
     def pci_bus_id(self) -> str:
-        """Where the GPU sits, such as ``0000:65:00.0``: NVML counts GPUs in another order."""
+        """PCI address of the GPU, such as ``0000:65:00.0``, because NVML has another order."""
         bus_id = create_string_buffer(_NAME_BYTES)
         self._do("cuDeviceGetPCIBusId", bus_id, _NAME_BYTES, self._device)
         return bus_id.value.decode()
 
     @property
     def l2_bytes(self) -> int:
-        """Size of the L2 cache, or of the slice's part of it, in bytes."""
+        """Size of the L2 cache, or of a MIG slice's part of it, in bytes."""
         size = c_int()
         self._do("cuDeviceGetAttribute", byref(size), _L2_CACHE_SIZE, self._device)
         return size.value
 
     def enter(self) -> None:
-        """Make the primary context the calling thread's current one."""
+        """Make the primary context current in the calling thread."""
         context = c_void_p()
         self._do("cuDevicePrimaryCtxRetain", byref(context), self._device)
         self._do("cuCtxSetCurrent", context)
 
     def memory_bytes(self) -> tuple[int, int]:
-        """Free memory of the GPU and all of it, in bytes."""
+        """Free and total memory of the GPU, in bytes."""
         free, total = c_size_t(), c_size_t()
         self._do("cuMemGetInfo_v2", byref(free), byref(total))
         return free.value, total.value
 
     def allocate(self, size_bytes: int) -> int:
-        """Memory of the GPU; returns its address there."""
+        """Allocate memory of the GPU and return its address."""
         address = c_uint64()
         self._do("cuMemAlloc_v2", byref(address), size_bytes)
         return address.value
 
     def free(self, address: int) -> None:
-        """Give memory of the GPU back."""
+        """Free memory of the GPU."""
         self._do("cuMemFree_v2", address)
 
     def clear(self, address: int, size_bytes: int, stream: int) -> None:
@@ -163,7 +163,7 @@ class CudaDriver:
         self._do("cuMemsetD8Async", address, 0, size_bytes, stream)
 
     def shared_words(self, count: int) -> tuple[Any, int]:
-        """Words of 32 bits that processor and GPU both see: as a ctypes array, and there."""
+        """Allocate 32-bit words that processor and GPU share; return the array and GPU address."""
         host, device = c_void_p(), c_uint64()
         self._do("cuMemHostAlloc", byref(host), 4 * count, _MAPPED)
         self._do("cuMemHostGetDevicePointer_v2", byref(device), host, 0)
@@ -173,7 +173,7 @@ class CudaDriver:
         return words, device.value
 
     def load_kernel(self, ptx: bytes, name: str) -> int:
-        """A kernel of a PTX module, which the driver compiles for this GPU."""
+        """Load a kernel of a PTX module, which the driver compiles for this GPU."""
         module, kernel = c_void_p(), c_void_p()
         self._do("cuModuleLoadData", byref(module), ptx)
         self._do("cuModuleGetFunction", byref(kernel), module, name.encode())
@@ -186,14 +186,14 @@ class CudaDriver:
         self._do("cuLaunchKernel", kernel, 1, 1, 1, 1, 1, 1, 0, stream, addresses, None)
 
     def event(self) -> int:
-        """A new event that keeps time."""
+        """Create an event that records the time."""
         event = c_void_p()
         self._do("cuEventCreate", byref(event), 0)
         assert event.value is not None
         return event.value
 
     def record(self, event: int, stream: int) -> None:
-        """Enqueue noting the GPU's clock."""
+        """Enqueue the recording of the time in an event."""
         self._do("cuEventRecord", event, stream)
 
     def between_ns(self, begin: int, end: int) -> int:
@@ -203,22 +203,22 @@ class CudaDriver:
         return round(taken_ms.value * 1e6)
 
     def new_stream(self) -> int:
-        """A new stream, which is kept for the life of the process."""
+        """Create a stream, which exists until the process ends."""
         stream = c_void_p()
         self._do("cuStreamCreate", byref(stream), _NON_BLOCKING)
         assert stream.value is not None
         return stream.value
 
     def synchronize(self, stream: int) -> None:
-        """Wait until a stream has done everything."""
+        """Wait until all work of a stream is done."""
         self._do("cuStreamSynchronize", stream)
 
     def begin_capture(self, stream: int) -> None:
-        """From here on, work put on the stream is noted and not done."""
+        """Begin a capture: work put on the stream is recorded and not executed."""
         self._do("cuStreamBeginCapture_v2", stream, _THREAD_LOCAL)
 
     def end_capture(self, stream: int) -> int:
-        """The noted work as a graph that can be launched."""
+        """End a capture and return the recorded work as a graph that can be launched."""
         graph, executable = c_void_p(), c_void_p()
         self._do("cuStreamEndCapture", stream, byref(graph))
         try:
@@ -256,7 +256,7 @@ class CudaDriver:
         return f"the NVIDIA driver refused: {what}"
 
     def why_lost(self) -> str | None:
-        """Why the GPU can be used no longer, for errors of runtimes; None if it can."""
+        """Reason why the GPU can no longer be used, for errors of runtimes; None if it can."""
         try:
             self._do("cuCtxSynchronize")
         except CudaError as error:
@@ -264,7 +264,7 @@ class CudaDriver:
         return None
 
     def room(self) -> str:
-        """How much memory the GPU has, and what to do where that is too little."""
+        """Free and total memory of the GPU in words, and what to do if it is too little."""
         free, total = c_size_t(), c_size_t()
         self._library.cuMemGetInfo_v2(byref(free), byref(total))
         return (
@@ -275,10 +275,10 @@ class CudaDriver:
 
 @lru_cache(maxsize=1)
 def cuda_driver() -> CudaDriver:
-    """The driver, and the first GPU that CUDA shows.
+    """Load the driver for the first GPU that CUDA shows.
 
     Raises:
-        RuntimeFailure: There is no driver or no GPU, or it cannot be used; says why.
+        RuntimeFailure: There is no driver or no GPU, or it cannot be used.
     """
     try:
         library = ctypes.CDLL("libcuda.so.1")

@@ -1,12 +1,13 @@
-"""A gate on a stream: work waits behind it while it is enqueued, and then goes without gaps.
+"""A gate on a stream: work waits behind the gate while it is enqueued, then runs without gaps.
 
-Launching kernels one by one from the processor can take longer than computing them. With the
-stream held meanwhile, what lies between two events on it is the GPU's work alone, as in NVBench.
+Launching kernels one by one from the processor can take longer than computing them. If the stream
+is held during the launches, the time between two events on it is the GPU's work alone, as in
+NVBench.
 
-The gate is a kernel of one thread that reads a word of the processor's memory until it has the
-number of this turn. It gives up after a second: a call that waits for the GPU while the gate is
-closed would wait for ever, and so would a call of more launches than a stream queues (some
-thousand). ``cuStreamWaitValue32`` would do the same without a kernel, but it never gives up.
+The gate is a kernel with one thread. It reads a word of the processor's memory until the word
+reaches the number of this turn. It gives up after a second, because two kinds of calls would wait
+for ever: calls that wait for the GPU while the gate is closed, and calls with more launches than a
+stream can queue (some thousand). ``cuStreamWaitValue32`` needs no kernel, but it never gives up.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ DONE:
 
 
 class Gate:
-    """A gate that can be closed on any stream of the GPU, again and again.
+    """A gate that can be closed repeatedly on any stream of the GPU.
 
     Raises:
         CudaError: The driver cannot compile or run the gate.
@@ -62,15 +63,15 @@ class Gate:
         self._words, self._address = driver.shared_words(2)
         self._kernel = driver.load_kernel(KERNEL, "hold")
         self._turn = 0
-        self.hold(stream)  # loads the kernel, which a later turn must not wait for
+        self.hold(stream)  # loads the kernel now, so that no later turn waits for it
         self.release()
         driver.synchronize(stream)
 
     def hold(self, stream: int) -> None:
-        """Close the gate: what is put on the stream from here on waits."""
+        """Close the gate: work that is put on the stream afterwards waits."""
         self._turn = (
             self._turn % (2**32 - 1) + 1
-        )  # never 0, which the word for late turns begins as
+        )  # never 0, the initial value of the word for late turns
         arguments = (c_uint64(self._address), c_uint(self._turn), c_uint64(_LIMIT_NS))
         self._driver.launch(self._kernel, arguments, stream)
 

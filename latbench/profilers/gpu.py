@@ -1,8 +1,8 @@
-"""The GPU as the NVIDIA driver and NVML describe it: whether there is one, and how it is.
+"""Presence and state of the GPU, from the NVIDIA driver and NVML.
 
-A GPU that is idle, hot or short of power lowers its clock, and what is measured then says nothing
-of the network. The clock is therefore read while the GPU works. What a board does not tell is
-None, and is not held against it.
+A GPU that is idle, hot or short of power lowers its clock, and latencies measured then are too
+high. The clock is therefore read while the GPU works. Values that a board does not report are None
+and never lead to a dropped visit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from latbench.profilers.driver import cuda_driver
 
 _ELSEWHERE = "run this on a machine where `nvidia-smi` lists one"
 
-# NVML's words for what holds a clock back; an idle GPU and a clock set by its owner are no fault
+# NVML's reasons for a reduced clock; an idle GPU and a clock set by its owner are not listed
 _THROTTLES = {
     "SwPowerCap": "power cap",
     "HwSlowdown": "hardware slowdown",
@@ -30,7 +30,7 @@ _THROTTLES = {
 
 
 def no_gpu() -> str | None:
-    """Why there is no CUDA GPU to measure on, or None if there is one; needs no package."""
+    """Reason why there is no CUDA GPU to measure on; None if there is one. Needs no package."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -46,10 +46,10 @@ def no_gpu() -> str | None:
 
 
 def read_gpu(keep_busy: Callable[[], None]) -> Gpu:
-    """The GPU under load.
+    """Read the state of the GPU under load.
 
     Args:
-        keep_busy: Has the GPU work for some tenths of a second.
+        keep_busy: Function that keeps the GPU at work for some tenths of a second.
 
     Raises:
         RuntimeFailure: NVML does not know the GPU, or the GPU is lost.
@@ -60,14 +60,14 @@ def read_gpu(keep_busy: Callable[[], None]) -> Gpu:
     name, driver = cuda_driver().name, driver_version()
     keep_busy()
     clock_mhz = _clock_mhz()
-    power_mw = _told(pynvml.nvmlDeviceGetEnforcedPowerLimit, device)
+    power_mw = _answer(pynvml.nvmlDeviceGetEnforcedPowerLimit, device)
     return Gpu(
         name=name,
         driver=driver,
         clock_mhz=clock_mhz,
         max_clock_mhz=_max_clock_mhz(),
         throttled_by=_throttled_by(),
-        memory_clock_mhz=_told(pynvml.nvmlDeviceGetClockInfo, device, pynvml.NVML_CLOCK_MEM),
+        memory_clock_mhz=_answer(pynvml.nvmlDeviceGetClockInfo, device, pynvml.NVML_CLOCK_MEM),
         memory_mib=cuda_driver().memory_bytes()[1] >> 20,
         power_limit_w=None if power_mw is None else power_mw / 1e3,
     )
@@ -83,7 +83,7 @@ def driver_version() -> str:
 
 
 class ClockWatch:
-    """Looks at the GPU's clock during visits.
+    """Checks the GPU's clock during visits.
 
     Args:
         least: Fraction of the highest clock below which a visit does not count.
@@ -102,7 +102,7 @@ class ClockWatch:
         clock_mhz, max_mhz = _clock_mhz(), self._max_mhz
         if clock_mhz is None or max_mhz is None or clock_mhz >= self._least * max_mhz:
             return
-        why = ", ".join(_throttled_by()) or "no throttling told"
+        why = ", ".join(_throttled_by()) or "no reason reported"
         self._too_low = (
             f"the GPU runs at {clock_mhz} MHz, below {self._least:.0%} of its {max_mhz} MHz "
             f"({why}): cool it, raise its power limit, or fix its clock with `nvidia-smi "
@@ -111,7 +111,7 @@ class ClockWatch:
         )
 
     def verdict(self) -> str | None:
-        """Why the visit since the last verdict does not count; None if it does."""
+        """Reason why the visit since the last verdict does not count; None if it counts."""
         too_low, self._too_low = self._too_low, None
         return too_low
 
@@ -122,7 +122,7 @@ class ClockWatch:
 
 @lru_cache(maxsize=1)
 def nvml_device() -> Any:
-    """NVML's handle of the GPU that is measured: NVML and CUDA do not count alike."""
+    """NVML's handle of the measured GPU, which may have another index than in CUDA."""
     import pynvml
 
     try:
@@ -137,27 +137,27 @@ def nvml_device() -> Any:
 def _clock_mhz() -> int | None:
     import pynvml
 
-    return _told(pynvml.nvmlDeviceGetClockInfo, nvml_device(), pynvml.NVML_CLOCK_SM)
+    return _answer(pynvml.nvmlDeviceGetClockInfo, nvml_device(), pynvml.NVML_CLOCK_SM)
 
 
 def _max_clock_mhz() -> int | None:
     import pynvml
 
-    return _told(pynvml.nvmlDeviceGetMaxClockInfo, nvml_device(), pynvml.NVML_CLOCK_SM)
+    return _answer(pynvml.nvmlDeviceGetMaxClockInfo, nvml_device(), pynvml.NVML_CLOCK_SM)
 
 
 def _throttled_by() -> list[str]:
     import pynvml
 
-    reasons = _told(pynvml.nvmlDeviceGetCurrentClocksEventReasons, nvml_device()) or 0
+    reasons = _answer(pynvml.nvmlDeviceGetCurrentClocksEventReasons, nvml_device()) or 0
     bits = {
         words: getattr(pynvml, f"nvmlClocksEventReason{k}", 0) for k, words in _THROTTLES.items()
     }
     return [words for words, bit in bits.items() if reasons & bit]
 
 
-def _told(ask: Callable[..., int], *about: Any) -> int | None:
-    """What NVML answers; None where the board does not tell.
+def _answer(ask: Callable[..., int], *about: Any) -> int | None:
+    """Answer of NVML; None if the board does not report the value.
 
     Raises:
         RuntimeFailure: The GPU is lost.

@@ -1,4 +1,4 @@
-"""The GPU that a profiler measures on: its stream with the timer, its clock, its record."""
+"""The GPU that a profiler measures on: its stream, its timer and its clock."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _WARM_UP_MS = 200.0  # a GPU takes some tenths of a second from its idle clock t
 
 
 class MeasuredGpu:
-    """One GPU under one device profile; touched only once something is asked of it.
+    """One GPU under one device profile. The GPU is not used before the first method call.
 
     Args:
-        profile: Names the clock that times calls, and how low the GPU's may be.
-        open_stream: Makes the stream that the runtime computes on, and returns its handle.
+        profile: Device profile, which names the clock for calls and the lowest GPU clock.
+        open_stream: Function that makes the stream of the runtime and returns its handle.
     """
 
     def __init__(self, profile: DeviceProfile, open_stream: Callable[[], int]) -> None:
@@ -28,7 +28,7 @@ class MeasuredGpu:
 
     @cached_property
     def timer(self) -> GpuTimer:
-        """What times calls on the stream.
+        """Timer of calls on the stream.
 
         Raises:
             RuntimeFailure: The GPU has no room, or cannot be used.
@@ -39,11 +39,11 @@ class MeasuredGpu:
 
     @property
     def remarks(self) -> list[str]:
-        """What could not be done as asked so far."""
+        """Requests that could not be followed so far."""
         return list(self.timer.remarks)
 
     def flush(self) -> None:
-        """Have the L2 cache evicted before the next timed call."""
+        """Evict the L2 cache before the next timed call."""
         self.timer.flush_next()
 
     def warm_up(self) -> None:
@@ -51,5 +51,5 @@ class MeasuredGpu:
         self.timer.warm_up(_WARM_UP_MS)
 
     def record(self) -> Gpu:
-        """The GPU under load."""
+        """State of the GPU under load."""
         return read_gpu(self.warm_up)

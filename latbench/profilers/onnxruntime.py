@@ -4,8 +4,8 @@ Options: a key of ``[options]`` with a dot in it is a session configuration entr
 such as ``session.intra_op.allow_spinning``; on CUDA, one without is an option of its CUDA
 provider, such as ``cudnn_conv_algo_search``; the GPU and the stream are set here. Denormals are
 flushed to zero in every session, and fp32 is computed in fp32, without TF32, unless ``use_tf32``
-says otherwise. On CUDA a network of which the CUDA provider cannot compute all is refused: part of
-it would run on the processor.
+says otherwise. On CUDA, a network is refused if the CUDA provider cannot compute all of it, because
+the rest would run on the processor.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _ERROR_ONLY = 3  # ONNX Runtime's severity: say nothing below errors
 
 
 class OnnxRuntimeSession(Session):
-    """A session with input and output bound to memory once, so that a call is only the call."""
+    """A session whose input and output are bound once, so that a call does nothing else."""
 
     def __init__(self, session: ort.InferenceSession, image: np.ndarray) -> None:
         self._session = session
@@ -126,7 +126,7 @@ def _refusals_on_gpu() -> Iterator[None]:
 
 @lru_cache(maxsize=8192)
 def _rendered(network: Network, batch_size: int, precision: Precision) -> tuple[Graph, bytes]:
-    """Graph and model of a network, a few KB: a sweep comes back to each in every pass."""
+    """Graph and model of a network (a few KB), kept because every pass of a sweep needs them."""
     graph = fold_norms(network_graph(network))
     model = render_onnx_apart(graph, batch_size=batch_size, precision=precision)
     return graph, model.SerializeToString()
@@ -136,7 +136,7 @@ class OnnxRuntimeProfiler(Profiler):
     """Measures under ONNX Runtime.
 
     Raises:
-        InvalidValueError: An option that is set here, or that no network should be measured with.
+        InvalidValueError: An option is set by this profiler, or would falsify latencies.
     """
 
     def __init__(self, profile: DeviceProfile) -> None:

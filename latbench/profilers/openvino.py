@@ -6,8 +6,8 @@ Options: every key of ``[options]`` is a property of OpenVINO's CPU plugin, such
 Images and maps go in and come out channels last, which is how the plugin computes: a block with
 channels first would pay for a change of layout that it does not meet inside a network.
 
-Compiling is what makes an opening slow, so the compiled form of a network is kept as OpenVINO
-exports it and imported at later visits; memory and kernels are made anew by either.
+Compiling is the slow part of opening a network. The compiled network is therefore exported, kept in
+memory and imported at later visits. An import creates memory and kernels anew, as compiling does.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _TO_CHANNELS_LAST, _TO_CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
 class OpenvinoSession(Session):
-    """A request whose input is bound once, so that a call is only the call."""
+    """A request whose input is bound once, so that a call does nothing else."""
 
     def __init__(self, compiled: openvino.CompiledModel, image: NDArray[np.float32]) -> None:
         import openvino
@@ -112,7 +112,7 @@ class OpenvinoProfiler(Profiler):
 
 @lru_cache(maxsize=1)
 def _core() -> openvino.Core:
-    """The one core of the process: each would load the plugins anew."""
+    """The only core of the process, because every core loads the plugins again."""
     import openvino
 
     return openvino.Core()

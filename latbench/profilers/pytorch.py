@@ -1,12 +1,12 @@
-"""PyTorch, eager: layer after layer called from Python, as a program runs its model.
+"""PyTorch in eager mode: layers are called from Python one after another.
 
 Options:
 
 - ``channels_last``: images and weights lie in memory channels last, which PyTorch advises for
   convolutions; ``"true"`` unless given.
 - ``compile``: ``"true"`` compiles whole networks with ``torch.compile`` when they are opened.
-  That takes seconds to minutes each, so single blocks stay eager and a sweep over a space is out
-  of the question; it is for comparing a few networks.
+  Compiling takes seconds to minutes a network. Single blocks are therefore not compiled. The
+  option is meant for comparing a few networks, not for a sweep over a space.
 - ``cuda_graph``, on CUDA: calls are captured once and replayed; ``"true"`` unless given. A
   network whose calls cannot be captured is refused.
 - ``cudnn_benchmark``, on CUDA: cuDNN tries its algorithms once for every shape and keeps the
@@ -45,14 +45,14 @@ if TYPE_CHECKING:
 
 
 class PytorchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What ``[options]`` may hold on the CPU."""
+    """Options of ``[options]`` on the CPU."""
 
     channels_last: bool = True
     compile: bool = False
 
 
 class PytorchCudaOptions(PytorchOptions, frozen=True, forbid_unknown_fields=True):
-    """What ``[options]`` may hold on CUDA."""
+    """Options of ``[options]`` on CUDA."""
 
     cuda_graph: bool = True
     tf32: bool = False
@@ -210,7 +210,7 @@ def _folded_module(network: Network) -> nn.Module:
     from latbench.render.torch import GraphModule
 
     class Uninitialised(TorchFunctionMode):
-        """Leaves new parameters as they are: drawing what is replaced takes most of the time."""
+        """Skips the random initialisation of parameters, which are replaced anyway."""
 
         def __torch_function__(
             self,

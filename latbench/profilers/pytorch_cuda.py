@@ -1,6 +1,6 @@
-"""PyTorch's sessions on a GPU: a captured CUDA graph on the profiler's stream.
+"""Sessions of PyTorch on a GPU: a captured CUDA graph on the profiler's stream.
 
-A program that cares for latency replays a graph, because launching the kernels of a small network
+Programs that need a low latency replay a graph, because launching the kernels of a small network
 one by one takes longer than computing them.
 
 Graphs are captured by ``CUDAGraph`` itself: ``torch.cuda.graph`` collects garbage and empties the
@@ -47,17 +47,17 @@ class PytorchStream:
 
     @property
     def handle(self) -> int:
-        """The stream as the driver takes it."""
+        """Handle of the stream for the driver."""
         return int(self._stream.cuda_stream)
 
     def enter(self) -> None:
-        """Have PyTorch compute on the stream from here on."""
+        """Make this the current stream of PyTorch."""
         self._cuda.set_stream(self._stream)
 
     def capture(self, compute: Callable[[], None]) -> torch.cuda.CUDAGraph:
-        """The work of ``compute`` as a graph, which is replayed on the current stream.
+        """Capture the work of ``compute`` as a graph, which is replayed on the current stream.
 
-        It must have been called before: what is loaded or chosen once cannot be captured.
+        ``compute`` must have been called before, because one-time loading cannot be captured.
         """
         if self._owner is None:  # PyTorch drops a pool of memory with the last graph that uses it
             self._owner = self._captured(lambda: self._torch.zeros(1, device=self.device), None)
@@ -76,7 +76,7 @@ class PytorchStream:
         try:
             compute()
         except BaseException:
-            with suppress(RuntimeError):  # the cause is told by the error in flight
+            with suppress(RuntimeError):  # the error that is being raised gives the cause
                 graph.capture_end()
             raise
         graph.capture_end()
@@ -87,14 +87,14 @@ class PytorchCudaSession(Session):
     """A module and its image on the GPU.
 
     Args:
-        module: On the GPU, in evaluation mode.
-        image: On the GPU.
-        stream: Entered while module and image were made.
-        timer: Of that stream.
-        cuda_graph: Capture the calls into a graph and replay that.
+        module: Module on the GPU, in evaluation mode.
+        image: Image on the GPU.
+        stream: Stream that was current when module and image were made.
+        timer: Timer of that stream.
+        cuda_graph: Whether to capture the calls into a graph and replay it.
 
     Raises:
-        RuntimeFailure: PyTorch refused the network, or to capture it.
+        RuntimeFailure: PyTorch refused the network or cannot capture it.
         torch.OutOfMemoryError: The GPU has no room.
     """
 
@@ -144,7 +144,7 @@ class PytorchCudaSession(Session):
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Translate what PyTorch raises: layers raise RuntimeError, the compiler its own."""
+    """Translate the errors of PyTorch; layers raise RuntimeError, the compiler other classes."""
     import torch
 
     try:

@@ -1,9 +1,9 @@
 """TensorRT on CUDA.
 
-Networks are strongly typed, in TensorRT 10 as in 11, which knows no others: types are those of the
-ONNX model, which is rendered in the profile's precision. Images and maps may go in and come out
-channels last or channels first, as TensorRT finds faster; with channels first alone a block would
-pay for a change of layout that it does not meet inside a network.
+Networks are strongly typed, which is the only mode of TensorRT 11: types are those of the ONNX
+model, which is rendered in the profile's precision. TensorRT may choose channels last or channels
+first for inputs and outputs. With channels first alone, a block would pay for a change of layout
+that does not happen inside a network.
 
 Building an engine takes seconds, so engines are kept on disk, in the user's cache folder, and so
 are the timings by which TensorRT chooses kernels. Both belong to this GPU, this version and these
@@ -54,7 +54,7 @@ _TIMINGS = b"timings of kernels"  # what their one file is kept under
 
 
 class TensorrtOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What ``[options]`` may hold."""
+    """Options of ``[options]``."""
 
     cuda_graph: bool = True
     optimization_level: Annotated[int, msgspec.Meta(ge=0, le=5)] = 3
@@ -63,11 +63,11 @@ class TensorrtOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Layout:
-    """How an input or output lies in memory.
+    """Memory layout of an input or output.
 
     Attributes:
-        shape: ``(N, C, H, W)`` or ``(N, K)``.
-        lanes: Channels lie last, filled up to a multiple of this; 0 if the shape is as it is.
+        shape: Shape ``(N, C, H, W)`` or ``(N, K)``.
+        lanes: If positive, channels are last and padded to a multiple of this; 0 for no change.
     """
 
     shape: tuple[int, ...]
@@ -329,19 +329,19 @@ def _rendered(network: Network, batch_size: int, precision: Precision) -> bytes:
 
 
 def _layout(engine: trt.ICudaEngine, name: str, precision: Precision) -> Layout:
-    """What TensorRT chose among the formats that it was allowed."""
+    """Layout that TensorRT chose among the allowed formats."""
     format_name, lanes = _CHANNELS_LAST[precision]
     is_channels_last = engine.get_tensor_format(name).name == format_name
     return Layout(tuple(engine.get_tensor_shape(name)), lanes if is_channels_last else 0)
 
 
 def _log_into(errors: list[str]) -> trt.ILogger:
-    """A logger that keeps errors, for the messages of ours, and says nothing."""
+    """Logger that prints nothing and collects errors for our own messages."""
     import tensorrt as trt
 
     class Log(trt.ILogger):  # type: ignore[misc]  # TensorRT has no types
         def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # its own rule: not by way of super()
+            trt.ILogger.__init__(self)  # TensorRT requires this call instead of super()
 
         def log(self, severity: trt.ILogger.Severity, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):

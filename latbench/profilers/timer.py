@@ -1,12 +1,13 @@
-"""What a call takes on a GPU, by one of two clocks, for every runtime.
+"""Duration of a call on a GPU, by one of two clocks, for every runtime.
 
-- ``gpu``: the GPU's work alone, between two events on the stream. A gate holds the stream while
-  the call is enqueued, so that gaps between launches do not count.
-- ``host``: from the call until its result is there, by the processor's clock: what a program
-  waits for that has one image and needs the answer. Launching counts.
+- ``gpu``: the time of the GPU's work alone, between two events on the stream. A gate holds the
+  stream while the call is enqueued, so that gaps between launches do not count.
+- ``host``: the time from the call until its result is available, by the processor's clock. A
+  program that processes one image and needs the result waits for this time. Launching counts.
 
-Before a cold call the L2 cache is evicted by writing a buffer of its size, on the same stream:
-behind the gate with the GPU's clock, waited for with the processor's.
+Before a cold call, the L2 cache is evicted by writing a buffer of its size on the same stream. With
+the GPU's clock, the writing is enqueued behind the gate; with the processor's clock, the timer
+waits until it is finished.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ from latbench.profilers.driver import CudaDriver, CudaError
 from latbench.profilers.gate import Gate
 
 Enqueue = Callable[[], object]
-"""Puts a call's work on the stream."""
+"""Function that puts the work of a call on the stream."""
 
 _TRIES = 3  # a busy machine may stop a process for longer than a gate holds, but not each time
 _WRITES_AT_ONCE = 32  # between two looks at the clock while warming up: about a millisecond
 
 
 class GpuTimer:
-    """One stream of the GPU, and how calls on it are timed.
+    """Timer of calls on one stream of the GPU.
 
     Attributes:
-        stream: The stream's handle.
-        remarks: What could not be done as asked, in whole sentences: it belongs in the table.
+        stream: Handle of the stream.
+        remarks: Requests that could not be followed, in whole sentences, for the table.
 
     Args:
-        driver: Of the GPU, entered.
+        driver: Driver of the GPU, already entered.
         stream: Handle of the stream that the runtime computes on.
-        clock: Which clock times a call.
+        clock: Clock that times a call.
 
     Raises:
         RuntimeFailure: The GPU has no room, or cannot be used.
@@ -57,18 +58,18 @@ class GpuTimer:
                 self._ungated(f"the driver cannot run the gate ({error.message})")
 
     def call(self, enqueue: Enqueue) -> None:
-        """Call, and wait for the result."""
+        """Make a call and wait for the result."""
         enqueue()
         self._driver.synchronize(self.stream)
 
     def timed_ns(self, enqueue: Enqueue) -> int:
-        """What a call takes, in ns, by the clock that was asked for."""
+        """Duration of a call in ns, by the clock of the profile."""
         return self.gpu_ns(enqueue) if self._clock == "gpu" else self.host_ns(enqueue)
 
     def gpu_ns(self, enqueue: Enqueue) -> int:
-        """What the GPU works on a call, in ns, by its own clock.
+        """Time of the GPU's work for a call in ns, by the GPU's clock.
 
-        The call must have been made once before, or the gate would hold the loading of its kernels.
+        The call must have been made once before; otherwise the gate would delay its loading.
         """
         cold, self._flush_next = self._flush_next, False
         for _ in range(_TRIES):
@@ -84,7 +85,7 @@ class GpuTimer:
         return self._driver.between_ns(self._begin, self._end)
 
     def host_ns(self, enqueue: Enqueue) -> int:
-        """What a program waits for a call, in ns, by the processor's clock."""
+        """Time that a program waits for a call in ns, by the processor's clock."""
         if self._flush_next:
             self._flush_next = False
             self._evict()
@@ -96,7 +97,7 @@ class GpuTimer:
         return perf_counter_ns() - start
 
     def captured(self, enqueue: Enqueue) -> CapturedGraph:
-        """The work of a call that has been made before as a graph.
+        """Capture the work of a call, which must have been made before, as a graph.
 
         Raises:
             RuntimeFailure: The work cannot be captured.
@@ -104,12 +105,12 @@ class GpuTimer:
         return CapturedGraph(self._driver, self.stream, enqueue)
 
     def remark(self, sentence: str) -> None:
-        """Note what could not be done as asked, once."""
+        """Add a remark, unless it is already there."""
         if sentence not in self.remarks:
             self.remarks.append(sentence)
 
     def flush_next(self) -> None:
-        """Have the L2 cache evicted before the next timed call, on its stream."""
+        """Evict the L2 cache on the stream before the next timed call."""
         self._flush_next = True
 
     def warm_up(self, least_ms: float) -> None:
@@ -121,7 +122,7 @@ class GpuTimer:
             self._driver.synchronize(self.stream)
 
     def _gated_ns(self, enqueue: Enqueue, gate: Gate, *, cold: bool) -> int | None:
-        """As ``gpu_ns``; None if the gate gave up, and gaps may have been counted."""
+        """Time as in ``gpu_ns``; None if the gate gave up, because gaps may then count."""
         try:
             gate.hold(self.stream)
             self._enqueue_between_events(enqueue, cold=cold)

@@ -1,5 +1,5 @@
-"""Graphs made runnable: ``onnx`` builds ONNX models, ``torch`` builds modules; equal outputs.
+"""Rendering of graphs: ``onnx`` builds ONNX models, ``torch`` builds modules.
 
-Both read the same graph and the same parameters (``parameters``). ``torch`` is imported only by
-those who ask for it.
+Both read the same graph and the same parameters (``parameters``), so they compute equal outputs.
+``torch`` is imported only when it is needed.
 """

@@ -1,8 +1,8 @@
-"""Graph to ONNX model, built node by node: a millisecond a block.
+"""Conversion of a graph to an ONNX model, node by node; it takes about a millisecond a block.
 
-The input and the output are called ``input`` and ``output``; the batch size is fixed. ONNX has
-no Swish before opset 24, so Swish is Sigmoid and Mul, which runtimes recognise. A model in fp16
-reads, computes and writes fp16 throughout: there are runtimes that take types from the model.
+The input and the output are called ``input`` and ``output``. The batch size is fixed. ONNX has no
+Swish before opset 24, so Swish becomes Sigmoid and Mul, which runtimes recognise. A model in fp16
+reads, computes and writes fp16 throughout, because some runtimes take their types from the model.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from latbench.render.parameters import (
 )
 
 OUTPUT = "output"
-OPSET = 17  # old enough for the runtimes of small boards, has HardSwish
+OPSET = 17  # has HardSwish, and the runtimes of small boards support it
 IR_VERSION = 8  # the one that belongs to opset 17
 
 ELEMENT_TYPES: dict[Precision, np.dtype[Any]] = {
@@ -67,11 +67,11 @@ def render_onnx(
     """Build the ONNX model of a graph.
 
     Args:
-        graph: The layers, of a block or of a whole network.
-        parameters: Values by torch name; random ones of sane scale if None.
+        graph: Layers of a block or of a whole network.
+        parameters: Values by torch name; if None, random values that keep activations in scale.
         batch_size: N of the input ``(N, C, H, W)``.
-        precision: Of weights, activations, input and output.
-        fold: Fold batch norms into convolutions, as a deployed model has it.
+        precision: Precision of weights, activations, input and output.
+        fold: Whether to fold batch norms into convolutions, as in a deployed model.
 
     Returns:
         A model that reads ``input`` ``(N, C, H, W)`` and writes ``output``: ``(N, K)`` if the
@@ -93,10 +93,10 @@ def render_onnx(
 def render_onnx_apart(
     graph: Graph, *, batch_size: int = 1, precision: Precision = "fp32"
 ) -> onnx.ModelProto:
-    """The model of a graph as it stands, without its parameters: references by name.
+    """Build the ONNX model of a graph without parameter values; it refers to them by name.
 
-    For runtimes that take weights from memory: megabytes of them are then neither copied into
-    the model nor out of its bytes.
+    Runtimes that take weights from memory use it, so that megabytes of weights are not copied into
+    the model and out of it again. Batch norms are not folded.
     """
     references = [
         _reference(f"{node.name}.{name}", shape, precision)
@@ -144,7 +144,7 @@ _CLIP = {"min": 0.0, "max": 6.0}
 
 
 def _split(slices: list[Node], constants: list[onnx.TensorProto]) -> onnx.NodeProto:
-    """All slices of a map as one Split, which runtimes do without copies where they can."""
+    """Convert all slices of a map to one Split, which some runtimes do without copies."""
     source, names = slices[0].inputs[0], [node.name for node in slices]
     sizes = _integers(f"{names[0]}.sizes", [node.shape[0] for node in slices], constants)
     return helper.make_node("Split", [source, sizes], names, names[0], axis=1)
@@ -156,7 +156,9 @@ def _shuffle(
     channels, height, width = node.shape
     name = node.name
     apart = _integers(f"{name}.apart", [0, groups, channels // groups, height, width], constants)
-    whole = _integers(f"{name}.whole", [0, channels, height, width], constants)  # 0: the batch
+    whole = _integers(
+        f"{name}.whole", [0, channels, height, width], constants
+    )  # 0 keeps the batch size
     grouped, turned = f"{name}.grouped", f"{name}.turned"
     yield helper.make_node("Reshape", [*node.inputs, apart], [grouped], grouped)
     yield helper.make_node("Transpose", [grouped], [turned], turned, perm=[0, 2, 1, 3, 4])
@@ -236,7 +238,7 @@ def _tensor(name: str, value: np.ndarray | np.float32, precision: Precision) -> 
 
 
 def _reference(name: str, shape: tuple[int, ...], precision: Precision) -> onnx.TensorProto:
-    """A tensor whose values are given by name when the model is loaded."""
+    """Tensor whose values are passed by name when the model is loaded."""
     tensor = onnx.TensorProto(name=name, data_type=_ONNX_TYPES[precision], dims=shape)
     tensor.data_location = TensorProto.EXTERNAL
     length = ELEMENT_TYPES[precision].itemsize * prod(shape)

@@ -1,7 +1,8 @@
-"""Parameters of a graph: names, shapes, random values of sane scale, batch-norm folding.
+"""Parameters of a graph: names, shapes, scaled random values, batch-norm folding.
 
-Names follow torch: ``{node}.weight``, ``{node}.bias``, ``{node}.running_mean`` and
-``{node}.running_var``, so a state dict of the torch rendering is a parameter set of the ONNX one.
+Names follow PyTorch: ``{node}.weight``, ``{node}.bias``, ``{node}.running_mean`` and
+``{node}.running_var``. A state dict of a rendered PyTorch module can therefore be used as the
+parameters of the ONNX model.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _POOL_SIZE = 1 << 21  # floats (8 MiB): more than the largest layer of the space
 
 
 def parameter_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a layer's parameters, running statistics included."""
+    """Names and shapes of a layer's parameters, including running statistics."""
     if isinstance(layer, Conv):
         weight = (layer.out_channels, layer.in_channels // layer.groups, layer.kernel, layer.kernel)
         return {"weight": weight} | ({"bias": (layer.out_channels,)} if layer.bias else {})
@@ -53,17 +54,17 @@ def _pool(seed: int) -> Array:
 
 
 def random_input(shape: tuple[int, ...], *, seed: int = 0) -> Array:
-    """An array of normal numbers, to be read only: it may be shared."""
+    """Array of normally distributed numbers. It may be shared, so it must not be modified."""
     pool, size = _pool(seed), prod(shape)
     return pool[:size].reshape(shape) if size <= len(pool) else np.resize(pool, shape)
 
 
 def random_parameters(graph: Graph, *, seed: int = 0) -> dict[str, Array]:
-    """Random parameters under which activations keep their scale through the network.
+    """Random parameters that keep the scale of activations through the network.
 
-    Values are cut from one shared pool of normal numbers, which is what makes a block's
-    rendering a matter of a millisecond. Scales matter for timing: random weights that let
-    activations fade produce denormal numbers, and those are slow to compute with.
+    Values are slices of one shared array of normal numbers, so a block can be rendered in about a
+    millisecond. The scale matters for timing: if activations shrink from layer to layer, they
+    become denormal numbers, and computing with these is slow.
     """
     pool, cursor = _pool(seed), 0
 
@@ -85,7 +86,7 @@ def random_parameters(graph: Graph, *, seed: int = 0) -> dict[str, Array]:
             elif name == "weight":
                 values = 1.0 + np.float32(0.1) * values
             elif name == "slope":
-                values = np.float32(0.25) + np.float32(0.1) * values  # 0.25: where training begins
+                values = np.float32(0.25) + np.float32(0.1) * values  # 0.25 is the initial value
             elif name == "running_var":
                 values = 1.0 + np.float32(0.1) * np.abs(values)
             else:
@@ -95,10 +96,10 @@ def random_parameters(graph: Graph, *, seed: int = 0) -> dict[str, Array]:
 
 
 def fold_parameters(graph: Graph, parameters: Parameters) -> dict[str, Array]:
-    """Parameters of ``fold_norms(graph)`` that give the outputs of ``graph``.
+    """Parameters with which ``fold_norms(graph)`` computes the same outputs as ``graph``.
 
     With scale s = weight / sqrt(running_var + epsilon), the folded convolution has weight w s
-    and bias (b - running_mean) s + norm bias; a concatenated convolution has its share of s.
+    and bias (b - running_mean) s + norm bias. A concatenated convolution uses its slice of s.
     """
     folded = {name: np.asarray(value, dtype=np.float32) for name, value in parameters.items()}
     for norm, sources in foldable_norms(graph).items():

@@ -1,7 +1,7 @@
-"""Graph to ``torch.nn.Module``: single networks, for training and for the PyTorch runtime.
+"""Conversion of a graph to ``torch.nn.Module``, for training and for the PyTorch runtime.
 
-A module's parameters are named as in ``latbench.render.parameters``; a network is the list of
-its blocks, so that parameter ``x`` of block ``i`` is ``blocks.i.x``.
+The parameters of a module are named as in ``latbench.render.parameters``. A network is the list of
+its blocks, so parameter ``x`` of block ``i`` is ``blocks.i.x``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Mul(nn.Module):
 
 
 class _Split(nn.Module):
-    """All slices of a map at once: its gradient is one concatenation, in the map's layout."""
+    """All slices of a map at once. The gradient is one concatenation in the map's layout."""
 
     def __init__(self, sizes: list[int]) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class ConvModule(nn.Conv2d):
 
 
 Modules = Mapping[type[Layer], Callable[[Any], nn.Module]]
-"""What makes the module of a kind of layer."""
+"""Constructors of modules, by kind of layer."""
 
 _MODULES: Modules = {
     Conv: ConvModule,
@@ -124,7 +124,7 @@ _MODULES: Modules = {
 
 @dataclass(frozen=True)
 class _Step:
-    """A call of a module: what it makes, reads, and reads for the last time."""
+    """A call of a module: its output, its inputs, and the inputs that no later call reads."""
 
     names: list[str]
     module: nn.Module
@@ -133,12 +133,12 @@ class _Step:
 
 
 class GraphModule(nn.Module):
-    """A graph as a module: reads ``(N, C, H, W)``, writes the last node's value.
+    """Module of a graph: reads ``(N, C, H, W)`` and returns the value of the last node.
 
     Args:
-        graph: The layers.
-        modules: What makes some kinds of layers, where it is not the usual module: one that
-            computes the same, or norms without parameters, as in supernets.
+        graph: Layers of the module.
+        modules: Constructors that replace the usual ones for some kinds of layers. They make
+            modules that compute the same, or norms without parameters as in supernets.
     """
 
     def __init__(self, graph: Graph, *, modules: Modules | None = None) -> None:
@@ -169,13 +169,13 @@ class GraphModule(nn.Module):
                 values[step.names[0]] = made
             else:
                 values.update(zip(step.names, made, strict=True))
-            for name in step.done:  # as in a program, memory is free again for the next map
+            for name in step.done:  # free the memory for the next map
                 del values[name]
         return values[self.graph.output]
 
 
 class NetworkModule(nn.Module):
-    """A whole network as the list of its blocks: ``(N, 3, H, W)`` to ``(N, classes)``."""
+    """Whole network as a list of blocks: maps ``(N, 3, H, W)`` to ``(N, classes)``."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ class NetworkModule(nn.Module):
         return x
 
     def parameter_values(self) -> Parameters:
-        """Parameters and running statistics by the names of ``network_graph``."""
+        """Parameters and running statistics, under the names that ``network_graph`` uses."""
         state = self.state_dict()
         return {
             name.removeprefix("blocks."): value.detach().cpu().numpy()
@@ -197,12 +197,12 @@ class NetworkModule(nn.Module):
 
 
 def render_torch(spec: BlockSpec, *, modules: Modules | None = None) -> GraphModule:
-    """The module of one block; ``modules`` as in ``GraphModule``."""
+    """Module of one block; see ``GraphModule`` for ``modules``."""
     return GraphModule(spec.graph(), modules=modules)
 
 
 def load_parameters(module: GraphModule, parameters: Parameters) -> None:
-    """Copy parameters by name into a module that needs exactly these."""
+    """Copy parameters by name into a module; the names must match exactly."""
     state = {name: torch.from_numpy(value.copy()) for name, value in parameters.items()}
     missing, unexpected = module.load_state_dict(state, strict=False)
     wrong = [name for name in missing if not name.endswith("num_batches_tracked")] + unexpected

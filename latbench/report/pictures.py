@@ -1,4 +1,4 @@
-"""Latency over width, drawn: in the terminal, and as a picture."""
+"""Plots of latency over width, in the terminal and as picture files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from latbench.tables.alignment import WidthClass
 from latbench.units import format_ms
 
 _BARS = "▁▂▃▄▅▆▇█"
-_COLUMNS = 64  # of a curve in the terminal: fits beside its label on 80 columns
-_PICTURED = 12  # curves in a picture
+_COLUMNS = 64  # width of a curve in the terminal; with its label it fits into 80 columns
+_PICTURED = 12  # number of curves in a picture
 
 
 @dataclass(frozen=True)
 class _Line:
-    """The prices of one class of one block's widths; ``known`` marks measured ones."""
+    """Prices of one width class of a block; ``known`` marks measured widths."""
 
     group: WidthClass
     widths: list[int]
@@ -32,7 +32,7 @@ class _Line:
 
 
 def show_curves(table: LatencyTable, *, count: int) -> None:
-    """Draw the price over width of some blocks, a row of bars for every class of widths."""
+    """Draw the price over width of some blocks, one row of bars for every width class."""
     lines: list[str] = []
     for shape in _chosen(table, count):
         lines += ["", str(shape)]
@@ -46,11 +46,11 @@ def show_curves(table: LatencyTable, *, count: int) -> None:
 
 
 def draw_curves(table: LatencyTable, path: Path) -> int:
-    """Draw the price over width of some blocks into a picture file; return how many.
+    """Draw the price over width of some blocks into a picture file; return the number of curves.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
-        InvalidValueError: The file's ending is no picture format.
+        InvalidValueError: The file name does not end in a picture format.
     """
     with needing("report"):
         from matplotlib.figure import Figure
@@ -80,12 +80,12 @@ def draw_curves(table: LatencyTable, path: Path) -> int:
     try:
         figure.savefig(path, dpi=120)
     except ValueError as error:
-        raise InvalidValueError(f"{path} is no picture: {error}") from error
+        raise InvalidValueError(f"{path} is not a picture file: {error}") from error
     return len(shapes)
 
 
 def _chosen(table: LatencyTable, count: int) -> list[BlockSpec]:
-    """Curves spread over all, from the narrowest to the widest."""
+    """Choose curves that are evenly spread from the narrowest to the widest block."""
     shapes = sorted(
         (s for s, known in table.curves.measured.items() if len(known) > 1),
         key=lambda shape: max(table.curves.measured[shape]),
@@ -96,7 +96,7 @@ def _chosen(table: LatencyTable, count: int) -> list[BlockSpec]:
 
 def _lines(table: LatencyTable, shape: BlockSpec) -> list[_Line]:
     known, alignment = table.curves.measured[shape], table.curves.alignment
-    assert alignment is not None  # as there is a curve
+    assert alignment is not None  # a curve exists only with an alignment
     lines = {group: _Line(group, [], [], []) for group in alignment.classes}
     for width in range(min(known), max(known) + 1):
         spec = with_width(shape, width)

@@ -1,4 +1,4 @@
-"""Results of this package as a person reads them in the terminal."""
+"""Results of this package as text for the terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from latbench.tables.export import entries
 from latbench.tables.price_model import PriceModel
 from latbench.units import format_ms, format_s
 from latbench.workflows.devices import DeviceCheck, DeviceStatus
-from latbench.workflows.profiling import Forecast, ProfileResult
+from latbench.workflows.forecast import Forecast
+from latbench.workflows.profiling import ProfileResult
 from latbench.workflows.transfer import TransferResult
 from latbench.workflows.verification import Verification
 
@@ -24,11 +25,11 @@ NOTATION = (
     "g groups, @ side of the input map"
 )
 _SHOWN_CHANGES = 20
-_SHOWN_NEGATIVE = 5  # the first few say what kind of block it is
+_SHOWN_NEGATIVE = 5  # a few are enough to show the kind of block
 
 
 def show_devices(devices: Sequence[DeviceStatus]) -> None:
-    """Device profiles and whether they run here; below, what the others lack."""
+    """Print the device profiles, whether they run here, and what the others need."""
     columns = ("name", "runtime", "device", "batch_size", "threads")
     print_table(
         ("device profile", "runtime", "device", "batch", "threads", "runs here"),
@@ -45,7 +46,7 @@ def show_devices(devices: Sequence[DeviceStatus]) -> None:
 
 
 def show_noise(found: DeviceCheck) -> None:
-    """What a minute of measuring says of a device, and what to do about it."""
+    """Print the result of a noise check and the suggested changes."""
     check = found.noise
     print_table(
         (found.name, "latency", "noise", "drift", "interval"),
@@ -62,7 +63,7 @@ def show_noise(found: DeviceCheck) -> None:
     )
     print_lines(
         [
-            f"reachable tolerance: {percent(check.tolerance)} for whole networks at this hour "
+            f"smallest detectable error: {percent(check.tolerance)} for whole networks now "
             f"({check.visits} visits)",
             *(f"- {advice}" for advice in check.advice),
         ]
@@ -70,13 +71,13 @@ def show_noise(found: DeviceCheck) -> None:
 
 
 def show_forecast(expected: Forecast) -> None:
-    """What a profiling run would take."""
+    """Print the expected duration and memory of a profiling run."""
     print_lines(
         [
             f"{expected.blocks} blocks to price, about {expected.measured} of them to measure, "
-            f"beside {expected.networks} networks",
-            f"a pass takes about {format_s(expected.pass_s)}; the least that a sweep may stop "
-            f"after, about {expected.minutes:.0f} min; the time limit allows {expected.passes} "
+            f"and {expected.networks} networks",
+            f"a pass takes about {format_s(expected.pass_s)}, the minimum number of passes "
+            f"about {expected.minutes:.0f} min; the time limit allows {expected.passes} "
             "passes",
             f"peak memory about {expected.memory_mib} MiB",
         ]
@@ -84,7 +85,7 @@ def show_forecast(expected: Forecast) -> None:
 
 
 def show_profiled(result: ProfileResult | TransferResult, path: Path) -> None:
-    """What a profiling or a transfer reached, and what to type next."""
+    """Print the result of a profiling or a transfer, and the next command."""
     if isinstance(result, TransferResult):
         show_transfer(result, path)
     else:
@@ -92,7 +93,7 @@ def show_profiled(result: ProfileResult | TransferResult, path: Path) -> None:
 
 
 def show_profile(result: ProfileResult, path: Path) -> None:
-    """What a profiling run reached, and what to type next."""
+    """Print the result of a profiling run and the next command."""
     lines = [
         f"{result.blocks} blocks priced in {format_s(result.seconds)} ({result.passes} passes; "
         f"stopped: {result.stopped}): {result.measured} measured, {result.interpolated} between "
@@ -103,35 +104,35 @@ def show_profile(result: ProfileResult, path: Path) -> None:
     ]
     if result.noisy_sweep:
         lines.append(
-            "this sweep is noisy: run the same command again on a quieter machine, it goes on "
-            "where it stopped"
+            "this sweep is noisy: run the same command again on a quieter machine to continue it"
         )
     print_lines([*lines, f"next: latbench verify --random 24 --seed 7 --table {path}"])
 
 
 def show_transfer(result: TransferResult, path: Path) -> None:
-    """What a transfer reached, and what to type next."""
+    """Print the result of a transfer and the next command."""
     print_lines(
         [
-            f"{result.blocks} blocks, {result.measured} of them measured here, the others told: "
-            f"blocks left out are told to {percent(result.left_out_error)} in the mean, "
-            f"±{percent(result.half_width)} with 95 % confidence",
+            f"{result.blocks} blocks, {result.measured} of them measured here, the others "
+            f"transferred: mean error at blocks left out {percent(result.left_out_error)}, "
+            f"95 % interval ±{percent(result.half_width)}",
             f"networks left out of the fit: {percent(result.fit.price.loo_error)} mean error",
             *(
                 []
                 if result.complete
                 else [
                     f"the time was up after {result.passes} passes, fewer than an estimate needs: "
-                    "the same command goes on"
+                    "run the same command again to continue"
                 ]
             ),
-            f"next: the same `latbench profile` without --from measures what was told ({path})",
+            "next: the same `latbench profile` without --from measures the transferred blocks "
+            f"({path})",
         ]
     )
 
 
 def show_table(table: LatencyTable, *, worst: int) -> None:
-    """What a table is of, and its entries of widest interval."""
+    """Print the description of a table and its entries with the widest intervals."""
     environment = table.environment
     gpu = environment.gpu
     chip = (
@@ -170,15 +171,15 @@ def show_table(table: LatencyTable, *, worst: int) -> None:
 
 
 def show_check(found: TableCheck, *, imported: bool = False) -> None:
-    """What is not to be trusted in a table."""
+    """Print the unreliable entries of a table."""
     print_lines(
         [
             f"{found.entries} entries: {len(found.negative)} not positive, "
             f"{len(found.noisy)} noisy, {found.unpriced} without a price",
             *(
                 [
-                    f"imported: {found.unmapped} fit no block known here, {found.not_finite} are "
-                    f"no number, {found.duplicates} stood twice"
+                    f"imported: {found.unmapped} match no known block, {found.not_finite} are "
+                    f"not a number, {found.duplicates} were duplicates"
                 ]
                 if imported
                 else []
@@ -190,14 +191,14 @@ def show_check(found: TableCheck, *, imported: bool = False) -> None:
 
 
 def show_import(found: TableCheck, table: LatencyTable) -> None:
-    """What is not to be trusted in an imported table, what else is wrong with its file."""
+    """Print the unreliable entries of an imported table and the other defects of its file."""
     show_check(found, imported=True)
     defects = table.origin.defects if table.origin is not None else ()
     print_lines([*(f"defect: {defect}" for defect in defects), f"wrote {table.path}"])
 
 
 def show_difference(found: TableDifference, *, tolerance: float) -> None:
-    """The blocks that changed most, then the verdict."""
+    """Print the blocks that changed most, then the verdict."""
     changed = [c for c in found.changes if c.verdict in ("SLOWER", "FASTER")]
     changed.sort(key=lambda change: -abs(log(change.ratio)))
     if changed:
@@ -220,7 +221,7 @@ def show_difference(found: TableDifference, *, tolerance: float) -> None:
         *(f"changed: {difference}" for difference in found.environment),
     ]
     if found.count("UNSURE"):
-        lines.append("UNSURE wants more visits: profile both tables for longer")
+        lines.append("UNSURE blocks need more visits: profile both tables for longer")
     if found.only_before or found.only_after:
         lines.append(
             f"not compared: {found.only_before} blocks measured only before, {found.only_after} "
@@ -230,12 +231,12 @@ def show_difference(found: TableDifference, *, tolerance: float) -> None:
 
 
 def show_calibration(fit: StoredFit, *, before: PriceModel, path: Path) -> None:
-    """What more networks made of the prices."""
+    """Print how a calibration changed the prices."""
     half_width = fit.price.half_width()
     print_lines(
         [
-            f"prices fitted on {fit.price.networks} networks (before: {before.networks}); left "
-            f"out of the fit, they are predicted to {percent(fit.price.loo_error)} in the mean "
+            f"prices fitted on {fit.price.networks} networks (before: {before.networks}); "
+            f"networks left out of the fit: {percent(fit.price.loo_error)} mean error "
             f"(before: {percent(before.loo_error)})",
             f"90 % interval of a latency: ±{percent(half_width)}",
             f"next: latbench verify --random 24 --seed 7 --table {path}",
@@ -244,7 +245,7 @@ def show_calibration(fit: StoredFit, *, before: PriceModel, path: Path) -> None:
 
 
 def show_verification(names: Sequence[str], result: Verification, *, tolerance: float) -> None:
-    """A row a network, then the verdict."""
+    """Print a row for every network, then the verdict."""
     print_table(
         ("network", "predicted", "measured", "error", "drift out"),
         [
@@ -284,7 +285,7 @@ def show_verification(names: Sequence[str], result: Verification, *, tolerance: 
 
 
 def percent(value: float | None, *, signed: bool = False) -> str:
-    """A fraction as per cent; None is unknown."""
+    """A fraction as text in per cent; ``unknown`` for None."""
     if value is None:
         return "unknown"
     return f"{value:+.1%}" if signed else f"{value:.1%}"
@@ -299,16 +300,16 @@ def _price_in_words(price: PriceModel) -> str:
     )
     if price.near_ms_per_byte:
         words += f"; {format_ms(price.near_ms_per_byte * 1e6)} for each MB of weights near"
-    knees = [
-        f"{format_ms(knee.ms_per_byte * 1e6)} for each MB of weights beyond "
-        f"{knee.above_bytes / 1e6:.1f} MB"
-        for knee in price.knees
+    slopes = [
+        f"{format_ms(point.ms_per_byte * 1e6)} for each MB of weights beyond "
+        f"{point.above_bytes / 1e6:.1f} MB"
+        for point in price.knees
     ]
-    return " and ".join([words, *knees])
+    return " and ".join([words, *slopes])
 
 
 def _relative_width(row: Mapping[str, Any]) -> float:
-    """Half width of the interval of a hot latency, relative; foreign tables have latencies of 0."""
+    """Relative half width of the interval of a hot latency, which may be 0 in imported tables."""
     half_width_ms: float = (row["hot_high_ms"] - row["hot_low_ms"]) / 2
     if not row["hot_ms"]:
         return inf if half_width_ms else 0.0

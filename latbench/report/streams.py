@@ -1,8 +1,8 @@
-"""Standard output and error that cannot take what is written to them.
+"""Standard output and standard error that may be closed, full or limited to some characters.
 
-A result that cannot be printed is lost, which is an error of the command. Progress and messages
-that cannot be printed are not: the command goes on. Characters that an encoding lacks are replaced
-by those nearest to them.
+A result that cannot be printed is an error of the command. Progress and messages that cannot be
+printed are dropped, and the command continues. Characters that the encoding does not have are
+replaced by similar ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 NEAREST = "latbench-nearest"
-"""Name of the error handler that writes the nearest characters an encoding has."""
+"""Name of the error handler that replaces missing characters by similar ones."""
 
 _DESCRIPTORS = ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY))
 _NEAREST = {
@@ -37,11 +37,11 @@ _NEAREST = {
 
 
 class ReaderLeft(Exception):
-    """The reader of standard output, such as ``head``, has seen enough."""
+    """The reader of standard output, such as ``head``, has closed the pipe."""
 
 
 class _Result(io.FileIO):
-    """Standard output, with errors of a kind of their own."""
+    """Standard output whose write errors are ``OutputError`` or ``ReaderLeft``."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
@@ -53,17 +53,17 @@ class _Result(io.FileIO):
 
 
 def prepare_streams() -> None:
-    """Make the standard streams safe to use, once, before anything else is opened.
+    """Make the standard streams safe to use. Call this once, before any file is opened.
 
-    Descriptors that the caller closed are opened on the null device, so that no file that is
-    opened later gets their numbers. Standard output stays None if it was closed. Else writing to
-    it raises ``OutputError``, as on a full disk, or ``ReaderLeft``.
+    Standard descriptors that are closed are opened on the null device, so that no file that is
+    opened later gets their numbers. Standard output stays None if it was closed. Otherwise, a
+    failed write to it raises ``OutputError``, for example on a full disk, or ``ReaderLeft``.
     """
     for descriptor, flags in _DESCRIPTORS:
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, flags)  # takes the lowest number that is free, which is this one
+            os.open(os.devnull, flags)  # uses the lowest free number, which is this one
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
     codecs.register_error(NEAREST, _nearest)
@@ -81,7 +81,7 @@ def prepare_streams() -> None:
 
 
 def require_output() -> None:
-    """Refuse to start a command whose result cannot be printed.
+    """Check that the result of a command can be printed.
 
     Raises:
         OutputError: Standard output is closed.
@@ -91,16 +91,16 @@ def require_output() -> None:
 
 
 def say(line: str) -> None:
-    """Write a line to standard error, if that is possible."""
+    """Write a line to standard error; do nothing if that fails."""
     try:
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
-    except (OSError, ValueError):  # full, left by its reader, or closed since
+    except (OSError, ValueError):  # full, without a reader, or closed
         _drop(2)
 
 
 def _say_warnings() -> None:
-    """Write this project's warnings as plain lines to standard error; others stay as they are."""
+    """Print warnings of this project as plain lines on standard error; leave others unchanged."""
     usual = warnings.showwarning
 
     def show(
@@ -121,7 +121,7 @@ def _say_warnings() -> None:
 
 
 class Forgiving(io.TextIOBase):
-    """Standard error for progress: what cannot be written is left out."""
+    """Standard error for progress: text that cannot be written is dropped."""
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -148,7 +148,7 @@ class Forgiving(io.TextIOBase):
 
 
 def drop_output() -> None:
-    """Send what is left of the result nowhere: the interpreter flushes again when it ends."""
+    """Discard the rest of the result, because the interpreter flushes it again at exit."""
     _drop(1)
 
 
@@ -159,15 +159,15 @@ def _drop(descriptor: int) -> None:
 
 
 def _nearest(error: UnicodeError) -> tuple[str | bytes, int]:
-    """What is written instead of characters that an encoding lacks."""
+    """Replacement for characters that the encoding does not have."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     sign = error.object[error.start]
-    if "\udc80" <= sign <= "\udcff":  # a byte that the locale could not decode: as it came
+    if "\udc80" <= sign <= "\udcff":  # a byte that the locale could not decode is written unchanged
         return bytes([ord(sign) - 0xDC00]), error.start + 1
     return _NEAREST.get(sign) or _plain(sign), error.start + 1
 
 
 def _plain(sign: str) -> str:
-    """An accented letter without its accents, a compatible form; a question mark for the rest."""
+    """ASCII form of a character: a letter without accents, a similar sign or a question mark."""
     return unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode() or "?"

@@ -1,6 +1,6 @@
-"""What a person sees in the terminal: progress with time left, and tables.
+"""Terminal output: progress with the remaining time, and tables.
 
-Results go to standard output, everything else to standard error.
+Results go to standard output. Everything else goes to standard error.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from latbench.report.streams import Forgiving, say
 from latbench.units import format_s
 
 _REDRAW_EVERY_S = 0.25
-_LOG_EVERY_S = 30.0  # where standard error is no terminal, a line this often
+_LOG_EVERY_S = 30.0  # interval of progress lines if standard error is not a terminal
 
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Progress]:
-    """Yield a function that shows the fraction done and a few words; with time left."""
+    """Yield a callback that shows the finished fraction, a description and the remaining time."""
     console = Console(file=cast(IO[str], Forgiving()))
     if not console.is_terminal:
         yield _logger(title)
@@ -37,14 +37,14 @@ def progress_bar(title: str) -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[words]}", justify="left"),
     )
-    # no thread may redraw while a call is being timed, so it is redrawn only when told
+    # a background thread must not redraw while a call is timed, so only updates redraw the bar
     bars = Bars(*columns, console=console, transient=True, auto_refresh=False)
     task = bars.add_task(title, total=1.0, words="")
     last = 0.0
 
     def show(fraction: float, words: str, /) -> None:
         nonlocal last
-        bars.start()  # what is over at once, or is refused, draws no bar
+        bars.start()  # starts here, so that work that ends at once or fails draws no bar
         bars.update(task, completed=fraction, words=words)
         if monotonic() - last > _REDRAW_EVERY_S:
             bars.refresh()
@@ -58,7 +58,7 @@ def progress_bar(title: str) -> Iterator[Progress]:
 
 def _logger(title: str) -> Progress:
     last = monotonic()
-    begin: tuple[float, float] | None = None  # what goes on from an earlier run begins above 0
+    begin: tuple[float, float] | None = None  # resumed work begins above 0
 
     def log(fraction: float, words: str, /) -> None:
         nonlocal last, begin
@@ -77,7 +77,7 @@ def _logger(title: str) -> Progress:
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under headers; all columns after the first are set right."""
+    """Print rows under headers; all columns after the first are right-aligned."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, header in enumerate(headers):
         first = index == 0
@@ -90,7 +90,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print plain lines; a command in them can be copied whole."""
+    """Print plain lines without wrapping, so that commands in them can be copied."""
     console = Console()
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

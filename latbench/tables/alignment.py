@@ -1,16 +1,17 @@
-"""Latency over width: alignment classes, knots, interpolation inside a class.
+"""Latency over width: alignment classes, measured widths, interpolation inside a class.
 
-How a runtime's latency depends on a block's elastic width is not smooth. ONNX Runtime on a CPU
-takes three times as long where the width is no multiple of 4, and climbs in steps of 16 where it
-is; other runtimes have other steps. So widths fall into **classes**: a class holds the widths that
-its divisor divides and no larger divisor of the alignment does. Inside a class, latency is a
-function of the width rounded up to a multiple of the class's step, and that function is smooth
-enough to be interpolated between **knots**, the widths that were measured. Nothing is ever
-extrapolated. No class speaks for another, but where a class was not measured around a width: then
-all classes together are the rougher curve, and what it says is marked as such.
+The latency of a block is not a smooth function of its elastic width. ONNX Runtime on a CPU takes
+three times as long for a width that is not a multiple of 4. For multiples of 4, its latency rises
+in steps of 16. Other runtimes have other steps. Widths therefore form **classes**: a class holds
+the widths that are divisible by its divisor but not by any larger divisor of the alignment. Inside
+a class, latency depends only on the width rounded up to a multiple of the step of the class. This
+function is smooth enough to interpolate between **measured widths**. Nothing is ever extrapolated.
 
-Which divisors and steps a runtime has is found by measuring all widths of a stretch of some
-blocks and asking which alignment predicts each of them best from the others.
+A class is normally interpolated from its own measured widths alone. If it has no measured widths on
+both sides of a width, all classes together give a rougher value, which is marked as rough.
+
+The divisors and steps of a runtime are found by a scan: all widths in a range are measured for a
+few blocks, and the alignment is chosen that predicts each width best from the others.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ Floats = NDArray[np.float64]
 
 MODULI = (1, 2, 4, 8, 16, 32)
 _SIMPLER = 1.15  # a simpler alignment is as good if its error is within this factor of the least
-_ALIKE = 0.001  # or within this difference
+_ALIKE = 0.001  # it is also as good if its error differs from the least one by no more than this
 
 
 class WidthClass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Widths divisible by ``divisor`` whose latency depends on their multiple of ``step``."""
+    """Widths divisible by ``divisor``, with one latency per multiple of ``step``."""
 
     divisor: int
     step: int
@@ -43,11 +44,11 @@ class WidthClass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Alignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The classes of a runtime, by descending divisor; the last divisor is 1.
+    """Width classes of a runtime, by descending divisor; the last divisor is 1.
 
     Attributes:
-        error: Mean absolute relative error of the scanned widths, each predicted from the others;
-            None where nothing was scanned.
+        error: Mean absolute relative error of the scanned widths, each predicted from the others.
+            None if nothing was scanned.
     """
 
     classes: tuple[WidthClass, ...] = (WidthClass(1, 1),)
@@ -57,8 +58,8 @@ class Alignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The class that a width belongs to."""
         return next(c for c in self.classes if width % c.divisor == 0)
 
-    def slow(self, width: int) -> bool:
-        """Whether a width is outside of the first class."""
+    def misaligned(self, width: int) -> bool:
+        """Whether a width is outside the first class."""
         return self.class_of(width) != self.classes[0]
 
     def __str__(self) -> str:
@@ -71,7 +72,7 @@ class Alignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WidthCurve:
-    """Values over width, known at some widths and interpolated between them.
+    """Values over width: known at some widths, interpolated between them.
 
     Args:
         alignment: The runtime's classes.
@@ -91,10 +92,10 @@ class WidthCurve:
                 np.array([np.mean(by_abscissa[x], axis=0) for x in sorted(by_abscissa)]),
             )
             for group, by_abscissa in grouped.items()
-        }  # (knots,) and (knots, values)
+        }  # (known,) and (known, values)
 
     def at(self, width: int) -> Floats | None:
-        """Values at a width, measured or interpolated; None beyond what the class measured."""
+        """Measured or interpolated values at a width; None outside the class's measured range."""
         if width in self.known:
             return self.known[width]
         group = self._alignment.class_of(width)
@@ -113,11 +114,12 @@ class WidthCurve:
         return between
 
     def around(self, width: int) -> tuple[Floats, Floats, Floats] | None:
-        """What all classes together say of a width; None beyond what was measured.
+        """Rough values at a width from all classes together; None outside the measured range.
 
         Returns:
-            Values on the line between the nearest measured widths, then those at either of the
-            two. The classes may differ by factors, so the truth may be anywhere between these.
+            Values interpolated between the nearest measured widths below and above, then the
+            values at each of these two. Classes may differ by a factor, so the true values may lie
+            anywhere between the two.
         """
         below = max((w for w in self.known if w <= width), default=None)
         above = min((w for w in self.known if w >= width), default=None)
@@ -128,12 +130,12 @@ class WidthCurve:
         return (1 - share) * low + share * high, low, high
 
     def step(self, width: int) -> tuple[WidthClass, int]:
-        """Class and multiple of its step: widths that agree in both have one latency."""
+        """Class and multiple of its step; widths that share both have the same latency."""
         group = self._alignment.class_of(width)
         return group, group.abscissa(width)
 
     def left_out_error(self, width: int) -> float | None:
-        """Relative error at a measured width of the curve without it; None if it is an end."""
+        """Relative error at a measured width when it is left out; None at an end of the curve."""
         rest = {w: v for w, v in self.known.items() if w != width}
         predicted = WidthCurve(self._alignment, rest).at(width)
         if predicted is None:
@@ -141,16 +143,16 @@ class WidthCurve:
         return float(predicted[0] / self.known[width][0] - 1)
 
 
-def first_knots(widths: Sequence[int], alignment: Alignment, *, count: int) -> list[int]:
-    """Widths to measure first: the ends of every class and some evenly between them.
+def first_widths(widths: Sequence[int], alignment: Alignment, *, count: int) -> list[int]:
+    """Widths to measure first: both ends of every class and evenly spaced widths between them.
 
-    Both ends of the range are always among them, whatever step their class has: a step is found
-    from a scan, and may be wrong.
+    Both ends of the whole range are always included, whatever the step of their class is: the step
+    comes from a scan and may be wrong.
 
     Args:
         widths: All widths of the curve, ascending.
         alignment: The runtime's classes.
-        count: Knots a class, fewer where it has fewer.
+        count: Measured widths per class; a class with fewer widths has all of them measured.
     """
     found = {widths[0], widths[-1]}
     for members in _by_abscissa(widths, alignment).values():
@@ -160,26 +162,26 @@ def first_knots(widths: Sequence[int], alignment: Alignment, *, count: int) -> l
     return sorted(found)
 
 
-def refined_knots(
+def refined_widths(
     widths: Sequence[int], curve: WidthCurve, alignment: Alignment, *, tolerance: float
 ) -> list[tuple[float, int]]:
-    """Widths to measure next: both sides of a knot that the others predict badly.
+    """Widths to measure next, on both sides of a measured width that the others predict badly.
 
     Returns:
-        Pairs of error and width: the absolute relative error that asks for the width, and the
-        width, none of which is known yet.
+        Pairs of an error and a width. The error is the absolute relative error at the badly
+        predicted neighbour. The width has not been measured yet.
     """
     found: dict[int, float] = {}
     for group, members in _by_abscissa(widths, alignment).items():
         abscissae = sorted(members)
         known = sorted({group.abscissa(w) for w in curve.known if alignment.class_of(w) == group})
-        for before, knot, after in zip(known, known[1:], known[2:], strict=False):
+        for before, inner, after in zip(known, known[1:], known[2:], strict=False):
             here = [w for w in curve.known if alignment.class_of(w) == group]
-            width = next(w for w in here if group.abscissa(w) == knot)
+            width = next(w for w in here if group.abscissa(w) == inner)
             error = abs(curve.left_out_error(width) or 0.0)
             if error <= tolerance:
                 continue
-            for low, high in ((before, knot), (knot, after)):
+            for low, high in ((before, inner), (inner, after)):
                 between = [x for x in abscissae if low < x < high]
                 if between:
                     middle = members[between[len(between) // 2]]
@@ -188,7 +190,7 @@ def refined_knots(
 
 
 def _by_abscissa(widths: Iterable[int], alignment: Alignment) -> dict[WidthClass, dict[int, int]]:
-    """By class, the widest width of every multiple of its step."""
+    """Widest width of every multiple of the step, by class."""
     found: dict[WidthClass, dict[int, int]] = defaultdict(dict)
     for width in widths:
         group = alignment.class_of(width)
@@ -197,10 +199,10 @@ def _by_abscissa(widths: Iterable[int], alignment: Alignment) -> dict[WidthClass
 
 
 def discover_alignment(scans: Sequence[Mapping[int, float]]) -> Alignment:
-    """The alignment under which scanned widths predict each other best.
+    """Find the alignment under which scanned widths predict each other best.
 
     Args:
-        scans: Latency by width, for a stretch of consecutive widths of each of some blocks.
+        scans: One mapping per scanned block: latency by width, over consecutive widths.
 
     Returns:
         The simplest alignment whose error is close to the best one's.
@@ -211,7 +213,7 @@ def discover_alignment(scans: Sequence[Mapping[int, float]]) -> Alignment:
 
     @cache
     def best_step(divisor: int, larger: tuple[int, ...]) -> tuple[float, int, int]:
-        """Summed error of a class at its best step, that step, and the class's size."""
+        """Summed error of a class at its best step, this step, and the size of the class."""
         members = [
             [(w, y) for w, y in scan if w % divisor == 0 and all(w % d for d in larger)]
             for scan in frozen
@@ -222,8 +224,8 @@ def discover_alignment(scans: Sequence[Mapping[int, float]]) -> Alignment:
             for step in MODULI
             if step >= divisor
         }
-        # of steps that predict alike the largest: its plateaus are real, and knots between
-        # plateaus would be wasted
+        # among steps that predict equally well, take the largest: latency is constant over such a
+        # step, so measuring more widths inside it would be a waste
         step = max(s for s in errors if _close(errors[s], min(errors.values()), size))
         return errors[step], step, size
 
@@ -243,7 +245,7 @@ def discover_alignment(scans: Sequence[Mapping[int, float]]) -> Alignment:
 
 
 def _close(error: float, least: float, size: int) -> bool:
-    """Whether a summed error is no worse than the least one, for what noise can tell."""
+    """Whether a summed error equals the least one within the noise."""
     return error <= max(_SIMPLER * least, least + _ALIKE * size)
 
 
@@ -264,7 +266,7 @@ def _left_out_errors(points: Sequence[tuple[int, float]], group: WidthClass) -> 
                 low, high = xs[index - 1], xs[index + 1]
                 share = (x - low) / (high - low)
                 predicted = (1 - share) * means[low] + share * means[high]
-            elif len(xs) > 1:  # an end: the nearest other multiple is all there is
+            elif len(xs) > 1:  # at an end of the range there is only one neighbour
                 predicted = means[xs[1] if index == 0 else xs[-2]]
             else:
                 predicted = value

@@ -1,11 +1,11 @@
-"""Two tables of the same blocks, before and after something changed: which blocks are slower.
+"""Comparison of two tables of the same blocks, before and after a change: which are slower?
 
-A block counts as changed if two things agree: a rank test over its visits (Mann and Whitney, 1947)
-says that they differ, after the correction of Benjamini and Hochberg (1995) for the many blocks
-that are tested at once, and its low quantile differs by more than the tolerance. The test alone
-would find differences too small to matter, and those of a noisier hour; the quantile alone would
-take noise for a change. A block counts as the same only if the interval of its ratio lies within
-the tolerance. Of all others the visits cannot tell.
+A block counts as changed if two conditions hold. First, a rank test over its visits (Mann and
+Whitney, 1947) finds a difference, after the correction of Benjamini and Hochberg (1995) for testing
+many blocks at once. Second, its low quantile differs by more than the tolerance. The test alone
+would report differences that are too small to matter or come from a noisier hour. The quantile
+alone would report noise. A block counts as unchanged only if the interval of its ratio lies within
+the tolerance. For all other blocks the verdict is UNSURE.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ Floats = NDArray[np.float64]
 Verdict = Literal["SAME", "FASTER", "SLOWER", "UNSURE"]
 
 SIGNIFICANCE = 0.05  # expected share of false alarms among the blocks called changed
-_SEEDS = (1, 2)  # the two tables' visits are resampled independently
+_SEEDS = (1, 2)  # two seeds, so that the two tables are resampled independently
 
 
 @dataclass(frozen=True)
 class BlockChange:
-    """What became of one block.
+    """Change of one block.
 
     Attributes:
-        ratio: Latency after over before, of hot calls at the protocol's low quantile.
-        low: Lower end of its 95 % interval.
-        high: Upper end.
-        p_value: Of the rank test, corrected for all blocks.
+        ratio: Latency after over latency before, for hot calls at the protocol's low quantile.
+        low: Lower end of the 95 % interval of the ratio.
+        high: Upper end of the 95 % interval of the ratio.
+        p_value: p-value of the rank test, corrected for the number of blocks.
     """
 
     spec: BlockSpec
@@ -53,13 +53,13 @@ class BlockChange:
 
 @dataclass(frozen=True, repr=False)
 class TableDifference(Result):
-    """All blocks that both tables measured, and how many only one did.
+    """Changes of all blocks that both tables measured.
 
     Attributes:
-        ratio: Geometric mean over the blocks.
-        only_before: Blocks measured only before.
-        only_after: Blocks measured only after.
-        environment: What differs between the machines of the two.
+        ratio: Geometric mean of the ratios of all blocks.
+        only_before: Number of blocks measured only before.
+        only_after: Number of blocks measured only after.
+        environment: Differences between the machines of the two tables.
     """
 
     changes: tuple[BlockChange, ...]
@@ -69,7 +69,7 @@ class TableDifference(Result):
     environment: tuple[str, ...]
 
     def count(self, verdict: Verdict) -> int:
-        """Blocks of a verdict."""
+        """Number of blocks with this verdict."""
         return sum(change.verdict == verdict for change in self.changes)
 
     @property
@@ -107,12 +107,12 @@ def compare(before: TableStore, after: TableStore, *, tolerance: float) -> Table
     """Compare what two profiling runs measured, block by block.
 
     Args:
-        before: The reference.
-        after: The table in question.
-        tolerance: Relative change of latency that does not matter.
+        before: Table that is the reference.
+        after: Table that is compared with it.
+        tolerance: Largest relative change of a latency that does not matter.
 
     Raises:
-        MismatchError: The tables are of different spaces, or have no measured block in common.
+        MismatchError: The tables belong to different spaces or share no measured block.
     """
     if before.space != after.space:
         raise MismatchError(
@@ -170,11 +170,11 @@ def _change(
 
 
 def rank_test(x: Floats, y: Floats) -> float:
-    """Two-sided p-value of the test of Mann and Whitney, by the normal approximation with ties.
+    """Two-sided p-value of the Mann-Whitney test, by the normal approximation with ties.
 
     Args:
-        x: One sample.
-        y: The other.
+        x: First sample.
+        y: Second sample.
     """
     both = np.concatenate([x, y])
     _, inverse, counts = np.unique(both, return_inverse=True, return_counts=True)
@@ -186,7 +186,7 @@ def rank_test(x: Floats, y: Floats) -> float:
     variance = n * m / 12 * ((n + m + 1) - ties / ((n + m) * (n + m - 1)))
     if variance <= 0:
         return 1.0
-    distance = max(0.0, abs(u - n * m / 2) - 0.5)  # with the correction for continuity
+    distance = max(0.0, abs(u - n * m / 2) - 0.5)  # with continuity correction
     return erfc(distance / sqrt(2 * variance))
 
 

@@ -1,8 +1,8 @@
-"""From a table's visits to its estimates and prices: what every new measurement is followed by.
+"""Estimation: compute a table's estimates and prices from its visits, after every measurement.
 
-Latencies of two sweeps differ by what the machine did meanwhile. The networks of the profiling
-are visited in every sweep; their latencies now and then tell the drift, and bring what a later
-sweep measured to the time of the profiling.
+The machine changes between two sweeps, so their latencies cannot be compared directly. The networks
+of the profiling are visited in every sweep. Their latencies now and then give the drift, which
+converts the latencies of a later sweep to the time of the profiling.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from latbench.tables.records import Estimate, Role, StoredFit
 from latbench.tables.store import TableStore
 from latbench.tables.width_curves import Curves
 
-_PROBES_FOR_TWO = 6  # networks that a drift of two numbers asks for
-_WORTH_TWO = 0.8  # it must tell probes left out so much better than one number does
+_PROBES_FOR_TWO = 6  # least number of networks for a drift with two coefficients
+_WORTH_TWO = 0.8  # two coefficients must reduce the leave-one-out error to this fraction
 Floats = NDArray[np.float64]
 
-# a network that was verified may be calibrated with later, and is then fitted on
+# a verified network may be used for calibration later; the prices are then fitted on it too
 _LATER: tuple[Role, ...] = ("calibration", "verification")
 
 
@@ -35,8 +35,8 @@ def work_out(store: TableStore, protocol: SweepProtocol) -> StoredFit:
     """Estimate every target of a table, fit its prices, and store both.
 
     Args:
-        store: A table with at least one finished pass.
-        protocol: Which quantile to take, and what counts as noisy.
+        store: Table with at least one finished pass.
+        protocol: Protocol with the quantile of the estimates and the limits for noisy ones.
 
     Returns:
         The fit that was stored.
@@ -53,9 +53,9 @@ def work_out(store: TableStore, protocol: SweepProtocol) -> StoredFit:
     estimates = {
         id_: as_estimate(hot[id_], cold.get(id_), visits=len(samples.hot_ms[id_])) for id_ in hot
     }
-    told = {id_: e for id_, e in store.told().items() if id_ not in estimates}
-    estimates |= told
-    blocks |= {id_: spec for id_, spec in store.blocks().items() if id_ in told}
+    transferred = {id_: e for id_, e in store.transferred().items() if id_ not in estimates}
+    estimates |= transferred
+    blocks |= {id_: spec for id_, spec in store.blocks().items() if id_ in transferred}
     calibration = _calibration_networks(store, estimates, quantile)
     estimates |= calibration
     curves = Curves(
@@ -74,7 +74,7 @@ def work_out(store: TableStore, protocol: SweepProtocol) -> StoredFit:
         least_hot_ms=min(estimates[id_].hot_ms for id_ in blocks),
         near_limit_bytes=near_bytes,
     )
-    floor = samples.floor(store.networks("profile"), quantile)
+    floor = samples.split_half_noise(store.networks("profile"), quantile)
     fit = StoredFit(
         price,
         floor=floor,
@@ -91,15 +91,16 @@ def work_out(store: TableStore, protocol: SweepProtocol) -> StoredFit:
 
 @dataclass(frozen=True)
 class Drift:
-    """What became of the machine between two sweeps: ``now = scale x then + bytes x slope``.
+    """Change of the machine between two sweeps: ``now = scale x then + ms_per_byte x bytes``.
 
-    A neighbour takes its share of the processor and its share of the caches and of the memory
-    behind them; the second is felt by networks of many weights. So a drift has two numbers.
+    Another program on the machine takes a share of the processor, which slows every network, and a
+    share of the caches and the memory, which slows networks with many weights. A drift therefore
+    has two coefficients.
 
     Attributes:
         ratio: Latency now over then, geometric mean over the probes.
-        scale: Of what a network takes whatever its weights.
-        ms_per_byte: Of each byte of its weights.
+        scale: Factor of the earlier latency.
+        ms_per_byte: Added time per byte of the weights.
     """
 
     ratio: float
@@ -110,7 +111,7 @@ class Drift:
     def between(
         cls, then_ms: Sequence[float], now_ms: Sequence[float], weight_bytes: Sequence[float]
     ) -> Drift | None:
-        """The drift that the same networks, measured then and now, tell of; None without any."""
+        """Estimate the drift from networks that were measured then and now; None without any."""
         if not then_ms:
             return None
         then, now = np.array(then_ms), np.array(now_ms)
@@ -120,15 +121,13 @@ class Drift:
             return one
         columns = np.stack([np.ones_like(then), np.array(weight_bytes) / then], axis=1)
         wanted = now / then
-        errors: tuple[list[float], list[float]] = (
-            [],
-            [],
-        )  # of probes left out, by how many numbers the drift has
+        # leave-one-out errors at the probes, with one coefficient and with two
+        errors: tuple[list[float], list[float]] = ([], [])
         for i in range(len(then)):
             rest = np.arange(len(then)) != i
             mean = float(np.exp(np.log(wanted[rest]).mean()))
-            told = float(columns[i] @ _least_squares(columns[rest], wanted[rest]))
-            for kept, value in zip(errors, (mean, told), strict=True):
+            fitted = float(columns[i] @ _least_squares(columns[rest], wanted[rest]))
+            for kept, value in zip(errors, (mean, fitted), strict=True):
                 kept.append(abs(value / wanted[i] - 1))
         if np.mean(errors[1]) > _WORTH_TWO * np.mean(errors[0]):
             return one
@@ -136,11 +135,11 @@ class Drift:
         return cls(ratio, float(scale), float(slope))
 
     def now_ms(self, then_ms: float, weight_bytes: float) -> float:
-        """What a network that took ``then_ms`` takes now."""
+        """Latency now of a network that took ``then_ms``."""
         return self.scale * then_ms + self.ms_per_byte * weight_bytes
 
     def then_ms(self, now_ms: float, weight_bytes: float) -> float:
-        """What a network that takes ``now_ms`` took then."""
+        """Latency then of a network that takes ``now_ms``."""
         return (now_ms - self.ms_per_byte * weight_bytes) / self.scale
 
 
@@ -151,7 +150,7 @@ def _least_squares(columns: Floats, wanted: Floats) -> Floats:
 
 
 def as_estimate(hot: Interval, cold: Interval | None, *, visits: int) -> Estimate:
-    """An estimate that has not been judged yet."""
+    """Estimate from intervals; whether it is noisy is decided later."""
     return Estimate(
         hot.estimate_ms,
         hot.low_ms,
@@ -167,7 +166,7 @@ def as_estimate(hot: Interval, cold: Interval | None, *, visits: int) -> Estimat
 def _calibration_networks(
     store: TableStore, profiled: Mapping[int, Estimate], quantile: float
 ) -> dict[int, Estimate]:
-    """Estimates of calibration networks as they would have been while profiling."""
+    """Estimates of calibration networks, converted to the time of the profiling."""
     found: dict[int, Estimate] = {}
     networks, later = store.networks("profile"), store.networks(*_LATER)
     for sweep in store.sweeps("calibration"):
@@ -200,12 +199,14 @@ def _sample(
         cold_ms=sum(e.cold_or_hot_ms for e in known),
         hot_ms=sum(e.hot_ms for e in known),
         footprint_bytes=sum(
-            footprint_bytes(block_cost(spec).weight_bytes, slow=curves.slow(spec))
+            footprint_bytes(block_cost(spec).weight_bytes, misaligned=curves.misaligned(spec))
             for spec in members
         ),
         near_bytes=sum(min(block_cost(spec).weight_bytes, near_limit_bytes) for spec in members),
-        slow_ms=sum(
-            e.cold_or_hot_ms for spec, e in zip(members, known, strict=True) if curves.slow(spec)
+        misaligned_ms=sum(
+            e.cold_or_hot_ms
+            for spec, e in zip(members, known, strict=True)
+            if curves.misaligned(spec)
         ),
         latency_ms=latency_ms,
     )
@@ -224,24 +225,24 @@ def _held_out_errors(
                 e.cold_ms,
                 e.hot_ms,
                 weight_bytes=block_cost(spec).weight_bytes,
-                slow=curves.slow(spec),
+                misaligned=curves.misaligned(spec),
             )
             for e in (between, measured)
         )
-        if measured_ms > 0:  # else no error is relative to it; the check of a table names it
+        if measured_ms > 0:  # else the relative error is undefined; the check of a table reports it
             errors.append(predicted_ms / measured_ms - 1)
     return tuple(errors)
 
 
 def _marked(estimate: Estimate, price: PriceModel, protocol: SweepProtocol) -> Estimate:
-    """The estimate with its verdict: too few visits, or too wide an interval of the price."""
+    """Estimate marked noisy if it has too few visits or its price has too wide an interval."""
     tolerance = protocol.block_tolerance
     few = estimate.visits < protocol.min_passes
     return replace(estimate, noisy=few or price_half_width(price, estimate) > tolerance)
 
 
 def price_half_width(price: PriceModel, e: Estimate) -> float:
-    """Half width of the interval of a block's price, relative; of a network its own."""
+    """Relative half width of the interval of a block's price, or of a network's latency."""
     hot_width_ms = e.hot_high_ms - e.hot_low_ms
     if e.cold_ms is not None and e.cold_low_ms is not None and e.cold_high_ms is not None:
         cold_width_ms = e.cold_high_ms - e.cold_low_ms

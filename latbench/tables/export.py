@@ -1,4 +1,4 @@
-"""A latency table as JSON, CSV or Parquet for other programs, and as a data frame."""
+"""Export of a latency table as JSON, CSV, Parquet or a pandas data frame."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ COLUMNS = (
 
 
 def entries(table: LatencyTable, *, interpolated: bool = False) -> list[dict[str, object]]:
-    """One row a priced block, with the columns ``COLUMNS``.
+    """One row for every priced block, with the columns ``COLUMNS``.
 
     Args:
         table: The table.
-        interpolated: Rows also for the widths between measured ones; what is measured there is
-            null.
+        interpolated: Whether to add rows for widths between measured ones. Their measured columns
+            are None.
     """
     specs = list(table.estimates)
     if interpolated:
@@ -63,7 +63,7 @@ def entries(table: LatencyTable, *, interpolated: bool = False) -> list[dict[str
 
 
 def describe(table: LatencyTable) -> dict[str, object]:
-    """What a table is of, as plain JSON values."""
+    """Description of a table as plain JSON values."""
     return {
         "device": msgspec.to_builtins(table.device),
         "space": msgspec.to_builtins(table.space),
@@ -89,7 +89,7 @@ def to_csv(table: LatencyTable) -> bytes:
 
 
 def to_parquet(table: LatencyTable) -> bytes:
-    """The entries as Parquet; latencies in ms, what the table is of as JSON in the metadata.
+    """The entries as Parquet, latencies in ms; the metadata describes the table as JSON.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
@@ -129,7 +129,7 @@ def to_dataframe(table: LatencyTable, *, interpolated: bool = False) -> Any:
 
     Args:
         table: The table.
-        interpolated: Rows also for the widths between measured ones.
+        interpolated: Whether to add rows for widths between measured ones.
 
     Raises:
         MissingExtraError: pandas is not installed.

@@ -1,4 +1,4 @@
-"""A foreign table as one of ours: its prices as they stand, its defects kept and counted."""
+"""Import of a foreign table: prices are taken over unchanged, defects are kept and counted."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def import_table(
 ) -> None:
     """Write a foreign table as a latency table.
 
-    Its prices have no visits and are used as they stand; the base is paid once a network.
-    Entries that price no block known here, or whose latency is no number, are kept beside.
+    Imported prices have no visits and are used unchanged. The base time is added once a network.
+    Entries that match no known block, or whose latency is not a number, are stored separately.
 
     Args:
-        foreign: What was read.
-        path: The new table.
-        origin: Where it comes from.
-        device: What to call the device, freely.
-        included: Blocks that the base pays for.
+        foreign: Content of the foreign file.
+        path: File of the new table.
+        origin: Source of the foreign table.
+        device: Name for the device; any text.
+        included: Blocks whose time is part of the base time.
 
     Raises:
-        InvalidFileError: There is a file at ``path`` already, or it cannot be written.
+        InvalidFileError: A file exists at ``path`` already, or it cannot be written.
     """
     if path.exists():
         raise InvalidFileError(f"{path} exists: an import never writes over a file")
@@ -68,6 +68,6 @@ def import_table(
 
 
 def _as_it_stands(latency_ms: float) -> Estimate:
-    """An estimate of which nothing is known but its value."""
+    """Estimate with a value only; its interval has no width."""
     hot = (latency_ms, latency_ms, latency_ms)
     return Estimate(*hot, None, None, None, visits=0, noisy=False)

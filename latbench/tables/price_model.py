@@ -1,42 +1,44 @@
-"""From what was measured on blocks to what a network takes: the fitted price.
+"""The price model: it predicts the latency of a network from measurements of its blocks.
 
 Glossary, for a network of blocks b:
 
     cold_b   low quantile of calls of block b after its weights left the cache, in ms
     hot_b    the same for calls one after another
-    bytes    what the network's weights take in the caches, in bytes: of a block its fp32 weight
-             bytes, half as much again where its width is not in the first class
+    bytes    cache space of the network's weights, in bytes: the sum of the blocks' fp32 weight
+             bytes, where a block with a misaligned width counts one and a half times
 
-    near_b   weight bytes of block b that stay in its core's own cache when b is called alone:
-             the lesser of its bytes and half of the L2 cache
-    slow_b   cold_b where the block's width is not in the runtime's first class of widths (see
-             ``latbench.tables.alignment``), else 0
+    near_b   weight bytes of block b that stay in the cache of its core when b is called alone:
+             the smaller of its bytes and half of the L2 cache
+    slow_b   cold_b if the block's width is misaligned, that is, outside the runtime's first
+             class of widths (see ``latbench.tables.alignment``), else 0
 
 The price of a block is ``a cold_b + h hot_b + k + r near_b + s slow_b``; the latency of a network
 is
 
     sum_b (a cold_b + h hot_b + k + r near_b + s slow_b) + C + sum_j e_j max(0, bytes - B_j)
 
-A runtime computes widths outside of its first class by other kernels and in another layout; what
-separates such a block alone from the same block inside a network is another number: ``s``. And
-those kernels copy part of the weights while they compute, so that they count for more.
-``k``, ``r`` and ``C`` stand for what separates a block alone from the same block inside a network:
-each call has its own overhead and layout changes, which a network pays once, and its weights
-near. The last sum stands for the caches that all cores share: a network whose weights exceed what
-is left of them fetches the rest from memory at every inference, which no measurement of single
-blocks can show. The more exceeds, the larger the part that is fetched, so the sum is convex in the
-bytes; a latency is then the largest of a few sums over blocks, and stays easy to search: see
-``PriceModel.pieces``.
+``k``, ``r`` and ``C`` correct for the difference between a block that is called alone and the same
+block inside a network. A block that is called alone pays for the overhead of the call and for
+layout changes, which a network pays once, and its weights stay in the cache near its core.
 
-All coefficients but k are bounded at zero, k at nine tenths of the cheapest block's price. Where
-``a`` and ``h`` would both be zero, as networks differ by less than their noise, ``a`` is a tenth:
-every block has a price.
+``s`` is a correction for misaligned widths. A runtime computes them with other kernels and in
+another layout, so the difference between alone and inside a network is another one. These kernels
+also copy part of the weights while they compute, so the weights of such a block count for more.
 
-The bounds are what makes sixteen networks enough for twelve coefficients: most end at their bound,
-and a price is valid beyond the sizes that were measured. The coefficients are
-fitted by least squares of relative errors on networks that were visited in the same shuffle as the
-blocks; they differ by runtime, input size and machine state, so there is no default and a fit is
-never carried over to another sweep.
+The last sum models the caches that all cores share. If the weights of a network do not fit into
+these caches, the rest is fetched from memory at every inference. No measurement of single blocks
+can show this. The fetched share grows with the excess, so the sum is convex in the bytes. A latency
+is then the largest of a few sums over blocks, which is easy to search: see ``PriceModel.pieces``.
+
+All coefficients except ``k`` are at least zero; ``k`` may take at most nine tenths off the price of
+the cheapest block. If the networks differ by less than their noise, the fit may set both ``a`` and
+``h`` to zero; ``a`` is then raised to a tenth, so that every block has a positive price.
+
+These bounds make sixteen networks enough for twelve coefficients: most coefficients end at their
+bound, and prices stay valid beyond the sizes that were measured. The coefficients minimise the
+squared relative errors on networks that were visited in the same shuffle as the blocks. They depend
+on the runtime, the input size and the state of the machine, so there is no default, and a fit is
+never reused for another sweep.
 """
 
 from __future__ import annotations
@@ -53,26 +55,26 @@ from latbench.measure.statistics import conformal_half_width
 
 Floats = NDArray[np.float64]
 
-MIN_NETWORKS = 6  # below, a network left out says nothing of the rest
-COVERAGE = 0.9  # of the intervals
-_KNEES = 6  # candidates for B_j, spread over the networks' sizes
-_LARGEST_KNEE = 0.8  # quantile of the sizes: beyond, a slope would rest on too few networks
-SLOW_COPIES = 0.5  # of a block's weights, where its width is not in the first class
+MIN_NETWORKS = 6  # with fewer, the error at a network left out of the fit means nothing
+COVERAGE = 0.9  # share of latencies that lie inside their intervals
+_BREAKPOINTS = 6  # candidates for B_j, spread over the networks' sizes
+_LARGEST_BREAKPOINT = 0.8  # quantile of the sizes: above it too few networks remain for a slope
+SLOW_COPIES = 0.5  # share of its weights that a block with a misaligned width has twice
 _LEAST_PRICE = 0.1  # the cheapest block's price is at least this fraction of a cold + h hot
 _LEAST_SCALE = 0.1  # a, where networks differ by less than their noise
 
 
 @dataclass(frozen=True)
 class NetworkSample:
-    """What the fit knows of one measured network.
+    """One measured network, as input to the fit.
 
     Attributes:
         blocks: Number of blocks.
         cold_ms: Sum of the blocks' cold estimates.
         hot_ms: Sum of the blocks' hot estimates.
-        footprint_bytes: What the network's weights take in the caches.
-        near_bytes: Sum over blocks of the weight bytes that stay near.
-        slow_ms: Sum of the cold estimates of blocks whose width is outside of the first class.
+        footprint_bytes: Cache space of the network's weights.
+        near_bytes: Sum over blocks of the weight bytes that stay in the core's own cache.
+        misaligned_ms: Sum of the cold estimates of blocks with a misaligned width.
         latency_ms: The network's own hot estimate.
     """
 
@@ -81,12 +83,12 @@ class NetworkSample:
     hot_ms: float
     footprint_bytes: float
     near_bytes: float
-    slow_ms: float
+    misaligned_ms: float
     latency_ms: float
 
 
-class Knee(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """From ``above_bytes`` in the caches on, every further byte takes ``ms_per_byte``."""
+class Breakpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Every byte of cache space above ``above_bytes`` costs ``ms_per_byte``."""
 
     above_bytes: float
     ms_per_byte: float
@@ -103,10 +105,10 @@ class PriceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         near_ms_per_byte: r, ms a byte.
         near_limit_bytes: Half of the L2 cache.
         slow_scale: s, dimensionless.
-        slow_copies: How often more the weights of a block in slower classes count.
-        knees: B_j and e_j, by ascending B_j; slopes are positive.
-        left_out_errors: predicted / measured - 1 of every network when it was left out of the
-            fit.
+        slow_copies: Extra share that the weights of a block with a misaligned width count.
+        knees: Breakpoints (B_j, e_j), by ascending B_j; all slopes are positive.
+        left_out_errors: Relative error (predicted / measured - 1) of every network when it was
+            left out of the fit.
     """
 
     cold_scale: float
@@ -117,12 +119,12 @@ class PriceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     near_limit_bytes: float = 0.0
     slow_scale: float = 0.0
     slow_copies: float = 0.0
-    knees: tuple[Knee, ...] = ()
+    knees: tuple[Breakpoint, ...] = ()
     left_out_errors: tuple[float, ...] = ()
 
     @property
     def networks(self) -> int:
-        """Networks that the price was fitted on."""
+        """Number of networks that the price was fitted on."""
         return len(self.left_out_errors)
 
     @property
@@ -133,24 +135,25 @@ class PriceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return float(np.abs(self.left_out_errors).mean())
 
     def half_width(self) -> float | None:
-        """Half width of the 90 % interval of a latency, relative; None for too few networks.
+        """Relative half width of the 90 % interval of a latency; None for too few networks.
 
-        The interval is conformal, from networks left out of the fit.
+        The interval is leave-one-out conformal: it comes from the errors at networks that were
+        left out of the fit.
         """
         return conformal_half_width(self.left_out_errors, COVERAGE)
 
     def block_price_ms(
-        self, cold_ms: float | None, hot_ms: float, *, weight_bytes: float, slow: bool
+        self, cold_ms: float | None, hot_ms: float, *, weight_bytes: float, misaligned: bool
     ) -> float:
-        """Price of one block in ms; without a cold latency the hot one stands for it."""
+        """Price of one block in ms; the hot latency replaces a missing cold one."""
         cold_ms = hot_ms if cold_ms is None else cold_ms
         near_ms = min(weight_bytes, self.near_limit_bytes) * self.near_ms_per_byte
-        scale = self.cold_scale + (self.slow_scale if slow else 0.0)
+        scale = self.cold_scale + (self.slow_scale if misaligned else 0.0)
         return scale * cold_ms + self.hot_scale * hot_ms + self.block_ms + near_ms
 
-    def footprint_bytes(self, weight_bytes: float, *, slow: bool) -> float:
-        """What the weights of one block take in the caches."""
-        return footprint_bytes(weight_bytes, slow=slow, copies=self.slow_copies)
+    def footprint_bytes(self, weight_bytes: float, *, misaligned: bool) -> float:
+        """Cache space of the weights of one block, in bytes."""
+        return footprint_bytes(weight_bytes, misaligned=misaligned, copies=self.slow_copies)
 
     def network_latency_ms(self, prices_ms: float, footprint_bytes: float) -> float:
         """Latency of a network from the sums of its blocks' prices and footprints."""
@@ -158,22 +161,23 @@ class PriceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return prices_ms + self.network_ms + sum(excess)
 
     def pieces(self) -> tuple[tuple[float, float], ...]:
-        """The latency as the largest of sums over blocks.
+        """Coefficients of the sums over blocks whose maximum is the latency.
 
         Returns:
-            Pairs (ms a byte, ms a network): the latency is the largest, over the pairs, of the
-            sum of ``price + first * footprint`` over blocks, plus ``second``.
+            Pairs (ms a byte, ms a network). Each pair gives the sum of ``price + first *
+            footprint`` over all blocks, plus ``second``. The latency is the largest of these.
         """
         found = [(0.0, self.network_ms)]
-        for knee in self.knees:
+        for point in self.knees:
             slope, constant = found[-1]
-            found.append((slope + knee.ms_per_byte, constant - knee.ms_per_byte * knee.above_bytes))
+            excess_ms = point.ms_per_byte * point.above_bytes
+            found.append((slope + point.ms_per_byte, constant - excess_ms))
         return tuple(found)
 
 
-def footprint_bytes(weight_bytes: float, *, slow: bool, copies: float = SLOW_COPIES) -> float:
-    """What the weights of one block take in the caches, with so many copies in slower classes."""
-    return weight_bytes * (1 + copies) if slow else weight_bytes
+def footprint_bytes(weight_bytes: float, *, misaligned: bool, copies: float = SLOW_COPIES) -> float:
+    """Cache space of the weights of one block; ``copies`` is added for misaligned widths."""
+    return weight_bytes * (1 + copies) if misaligned else weight_bytes
 
 
 def fit_price(
@@ -187,10 +191,10 @@ def fit_price(
 
     Args:
         samples: The measured networks.
-        least_cold_ms: Cold estimate of the fastest block to be priced; ``k`` is bounded so that
-            even this block's price is positive.
-        least_hot_ms: Its hot estimate.
-        near_limit_bytes: What ``near_bytes`` of the samples were counted with.
+        least_cold_ms: Cold estimate of the fastest block that is priced. ``k`` is bounded so that
+            the price of this block is positive.
+        least_hot_ms: Hot estimate of the same block.
+        near_limit_bytes: Limit that ``near_bytes`` of the samples was counted with.
 
     Raises:
         InvalidValueError: Fewer than ``MIN_NETWORKS`` networks.
@@ -211,13 +215,13 @@ def fit_price(
 
 
 def predict_sample_ms(model: PriceModel, sample: NetworkSample) -> float:
-    """Latency of a network whose blocks' estimates are already summed."""
+    """Predicted latency of a network, from the sums over its blocks."""
     prices_ms = (
         model.cold_scale * sample.cold_ms
         + model.hot_scale * sample.hot_ms
         + model.block_ms * sample.blocks
         + model.near_ms_per_byte * sample.near_bytes
-        + model.slow_scale * sample.slow_ms
+        + model.slow_scale * sample.misaligned_ms
     )
     return model.network_latency_ms(prices_ms, sample.footprint_bytes)
 
@@ -227,20 +231,20 @@ def _fit(samples: Sequence[NetworkSample], least: tuple[float, float]) -> PriceM
     footprint = np.array([s.footprint_bytes for s in samples], dtype=np.float64)
     latency_ms = np.array([s.latency_ms for s in samples])
     lowest_k = [(_LEAST_PRICE - 1) * x for x in least]  # times a and times h
-    knees = np.quantile(footprint, np.linspace(0.0, _LARGEST_KNEE, _KNEES))
+    breakpoints = np.quantile(footprint, np.linspace(0.0, _LARGEST_BREAKPOINT, _BREAKPOINTS))
     columns = [
         np.array([s.cold_ms for s in samples]) + lowest_k[0] * blocks,
         np.array([s.hot_ms for s in samples]) + lowest_k[1] * blocks,
         blocks,
         np.ones_like(blocks),
         np.array([s.near_bytes for s in samples]),
-        np.array([s.slow_ms for s in samples]),
-        *(np.maximum(0.0, footprint - knee) for knee in knees),
+        np.array([s.misaligned_ms for s in samples]),
+        *(np.maximum(0.0, footprint - bytes_) for bytes_ in breakpoints),
     ]
     relative = np.stack(columns, axis=1) / latency_ms[:, None]
     wanted = np.ones_like(latency_ms)
     found = nonnegative_least_squares(relative, wanted)
-    if not found[:2].any():  # else blocks would cost nothing
+    if not found[:2].any():  # without this, blocks would cost nothing
         found = nonnegative_least_squares(relative, wanted - _LEAST_SCALE * relative[:, 0])
         found[0] += _LEAST_SCALE
     a, h, above_lowest, c, r, s, *slopes = found.tolist()
@@ -252,15 +256,17 @@ def _fit(samples: Sequence[NetworkSample], least: tuple[float, float]) -> PriceM
         near_ms_per_byte=r,
         slow_scale=s,
         slow_copies=SLOW_COPIES,
-        knees=tuple(Knee(float(b), e) for b, e in zip(knees, slopes, strict=True) if e > 0),
+        knees=tuple(
+            Breakpoint(float(b), e) for b, e in zip(breakpoints, slopes, strict=True) if e > 0
+        ),
     )
 
 
 def nonnegative_least_squares(matrix: Floats, wanted: Floats) -> Floats:
     """Minimise ``|matrix x - wanted|`` over x >= 0 by the active-set method.
 
-    Lawson and Hanson, Solving Least Squares Problems (1974), chapter 23. scipy has it too, but is
-    no dependency of measuring.
+    Source: Lawson and Hanson, Solving Least Squares Problems (1974), chapter 23. scipy has the
+    same method, but measuring must not depend on scipy.
 
     Args:
         matrix: ``(rows, columns)``.

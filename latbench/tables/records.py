@@ -1,4 +1,4 @@
-"""What a latency table holds besides blocks and their times: labels, estimates, fits."""
+"""Records of a latency table: labels, origins, estimates and fits."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 from latbench.tables.price_model import PriceModel
 
 Role = Literal["block", "held-out", "included", "profile", "calibration", "verification"]
-"""What a target is for: a block's price, a held-out width, a block without a price because every
-network pays for it once, or a network of a sweep's purpose."""
+"""Use of a target: a priced block, a held-out width, a block that is included in the base time of
+every network, or a network that belongs to a sweep with this purpose."""
 
 Purpose = Literal["profile", "calibration", "verification"]
-"""What a sweep is for."""
+"""Purpose of a sweep."""
 
 
 class SpaceLabel(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Which search space a table was filled for; this package only compares labels.
+    """Label of the search space of a table; this package only compares labels.
 
     Attributes:
-        se: Squeeze-excite in every block, in spaces that leave it open.
-        activation: Of every block, in spaces that leave it open.
+        se: Whether every block has squeeze-excite, in spaces where this is an option.
+        activation: Activation of every block, in spaces where this is an option.
     """
 
     name: str
@@ -39,15 +39,15 @@ class SpaceLabel(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a table that was not measured here comes from.
+    """Source of an imported table.
 
     Attributes:
         format: Name of the foreign format.
         file: Name of the file.
-        duplicates: Entries dropped because another stands for the same thing.
-        unmapped: Entries that price no block known here; they are kept.
-        not_finite: Entries whose latency is no number; they are kept.
-        defects: What else is wrong, in words.
+        duplicates: Number of entries dropped because another has the same key or block.
+        unmapped: Number of entries that match no known block; they are kept.
+        not_finite: Number of entries whose latency is not a finite number; they are kept.
+        defects: Other defects, in words.
     """
 
     format: str
@@ -63,7 +63,7 @@ class Estimate:
     """Latency of one target from its visits, in ms, with 95 % intervals.
 
     Attributes:
-        noisy: The interval is wider than the protocol's tolerance: not to be trusted silently.
+        noisy: Whether the interval is wider than the protocol's tolerance.
     """
 
     hot_ms: float
@@ -77,21 +77,20 @@ class Estimate:
 
     @property
     def cold_or_hot_ms(self) -> float:
-        """The cold latency, or the hot one where no cold calls were made."""
+        """Cold latency, or the hot latency if no cold calls were made."""
         return self.hot_ms if self.cold_ms is None else self.cold_ms
 
 
 class StoredFit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A price model with what the measurements say of themselves.
+    """A price model with its quality measures.
 
     Attributes:
-        price: The model.
-        floor: Calibration networks against themselves, between two halves of the sweep; None
-            for too few visits.
-        noisy: The floor exceeds the protocol's tolerance.
-        held_out_errors: predicted / measured - 1 at widths that were measured for this purpose
-            alone and take no part in the interpolation.
-        calibrated: Networks were added to those of the profiling.
+        price: The price model.
+        floor: Split-half noise of the calibration networks; None for too few visits.
+        noisy: Whether the split-half noise exceeds the protocol's tolerance.
+        held_out_errors: Relative errors (predicted / measured - 1) at held-out widths, which are
+            measured only for this check and not used for interpolation.
+        calibrated: Whether networks were added to those of the profiling.
     """
 
     price: PriceModel
@@ -109,7 +108,7 @@ class StoredFit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def held_out_p95(self) -> float | None:
-        """The error of interpolation that 95 % of the held-out widths stay below."""
+        """95 % quantile of the interpolation error at held-out widths."""
         if not self.held_out_errors:
             return None
         return float(np.quantile(np.abs(self.held_out_errors), 0.95))

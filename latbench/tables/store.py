@@ -1,13 +1,13 @@
-"""The latency table's file: one SQLite database, one commit a pass.
+"""File of a latency table: one SQLite database, one commit a pass.
 
-Holds what was measured, raw and for ever: targets (blocks and whole networks), sweeps of them in
-passes, and every visit's times. Beside it, never over it, what was worked out: estimates and
-fits, which are written again whenever there are more visits. Killed at any moment, the file holds
-every finished pass.
+The file keeps all raw measurements: the targets (blocks and whole networks), the sweeps with their
+passes, and the times of every visit. Estimates and fits are stored in separate tables and replaced
+when there are more visits; raw measurements are never overwritten. If the process is killed at any
+moment, the file still holds every finished pass.
 
-A sweep is what may be compared without a second thought: profiling is one, however often it is
-resumed; each calibration and each verification is one more, tied to the first by the networks
-that all of them visit.
+Only latencies of the same sweep can be compared directly. The profiling is one sweep, however often
+it is resumed. Each calibration and each verification is another sweep. All sweeps visit the same
+networks, so the drift between them can be estimated.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from latbench.tables.records import Estimate, Origin, Purpose, Role, SpaceLabel,
 T = TypeVar("T")
 
 SCHEMA_VERSION = 2
-_APPLICATION_ID = 0x6C61746E  # "latn", in the SQLite header: tables are known by their content
+_APPLICATION_ID = 0x6C61746E  # "latn" in the SQLite header, which identifies a latency table
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -77,7 +77,7 @@ CREATE TABLE estimates (
     visits INTEGER NOT NULL,
     noisy INTEGER NOT NULL
 );
-CREATE TABLE told (                -- estimates told by another device's table, until measured
+CREATE TABLE told (                -- transferred estimates of blocks that are not measured yet
     target INTEGER PRIMARY KEY REFERENCES targets (id),
     hot_ms REAL NOT NULL, hot_low_ms REAL NOT NULL, hot_high_ms REAL NOT NULL,
     cold_ms REAL, cold_low_ms REAL, cold_high_ms REAL,
@@ -98,7 +98,7 @@ CREATE TABLE fits (
 
 
 class TableStore:
-    """An open table file. Use as a context manager; opened by ``create`` or ``open``."""
+    """An open table file, made by ``create`` or ``open``. Use it as a context manager."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
@@ -108,7 +108,7 @@ class TableStore:
     def create(
         cls, path: Path, *, device: DeviceProfile, space: SpaceLabel, environment: Environment
     ) -> TableStore:
-        """A new, empty table, complete from the moment that its name exists.
+        """Create an empty table. The file appears at ``path`` only when it is complete.
 
         Raises:
             InvalidFileError: The file cannot be created.
@@ -136,10 +136,11 @@ class TableStore:
 
     @classmethod
     def open(cls, path: Path) -> TableStore:
-        """An existing table, checked to be whole.
+        """Open an existing table and check that it is not damaged.
 
         Raises:
-            InvalidFileError: Missing, foreign, truncated, damaged, or of a newer schema.
+            InvalidFileError: The file is missing, not a latency table, truncated or damaged, or
+                has a newer schema.
         """
         if not path.is_file():
             raise InvalidFileError(f"no latency table at {path}: make one with `latbench profile`")
@@ -149,7 +150,7 @@ class TableStore:
             raise InvalidFileError(f"cannot open {path}: {error}") from error
         try:
             if db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
-                raise InvalidFileError(f"{path} is no latency table")
+                raise InvalidFileError(f"{path} is not a latency table")
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version > SCHEMA_VERSION:
                 raise InvalidFileError(
@@ -165,7 +166,7 @@ class TableStore:
                 raise InvalidFileError(f"{path} is damaged: {damage}")
         except sqlite3.DatabaseError as error:
             db.close()
-            raise InvalidFileError(f"{path} is no latency table, or damaged: {error}") from error
+            raise InvalidFileError(f"{path} is not a latency table, or damaged: {error}") from error
         except InvalidFileError:
             db.close()
             raise
@@ -185,7 +186,7 @@ class TableStore:
     def close(self) -> None:
         self._db.close()
 
-    # What the table is of
+    # Description of the table
 
     @property
     def device(self) -> DeviceProfile:
@@ -206,11 +207,11 @@ class TableStore:
 
     @property
     def origin(self) -> Origin | None:
-        """Where an imported table comes from; None of one that was measured."""
+        """Source of an imported table; None if the table was measured here."""
         return self._get("origin", Origin) if self._has("origin") else None
 
     def record_origin(self, origin: Origin, kept: Iterable[tuple[str, int | None, float]]) -> None:
-        """Note where a table comes from, and its entries that price nothing here."""
+        """Record the source of an imported table, and its entries that match no known block."""
         with self._db:
             self._set("origin", origin)
             self._db.executemany(
@@ -220,12 +221,12 @@ class TableStore:
 
     @property
     def kept_entries(self) -> int:
-        """How many entries of an imported table price nothing here."""
+        """Number of entries of an imported table that match no known block."""
         return int(self._db.execute("SELECT count(*) FROM foreign_entries").fetchone()[0])
 
     @property
     def alignment(self) -> Alignment | None:
-        """The width classes of the runtime; None until they were discovered."""
+        """Width classes of the runtime; None until they are known."""
         return self._get("alignment", Alignment) if self._has("alignment") else None
 
     def record_alignment(self, alignment: Alignment) -> None:
@@ -235,11 +236,11 @@ class TableStore:
     # Targets
 
     def add_blocks(self, blocks: Iterable[BlockSpec], role: Role = "block") -> None:
-        """Register blocks; those already there keep their ids, roles and visits."""
+        """Register blocks; blocks that are registered already keep their ids, roles and visits."""
         self._add_targets((role, block_key(spec), block_width(spec)) for spec in blocks)
 
     def add_networks(self, networks: Iterable[Network], purpose: Purpose) -> list[int]:
-        """Register networks; return their ids, also of those that were there before."""
+        """Register networks; return all their ids, including those of known networks."""
         keys = [_network_key(network) for network in networks]
         self._add_targets((purpose, key, None) for key in keys)
         find = "SELECT id FROM targets WHERE key = ?"
@@ -253,11 +254,11 @@ class TableStore:
             )
 
     def blocks(self, *roles: Role) -> dict[int, BlockSpec]:
-        """Block specs by target id, of some roles, or all blocks."""
+        """Block specs by target id: those with one of the roles, or all if no role is given."""
         return {id_: parse_block(key) for id_, key in self._keys(roles or ("block", "held-out"))}
 
     def networks(self, *roles: Role) -> dict[int, Network]:
-        """Whole networks by target id, of some roles."""
+        """Whole networks with one of the roles, by target id."""
         return {id_: _parse_network(key) for id_, key in self._keys(roles)}
 
     # Measurements
@@ -270,14 +271,17 @@ class TableStore:
         detail: str = "",
         within_s: float | None = None,
     ) -> int:
-        """The unfinished sweep of this purpose and detail, or a new one; returns its id.
+        """Resume the unfinished sweep of this purpose and detail, or begin a new one.
 
         Args:
-            purpose: What the sweep is for.
-            environment: The machine as it is now.
-            detail: What a resumed sweep must have in common with this one.
-            within_s: How long ago its last pass may have been made; None for ever. An older one
-                is closed, and kept.
+            purpose: Purpose of the sweep.
+            environment: Present state of the machine.
+            detail: Text that must be equal in the sweep to resume.
+            within_s: Maximum age of the last pass of the sweep to resume, in s; None for no limit.
+                An older sweep is closed and kept.
+
+        Returns:
+            Id of the sweep.
         """
         row = self._db.execute(
             "SELECT sweeps.id, (julianday('now') - julianday(max(finished_at))) * 86400 "
@@ -300,12 +304,12 @@ class TableStore:
         return cursor.lastrowid
 
     def finish_sweep(self, sweep: int) -> None:
-        """Mark a sweep as done: the next of its kind begins anew."""
+        """Mark a sweep as done, so that it is not resumed."""
         with self._db:
             self._db.execute("UPDATE sweeps SET done = 1 WHERE id = ?", (sweep,))
 
     def profiling(self) -> int | None:
-        """The sweep of the profiling, which is never done; None before it began."""
+        """Id of the profiling sweep, which is never marked as done; None before it began."""
         begun = self.sweeps("profile", done=False)
         return begun[0] if begun else None
 
@@ -315,7 +319,7 @@ class TableStore:
         return int(counted.fetchone()[0])
 
     def timing(self, sweep: int) -> dict[str, float]:
-        """Seconds of a sweep's passes: in all, in opening sessions, inside timed calls."""
+        """Total time of a sweep's passes, and its parts in opening sessions and in timed calls."""
         row = self._db.execute(
             "SELECT total(seconds), total(open_s), total(calls_s) FROM passes WHERE sweep = ?",
             (sweep,),
@@ -323,7 +327,7 @@ class TableStore:
         return dict(zip(("seconds", "open_s", "calls_s"), row, strict=True))
 
     def add_pass(self, sweep: int, record: PassRecord) -> None:
-        """Commit a finished pass, whole or not at all."""
+        """Commit a finished pass in one transaction."""
         with self._db:
             cursor = self._db.execute(
                 "INSERT INTO passes (sweep, number, seconds, open_s, calls_s) "
@@ -339,7 +343,7 @@ class TableStore:
             )
 
     def visits(self, sweep: int) -> Iterator[tuple[int, Visit]]:
-        """Target id and raw times of every visit of a sweep, in the order they were made in."""
+        """Target id and raw times of every visit of a sweep, in the order of measurement."""
         rows = self._db.execute(
             "SELECT target, hot_ns, cold_ns FROM visits JOIN passes ON passes.id = visits.pass "
             "WHERE sweep = ? ORDER BY passes.number, visits.rowid",
@@ -355,10 +359,10 @@ class TableStore:
         )
         return [int(row[0]) for row in rows]
 
-    # What was worked out
+    # Estimates and fits
 
     def set_results(self, estimates: dict[int, Estimate], fit: StoredFit) -> None:
-        """Replace the estimates and add the fit that was made on them, both or neither."""
+        """Replace the estimates and add the fit made on them, in one transaction."""
         text = msgspec.json.encode(fit).decode()
         with self._db:
             self._db.execute("DELETE FROM estimates")
@@ -371,8 +375,8 @@ class TableStore:
             )
             self._db.execute("INSERT INTO fits (fit) VALUES (?)", (text,))
 
-    def set_told(self, estimates: Mapping[BlockSpec, Estimate]) -> None:
-        """Replace what another device's table tells of registered blocks."""
+    def set_transferred(self, estimates: Mapping[BlockSpec, Estimate]) -> None:
+        """Replace the estimates that were transferred from another device's table."""
         ids = {spec: id_ for id_, spec in self.blocks().items()}
         with self._db:
             self._db.execute("DELETE FROM told")
@@ -384,8 +388,8 @@ class TableStore:
                 ],
             )
 
-    def told(self) -> dict[int, Estimate]:
-        """What another device's table tells, by target id."""
+    def transferred(self) -> dict[int, Estimate]:
+        """Estimates that were transferred from another device's table, by target id."""
         return self._estimates("told")
 
     def estimates(self) -> dict[int, Estimate]:
@@ -401,7 +405,7 @@ class TableStore:
         return found
 
     def fit(self) -> StoredFit | None:
-        """The last fit, which is the one that prices are read with."""
+        """The last fit, which defines the prices; None if there is none yet."""
         row = self._db.execute("SELECT fit FROM fits ORDER BY id DESC LIMIT 1").fetchone()
         return None if row is None else self._decode("fit", row[0], StoredFit)
 

@@ -1,4 +1,4 @@
-"""A latency table as the rest of the program reads it: prices of blocks, latencies of networks."""
+"""A latency table for readers: prices of blocks and latencies of networks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from latbench.tables.width_curves import Curves
 
 @dataclass(frozen=True, repr=False)
 class Prediction(Result):
-    """Predicted latency of a network in ms; the interval is null until one was calibrated."""
+    """Predicted latency of a network in ms; its interval is None without a calibration."""
 
     latency_ms: float
     low_ms: float | None = None
@@ -30,19 +30,19 @@ class Prediction(Result):
 
 @dataclass(frozen=True, repr=False)
 class TableCheck(Result):
-    """What ``table check`` found.
+    """Findings of ``table check``.
 
     Attributes:
-        entries: Priced blocks, and the entries of an imported table that price nothing here. Each
-            is counted once, whatever else it is counted as below.
+        entries: Number of priced blocks and of imported entries that match no known block. Each
+            counts once here, even if it also counts below.
         negative: Keys of blocks whose price is not positive.
-        noisy: Keys of blocks whose interval is wider than the tolerance, and of interpolated ones
-            whose class of widths was not measured around them.
-        unmapped: Entries of an imported table that price no block known here.
-        not_finite: Entries of an imported table whose latency is no number.
-        duplicates: Entries of an imported table dropped for others of the same thing.
-        unpriced: Blocks that were registered but have no measurement yet.
-        stale: What differs between the table's environment and the present one.
+        noisy: Keys of blocks whose interval is wider than the tolerance, and of interpolated blocks
+            whose width class was not measured on both sides of them.
+        unmapped: Number of imported entries that match no known block.
+        not_finite: Number of imported entries whose latency is infinite or not a number.
+        duplicates: Number of imported entries dropped because another has the same key or block.
+        unpriced: Number of blocks that are registered but not measured yet.
+        stale: Differences between the table's environment and the present one.
     """
 
     entries: int
@@ -75,15 +75,16 @@ class TableCheck(Result):
 
 @dataclass(frozen=True)
 class Price:
-    """Price of a block in ms, and how far to trust it.
+    """Price of a block in ms, with its uncertainty.
 
     Attributes:
         low_ms: Lower end of the 95 % interval, 0 or more.
-        high_ms: Upper end.
-        source: Measured at this width, interpolated between widths, transferred from another
-            device, imported as it stands, or included in what every network pays once.
-        noisy: Not to be trusted silently: the measurement did not converge, or the class of the
-            width was not measured around it.
+        high_ms: Upper end of the 95 % interval.
+        source: Origin of the price: measured at this width, interpolated between widths,
+            transferred from another device, imported unchanged, or included in the time that every
+            network pays once.
+        noisy: Whether the price is unreliable, because the measurement did not converge or the
+            width class was not measured on both sides of the width.
     """
 
     price_ms: float
@@ -97,17 +98,17 @@ class LatencyTable:
     """Prices of blocks on one device, read from a table file.
 
     Attributes:
-        path: The file.
-        device: The device profile that was measured.
-        space: The search space whose blocks these are.
-        environment: The machine at the last profiling run.
-        estimates: What was measured, by block.
-        networks: The networks that prices were fitted on, with what was measured on them.
+        path: File of the table.
+        device: Device profile that was measured.
+        space: Search space that the blocks belong to.
+        environment: State of the machine at the last profiling run.
+        estimates: Measured estimates, by block.
+        networks: Measured estimates of the networks that prices were fitted on, by network.
         curves: Estimates over width.
-        fit: The price model with what the measurements say of themselves.
-        origin: Where an imported table comes from; None of one that was measured.
-        kept: Entries of an imported table that price nothing here: they fit no block known here
-            or are no number, or both.
+        fit: Price model with its quality measures.
+        origin: Source of an imported table; None if the table was measured here.
+        kept: Number of imported entries without a price, because they match no known block or
+            their latency is not a number.
     """
 
     def __init__(
@@ -145,7 +146,7 @@ class LatencyTable:
         """Read a table file.
 
         Raises:
-            InvalidFileError: The file is no table, is damaged, or has no fitted prices yet.
+            InvalidFileError: The file is not a latency table, is damaged, or has no prices yet.
         """
         path = Path(path)
         with TableStore.open(path) as store:
@@ -157,7 +158,7 @@ class LatencyTable:
                 )
             by_id = store.estimates()
             blocks = store.blocks("block")
-            knots = {spec: by_id[id_] for id_, spec in blocks.items() if id_ in by_id}
+            measured = {spec: by_id[id_] for id_, spec in blocks.items() if id_ in by_id}
             held_out = store.blocks("held-out")
             networks = store.networks("profile", "calibration", "verification")
             return cls(
@@ -165,10 +166,10 @@ class LatencyTable:
                 device=store.device,
                 space=store.space,
                 environment=store.environment,
-                estimates=knots
+                estimates=measured
                 | {spec: by_id[id_] for id_, spec in held_out.items() if id_ in by_id},
                 networks={n: by_id[id_] for id_, n in networks.items() if id_ in by_id},
-                curves=Curves(store.alignment, knots),
+                curves=Curves(store.alignment, measured),
                 included=frozenset(store.blocks("included").values()),
                 unpriced=sum(id_ not in by_id for id_ in blocks | held_out),
                 fit=fit,
@@ -188,7 +189,7 @@ class LatencyTable:
         return self._price_ms(spec) is not None
 
     def price_ms(self, spec: BlockSpec) -> float:
-        """Price of a block in ms, without the terms that a network pays once.
+        """Price of a block in ms, without the time that a network pays once.
 
         Raises:
             MismatchError: The table does not price this block.
@@ -207,16 +208,16 @@ class LatencyTable:
         return self._prices_ms[spec]
 
     def footprint_bytes(self, spec: BlockSpec) -> float:
-        """What the weights of a block take in the caches."""
+        """Cache space of a block's weights, in bytes."""
         return self.price_model.footprint_bytes(
-            block_cost(spec).weight_bytes, slow=self.curves.slow(spec)
+            block_cost(spec).weight_bytes, misaligned=self.curves.misaligned(spec)
         )
 
     def price(self, spec: BlockSpec) -> Price:
         """Price of a block with its interval and its source.
 
-        The interval of an interpolated price is wider by the error that 95 % of the held-out
-        widths stay below.
+        The interval of an interpolated price also includes the interpolation error: the error that
+        95 % of the held-out widths stay below.
 
         Raises:
             MismatchError: The table does not price this block.
@@ -242,16 +243,16 @@ class LatencyTable:
         return "imported" if self.origin else "transferred"
 
     def _at(self, spec: BlockSpec, cold_ms: float | None, hot_ms: float) -> float:
-        """Price at given latencies; without a cold one the hot one stands for it."""
+        """Price of a block with these latencies; the hot latency replaces a missing cold one."""
         return self.price_model.block_price_ms(
             cold_ms,
             hot_ms,
             weight_bytes=block_cost(spec).weight_bytes,
-            slow=self.curves.slow(spec),
+            misaligned=self.curves.misaligned(spec),
         )
 
     def predict(self, network: Iterable[BlockSpec]) -> Prediction:
-        """Latency of a whole network, for the whole batch, with its 90 % interval.
+        """Predict the latency of a whole network, for the whole batch, with its 90 % interval.
 
         Raises:
             MismatchError: The table does not price one of its blocks.
@@ -267,19 +268,19 @@ class LatencyTable:
         return Prediction(latency_ms, latency_ms / (1 + half_width), latency_ms / (1 - half_width))
 
     def require_space(self, space: SpaceLabel) -> None:
-        """Refuse to price another space's networks.
+        """Check that the table belongs to this space.
 
         Raises:
-            MismatchError: The labels differ.
+            MismatchError: The table belongs to another space.
         """
         if space != self.space:
             raise MismatchError(f"{self.path} prices {self.space}, not {space}")
 
     def check(self, now: Environment | None) -> TableCheck:
-        """Look for entries that are not to be trusted.
+        """Find unreliable entries.
 
         Args:
-            now: The present environment, or None where the device cannot run here.
+            now: The present environment; None if the device cannot run here.
         """
         origin = self.origin
         between = (spec for spec in self.curves.between_specs() if spec not in self.estimates)
@@ -295,7 +296,7 @@ class LatencyTable:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """What the table is of and its measured entries as plain JSON values."""
+        """The table's description and its measured entries as plain JSON values."""
         from latbench.tables.export import describe, entries
 
         return describe(self) | {"entries": entries(self)}
@@ -304,8 +305,8 @@ class LatencyTable:
         """Write the table for other programs.
 
         Args:
-            path: Where the file goes; an old one is replaced.
-            file_format: ``json``, ``csv`` or ``parquet``; each has a row for every priced block,
+            path: File to write; an existing file is replaced.
+            file_format: ``json``, ``csv`` or ``parquet``. Each has one row for every priced block,
                 with latencies in ms.
 
         Raises:
@@ -318,11 +319,11 @@ class LatencyTable:
         write_table(self, Path(path), file_format)
 
     def to_dataframe(self, *, interpolated: bool = False) -> Any:
-        """The table as a pandas data frame: a row for every priced block, latencies in ms.
+        """Convert to a pandas data frame with one row for every priced block, latencies in ms.
 
         Args:
-            interpolated: Rows also for the widths between measured ones; what is measured there
-                is missing.
+            interpolated: Whether to add rows for widths between measured ones. Their measured
+                columns are empty.
 
         Returns:
             A ``pandas.DataFrame`` with the columns ``latbench.tables.export.COLUMNS``.

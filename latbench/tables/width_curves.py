@@ -1,9 +1,10 @@
-"""Estimates of all widths of a table's blocks: measured ones as they are, others interpolated.
+"""Estimates at all widths of a table's blocks: measured or interpolated.
 
-Between two measured widths of a block every width has an estimate. Inside its class it is the
-class's own. Where the class was not measured on both sides of it, the nearest widths of any class
-give a rough one, whose interval holds all that they say and which is marked noisy. Classes that
-were measured on no block at all have no estimates: such a table is one of chosen widths.
+Every width between two measured widths of a block has an estimate. It is normally interpolated
+between measured widths of the same class. If the class was not measured on both sides of the width,
+the nearest measured widths of any class give a rough estimate. Its interval covers the intervals of
+both, and it is marked noisy. A class that was not measured on any block has no estimates: such a
+table deliberately holds chosen widths only.
 """
 
 from __future__ import annotations
@@ -20,19 +21,18 @@ from latbench.tables.records import Estimate
 
 
 class Curves:
-    """Estimates by block, between measured widths too.
+    """Estimates by block, measured or interpolated between measured widths.
 
     Args:
-        alignment: Width classes of the runtime; None where no widths are elastic and nothing is
-            interpolated.
-        knots: Measured estimates that interpolation may use.
+        alignment: Width classes of the runtime; None if no width is elastic.
+        known: Measured estimates that the interpolation may use.
     """
 
-    def __init__(self, alignment: Alignment | None, knots: Mapping[BlockSpec, Estimate]) -> None:
+    def __init__(self, alignment: Alignment | None, known: Mapping[BlockSpec, Estimate]) -> None:
         self.alignment = alignment
-        self._knots = knots
+        self._known = known
         grouped: dict[BlockSpec, dict[int, Estimate]] = defaultdict(dict)
-        for spec, estimate in knots.items():
+        for spec, estimate in known.items():
             width = block_width(spec)
             if width is not None:
                 grouped[with_width(spec, 0)][width] = estimate
@@ -53,11 +53,11 @@ class Curves:
         return "no elastic widths" if self.alignment is None else str(self.alignment)
 
     def estimate(self, spec: BlockSpec) -> Estimate | None:
-        """The block's estimate, measured or interpolated; None if there is neither."""
-        return self._knots.get(spec) or self.between(spec)
+        """Measured or interpolated estimate of a block; None if there is none."""
+        return self._known.get(spec) or self.between(spec)
 
     def between(self, spec: BlockSpec) -> Estimate | None:
-        """The estimate at a block's width from the widths around it; None beyond them."""
+        """Estimate interpolated from the widths around a block's own; None outside their range."""
         width, curve = block_width(spec), self.curve(spec)
         if width is None or curve is None:
             return None
@@ -68,18 +68,18 @@ class Curves:
         return None if around is None else _rough_estimate(*around)
 
     def curve(self, spec: BlockSpec) -> WidthCurve | None:
-        """The curve that a block's width lies on; None for blocks of no elastic width."""
+        """Curve over width of a block's shape; None for a block without elastic width."""
         if block_width(spec) is None:
             return None
         return self._curves.get(with_width(spec, 0))
 
-    def slow(self, spec: BlockSpec) -> bool:
-        """Whether a block's width is outside of the runtime's first class of widths."""
+    def misaligned(self, spec: BlockSpec) -> bool:
+        """Whether a block's width is outside the runtime's first class of widths."""
         width = block_width(spec)
-        return width is not None and self.alignment is not None and self.alignment.slow(width)
+        return width is not None and self.alignment is not None and self.alignment.misaligned(width)
 
     def between_specs(self) -> Iterator[BlockSpec]:
-        """Every block whose width was not measured but lies between widths that were."""
+        """All blocks whose width was not measured but lies between measured widths."""
         for shape, known in self.measured.items():
             for width in range(min(known), max(known) + 1):
                 spec = with_width(shape, width)
@@ -91,7 +91,7 @@ _FIELDS = [field.name for field in fields(Estimate) if field.name.endswith("_ms"
 
 
 def _values(estimate: Estimate) -> Floats:
-    """The latencies of an estimate, ``(6,)``; nan where there is none."""
+    """Latencies of an estimate, ``(6,)``; NaN for missing ones."""
     found = (getattr(estimate, name) for name in _FIELDS)
     return np.array([np.nan if value is None else value for value in found])
 
@@ -103,7 +103,7 @@ def _estimate(values: Floats) -> Estimate:
 
 
 def _rough_estimate(middle: Floats, *nearest: Floats) -> Estimate:
-    """An estimate between the nearest widths of any class, with an interval that holds theirs."""
+    """Estimate between the nearest widths of any class; its interval covers both of theirs."""
     rough, both = _estimate(middle), [_estimate(values) for values in nearest]
     cold_low_ms, cold_high_ms = rough.cold_low_ms, rough.cold_high_ms
     if rough.cold_ms is not None:

@@ -1,4 +1,4 @@
-"""Which devices can run here, and how noisy one of them is."""
+"""List of the devices that can run here, and noise check of a device."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class DeviceStatus(Result):
     Attributes:
         name: Name of the profile.
         runtime: Inference runtime.
-        device: What the runtime computes on, ``cpu`` or ``cuda``.
-        batch_size: Images a call.
-        precision: Of weights and activations, ``fp32`` or ``fp16``.
-        threads: Threads of one call.
-        available: Whether it can run here.
-        reason: Why it cannot; None where it can.
+        device: Hardware that the runtime computes on, ``cpu`` or ``cuda``.
+        batch_size: Number of images a call.
+        precision: Precision of weights and activations, ``fp32`` or ``fp16``.
+        threads: Number of threads of one call.
+        available: Whether the profile can run here.
+        reason: Reason why it cannot run here; None if it can.
     """
 
     name: str
@@ -43,12 +43,12 @@ class DeviceStatus(Result):
 
 @dataclass(frozen=True, repr=False)
 class DeviceCheck(Result):
-    """How noisy a device is at this hour.
+    """Present noise of a device.
 
     Attributes:
         name: Name of the device profile.
         runtime: Inference runtime.
-        noise: What was measured.
+        noise: Result of the noise check.
     """
 
     name: str
@@ -57,7 +57,7 @@ class DeviceCheck(Result):
 
     @property
     def tolerance(self) -> float:
-        """Which error of a network's latency can be told at this hour, a fraction."""
+        """Smallest relative error of a network's latency that can be detected now, a fraction."""
         return self.noise.tolerance
 
     def as_dict(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class DeviceCheck(Result):
 
 
 def list_devices() -> list[DeviceStatus]:
-    """All shipped device profiles, and which of them can run here."""
+    """List all shipped device profiles and whether they can run here."""
     return [_status(load_device(name)) for name in shipped_profiles()]
 
 
@@ -94,15 +94,15 @@ def check_device(
     duration: str | float = "60s",
     progress: Progress = silent,
 ) -> DeviceCheck:
-    """Measure how noisy a device is, and how much it drifts.
+    """Measure the noise and the drift of a device.
 
     Args:
         device: A device profile, its name or its path.
-        duration: For how long, such as ``"60s"``, or in seconds.
-        progress: Gets the fraction done, and what is going on.
+        duration: Duration of the check, as text such as ``"60s"`` or in seconds.
+        progress: Callback that reports the progress.
 
     Raises:
-        UnknownNameError: No such device profile.
+        UnknownNameError: No such device profile exists.
         MissingExtraError: Its runtime is not installed.
         DeviceBusyError: Another process measures on the device.
     """

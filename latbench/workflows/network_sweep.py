@@ -1,8 +1,8 @@
-"""Whole networks measured beside those of the profiling: what calibration and verification share.
+"""Measurement of whole networks, which calibration and verification share.
 
-The networks that were visited while profiling are visited again in the same shuffle. Their
-latency now over then is the machine's drift, which tells a machine that changed from a table that
-is wrong. The visits are stored in the table pass by pass, so that an interrupted run goes on.
+The networks of the profiling are visited again in the same shuffled passes. Their latency now over
+then is the drift of the machine. It separates a change of the machine from an error of the table.
+The visits are stored in the table pass by pass, so an interrupted run can be continued.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from latbench.tables.estimation import Drift
 from latbench.tables.records import Purpose
 
 _VISITS_A_PASS = 2
-_RESUME_WITHIN_S = 3600.0  # what was measured earlier says nothing of the machine as it is now
+_RESUME_WITHIN_S = 3600.0  # older visits do not describe the present state of the machine
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class MeasuredNetworks:
     """Networks measured now.
 
     Attributes:
-        measured: Latency of each as it is now, in the order asked.
-        drift: Of the machine since the profiling; None without networks to tell it.
-        floor: The networks against themselves, between two halves of this sweep.
+        measured: Present latency of each network, in the order of the request.
+        drift: Drift of the machine since the profiling; None if the profiling had no networks.
+        floor: Split-half noise of the networks in this sweep.
     """
 
     measured: tuple[Interval, ...]
@@ -51,10 +51,10 @@ class MeasuredNetworks:
 
 
 def require_device(profiler: Profiler, table: LatencyTable) -> Environment:
-    """The present environment, if the table is of this device and machine.
+    """Present environment, after a check that the table belongs to this device and machine.
 
     Raises:
-        MismatchError: It is not.
+        MismatchError: The table belongs to another device or machine.
     """
     if not profiler.profile.same_device(table.device):
         raise MismatchError(
@@ -77,17 +77,17 @@ def measure_networks(
     purpose: Purpose,
     progress: Progress = silent,
 ) -> MeasuredNetworks:
-    """Measure networks beside those of the profiling, or finish doing so.
+    """Measure networks together with those of the profiling, or continue such a measurement.
 
     Args:
-        profiler: Of the table's device.
-        table: Where the visits are stored.
-        networks: What to measure; none of them was visited while profiling.
-        purpose: What the visits are stored as.
-        progress: Told what is going on.
+        profiler: Profiler of the table's device.
+        table: Table that stores the visits.
+        networks: Networks to measure; none of them was visited in the profiling.
+        purpose: Purpose of the sweep.
+        progress: Callback that reports the progress.
 
     Raises:
-        MismatchError: The table is of another device or machine.
+        MismatchError: The table belongs to another device or machine.
         DeviceBusyError: Another process measures on the device.
     """
     environment = require_device(profiler, table)
@@ -98,7 +98,7 @@ def measure_networks(
         probes = {
             id_: network
             for id_, network in store.networks("profile").items()
-            if network in table.networks  # and not only registered, by a run that was interrupted
+            if network in table.networks  # an interrupted run may have registered more
         }
         common = (sorted(ids), environment.differences(table.environment))
         detail = sha256(repr(common).encode()).hexdigest()
@@ -118,7 +118,7 @@ def measure_networks(
             [intervals[id_].estimate_ms for id_ in probes],
             [network_cost(network).weight_bytes for network in probes.values()],
         ),
-        floor=samples.floor(ids, protocol.quantile),
+        floor=samples.split_half_noise(ids, protocol.quantile),
     )
 
 
@@ -132,16 +132,16 @@ def make_passes(
     limit_s: float = inf,
     progress: Progress,
 ) -> None:
-    """Bring a sweep to a number of passes, each committed when it is done.
+    """Add passes to a sweep until it has ``passes``; each pass is committed when it is done.
 
     Args:
-        profiler: Of the device.
-        store: Where the passes are kept.
-        sweep: Which sweep.
-        targets: What each pass visits.
-        passes: How many passes the sweep shall have.
-        limit_s: Wall time in s after which no pass is begun; one is always finished.
-        progress: Told what is going on.
+        profiler: Profiler of the device.
+        store: Table that stores the passes.
+        sweep: Id of the sweep.
+        targets: Targets that each pass visits.
+        passes: Final number of passes of the sweep.
+        limit_s: Wall time in s after which no pass is started; at least one pass is finished.
+        progress: Callback that reports the progress.
     """
     begin, first = monotonic(), store.passes(sweep)
     taken_s: list[float] = []
@@ -156,7 +156,7 @@ def make_passes(
             by_passes_s = (passes - number) * whole_s - spent_s
             left_s = max(whole_s - spent_s, limit_s - elapsed_s)
             done_part = (number + share) / passes
-            if left_s < by_passes_s:  # the limit ends it first
+            if left_s < by_passes_s:  # the time limit comes first
                 done_part = fraction_done(elapsed_s, left_s)
             progress(done_part, f"pass {number + 1} of {passes}")
 

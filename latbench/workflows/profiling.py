@@ -1,15 +1,14 @@
-"""Profiling: fill a latency table, or go on filling it.
+"""Profiling: fill a latency table, or continue to fill it.
 
-First all widths of a stretch of a few blocks, to find the width classes of the runtime. Then
-knots of every block's curve over width, held-out widths to check the interpolation by, and the
-calibration networks, all visited in the same shuffled passes until the estimates have converged
-or the time is up; more knots join where the first ones disagree. Every finished pass is
-committed; whatever ends a run, the same call goes on where it ended.
+A run first scans consecutive widths of a few blocks to find the width classes of the runtime. Then
+it visits, in the same shuffled passes, some widths of every block, held-out widths that check the
+interpolation, and the calibration networks. It stops when the estimates have converged or the time
+is up. More widths are added where the first ones predict each other badly. Every finished pass is
+committed, so after any interruption the same call continues where the run ended.
 """
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ import numpy as np
 from msgspec.structs import replace
 
 from latbench.blocks import BlockSpec, Network
-from latbench.cost import network_cost
 from latbench.device import SweepProtocol
 from latbench.environment import Environment
 from latbench.errors import MismatchError
@@ -39,35 +37,33 @@ from latbench.result import Result
 from latbench.tables import SpaceLabel, StoredFit, TableStore
 from latbench.tables.estimation import work_out
 from latbench.tables.width_curves import Curves
-from latbench.workflows.width_plan import KnotPlan, likely_blocks
+from latbench.workflows.width_plan import WidthPlan, likely_blocks
 
 Stopped = Literal["converged", "time limit", "pass limit", "interrupted"]
 
-_CHECK_EVERY = 5  # passes between looks at convergence, each of which takes about a second
+_CHECK_EVERY = 5  # passes between checks of convergence; a check takes about a second
 
-_SAMPLED = 40  # blocks that a forecast visits
-_COPIES = 4  # of a network's weights while its session opens, and what the runtime keeps of them
-_REFINE_AFTER = (6, 12)  # passes over the knots, after which more knots may join
+_REFINE_AFTER = (6, 12)  # numbers of passes after which more widths may be added
 
 
 @dataclass(frozen=True, repr=False)
 class ProfileResult(Result):
-    """What a profiling run leaves.
+    """Summary of a profiling run.
 
     Attributes:
-        blocks: Blocks with a price, every width counted.
-        measured: Blocks with a price of their own measurement.
-        interpolated: Blocks with a price between measured ones.
-        noisy: Measured blocks whose interval is wider than the tolerance, and interpolated ones
-            whose class was not measured around them.
-        passes: Passes in the table, those of earlier runs included.
+        blocks: Number of blocks with a price; every width counts.
+        measured: Number of measured blocks.
+        interpolated: Number of blocks whose price is interpolated between measured widths.
+        noisy: Number of noisy blocks. A measured block is noisy if its interval is wider than the
+            tolerance, an interpolated one if its class was not measured on both sides of it.
+        passes: Number of passes in the table, including those of earlier runs.
         seconds: Wall time of this run.
-        stopped: Why it ended.
+        stopped: Reason why the run ended.
         overhead: Fraction of the passes' time outside timed calls and session opening.
-        loo_error: Error of calibration networks left out of the fit.
-        floor: Calibration networks against themselves, between two halves of the sweep.
-        noisy_sweep: The floor exceeds the protocol's tolerance.
-        heldout_error: Mean absolute error at widths held out of interpolation; None without them.
+        loo_error: Mean absolute error of calibration networks left out of the fit.
+        floor: Split-half noise of the calibration networks.
+        noisy_sweep: Whether the split-half noise exceeds the protocol's tolerance.
+        heldout_error: Mean absolute error of interpolation at held-out widths; None without any.
         alignment: Width classes of the runtime, in words.
     """
 
@@ -101,27 +97,28 @@ def profile(
     time_limit_s: float,
     progress: Progress = silent,
 ) -> ProfileResult:
-    """Fill the table at ``path``, or go on filling it, and fit its prices.
+    """Fill the table at ``path``, or continue to fill it, and fit its prices.
 
-    The limit is shared over all blocks: each gets a price, only a rougher one. One pass is
-    always finished. An interrupt (``KeyboardInterrupt``) loses the pass in flight and ends the
-    run as a time limit does.
+    All blocks share the time limit: a short limit makes every price less precise, but leaves none
+    out. At least one pass is always finished. An interrupt (``KeyboardInterrupt``) discards the
+    current pass and ends the run in the same way as a time limit.
 
     Args:
-        profiler: Of the device.
-        path: The table; made if there is none, and removed again if not one pass was finished.
-        space: What the table is to be called a table of.
-        blocks: Blocks to price. Of those that differ in width alone some are measured, the
-            others interpolated; what is already in the table goes on where it was.
-        networks: Networks to fit prices on, whose blocks are all among ``blocks``. A table that
-            has some keeps them, and as many join as it has fewer.
-        time_limit_s: Wall time in s for this run.
-        progress: Told what is going on.
+        profiler: Profiler of the device.
+        path: Table file. It is created if it does not exist, and removed again if no pass was
+            finished.
+        space: Label of the search space, stored in the table.
+        blocks: Blocks to price. Among blocks that differ only in width, some are measured and the
+            others are interpolated. Earlier measurements in the table are kept and extended.
+        networks: Networks to fit prices on, made of ``blocks`` only. A table that already has
+            networks keeps them; new ones are added only up to this number.
+        time_limit_s: Wall time of this run, in s.
+        progress: Callback that reports the progress.
 
     Raises:
         DeviceBusyError: Another process measures on the device.
-        InvalidFileError: The file is no table.
-        MismatchError: The table is of another device or space.
+        InvalidFileError: The file is not a latency table.
+        MismatchError: The table belongs to another device or space.
         RuntimeFailure: The runtime refused a block.
     """
     begin = monotonic()
@@ -137,7 +134,7 @@ def profile(
                 join_networks(store, networks)
                 likely = len(likely_blocks(blocks))
                 run = _Run(profiler, store, sweep, begin, time_limit_s, progress, likely=likely)
-                stopped = run.measure(KnotPlan(store, blocks))
+                stopped = run.measure(WidthPlan(store, blocks))
                 if not run.samples.hot_ms.keys() & store.networks("profile").keys():
                     raise KeyboardInterrupt
             except BaseException:
@@ -149,77 +146,12 @@ def profile(
             return _result(store, run, fit, stopped, seconds=monotonic() - begin)
 
 
-@dataclass(frozen=True, repr=False)
-class Forecast(Result):
-    """What a profiling run would take.
-
-    Attributes:
-        blocks: Blocks that would have a price.
-        measured: How many of them would be measured, about.
-        networks: Networks that prices would be fitted on.
-        pass_s: Seconds of one pass over all of them.
-        minutes: Until the least number of passes that a sweep may stop after.
-        passes: Passes that the time limit allows.
-        memory_mib: Peak memory of the process, about.
-    """
-
-    blocks: int
-    measured: int
-    networks: int
-    pass_s: float
-    minutes: float
-    passes: int
-    memory_mib: int
-
-
-def forecast(
-    profiler: Profiler,
-    *,
-    blocks: Sequence[BlockSpec],
-    networks: Sequence[Network],
-    time_limit_s: float,
-) -> Forecast:
-    """Say what ``profile`` would take, from one visit to a sample of its targets.
-
-    Raises:
-        DeviceBusyError: Another process measures on the device.
-        RuntimeFailure: The runtime refused a block.
-    """
-    protocol = profiler.profile.sweep
-    measured = likely_blocks(blocks)
-    rng = np.random.default_rng(0)
-    drawn = rng.choice(len(measured), size=min(_SAMPLED, len(measured)), replace=False)
-    sample = [block_target(0, (measured[i],), protocol) for i in drawn]
-    few = [network_target(1, n, protocol, visits=1) for n in (networks[0], networks[-1])]
-    with device_lock(profiler.profile.device):
-        sweep_pass(profiler, sample, number=0)  # what is made once a process
-        block_s = sweep_pass(profiler, sample, number=1).seconds / len(sample)
-        network_s = sweep_pass(profiler, few, number=1).seconds / len(few)
-    pass_s = len(measured) * block_s + len(networks) * protocol.network_visits * network_s
-    largest = max(network_cost(network).weight_bytes for network in networks)
-    return Forecast(
-        blocks=len(blocks),
-        measured=len(measured),
-        networks=len(networks),
-        pass_s=pass_s,
-        minutes=protocol.min_passes * pass_s / 60,
-        passes=max(1, min(protocol.max_passes, int(time_limit_s / pass_s))),
-        memory_mib=(_peak_bytes() + _COPIES * largest) >> 20,
-    )
-
-
-def _peak_bytes() -> int:
-    """Most memory that this process has had so far."""
-    kib: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kib << 10
-
-
 def open_or_create(path: Path, profiler: Profiler, space: SpaceLabel) -> TableStore:
-    """The table at ``path`` for this device and space, made if there is none.
+    """Open the table at ``path`` for this device and space; create it if it does not exist.
 
     Raises:
-        InvalidFileError: The file is no table.
-        MismatchError: The table is of another device or space.
+        InvalidFileError: The file is not a latency table.
+        MismatchError: The table belongs to another device or space.
     """
     if not path.exists():
         environment = profiler.environment()
@@ -242,13 +174,13 @@ def open_or_create(path: Path, profiler: Profiler, space: SpaceLabel) -> TableSt
 
 
 def renew_environment(store: TableStore, environment: Environment) -> None:
-    """Record the environment of a run; remarks of earlier runs stay, as their visits do."""
+    """Record the environment of a run; remarks of earlier runs are kept."""
     remarks = [*store.environment.remarks, *environment.remarks]
     store.record_environment(replace(environment, remarks=list(dict.fromkeys(remarks))))
 
 
 def keep_remarks(store: TableStore, profiler: Profiler) -> None:
-    """Record what the profiler could not do as asked so far."""
+    """Record which requests the profiler could not follow so far."""
     known = store.environment.remarks
     if any(remark not in known for remark in profiler.remarks()):
         renew_environment(store, replace(store.environment, remarks=profiler.remarks()))
@@ -257,8 +189,9 @@ def keep_remarks(store: TableStore, profiler: Profiler) -> None:
 def join_networks(store: TableStore, networks: Sequence[Network]) -> None:
     """Register the networks of a profiling.
 
-    A table that has some keeps them, with all that was measured on them: prices are fitted on
-    them and drifts are told by them. As many new ones join as the table has fewer than asked.
+    A table that already has networks keeps them and their measurements, because prices are fitted
+    on them and drift is measured with them. If it has fewer than ``networks``, new ones are added
+    to reach the same number.
     """
     kept = store.networks("profile")
     known = set(store.networks("profile", "calibration", "verification").values())
@@ -269,7 +202,7 @@ def join_networks(store: TableStore, networks: Sequence[Network]) -> None:
 
 
 def profile_targets(store: TableStore, protocol: SweepProtocol) -> list[Target]:
-    """Everything that a pass of a profiling visits: the registered blocks, and the networks."""
+    """All targets of a profiling pass: the registered blocks and the networks."""
     visits = protocol.network_visits
     return _block_targets(store, protocol) + [
         network_target(id_, network, protocol, visits=visits)
@@ -282,10 +215,10 @@ def _block_targets(store: TableStore, protocol: SweepProtocol) -> list[Target]:
 
 
 def require_same_machine(store: TableStore, now: Environment) -> None:
-    """Refuse to pool visits of two machines, or of two versions of a runtime.
+    """Check that new visits come from the same machine and runtime version as earlier ones.
 
     Raises:
-        MismatchError: The table has visits of another machine or version.
+        MismatchError: The table has visits from another machine or version.
     """
     differences = now.differences(store.environment)
     if differences and store.profiling() is not None:
@@ -300,10 +233,10 @@ def _result(
 ) -> ProfileResult:
     estimates = store.estimates()
     blocks = store.blocks()
-    knots = {
+    known = {
         spec: estimates[id_] for id_, spec in store.blocks("block").items() if id_ in estimates
     }
-    curves = Curves(store.alignment, knots)
+    curves = Curves(store.alignment, known)
     measured = {spec: estimates[id_] for id_, spec in blocks.items() if id_ in estimates}
     between = [spec for spec in curves.between_specs() if spec not in measured]
     doubted = [*measured.values(), *(e for spec in between if (e := curves.between(spec)))]
@@ -330,13 +263,13 @@ class _Run:
     """The measuring part of a profiling run.
 
     Args:
-        profiler: Of the device.
-        store: Where the passes are kept.
-        sweep: Which sweep.
-        begin: When the run began, by ``time.monotonic``.
-        limit_s: Wall time in s for the run.
-        progress: Told what is going on.
-        likely: About how many blocks a whole pass visits.
+        profiler: Profiler of the device.
+        store: Table that stores the passes.
+        sweep: Id of the sweep.
+        begin: Start of the run, by ``time.monotonic``.
+        limit_s: Wall time of the run, in s.
+        progress: Callback that reports the progress.
+        likely: Approximate number of blocks that a whole pass visits.
     """
 
     def __init__(
@@ -358,17 +291,17 @@ class _Run:
         self.pass_s = 0.0
         self.network_ids = list(store.networks("profile"))
 
-    def measure(self, plan: KnotPlan) -> Stopped:
-        """Scan, measure, refine, until there is a reason to stop."""
+    def measure(self, plan: WidthPlan) -> Stopped:
+        """Scan, measure and refine until there is a reason to stop; return the reason."""
         try:
             alignment = self.store.alignment
-            if alignment is None or alignment.error is None:  # not found here, or not at all
+            if alignment is None or alignment.error is None:  # not scanned on this device yet
                 self._scan(plan)
             return self._passes(plan)
         except KeyboardInterrupt:
             return "interrupted"
 
-    def _scan(self, plan: KnotPlan) -> None:
+    def _scan(self, plan: WidthPlan) -> None:
         scanned = plan.scan()
         self.store.add_blocks(scanned)
         wanted = {(spec,) for spec in scanned}
@@ -387,9 +320,9 @@ class _Run:
                 return max(least_s, self.limit_s - self._elapsed_s())
 
             self._pass(targets, left_s, words="scanning widths")
-        plan.add_knots(scanned, self.samples, self.protocol.quantile)
+        plan.add_widths(scanned, self.samples, self.protocol.quantile)
 
-    def _passes(self, plan: KnotPlan) -> Stopped:
+    def _passes(self, plan: WidthPlan) -> Stopped:
         targets = profile_targets(self.store, self.protocol)
         done_here = 0
         while True:
@@ -412,7 +345,7 @@ class _Run:
             done_here += 1
 
     def _whole_pass_s(self, block_s: float) -> float:
-        """About what a pass over all blocks and networks takes, by what one visit takes."""
+        """Approximate duration of a pass over all blocks and networks, from that of one visit."""
         p = self.protocol
         visits = len(self.network_ids) * p.network_visits
         return self.likely * block_s + visits * (block_s + p.network_dwell_ms / 1e3)
@@ -427,10 +360,11 @@ class _Run:
         """Make one pass and commit it.
 
         Args:
-            targets: What it visits.
-            left_s: What the run takes still, in s, when so many s of a pass that takes so many s
-                are spent. A pass that was begun is finished, whatever the limit.
-            words: What is going on.
+            targets: Targets to visit.
+            left_s: Function of the time spent on this pass and its expected duration, both in s.
+                Returns the remaining time of the run in s. A started pass is always finished,
+                whatever the limit.
+            words: Description of the current work.
         """
         number, begin = self.store.passes(self.sweep), monotonic()
 
@@ -438,8 +372,8 @@ class _Run:
             if done % 16 == 0 or done == total:
                 spent_s = monotonic() - begin
                 left = left_s(spent_s, spent_s * total / done)
-                told = f"{words}, {done} of {total} visits"
-                self.progress(fraction_done(self._elapsed_s(), left), told)
+                now = f"{words}, {done} of {total} visits"
+                self.progress(fraction_done(self._elapsed_s(), left), now)
 
         record = sweep_pass(self.profiler, targets, number=number, on_visit=visited)
         self.store.add_pass(self.sweep, record)
@@ -448,7 +382,7 @@ class _Run:
         self.pass_s = record.seconds
 
     def _network_passes(self) -> int:
-        """Passes so far in which the networks were visited."""
+        """Number of passes so far in which the networks were visited."""
         counts = [len(self.samples.hot_ms.get(id_, ())) for id_ in self.network_ids]
         return min(counts) // self.protocol.network_visits if counts else 0
 

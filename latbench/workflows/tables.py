@@ -1,4 +1,4 @@
-"""Latency tables checked against the present machine, and compared with each other."""
+"""Check of a latency table against the present machine, and comparison of two tables."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from latbench.tables.comparison import TableDifference, compare
 
 
 def open_table(table: LatencyTable | str | Path) -> LatencyTable:
-    """A latency table, opened if it is a path.
+    """Return a latency table; open it if ``table`` is a path.
 
     Raises:
-        InvalidFileError: The file is no table, is damaged, or has no fitted prices yet.
+        InvalidFileError: The file is not a latency table, is damaged, or has no prices yet.
     """
     return table if isinstance(table, LatencyTable) else LatencyTable.open(table)
 
 
 def check_table(table: LatencyTable | str | Path) -> TableCheck:
-    """Look for entries of a table that are not to be trusted.
+    """Find unreliable entries of a table.
 
     Entries are stale if the machine or a runtime's version has changed since, which is only looked
     at where the table's device can run here.
 
     Raises:
-        InvalidFileError: The file is no table.
+        InvalidFileError: The file is not a latency table.
     """
     opened = open_table(table)
     if opened.origin is not None:
@@ -42,12 +42,12 @@ def compare_tables(
 
     Args:
         before: Path of the reference table.
-        after: Path of the table in question.
-        tolerance: Relative change of a latency that does not matter.
+        after: Path of the table to compare with it.
+        tolerance: Largest relative change of a latency that does not matter.
 
     Raises:
-        InvalidFileError: A file is no table.
-        MismatchError: The tables are of different spaces, or have no measured block in common.
+        InvalidFileError: A file is not a latency table.
+        MismatchError: The tables belong to different spaces or share no measured block.
     """
     with TableStore.open(Path(before)) as old, TableStore.open(Path(after)) as new:
         return compare(old, new, tolerance=tolerance)

@@ -1,10 +1,10 @@
-"""A table for a new device from another device's table and a few measured blocks.
+"""Transfer: a table for a new device, from another device's table and a few measured blocks.
 
-Two devices that run the same blocks differ by factors that depend on what a block is limited by.
-Forty blocks, spread over what the blocks of the space are like, are measured on the new device
-together with whole networks; a ridge regression of the logarithm of the ratio new / old tells the
-rest. Every estimate that was told and not measured carries the interval that the regression earned
-on measured blocks left out of it, and is marked noisy until `profile` has measured it.
+The latencies of a block on two devices differ by a factor that depends on what limits the block.
+Forty blocks with different features are measured on the new device, together with whole networks. A
+ridge regression of the logarithm of the ratio new / old predicts the other blocks. Every
+transferred estimate has a 95 % interval, which comes from the errors at measured blocks left out of
+the regression. A transferred estimate is marked noisy until `profile` has measured the block.
 """
 
 from __future__ import annotations
@@ -43,24 +43,25 @@ from latbench.workflows.profiling import (
 
 Floats = NDArray[np.float64]
 
-BLOCKS = 40  # measured of the kinds of block that are many, beside all of the others
-_MANY = 16  # blocks of a kind; of stems and tails a space has a few, and all are measured
-_PENALTIES = (0.1, 1.0, 10.0, 100.0)  # of the ridge; the last leaves little but one common factor
-_COVERAGE = 0.95  # of the intervals of what was told
+BLOCKS = 40  # number of blocks of frequent kinds to measure; blocks of rare kinds are all measured
+_MANY = 16  # blocks from which a kind is frequent; a space has fewer stems and heads than this
+_PENALTIES = (0.1, 1.0, 10.0, 100.0)  # ridge penalties; the last leaves almost one common factor
+_COVERAGE = 0.95  # share of transferred latencies that lie inside their intervals
 
 
 @dataclass(frozen=True, repr=False)
 class TransferResult(Result):
-    """What a transfer leaves.
+    """Summary of a transfer.
 
     Attributes:
-        blocks: Blocks with an estimate.
-        measured: Of them, measured on the new device.
+        blocks: Number of blocks with an estimate.
+        measured: Number of blocks measured on the new device.
         left_out_error: Mean absolute error of measured blocks left out of the regression.
-        half_width: Half width of the 95 % interval of what was told, relative.
-        fit: The prices, fitted on networks measured on the new device.
-        passes: Passes in the table, those of earlier runs included.
-        complete: As many passes as the protocol asks for; else the time was up.
+        half_width: Relative half width of the 95 % interval of transferred latencies.
+        fit: Prices, fitted on networks measured on the new device.
+        passes: Number of passes in the table, including those of earlier runs.
+        complete: Whether the table has as many passes as the protocol asks for. If not, the time
+            limit ended the run.
     """
 
     blocks: int
@@ -73,7 +74,7 @@ class TransferResult(Result):
 
     @property
     def interrupted(self) -> bool:
-        """Whether Ctrl-C ended the run: never, as a transfer has prices only when it is done."""
+        """Always False: an interrupted transfer raises instead of returning a result."""
         return False
 
     def as_dict(self) -> dict[str, Any]:
@@ -101,19 +102,19 @@ def transfer(
 ) -> TransferResult:
     """Fill the table at ``path`` for the profiler's device from another device's table.
 
-    Interrupted, it keeps the finished passes; the same call goes on.
+    An interrupted transfer keeps its finished passes; the same call continues it.
 
     Args:
-        profiler: Of the new device.
-        path: The new table.
-        source: A table of the same space on another device.
-        networks: Networks to fit prices on, of blocks that ``source`` prices.
-        blocks: How many to measure of the kinds of block that a space has many of.
-        time_limit_s: Wall time in s for this run; one pass is always finished.
-        progress: Told what is going on.
+        profiler: Profiler of the new device.
+        path: File of the new table.
+        source: Table of the same space on another device.
+        networks: Networks to fit prices on, made of blocks that ``source`` prices.
+        blocks: Number of blocks to measure among the kinds that the space has many blocks of.
+        time_limit_s: Wall time of this run, in s; at least one pass is always finished.
+        progress: Callback that reports the progress.
 
     Raises:
-        MismatchError: The source has too few measured blocks, or the table at ``path`` is of
+        MismatchError: The source has too few measured blocks, or the table at ``path`` belongs to
             another device, machine, version of the runtime or space.
         DeviceBusyError: Another process measures on the device.
     """
@@ -156,25 +157,27 @@ def transfer(
         ids = {spec: id_ for id_, spec in store.blocks().items()}
         measured = [spec for spec in many if ids.get(spec) in samples.hot_ms]
         rows = [many.index(spec) for spec in measured]
-        told, errors = {}, []
+        predicted, errors = {}, []
         for cold in (False, True):
             now = samples.intervals([ids[s] for s in measured], protocol.quantile, cold=cold)
             new = np.array([now[ids[s]].estimate_ms for s in measured])
             old = np.array([_latency(known[s], cold=cold) for s in measured])
             ratios, left_out = _regress(features[rows], np.log(new / old), features)
             half_width = conformal_half_width(left_out, _COVERAGE)
-            if half_width is None:  # too few blocks: the largest error is the least to be said
+            if half_width is None:  # too few blocks for a quantile: take the largest error
                 half_width = float(np.abs(left_out).max())
             errors.append((float(np.mean(np.abs(np.expm1(left_out)))), half_width))
             for spec, ratio in zip(many, np.exp(ratios), strict=True):
                 middle_ms = _latency(known[spec], cold=cold) * float(ratio)
-                told[spec, cold] = Interval(
+                predicted[spec, cold] = Interval(
                     middle_ms, middle_ms * np.exp(-half_width), middle_ms * np.exp(half_width)
                 )
         store.add_blocks(many)
         if source.curves.alignment is not None:
             store.record_alignment(Alignment(source.curves.alignment.classes, error=None))
-        store.set_told({s: as_estimate(told[s, False], told[s, True], visits=0) for s in many})
+        store.set_transferred(
+            {s: as_estimate(predicted[s, False], predicted[s, True], visits=0) for s in many}
+        )
         fit = work_out(store, protocol)
     return TransferResult(
         blocks=len(known),
@@ -188,7 +191,7 @@ def transfer(
 
 
 def _features(specs: Sequence[BlockSpec], known: dict[BlockSpec, Estimate]) -> Floats:
-    """What a block is like, ``(blocks, features)``, each feature of mean 0 and spread 1."""
+    """Features of every block, ``(blocks, features)``, scaled to mean 0 and deviation 1."""
     rows = []
     for spec in specs:
         cost, e = block_cost(spec), known[spec]
@@ -217,7 +220,7 @@ def _features(specs: Sequence[BlockSpec], known: dict[BlockSpec, Estimate]) -> F
 
 
 def _spread(features: Floats, count: int) -> list[int]:
-    """Rows far from each other: each next one is the farthest from those chosen so far."""
+    """Choose rows that differ: each next row is the farthest from those chosen so far."""
     chosen = [int(np.abs(features).sum(axis=1).argmin())]
     distance = np.full(len(features), np.inf)
     while len(chosen) < count:
@@ -227,18 +230,18 @@ def _spread(features: Floats, count: int) -> list[int]:
 
 
 def _regress(features: Floats, wanted: Floats, everywhere: Floats) -> tuple[Floats, Floats]:
-    """Ridge regression with an intercept; the penalty of least left-out error is taken.
+    """Ridge regression with an intercept, at the penalty with the least leave-one-out error.
 
     Args:
-        features: Of the measured blocks, ``(measured, features)``.
-        wanted: What to tell, ``(measured,)``.
+        features: Features of the measured blocks, ``(measured, features)``.
+        wanted: Values to predict, ``(measured,)``.
         everywhere: Features of all blocks, ``(blocks, features)``.
 
     Returns:
-        What is told of all blocks, and the errors of measured blocks left out.
+        Predicted values of all blocks, and the errors at measured blocks left out.
     """
 
-    def tell(x: Floats, y: Floats, at: Floats, penalty: float) -> Floats:
+    def predict(x: Floats, y: Floats, at: Floats, penalty: float) -> Floats:
         mean = y.mean()
         centre = x.mean(axis=0)
         gram = (x - centre).T @ (x - centre) + penalty * np.eye(x.shape[1])
@@ -251,12 +254,12 @@ def _regress(features: Floats, wanted: Floats, everywhere: Floats) -> tuple[Floa
         errors = np.empty_like(wanted)
         for i in range(len(wanted)):
             rest = np.arange(len(wanted)) != i
-            errors[i] = tell(features[rest], wanted[rest], features[i], penalty) - wanted[i]
+            errors[i] = predict(features[rest], wanted[rest], features[i], penalty) - wanted[i]
         mean = float(np.abs(errors).mean())
         if best is None or mean < best[0]:
             best = (mean, penalty, errors)
     assert best is not None
-    return tell(features, wanted, everywhere, best[1]), best[2]
+    return predict(features, wanted, everywhere, best[1]), best[2]
 
 
 def _latency(estimate: Estimate, *, cold: bool) -> float:

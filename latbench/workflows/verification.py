@@ -1,4 +1,4 @@
-"""Verification and calibration: whole networks measured against what the table says of them."""
+"""Verification and calibration: whole networks are measured and compared with predictions."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class VerifiedNetwork:
     """One network, predicted and measured.
 
     Attributes:
-        error: predicted / measured - 1.
-        error_drift_corrected: The same with the machine's drift since profiling taken out.
+        error: Relative error, predicted / measured - 1.
+        error_drift_corrected: Relative error after correction for the drift since the profiling.
     """
 
     predicted: Prediction
@@ -41,7 +41,7 @@ class VerifiedNetwork:
 
 @dataclass(frozen=True, repr=False)
 class Verification(Result):
-    """The verdict over all networks; errors are fractions.
+    """Result over all networks; errors are fractions.
 
     Attributes:
         mape: Mean absolute error as measured.
@@ -49,13 +49,13 @@ class Verification(Result):
         max_error: Largest absolute error.
         kendall_tau: Rank correlation of predicted and measured; None below two networks.
         drift: Latency of the probes now over then, geometric mean; None without probes.
-        mape_drift_corrected: ``mape`` with the drift taken out.
-        max_error_drift_corrected: ``max_error`` with the drift taken out.
-        coverage: Fraction of measured latencies, drift taken out, inside their predicted
-            interval; None without intervals.
-        interval_width: Mean width of the predicted intervals, relative; None without intervals.
-        spread: Largest measured latency over the least.
-        floor: The networks against themselves, between two halves of this sweep.
+        mape_drift_corrected: ``mape`` after correction for the drift.
+        max_error_drift_corrected: ``max_error`` after correction for the drift.
+        coverage: Fraction of drift-corrected latencies inside their predicted intervals; None
+            without intervals.
+        interval_width: Mean relative width of the predicted intervals; None without intervals.
+        spread: Largest measured latency divided by the smallest.
+        floor: Split-half noise of the networks in this sweep.
     """
 
     networks: tuple[VerifiedNetwork, ...]
@@ -79,17 +79,17 @@ def verify(
     *,
     progress: Progress = silent,
 ) -> Verification:
-    """Measure networks and compare with the table.
+    """Measure networks and compare their latencies with the table's predictions.
 
     Args:
-        profiler: Of the table's device.
-        table: What to verify.
-        networks: Networks of the table's space, none of which the prices were fitted on.
-        progress: Told what is going on.
+        profiler: Profiler of the table's device.
+        table: Table to verify.
+        networks: Networks of the table's space. The prices must not be fitted on any of them.
+        progress: Callback that reports the progress.
 
     Raises:
-        MismatchError: The profiler is of another device, a network was fitted on, or one of its
-            blocks has no price.
+        MismatchError: The profiler belongs to another device, the prices were fitted on one of the
+            networks, or a block of a network has no price.
         DeviceBusyError: Another process measures on the device.
     """
     require_device(profiler, table)
@@ -112,21 +112,21 @@ def calibrate(
 ) -> StoredFit:
     """Measure more networks, and fit the prices on them and on those of the profiling.
 
-    What was measured before stays as it is. Networks that are already in the table count without
-    being measured again.
+    Earlier measurements are kept. Networks that are already in the table are used without being
+    measured again.
 
     Args:
-        profiler: Of the table's device.
-        table: What to calibrate.
+        profiler: Profiler of the table's device.
+        table: Table to calibrate.
         networks: Networks of the table's space.
-        progress: Told what is going on.
+        progress: Callback that reports the progress.
 
     Returns:
         The fit that was stored.
 
     Raises:
-        MismatchError: The table is of another device, machine or version of the runtime, or does
-            not price a network.
+        MismatchError: The table belongs to another device, machine or version of the runtime, or
+            does not price a network.
         DeviceBusyError: Another process measures on the device.
     """
     differences = require_device(profiler, table).differences(table.environment)
@@ -150,14 +150,14 @@ def verify_apart(
     *,
     progress: Progress = silent,
 ) -> Verification:
-    """``verify`` the table at ``path`` in a process of its own.
+    """Run ``verify`` on the table at ``path`` in a separate process.
 
-    For callers that have trained: threads and memory of a training slow down what is measured
-    in the same process (a network of 0.63 ms took 0.70 ms).
+    Use it after a training: the threads and the memory of a training slow down measurements in the
+    same process (a network of 0.63 ms took 0.70 ms).
 
     Raises:
-        LatbenchError: As ``verify``; the error of the measuring process itself.
-        OSError: A file cannot be read or written, as on a full disk.
+        LatbenchError: As for ``verify``; the error of the measuring process is raised here.
+        OSError: A file cannot be read or written, for example on a full disk.
         sqlite3.Error: The table cannot be read or written.
     """
     context = multiprocessing.get_context("spawn")
@@ -182,11 +182,11 @@ def verify_apart(
 
 
 def _verify_child(pipe: Connection, path: Path, networks: Sequence[Network]) -> None:
-    """What ``verify_apart`` runs: sends progress, then the result or the error."""
+    """Body of the process of ``verify_apart``: sends progress, then the result or the error."""
     try:
         table = LatencyTable.open(path)
         profiler = make_profiler(table.device)
-        pipe.send(verify(profiler, table, networks, progress=lambda *told: pipe.send(told)))
+        pipe.send(verify(profiler, table, networks, progress=lambda *now: pipe.send(now)))
     except (LatbenchError, OSError, sqlite3.Error) as error:
         pipe.send(error)
 
@@ -196,7 +196,7 @@ def _summarise(
 ) -> Verification:
     drift = found.drift
     rows = []
-    then_ms = []  # what was measured, with the drift taken out
+    then_ms = []  # measured latencies, corrected for the drift
     for network, prediction, measured in zip(networks, predicted, found.measured, strict=True):
         now_ms = measured.estimate_ms
         weight_bytes = network_cost(network).weight_bytes

@@ -1,4 +1,4 @@
-"""Which widths of a space's blocks are measured, and which are left to interpolation."""
+"""Plan of which widths of a space's blocks are measured; the others are interpolated."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from latbench.tables.alignment import (
     Alignment,
     WidthClass,
     discover_alignment,
-    first_knots,
-    refined_knots,
+    first_widths,
+    refined_widths,
 )
 from latbench.tables.estimation import as_estimate
 from latbench.tables.width_curves import Curves
 
-SCANNED_BLOCKS = 4  # whose widths are scanned for the runtime's classes
-SCANNED_WIDTHS = 64  # of each: two periods of the largest modulus
-KNOTS_A_CLASS = 5  # of every curve, at first
-MEASURED_SHARE = 0.12  # of all widths, at most, before a time limit is thought of
-HELD_OUT_SHARE = 0.08  # of the knots: widths that only check the interpolation
-_REFINE_TOLERANCE = 0.03  # disagreement of a knot with its neighbours that calls for more
+SCANNED_BLOCKS = 4  # number of blocks whose widths are scanned to find the runtime's classes
+SCANNED_WIDTHS = 64  # widths per scanned block: two periods of the largest modulus
+WIDTHS_A_CLASS = 5  # widths that are measured first, per class and curve
+MEASURED_SHARE = 0.12  # largest share of all widths that is measured, whatever the time limit
+HELD_OUT_SHARE = 0.08  # extra widths that only check the interpolation, per measured width
+_REFINE_TOLERANCE = 0.03  # error of a width predicted by its neighbours, above which more are added
 _SEED = 0
-_LIKELY = Alignment((WidthClass(4, 16), WidthClass(1, 1)))  # for estimates before the scan
+_LIKELY = Alignment((WidthClass(4, 16), WidthClass(1, 1)))  # assumed before the scan
 
 
-class KnotPlan:
-    """Which of the blocks are measured: a scan, then knots, then more knots.
+class WidthPlan:
+    """Chooses the blocks to measure: a scan, then the first widths, then more widths.
 
     Args:
-        store: Where blocks are registered as soon as they are to be measured.
-        blocks: All blocks that are to have a price.
+        store: Table in which the chosen blocks are registered.
+        blocks: All blocks that need a price.
     """
 
     def __init__(self, store: TableStore, blocks: Sequence[BlockSpec]) -> None:
@@ -44,9 +44,10 @@ class KnotPlan:
         self.rigid, self.widths = _by_shape(blocks)
 
     def scan(self) -> list[BlockSpec]:
-        """The blocks whose widths tell the classes: stretches of some narrow curves.
+        """Blocks from which the width classes are found: consecutive widths of narrow blocks.
 
-        A step of 16 channels is a large part of a narrow block and a small one of a wide one.
+        Narrow blocks show a step best: 16 channels are a large part of a narrow block, but a small
+        part of a wide one.
         """
         curves = sorted(
             self.widths.items(),
@@ -60,10 +61,10 @@ class KnotPlan:
             for width in half[i][1][:SCANNED_WIDTHS]
         ]
 
-    def add_knots(self, scanned: Sequence[BlockSpec], samples: Samples, quantile: float) -> None:
-        """Find the classes from the scan; register knots and held-out widths.
+    def add_widths(self, scanned: Sequence[BlockSpec], samples: Samples, quantile: float) -> None:
+        """Find the classes from the scan, then register the first widths and held-out widths.
 
-        Without elastic widths there are no classes to find, and every block is measured.
+        If no width is elastic, there are no classes, and every block is measured.
         """
         if not self.widths:
             self.store.add_blocks(self.rigid)
@@ -76,8 +77,8 @@ class KnotPlan:
             if width is not None:
                 by_curve[with_width(spec, 0)][width] = fastest[ids[spec]].estimate_ms
         alignment = discover_alignment(list(by_curve.values()))
-        knots = _first_knots(self.widths, alignment)
-        self.store.add_blocks([*self.rigid, *knots])
+        first = _first_blocks(self.widths, alignment)
+        self.store.add_blocks([*self.rigid, *first])
         known = set(self.store.blocks().values())
         free = [
             spec
@@ -85,13 +86,17 @@ class KnotPlan:
             for width in widths
             if (spec := with_width(shape, width)) not in known
         ]
-        count = min(len(free), round(HELD_OUT_SHARE * len(knots)))
+        count = min(len(free), round(HELD_OUT_SHARE * len(first)))
         drawn = np.random.default_rng(_SEED).choice(len(free), size=count, replace=False)
         self.store.add_blocks([free[i] for i in drawn], "held-out")
         self.store.record_alignment(alignment)
 
     def refine(self, samples: Samples, quantile: float) -> bool:
-        """Register widths where knots disagree with their neighbours; whether there were any."""
+        """Register more widths where the neighbours of a measured width predict it badly.
+
+        Returns:
+            Whether any width was registered.
+        """
         alignment = self.store.alignment
         blocks = self.store.blocks("block")
         if alignment is None or not self.widths:
@@ -106,7 +111,7 @@ class KnotPlan:
                 (error, shape, width)
                 for shape, widths in self.widths.items()
                 if (curve := curves.curve(with_width(shape, widths[0]))) is not None
-                for error, width in refined_knots(
+                for error, width in refined_widths(
                     widths, curve, alignment, tolerance=_REFINE_TOLERANCE
                 )
             ),
@@ -125,10 +130,13 @@ def _macs(shape: BlockSpec, widths: Sequence[int]) -> int:
 def _by_shape(
     blocks: Sequence[BlockSpec],
 ) -> tuple[list[BlockSpec], dict[BlockSpec, list[int]]]:
-    """Blocks without an elastic width, and of the others all widths, ascending, by the rest.
+    """Split blocks into those without elastic width and those with, grouped by shape.
 
-    Where a shape has no more widths than first knots, they are operations of a space without
-    elastic widths (k3_e3 and k3_e6, say), and all are measured.
+    If a shape has at most ``WIDTHS_A_CLASS`` widths, they come from the operations of a space
+    without elastic widths (such as k3_e3 and k3_e6), and all of them are measured.
+
+    Returns:
+        Blocks that are all measured, and the ascending widths of every other shape.
     """
     rigid = []
     grouped: dict[BlockSpec, list[int]] = defaultdict(list)
@@ -138,27 +146,27 @@ def _by_shape(
             rigid.append(spec)
         else:
             grouped[with_width(spec, 0)].append(width)
-    few = [shape for shape, found in grouped.items() if len(found) <= KNOTS_A_CLASS]
+    few = [shape for shape, found in grouped.items() if len(found) <= WIDTHS_A_CLASS]
     rigid += [with_width(shape, width) for shape in few for width in grouped.pop(shape)]
     return rigid, {shape: sorted(found) for shape, found in grouped.items()}
 
 
-def _first_knots(
+def _first_blocks(
     widths_of: Mapping[BlockSpec, Sequence[int]], alignment: Alignment
 ) -> list[BlockSpec]:
     return [
         with_width(shape, width)
         for shape, widths in widths_of.items()
-        for width in first_knots(widths, alignment, count=KNOTS_A_CLASS)
+        for width in first_widths(widths, alignment, count=WIDTHS_A_CLASS)
     ]
 
 
 def likely_blocks(blocks: Sequence[BlockSpec]) -> list[BlockSpec]:
-    """About the blocks that would be measured, said before anything is known of the runtime."""
+    """Approximate set of blocks to measure, before the classes of the runtime are known."""
     rigid, widths = _by_shape(blocks)
-    knots = _first_knots(widths, _LIKELY)
-    chosen = {*rigid, *knots}
+    first = _first_blocks(widths, _LIKELY)
+    chosen = {*rigid, *first}
     rest = [spec for spec in blocks if spec not in chosen]
     scanned = SCANNED_BLOCKS * SCANNED_WIDTHS if widths else 0
-    extra = min(len(rest), round(HELD_OUT_SHARE * len(knots)) + scanned)
-    return rigid + knots + rest[:: max(1, len(rest) // max(extra, 1))][:extra]
+    extra = min(len(rest), round(HELD_OUT_SHARE * len(first)) + scanned)
+    return rigid + first + rest[:: max(1, len(rest) // max(extra, 1))][:extra]

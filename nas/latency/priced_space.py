@@ -22,7 +22,8 @@ from latbench.errors import MismatchError
 from latbench.profilers import Profiler
 from latbench.progress import Progress, silent
 from latbench.tables import LatencyTable, SpaceLabel
-from latbench.workflows.profiling import Forecast, ProfileResult, forecast, profile
+from latbench.workflows.forecast import Forecast, forecast
+from latbench.workflows.profiling import ProfileResult, profile
 from latbench.workflows.transfer import TransferResult, transfer
 from nas.latency.extremes import Code, Layers, cheapest, costliest
 from nas.latency.partial_solutions import ABSENT
@@ -105,7 +106,7 @@ def forecast_space(profiler: Profiler, space: SearchSpace, *, time_limit_s: floa
     """What ``profile_space`` would take.
 
     Raises:
-        LatbenchError: As ``latbench.workflows.profiling.forecast``.
+        LatbenchError: As ``latbench.workflows.forecast.forecast``.
     """
     return forecast(
         profiler,

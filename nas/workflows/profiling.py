@@ -7,7 +7,8 @@ from pathlib import Path
 from latbench.progress import Progress, silent
 from latbench.tables import LatencyTable
 from latbench.units import as_duration_s
-from latbench.workflows.profiling import Forecast, ProfileResult
+from latbench.workflows.forecast import Forecast
+from latbench.workflows.profiling import ProfileResult
 from latbench.workflows.tables import open_table
 from latbench.workflows.transfer import TransferResult
 from nas.latency.priced_space import forecast_space, profile_space, transfer_space

@@ -190,7 +190,7 @@ def test_text_is_utf8_with_or_without_a_mark(text: str, tmp_path: Path) -> None:
 def test_text_of_another_encoding_is_named(encoding: str) -> None:
     with pytest.raises(InvalidFileError, match=rf"x is {encoding[:6].upper()} text: save it as"):
         decode_text('{"format": 1}'.encode(encoding), source="x", what="a text")
-    with pytest.raises(InvalidFileError, match=r"x is not a text: it is no UTF-8 text \(byte 2\)"):
+    with pytest.raises(InvalidFileError, match=r"x is not a text: it is not UTF-8 text \(byte 2\)"):
         decode_text("Größe".encode("latin-1"), source="x", what="a text")
 
 

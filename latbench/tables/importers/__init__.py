@@ -1,6 +1,6 @@
-"""Readers of foreign latency tables. A new format is one file here and one line in ``IMPORTERS``.
+"""Readers of foreign latency tables. A new format needs one file and one line in ``IMPORTERS``.
 
-Files are foreign, perhaps hostile: they are read as data, never run, and limited in size.
+A foreign file may be malicious. It is read as data, never executed, and limited in size.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def read_foreign_table(path: Path, kind: str, *, unit: Unit | None = None) -> Fo
             write: ms for ``tfnas`` and ``ofa``, s for ``osnaslib`` and ``hardcore``.
 
     Raises:
-        UnknownNameError: No such format.
+        UnknownNameError: No such format exists.
         InvalidFileError: The file is missing, not of the format, truncated, too large, or would
             run code.
     """

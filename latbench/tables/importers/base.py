@@ -1,8 +1,8 @@
-"""What a foreign latency table becomes, and what its readers share.
+"""Foreign latency tables in memory, and functions that their readers share.
 
-A reader turns bytes into entries and judges nothing: negative latencies, repeated keys and blocks
-that are unknown here are kept and counted, because whoever imports a table has to be told. What is
-refused is a file that cannot be such a table at all.
+A reader converts bytes to entries and checks only the format. Negative latencies, repeated keys and
+unknown blocks are kept and counted, so that they can be reported to the user. A file is refused
+only if it cannot be a table of the format.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ _SHOWN = 60  # characters of a foreign text in a message: it may be of any lengt
 
 
 class ForeignFormatError(Exception):
-    """Why a file is not of the format; ``read_foreign_table`` adds which file and what to do."""
+    """Reason why a file does not have the format; ``read_foreign_table`` adds file and advice."""
 
 
 class Pairs(list[tuple[object, object]]):
-    """A mapping as the file has it: keys in order, repeated ones included.
+    """A mapping as in the file: keys in order, including repeated ones.
 
-    A dict would hide repetitions, and computing the hash of a hostile key may exhaust the stack.
+    A dict would hide repeated keys, and hashing a malicious key may exhaust the stack.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class ForeignEntry:
-    """One priced thing of a foreign table.
+    """One entry of a foreign table.
 
     Attributes:
-        key: As the file has it.
-        width: Elastic width in channels, where the format has one.
-        spec: The block that it prices; None if no block here is exactly that.
-        latency_ms: As the file has it but for the unit: perhaps negative, infinite or NaN.
+        key: Key as in the file.
+        width: Elastic width in channels, if the format has widths.
+        spec: Block that the entry prices; None if no known block is exactly equal.
+        latency_ms: Latency of the file, converted to ms; it may be negative, infinite or NaN.
     """
 
     key: str
@@ -54,14 +54,14 @@ class ForeignEntry:
 
 @dataclass(frozen=True)
 class ForeignTable:
-    """A foreign table as it was found.
+    """Content of a foreign table.
 
     Attributes:
-        entries: In the order of the file, no block and no key with its width twice.
-        base_ms: What a network takes on top of its entries; 0 where the format has none.
-        space: The space whose blocks these are, where the format implies it.
-        duplicates: Entries dropped because a later one has the same key or prices the same block.
-        defects: What else is wrong, in words.
+        entries: Entries in the order of the file, without duplicates.
+        base_ms: Time of a network in addition to its entries; 0 if the format has none.
+        space: Search space of the blocks, if the format implies it.
+        duplicates: Number of entries dropped because a later one has the same key or block.
+        defects: Other defects, in words.
     """
 
     entries: tuple[ForeignEntry, ...]
@@ -72,29 +72,29 @@ class ForeignTable:
 
     @property
     def unmapped(self) -> int:
-        """Entries that price no block known here."""
+        """Number of entries that match no known block."""
         return sum(entry.spec is None for entry in self.entries)
 
     @property
     def not_finite(self) -> int:
-        """Entries whose latency is infinite or no number."""
+        """Number of entries whose latency is infinite or not a number."""
         return sum(not math.isfinite(entry.latency_ms) for entry in self.entries)
 
     @property
     def not_positive(self) -> int:
-        """Entries whose latency is finite, but zero or negative."""
+        """Number of entries whose latency is finite, but zero or negative."""
         return sum(-math.inf < entry.latency_ms <= 0 for entry in self.entries)
 
 
 @dataclass(frozen=True)
 class Importer:
-    """The reader of one format.
+    """Reader of one format.
 
     Attributes:
-        expects: What the file should be, for messages.
-        unit: The unit in which the format's own tools write.
-        parse: Makes a table of a file's bytes and the milliseconds a unit; raises
-            ``ForeignFormatError``.
+        expects: Description of a correct file, for messages.
+        unit: Unit that the format's own tools write.
+        parse: Function that makes a table from a file's bytes and the number of milliseconds per
+            unit; raises ``ForeignFormatError``.
     """
 
     expects: str
@@ -109,16 +109,16 @@ def make_table(
     repeated: int = 0,
     space: SpaceLabel | None = None,
 ) -> ForeignTable:
-    """Put a table together; of entries for the same thing the last stands, as in a dict.
+    """Make a table; among entries with the same key or block, the last one is kept.
 
     Args:
-        found: Every entry of the file.
-        base: Every base of the file in ms; None where the format has none.
-        repeated: Repetitions that were counted already.
-        space: The space that the format implies.
+        found: All entries of the file.
+        base: All base times of the file in ms; None if the format has none.
+        repeated: Number of repetitions that were counted already.
+        space: Search space that the format implies.
 
     Raises:
-        ForeignFormatError: There is no entry, or more than any table has.
+        ForeignFormatError: There are no entries, or more than any real table has.
     """
     total = 0
     by_identity: dict[object, ForeignEntry] = {}
@@ -152,7 +152,7 @@ def milliseconds(value: object, ms_per_unit: float, *, key: str) -> float:
     """A latency of the file in ms.
 
     Raises:
-        ForeignFormatError: The value is no number.
+        ForeignFormatError: The value is not a number.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ForeignFormatError(f"{shown(key)} has {shown(value)} where a latency should be")
@@ -175,7 +175,7 @@ def read_text(raw: bytes) -> str:
 
 
 def shown(value: object) -> str:
-    """A foreign value in a message: one line, cut, and containers by their kind alone."""
+    """Text of a foreign value for a message: one short line; containers by their type only."""
     if isinstance(value, bytes):
         return "bytes"
     if not isinstance(value, str | int | float | None):

@@ -7,13 +7,12 @@ key a block,
     _k_{kernel}_se_{ratio}_act_{1: ReLU, 0: hard swish}
 
 without the line break, and ``general`` for what every network has: stem, first block, head. The
-published space has 120 blocks. Latencies are seconds, an image on CPUs; on GPUs the published
-code divides ``general`` by the batch size, but not the blocks, which no reader can tell from the
-file.
+published space has 120 blocks. Latencies are in seconds, per image on CPUs. On GPUs, the published
+code divides ``general`` by the batch size, but not the blocks. The file does not show this.
 
 The width is the expansion times the input channels, rounded to a multiple of 8. Blocks with
-squeeze-excite stay unmapped: theirs has a ReLU inside whatever the block's activation is, and a
-hard sigmoid as its gate, which no block here has.
+squeeze-excite are not mapped to block specs: their squeeze-excite always uses a ReLU and a hard
+sigmoid gate, and no block spec has this combination.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _KEY = re.compile(
     r"_k_(?P<kernel>[13579])_se_(?P<se>\d(?:\.\d{1,3})?)_act_(?P<relu>[01])",
     re.ASCII,
 )
-_DIVISOR = 8  # of the widths, make_divisible in timm/models/efficientnet_blocks.py
+_DIVISOR = 8  # divisor of the widths, see make_divisible in timm/models/efficientnet_blocks.py
 _LEAST_KEPT = 0.9  # rounding down may take a tenth of the channels, no more
 
 

@@ -2,8 +2,8 @@
 
 NumPy pickles a scalar as a call of ``numpy.core.multiarray.scalar`` (since NumPy 2
 ``numpy._core.multiarray.scalar``) with a ``numpy.dtype`` and the value's bytes; protocols 0 to 2
-write the bytes as a call of ``_codecs.encode``. ``pickles`` knows these calls by name, and what
-they would make is computed here from their arguments.
+write the bytes as a call of ``_codecs.encode``. ``pickles`` recognises these calls by name, and
+this module computes their results from the arguments.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LONGEST = 512  # bytes of a scalar; one that is a key has four bytes a characte
 
 @dataclass
 class DType:
-    """What ``numpy.dtype(code)`` would be. Its byte order follows, in a call of its own."""
+    """Equivalent of ``numpy.dtype(code)``. Its byte order is set by a separate call."""
 
     code: str
     order: Order = "="

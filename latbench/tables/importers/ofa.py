@@ -8,15 +8,17 @@ and ProxylessNAS's ``mobile_trim.yaml``:
     expanded_conv-input:56x56x24-output:28x28x40-expand:3-kernel:5-stride:2-idskip:0
     expanded_conv-input:56x56x32-output:28x28x48-expand:96-kernel:3-stride:2-idskip:0-se:1-hs:0
 
-The first is ProxylessNAS: ReLU6, ``expand`` a ratio. The second is OFA's MobileNetV3: ``expand``
-the mid channels, squeeze-excite or not, hard swish or ReLU. In neither has a block an expansion
-convolution where that would not expand. ``Conv`` is the stem, ``Conv_1`` the last convolution,
-``Logits`` pooling with the classifier in ProxylessNAS and the classifier alone in OFA.
+The first key is from ProxylessNAS: the activation is ReLU6, and ``expand`` is a ratio. The second
+key is from OFA's MobileNetV3: ``expand`` is the number of mid channels, ``se`` is squeeze-excite,
+``hs`` is hard swish instead of ReLU. Blocks without expansion have no expansion convolution.
+``Conv`` is the stem and ``Conv_1`` the last convolution. ``Logits`` is pooling and the classifier
+in ProxylessNAS, and the classifier alone in OFA.
 
-Unmapped stay blocks with squeeze-excite (a ReLU inside and a hard sigmoid as its gate, which no
-block here has) and the rest of OFA's head: ``AvgPool2D``, ``Conv_2`` (without batch norm) and
-``Logits``. Stem and last convolution do not say their activation; it follows from the blocks
-beside them, and they stay unmapped where these are of both kinds or missing.
+Some entries are not mapped to block specs: blocks with squeeze-excite, because no block spec has a
+ReLU inside and a hard sigmoid gate, and the rest of OFA's head, which is ``AvgPool2D``, ``Conv_2``
+(without batch norm) and ``Logits``. The keys of the stem and the last convolution do not give an
+activation. It is taken from the blocks beside them. If these have both activations or are missing,
+the entry is not mapped.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """The lookup tables of OSNASLib: eric8607242/OSNASLib, ``model/base_lookup_table.py``.
 
-One JSON object: under ``latency``, ``flops`` and ``param`` a row a layer with a number a candidate
-block, and under ``base_latency`` and so on what first and last stages cost together; the first
-versions had no bases. Latencies are seconds of one cold call, an image.
+The file is one JSON object. ``latency``, ``flops`` and ``param`` have one row for every layer, with
+one number for every candidate block. ``base_latency`` and similar fields have the summed cost of
+the first and last stages; early versions do not have them. Latencies are in seconds, for one cold
+call with one image.
 
-An entry is known by its place alone: the file names neither its space nor the input size, and no
-shapes. So all entries are unmapped here, and keep their place as their key, ``latency[3][2]`` for
-candidate 2 of layer 3; who knows the space can give them their blocks. For the space of SGNAS a
-row is a sub-block, and its last candidate, none, takes 0 s by definition.
+An entry is identified only by its position. The file names no space, no input size and no shapes.
+No entry is therefore mapped to a block spec. The key of an entry is its position, such as
+``latency[3][2]`` for candidate 2 of layer 3. In the space of SGNAS, a row is a sub-block, and its
+last candidate, which skips the sub-block, takes 0 s by definition.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def parse(raw: bytes, ms_per_unit: float) -> ForeignTable:
         # the library writes with this module, which alone reads back its NaN and Infinity
         content = json.loads(read_text(raw), object_pairs_hook=Pairs)
     except (ValueError, RecursionError) as error:
-        raise ForeignFormatError("it is no JSON, or truncated") from error
+        raise ForeignFormatError("it is not JSON, or truncated") from error
     if not isinstance(content, Pairs):
         raise ForeignFormatError(f"it holds {shown(content)}")
     rows = [value for key, value in content if key == _ROWS]

@@ -1,14 +1,13 @@
-"""Pickles read as data: nothing of what a pickle says is ever imported or called.
+"""Safe reader of pickles: nothing that a pickle names is imported or called.
 
-``pickle.loads`` runs whatever the file names. An ``Unpickler`` with a strict ``find_class`` does
-not, but a few bytes still make it reserve gigabytes (a huge memo index, a huge announced length)
-or exhaust the stack (the hash of a tuple nested a million deep), and repeated keys vanish in its
-dicts. A latency table needs mappings, sequences, texts and numbers, so here is a machine that
-knows the opcodes of those and refuses all others by name. Numbers may be NumPy's, which is what
-interpolating gives.
+``pickle.loads`` runs any code that the file names. An ``Unpickler`` with a strict ``find_class``
+does not, but a few bytes can make it reserve gigabytes (with a huge memo index or length) or
+exhaust the stack (by hashing a tuple nested a million deep). Its dicts also hide repeated keys. A
+latency table needs only mappings, sequences, texts and numbers. This reader accepts the opcodes for
+these and refuses all others by name. It also reads NumPy's numbers, which come from interpolation.
 
-A container may stand in one place only, as YAML without aliases: shared ones are how a small file
-becomes a huge table, or one that contains itself. Texts may be shared, as pickle itself does.
+A container may be used in one place only, as in YAML without aliases. With shared containers, a
+small file could become a huge table or one that contains itself. Texts may be shared.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class _Callable:
     """Stands for a class or a function that a pickle may name.
 
     Attributes:
-        make: What is made of the arguments of its call, without calling it.
+        make: Function that computes the result of its call from the arguments.
     """
 
     make: Callable[[list[object]], object]
@@ -60,7 +59,7 @@ def _mapping(arguments: list[object]) -> Pairs:
 
 
 def _mapping_with_default(arguments: list[object]) -> Pairs:
-    """What it would make of missing keys is nothing that a table has."""
+    """Pairs of a defaultdict; its default for missing keys is ignored."""
     if len(arguments) > 1:
         raise ValueError("no arguments of a defaultdict")
     return Pairs()
@@ -74,7 +73,7 @@ _CALLABLES = {
     "collections OrderedDict": _Callable(_mapping),
     "collections defaultdict": _Callable(_mapping_with_default),
     **{
-        f"{module} {name}": _Callable(_nothing)  # of the missing keys of a defaultdict
+        f"{module} {name}": _Callable(_nothing)  # default factories of a defaultdict
         for module in ("builtins", "__builtin__")
         for name in ("dict", "list", "float", "int")
     },
@@ -85,15 +84,15 @@ _CALLABLES = {
 
 
 def read_pickle(raw: bytes) -> object:
-    """The value of a pickle, its mappings as ``Pairs``.
+    """Read the value of a pickle, with mappings as ``Pairs``.
 
     Raises:
-        ForeignFormatError: Truncated, no pickle, or a pickle of anything but plain data; says
-            what it would have built.
+        ForeignFormatError: The bytes are truncated, not a pickle, or a pickle of other objects than
+            plain data, which the message names.
     """
     machine = _Machine()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of ill-formed escapes in a foreign text
+        warnings.simplefilter("ignore")  # warnings about invalid escapes in a foreign text
         try:
             for number, (opcode, argument, _) in enumerate(pickletools.genops(raw)):
                 if number >= _MAX_OPCODES:
@@ -102,12 +101,12 @@ def read_pickle(raw: bytes) -> object:
                     return machine.pop()
                 machine.step(opcode.name, argument)
         except (ValueError, IndexError, KeyError) as error:
-            raise ForeignFormatError("it is no pickle, or a truncated or damaged one") from error
+            raise ForeignFormatError("it is not a pickle, or it is truncated or damaged") from error
     raise ForeignFormatError("it is a truncated pickle")
 
 
 class _Machine:
-    """The stack machine of pickles, without its dangerous half."""
+    """Stack machine of pickles, without the opcodes that can run code."""
 
     def __init__(self) -> None:
         self._stack: list[object] = []

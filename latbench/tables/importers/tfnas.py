@@ -5,15 +5,15 @@ under each key
 
     MBInvertedResBlock_{input map size}_{in}_{SE channels}_{out}_k{kernel}_s{stride}_{activation}
 
-where 0 SE channels mean no squeeze-excite. Latencies are ms for the whole batch; input maps are
-those of 224 px. ``base`` is the sum of what has no key: stem, second block, last convolution,
-pooling and the classifier of 1000 classes.
+where 0 SE channels mean no squeeze-excite. Latencies are in ms for the whole batch, at an input
+size of 224 px. ``base`` is the summed latency of the parts without a key: stem, second block, last
+convolution, pooling and the classifier for 1000 classes.
 
-The published tables were measured at every eighth width from the input channels on and
-interpolated; widths below are extrapolated and partly negative. All are kept: which of them a
-search may use is the space's affair. At the width of the input channels the measured block has no
-expansion convolution (``MBInvertedResBlock`` in ``models/layers.py`` omits it), so that is the
-block which this entry prices.
+The published tables were measured at every eighth width from the number of input channels on, and
+interpolated between these. Smaller widths are extrapolated and partly negative. All entries are
+kept; the search space decides which widths are used. If the width equals the input channels, the
+measured block has no expansion convolution (``MBInvertedResBlock`` in ``models/layers.py`` omits
+it), so the entry is mapped to such a block.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """YAML read as data, from the parser's events: mappings of mappings of scalars, no more.
 
-PyYAML's safe loader makes no foreign objects, but expands aliases (ten lines become gigabytes) and
-drops repeated keys unsaid. A latency table has no use for anchors, aliases, tags or lists.
+PyYAML's safe loader makes no foreign objects, but it expands aliases (ten lines become gigabytes)
+and silently drops repeated keys. A latency table needs no anchors, aliases, tags or lists.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def read_yaml(raw: bytes) -> Pairs:
                 raise ForeignFormatError("it holds more than one YAML document")
     except _NO_YAML as error:
         deep = _open_brackets(raw) > _OPEN_BRACKETS
-        raise ForeignFormatError(_TOO_DEEP if deep else "it is no YAML, or truncated") from error
+        raise ForeignFormatError(_TOO_DEEP if deep else "it is not YAML, or truncated") from error
     return content
 
 

@@ -63,5 +63,5 @@ def test_targets_of_different_visits_are_estimated_together() -> None:
 def test_the_floor_is_the_disagreement_of_two_halves() -> None:
     samples = Samples()
     samples.add([(1, Visit((ms * 10**6,), ())) for ms in (11, 11, 10, 10)])
-    assert samples.floor([1], 0.5) == pytest.approx(0.1)
-    assert samples.floor([2], 0.5) is None
+    assert samples.split_half_noise([1], 0.5) == pytest.approx(0.1)
+    assert samples.split_half_noise([2], 0.5) is None

@@ -89,7 +89,7 @@ def test_no_command_dies_of_a_locale(environment: dict[str, str], tmp_path: Path
     code, out, err = shell(f"{LATBENCH} devices --check '{drawn}' --json", **environment)
     assert (code, err) == (2, "")
     assert out.isascii()
-    assert "Größe µ.json is no device profile" in json.loads(out)["error"]["message"]
+    assert "Größe µ.json is not a device profile" in json.loads(out)["error"]["message"]
     code, _, err = shell(f"{LATBENCH} devices --check '{drawn}'", **environment)
     assert (code, err.count("\n")) == (2, 1)
 

@@ -14,8 +14,8 @@ from latbench.tables.alignment import (
     WidthClass,
     WidthCurve,
     discover_alignment,
-    first_knots,
-    refined_knots,
+    first_widths,
+    refined_widths,
 )
 
 BLOCKED = Alignment((WidthClass(4, 16), WidthClass(1, 1)))
@@ -77,27 +77,27 @@ def test_a_curve_interpolates_inside_a_class_only() -> None:
 
 
 @given(st.integers(17, 60), st.integers(20, 200), st.integers(2, 7))
-def test_first_knots_price_every_width(start: int, count: int, knots: int) -> None:
+def test_first_widths_price_every_width(start: int, count: int, a_class: int) -> None:
     widths = list(range(start, start + count))
-    chosen = first_knots(widths, BLOCKED, count=knots)
+    chosen = first_widths(widths, BLOCKED, count=a_class)
     assert set(chosen) <= set(widths)
     curve = _curve(BLOCKED, chosen)
     assert all(curve.at(width) is not None for width in widths)
 
 
-def test_knots_are_added_where_the_curve_bends() -> None:
+def test_widths_are_added_where_the_curve_bends() -> None:
     def bent(width: int) -> float:
         return 0.1 + (0.01 * (width - 64) if width > 64 else 0.0)
 
     smooth = Alignment()
     widths = list(range(16, 129))
     curve = WidthCurve(
-        smooth, {w: np.array([bent(w)]) for w in first_knots(widths, smooth, count=5)}
+        smooth, {w: np.array([bent(w)]) for w in first_widths(widths, smooth, count=5)}
     )
-    asked = refined_knots(widths, curve, smooth, tolerance=0.03)
+    asked = refined_widths(widths, curve, smooth, tolerance=0.03)
     assert asked
     assert any(44 < width < 72 for _, width in asked)
-    assert not refined_knots(
+    assert not refined_widths(
         widths,
         WidthCurve(smooth, {w: np.array([_smooth(w)]) for w in (16, 50, 90, 128)}),
         smooth,

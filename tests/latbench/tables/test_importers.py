@@ -401,7 +401,7 @@ def test_stems_beside_blocks_of_both_kinds_stay_unmapped(read: Any) -> None:
         ("- a", "no YAML mapping"),
         ("a: {mean: 1}\n---\nb: {mean: 1}", "more than one"),
         ("a: {mean: 1", "truncated"),
-        ('"\\UFFFFFFFF": 1', "no YAML"),
+        ('"\\UFFFFFFFF": 1', "not YAML"),
         (PROXYLESS + "b: {count: 1}", "without a mean"),
         (PROXYLESS + "b: {mean: fast}", "where a latency should be"),
         (PROXYLESS + "b: 1.0", "without a mean"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from latbench.errors import InvalidValueError
 from latbench.tables.price_model import (
-    Knee,
+    Breakpoint,
     NetworkSample,
     PriceModel,
     fit_price,
@@ -22,7 +22,7 @@ from latbench.tables.price_model import (
 
 
 def _samples(
-    count: int, *, a: float, k: float, c: float, e: float = 0.0, knee: float = 0.0, noise: float = 0
+    count: int, *, a: float, k: float, c: float, e: float = 0.0, bend: float = 0.0, noise: float = 0
 ) -> list[NetworkSample]:
     rng = np.random.default_rng(3)
     made = []
@@ -30,7 +30,7 @@ def _samples(
         blocks = int(rng.integers(8, 22))
         cold = float(rng.uniform(0.2, 0.6)) * blocks
         size = float(rng.uniform(4e6, 24e6))
-        latency = a * cold + k * blocks + c + e * max(0.0, size - knee)
+        latency = a * cold + k * blocks + c + e * max(0.0, size - bend)
         latency *= 1 + noise * float(rng.standard_normal())
         hot = cold * float(rng.uniform(0.7, 0.9))
         made.append(NetworkSample(blocks, cold, hot, size, 0.0, 0.0, latency))
@@ -48,12 +48,12 @@ def test_widths_of_slower_classes_have_a_coefficient_of_their_own() -> None:
     samples = _samples(16, a=0.9, k=-0.01, c=0.3)
     rng = np.random.default_rng(4)
     for index in range(3, 16, 4):
-        slow_ms = samples[index].cold_ms * float(rng.uniform(0.4, 0.9))
-        latency_ms = samples[index].latency_ms + 0.25 * slow_ms
-        samples[index] = replace(samples[index], slow_ms=slow_ms, latency_ms=latency_ms)
+        misaligned_ms = samples[index].cold_ms * float(rng.uniform(0.4, 0.9))
+        latency_ms = samples[index].latency_ms + 0.25 * misaligned_ms
+        samples[index] = replace(samples[index], misaligned_ms=misaligned_ms, latency_ms=latency_ms)
     model = fit_price(samples, least_cold_ms=0.2, least_hot_ms=0.1)
     assert (model.cold_scale, model.slow_scale) == pytest.approx((0.9, 0.25), abs=1e-6)
-    prices = [model.block_price_ms(0.4, 0.3, weight_bytes=0, slow=slow) for slow in (False, True)]
+    prices = [model.block_price_ms(0.4, 0.3, weight_bytes=0, misaligned=m) for m in (False, True)]
     assert prices[1] - prices[0] == pytest.approx(0.1, abs=1e-6)
 
 
@@ -62,7 +62,7 @@ def _excess_ms(model: PriceModel, weight_bytes: float) -> float:
 
 
 def test_the_cache_term_is_found_where_it_is_and_negligible_where_it_is_not() -> None:
-    with_term = fit_price(_samples(24, a=1.0, k=0.0, c=0.2, e=1e-7, knee=12e6, noise=0.003))
+    with_term = fit_price(_samples(24, a=1.0, k=0.0, c=0.2, e=1e-7, bend=12e6, noise=0.003))
     assert _excess_ms(with_term, 24e6) == pytest.approx(1.2, rel=0.15)
     assert _excess_ms(with_term, 8e6) == pytest.approx(0, abs=0.1)
     samples = _samples(24, a=1.0, k=0.0, c=0.2, noise=0.003)
@@ -101,14 +101,14 @@ def test_bounded_least_squares_equal_scipys() -> None:
 def test_the_cheapest_block_keeps_a_positive_price() -> None:
     """A negative overhead a block must not make small blocks cost less than nothing."""
     model = fit_price(_samples(12, a=1.0, k=-0.05, c=0.3), least_cold_ms=0.02, least_hot_ms=0.02)
-    assert model.block_price_ms(0.02, 0.02, weight_bytes=0, slow=False) > 0
+    assert model.block_price_ms(0.02, 0.02, weight_bytes=0, misaligned=False) > 0
 
 
 def test_blocks_have_a_price_where_networks_do_not_differ() -> None:
     """As after one rough pass: what all networks take alike is not put on no block at all."""
     alike = [replace(sample, latency_ms=3.0) for sample in _samples(12, a=1.0, k=0, c=0.3)]
     model = fit_price(alike, least_cold_ms=0.02, least_hot_ms=0.02)
-    assert model.block_price_ms(0.02, 0.02, weight_bytes=0, slow=False) > 0
+    assert model.block_price_ms(0.02, 0.02, weight_bytes=0, misaligned=False) > 0
     assert model.network_ms > 0
 
 
@@ -126,8 +126,8 @@ def test_too_few_networks_are_refused() -> None:
 def test_a_latency_is_the_largest_of_its_pieces(
     prices: list[float], sizes: list[float], slopes: list[float], ends: list[float]
 ) -> None:
-    knees = tuple(Knee(b, e) for b, e in zip(sorted(ends), slopes, strict=True))
-    model = PriceModel(0.0, 1.0, 0.0, 0.3, knees=knees)
+    breakpoints = tuple(Breakpoint(b, e) for b, e in zip(sorted(ends), slopes, strict=True))
+    model = PriceModel(0.0, 1.0, 0.0, 0.3, knees=breakpoints)
     total = sum(sizes[: len(prices)])
     pieces = [
         sum(p + s * w for p, w in zip(prices, sizes, strict=False)) + c for s, c in model.pieces()

@@ -13,7 +13,7 @@ from latbench.blocks import BlockSpec, InvertedResidual, block_width, with_width
 from latbench.device import load_device
 from latbench.environment import current_environment
 from latbench.tables import Estimate, LatencyTable, SpaceLabel, StoredFit
-from latbench.tables.alignment import MODULI, Alignment, WidthClass, first_knots
+from latbench.tables.alignment import MODULI, Alignment, WidthClass, first_widths
 from latbench.tables.export import entries
 from latbench.tables.price_model import PriceModel
 from latbench.tables.width_curves import Curves
@@ -62,7 +62,7 @@ def _table(alignment: Alignment, known: Known, held_out_error: float) -> Latency
     alignment=alignments(),
     start=st.integers(17, 90),
     count=st.integers(2, 130),
-    knots=st.integers(1, 4),
+    a_class=st.integers(1, 4),
     lost=st.sets(st.integers(0, 40)),
     cold=st.booleans(),
     draws=st.lists(st.floats(0.5, 2), min_size=1, max_size=5),
@@ -72,15 +72,15 @@ def test_every_width_has_a_price_and_doubt_is_marked(
     alignment: Alignment,
     start: int,
     count: int,
-    knots: int,
+    a_class: int,
     lost: set[int],
     cold: bool,
     draws: list[float],
     held_out_error: float,
 ) -> None:
-    """For any classes and few knots, some of them lost but the ends of the range."""
+    """This holds for any classes and few measured widths, where all but the ends may be lost."""
     widths = list(range(start, start + count))
-    chosen = first_knots(widths, alignment, count=knots)
+    chosen = first_widths(widths, alignment, count=a_class)
     assert {widths[0], widths[-1]} <= set(chosen) <= set(widths)
     inner = [w for i, w in enumerate(chosen[1:-1]) if i not in lost]
 

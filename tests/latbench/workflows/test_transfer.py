@@ -1,4 +1,4 @@
-"""A table told by another device's: everything is priced, nothing told is taken for measured."""
+"""A table transferred from another device: all blocks are priced; transferred is not measured."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def test_few_measurements_make_a_full_table(
     assert table.fit.price.networks == 6
     sources = [table.price(spec).source for spec in source.estimates]
     assert sources.count("measured") == result.measured
-    told = [spec for spec in source.estimates if table.price(spec).source == "transferred"]
-    assert len(told) > 50
-    for spec in told:
+    transferred = [spec for spec in source.estimates if table.price(spec).source == "transferred"]
+    assert len(transferred) > 50
+    for spec in transferred:
         price = table.price(spec)
         assert price.low_ms < price.price_ms < price.high_ms
         assert table.estimates[spec].noisy
@@ -126,9 +126,9 @@ def test_the_regression_finds_what_made_the_data_and_doubts_itself_enough() -> N
     features = rng.standard_normal((400, 6))
     truth = 0.7 + features @ np.array([0.2, -0.1, 0.0, 0.0, 0.05, 0.0])
     noisy = truth + 0.02 * rng.standard_normal(400)
-    told, left_out = _regress(features[:40], noisy[:40], features)
-    assert np.abs(told - truth)[40:].mean() < 0.03
+    predicted, left_out = _regress(features[:40], noisy[:40], features)
+    assert np.abs(predicted - truth)[40:].mean() < 0.03
     half_width = conformal_half_width(left_out, 0.95)
     assert half_width is not None
-    inside = np.abs(told - noisy)[40:] <= half_width
+    inside = np.abs(predicted - noisy)[40:] <= half_width
     assert inside.mean() > 0.85

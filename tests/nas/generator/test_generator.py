@@ -20,7 +20,7 @@ from latbench.cost import block_cost, network_cost
 from latbench.device import load_device
 from latbench.errors import BudgetError, InvalidFileError, MismatchError, UnknownNameError
 from latbench.tables import SpaceLabel
-from latbench.tables.price_model import Knee, PriceModel
+from latbench.tables.price_model import Breakpoint, PriceModel
 from nas.generator import (
     Generator,
     GeneratorLabel,
@@ -130,7 +130,9 @@ def test_the_gradient_of_the_expectation_is_right() -> None:
 
 def test_a_pieced_latency_is_what_the_table_predicts(tmp_path: Path) -> None:
     space = make_mix_space(2)
-    model = PriceModel(0.0, 1.0, 0.0, 0.25, knees=(Knee(2000.0, 1e-5), Knee(4000.0, 1e-4)))
+    model = PriceModel(
+        0.0, 1.0, 0.0, 0.25, knees=(Breakpoint(2000.0, 1e-5), Breakpoint(4000.0, 1e-4))
+    )
     table = write_table(tmp_path / "t", space, load_device("cpu-onnxruntime"), model=model)
     priced = PricedSpace(space, table)
     costs = latency_costs(priced)
@@ -146,7 +148,7 @@ def test_a_pieced_latency_is_what_the_table_predicts(tmp_path: Path) -> None:
 def test_the_reach_of_costs_is_that_of_enumeration(tmp_path: Path, slope: float) -> None:
     """All 6,889 networks of two layers, also where what is fast has many weights."""
     space = make_mix_space(2)
-    model = PriceModel(0.0, 1.0, 0.0, 0.25, knees=(Knee(9e3, 8e-5), Knee(11e3, 1e-4)))
+    model = PriceModel(0.0, 1.0, 0.0, 0.25, knees=(Breakpoint(9e3, 8e-5), Breakpoint(11e3, 1e-4)))
     table = write_table(
         tmp_path / "t",
         space,

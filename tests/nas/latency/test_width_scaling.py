@@ -22,7 +22,7 @@ from latbench.errors import BudgetError, MismatchError
 from latbench.tables import LatencyTable, Origin
 from latbench.tables.foreign import import_table
 from latbench.tables.importers import read_foreign_table
-from latbench.tables.price_model import Knee, PriceModel
+from latbench.tables.price_model import Breakpoint, PriceModel
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Relaxed, expected_latency_ms, one_hot
 from nas.latency.width_scaling import SHAPE_TOLERANCE, fit_exact, fit_greedy, reach_ms
@@ -35,7 +35,7 @@ from tests.conftest import make_tiny_space, write_table
 # none, and one under which small networks of the tiny space are flat and large ones are not
 MODELS = [
     PriceModel(0.0, 1.0, 0.0, 0.25),
-    PriceModel(0.0, 1.0, 0.0, 0.25, knees=(Knee(20e3, 4e-6), Knee(30e3, 6e-6))),
+    PriceModel(0.0, 1.0, 0.0, 0.25, knees=(Breakpoint(20e3, 4e-6), Breakpoint(30e3, 6e-6))),
 ]
 
 
@@ -287,7 +287,7 @@ def opposed(tmp_path_factory: pytest.TempPathFactory) -> PricedSpace:
         return 2.0 - 5e-5 * block_cost(spec).weight_bytes
 
     space, path = make_tiny_space(), tmp_path_factory.mktemp("tables") / "t.sqlite"
-    model = PriceModel(0.0, 1.0, 0.0, 0.25, knees=(Knee(30e3, 4e-5), Knee(34e3, 8e-5)))
+    model = PriceModel(0.0, 1.0, 0.0, 0.25, knees=(Breakpoint(30e3, 4e-5), Breakpoint(34e3, 8e-5)))
     device = load_device("cpu-onnxruntime")
     return PricedSpace(space, write_table(path, space, device, prices=prices, model=model))
 

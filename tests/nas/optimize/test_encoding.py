@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from latbench.cost import network_cost
 from latbench.device import load_device
 from latbench.errors import BudgetError
-from latbench.tables.price_model import Knee, PriceModel
+from latbench.tables.price_model import Breakpoint, PriceModel
 from latbench.units import parse_latency_ms
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import Constraint, Count, Latency, Limit, latency_limits
@@ -92,7 +92,9 @@ def test_large_spaces_are_not_listed() -> None:
 def two_tables(tmp_path_factory: pytest.TempPathFactory) -> list[PricedSpace]:
     """Two devices that disagree, one of them with a price of three pieces."""
     space, folder = make_small_space(), tmp_path_factory.mktemp("tables")
-    bent = PriceModel(0.0, 1.0, 0.0, 0.25, knees=(Knee(6_000, 2e-6), Knee(12_000, 2e-5)))
+    bent = PriceModel(
+        0.0, 1.0, 0.0, 0.25, knees=(Breakpoint(6_000, 2e-6), Breakpoint(12_000, 2e-5))
+    )
     first = write_table(folder / "a.sqlite", space, load_device("cpu-onnxruntime"))
     second = write_table(
         folder / "b.sqlite",

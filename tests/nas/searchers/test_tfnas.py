@@ -20,7 +20,7 @@ from latbench.device import DeviceProfile, load_device
 from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError
 from latbench.render.torch import NetworkModule
 from latbench.tables import LatencyTable
-from latbench.tables.price_model import Knee, PriceModel
+from latbench.tables.price_model import Breakpoint, PriceModel
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Places, expected_latency_ms, path_of
 from nas.recipes import load_recipe
@@ -196,7 +196,7 @@ def _scored(
 MODELS = {
     "additive": PriceModel(0.0, 1.0, 0.0, 0.25),
     "with cache terms": PriceModel(
-        0.0, 1.0, 0.0, 0.25, knees=(Knee(12_000, 2e-6), Knee(22_000, 1.5e-5))
+        0.0, 1.0, 0.0, 0.25, knees=(Breakpoint(12_000, 2e-6), Breakpoint(22_000, 1.5e-5))
     ),
 }
 EVERY_MODEL = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)

@@ -1,0 +1,85 @@
+"""Forecast of a profiling run: its passes, its time and its memory, from a short measurement."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from latbench.blocks import BlockSpec, Network
+from latbench.cost import network_cost
+from latbench.measure.lock import device_lock
+from latbench.measure.sweep import block_target, network_target, sweep_pass
+from latbench.profilers import Profiler
+from latbench.result import Result
+from latbench.workflows.width_plan import likely_blocks
+
+_SAMPLED = 40  # number of blocks that a forecast visits
+_COPIES = 4  # copies of a network's weights in memory while the runtime opens a session
+
+
+@dataclass(frozen=True, repr=False)
+class Forecast(Result):
+    """Expected size, duration and memory of a profiling run.
+
+    Attributes:
+        blocks: Number of blocks that would have a price.
+        measured: Approximate number of blocks that would be measured.
+        networks: Number of networks that the prices would be fitted on.
+        pass_s: Duration of one pass over all blocks and networks, in s.
+        minutes: Duration of the minimum number of passes, in minutes.
+        passes: Number of passes that the time limit allows.
+        memory_mib: Approximate peak memory of the process, in MiB.
+    """
+
+    blocks: int
+    measured: int
+    networks: int
+    pass_s: float
+    minutes: float
+    passes: int
+    memory_mib: int
+
+
+def forecast(
+    profiler: Profiler,
+    *,
+    blocks: Sequence[BlockSpec],
+    networks: Sequence[Network],
+    time_limit_s: float,
+) -> Forecast:
+    """Predict the duration and memory of ``profile`` by visiting a sample of its targets.
+
+    Raises:
+        DeviceBusyError: Another process measures on the device.
+        RuntimeFailure: The runtime refused a block.
+    """
+    protocol = profiler.profile.sweep
+    measured = likely_blocks(blocks)
+    rng = np.random.default_rng(0)
+    drawn = rng.choice(len(measured), size=min(_SAMPLED, len(measured)), replace=False)
+    sample = [block_target(0, (measured[i],), protocol) for i in drawn]
+    few = [network_target(1, n, protocol, visits=1) for n in (networks[0], networks[-1])]
+    with device_lock(profiler.profile.device):
+        sweep_pass(profiler, sample, number=0)  # not timed: it does the work that is done only once
+        block_s = sweep_pass(profiler, sample, number=1).seconds / len(sample)
+        network_s = sweep_pass(profiler, few, number=1).seconds / len(few)
+    pass_s = len(measured) * block_s + len(networks) * protocol.network_visits * network_s
+    largest = max(network_cost(network).weight_bytes for network in networks)
+    return Forecast(
+        blocks=len(blocks),
+        measured=len(measured),
+        networks=len(networks),
+        pass_s=pass_s,
+        minutes=protocol.min_passes * pass_s / 60,
+        passes=max(1, min(protocol.max_passes, int(time_limit_s / pass_s))),
+        memory_mib=(_peak_bytes() + _COPIES * largest) >> 20,
+    )
+
+
+def _peak_bytes() -> int:
+    """Peak memory of this process so far, in bytes."""
+    kib: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib << 10
