@@ -56,8 +56,7 @@ def reaching(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Gradient by the input of ``depthwise``, in its type; only shape and layout of ``x`` are
-    used."""
+    """Gradient by the input of ``depthwise``, in its type; needs only shape and layout of ``x``."""
     given = x.dtype
     grad, x, weight = in_one_type(grad, x, weight)
     if x.device.type == "cpu" and stride == 1:
@@ -69,8 +68,7 @@ def input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tens
 
 
 def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Gradient by the weight of ``depthwise``, in its type; only the shape of ``weight`` is
-    used."""
+    """Gradient by the weight of ``depthwise``, in its type; needs only the shape of ``weight``."""
     given, kernel = weight.dtype, weight.shape[2]
     grad, x, weight = in_one_type(grad, x, weight)
     if x.device.type == "cpu" and kernel > _FAST_KERNEL and min(grad.shape[2:]) > stride:
