@@ -1,11 +1,11 @@
-"""Faces in folders, one an identity, to train on; pairs of other faces to verify.
+"""Faces for training, in one folder per identity, and pairs of other faces for verification.
 
-The folder given holds either of these:
+The given folder has one of two layouts:
 
-* ``train/`` with a folder an identity (CASIA-WebFace's layout), ``test/`` with a folder a person
+* ``train/`` with a folder per identity (CASIA-WebFace's layout), ``test/`` with one per person
   (LFW's, images ``Name/Name_0001.jpg``), and ``pairs.txt`` in LFW's format in either place;
-* folders of identities, no more. Then a tenth of the identities, 2 to 200, is kept from training,
-  and pairs are drawn of their images, half of them of one identity, once for ever.
+* folders of identities only. Then a tenth of the identities, 2 to 200, is held out from training.
+  Pairs of their images are drawn, half of them of one identity; they are always the same.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from nas.data.images import ImageData, Pairs, generator
 from nas.data.stored import StoredSplit
 from nas.data.stores import FileStore
 
-FOLDS = 10  # of LFW's protocol
-_PIXEL = 0.5  # mean and deviation that bring pixels to -1..1, customary for faces
-_HELD_OUT = 0.1  # of the identities, where no pairs are given
+FOLDS = 10  # folds of LFW's protocol
+_PIXEL = 0.5  # mean and deviation that scale pixels to -1..1, customary for faces
+_HELD_OUT = 0.1  # share of the identities, if no pairs are given
 _MOST_HELD_OUT, _MOST_IMAGES = 200, 10  # identities and images of each: 9000 pairs of one
-_PAIRS = 6000  # as many as LFW has, if there are so many
+_PAIRS = 6000  # the number of pairs in LFW; fewer if there are not enough
 _SPLIT_SEED = 0
 _MAX_PAIRS_BYTES = 64 << 20  # LFW's take 0.2 MB
 _LAYOUT = (
@@ -39,7 +39,7 @@ def faces(input_size: int, data_dir: Path | None) -> ImageData:
     """The faces of a folder at an input size in pixels; classes are the identities to train on.
 
     Raises:
-        InvalidFileError: There is no folder, or it has another layout.
+        InvalidFileError: The folder is missing or has another layout.
     """
     data_dir = given_folder(data_dir, what="faces are", layout=_LAYOUT)
     if (data_dir / "train").is_dir():
@@ -84,7 +84,7 @@ def _split(root: Path, identities: list[str], input_size: int) -> StoredSplit:
 
 
 def _listed_pairs(folder: Path, input_size: int) -> Pairs:
-    """The pairs of LFW's file: per fold n pairs of one person, then n of two.
+    """The pairs of LFW's file: for each fold, n pairs of one person, then n of two persons.
 
     Its first line is ``folds n``; then come lines ``name i j`` and ``name i name j``.
     """
@@ -140,7 +140,7 @@ def _listed_pairs(folder: Path, input_size: int) -> Pairs:
 
 
 def _drawn_pairs(images: StoredSplit) -> Pairs:
-    """Pairs of images, half of them of one identity, in ten folds; none twice."""
+    """Pairs of images, half of them of one identity, in ten folds; no pair occurs twice."""
     rng = generator(_SPLIT_SEED, 1)
     starts = torch.searchsorted(images.labels, images.labels)  # labels are sorted
     images = images.take((torch.arange(len(images)) - starts < _MOST_IMAGES).nonzero().flatten())

@@ -25,7 +25,7 @@ Count = Annotated[int, msgspec.Meta(gt=0)]
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the benchmark knows of one architecture; accuracies in percent."""
+    """Benchmark entry of one architecture; accuracies in percent."""
 
     test_acc: Annotated[tuple[Percent, ...], msgspec.Meta(min_length=1)]
     mean_acc: Percent
@@ -41,8 +41,8 @@ class TabularEvaluator(Evaluator):
         path: The benchmark's JSON file.
 
     Raises:
-        InvalidFileError: The file is missing or not the benchmark's; carries the path of the
-            offending value.
+        InvalidFileError: The file is missing or is not the benchmark's; carries the path of the
+            invalid value.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,10 +51,10 @@ class TabularEvaluator(Evaluator):
         self.entries = _read(path, layers=len(self.space.layers))
 
     def entry(self, architecture: Architecture) -> Entry:
-        """All that the benchmark knows of an architecture.
+        """The benchmark's entry of an architecture.
 
         Raises:
-            LatbenchError: The architecture is of another space, input size or number of classes.
+            LatbenchError: The architecture has another space, input size or number of classes.
         """
         if architecture.space != self.space.name:
             raise InvalidFileError(

@@ -116,8 +116,8 @@ def resume(state: Resumable, folder: RunFolder, *checkpoints: str) -> bool:
             state.load(saved)
             if not state.is_finite():
                 raise InvalidFileError(
-                    f"the checkpoint {name} in {folder.path} has weights that are no finite "
-                    f"numbers: {_REMEDY}"
+                    f"the checkpoint {name} in {folder.path} has weights that are not "
+                    f"finite: {_REMEDY}"
                 )
             return True
     return False
@@ -177,7 +177,7 @@ def run_epochs(
                 values = train_epoch(_reporter(progress, phase, state.epoch, epochs))
                 finite = state.is_finite()
             if not finite:
-                raise _diverged("weights are no finite numbers", phase, state.epoch, epochs)
+                raise _diverged("weights are not finite", phase, state.epoch, epochs)
             if metrics is not None:
                 seconds = round(monotonic() - begin, 3)
                 metrics.log(phase, state.epoch, {**values, "seconds": seconds})
@@ -318,8 +318,7 @@ class TrainingImages:
         return self.workers.sum([mean / self.workers.count])[0]
 
     def judged(self, source: Source, rng: torch.Generator) -> Iterator[Batch]:
-        """Inputs and labels of other images, without augmentation, in an endless sequence of
-        batches."""
+        """Endless batches of inputs and labels of other images, without augmentation."""
         drawn = endless_batches(source, self.batch_size, rng, per_class=self.per_class)
         for images, labels in feed(drawn, self.torch_device.device):
             yield self._share(images, labels)

@@ -180,8 +180,7 @@ class TrainingState(Resumable):
         group: Workers,
         report: Report,
     ) -> Values:
-        """Train for one epoch; return the mean loss over steps and processes, and the last learning
-        rate."""
+        """Train for one epoch; return the mean loss of all processes and the last learning rate."""
         epoch, rank = self.epoch, group.rank
         order = generator(recipe.seed, epoch, 0)
         changes, dropped = (generator(recipe.seed, epoch, use, rank) for use in (1, 3))
@@ -325,8 +324,7 @@ def learning_rate(recipe: TrainingRecipe, progress: float) -> float:
 
 @torch.no_grad()
 def _move_towards(mean: nn.Module, model: nn.Module, share: float) -> None:
-    """Move a running mean towards the model by a share of the distance; includes running
-    statistics."""
+    """Move a running mean, with its running statistics, towards the model by a share."""
     pairs = list(zip(mean.state_dict().values(), model.state_dict().values(), strict=True))
     for ours, theirs in pairs:
         if not ours.is_floating_point():

@@ -55,8 +55,7 @@ class ElasticSGD(Optimizer):
         self._selections: Mapping[nn.Parameter, tuple[int, int]] = {}
 
     def select(self, selections: Mapping[nn.Parameter, tuple[int, int]]) -> None:
-        """Set the slices in use: axis and number of first slices. Other parameters are wholly in
-        use."""
+        """Set the slices in use (axis, number of first slices); others are in use whole."""
         self._selections = selections
 
     @torch.no_grad()
@@ -92,8 +91,7 @@ class ElasticSGD(Optimizer):
     def _in_use(
         self, parameters: Iterable[nn.Parameter]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """The slices in use of parameters with gradients, of the gradients and of the
-        velocities."""
+        """Parameters that have gradients, the gradients and the velocities: the slices in use."""
         found: list[tuple[Tensor, ...]] = []
         for parameter in parameters:
             if parameter.grad is None:

@@ -42,7 +42,7 @@ class RunFolder:
             ours = json.loads(json.dumps(config, allow_nan=False))
         except ValueError as error:
             raise InvalidValueError(
-                f"a setting of the run is no finite number ({error}): give it a finite one"
+                f"a setting of the run is not a finite number ({error}): give it a finite one"
             ) from error
         if file.exists():
             theirs = read_config(path)
@@ -205,5 +205,5 @@ def read_config(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InvalidFileError(f"{path} holds no run: {file.name} is damaged: {error}") from error
     if not isinstance(config, dict):
-        raise InvalidFileError(f"{path} holds no run: config.json is no JSON object")
+        raise InvalidFileError(f"{path} holds no run: config.json is not a JSON object")
     return config

@@ -128,8 +128,7 @@ class DifferentiableStrategy(Relaxation):
 
     @torch.no_grad()
     def probabilities(self) -> tuple[list[list[float]], list[list[float]]]:
-        """Probabilities of operations by layer and of depths by stage: the softmax of the
-        logits."""
+        """Probabilities of operations by layer and of depths by stage, softmax of the logits."""
         return _softmax(self.alphas), _softmax(self.betas)
 
 

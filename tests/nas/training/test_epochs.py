@@ -103,12 +103,12 @@ def test_weights_that_are_no_numbers_after_an_epoch_are_not_kept(tmp_path: Path)
             return values
 
     state, folder = Diverging(), RunFolder(tmp_path, {})
-    with pytest.raises(DivergedError, match="weights are no finite numbers; no epoch was finished"):
+    with pytest.raises(DivergedError, match="weights are not finite; no epoch was finished"):
         run_epochs(state, 2, state.train_epoch, folder, phase="x")
     assert not (tmp_path / "checkpoint").exists()
     assert (tmp_path / "metrics.jsonl").read_text() == ""
     folder.save_checkpoint("x", state.save())
-    with pytest.raises(InvalidFileError, match="no finite numbers: begin anew in another folder"):
+    with pytest.raises(InvalidFileError, match="not finite: begin anew in another folder"):
         resume(_Counter(), folder, "x")
 
 
@@ -120,7 +120,7 @@ def test_what_is_undefined_is_null_in_the_metrics(tmp_path: Path) -> None:
 
 
 def test_a_setting_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidValueError, match="no finite number"):
+    with pytest.raises(InvalidValueError, match="not a finite number"):
         RunFolder(tmp_path / "run", {"recipe": {"lr": math.inf}})
     assert not (tmp_path / "run").exists()
 
