@@ -60,12 +60,12 @@ def _like(option: str, value: float | str, default: object) -> float | str:
         InvalidValueError: The value has another type.
     """
     if isinstance(default, str) and not isinstance(value, str):
-        raise InvalidValueError(f"{option} {value!r} is no name: write one, such as {default!r}")
+        raise InvalidValueError(f"{option} {value!r} is not a name: write one, such as {default!r}")
     if isinstance(default, int | float) and isinstance(value, str):
-        raise InvalidValueError(f"{option} {value!r} is no number: write one, such as {default}")
+        raise InvalidValueError(f"{option} {value!r} is not a number: write one, such as {default}")
     if isinstance(default, int) and isinstance(value, float):
         if not value.is_integer():
-            raise InvalidValueError(f"{option} {value} is no whole number: write one")
+            raise InvalidValueError(f"{option} {value} is not a whole number: write one")
         return int(value)
     return value
 
@@ -88,6 +88,6 @@ def check_logits(what: str, outputs: int, classes: int) -> None:
     """
     if outputs != classes:
         raise InvalidValueError(
-            f"{what} needs one output a class, but the network has {outputs} outputs and the "
+            f"{what} needs one output per class, but the network has {outputs} outputs and the "
             f"data {classes} classes: choose triplet or angular for embeddings"
         )

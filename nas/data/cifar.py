@@ -95,12 +95,12 @@ def _split(path: Path, layout: _Layout) -> Split:
         images = np.ascontiguousarray(content[b"data"])
         labels = np.asarray(content[layout.labels], dtype=np.int64)
         if images.dtype != np.uint8 or images.shape != (len(labels), _PIXELS):
-            raise ValueError("its images are no rows of 3072 bytes")
+            raise ValueError("its images are not rows of 3072 bytes")
         if len(labels) == 0 or not 0 <= labels.min() <= labels.max() < layout.classes:
             raise ValueError(f"its labels are not 0 to {layout.classes - 1}")
     except Exception as error:  # a damaged pickle can raise any exception
         raise InvalidFileError(
-            f"{path} is damaged or no file of {layout.name} ({type(error).__name__}: {error}): "
+            f"{path} is damaged or not a file of {layout.name} ({type(error).__name__}: {error}): "
             "unpack the published archive again"
         ) from error
     return Split(torch.from_numpy(images.reshape(-1, 3, 32, 32)), torch.from_numpy(labels))
@@ -109,7 +109,7 @@ def _split(path: Path, layout: _Layout) -> Split:
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it would use {module}.{name}, which no array needs")
+            raise pickle.UnpicklingError(f"it uses {module}.{name}, which no array needs")
         return _ALLOWED[module, name]
 
 

@@ -169,7 +169,7 @@ class _Process:
         except (OSError, EOFError):
             raise RuntimeFailure(
                 f"a process that decodes images has ended (exit code {self._program.poll()}), as "
-                "it does where memory is short; repeat the command to go on"
+                "it does if memory is short; repeat the command to resume"
             ) from None
         raise InvalidFileError(message)
 

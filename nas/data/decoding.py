@@ -77,7 +77,7 @@ def decode(job: Job, into: Pixels) -> None:
             # all exceptions of Pillow for files that are missing, damaged or no images
             raise InvalidFileError(
                 f"cannot read {job.store.name(number)}: {error}; replace or remove it, and "
-                "repeat the command to go on"
+                "repeat the command to resume"
             ) from error
 
 

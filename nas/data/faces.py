@@ -30,8 +30,8 @@ _PAIRS = 6000  # the number of pairs in LFW; fewer if there are not enough
 _SPLIT_SEED = 0
 _MAX_PAIRS_BYTES = 64 << 20  # LFW's take 0.2 MB
 _LAYOUT = (
-    "it needs train/ and test/ of a folder an identity with LFW's pairs.txt, or folders of "
-    "identities alone"
+    "it needs train/ and test/ with one folder per identity and LFW's pairs.txt, or only folders "
+    "of identities"
 )
 
 
@@ -45,7 +45,9 @@ def faces(input_size: int, data_dir: Path | None) -> ImageData:
     if (data_dir / "train").is_dir():
         identities = class_folders(data_dir / "train")
         if len(identities) < 2:
-            raise InvalidFileError(f"{data_dir / 'train'} holds no two identities: {_LAYOUT}")
+            raise InvalidFileError(
+                f"{data_dir / 'train'} holds fewer than two identities: {_LAYOUT}"
+            )
         train = _split(data_dir / "train", identities, input_size)
         pairs = _listed_pairs(data_dir, input_size)
         return _data(train, pairs, len(identities))
@@ -97,11 +99,13 @@ def _listed_pairs(folder: Path, input_size: int) -> Pairs:
     lines = [line.split() for line in text.splitlines() if line.strip()]
     numbers = lines[0] if lines else []
     if not (1 <= len(numbers) <= 2 and all(word.isdecimal() for word in numbers)):
-        raise InvalidFileError(f"{file}, line 1: no number of folds and pairs, such as `10 300`")
+        raise InvalidFileError(
+            f"{file}, line 1: it must be numbers of folds and pairs, such as `10 300`"
+        )
     folds, each = (FOLDS, int(numbers[0])) if len(numbers) == 1 else map(int, numbers)
     if len(lines) != 1 + 2 * folds * each or folds < 2 or each < 1:
         raise InvalidFileError(
-            f"{file} announces {folds} folds of {each} and {each} pairs, which makes "
+            f"{file} declares {folds} folds of {each} and {each} pairs, which makes "
             f"{2 * folds * each} lines, but has {len(lines) - 1}"
         )
     root = folder / "test"
@@ -120,7 +124,9 @@ def _listed_pairs(folder: Path, input_size: int) -> Pairs:
     first, second, same, fold = [], [], [], []
     for line, words in enumerate(lines[1:], start=2):
         if len(words) not in (3, 4) or not (words[1].isdecimal() and words[-1].isdecimal()):
-            raise InvalidFileError(f"{file}, line {line}: neither `name i j` nor `name i name j`")
+            raise InvalidFileError(
+                f"{file}, line {line}: it is neither `name i j` nor `name i name j`"
+            )
         first.append(image(words[0], words[1], line))
         second.append(image(words[-2] if len(words) == 4 else words[0], words[-1], line))
         same.append(len(words) == 3)
@@ -151,7 +157,7 @@ def _drawn_pairs(images: StoredSplit) -> Pairs:
     each = min(_PAIRS // 2, len(of_one), len(of_two))
     if each < FOLDS:
         raise InvalidFileError(
-            f"the identities kept from training give {each} pairs of one and of two, and "
+            f"the held-out identities give {each} pairs of one identity and of two, and "
             f"{FOLDS} are needed: give more images of each identity"
         )
     drawn = [part[torch.randperm(len(part), generator=rng)[:each]] for part in (of_one, of_two)]

@@ -55,7 +55,7 @@ def read_idx(path: Path) -> Tensor:
     except (OSError, EOFError, zlib.error) as error:
         raise InvalidFileError(f"cannot read {path}: {error}") from error
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] != _UNSIGNED_BYTE:
-        raise InvalidFileError(f"{path} is no IDX file of bytes")
+        raise InvalidFileError(f"{path} is not an IDX file of bytes")
     header = 4 + 4 * raw[3]
     shape = struct.unpack(f">{raw[3]}I", raw[4:header]) if len(raw) >= header else (0,)
     if not shape or len(raw) != header + prod(shape):

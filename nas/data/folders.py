@@ -37,7 +37,7 @@ def given_folder(data_dir: Path | None, *, what: str, layout: str) -> Path:
     if data_dir is None:
         raise InvalidFileError(f"{what} not downloaded: give --data-dir a folder; {layout}")
     if not data_dir.is_dir():
-        raise InvalidFileError(f"{data_dir} is no folder: {layout}")
+        raise InvalidFileError(f"{data_dir} is not a folder: {layout}")
     return data_dir
 
 
@@ -110,7 +110,7 @@ def read_list(file: Path, roots: Sequence[Path]) -> tuple[FileStore, Tensor]:
             continue
         if not path or not label.isdecimal():
             raise InvalidFileError(
-                f"{file}, line {number}: {line[:60]!r} is no `path label`, such as "
+                f"{file}, line {number}: {line[:60]!r} is not `path label`, such as "
                 "`n01440764/n01440764_18.JPEG 0`"
             )
         if any(map(is_hidden, set(path.split("/")) - {".", ".."})):

@@ -37,8 +37,8 @@ _MEAN, _STD = (
     (0.229, 0.224, 0.225),
 )  # customary statistics of ImageNet's pixels
 _LAYOUT = (
-    "it needs folders train/ and val/ of a folder a class, one *train*.txt and one *val*.txt of "
-    "lines `path label`, or train.lmdb and val.lmdb"
+    "it needs folders train/ and val/ with one folder per class, lists *train*.txt and *val*.txt "
+    "with lines of `path label`, or train.lmdb and val.lmdb"
 )
 
 

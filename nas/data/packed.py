@@ -43,7 +43,7 @@ class LmdbStore:
                 raw = transaction.get(_LABELS)
         except lmdb.Error as error:
             raise InvalidFileError(
-                f"cannot read {path}: {error}; make it anew with `latbench pack`"
+                f"cannot read {path}: {error}; make it again with `latbench pack`"
             ) from error
         if raw is None:
             raise InvalidFileError(f"{path} holds no packed images: make it with `latbench pack`")

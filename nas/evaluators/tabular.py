@@ -58,7 +58,7 @@ class TabularEvaluator(Evaluator):
         """
         if architecture.space != self.space.name:
             raise InvalidFileError(
-                f"the benchmark is of space {self.space.name}, not {architecture.space}",
+                f"the benchmark has the space {self.space.name}, not {architecture.space}",
                 path="$.space",
             )
         self.space.check(architecture)
@@ -74,7 +74,7 @@ def _read(path: Path, *, layers: int) -> dict[str, Entry]:
     try:
         raw = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     except (msgspec.DecodeError, UnicodeError) as error:
-        raise InvalidFileError(f"{path} is no table of NAS-Bench-Macro: {error}") from error
+        raise InvalidFileError(f"{path} is not a table of NAS-Bench-Macro: {error}") from error
     entries = {}
     for digits in map("".join, product("012", repeat=layers)):
         if digits not in raw:
@@ -91,7 +91,7 @@ def _read(path: Path, *, layers: int) -> dict[str, Entry]:
             ) from error
     for unknown in raw:
         raise InvalidFileError(
-            f"{path} is no table of NAS-Bench-Macro: {unknown[:20]!r} is no architecture of it",
+            f"{path} is not a table of NAS-Bench-Macro: it has no architecture {unknown[:20]!r}",
             path=f"$.{unknown[:20]}",
         )
     return entries

@@ -244,8 +244,8 @@ def require_separate(space: SearchSpace) -> None:
 def _check(space: SearchSpace, norms: Norms) -> None:
     if norms == "running" and has_widths(space):
         raise InvalidValueError(
-            f"{space.name} has operations of elastic width, whose norms are of the batch: "
-            "search it with tfnas"
+            f"{space.name} has operations of elastic width, which need batch norms without running "
+            "statistics: search it with tfnas"
         )
     require_separate(space)
 

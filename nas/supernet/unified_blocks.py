@@ -181,7 +181,9 @@ class UnifiedSupernet(nn.Module):
         missing, unexpected = network.load_state_dict(state, strict=False)
         wrong = [name for name in missing if not name.endswith("num_batches_tracked")] + unexpected
         if wrong:
-            raise ValueError(f"the supernet's names are not the renderer's: {', '.join(wrong)}")
+            raise ValueError(
+                f"parameter names of the supernet and the renderer differ: {', '.join(wrong)}"
+            )
         return network.to(memory_format=torch.channels_last)
 
 

@@ -45,7 +45,7 @@ returns the loss, a scalar without gradient on the device."""
 READ_EVERY_S = 0.5  # how often losses are read from a GPU
 
 _REMEDY = (
-    "begin anew in another folder (-o) with a lower learning rate, with gradients clipped, or in "
+    "start again in another folder (-o) with a lower learning rate, with gradients clipped, or in "
     "single precision if this was not"
 )
 

@@ -52,7 +52,7 @@ class RunFolder:
             if differing:
                 raise MismatchError(
                     f"{path} holds another run (it differs in {', '.join(differing)}): "
-                    "choose another folder (-o), or repeat its command to go on with it"
+                    "choose another folder (-o), or repeat its command to resume it"
                 )
         elif path.exists() and (
             not path.is_dir() or not all(is_hidden(entry.name) for entry in path.iterdir())
@@ -76,7 +76,7 @@ class RunFolder:
             state: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
         except Exception as error:  # torch raises any exception of its unpickler
             raise InvalidFileError(
-                f"{file} is damaged: {error}; delete it to begin anew"
+                f"{file} is damaged: {error}; delete it to start again"
             ) from error
         return state
 
@@ -99,7 +99,7 @@ class RunFolder:
             reason = str(error).split("\n")[0]
             raise InvalidFileError(
                 f"cannot write {file}, where {free_mib} MiB are free ({reason}); the last "
-                "checkpoint is as it was: make room, and repeat the command to go on from it"
+                "checkpoint is not changed: make room, and repeat the command to resume"
             ) from error
 
     def _checkpoint_file(self, name: str) -> Path:
@@ -182,7 +182,7 @@ def _lines_of(path: Path) -> list[dict[str, Any]]:
             lines.append(_untimed(msgspec.json.decode(line, type=dict[str, Any])))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidFileError(
-                f"{path} is damaged in line {number}: {error}; delete that line to go on",
+                f"{path} is damaged in line {number}: {error}; delete that line to continue",
                 path=f"$[{number - 1}]",
             ) from error
     return lines

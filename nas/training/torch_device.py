@@ -136,7 +136,7 @@ class TorchDevice:
             ):
                 raise TorchDeviceError(
                     f"{work} lost another of its processes ({reason}); {kept}. What to do: see "
-                    "what that process printed, and repeat the command to go on"
+                    "what that process printed, and repeat the command to resume"
                 ) from error
             failed = isinstance(error, _ERRORS) or (
                 self.is_gpu and any(words in reason for words in _FAILURES)
@@ -148,12 +148,12 @@ class TorchDevice:
                 raise TorchDeviceError(
                     f"{self._described()} has not enough memory for {work}{images}; {kept}. What "
                     "to do: begin in another folder (-o) with a smaller --batch-size or with "
-                    "--set precision=bf16; or go on here, sharing each batch among more devices "
+                    "--set precision=bf16; or resume here and share each batch among more devices "
                     "by torchrun, or after ending what else uses this memory"
                 ) from error
             raise TorchDeviceError(
                 f"{self.device} failed in {work} ({reason}); {kept}. What to do: look at "
-                "`nvidia-smi` and the system's log, and repeat the command to go on, on another "
+                "`nvidia-smi` and the system's log, and repeat the command to resume, on another "
                 "device if need be (--torch-device)"
             ) from error
 

@@ -108,7 +108,7 @@ def test_weights_that_are_no_numbers_after_an_epoch_are_not_kept(tmp_path: Path)
     assert not (tmp_path / "checkpoint").exists()
     assert (tmp_path / "metrics.jsonl").read_text() == ""
     folder.save_checkpoint("x", state.save())
-    with pytest.raises(InvalidFileError, match="not finite: begin anew in another folder"):
+    with pytest.raises(InvalidFileError, match="not finite: start again in another folder"):
         resume(_Counter(), folder, "x")
 
 
