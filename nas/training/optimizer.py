@@ -126,7 +126,7 @@ class TensorFlowRMSprop(Optimizer):
         parameters: What to optimise.
         lr: Learning rate.
         alpha: Decay of the running mean of squared gradients.
-        momentum: Of the velocity.
+        momentum: Momentum of the velocity.
         epsilon: Constant under the root.
         weight_decay: L2 penalty.
     """

@@ -43,7 +43,7 @@ def test_a_training_goes_on_under_the_first_checkpoint_that_there_is(tmp_path: P
     assert not resume(state, folder, "search", "warmup")
     run_epochs(state, 2, state.train_epoch, folder, phase="warmup")
     for epochs in (5, 5):  # the second time nothing is left to do
-        state, told = _Counter(), list[float]()
+        state, reported = _Counter(), list[float]()
         assert resume(state, folder, "search", "warmup")
         run_epochs(
             state,
@@ -51,10 +51,10 @@ def test_a_training_goes_on_under_the_first_checkpoint_that_there_is(tmp_path: P
             state.train_epoch,
             folder,
             phase="search",
-            progress=lambda fraction, words, told=told: told.append(fraction),
+            progress=lambda fraction, words, reported=reported: reported.append(fraction),
         )
         assert (state.epoch, float(state.module.weight.detach())) == (5, 5.0)
-    assert told == []
+    assert reported == []
     lines = _lines(tmp_path)
     assert [(line["phase"], line["epoch"], line["count"]) for line in lines] == [
         *(("warmup", epoch, epoch + 1) for epoch in range(2)),
