@@ -123,7 +123,7 @@ class TensorFlowRMSprop(Optimizer):
     results differ.
 
     Args:
-        parameters: What to optimise.
+        parameters: Parameters to optimise.
         lr: Learning rate.
         alpha: Decay of the running mean of squared gradients.
         momentum: Momentum of the velocity.
