@@ -112,7 +112,7 @@ def test_cost_predict_and_fit(run: Any, architecture: Path, table: Path, tmp_pat
 def test_verifying_draws_networks_that_differ_and_are_new(
     run: Any, tmp_path: Path, quick_profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A space of few networks, six of which the prices were fitted on."""
+    """The space has few networks, and the prices were fitted on six of them."""
     space, table = make_small_space(), tmp_path / "small.sqlite"
     monkeypatch.setattr("nas.latency.priced_space.make_space", lambda *label: space)
     profiler = make_profiler(quick_profile)

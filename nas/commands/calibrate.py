@@ -14,16 +14,16 @@ from nas.commands.options import widths_option
 @click.command(epilog=example("latbench calibrate t.sqlite --networks 24"))
 @click.argument("table", type=FILE)
 @click.option(
-    "--networks", type=COUNT, default=24, show_default=True, help="How many networks to add."
+    "--networks", type=COUNT, default=24, show_default=True, help="Number of networks to add."
 )
 @seed_option
 @widths_option("efficient")
 @json_option
 def calibrate(table: Path, networks: int, seed: int, widths: str, as_json: bool) -> None:
-    """Fit a table's prices on more measured networks.
+    """Fit a table's prices to more networks.
 
-    It measures random networks on the device of TABLE. Predictions then come with a 90 % interval.
-    The same command goes on where it was interrupted.
+    It measures random networks on the device of TABLE and fits the prices to them too. Predictions
+    then have a 90 % interval. Repeat the command to resume after an interruption.
     """
     import nas
     from latbench.report.results import show_calibration

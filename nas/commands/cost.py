@@ -16,8 +16,8 @@ from latbench.commands.output import emit
 def cost(architecture: Path, as_json: bool) -> None:
     """Count multiply-accumulates and parameters.
 
-    The counts are of ARCHITECTURE, a JSON file, in millions. Multiply-accumulates are those of
-    convolutions and linear layers, nothing else.
+    The counts for ARCHITECTURE, a JSON file, are in millions. Multiply-accumulates are counted for
+    convolutions and linear layers only.
     """
     import nas
     from nas.report.networks import show_cost

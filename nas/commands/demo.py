@@ -18,15 +18,15 @@ from latbench.commands.output import emit, progress
     default="runs/demo",
     show_default=True,
     metavar="FOLDER",
-    help="Folder for everything that is made.",
+    help="Folder for all results.",
 )
 @json_option
 def demo(output: Path, as_json: bool) -> None:
     """Profile, search, train and verify, in minutes.
 
-    The main job on this machine at small size: a rough latency table, a network for a budget, its
-    training on scikit-learn's digits, and its measured latency. The same command goes on where it
-    was interrupted.
+    The demo runs the main job on this machine at small size. It makes a rough latency table,
+    searches a network for a budget, trains it on scikit-learn's digits, and measures its latency.
+    Repeat the command to resume after an interruption.
     """
     import nas
     from nas.report.searches import show_demo

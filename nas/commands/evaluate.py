@@ -19,7 +19,8 @@ from nas.commands.options import data_options, torch_device_option
 def evaluate(run: Path, data: str, data_dir: Path | None, torch_device: str, as_json: bool) -> None:
     """Test a trained network.
 
-    RUN is the folder of `latbench train`. The result is accuracy, or the metrics of another task.
+    RUN is the folder of `latbench train`. The result is the accuracy, or the metrics of another
+    task.
     """
     import nas
     from latbench.report.terminal import print_lines

@@ -18,15 +18,15 @@ from latbench.commands.output import emit
     "--weights",
     type=FILE,
     metavar="FILE",
-    help="Trained weights, RUN/weights.safetensors of `latbench train`.  [default: random weights]",
+    help="Trained weights: RUN/weights.safetensors of `latbench train`.  [default: random weights]",
 )
 @output_file("the ONNX model")
 @json_option
 def export(architecture: Path, weights: Path | None, output: Path, as_json: bool) -> None:
     """Write a deployable ONNX model.
 
-    The model is ARCHITECTURE with its batch norms folded. Its outputs are checked against torch;
-    if they deviate, nothing is written.
+    The model is ARCHITECTURE with its batch norms folded. Its outputs are compared with those of
+    torch; if they deviate, nothing is written.
     """
     import nas
     from latbench.report.terminal import print_lines

@@ -32,13 +32,13 @@ from nas.commands.options import widths_option
     type=named("method", "exact", "greedy"),
     default="exact",
     show_default=True,
-    help="Find the closest latency, or scale as the paper of TF-NAS does.",
+    help="Find the closest latency (exact), or scale as in the paper of TF-NAS (greedy).",
 )
 @widths_option("any")
 @click.option(
     "--measured",
     is_flag=True,
-    help="Measure the network, and correct its widths until the device agrees.",
+    help="Measure the network, and correct its widths until its measured latency meets the target.",
 )
 @output_file("the fitted architecture", required=False)
 @json_option
@@ -54,8 +54,8 @@ def fit(
 ) -> None:
     """Scale an architecture's widths to a latency.
 
-    Operations and depths of ARCHITECTURE stay. The predicted latency ends at the target or just
-    below it. A target out of reach is refused with the nearest feasible one.
+    Operations and depths of ARCHITECTURE do not change. The predicted latency is at the target or
+    just below it. If the target is not feasible, the error names the nearest feasible one.
     """
     import nas
     from nas.report.networks import show_fit

@@ -23,29 +23,30 @@ from nas.commands.options import ACTIVATION
     "--table",
     type=FILE,
     metavar="TABLE",
-    help="Latency table of the device, a file that `latbench profile` writes.",
+    help="Latency table of the device, written by `latbench profile`.",
 )
 @click.option(
     "--target",
     "targets",
     type=LATENCY,
     multiple=True,
-    help="Latency not to exceed, such as 15ms. It may be given several times.",
+    help="Largest latency, such as 15ms. The option can be repeated.",
 )
 @click.option(
     "--target-macs",
     "macs",
     type=MILLIONS,
     multiple=True,
-    help="Multiply-accumulates of convolutions not to exceed, in millions, such as 320. A number "
-    "from 100000 on is in ones: 320000000 is the same.",
+    help="Largest number of multiply-accumulates of convolutions, in millions, such as 320. A "
+    "number of 100000 or more is not in millions: 320000000 means the same.",
 )
 @click.option(
     "--target-params",
     "params",
     type=MILLIONS,
     multiple=True,
-    help="Parameters not to exceed, in millions, such as 3.2. Numbers from 100000 on are in ones.",
+    help="Largest number of parameters, in millions, such as 3.2. A number of 100000 or more is "
+    "not in millions.",
 )
 @click.option(
     "--raw",
@@ -59,7 +60,11 @@ from nas.commands.options import ACTIVATION
     help="Activation of every block.  [default: the generator's own]",
 )
 @click.option(
-    "-o", "--output", type=FOLDER, metavar="FOLDER", help="Folder for a file of each architecture."
+    "-o",
+    "--output",
+    type=FOLDER,
+    metavar="FOLDER",
+    help="Folder for the architectures, one file each.",
 )
 @json_option
 def generate(
@@ -74,10 +79,10 @@ def generate(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Get architectures for budgets from a generator.
+    """Generate architectures for budgets.
 
-    One forward pass of GENERATOR answers all budgets, and every answer keeps to its budget.
-    Budgets of two kinds are asked together: the first of one with the first of the other.
+    One forward pass of GENERATOR answers all budgets, and every architecture meets its budget.
+    Budgets of two kinds are paired: the first of one with the first of the other.
     """
     import nas
     from nas.report.searches import show_generated

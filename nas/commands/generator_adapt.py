@@ -28,14 +28,14 @@ from nas.commands.options import torch_device_option
     "--data-dir",
     type=FOLDER,
     metavar="FOLDER",
-    help="Folder of the data set's files, if the search was given one.",
+    help="Folder of the data set's files, if the search needed one.",
 )
 @click.option(
     "--epochs",
     type=COUNT,
     default=5,
     show_default=True,
-    help="Epochs of training for the new device.",
+    help="Number of training epochs for the new device.",
 )
 @torch_device_option
 @output_file("the adapted generator")
@@ -49,10 +49,10 @@ def generator_adapt(
     output: Path,
     as_json: bool,
 ) -> None:
-    """Let a generator learn one more device.
+    """Train a generator for one more device.
 
-    RUN is the folder of a search by sgnas, and the table is of the new device. Only the device's
-    vector is trained, against RUN's supernet; the rest of the generator stays as it is.
+    RUN is the folder of a search by sgnas. The table belongs to the new device. Only the vector of
+    this device is trained, with RUN's supernet; the rest of the generator does not change.
     """
     import nas
     from nas.report.searches import show_generator

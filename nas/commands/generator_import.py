@@ -29,7 +29,7 @@ from latbench.commands.output import emit
 @output_file("the generator")
 @json_option
 def generator_import(weights: Path, prior: Path, output: Path, as_json: bool) -> None:
-    """Make published weights of SGNAS usable."""
+    """Import published weights of SGNAS."""
     import nas
     from nas.report.searches import show_generator
 

@@ -14,9 +14,10 @@ from latbench.commands.output import emit
 @click.argument("generator", type=FILE)
 @json_option
 def generator_show(generator: Path, as_json: bool) -> None:
-    """Show what a generator may be asked.
+    """Show what a generator can generate.
 
-    These are the space of its architectures, kinds of budget, devices and the trained range.
+    The output lists the space of its architectures, the kinds of budgets, the devices and the
+    trained range.
     """
     import nas
     from nas.report.searches import show_generator

@@ -24,9 +24,9 @@ from nas.commands.options import KIND
 def new(kind: str, name: str, root: Path | None, as_json: bool) -> None:
     """Write a new component with its contract test.
 
-    KIND is space, block, searcher, strategy, criterion, dataset, task or runtime. What is written
-    works, and is to be changed. In a checkout the component is registered beside the others;
-    elsewhere it becomes a package of its own, latbench-NAME.
+    KIND is space, block, searcher, strategy, criterion, dataset, task or runtime. The new component
+    is a working example to edit. In a checkout it is registered with the others; elsewhere it
+    becomes a separate package, latbench-NAME.
     """
     import nas
     from latbench.report.terminal import print_lines

@@ -1,4 +1,4 @@
-"""Options of commands on architectures, said once, and names that belong to ``nas``."""
+"""Options shared by the commands of ``nas``, and the types of their names."""
 
 from __future__ import annotations
 
@@ -52,30 +52,30 @@ ACTIVATION = named("activation", "relu6", "hswish")
 
 
 def widths_option(default: str) -> Decorator:
-    """Which widths take part."""
+    """Option for the widths that may be used."""
     return click.option(
         "--widths",
         type=named("widths", "any", "efficient"),
         default=default,
         show_default=True,
-        help="Use any width that is priced, or only those that no wider one matches in latency.",
+        help="Use any width with a price, or only efficient ones: no wider width is as fast.",
     )
 
 
 def space_options(command: Callable[..., None]) -> Callable[..., None]:
-    """What makes a search space of a name."""
+    """Options that complete the name of a search space."""
     for option in (
         click.option(
             "--activation",
             type=ACTIVATION,
             default="relu6",
             show_default=True,
-            help="Activation of every block, in spaces that leave it open.",
+            help="Activation of every block, in spaces where it can be chosen.",
         ),
         click.option(
             "--se",
             is_flag=True,
-            help="Put squeeze-excite in every block, in spaces that leave it open.",
+            help="Put squeeze-excite in every block, in spaces where it can be chosen.",
         ),
         click.option(
             "--classes",
@@ -106,12 +106,12 @@ set_option = click.option(
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change one setting of the recipe. It may be given several times.",
+    help="Change one setting of the recipe. The option can be repeated.",
 )
 
 
 def data_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Which images, and where they are."""
+    """Options for the data set."""
     for option in (
         click.option(
             "--data-dir",
@@ -134,7 +134,7 @@ images_option = click.option(
     "--images",
     type=COUNT,
     metavar="N",
-    help="Use only so many training images, drawn at random.  [default: all]",
+    help="Number of training images to draw at random.  [default: all]",
 )
 
 
@@ -143,8 +143,8 @@ torch_device_option = click.option(
     default="auto",
     show_default=True,
     metavar="NAME",
-    help="Where networks are trained and judged: auto (the CUDA GPU where there is one, else the "
-    "CPU), cpu, cuda, cuda:1 or mps.",
+    help="Device of training and evaluation: auto (the CUDA GPU if there is one, else the CPU), "
+    "cpu, cuda, cuda:1 or mps.",
 )
 
 
@@ -154,5 +154,5 @@ run_option = click.option(
     type=FOLDER,
     required=True,
     metavar="RUN",
-    help="Folder of the run, new or to go on with.",
+    help="Folder of the run, new or to resume.",
 )

@@ -24,8 +24,8 @@ from latbench.commands.output import emit, progress
 def pack(folder: Path, output: Path, as_json: bool) -> None:
     """Pack a folder of images into LMDB files.
 
-    FOLDER has a layout of ImageNet: folders of images by class, or lists of files. The packed
-    files are read faster. The same command goes on where it was interrupted.
+    FOLDER has a layout of ImageNet: folders of images by class, or lists of files. The packed files
+    are read faster. Repeat the command to resume after an interruption.
     """
     import nas
     from latbench.report.terminal import print_lines

@@ -15,9 +15,9 @@ from latbench.commands.output import emit
 @table_option
 @json_option
 def predict(architecture: Path, table: Path, as_json: bool) -> None:
-    """Predict an architecture's latency by a table.
+    """Predict an architecture's latency from a table.
 
-    Nothing is measured. The latency of ARCHITECTURE comes with a 90 % interval once the table was
+    Nothing is measured. The latency of ARCHITECTURE has a 90 % interval if the table was
     calibrated.
     """
     import latbench

@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 )
 @click.argument("device", type=DEVICE)
 @click.argument("space", type=SPACE)
-@output_file("the latency table, new or to go on with", required=False)
+@output_file("the latency table, new or to resume", required=False)
 @space_options
 @click.option(
     "--time-limit",
     type=DURATION,
     default="20min",
     show_default=True,
-    help="How long to measure, such as 150s, 8min or 2h. Every block gets a price all the same.",
+    help="Time to measure, such as 150s, 8min or 2h. Every block gets a price in any case.",
 )
 @click.option(
     "--from",
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     help="Predict most entries from another device's table of SPACE, and measure few.",
 )
 @click.option(
-    "--plan", is_flag=True, help="Say how many blocks, minutes and MiB it takes, and stop there."
+    "--plan", is_flag=True, help="Only print how many blocks, minutes and MiB it would take."
 )
 @json_option
 def profile(
@@ -68,8 +68,8 @@ def profile(
     """Measure a device into a latency table.
 
     DEVICE is a name that `latbench devices` lists, or the file of a device profile. SPACE is a
-    search space; its blocks are measured on the device. Stop it with Ctrl-C: the same command goes
-    on with what is in the file.
+    search space; its blocks are measured on the device. Stop it with Ctrl-C; repeat the command to
+    resume.
     """
     import nas
     from latbench.report.results import show_forecast, show_profiled

@@ -52,8 +52,8 @@ from nas.commands.options import (
     type=FILE,
     multiple=True,
     metavar="TABLE",
-    help="Latency table, a file that `latbench profile` writes. Give one for each device that the "
-    "target holds on. A search under --max-macs or --max-params alone needs none.",
+    help="Latency table, written by `latbench profile`. Give one for each device on which the "
+    "target holds. A search with only --max-macs or --max-params needs none.",
 )
 @space_options
 @click.option(
@@ -61,19 +61,19 @@ from nas.commands.options import (
     "targets",
     type=LATENCY,
     multiple=True,
-    help="Latency not to exceed, such as 15ms. Give one for each architecture to find. It may be "
-    "left out under the limits below, or to train a generator.",
+    help="Largest latency, such as 15ms. Give one for each architecture to find. It is not needed "
+    "with the limits below, or to train a generator.",
 )
 @click.option(
     "--max-macs",
     type=MANY,
-    help="Multiply-accumulates not to exceed at any target, such as 30M. A bare number below "
+    help="Largest number of multiply-accumulates at every target, such as 30M. A bare number below "
     "100000 is in millions: 30 is 30M.",
 )
 @click.option(
     "--max-params",
     type=MANY,
-    help="Parameters not to exceed at any target, such as 3M. Bare numbers are as with --max-macs.",
+    help="Largest number of parameters at every target, such as 3M. Bare numbers as in --max-macs.",
 )
 @widths_option("efficient")
 @data_options
@@ -82,13 +82,13 @@ from nas.commands.options import (
     "--epochs",
     type=COUNT,
     metavar="N",
-    help="Scale the published schedule to so many epochs.  [default: the published number]",
+    help="Number of epochs; the schedule is scaled to it.  [default: the recipe's]",
 )
 @click.option(
     "--batch-size",
     type=BATCH,
     metavar="N",
-    help="Images a step.  [default: the published number]",
+    help="Images a step.  [default: the recipe's]",
 )
 @recipe_option
 @set_option
@@ -96,8 +96,8 @@ from nas.commands.options import (
 @click.option(
     "--measured",
     is_flag=True,
-    help="Measure each network found, and correct it until the device agrees. It may be added to a "
-    "search that is done.",
+    help="Measure each network found, and correct it until its measured latency meets the target. "
+    "The option can be added to a finished search.",
 )
 @torch_device_option
 @run_option
@@ -129,9 +129,9 @@ def search(
 ) -> None:
     """Find architectures under latency budgets.
 
-    SPACE is a search space, as `latbench spaces` lists them. The tables say its input size, classes
-    and variant; without a table the options do. The same command goes on where it was interrupted.
-    Started by `torchrun --no-python`, all processes search together.
+    SPACE is a search space that `latbench spaces` lists. The tables define its input size, classes
+    and variant; without a table the options do. Repeat the command to resume after an interruption.
+    Under `torchrun --no-python`, all processes search together.
     """
     import nas
     from nas.report.searches import show_search

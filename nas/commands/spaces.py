@@ -20,7 +20,7 @@ from nas.commands.options import SPACE, space_options
 @click.option(
     "--draw",
     type=named("draw", "smallest", "largest", "random"),
-    help="Draw an architecture of the space: that of fewest or most MACs, or a random one.",
+    help="Draw an architecture of the space: with the fewest or most MACs, or at random.",
 )
 @seed_option
 @space_options

@@ -31,19 +31,16 @@ from nas.commands.options import FORMAT
     type=named("unit", "ms", "s"),
     help="Unit of the latencies in FILE.  [default: the format's own]",
 )
-@click.option(
-    "--device", required=True, metavar="NAME", help="What to call the device; any name will do."
-)
+@click.option("--device", required=True, metavar="NAME", help="Name of the device; any text.")
 @output_file("the latency table, which must not exist yet")
 @json_option
 def table_import(
     file: Path, kind: str, unit: Literal["ms", "s"] | None, device: str, output: Path, as_json: bool
 ) -> None:
-    """Make a latency table of another program's.
+    """Convert another program's latency table.
 
-    The defects of FILE are counted, not hidden: prices that are not positive or no number, entries
-    that stand twice, and blocks that are not known here. Pickles are read without running their
-    code.
+    Defects of FILE are counted, not hidden: prices that are not positive or not a number, duplicate
+    entries, and unknown blocks. Pickles are read without running their code.
     """
     import latbench
     import nas

@@ -28,7 +28,7 @@ from nas.commands.options import (
     "--epochs",
     type=COUNT,
     metavar="N",
-    help="Epochs, instead of the recipe's.  [default: 30]",
+    help="Number of epochs, instead of the recipe's.  [default: 30]",
 )
 @click.option(
     "--batch-size",
@@ -40,7 +40,7 @@ from nas.commands.options import (
     "--seed",
     type=SEED,
     metavar="N",
-    help="Seed of everything that is drawn, instead of the recipe's.  [default: 0]",
+    help="Seed of all random draws, instead of the recipe's.  [default: 0]",
 )
 @torch_device_option
 @run_option
@@ -61,8 +61,8 @@ def train(
 ) -> None:
     """Train an architecture from scratch.
 
-    The weights of ARCHITECTURE and its test metrics go into the run's folder. The same command
-    goes on where it was interrupted. Started by `torchrun --no-python`, all processes train
+    The weights of ARCHITECTURE and its test metrics are written into the run's folder. Repeat the
+    command to resume after an interruption. Under `torchrun --no-python`, all processes train
     together.
     """
     import nas

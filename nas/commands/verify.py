@@ -32,7 +32,7 @@ from nas.commands.options import widths_option
     type=COUNT,
     metavar="N",
     default=None,
-    help="Verify so many random networks as well.",
+    help="Number of random networks to verify as well.",
 )
 @seed_option
 @widths_option("efficient")
@@ -50,9 +50,8 @@ def verify(
 ) -> None:
     """Measure networks and compare with a table.
 
-    ARCHITECTURES are files of the table's space. The result separates the machine's drift
-    since the profiling from the table's error. The exit code is 1 if the mean error is beyond the
-    tolerance.
+    ARCHITECTURES are files of the table's space. The result separates the machine's drift since the
+    profiling from the table's error. The exit code is 1 if the mean error exceeds the tolerance.
     """
     import nas
     from latbench.report.results import show_verification

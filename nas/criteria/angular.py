@@ -13,18 +13,18 @@ from nas.criteria import check_range
 
 
 class AngularMargin(nn.Module):
-    """Cross entropy over ``scale * cos(theta)``, theta of the true class widened by the margin.
+    """Cross entropy over ``scale * cos(theta)``; the margin is added to theta of the true class.
 
     theta is the angle between an embedding and the centre of a class. With c = cos(theta),
-    ``cos(theta + m) = c cos(m) - sqrt(1 - c^2) sin(m)``; beyond theta = pi - m, where this turns
-    round, the line ``c - m sin(m)`` goes on falling, as in the published code.
+    ``cos(theta + m) = c cos(m) - sqrt(1 - c^2) sin(m)``; beyond theta = pi - m, where this would
+    rise again, the line ``c - m sin(m)`` is used, as in the published code.
 
     Args:
         outputs: Size of the embedding.
-        classes: Identities.
+        classes: Number of identities.
         margin: m in radians; 0.5 in the paper.
-        scale: 64 in the paper.
-        seed: Of the initial centres.
+        scale: Factor of the cosines; 64 in the paper.
+        seed: Seed of the initial centres.
     """
 
     embeds: ClassVar[bool] = True
@@ -47,7 +47,7 @@ class AngularMargin(nn.Module):
         self.centres = nn.Parameter(torch.randn(classes, outputs, generator=rng) * 0.01)
 
     def cosines(self, embeddings: Tensor) -> Tensor:
-        """``(N, outputs)`` to the cosines with every centre, ``(N, classes)``."""
+        """Cosines between embeddings ``(N, outputs)`` and all centres, ``(N, classes)``."""
         return F.linear(F.normalize(embeddings.float(), dim=1), F.normalize(self.centres, dim=1))
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:

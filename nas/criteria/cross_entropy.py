@@ -9,7 +9,7 @@ from nas.criteria import check_logits
 
 
 class CrossEntropy(nn.Module):
-    """Mean of -log p over the batch, p the probability of the true class."""
+    """Mean of -log p over the batch, where p is the probability of the true class."""
 
     def __init__(self, outputs: int, classes: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Focal loss (Lin et al. 2017): what is classified well already counts little."""
+"""Focal loss (Lin et al. 2017): images that are already classified well have a small weight."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from nas.criteria import check_logits, check_range
 
 
 class Focal(nn.Module):
-    """Mean of ``-alpha (1 - p) ** gamma log p``, p the softmax probability of the true class.
+    """Mean of ``-alpha (1 - p) ** gamma log p``; p is the softmax probability of the true class.
 
     Args:
-        outputs: Logits.
-        classes: As many.
-        alpha: A factor of the whole; the paper's, of one class against another, is for detection.
-        gamma: 0 is cross entropy; 2 is the paper's choice (Section 5.1).
+        outputs: Number of logits.
+        classes: Number of classes; must equal ``outputs``.
+        alpha: Factor of the whole loss. The paper's class weights are for detection.
+        gamma: Exponent; 0 is cross entropy, 2 is the paper's choice (Section 5.1).
     """
 
     def __init__(

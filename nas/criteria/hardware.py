@@ -1,20 +1,20 @@
-"""Losses of a cost over its target, joined to the task's loss: one form a paper.
+"""Losses of a cost relative to its target, combined with the task's loss; one form per paper.
 
-Plain arithmetic on floats and torch scalars alike, so an objective is differentiable wherever the
-cost is. Every objective is called as ``objective(task_loss, cost, target)`` and returns the total;
-its weights are keywords with the published values. Cost and target have one unit:
+The functions work on floats and on torch scalars, so an objective is differentiable if the cost is.
+Every objective is called as ``objective(task_loss, cost, target)`` and returns the total. Its
+weights are keywords with the published values. Cost and target have the same unit:
 
-    c1                    ms; it takes the logarithm of thousandths
-    c2, eq9, absolute     any: they see nothing but cost / target
+    c1                    ms; the formula takes the logarithm of microseconds
+    c2, eq9, absolute     any: they use only cost / target
     hinge                 ms, of targets near 15 ms
     squared               millions of MACs, of targets near 27 M (OSNASLib's)
     sgnas                 millions of MACs, of targets near 360 M (the middle of SGNAS's range)
 
-A weight that was published for 27 million MACs does nothing to 0.5 ms. So searches call
-``objective_of(name)``: where the unit matters it scales cost and target alike, such that the target
-is the one that the weight is for. A new objective is a function here, or in an installed package,
-and one line in ``OBJECTIVES``; recipes choose one by its name. TF-NAS (Hu et al., ECCV 2020) calls
-FBNet's form C1 and ProxylessNAS's C2, and compares both with its own Eq. 9.
+A weight that was published for 27 million MACs has no effect on 0.5 ms. So searches call
+``objective_of(name)``. If the unit matters, it scales cost and target by one factor, so that the
+target equals the one for which the weight was published. A new objective is a function here, or in
+an installed package, and one line in ``OBJECTIVES``; recipes choose one by its name. TF-NAS (Hu et
+al., ECCV 2020) calls FBNet's form C1 and ProxylessNAS's C2, and compares both with its own Eq. 9.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Value = Any
 """A float, or a torch scalar."""
 
 Objective = Callable[[Value, Value, float], Value]
-"""``(task_loss, cost, target)`` to the total."""
+"""Function from ``(task_loss, cost, target)`` to the total loss."""
 
 OBJECTIVES: Registry[Objective] = Registry(
     "hardware loss",
@@ -42,11 +42,11 @@ OBJECTIVES: Registry[Objective] = Registry(
 
 
 REFERENCE_TARGETS = {"hinge": 15.0, "squared": 27.0, "sgnas": 360.0}
-"""Targets that the weights of objectives are for, each in the objective's unit."""
+"""Targets for which the objectives' weights were published, each in the objective's unit."""
 
 
 def objective_of(name: str) -> Objective:
-    """The objective for costs and targets of any unit.
+    """The objective with this name, for costs and targets of any unit.
 
     Raises:
         UnknownNameError: There is no objective of this name.
@@ -71,10 +71,10 @@ def c1(
     beta: float = 0.6,
     unit: float = 1e-3,
 ) -> Value:
-    """FBNet's product: ``task_loss * alpha * log(cost) ** beta``; knows no target.
+    """FBNet's product: ``task_loss * alpha * log(cost) ** beta``; ignores the target.
 
-    Wu et al., CVPR 2019, Eq. 2, with its constants. The paper does not say the unit of the cost.
-    Here the logarithm is taken of thousandths (microseconds for a latency in ms), which keeps it
+    Wu et al., CVPR 2019, Eq. 2, with its constants. The paper does not state the unit of the cost.
+    Here the logarithm is taken of 1000 times the cost (microseconds for a latency in ms), so it is
     positive for every network.
     """
     scaled = cost / unit
@@ -97,7 +97,7 @@ def eq9(task_loss: Value, cost: Value, target: float, *, weight: float = 0.1) ->
 
 
 def absolute(task_loss: Value, cost: Value, target: float, *, weight: float = 0.1) -> Value:
-    """What the code of TF-NAS computes: ``task_loss + weight * |cost / target - 1|``."""
+    """The form in TF-NAS's code: ``task_loss + weight * |cost / target - 1|``."""
     return task_loss + weight * abs(cost / target - 1)
 
 
@@ -118,12 +118,12 @@ def squared(
     """``task_loss + weight * (cost - target) ** 2``, in the cost's unit.
 
     Args:
-        task_loss: What it is added to.
-        cost: In millions of MACs for the published weight.
-        target: Of the cost.
-        weight: 3e-4 in OSNASLib and SGNAS.
-        over: Factor of a cost above its target.
-        tolerance: No loss within this distance of the target.
+        task_loss: Loss of the task.
+        cost: Cost, in millions of MACs for the published weight.
+        target: Target of the cost.
+        weight: Weight of the cost; 3e-4 in OSNASLib and SGNAS.
+        over: Factor of the loss of a cost above its target.
+        tolerance: Distance from the target within which there is no loss.
     """
     distance = cost - target
     if abs(distance) <= tolerance:

@@ -9,12 +9,12 @@ from nas.criteria import check_logits, check_range
 
 
 class LabelSmoothing(nn.Module):
-    """The true class is aimed at with 1 - smoothing, and all classes with smoothing / classes.
+    """Target 1 - smoothing for the true class, plus smoothing / classes for every class.
 
     Args:
-        outputs: Logits.
-        classes: As many.
-        smoothing: 0.1 in TF-NAS, SGNAS and OSNASLib.
+        outputs: Number of logits.
+        classes: Number of classes; must equal ``outputs``.
+        smoothing: Share that is spread over all classes; 0.1 in TF-NAS, SGNAS and OSNASLib.
     """
 
     def __init__(self, outputs: int, classes: int, *, smoothing: float = 0.1) -> None:

@@ -1,11 +1,10 @@
-"""Triplet loss (Schroff et al. 2015): an identity's images nearer to each other than to others'.
+"""Triplet loss (Schroff et al. 2015): images of one identity are closer than those of two.
 
-Of embeddings of length 1, squared Euclidean distances, 0 to 4. Every pair of two images of one
-identity is an anchor with its positive, in the batch as drawn; the negative is mined.
+Distances are squared Euclidean distances of embeddings of length 1, from 0 to 4. Every pair of
+images of one identity in the batch is an anchor with its positive; the negative is mined.
 
-On the CPU the pairs are listed, and nothing else is computed. A GPU would have to tell the
-processor how many pairs there are, and to wait for it; there all ``(N, N)`` pairs are computed, and
-those that are none are masked.
+On the CPU only the listed pairs are computed. On a GPU the processor would have to wait for the
+number of pairs. So all ``(N, N)`` pairs are computed there, and invalid ones are masked.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from latbench.errors import UnknownNameError
 from nas.criteria import check_range
 
-_FAR = 5.0  # beyond the largest squared distance of two embeddings
+_FAR = 5.0  # more than the largest squared distance of two embeddings
 
 
 class Triplet(nn.Module):
@@ -28,12 +27,12 @@ class Triplet(nn.Module):
 
     Args:
         outputs: Size of the embedding.
-        classes: Identities; any number.
-        margin: 0.3 in OSNASLib.
-        mining: ``hard``: per anchor its farthest positive and its nearest negative (Hermans et
-            al. 2017). ``semi-hard``: per pair the nearest negative that is farther than the
-            positive, or where there is none the farthest (Schroff et al., Section 3.2).
-            ``random``: per pair any negative that violates the margin, drawn from torch's
+        classes: Number of identities; not used.
+        margin: Margin between the two distances; 0.3 in OSNASLib.
+        mining: Choice of the negative. ``hard``: per anchor its farthest positive and its nearest
+            negative (Hermans et al. 2017). ``semi-hard``: per pair the nearest negative that is
+            farther than the positive, or where there is none the farthest (Schroff et al., Section
+            3.2). ``random``: per pair any negative that violates the margin, drawn from torch's
             generator.
     """
 
@@ -63,7 +62,7 @@ class Triplet(nn.Module):
 
 
 def squared_distances(first: Tensor, second: Tensor) -> Tensor:
-    """Squared distance of embeddings ``(N, E)`` and ``(N, E)`` brought to length 1: ``(N,)``."""
+    """Squared distances ``(N,)`` of embeddings ``(N, E)`` and ``(N, E)``, scaled to length 1."""
     return (F.normalize(first, dim=1) - F.normalize(second, dim=1)).square().sum(1)
 
 
@@ -74,9 +73,9 @@ def _pairs(same: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _are_pairs(same: Tensor) -> Tensor:
-    """Which images are an anchor and its positive, ``(N, N)``."""
+    """Mask ``(N, N)`` of pairs of an anchor and its positive."""
     others = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
-    # an anchor whose whole batch is of its identity has no negative
+    # an anchor has no negative if the whole batch shows its identity
     return others & (~same).any(1)[:, None]
 
 
@@ -108,7 +107,7 @@ def _random(distance: Tensor, same: Tensor, margin: float) -> tuple[Tensor, Tens
     return positive[kept], row[kept].gather(1, drawn).flatten()
 
 
-# the same with all pairs: distances to positives and to negatives, and which of them are mined
+# the same for all pairs: distances to positives, distances to negatives, mask of mined pairs
 
 
 def _mask_hard(distance: Tensor, same: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,7 +117,7 @@ def _mask_hard(distance: Tensor, same: Tensor, margin: float) -> tuple[Tensor, T
 
 
 def _mask_semi_hard(distance: Tensor, same: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
-    row, alike = distance[:, None], same[:, None]  # of (anchors, positives, negatives)
+    row, alike = distance[:, None], same[:, None]  # axes: anchors, positives, negatives
     nearer = row <= distance[:, :, None]
     farther = row.masked_fill(alike | nearer, _FAR).amin(2)
     farthest = distance.masked_fill(same, -1.0).amax(1)[:, None]

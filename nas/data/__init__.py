@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from latbench.errors import MismatchError
 from latbench.registry import Registry
 
-if TYPE_CHECKING:  # processes that decode images import this package, and no torch
+if TYPE_CHECKING:  # decoding processes import this package without torch
     from nas.data.images import ImageData
 
 DATASETS: Registry[Callable[[int, Path | None], ImageData]] = Registry(
@@ -35,20 +35,20 @@ def load_data(
     data_dir: str | Path | None = None,
     images: int | None = None,
 ) -> ImageData:
-    """The data set called ``name`` for networks of this input size and number of outputs.
+    """The data set called ``name``, for networks with this input size and number of outputs.
 
-    A network that recognises identities gives an embedding: its outputs are no classes.
+    A network that recognises identities gives an embedding; its outputs are not classes.
 
     Args:
         name: Name of the data set, such as ``"digits"``.
         input_size: Side of the images in pixels, to which they are resized.
-        classes: Outputs of the networks.
-        data_dir: Folder of the data set's files, for sets that do not ship with a package.
+        classes: Number of outputs of the networks.
+        data_dir: Folder of the data set's files, for data sets that are not part of a package.
         images: Number of training images to draw; None takes all.
 
     Raises:
-        UnknownNameError: No such data set.
-        MismatchError: It has another number of classes.
+        UnknownNameError: There is no such data set.
+        MismatchError: The data set has another number of classes.
         InvalidFileError: Its files are missing or damaged.
     """
     data = DATASETS[name](input_size, None if data_dir is None else Path(data_dir))

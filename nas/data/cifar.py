@@ -1,7 +1,8 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 60,000 colour images of 32 x 32 px.
 
-Read from the published pickles for Python; without a folder, torchvision downloads them. A pickle
-may name only what an array is made of; any other name is refused, so a file cannot run code.
+They are read from the published pickles for Python; without a folder, torchvision downloads them. A
+pickle may use only the names that an array needs. Any other name is refused, so a file cannot run
+code.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from nas.data.images import ImageData, Split, image_data
 
 _PIXELS = 3 * 32 * 32
 
-# what the pickles of NumPy's arrays name, by old and new module names
+# names in pickles of NumPy arrays, by old and new module names
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
@@ -63,7 +64,7 @@ def cifar10(input_size: int, data_dir: Path | None) -> ImageData:
 
 
 def cifar100(input_size: int, data_dir: Path | None) -> ImageData:
-    """CIFAR-100, its 100 fine classes; as ``cifar10``."""
+    """CIFAR-100 with its 100 fine classes; like ``cifar10``."""
     return _cifar(_CIFAR100, input_size, data_dir)
 
 
@@ -94,12 +95,12 @@ def _split(path: Path, layout: _Layout) -> Split:
         images = np.ascontiguousarray(content[b"data"])
         labels = np.asarray(content[layout.labels], dtype=np.int64)
         if images.dtype != np.uint8 or images.shape != (len(labels), _PIXELS):
-            raise ValueError("its images are no rows of 3072 bytes")
+            raise ValueError("its images are not rows of 3072 bytes")
         if len(labels) == 0 or not 0 <= labels.min() <= labels.max() < layout.classes:
             raise ValueError(f"its labels are not 0 to {layout.classes - 1}")
-    except Exception as error:  # a damaged pickle raises whatever it comes upon
+    except Exception as error:  # a damaged pickle can raise any exception
         raise InvalidFileError(
-            f"{path} is damaged or no file of {layout.name} ({type(error).__name__}: {error}): "
+            f"{path} is damaged or not a file of {layout.name} ({type(error).__name__}: {error}): "
             "unpack the published archive again"
         ) from error
     return Split(torch.from_numpy(images.reshape(-1, 3, 32, 32)), torch.from_numpy(labels))
@@ -108,7 +109,7 @@ def _split(path: Path, layout: _Layout) -> Split:
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it would use {module}.{name}, which no array needs")
+            raise pickle.UnpicklingError(f"it uses {module}.{name}, which no array needs")
         return _ALLOWED[module, name]
 
 

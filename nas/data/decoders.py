@@ -1,13 +1,13 @@
-"""Who decodes images: threads of this process, or processes beside it.
+"""Workers that decode images: threads of this process, or separate processes.
 
-Threads need nothing and serve a training on a CPU. They take Python's lock several times an image,
-though, and the thread that gives a GPU its work then waits for them; so a GPU is served by
-processes. What is decoded is the same.
+Threads are simple, and are used for training on a CPU. They take Python's lock several times per
+image, and then the thread that launches GPU work waits for them. So processes are used for training
+on a GPU. Both decode the same pixels.
 
-The processes are plain programs (``nas.data.decoding_process``) at the other ends of sockets. They
-import neither torch nor the program that started them, as those of ``multiprocessing`` and of
-torch's loader do, and they need no shared memory, which containers keep small. A process ends when
-its socket closes, which the system does if this process dies.
+The processes are plain programs (``nas.data.decoding_process``) that communicate by sockets. They
+import neither torch nor the main program, unlike the processes of ``multiprocessing`` and of
+torch's loader. They need no shared memory, which is small in containers. A process ends when its
+socket closes; the system closes it if this process dies.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from nas.data.stores import Store
 
 _PROGRAM = "nas.data.decoding_process"
 _THREADS = "latbench-decode"
-_END_S = 5.0  # until then a process ends that decodes; it is killed after
+_END_S = 5.0  # time that a busy process has to end; then it is killed
 
 
 def available_cores() -> int:
-    """Cores for this process: under ``torchrun`` its share of the machine's."""
+    """Number of cores for this process; under ``torchrun``, its share of the machine's cores."""
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
@@ -42,27 +42,27 @@ class Decoders(Protocol):
     """Workers that decode images.
 
     Attributes:
-        count: How many.
+        count: Number of workers.
     """
 
     count: int
 
     def submit(self, job: Job, into: Pixels) -> Future[None]:
-        """Have a job's images decoded into an array of its shape.
+        """Start decoding a job's images into an array of the job's shape.
 
         Returns:
-            A future that raises InvalidFileError where an image is missing or damaged.
+            A future that raises InvalidFileError if an image is missing or damaged.
         """
 
     def close(self) -> None:
-        """End the workers, after the jobs that they are at."""
+        """End the workers after their current jobs."""
 
 
 class DecodingThreads:
     """Threads of this process.
 
     Args:
-        count: How many; one a core if None.
+        count: Number of threads; one per core if None.
     """
 
     def __init__(self, count: int | None = None) -> None:
@@ -77,19 +77,19 @@ class DecodingThreads:
 
 
 class DecodingProcesses:
-    """Processes beside this one, which start with the first job and stay until this is deleted.
+    """Separate processes; they start with the first job and end when this object is deleted.
 
     Args:
-        count: How many; one a core if None, but one core is left to this process.
+        count: Number of processes; if None, one per core except for one core.
     """
 
     def __init__(self, count: int | None = None) -> None:
         self.count = count or max(1, available_cores() - 1)
         self._started: _Started | None = None
-        self._lock = Lock()  # of start and end: several threads may read images
+        self._lock = Lock()  # guards start and end: several threads may read images
 
     def __reduce__(self) -> tuple[type[DecodingProcesses], tuple[int]]:
-        return DecodingProcesses, (self.count,)  # a copy starts its own
+        return DecodingProcesses, (self.count,)  # a copy starts its own processes
 
     def submit(self, job: Job, into: Pixels) -> Future[None]:
         with self._lock:
@@ -99,7 +99,7 @@ class DecodingProcesses:
             return self._started.submit(job, into)
 
     def close(self) -> None:
-        """End the processes, after their jobs; the next job starts them anew."""
+        """End the processes after their jobs; the next job starts new ones."""
         with self._lock:
             if self._started is not None:
                 self._end()
@@ -107,7 +107,7 @@ class DecodingProcesses:
 
 
 class _Started:
-    """Running processes, and as many threads that wait for their answers."""
+    """Running processes, and one thread per process that waits for its answers."""
 
     def __init__(self, count: int) -> None:
         self._processes = [_Process() for _ in range(count)]
@@ -120,7 +120,7 @@ class _Started:
         return self._threads.submit(self._decode, job, into)
 
     def _decode(self, job: Job, into: Pixels) -> None:
-        process = self._idle.get()  # there is one for every thread
+        process = self._idle.get()  # every thread finds a process
         try:
             process.decode(job, into)
         finally:
@@ -146,10 +146,10 @@ class _Process:
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
-        self._store: Store | None = None  # which the process has
+        self._store: Store | None = None  # the last store sent to the process
 
     def decode(self, job: Job, into: Pixels) -> None:
-        """As ``nas.data.decoding.decode``.
+        """Decode like ``nas.data.decoding.decode``.
 
         Raises:
             InvalidFileError: An image is missing or damaged.
@@ -169,12 +169,12 @@ class _Process:
         except (OSError, EOFError):
             raise RuntimeFailure(
                 f"a process that decodes images has ended (exit code {self._program.poll()}), as "
-                "it does where memory is short; repeat the command to go on"
+                "it does if memory is short; repeat the command to resume"
             ) from None
         raise InvalidFileError(message)
 
     def _receive(self, into: memoryview) -> memoryview:
-        """Fill the memory; in one call, so that Python's lock is taken once."""
+        """Fill the memory in one call, so that Python's lock is taken once."""
         rest = into
         while rest:
             received = self.connection.recv_into(rest, flags=socket.MSG_WAITALL)
@@ -184,7 +184,7 @@ class _Process:
         return into
 
     def end(self) -> None:
-        """Wait for the end, which follows the socket's."""
+        """Wait until the process ends, which it does after its socket is closed."""
         try:
             self._program.wait(_END_S)
         except subprocess.TimeoutExpired:

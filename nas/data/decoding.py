@@ -1,7 +1,7 @@
-"""Encoded images to pixels at the input size, by Pillow.
+"""Decoding of images to pixels at the input size, with Pillow.
 
-What is random about an image follows from a key, such as an epoch's, and the image's number alone.
-Knows no torch: processes that decode images start sooner and stay smaller without it.
+All random choices of an image follow from a key, such as one per epoch, and the image's number.
+This module does not import torch: without it, decoding processes start faster and use less memory.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from PIL import Image
 from latbench.errors import InvalidFileError
 from nas.data.stores import Store
 
-_LARGEST_ASPECT = 4 / 3  # of random crops, and 3 / 4 (Szegedy et al. 2015)
-_TRIES = 10  # random crops drawn until one fits into the image
+_LARGEST_ASPECT = 4 / 3  # of random crops; the smallest is 3 / 4 (Szegedy et al. 2015)
+_TRIES = 10  # largest number of crops drawn until one fits into the image
 
 Pixels = NDArray[np.uint8]
-"""RGB, uint8 ``(S, S, 3)``; ``(N, S, S, 3)`` of several images."""
+"""RGB pixels, uint8 ``(S, S, 3)``; ``(N, S, S, 3)`` for several images."""
 
 
 @dataclass(frozen=True)
 class Framing:
-    """Which part of an image is shown, and how large.
+    """The part of an image that is shown, and its size.
 
     Attributes:
         size: Side of the square result in pixels.
-        margin: A plain image is resized to ``size + margin`` on its shorter side, and its centre
-            cut out.
-        least_area: An image drawn for training is a random crop of at least this part of the
-            area, of an aspect from 3/4 to 4/3; plain where None.
+        margin: Pixels added in a plain image: its shorter side is resized to ``size + margin``, and
+            the centre is cut out.
+        least_area: Smallest part of the area that a random training crop shows; its aspect is
+            between 3/4 and 4/3. None gives plain images.
     """
 
     size: int
@@ -47,10 +47,10 @@ class Job:
     """Images to decode.
 
     Attributes:
-        store: Where they are.
-        numbers: Which of the store's images.
-        framing: What is shown of them.
-        key: Of random crops.
+        store: Store of the images.
+        numbers: Numbers of the images in the store.
+        framing: The part of each image that is shown.
+        key: Key of random crops.
     """
 
     store: Store
@@ -60,12 +60,12 @@ class Job:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of their pixels: ``(N, S, S, 3)``."""
+        """Shape of the pixels: ``(N, S, S, 3)``."""
         return len(self.numbers), self.framing.size, self.framing.size, 3
 
 
 def decode(job: Job, into: Pixels) -> None:
-    """Decode the images of a job into an array of its shape.
+    """Decode the images of a job into an array of the job's shape.
 
     Raises:
         InvalidFileError: An image is missing or damaged.
@@ -74,10 +74,10 @@ def decode(job: Job, into: Pixels) -> None:
         try:
             place[:] = _decoded(job, number)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            # all that Pillow raises of files that are missing, damaged or no images
+            # all exceptions of Pillow for files that are missing, damaged or no images
             raise InvalidFileError(
                 f"cannot read {job.store.name(number)}: {error}; replace or remove it, and "
-                "repeat the command to go on"
+                "repeat the command to resume"
             ) from error
 
 
@@ -106,8 +106,8 @@ def decode_centre(raw: bytes, size: int, *, margin: int) -> Pixels:
 def decode_crop(raw: bytes, size: int, rng: random.Random, *, least_area: float) -> Pixels:
     """A random crop of an image, resized.
 
-    A JPEG that is far larger than needed is decoded at a half, a quarter or an eighth of its
-    size, which its format allows for and which is several times as fast.
+    A JPEG that is far larger than needed is decoded at a half, a quarter or an eighth of its size.
+    The format supports this, and it is several times as fast.
     """
     image = _open(raw)
     width, height = image.size
@@ -126,7 +126,8 @@ def random_crop(
 ) -> tuple[int, int, int, int]:
     """Left, top, width and height of a crop: area and logarithm of the aspect are uniform.
 
-    Szegedy et al. 2015. Where no try fits, the largest centred crop of an allowed aspect.
+    This follows Szegedy et al. 2015. If no try fits, it is the largest centred crop of an allowed
+    aspect.
     """
     limit = math.log(_LARGEST_ASPECT)
     for _ in range(_TRIES):

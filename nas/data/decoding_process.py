@@ -2,10 +2,10 @@
 
     python -m nas.data.decoding_process FD
 
-FD is its end of a socket. A request is a pickled tuple of a store, numbers, framing and key; None
-for the store means the one before. An answer is four bytes, big-endian: the length of the message
-of an InvalidFileError, which follows, or 0, and the pixels follow. The process ends when the socket
-closes.
+FD is the process's end of a socket. A request is a pickled tuple of a store, numbers, framing and
+key; None for the store means the previous one. An answer starts with four bytes, big-endian. They
+are the length of the message of an InvalidFileError, and the message follows; or they are 0, and
+the pixels follow. The process ends when the socket closes.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from nas.data.decoding import Job, decode
 from nas.data.stores import Store
 
 ANSWER = struct.Struct("!I")
-"""Length of the message, or 0."""
+"""Format of the length of the message, or 0."""
 
-TEXT = ("utf-8", "surrogateescape")  # messages name files, whose names may be any bytes
+TEXT = ("utf-8", "surrogateescape")  # messages contain file names, which may be any bytes
 
 
 def main() -> None:
-    """Answer requests until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    """Answer requests until the socket closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the main process
     connection = socket.socket(fileno=int(sys.argv[1]))
-    with connection, suppress(EOFError, ConnectionError):  # nobody asks any more
+    with connection, suppress(EOFError, ConnectionError):  # the main process has ended
         _serve(connection)
 
 

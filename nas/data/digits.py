@@ -1,7 +1,7 @@
 """scikit-learn's handwritten digits: 1,797 real images of 8 x 8 px that ship with the package.
 
-Alpaydin & Kaynak, UCI Machine Learning Repository, 1998. A fifth is the test set, drawn once for
-ever.
+Alpaydin & Kaynak, UCI Machine Learning Repository, 1998. A fifth is the test set, always the same
+one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SPLIT_SEED = 0
 
 
 def digits(input_size: int, data_dir: Path | None) -> ImageData:
-    """The digits at an input size in pixels; ``data_dir`` is not needed."""
+    """The digits at an input size in pixels; ``data_dir`` is not used."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:

@@ -1,11 +1,11 @@
-"""Faces in folders, one an identity, to train on; pairs of other faces to verify.
+"""Faces for training, in one folder per identity, and pairs of other faces for verification.
 
-The folder given holds either of these:
+The given folder has one of two layouts:
 
-* ``train/`` with a folder an identity (CASIA-WebFace's layout), ``test/`` with a folder a person
+* ``train/`` with a folder per identity (CASIA-WebFace's layout), ``test/`` with one per person
   (LFW's, images ``Name/Name_0001.jpg``), and ``pairs.txt`` in LFW's format in either place;
-* folders of identities, no more. Then a tenth of the identities, 2 to 200, is kept from training,
-  and pairs are drawn of their images, half of them of one identity, once for ever.
+* folders of identities only. Then a tenth of the identities, 2 to 200, is held out from training.
+  Pairs of their images are drawn, half of them of one identity; they are always the same.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from nas.data.images import ImageData, Pairs, generator
 from nas.data.stored import StoredSplit
 from nas.data.stores import FileStore
 
-FOLDS = 10  # of LFW's protocol
-_PIXEL = 0.5  # mean and deviation that bring pixels to -1..1, customary for faces
-_HELD_OUT = 0.1  # of the identities, where no pairs are given
+FOLDS = 10  # folds of LFW's protocol
+_PIXEL = 0.5  # mean and deviation that scale pixels to -1..1, customary for faces
+_HELD_OUT = 0.1  # share of the identities, if no pairs are given
 _MOST_HELD_OUT, _MOST_IMAGES = 200, 10  # identities and images of each: 9000 pairs of one
-_PAIRS = 6000  # as many as LFW has, if there are so many
+_PAIRS = 6000  # the number of pairs in LFW; fewer if there are not enough
 _SPLIT_SEED = 0
 _MAX_PAIRS_BYTES = 64 << 20  # LFW's take 0.2 MB
 _LAYOUT = (
-    "it needs train/ and test/ of a folder an identity with LFW's pairs.txt, or folders of "
-    "identities alone"
+    "it needs train/ and test/ with one folder per identity and LFW's pairs.txt, or only folders "
+    "of identities"
 )
 
 
@@ -39,13 +39,15 @@ def faces(input_size: int, data_dir: Path | None) -> ImageData:
     """The faces of a folder at an input size in pixels; classes are the identities to train on.
 
     Raises:
-        InvalidFileError: There is no folder, or it has another layout.
+        InvalidFileError: The folder is missing or has another layout.
     """
     data_dir = given_folder(data_dir, what="faces are", layout=_LAYOUT)
     if (data_dir / "train").is_dir():
         identities = class_folders(data_dir / "train")
         if len(identities) < 2:
-            raise InvalidFileError(f"{data_dir / 'train'} holds no two identities: {_LAYOUT}")
+            raise InvalidFileError(
+                f"{data_dir / 'train'} holds fewer than two identities: {_LAYOUT}"
+            )
         train = _split(data_dir / "train", identities, input_size)
         pairs = _listed_pairs(data_dir, input_size)
         return _data(train, pairs, len(identities))
@@ -84,7 +86,7 @@ def _split(root: Path, identities: list[str], input_size: int) -> StoredSplit:
 
 
 def _listed_pairs(folder: Path, input_size: int) -> Pairs:
-    """The pairs of LFW's file: per fold n pairs of one person, then n of two.
+    """The pairs of LFW's file: for each fold, n pairs of one person, then n of two persons.
 
     Its first line is ``folds n``; then come lines ``name i j`` and ``name i name j``.
     """
@@ -97,11 +99,13 @@ def _listed_pairs(folder: Path, input_size: int) -> Pairs:
     lines = [line.split() for line in text.splitlines() if line.strip()]
     numbers = lines[0] if lines else []
     if not (1 <= len(numbers) <= 2 and all(word.isdecimal() for word in numbers)):
-        raise InvalidFileError(f"{file}, line 1: no number of folds and pairs, such as `10 300`")
+        raise InvalidFileError(
+            f"{file}, line 1: it must be numbers of folds and pairs, such as `10 300`"
+        )
     folds, each = (FOLDS, int(numbers[0])) if len(numbers) == 1 else map(int, numbers)
     if len(lines) != 1 + 2 * folds * each or folds < 2 or each < 1:
         raise InvalidFileError(
-            f"{file} announces {folds} folds of {each} and {each} pairs, which makes "
+            f"{file} declares {folds} folds of {each} and {each} pairs, which makes "
             f"{2 * folds * each} lines, but has {len(lines) - 1}"
         )
     root = folder / "test"
@@ -120,7 +124,9 @@ def _listed_pairs(folder: Path, input_size: int) -> Pairs:
     first, second, same, fold = [], [], [], []
     for line, words in enumerate(lines[1:], start=2):
         if len(words) not in (3, 4) or not (words[1].isdecimal() and words[-1].isdecimal()):
-            raise InvalidFileError(f"{file}, line {line}: neither `name i j` nor `name i name j`")
+            raise InvalidFileError(
+                f"{file}, line {line}: it is neither `name i j` nor `name i name j`"
+            )
         first.append(image(words[0], words[1], line))
         second.append(image(words[-2] if len(words) == 4 else words[0], words[-1], line))
         same.append(len(words) == 3)
@@ -140,7 +146,7 @@ def _listed_pairs(folder: Path, input_size: int) -> Pairs:
 
 
 def _drawn_pairs(images: StoredSplit) -> Pairs:
-    """Pairs of images, half of them of one identity, in ten folds; none twice."""
+    """Pairs of images, half of them of one identity, in ten folds; no pair occurs twice."""
     rng = generator(_SPLIT_SEED, 1)
     starts = torch.searchsorted(images.labels, images.labels)  # labels are sorted
     images = images.take((torch.arange(len(images)) - starts < _MOST_IMAGES).nonzero().flatten())
@@ -151,7 +157,7 @@ def _drawn_pairs(images: StoredSplit) -> Pairs:
     each = min(_PAIRS // 2, len(of_one), len(of_two))
     if each < FOLDS:
         raise InvalidFileError(
-            f"the identities kept from training give {each} pairs of one and of two, and "
+            f"the held-out identities give {each} pairs of one identity and of two, and "
             f"{FOLDS} are needed: give more images of each identity"
         )
     drawn = [part[torch.randperm(len(part), generator=rng)[:each]] for part in (of_one, of_two)]

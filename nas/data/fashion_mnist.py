@@ -1,7 +1,7 @@
 """Fashion-MNIST (Xiao et al. 2017): 70,000 grey images of clothes, 28 x 28 px, 10 classes.
 
-Read from a folder of IDX files, compressed or not, as Debian's package ``dataset-fashion-mnist``
-installs them; without a folder, from there or downloaded by torchvision.
+The images are read from a folder of IDX files, compressed or not. Without a folder, they are read
+from Debian's package ``dataset-fashion-mnist``, or downloaded by torchvision.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def read_idx(path: Path) -> Tensor:
     """Read an IDX file of bytes: magic number, dimensions, values, all big-endian.
 
     Raises:
-        InvalidFileError: Foreign, truncated or unreadable.
+        InvalidFileError: The file is unreadable, truncated or not an IDX file.
     """
     try:
         raw = path.read_bytes()
@@ -55,7 +55,7 @@ def read_idx(path: Path) -> Tensor:
     except (OSError, EOFError, zlib.error) as error:
         raise InvalidFileError(f"cannot read {path}: {error}") from error
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] != _UNSIGNED_BYTE:
-        raise InvalidFileError(f"{path} is no IDX file of bytes")
+        raise InvalidFileError(f"{path} is not an IDX file of bytes")
     header = 4 + 4 * raw[3]
     shape = struct.unpack(f">{raw[3]}I", raw[4:header]) if len(raw) >= header else (0,)
     if not shape or len(raw) != header + prod(shape):

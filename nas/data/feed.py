@@ -1,8 +1,8 @@
-"""Batches brought to the device that computes on them, before it needs them.
+"""Copies batches to the device that computes on them, before it needs them.
 
-A CPU gets the batches as they are. For a CUDA GPU a thread draws the next batches, pins their
-memory and copies them on a stream of its own, while the GPU computes on the batches before. Batches
-that lie on the device already are passed on.
+On a CPU batches are passed on unchanged. For a CUDA GPU a thread draws the next batches, pins their
+memory and copies them on a separate stream, while the GPU computes on earlier batches. Batches that
+are on the device already are passed on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 Batch = tuple[Tensor, Tensor]
 """Images uint8 ``(B, C, S, S)`` and labels int64 ``(B,)``."""
 
-_AHEAD = 2  # batches on the device beside the one that is computed on
+_AHEAD = 2  # batches on the device in addition to the current one
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -27,22 +27,21 @@ R = TypeVar("R")
 def feed(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
     """The batches, one after another, on a device.
 
-    Fed are images as they are drawn, bytes; ``augment`` and ``to_input`` come after it and work on
-    the device.
+    Images are still bytes here; ``augment`` and ``to_input`` follow and work on the device.
 
-    On a CUDA device batches are drawn up to two ahead, in another thread: what draws them must not
-    share a generator with what computes on them. The thread ends with the iterator, when it is
-    exhausted, closed or fails. Nothing waits for the device.
+    On a CUDA device another thread draws up to two batches ahead. So drawing must not share a
+    random generator with the computation. The thread ends when the iterator is exhausted, closed or
+    fails. Nothing waits for the device.
 
     Args:
-        batches: Closed with the iterator, if it is a generator.
-        device: Where they are computed on.
+        batches: Batches to copy; a generator is closed together with the iterator.
+        device: Device that computes on them.
 
     Yields:
-        On a CPU the very same batches.
+        Batches on the device; on a CPU the same objects.
 
     Raises:
-        LatbenchError: What drawing a batch raises, such as InvalidFileError.
+        LatbenchError: An error of drawing a batch, such as InvalidFileError.
     """
     if device.type == "cpu":
         yield from batches
@@ -70,7 +69,7 @@ def _place(batch: Batch, device: torch.device) -> Batch:
 
 
 def _copied_ahead(source: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Batches copied on a stream of their own; the stream that computes waits for the copy."""
+    """Batches copied on a separate stream; the computing stream waits for the copy."""
     copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def copy(batch: Batch) -> tuple[Batch, torch.cuda.Event]:
@@ -82,7 +81,7 @@ def _copied_ahead(source: Iterator[Batch], device: torch.device) -> Iterator[Bat
     for placed, copied in ahead(source, copy):
         computing = torch.cuda.current_stream(device)
         computing.wait_event(copied)
-        for tensor in placed:  # their memory is free once the computation is done with them
+        for tensor in placed:  # keeps the memory until the computation has used it
             tensor.record_stream(computing)
         yield placed
 
@@ -90,10 +89,10 @@ def _copied_ahead(source: Iterator[Batch], device: torch.device) -> Iterator[Bat
 def ahead(
     source: Iterator[T], prepare: Callable[[T], R], *, count: int = _AHEAD
 ) -> Generator[R, None, None]:
-    """Prepared items in their order, up to ``count`` of them ahead, by one thread.
+    """Prepared items in order; one thread prepares up to ``count`` of them ahead.
 
-    The thread alone draws from the source until the generator ends. It ends with the generator,
-    after the item that it is at. Errors of source and preparation are raised here, in their place.
+    Only the thread draws from the source. It ends with the generator, after its current item.
+    Errors of source and preparation are raised here, in order.
     """
 
     def draw() -> tuple[R] | None:
@@ -108,6 +107,6 @@ def ahead(
         while (drawn := waiting.popleft().result()) is not None:
             waiting.append(pool.submit(draw))
             yield drawn[0]
-            del drawn  # an item lives no longer than its user wants it
+            del drawn  # lets the user free the item
     finally:
         pool.shutdown(cancel_futures=True)

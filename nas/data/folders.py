@@ -1,8 +1,8 @@
-"""Images found in folders and in lists: a folder a class, or lines of path and label.
+"""Images found in folders, one per class, or in lists with lines of path and label.
 
-Files and folders whose name starts with a dot are no data: systems and programs put such things
-beside the images (``._x.jpg``, ``.DS_Store``, ``.ipynb_checkpoints``). So are files without the
-ending of an image (``Thumbs.db``, ``desktop.ini``).
+Files and folders whose names start with a dot are ignored: systems and programs put them beside the
+images (``._x.jpg``, ``.DS_Store``, ``.ipynb_checkpoints``). Files without an image's extension are
+ignored too (``Thumbs.db``, ``desktop.ini``).
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ _SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm")
 
 
 def given_folder(data_dir: Path | None, *, what: str, layout: str) -> Path:
-    """The folder of a data set that nobody downloads.
+    """The folder of a data set that latbench does not download.
 
     Args:
-        data_dir: As given on the command line.
-        what: The data set and its verb, such as ``faces are``.
-        layout: What the folder needs, in words.
+        data_dir: The folder given on the command line.
+        what: Name of the data set and its verb, such as ``faces are``.
+        layout: Description of the layout that the folder must have.
 
     Raises:
-        InvalidFileError: None was given, or it is no folder.
+        InvalidFileError: No folder was given, or it is not a folder.
     """
     if data_dir is None:
         raise InvalidFileError(f"{what} not downloaded: give --data-dir a folder; {layout}")
     if not data_dir.is_dir():
-        raise InvalidFileError(f"{data_dir} is no folder: {layout}")
+        raise InvalidFileError(f"{data_dir} is not a folder: {layout}")
     return data_dir
 
 
 def class_folders(root: Path) -> list[str]:
-    """Names of the folders in a folder, sorted: the order of the classes.
+    """Names of the folders in a folder, sorted; this is the order of the classes.
 
     Raises:
         InvalidFileError: The folder cannot be read.
@@ -55,7 +55,7 @@ def class_folders(root: Path) -> list[str]:
 
 
 def read_folders(root: Path, classes: list[str]) -> tuple[FileStore, Tensor]:
-    """All images in the folders of these classes; labels int64 ``(N,)`` count the classes.
+    """All images in the folders of these classes, and labels int64 ``(N,)`` from 0.
 
     Raises:
         InvalidFileError: A class has no images.
@@ -92,14 +92,14 @@ def _is_image(name: str) -> bool:
 
 
 def read_list(file: Path, roots: Sequence[Path]) -> tuple[FileStore, Tensor]:
-    """Images named by lines of ``path label``; labels int64 ``(N,)``.
+    """Images named by lines of ``path label``, and labels int64 ``(N,)``.
 
     Args:
-        file: The list.
+        file: Path of the list.
         roots: Folders that paths may be relative to: the first one that holds the first image.
 
     Raises:
-        InvalidFileError: A line is something else, or the first image is in none of the folders.
+        InvalidFileError: A line has another form, or the first image is in none of the folders.
     """
     lines = read_text(file, what=_LIST, limit=_MAX_LIST_BYTES).splitlines()
     paths: list[str] = []
@@ -110,7 +110,7 @@ def read_list(file: Path, roots: Sequence[Path]) -> tuple[FileStore, Tensor]:
             continue
         if not path or not label.isdecimal():
             raise InvalidFileError(
-                f"{file}, line {number}: {line[:60]!r} is no `path label`, such as "
+                f"{file}, line {number}: {line[:60]!r} is not `path label`, such as "
                 "`n01440764/n01440764_18.JPEG 0`"
             )
         if any(map(is_hidden, set(path.split("/")) - {".", ".."})):

@@ -1,15 +1,15 @@
-"""ImageNet (Deng et al. 2009), or any images in its layout, read while training.
+"""ImageNet (Deng et al. 2009), or any images in its layout; they are read during training.
 
-The folder given holds one of these, and for each the parts ``train`` and ``val``:
+The given folder has one of these layouts, each with the parts ``train`` and ``val``:
 
-* ``train/`` and ``val/``, each with a folder a class, as published;
+* ``train/`` and ``val/``, each with a folder per class, as published;
 * one list ``*train*.txt`` and one ``*val*.txt`` with lines of ``path label``, relative to
-  ``train/`` and ``val/`` where these are, else to the folder. Where both lists name images of
-  ``train/``, as those of TF-NAS's 100 classes do, they are looked for there;
-* ``train.lmdb`` and ``val.lmdb``, made by ``latbench pack``.
+  ``train/`` and ``val/`` if these exist, else to the folder. Both lists may name images of
+  ``train/``, as those of TF-NAS's 100 classes do;
+* ``train.lmdb`` and ``val.lmdb``, written by ``latbench pack``.
 
-Lists come before folders, so that a list chooses a part of the folders beside it. Files and
-folders whose name starts with a dot are no data, neither in folders nor in lists.
+Lists have precedence over folders, so a list can choose a part of the folders. Files and folders
+whose names start with a dot are ignored, in folders and in lists.
 """
 
 from __future__ import annotations
@@ -30,12 +30,15 @@ from nas.data.stored import StoredSplit
 from nas.data.stores import Store
 
 TRAIN, VAL = "train", "val"
-MARGIN = 32  # resized to the input size + 32, the centre cut out: 256 and 224 as published
-_LEAST_AREA = 0.2  # of a training crop
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, customary
+MARGIN = 32  # resize to the input size + 32 and cut out the centre: 256 and 224 as published
+_LEAST_AREA = 0.2  # smallest part of the area in a training crop
+_MEAN, _STD = (
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)  # customary statistics of ImageNet's pixels
 _LAYOUT = (
-    "it needs folders train/ and val/ of a folder a class, one *train*.txt and one *val*.txt of "
-    "lines `path label`, or train.lmdb and val.lmdb"
+    "it needs folders train/ and val/ with one folder per class, lists *train*.txt and *val*.txt "
+    "with lines of `path label`, or train.lmdb and val.lmdb"
 )
 
 
@@ -43,7 +46,7 @@ def imagenet(input_size: int, data_dir: Path | None) -> ImageData:
     """The images of a folder at an input size in pixels.
 
     Raises:
-        InvalidFileError: There is no folder, or it has another layout.
+        InvalidFileError: The folder is missing or has another layout.
     """
     data_dir = given_folder(data_dir, what="imagenet is", layout=_LAYOUT)
     (train, train_labels), (test, test_labels) = _parts(data_dir)
@@ -68,7 +71,7 @@ def imagenet(input_size: int, data_dir: Path | None) -> ImageData:
 def pack_imagenet(folder: Path, output: Path, *, progress: Progress = silent) -> dict[str, int]:
     """Write the images of a folder into ``train.lmdb`` and ``val.lmdb``; return how many.
 
-    A part that is there already is kept, so that an interrupted packing goes on.
+    A part that exists already is kept, so an interrupted packing can be resumed.
 
     Raises:
         InvalidFileError: The folder has no known layout, or a file cannot be read or written.

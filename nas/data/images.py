@@ -1,12 +1,13 @@
-"""What a data set is; images in memory, batches and augmentation.
+"""Data sets, images in memory, batches and augmentation.
 
-Small sets are kept as bytes at the network's input size (``Split``), on the CPU or on the device
-that trains (``ImageData.to``); large ones are decoded when they are drawn (``nas.data.stored``).
-Both are a ``Source``. A batch is made float and normalised when it is drawn.
+Small data sets are kept as bytes at the network's input size (``Split``), on the CPU or on the
+training device (``ImageData.to``). Images of large ones are decoded when they are drawn
+(``nas.data.stored``). Both are a ``Source``. A batch is converted to float and normalised when it
+is drawn.
 
-Every draw comes from a generator of the CPU that is passed in, so that one seed gives the same
-order and the same crops on every device. Images are changed where they lie; what was drawn for a
-batch is sent there in one small copy, and nothing waits for the device.
+Every draw comes from a CPU generator that is passed in, so one seed gives the same order and the
+same crops on every device. Images are augmented on their device. The draws of a batch are copied
+there in one small copy, and nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from torch import Tensor
 from latbench.errors import InvalidValueError
 from nas.data.colours import change_colours, draw_changes
 
-FEWEST_IMAGES = 8  # in each part of divided images: batch norm needs a batch
-_MOST_BYTES = 4 << 30  # of images that are kept on a device,
-_FREE_SHARE = 0.25  # and part of its free memory: dividing the images copies them
-_RESIZE_CHUNK = 4096  # images resized at once: bounds the floats in memory
+FEWEST_IMAGES = 8  # in each part of divided images, because batch norm needs a batch
+_MOST_BYTES = 4 << 30  # of images kept on a device,
+_FREE_SHARE = 0.25  # and share of its free memory; dividing the images copies them
+_RESIZE_CHUNK = 4096  # images resized at once; limits the floats in memory
 
 
 class Source(Protocol):
-    """Labelled images, wherever they are kept."""
+    """Labelled images, in memory or in files."""
 
     @property
     def labels(self) -> Tensor:
@@ -43,11 +44,11 @@ class Source(Protocol):
     def read(
         self, indices: Iterable[Tensor], rng: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of the images of these indices, in their order.
+        """Batches of the images with these indices, in order.
 
         Args:
-            indices: int64 ``(B,)`` each.
-            rng: Draws the crops of a source that crops at random.
+            indices: Indices of each batch, int64 ``(B,)``.
+            rng: Generator for the crops of a source that crops at random.
 
         Yields:
             Images uint8 ``(B, C, S, S)`` and labels ``(B,)``.
@@ -57,16 +58,16 @@ class Source(Protocol):
         """
 
     def cropped(self, least_area: float) -> Self:
-        """The same, with random crops of at least this part of an image's area.
+        """The same images with random crops of at least this part of an image's area.
 
         Sources that do not crop at random are returned as they are.
         """
 
     def plain(self) -> Self:
-        """The same as test images are: nothing about them is random."""
+        """The same images without random crops, as for testing."""
 
     def to(self, device: torch.device) -> Self:
-        """The same with all images on a device, where batches are then drawn.
+        """The same images on a device, where batches are then drawn.
 
         Sources that do not keep their images in memory are returned as they are.
         """
@@ -110,7 +111,7 @@ class Split:
 
 
 def _sent(indices: Iterable[Tensor], device: torch.device) -> Iterable[Tensor]:
-    """Indices on a device, sent there in one copy."""
+    """Indices on a device, moved there in one copy."""
     parts = list(indices)
     if not parts:
         return parts
@@ -120,14 +121,14 @@ def _sent(indices: Iterable[Tensor], device: torch.device) -> Iterable[Tensor]:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of images to verify: do both show one identity?
+    """Pairs of images for verification: do both show one identity?
 
     Attributes:
-        images: What the pairs are of.
+        images: Images of the pairs.
         first: Index of each pair's first image, int64 ``(P,)``.
-        second: Index of its second.
-        same: Whether they show one identity, bool ``(P,)``.
-        fold: Number of the pair's part in cross-validation, int64 ``(P,)``.
+        second: Index of each pair's second image, int64 ``(P,)``.
+        same: Whether both show one identity, bool ``(P,)``.
+        fold: Number of the pair's fold in cross-validation, int64 ``(P,)``.
     """
 
     images: Source
@@ -139,16 +140,16 @@ class Pairs:
 
 @dataclass(frozen=True, repr=False)
 class ImageData:
-    """A data set: images to train on and images to test on.
+    """A data set: training images and test images.
 
     Attributes:
-        classes: Or identities.
-        mean: Of training pixels in 0..1, over all channels or one a channel.
-        std: Their standard deviation.
+        classes: Number of classes or identities.
+        mean: Mean of the training pixels in 0..1, over all channels or for each channel.
+        std: Standard deviation of the same pixels.
         flip: Whether a mirrored image shows the same class.
-        task: What it is a data set for, one of ``nas.tasks.TASKS``.
-        pairs: To verify, where identities are recognised.
-        images: Number of training images that were drawn of the whole set; None for all of them.
+        task: Task of the data set, one of ``nas.tasks.TASKS``.
+        pairs: Pairs for verification, if identities are recognised.
+        images: Number of training images drawn from the whole data set; None for all of them.
     """
 
     name: str
@@ -171,28 +172,28 @@ class ImageData:
     def held_out(self, fraction: float, *, seed: int) -> tuple[Source, Source]:
         """Divide the training images at random into one part and a held-out fraction.
 
-        The held-out images are as test images: not cropped at random.
+        The held-out images are not cropped at random, like test images.
         """
         order = torch.randperm(len(self.train), generator=generator(seed))
         count = round(len(self.train) * (1 - fraction))
         return self.train.take(order[:count]), self.train.take(order[count:]).plain()
 
     def subset(self, count: int, *, seed: int) -> ImageData:
-        """The same with ``count`` training images drawn at random."""
+        """The same data set with ``count`` training images drawn at random."""
         order = torch.randperm(len(self.train), generator=generator(seed))[:count]
         return replace(self, train=self.train.take(order), images=count)
 
     def to(self, device: torch.device, *, limit_bytes: int | None = None) -> ImageData:
-        """The same with its images on a device, if all of them fit; called before they are divided.
+        """The data set with its images on a device, if all fit; call it before dividing them.
 
-        ``data = data.to(device)`` at the start of a training is all: batches, ``augment`` and
-        ``to_input`` then work there, and ``feed`` passes the batches on. Sources that do not keep
-        their images in memory stay as they are.
+        Call ``data = data.to(device)`` at the start of a training. Batches, ``augment`` and
+        ``to_input`` then work on the device, and ``feed`` passes the batches on. Sources that do
+        not keep their images in memory are not changed.
 
         Args:
-            device: Where is computed.
-            limit_bytes: Most bytes of images to keep there. If None, 4 GiB or a quarter of the
-                GPU's free memory, whichever is less.
+            device: Device of the computation.
+            limit_bytes: Largest number of bytes of images to keep there. If None, 4 GiB or a
+                quarter of the GPU's free memory, whichever is less.
         """
         parts = [self.train, self.test, *([] if self.pairs is None else [self.pairs.images])]
         distinct = {id(part): part for part in parts}
@@ -210,7 +211,7 @@ class ImageData:
     def to_input(self, images: Tensor) -> Tensor:
         """uint8 ``(N, C, S, S)`` to normalised float ``(N, 3, S, S)``, channels last.
 
-        The result is where the images are, and nothing waits for that device.
+        The result is on the images' device, and nothing waits for it.
         """
         x = images.float().div_(255)
         if isinstance(self.mean, float) and isinstance(self.std, float):
@@ -231,7 +232,7 @@ def _room_bytes(device: torch.device) -> int:
 
 
 def require_images(data: ImageData, *parts: Source) -> None:
-    """Refuse parts of the training images that are too small to train or to judge on.
+    """Refuse parts of the training images that are too small for training or evaluation.
 
     Raises:
         InvalidValueError: A part has fewer than ``FEWEST_IMAGES``.
@@ -244,11 +245,11 @@ def require_images(data: ImageData, *parts: Source) -> None:
 
 
 WHOLE = slice(None)
-"""All of a batch."""
+"""The whole batch."""
 
 
 def generator(*seed: int) -> torch.Generator:
-    """A generator that depends on nothing but the numbers given, such as seed and epoch."""
+    """A random generator that depends only on the given numbers, such as seed and epoch."""
     mixed = 0
     for number in seed:
         mixed = (mixed * 1_000_003 + number + 1) % (1 << 63)
@@ -266,16 +267,16 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Shuffled batches of one epoch: images uint8 ``(B, C, S, S)``, labels ``(B,)``.
 
-    With ``drop_last`` no batch is smaller than the others, so that none is a single image, whose
-    batch norm would have no variance. What is left out changes with the order, epoch by epoch.
+    With ``drop_last`` all batches have one size, so none is a single image, for which batch norm
+    has no variance. The images left out change from epoch to epoch, with the order.
 
     Args:
-        source: The images.
+        source: Images to draw.
         batch_size: Images a batch.
-        rng: Draws the order, and the crops of a source that crops at random.
+        rng: Generator of the order, and of random crops.
         drop_last: Leave out a last batch of fewer images, unless it is the only one.
-        share: Which part of every batch is read; the order does not depend on it.
-        per_class: Images of each class in a batch, side by side; 0 draws from all alike.
+        share: Part of every batch that is read; the order does not depend on it.
+        per_class: Images of each class in a batch, next to each other; 0 draws from all uniformly.
     """
     if per_class:
         labels = source.labels.cpu()  # the order is drawn there
@@ -290,7 +291,7 @@ def batches(
 def endless_batches(
     source: Source, batch_size: int, rng: torch.Generator, *, per_class: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled batches of one epoch after another, as ``batches``."""
+    """Endless shuffled batches, one epoch after another, like ``batches``."""
     while True:
         yield from batches(source, batch_size, rng, per_class=per_class)
 
@@ -298,13 +299,13 @@ def endless_batches(
 def _balanced(
     labels: Tensor, classes: int, per_class: int, rng: torch.Generator
 ) -> Iterator[Tensor]:
-    """Indices of batches of P classes x K images: an epoch shows about as many images as there are.
+    """Indices of batches of P classes x K images; an epoch has about as many as there are images.
 
-    Classes come in shuffled order, and so do the images of each; a class of fewer images than K
+    The classes are shuffled, and so are the images of each class. A class with fewer than K images
     repeats them.
 
     Raises:
-        InvalidValueError: There are fewer classes than a batch takes.
+        InvalidValueError: There are fewer classes than a batch needs.
     """
     order = torch.argsort(labels, stable=True)
     counts = torch.bincount(labels)
@@ -341,16 +342,16 @@ def augment(
     strength: float = 0.0,
     hue: float = 0.0,
 ) -> Tensor:
-    """Shift each image by up to ``shift`` pixels either way, mirror half of them, change colours.
+    """Shift each image by up to ``shift`` pixels, mirror half of them, change colours.
 
     Args:
         images: uint8 ``(N, C, S, S)``.
-        rng: Draws shifts, mirrors and colours.
-        flip: Whether to mirror.
+        rng: Generator of shifts, mirrors and colours.
+        flip: Whether to mirror images.
         shift: Largest shift in pixels.
-        fill: What fills the border; black is the published crop of CIFAR with padding 4.
-        strength: As for ``jitter``.
-        hue: As for ``jitter``; colours stay if both are 0.
+        fill: Fill of the border; black is the published crop of CIFAR with padding 4.
+        strength: Strength of ``jitter``.
+        hue: Hue of ``jitter``; colours do not change if both are 0.
     """
     count = len(images)
     offsets = torch.randint(-shift, shift + 1, (2, count), generator=rng)
@@ -358,7 +359,7 @@ def augment(
     draws = [offsets.T, mirrored[:, None]]
     if strength or hue:
         draws.append(draw_changes(count, rng, strength=strength, hue=hue))
-    drawn = torch.cat(draws, dim=1).to(images.device, non_blocking=True)  # float, whole in a part
+    drawn = torch.cat(draws, dim=1).to(images.device, non_blocking=True)  # whole numbers as float
     moved = _moved(images, drawn[:, :3].long(), shift=shift, fill=fill)
     return change_colours(moved, drawn[:, 3:]) if strength or hue else moved
 
@@ -371,7 +372,7 @@ def _moved(images: Tensor, moves: Tensor, *, shift: int, fill: Literal["edge", "
         moves: Shift of rows and of columns, from -shift to shift, and whether an image is mirrored,
             int64 ``(N, 3)``; on the images' device.
         shift: Largest shift.
-        fill: What fills the border.
+        fill: Fill of the border.
     """
     count, _, size, _ = images.shape
     down, across, mirrored = moves[:, :, None].unbind(1)  # (N, 1) each
@@ -392,10 +393,10 @@ def jitter(images: Tensor, rng: torch.Generator, *, strength: float, hue: float)
 
     Args:
         images: uint8 ``(N, C, S, S)``.
-        rng: Draws the factors.
+        rng: Generator of the factors.
         strength: Brightness, contrast and saturation are multiplied by 1 - strength to
             1 + strength, in this order.
-        hue: Largest turn of the hue, as a part of the circle.
+        hue: Largest rotation of the hue, as a fraction of the circle.
     """
     changes = draw_changes(len(images), rng, strength=strength, hue=hue)
     return change_colours(images, changes.to(images.device, non_blocking=True))
@@ -418,7 +419,7 @@ def resize(images: Tensor, input_size: int) -> Tensor:
 def image_data(
     name: str, *, train: Split, test: Split, classes: int, input_size: int, flip: bool
 ) -> ImageData:
-    """Resize both parts and take the statistics of the training pixels."""
+    """Resize both parts, and compute the statistics of the training pixels."""
     train = Split(resize(train.images, input_size), train.labels)
     test = Split(resize(test.images, input_size), test.labels)
     pixels = train.images[:: max(1, len(train) // 5000)].float() / 255

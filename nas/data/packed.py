@@ -1,7 +1,7 @@
-"""Images packed into one LMDB file: a million small files become one, read without a search.
+"""Images packed into one LMDB file: one file instead of a million small ones.
 
-Key ``labels`` holds all labels as little-endian int64; the image of number n stands, as it was
-encoded, under n as eight bytes, big-endian.
+Key ``labels`` holds all labels as little-endian int64. The key of image n is n as eight bytes,
+big-endian; the value is the encoded image.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import numpy as np
 
 from latbench.errors import InvalidFileError
 
-if TYPE_CHECKING:  # processes that decode images import this module, and no torch
+if TYPE_CHECKING:  # decoding processes import this module without torch
     from torch import Tensor
 
     from nas.data.stored import StoredSplit
 from latbench.progress import Progress, silent
 
 _LABELS = b"labels"
-_AT_ONCE = 500  # images a transaction
-_MAP_BYTES = 1 << 40  # LMDB's largest size: address space, not disk
+_AT_ONCE = 500  # images per transaction
+_MAP_BYTES = 1 << 40  # largest size of the file; reserves address space, not disk
 
 
 class LmdbStore:
     """The images of a packed file.
 
     Raises:
-        InvalidFileError: The file is missing, damaged or no packed file.
+        InvalidFileError: The file is missing, damaged or not a packed file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,7 +43,7 @@ class LmdbStore:
                 raw = transaction.get(_LABELS)
         except lmdb.Error as error:
             raise InvalidFileError(
-                f"cannot read {path}: {error}; make it anew with `latbench pack`"
+                f"cannot read {path}: {error}; make it again with `latbench pack`"
             ) from error
         if raw is None:
             raise InvalidFileError(f"{path} holds no packed images: make it with `latbench pack`")
@@ -70,7 +70,7 @@ class LmdbStore:
         return bytes(raw)
 
     def part(self, numbers: Iterable[int]) -> LmdbStore:
-        return self  # another process opens the same file
+        return self  # another process can open the same file
 
 
 def pack(
@@ -79,11 +79,11 @@ def pack(
     *,
     progress: Progress = silent,
 ) -> None:
-    """Write the images of a split and their labels into one file, beside it and then renamed.
+    """Write the images of a split and their labels into a temporary file, then rename it.
 
     Raises:
-        InvalidFileError: An image cannot be read, or the file exists or cannot be written; it is
-            as it was.
+        InvalidFileError: An image cannot be read, or the file exists or cannot be written; an
+            existing file is not changed.
     """
     if path.exists():
         raise InvalidFileError(f"{path} exists: choose another output, or remove it")

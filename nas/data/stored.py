@@ -1,8 +1,8 @@
 """Images that stay in their files and are decoded when a batch is drawn, several batches ahead.
 
-For a CPU threads decode, for a GPU processes (``nas.data.decoders``). What is random about an image
-follows from the epoch's generator and the image's number alone: neither who decodes it nor which
-process trains on it matters, and a resumed training sees the same crops.
+Threads decode for a CPU, processes for a GPU (``nas.data.decoders``). All random choices of an
+image follow from the epoch's generator and the image's number. They do not depend on the decoding
+worker or the training process, and a resumed training sees the same crops.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from nas.data.decoders import Decoders, DecodingProcesses, DecodingThreads
 from nas.data.decoding import Framing, Job
 from nas.data.stores import Store
 
-_AHEAD = 3  # batches under way while one is trained on
-_MOST_IMAGES = 8  # a job: few enough that all workers share a batch, enough to be worth sending
+_AHEAD = 3  # batches decoded in advance while one is trained on
+_MOST_IMAGES = 8  # per job: few, so that all workers share a batch; enough to be worth sending
 
 
 @dataclass(frozen=True)
 class StoredSplit:
-    """Labelled images in a store, RGB, brought to the input size when they are read.
+    """Labelled RGB images in a store, resized to the input size when they are read.
 
     Attributes:
-        store: Where they are.
-        numbers: Which of the store's images, int64 ``(N,)``.
-        labels: int64 ``(N,)``.
+        store: Store of the images.
+        numbers: Numbers of the images in the store, int64 ``(N,)``.
+        labels: Labels, int64 ``(N,)``.
         input_size: Side of the square images in pixels.
-        margin: A plain image is resized to ``input_size + margin`` on its shorter side, and its
-            centre cut out.
-        least_area: An image drawn for training is a random crop of at least this part of the
-            area, of an aspect from 3/4 to 4/3; plain where None.
-        gpu_decoders: Who decodes where a GPU trains; several splits may share them.
-        for_gpu: Whether they decode, and not threads.
+        margin: Pixels added in a plain image: its shorter side is resized to ``input_size +
+            margin``, and the centre is cut out.
+        least_area: Smallest part of the area that a random training crop shows; its aspect is
+            between 3/4 and 4/3. None gives plain images.
+        gpu_decoders: Decoders for training on a GPU; several splits may share them.
+        for_gpu: Whether ``gpu_decoders`` decode instead of threads.
     """
 
     store: Store
@@ -112,9 +112,9 @@ class _Batch:
     """A batch that is being decoded.
 
     Attributes:
-        images: uint8 ``(B, S, S, 3)``, filled when all jobs are done.
-        labels: int64 ``(B,)``.
-        jobs: What fills it.
+        images: Pixels, uint8 ``(B, S, S, 3)``, complete when all jobs are done.
+        labels: Labels, int64 ``(B,)``.
+        jobs: Futures of the jobs that decode the images.
     """
 
     images: Tensor
@@ -135,6 +135,6 @@ class _Batch:
         return self.images.permute(0, 3, 1, 2), self.labels
 
     def cancel(self) -> None:
-        """Give up what has not begun."""
+        """Cancel the jobs that have not started."""
         for job in self.jobs:
             job.cancel()

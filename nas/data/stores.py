@@ -1,7 +1,7 @@
-"""Where encoded images lie; read by number.
+"""Stores of encoded images, which are read by number.
 
-Knows no torch, and a store can be pickled: processes that decode images (``nas.data.decoding``)
-import this module and get stores sent.
+This module does not import torch, and a store can be pickled: decoding processes
+(``nas.data.decoding``) import this module and receive stores.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ class Store(Protocol):
     """Encoded images by number."""
 
     def name(self, number: int) -> str:
-        """What an error calls an image."""
+        """Name of an image in error messages."""
 
     def read(self, number: int) -> bytes:
-        """The image as it was encoded.
+        """The encoded image.
 
         Raises:
-            OSError, ValueError: It is missing.
+            OSError, ValueError: The image is missing.
         """
 
     def part(self, numbers: Iterable[int]) -> Store:
-        """A store that has these images under the same numbers, small to send.
+        """A small store with these images under the same numbers, to send to a process.
 
-        One that is small itself returns itself.
+        A store that is small itself returns itself.
         """
 
 
 @dataclass(frozen=True)
 class FileStore:
-    """One file an image, relative to a folder.
+    """One file per image, relative to a folder.
 
     Attributes:
-        root: The folder.
-        paths: Of all images, or by the numbers of some.
+        root: Folder of the images.
+        paths: Paths of all images, or of some images by number.
     """
 
     root: Path

@@ -1,4 +1,4 @@
-"""How good an architecture is. A new evaluator is one file and one line in ``EVALUATORS``."""
+"""Evaluators give an architecture a score. A new one is one file and one line in ``EVALUATORS``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One interface to all that can say how good an architecture is."""
+"""The common interface of all evaluators."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from nas.spaces import Architecture
 
 
 class Evaluator(ABC):
-    """Scores architectures.
+    """Base class: gives architectures scores.
 
     Attributes:
-        evaluations: How many scores were asked for, which is what searches are charged with.
+        evaluations: Number of scores requested; the cost of a search is counted by it.
     """
 
     def __init__(self) -> None:
         self.evaluations = 0
 
     def score(self, architecture: Architecture) -> float:
-        """The accuracy of an architecture, a fraction.
+        """The score of an architecture; accuracy, a fraction, for classes.
 
         Raises:
-            LatbenchError: The architecture is none that this evaluator can score.
+            LatbenchError: This evaluator cannot score the architecture.
         """
         score = self._score(architecture)
         self.evaluations += 1
@@ -29,4 +29,4 @@ class Evaluator(ABC):
 
     @abstractmethod
     def _score(self, architecture: Architecture) -> float:
-        """The score itself; the same architecture has the same score again."""
+        """Compute the score; the same architecture must get the same score again."""

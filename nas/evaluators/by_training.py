@@ -1,4 +1,4 @@
-"""Accuracy after training from scratch: the truth, at the price of a training each."""
+"""Accuracy after training from scratch: the most reliable score, and the most expensive."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from nas.training.torch_device import CPU, TorchDevice
 
 
 class ScratchEvaluator(Evaluator):
-    """Trains every architecture by one recipe; the score is the metric of the data's task.
+    """Trains every architecture with one recipe; the score is the metric of the data's task.
 
     For classification that is top-1 accuracy on held-out images; faces are verified on the pairs
     of the data set.
 
     Args:
-        space: Of the architectures.
-        data: A part of its training images is held out; test images are not touched.
-        recipe: How each is trained.
-        folder: Folder of one run folder an architecture, so that an interrupted training goes on.
-            Architectures that were trained there by another recipe or on other data are refused.
-        held_out: Of the training images, the part that scores.
-        torch_device: Where trainings compute.
+        space: Space of the architectures.
+        data: Data set; a part of its training images is held out, test images are not used.
+        recipe: Recipe of every training.
+        folder: Folder with one run folder per architecture, so that an interrupted training can
+            resume. Architectures trained there with another recipe or on other data are refused.
+        held_out: Share of the training images that gives the score.
+        torch_device: Device of the trainings.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class ScratchEvaluator(Evaluator):
 
 
 def _described(data: ImageData) -> dict[str, Any]:
-    """What tells a data set and its division from others, as JSON values."""
+    """Identity of a data set and its division, as JSON values."""
     pairs = data.pairs
     tested = (pairs.first, pairs.second, pairs.same, pairs.fold) if pairs else (data.test.labels,)
     return {
@@ -86,7 +86,7 @@ def _described(data: ImageData) -> dict[str, Any]:
 
 
 def _digest(*values: Tensor) -> str:
-    """A digest of numbers: equal ones have the same."""
+    """A digest of tensors; equal tensors have equal digests."""
     whole = sha256()
     for each in values:
         whole.update(each.cpu().contiguous().numpy().tobytes())

@@ -1,8 +1,8 @@
-"""A journal of scores: what was evaluated is never lost and never evaluated again.
+"""A journal of scores: no score is lost, and no architecture is evaluated twice.
 
-A searcher that is started anew with the same seed asks for the same architectures in the same
-order and is answered from the journal, so that an interrupted search goes on bit-exactly where it
-stopped, without any state of the searcher's own.
+A restarted searcher with the same seed asks for the same architectures in the same order, and the
+journal answers. So an interrupted search resumes bit-exactly, and the searcher need not save any
+state.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Journaled(Evaluator):
-    """An evaluator that remembers, in a file of one JSON line an architecture.
+    """An evaluator that stores its scores in a file, one JSON line per architecture.
 
     Args:
-        evaluator: Scores what the journal does not know.
-        path: The journal; made at the first score. A last line without its end, as a killed
-            process leaves it, is dropped.
-        writes: Whether new scores are written; of several processes one writes.
+        evaluator: Evaluator for architectures that are not in the journal.
+        path: Path of the journal; created at the first score. An incomplete last line, left by a
+            killed process, is dropped.
+        writes: Whether new scores are written; one of several processes writes.
 
     Raises:
-        InvalidFileError: The journal is damaged elsewhere.
+        InvalidFileError: The journal is damaged in another place.
     """
 
     def __init__(self, evaluator: Evaluator, path: Path, *, writes: bool = True) -> None:

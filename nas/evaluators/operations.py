@@ -1,4 +1,4 @@
-"""A trained supernet of separate operations as a judge of networks and of generators."""
+"""A trained supernet of separate operations, as an evaluator of networks and of generators."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from nas.training.unified_training import (
 
 
 class OperationsJudge(RelaxedJudge):
-    """A trained supernet of separate operations; arguments are those of ``RelaxedJudge``."""
+    """A trained supernet of separate operations; takes the arguments of ``RelaxedJudge``."""
 
     def __init__(
         self,
@@ -60,9 +60,9 @@ class OperationsJudge(RelaxedJudge):
         return network
 
     def outputs(self, images: Tensor, probabilities: Tensor) -> Tensor:
-        """As ``RelaxedJudge``; operations of at most ``THRESHOLD`` are not computed, as in the
-        unified supernet. A GPU would wait until their probabilities are read: there they count as
-        0 and are computed.
+        """Outputs as in ``RelaxedJudge``. As in the unified supernet, operations with a probability
+        of at most ``THRESHOLD`` are not computed. On a GPU they are computed and count as 0,
+        because reading probabilities would make the GPU wait.
         """
         flat = probabilities.squeeze(-2)
         if flat.device.type == "cpu":
@@ -93,18 +93,18 @@ def trained_operations(
     workers: Workers = ALONE,
     progress: Progress = silent,
 ) -> OperationsJudge:
-    """The supernet of a run, trained to its end or read from its folder, as a judge.
+    """Train the supernet of a run, or load it from the run's folder; return it as an evaluator.
 
     Args:
-        folder: Where checkpoints and metrics are kept; a run there goes on.
-        space: Space of separate operations without widths.
+        folder: Folder for checkpoints and metrics; a run there is resumed.
+        space: Space of separate operations without elastic widths.
         data: Data set of the images.
-        recipe: How images are divided and weights are trained.
-        strategy: Which paths train the weights, a name in ``STRATEGIES``.
+        recipe: Constants of the division of images and of the training.
+        strategy: Name of the strategy that draws training paths, one of ``STRATEGIES``.
         seed: Seed of weights, paths, order and augmentation.
-        torch_device: Where it is trained and judges.
-        workers: The processes that train and judge together.
-        progress: Gets the fraction done, and what is going on.
+        torch_device: Device of training and evaluation.
+        workers: The processes that train and evaluate together.
+        progress: Callback with the fraction done and a short description.
     """
     parts = divide(data, recipe, seed=seed)
     criterion = unified_criterion(data, space.classes, recipe, seed=seed)
@@ -134,7 +134,7 @@ def trained_operations(
 
 
 def _supernet_recipe(recipe: UnifiedRecipe) -> SupernetRecipe:
-    """The same constants as another kind of recipe."""
+    """The same constants as a supernet recipe."""
     return SupernetRecipe(
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,

@@ -1,4 +1,4 @@
-"""Trained supernets that judge networks and train generators."""
+"""Trained supernets that evaluate networks and train generators."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from nas.training.unified_training import Parts, UnifiedRecipe, device_of, selec
 
 
 class RelaxedJudge(Evaluator):
-    """A frozen supernet with the images to train and to judge generators on.
+    """A frozen supernet with the images that train and evaluate generators.
 
-    A score is the fitness of the calibrated network on the images that select, as the data's task
+    A score is the fitness of the calibrated network on the selection images. The data's task
     defines it: accuracy for classes, minus the loss for faces.
 
     Args:
-        supernet: Trained; its weights are frozen from here on.
+        supernet: Trained supernet; its weights are frozen from now on.
         data: Data set of the images.
-        parts: Images to train generators on, and those that select.
-        recipe: How the supernet was trained, and networks are calibrated.
-        criterion: The loss that the supernet was trained with; frozen from here on.
-        torch_device: Its precision is computed in where generators are trained.
-        workers: The processes that judge together.
+        parts: Images that train generators, and selection images.
+        recipe: Constants of the supernet's training and of calibration.
+        criterion: The loss that the supernet was trained with; frozen from now on.
+        torch_device: Device and precision of the training of generators.
+        workers: The processes that evaluate together.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class RelaxedJudge(Evaluator):
         workers: Workers = ALONE,
     ) -> None:
         super().__init__()
-        supernet.requires_grad_(False).eval().zero_grad()  # gradients of the last step take memory
+        supernet.requires_grad_(False).eval().zero_grad()  # frees the gradients of the last step
         self.criterion = criterion.requires_grad_(False).eval()
         self.data, self.parts, self.recipe = data, parts, recipe
         self.torch_device, self.workers = torch_device, workers
@@ -59,7 +59,7 @@ class RelaxedJudge(Evaluator):
             Bool ``(N,)``, the images in the same order for all architectures.
 
         Raises:
-            InvalidValueError: The data has no classes.
+            InvalidValueError: The data set has no classes.
         """
         if self.data.task != "classification":
             raise InvalidValueError(

@@ -1,4 +1,4 @@
-"""Fitness with a supernet's weights, after the norms were calibrated on the network itself."""
+"""Fitness of a network with a supernet's weights, after its norms were calibrated."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ CALIBRATION_BATCHES = 8
 
 
 class SupernetEvaluator(Evaluator):
-    """Cuts the network out of the supernet, calibrates its norms, and judges it.
+    """Cuts the network out of the supernet, calibrates its norms, and evaluates it.
 
-    The score is the fitness of the data's task, for classification accuracy. Statistics that many
-    paths have mixed would rank architectures by chance (Guo et al., ECCV 2020, Section 3.2).
+    The score is the fitness of the data's task: accuracy for classification. Without calibration,
+    running statistics mixed from many paths would rank architectures at random (Guo et al., ECCV
+    2020, Section 3.2).
 
-    It computes where the supernet lies.
+    It computes on the supernet's device.
 
     Args:
-        supernet: Trained, of separate operations or unified.
-        data: Whose images these are.
-        criterion: That the supernet was trained with.
-        calibration: Training images whose statistics the norms take.
-        judged: Images that score; neither trained nor calibrated on.
-        batch_size: Of calibration.
+        supernet: Trained supernet, of separate operations or unified.
+        data: Data set of the images.
+        criterion: Loss that the supernet was trained with.
+        calibration: Training images that calibrate the norms.
+        judged: Images that give the score; not used for training or calibration.
+        batch_size: Batch size of the calibration.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class SupernetEvaluator(Evaluator):
 
     @torch.no_grad()
     def judge(self, model: NetworkModule) -> float:
-        """Calibrate the norms of a network that was cut out, and return its fitness."""
+        """Calibrate the norms of a network cut out of the supernet, and return its fitness."""
         calibrate(model, self.inputs)
         self.criterion.eval()
         return self.task.mean_fitness(model, self.judged, self.criterion)

@@ -25,7 +25,7 @@ Count = Annotated[int, msgspec.Meta(gt=0)]
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the benchmark knows of one architecture; accuracies in percent."""
+    """Benchmark entry of one architecture; accuracies in percent."""
 
     test_acc: Annotated[tuple[Percent, ...], msgspec.Meta(min_length=1)]
     mean_acc: Percent
@@ -41,8 +41,8 @@ class TabularEvaluator(Evaluator):
         path: The benchmark's JSON file.
 
     Raises:
-        InvalidFileError: The file is missing or not the benchmark's; carries the path of the
-            offending value.
+        InvalidFileError: The file is missing or is not the benchmark's; carries the path of the
+            invalid value.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,14 +51,14 @@ class TabularEvaluator(Evaluator):
         self.entries = _read(path, layers=len(self.space.layers))
 
     def entry(self, architecture: Architecture) -> Entry:
-        """All that the benchmark knows of an architecture.
+        """The benchmark's entry of an architecture.
 
         Raises:
-            LatbenchError: The architecture is of another space, input size or number of classes.
+            LatbenchError: The architecture has another space, input size or number of classes.
         """
         if architecture.space != self.space.name:
             raise InvalidFileError(
-                f"the benchmark is of space {self.space.name}, not {architecture.space}",
+                f"the benchmark has the space {self.space.name}, not {architecture.space}",
                 path="$.space",
             )
         self.space.check(architecture)
@@ -74,7 +74,7 @@ def _read(path: Path, *, layers: int) -> dict[str, Entry]:
     try:
         raw = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     except (msgspec.DecodeError, UnicodeError) as error:
-        raise InvalidFileError(f"{path} is no table of NAS-Bench-Macro: {error}") from error
+        raise InvalidFileError(f"{path} is not a table of NAS-Bench-Macro: {error}") from error
     entries = {}
     for digits in map("".join, product("012", repeat=layers)):
         if digits not in raw:
@@ -91,7 +91,7 @@ def _read(path: Path, *, layers: int) -> dict[str, Entry]:
             ) from error
     for unknown in raw:
         raise InvalidFileError(
-            f"{path} is no table of NAS-Bench-Macro: {unknown[:20]!r} is no architecture of it",
+            f"{path} is not a table of NAS-Bench-Macro: it has no architecture {unknown[:20]!r}",
             path=f"$.{unknown[:20]}",
         )
     return entries

@@ -1,4 +1,4 @@
-"""A trained unified supernet as a judge of networks."""
+"""A trained unified supernet, as an evaluator of networks and of generators."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nas.training.unified_training import (
 
 
 class Judge(RelaxedJudge):
-    """A trained unified supernet; arguments are those of ``RelaxedJudge``."""
+    """A trained unified supernet; takes the arguments of ``RelaxedJudge``."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Judge(RelaxedJudge):
             workers=workers,
         )
         self.supernet = supernet
-        # a CPU saves the time of choices of small probability, a GPU that of waiting for them
+        # a CPU skips choices of small probability; a GPU computes them to avoid waiting
         self.mixture = supernet.frozen() if torch_device.is_gpu else supernet
 
     def network(self, architecture: Architecture) -> nn.Module:
@@ -68,7 +68,7 @@ def trained_judge(
     workers: Workers = ALONE,
     progress: Progress = silent,
 ) -> Judge:
-    """The supernet of a run, trained to its end or read from its folder, as a judge."""
+    """Train the supernet of a run, or load it from the run's folder; return it as an evaluator."""
     parts = divide(data, recipe, seed=seed)
     criterion = unified_criterion(data, space.classes, recipe, seed=seed)
     supernet = train_unified(

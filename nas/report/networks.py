@@ -1,4 +1,4 @@
-"""Spaces, architectures, their costs and latencies as a person reads them in the terminal."""
+"""Terminal output of spaces, architectures, costs and latencies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nas.workflows.networks import SpaceSummary
 
 
 def show_spaces(spaces: Sequence[SpaceSummary]) -> None:
-    """A row for every space; below, the operations of a single one."""
+    """Print one row per space; for a single space, also its operations."""
     print_table(
         ("space", "input", "classes", "architectures", "layers", "ops", "searchable blocks"),
         [
@@ -37,12 +37,12 @@ def show_spaces(spaces: Sequence[SpaceSummary]) -> None:
 
 
 def show_architecture(architecture: Architecture, output: Path | None) -> None:
-    """The file that an architecture was written to, else its text."""
+    """Print the file of an architecture, or its text if it was not written."""
     print_lines([f"wrote {output}" if output else architecture.to_json()])
 
 
 def show_cost(cost: Cost) -> None:
-    """Multiply-accumulates and parameters."""
+    """Print multiply-accumulates and parameters."""
     millions = cost.in_millions()
     print_lines(
         [
@@ -53,7 +53,7 @@ def show_cost(cost: Cost) -> None:
 
 
 def show_prediction(predicted: Prediction, device: DeviceProfile) -> None:
-    """A predicted latency with its interval, or how to get one."""
+    """Print a predicted latency with its interval, or how to get one."""
     images = "one image" if device.batch_size == 1 else f"a batch of {device.batch_size}"
     if predicted.low_ms is None or predicted.high_ms is None:
         interval = "`latbench calibrate` adds an interval"
@@ -64,7 +64,7 @@ def show_prediction(predicted: Prediction, device: DeviceProfile) -> None:
 
 
 def show_fit(fitted: FittedArchitecture, output: Path | None) -> None:
-    """How near a fit came to its target, and the architecture or where it was written."""
+    """Print how close a fit is to its target, and the architecture or its file."""
     lines = [
         f"{format_ms(fitted.latency_ms)}, {1 - fitted.latency_ms / fitted.target_ms:.2%} below the "
         f"target; this architecture reaches {format_ms(fitted.min_ms)} to "

@@ -1,4 +1,4 @@
-"""What searches, generators and the demo found, as a person reads it in the terminal."""
+"""Terminal output of searches, generators and the demo."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def show_search(found: SearchResults) -> None:
-    """A row for every target, and what to type next."""
+    """Print one row per target, and the next command to type."""
     if found:
         _show_found(found)
     if found.generator is not None:
@@ -64,14 +64,14 @@ def _ms(latency_ms: float | None) -> str:
 
 
 def _below(result: SearchResult) -> str:
-    """How far a result is below its target, a percentage."""
+    """Distance of a result below its target, as a percentage."""
     if result.target_ms is None or result.reached_ms is None:
         return ""
     return f"{1 - result.reached_ms / result.target_ms:.2%}"
 
 
 def show_generated(found: GeneratedArchitectures, output: Path | None) -> None:
-    """Generated architectures: budget, cost, and how many sub-blocks were changed to keep it."""
+    """Print generated architectures: budget, cost, and number of changes that meet the budget."""
     units = {"latency": "ms", "macs": "M MACs", "params": "M parameters"}
     rows = []
     for answer in found:
@@ -92,9 +92,9 @@ def show_generated(found: GeneratedArchitectures, output: Path | None) -> None:
 
 
 def show_generator(generator: Generator, path: Path) -> None:
-    """What a generator may be asked."""
+    """Print the space, budgets and devices of a generator."""
     label = generator.label
-    unit = " M conv MACs" if label.form == "published" else " of the reach"
+    unit = " M conv MACs" if label.form == "published" else " of the feasible range"
     print_lines(
         [
             f"{path}: a {label.form} generator of {label.space}; it chooses {label.plane}",
@@ -105,7 +105,7 @@ def show_generator(generator: Generator, path: Path) -> None:
 
 
 def show_demo(result: DemoResult, output: Path) -> None:
-    """Target, latency and accuracy of the network that the demo made."""
+    """Print target, latency and accuracy of the demo's network."""
     away = result.measured_ms / result.target_ms - 1
     print_table(
         ("", ""),

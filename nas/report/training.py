@@ -1,4 +1,4 @@
-"""How well networks do, as a person reads it in the terminal."""
+"""Terminal output of metrics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 def metrics_in_words(metrics: Mapping[str, float]) -> str:
-    """The final metrics of a network; all but thresholds are fractions."""
+    """The final metrics of a network as text; all but thresholds are percentages."""
     names = {"top1": "top-1", "top5": "top-5"}
     return ", ".join(
         f"{names.get(name, name)} {value:{'.2f' if name == 'threshold' else '.2%'}}"

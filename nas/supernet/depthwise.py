@@ -1,16 +1,16 @@
 """Depthwise convolutions that train fast on a CPU.
 
-oneDNN computes the weights' gradient of kernels above 3x3 several times slower than their forward
-pass. That gradient is itself a depthwise convolution, of the input with the output's gradient as
-the kernel: every pair of image and channel is a channel, the kernel has the size of the map. As
-such it takes a third to a tenth of the time, but where the gradient is of a pixel or two.
+oneDNN computes the weight gradient of kernels above 3x3 several times slower than their forward
+pass. That gradient is itself a depthwise convolution: the input is convolved with the output's
+gradient. Every pair of image and channel is a channel, and the kernel has the size of the map.
+Computed this way, it takes a third to a tenth of the time, except for maps of one or two pixels.
 
-Its gradient by the input is, at stride 1, the convolution of the output's gradient with the kernels
-turned by half a circle, which takes two thirds of the time of oneDNN's own.
+At stride 1, the gradient by the input is the convolution of the output's gradient with the kernels
+rotated by 180 degrees. This takes two thirds of the time of oneDNN's own.
 
-Taps of a kernel that reach beyond a map on either side only ever meet the padding and are not
-computed: of a 5 x 5 kernel on a single pixel one tap is left. Forward and backward of 1,152 such
-maps for 32 images took 44 ms on one core, and take 0.1 ms as that product.
+Kernel weights that only ever multiply padding are not computed: a 5 x 5 kernel on a single pixel
+keeps one weight. Forward and backward of 1,152 such maps for 32 images took 44 ms on one core, and
+now take 0.1 ms.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 from nas.supernet.precision import in_one_type, without_autocast
 
 _FAST_KERNEL = 3  # up to here oneDNN's own gradient is fast
-_CALL_VALUES = 3 << 15  # of a map in one call: fills a part of the cache, and calls stay few
+_CALL_VALUES = 3 << 15  # values per call: they fit into the cache, and calls stay few
 
 
 def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -34,7 +34,7 @@ def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     Args:
         x: ``(N, C, H, W)``, channels last.
         weight: ``(C, 1, kernel, kernel)``.
-        stride: Of both axes.
+        stride: Stride along both axes.
 
     Returns:
         ``(N, C, H / stride, W / stride)``, rounded up.
@@ -48,7 +48,7 @@ def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 
 
 def reaching(weight: Tensor, x: Tensor) -> Tensor:
-    """The taps of depthwise kernels that meet more than padding on a map, ``(C, 1, k, k)``."""
+    """The weights of depthwise kernels that multiply more than padding, ``(C, 1, k, k)``."""
     middle = weight.shape[2] // 2
     reach = min(middle, max(x.shape[2:]) - 1)
     taps = slice(middle - reach, middle + reach + 1)
@@ -56,7 +56,7 @@ def reaching(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Gradient by the input of ``depthwise``, in its type; ``x`` gives shape and layout alone."""
+    """Gradient by the input of ``depthwise``, in its type; needs only shape and layout of ``x``."""
     given = x.dtype
     grad, x, weight = in_one_type(grad, x, weight)
     if x.device.type == "cpu" and stride == 1:
@@ -68,7 +68,7 @@ def input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tens
 
 
 def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """Gradient by the weight of ``depthwise``, in its type; ``weight`` gives the shape alone."""
+    """Gradient by the weight of ``depthwise``, in its type; needs only the shape of ``weight``."""
     given, kernel = weight.dtype, weight.shape[2]
     grad, x, weight = in_one_type(grad, x, weight)
     if x.device.type == "cpu" and kernel > _FAST_KERNEL and min(grad.shape[2:]) > stride:
@@ -81,7 +81,7 @@ def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Ten
 def _gradients(
     grad: Tensor, x: Tensor, weight: Tensor, stride: int, *, wanted: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor]:
-    """The library's gradients by input and by weight; what is not wanted is not computed."""
+    """The library's gradients by input and by weight; those that are not requested are None."""
     padding = weight.shape[2] // 2
     by_input, by_weight, _ = torch.ops.aten.convolution_backward(
         grad,
@@ -117,7 +117,7 @@ def _by_convolution(grad: Tensor, x: Tensor, kernel: int, stride: int) -> Tensor
             dilation=stride,
             groups=count * channels,
         )
-        sums = sums[:, :, :kernel, :kernel]  # an even map leaves a row over at stride 2
+        sums = sums[:, :, :kernel, :kernel]  # an even map gives one row too many at stride 2
         total += sums.reshape(count, channels, kernel, kernel).sum(0)
     return total.unsqueeze(1)
 

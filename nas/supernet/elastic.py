@@ -1,10 +1,9 @@
-"""An inverted residual of elastic width: weights live once, a width is a number of channels.
+"""An inverted residual of elastic width: one set of weights; a width uses the first channels.
 
 Parameters have the names and the layout of the renderer's module of the widest block. The channels
-in use stand first, so that a narrower block is a view, and ``slice_parameters`` is, name for name,
-the state of the rebuilt narrower block. Which channels are in use is decided when the width
-changes, by changing their order. Batch norms use the batch's statistics and have no parameters, as
-in TF-NAS's supernet.
+in use come first, so a narrower block is a view of the weights. ``slice_parameters`` has the same
+names and values as the state of the rebuilt narrower block. A change of width reorders the
+channels. Batch norms use the batch's statistics and have no parameters, as in TF-NAS's supernet.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ Selection = tuple[int, int]
 """The axis of a parameter that is elastic, and how many of its first slices are in use."""
 
 KeptChannels = Literal["all", "in-use"]
-"""Which channels a new width takes: the largest of all, or those in use before any others."""
+"""Channels that a new width takes: the strongest of all, or those in use before any others."""
 
 Order = tuple[int, Tensor]
 """The axis of a parameter along which slices were moved, and where each came from."""
@@ -46,7 +45,7 @@ Order = tuple[int, Tensor]
 class ElasticInvertedResidual(nn.Module):
     """``InvertedResidual`` at any width up to that of ``widest``."""
 
-    in_use: Tensor  # the width, where checkpoints find it; nothing waits to read it from a GPU
+    in_use: Tensor  # the width, as checkpoints store it; it is never read back from a GPU
 
     def __init__(self, widest: InvertedResidual, *, width: int) -> None:
         super().__init__()
@@ -78,18 +77,19 @@ class ElasticInvertedResidual(nn.Module):
 
     @torch.no_grad()
     def set_width(self, width: int, keep: KeptChannels = "all") -> dict[nn.Parameter, Order]:
-        """Keep the channels of largest L1 norm of their depthwise kernel.
+        """Set the width; keep the channels whose depthwise kernels have the largest L1 norm.
 
-        Channels that come into use are as they were when last in use.
+        Channels that come back into use have the weights that they last had.
 
         Args:
-            width: Number of channels to use. At the present one nothing changes.
+            width: Number of channels to use. The current width changes nothing.
             keep: ``all``, as in TF-NAS's code, compares all channels; with ``in-use`` a shrinking
                 block keeps the best of those in use, a growing one keeps them all and adds the
                 best of the others.
 
         Returns:
-            How slices of parameters were moved; what goes with them has to follow.
+            How slices of parameters were moved. The optimiser's state must be moved in the same
+            way.
         """
         if width == self.width:
             return {}
@@ -113,15 +113,15 @@ class ElasticInvertedResidual(nn.Module):
         return moved
 
     def use_first(self, width: int) -> None:
-        """Use the channels that stand first; none is moved."""
+        """Use the first channels; none is moved."""
         self._width = width
         self.in_use.fill_(width)
 
     def selections(self, width: int | None = None) -> dict[nn.Parameter, Selection]:
-        """For every elastic parameter, which slices of it a width uses; none at full width.
+        """The slices of each elastic parameter that a width uses; empty at full width.
 
         Args:
-            width: Number of channels; the present one if None.
+            width: Number of channels; the current width if None.
         """
         width = self.width if width is None else width
         if width == self.spec.width:
@@ -129,9 +129,9 @@ class ElasticInvertedResidual(nn.Module):
         return {p: (_ELASTIC_AXIS[name], width) for name, p in self._elastic()}
 
     def slice_parameters(self, width: int | None = None) -> dict[str, Tensor]:
-        """Parameters of the rebuilt block of a width, the present one if None.
+        """Parameters of the rebuilt block of a width; the current width if None.
 
-        They have the renderer's names; the channels are those that stand first.
+        They have the renderer's names and hold the first channels.
         """
         width = self.width if width is None else width
         return {
@@ -149,7 +149,7 @@ class ElasticInvertedResidual(nn.Module):
 
         Args:
             x: Input.
-            width: How many of the first channels are computed; the present width if None.
+            width: Number of first channels to compute; the current width if None.
         """
         width = self.width if width is None else width
 

@@ -1,14 +1,13 @@
-"""A unified supernet with frozen weights, as a GPU computes mixtures of all its choices.
+"""A unified supernet with frozen weights that computes mixtures of all choices on a GPU.
 
-Architecture steps train what chooses, by a supernet whose weights are frozen and whose norms use
-running statistics. ``UnifiedSupernet`` then leaves out choices of small probability, and has to
-know the probabilities to do so: a GPU would wait in every layer until the processor has read them.
-Here every choice is computed, always in the same calls, and a probability of at most ``THRESHOLD``
-counts as 0. So the result is the same, and nothing is read from the GPU. What depends on weights
-alone is made once.
+Architecture steps train the choices. The weights are frozen, and the norms use running statistics.
+``UnifiedSupernet`` leaves out choices of small probability. On a GPU the processor would have to
+read the probabilities in every layer, and the GPU would wait for it. Here every choice is computed,
+always in the same calls, and a probability of at most ``THRESHOLD`` counts as 0. The result is the
+same, and nothing is read from the GPU. Tensors that depend on weights alone are computed once.
 
-The choices that decide what else is computed are made on the GPU as well: which of the switchable
-norms a layer uses, and whether it has an expansion.
+Two more decisions are made on the GPU: which of the switchable norms a layer uses, and whether it
+has an expansion.
 
 Glossary:
 
@@ -42,7 +41,7 @@ class FrozenSupernet:
     """All choices of a unified supernet, weighted by probabilities.
 
     Args:
-        supernet: In evaluation mode, and frozen: what is made of its weights is made here.
+        supernet: A frozen supernet in evaluation mode. Its weights are prepared here, once.
     """
 
     def __init__(self, supernet: UnifiedSupernet) -> None:
@@ -84,8 +83,8 @@ class _FrozenBlock:
         )
         project = torch.cat([sub.project.weight for sub in subs], dim=1)
         self.constants = _Typed([*expand, project])
-        # one of two on the first channels, where no branch can be taken: without an expansion only
-        # the first sub-block is in use, with norms of its own
+        # two variants for the first channels, chosen without a branch: without an expansion only
+        # the first sub-block is in use, and it has norms of its own
         usual: list[Tensor] = []
         bare: list[Tensor] = []
         for c in range(SKIP):
@@ -104,7 +103,7 @@ class _FrozenBlock:
 
         Args:
             x: Channels last.
-            weights: Of every kernel, ``(B, 3)``.
+            weights: Weights of the kernels, ``(B, 3)``.
             skips: Number of the switchable norm, ``(1,)``.
             bare: Whether a single sub-block is active, ``(1,)``.
         """
@@ -131,7 +130,7 @@ class _FrozenBlock:
 
 
 class _Typed:
-    """Tensors in each of the types that products compute in, cast once."""
+    """Tensors in each of the types that matrix products use, cast once."""
 
     def __init__(self, values: list[Tensor]) -> None:
         self._known = {values[0].dtype: values}

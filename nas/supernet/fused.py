@@ -1,15 +1,15 @@
-"""Parts of a unified block as functions with gradients of their own.
+"""Parts of a unified block as functions with hand-written gradients.
 
-What autograd would keep for the backward pass takes most of a supernet's memory, and what it would
-compute there most of its time. These keep what is small, compute anew what is cheap, and leave out
-gradients that nobody asks for.
+With plain autograd, tensors kept for the backward pass take most of a supernet's memory, and the
+backward pass most of its time. These functions keep small tensors, recompute cheap ones, and skip
+gradients that nobody needs.
 
-Under autocast they return what the plain operations would, but statistics, which stay in single
-precision at least.
+Under autocast they return the same types as the plain operations, except that statistics stay in
+single precision at least.
 
-What is best differs by device. A CPU is short of memory bandwidth and a step of small images fits
-its caches, so maps are computed anew rather than kept. A GPU keeps them: it is the passes over maps
-that take its time, and what is kept is still less than half of what autograd would keep.
+The best choice depends on the device. A CPU has little memory bandwidth, and a step of small images
+fits into its caches, so maps are recomputed. A GPU spends its time on passes over maps, so it keeps
+them. That is still less than half of the memory that autograd would keep.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nas.supernet.depthwise import input_gradient, weight_gradient
 from nas.supernet.pointwise import gradients, rows
 from nas.supernet.precision import in_one_type, without_autocast
 
-MOMENTUM = 0.1  # of running statistics
+MOMENTUM = 0.1  # share of a batch in the running statistics
 _KEPT_PIXELS = 8  # maps of at most this side are kept for the backward pass, on a CPU
 _GPU_TYPES = (torch.bfloat16, torch.half)  # in which products of matrices are fastest on a GPU
 
@@ -44,8 +44,8 @@ class _Moments(torch.autograd.Function):
         flat = rows(wide)
         if x.device.type == "cpu":
             return flat.mean(0), (flat.t() @ flat) / len(flat)
-        # A single product of few channels and a million rows leaves most of a GPU idle: one
-        # product for each image, and their sum
+        # One product of few channels and a million rows would leave most of a GPU idle, so each
+        # image has its own product, and these are summed
         images = flat.view(len(x), -1, x.shape[1])
         return flat.mean(0), torch.bmm(images.transpose(1, 2), images).sum(0) / len(flat)
 
@@ -63,7 +63,8 @@ class _Moments(torch.autograd.Function):
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean ``(C,)`` and covariance ``(C, C)`` of channels over images and pixels.
 
-    In single precision at least: the covariance is a difference of nearly equal numbers.
+    They are computed in single precision at least: the covariance is a difference of nearly equal
+    numbers.
     """
     mean, second = cast(tuple[Tensor, Tensor], _Moments.apply(x))
     return mean, second - torch.outer(mean, mean)
@@ -96,8 +97,8 @@ def relu6(x: Tensor) -> Tensor:
 class _ExpandDepthwise(torch.autograd.Function):
     """1x1 convolution, ReLU6 and depthwise convolution.
 
-    On a CPU the map between is not kept above ``_KEPT_PIXELS`` a side, but computed anew in the
-    backward pass: such maps have few channels to compute from, and take most of the memory.
+    On a CPU, an intermediate map of more than ``_KEPT_PIXELS`` a side is not kept. The backward
+    pass recomputes it: such maps come from few channels and take most of the memory.
     """
 
     @staticmethod
@@ -137,7 +138,7 @@ def expand_depthwise(
         weight: ``(K, C, 1, 1)``.
         bias: ``(K,)``.
         kernel: ``(K, 1, kernel, kernel)``.
-        stride: Of the depthwise convolution.
+        stride: Stride of the depthwise convolution.
     """
     return cast(Tensor, _ExpandDepthwise.apply(*in_one_type(x, weight, bias, kernel), stride))
 
@@ -145,8 +146,8 @@ def expand_depthwise(
 class _NormProject(torch.autograd.Function):
     """Batch norm by the batch's statistics, ReLU6 and a 1x1 convolution.
 
-    On a CPU it keeps the input alone: the map between is computed anew in the backward pass, which
-    takes a twentieth of the block's time and saves a third of its memory.
+    On a CPU only the input is kept. The backward pass recomputes the intermediate map, which takes
+    a twentieth of the block's time and saves a third of its memory.
     """
 
     @staticmethod
@@ -179,7 +180,7 @@ class _NormProject(torch.autograd.Function):
             y = F.batch_norm(x, mean, variance, gain, bias, False, 0.0, NORM_EPSILON).clamp_(0, 6)
         by_y, by_projection = gradients(grad, y, projection)
         aten.hardtanh_backward.grad_input(by_y, y, 0, 6, grad_input=by_y)
-        del y  # its memory serves what comes next
+        del y  # frees its memory for the next tensors
         by_x, by_gain, by_bias = aten.native_batch_norm_backward(
             by_y, x, gain, None, None, mean, inverse_std, True, NORM_EPSILON, [True, True, True]
         )
@@ -194,14 +195,14 @@ def norm_project(
     bias: Tensor,
     projection: Tensor,
 ) -> Tensor:
-    """Batch norm in training, which updates its running statistics, ReLU6 and a 1x1 convolution.
+    """Batch norm in training mode, ReLU6 and a 1x1 convolution; updates the running statistics.
 
     Args:
         x: ``(N, K, H, W)``, channels last.
         running_mean: ``(K,)``, as the three after it.
         running_var: Changed in place.
-        gain: Of the norm.
-        bias: Of the norm.
+        gain: Scale of the norm.
+        bias: Shift of the norm.
         projection: ``(D, K, 1, 1)``.
     """
     x, projection = in_one_type(x, projection)
@@ -212,12 +213,13 @@ def norm_project(
 class _NormReLU6(torch.autograd.Function):
     """Batch norm by the batch's statistics and ReLU6, with mean and 1 / standard deviation.
 
-    A step calls it some hundred times, so it leaves autocast alone, which casts none of this.
+    A step calls it some hundred times. It does not switch autocast off, because autocast casts none
+    of these operations.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.set_materialize_grads(False)  # those of what has none
+        ctx.set_materialize_grads(False)  # outputs without a gradient pass None
         y, mean, inverse_std = torch.native_batch_norm(
             x, gain, bias, None, None, True, MOMENTUM, NORM_EPSILON
         )
@@ -247,14 +249,14 @@ def norm_relu6(x: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, T
         bias: ``(K,)``.
 
     Returns:
-        ``(N, K, H, W)``, and what was seen: mean and 1 / standard deviation, ``(K,)``, without
-        gradient.
+        ``(N, K, H, W)``, and the batch's statistics: mean and 1 / standard deviation, ``(K,)``,
+        without gradient.
     """
     return cast(tuple[Tensor, Tensor, Tensor], _NormReLU6.apply(x, gain, bias))
 
 
 class _FrozenExpand(torch.autograd.Function):
-    """1x1 convolution and ReLU6, or the input itself, differentiable by the input alone."""
+    """1x1 convolution and ReLU6, or the input itself, differentiable only by the input."""
 
     @staticmethod
     @without_autocast
@@ -282,8 +284,8 @@ def frozen_expand(x: Tensor, weight: Tensor, bias: Tensor, bare: Tensor) -> Tens
         x: ``(N, C, H, W)``, channels last.
         weight: ``(K, C, 1, 1)``, norms folded in.
         bias: ``(K,)``.
-        bare: Bool ``(1,)``: whether there is no expansion. The first C channels of what is returned
-            are then ``x``, and only these may be used.
+        bare: Bool ``(1,)``: whether there is no expansion. The first C channels of the result are
+            then ``x``, and the other channels must not be used.
 
     Returns:
         ``(N, K, H, W)``, differentiable by ``x``.
@@ -294,8 +296,8 @@ def frozen_expand(x: Tensor, weight: Tensor, bias: Tensor, bare: Tensor) -> Tens
 class _FrozenMix(torch.autograd.Function):
     """Weighted depthwise choices and projection, differentiable by input and weights alone.
 
-    With ``r_k = relu6(depthwise(x, kernel_k) + bias_k)`` computes ``P sum_k p_k r_k``. Keeps the
-    r_k and nothing else of their size.
+    It computes ``P sum_k p_k r_k`` with ``r_k = relu6(depthwise(x, kernel_k) + bias_k)``. It keeps
+    the r_k and nothing else of their size.
     """
 
     @staticmethod
@@ -310,7 +312,7 @@ class _FrozenMix(torch.autograd.Function):
             outputs.append(r.clamp_(0, 6))
         ctx.stride, ctx.count = stride, count
         ctx.save_for_backward(x, projection, *weights, *kernels, *outputs)
-        if _keeps(x):  # scaled weights, and a sum of narrow maps: the wide ones are read once
+        if _keeps(x):  # scale weights and sum narrow maps, so that the wide maps are read once
             parts = [
                 product(r, projection * weight.to(x.dtype)[:, None, None])
                 for r, weight in zip(outputs, weights, strict=True)
@@ -356,11 +358,11 @@ def frozen_mix(
 
     Args:
         x: ``(N, K, H, W)``, channels last.
-        kernels: By choice, ``(K, 1, kernel, kernel)``, norms folded in.
-        biases: By choice, ``(K,)``.
-        weights: By choice, of every channel, ``(K,)``; their gradients have their own type.
+        kernels: A kernel for each choice, ``(K, 1, kernel, kernel)``, norms folded in.
+        biases: A bias for each choice, ``(K,)``.
+        weights: Weights of the channels for each choice, ``(K,)``; gradients have the same type.
         projection: ``(D, K, 1, 1)``.
-        stride: Of the depthwise convolutions.
+        stride: Stride of the depthwise convolutions.
     """
     x, projection, *parts = in_one_type(x, projection, *kernels, *biases)
     return cast(Tensor, _FrozenMix.apply(x, stride, projection, len(kernels), *weights, *parts))
@@ -369,12 +371,12 @@ def frozen_mix(
 def _channel_products(a: Tensor, b: Tensor) -> Tensor:
     """Sum of a x b over images and pixels, by channel: ``(C,)``.
 
-    It is what a batch norm with mean 0 and variance 1 computes for its gain, and that reads each
-    map once where product and sum read and write three.
+    A batch norm with mean 0 and variance 1 computes the same as the gradient of its gain. It reads
+    each map once, whereas a product and a sum read and write three maps.
     """
     if a.device.type not in ("cpu", "cuda"):
         return (a * b).sum((0, 2, 3))
-    # CUDA's norms want statistics in single precision, whatever the type of the maps
+    # CUDA's norms require statistics in single precision, whatever the type of the maps
     kept = a.dtype if a.device.type == "cpu" else torch.promote_types(a.dtype, torch.float)
     zeros, ones = a.new_zeros(a.shape[1], dtype=kept), a.new_ones(a.shape[1], dtype=kept)
     found: Tensor = torch.ops.aten.native_batch_norm_backward(
@@ -384,16 +386,17 @@ def _channel_products(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _keeps(x: Tensor) -> bool:
-    """Whether maps are kept for the backward pass that could be computed anew: on a GPU."""
+    """Whether maps that could be recomputed are kept for the backward pass: True on a GPU."""
     return x.device.type != "cpu"
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """1x1 convolution, ``(N, C, H, W)`` by ``(D, C, 1, 1)`` to ``(N, D, H, W)``.
 
-    In half precision on a GPU it is a product of matrices. That adds the bias as it writes, where a
-    convolution adds it in a pass of its own, and it needs no plan for every number of channels. In
-    single precision convolutions are faster there, as they may use TensorFloat-32.
+    In half precision on a GPU this is a matrix product. A matrix product adds the bias as it
+    writes, whereas a convolution adds it in a separate pass, and it needs no cuDNN plan for every
+    number of channels. In single precision, convolutions are faster on a GPU, because they may use
+    TensorFloat-32.
     """
     if x.device.type == "cuda" and x.dtype in _GPU_TYPES:
         return _matrix_product(x, weight, bias)

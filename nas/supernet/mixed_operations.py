@@ -1,9 +1,9 @@
 """The supernet: weights shared by all architectures of a space.
 
-One forward for everything: a sampled path is a one-hot relaxation, of which only the path is
-computed. Depth is sink-connecting (TF-NAS, Section 3.2): a stage's output is the sum of its
-layers' outputs weighted by the probability of ending there, so that no layer is skipped and
-shallow networks are real candidates.
+One forward pass serves paths and mixtures. A sampled path is a one-hot relaxation, and only its
+operations are computed. Depth is sink-connecting (TF-NAS, Section 3.2): the output of a stage is
+the sum of its layers' outputs, each weighted by the probability that the stage ends there. So no
+layer is skipped, and shallow networks are real candidates.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from nas.supernet.candidates import Initial, initialise, modules_of
 from nas.supernet.elastic import ElasticInvertedResidual, KeptChannels, Order, Selection
 
 SKIP = -1
-"""Stands for the input of a layer among its operations."""
+"""Placeholder among a layer's operations for the unchanged input."""
 
 
 Norms = Literal["batch", "running"]
 
 
 class Supernet(nn.Module):
-    """All candidates of a space: elastic ones at their widest, each with the channels in use.
+    """All candidates of a space. Elastic ones have their widest width, and know the channels in
+    use.
 
     Args:
         space: A space whose elastic blocks are inverted residuals.
-        start_widths: Width of every operation to begin with.
+        start_widths: Initial width of every operation.
         seed: Seed of the initial weights.
-        initial: How the weights begin. OSNASLib does not state it; its supernets keep He's.
-        norms: ``batch`` norms have no parameters and use the statistics of the batch they see,
-            as in TF-NAS; ``running`` ones have scale, shift and running statistics as rendered
-            networks do, and a network that is cut out is calibrated before it is judged
-            (``nas.training.calibration``). Operations of elastic width have the
-            former.
+        initial: Initial weights. OSNASLib does not state them; its supernets use He's here.
+        norms: ``batch`` norms have no parameters and use the statistics of the current batch, as in
+            TF-NAS. ``running`` norms have scale, shift and running statistics, as rendered networks
+            do. Then a network cut out of the supernet is calibrated before it is evaluated
+            (``nas.training.calibration``). Operations of elastic width need ``batch``.
 
     Raises:
-        InvalidValueError: The space has operations that are a choice themselves, or elastic
-            ones with running norms.
+        InvalidValueError: The space has operations that contain choices, or elastic operations with
+            running norms.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Supernet(nn.Module):
             self.apply(lambda module: initialise(module, initial))
 
     def block(self, stage: int, layer: int, op: int) -> nn.Module:
-        """The candidate at a place, by the index of its operation."""
+        """The candidate operation of a layer, by its index."""
         stages = cast(list[list[list[nn.Module]]], self.stages)
         return stages[stage][layer][op]
 
@@ -101,14 +101,14 @@ class Supernet(nn.Module):
         return x
 
     def _made(self, place: tuple[int, int, int], x: Tensor, relaxed: Relaxed) -> Tensor:
-        """Output of one candidate, at the width that the path gives it, if any."""
+        """Output of one candidate, at the path's width if the path gives one."""
         block = self.block(*place)
         width = relaxed.widths.get(place)
         made: Tensor = block(x) if width is None else block(x, width)
         return made
 
     def widths(self) -> list[list[dict[str, int | None]]]:
-        """Present width of every operation, None where it has none: by stage, layer, name."""
+        """Current width of every operation by stage, layer and name; None for a fixed width."""
         return [
             [
                 {op: _width(self.block(s, i, index)) for index, op in enumerate(layer.ops)}
@@ -124,16 +124,17 @@ class Supernet(nn.Module):
         *,
         keep: KeptChannels = "all",
     ) -> Mapping[nn.Parameter, Order]:
-        """Give the architecture's operations its widths; all others stay as they are.
+        """Give the architecture's operations its widths; the others are not changed.
 
         Args:
             architecture: Operations and widths.
             places: Index of the operation of every layer of the space, None where the layer is
-                left out; without it the architecture stands on the first layers of each stage.
+                left out; if omitted, the architecture uses the first layers of each stage.
             keep: Which channels a new width takes.
 
         Returns:
-            How slices of parameters were moved; an optimiser's state has to follow.
+            How slices of parameters were moved. The optimiser's state must be moved in the same
+            way.
         """
         moved: dict[nn.Parameter, Order] = {}
         for s, stage in enumerate(architecture.stages):
@@ -148,14 +149,14 @@ class Supernet(nn.Module):
     def cut(self, architecture: Architecture, places: Places | None = None) -> NetworkModule:
         """The network of an architecture, with copies of the weights and running statistics.
 
-        Norms that the supernet keeps no statistics of are as they begin, to be calibrated
-        (``nas.training.calibration``). An elastic operation gives the channels that stand first.
+        Norms without statistics in the supernet have their initial values and must be calibrated
+        (``nas.training.calibration``). An elastic operation gives its first channels.
 
         Args:
             architecture: Operations and widths.
-            places: The layers that the architecture stands on, as for ``set_widths``.
+            places: The layers that the architecture uses, as for ``set_widths``.
         """
-        with torch.random.fork_rng(devices=[]):  # fresh weights, of which none is kept
+        with torch.random.fork_rng(devices=[]):  # random weights that are all replaced
             network = NetworkModule(self.space.lower(architecture))
         network.to(next(self.parameters()).device)
         states = [block.state_dict() for block in self.stem]
@@ -175,11 +176,11 @@ class Supernet(nn.Module):
         return network.to(memory_format=torch.channels_last)
 
     def selections(self, computed: Sequence[Relaxed] = ()) -> Mapping[nn.Parameter, Selection]:
-        """For every parameter that is partly in use, its axis and how much of it is in use.
+        """Axis and number of slices in use, for every parameter that is partly in use.
 
         Args:
-            computed: What a step computes. Where it gives widths, an operation's widest one is in
-                use, else the present one.
+            computed: The paths of a step. If they give widths, the widest one of an operation is in
+                use, else the current width.
         """
         widest: dict[nn.Module, int] = {}
         for relaxed in computed:
@@ -196,11 +197,11 @@ class Supernet(nn.Module):
 
 
 def fixed_supernet(space: SearchSpace, *, seed: int, initial: Initial = "he") -> Supernet:
-    """The supernet of a space without elastic widths, as strategies train it: running norms,
+    """The supernet that strategies train, for a space without elastic widths: running norms,
     channels last.
 
     Raises:
-        InvalidValueError: The space has operations with more to choose than themselves.
+        InvalidValueError: The space has operations that contain choices.
     """
     starts = start_widths(space)
     made = Supernet(space, start_widths=starts, seed=seed, norms="running", initial=initial)
@@ -208,10 +209,10 @@ def fixed_supernet(space: SearchSpace, *, seed: int, initial: Initial = "he") ->
 
 
 def searchable_supernet(space: SearchSpace, *, seed: int, initial: Initial = "he") -> Supernet:
-    """``fixed_supernet``, or where widths are elastic a supernet at the widths of the start.
+    """``fixed_supernet``; for elastic widths, a supernet at the initial widths.
 
     Raises:
-        InvalidValueError: The space has operations with more to choose than themselves.
+        InvalidValueError: The space has operations that contain choices.
     """
     if not has_widths(space):
         return fixed_supernet(space, seed=seed, initial=initial)
@@ -220,15 +221,15 @@ def searchable_supernet(space: SearchSpace, *, seed: int, initial: Initial = "he
 
 
 def has_widths(space: SearchSpace) -> bool:
-    """Whether any operation has widths to choose; then all norms use the batch's statistics."""
+    """Whether any operation has elastic widths; then all norms use the batch's statistics."""
     return any(layer.widths(op) for layer in space.layers for op in layer.ops)
 
 
 def require_separate(space: SearchSpace) -> None:
-    """Refuse a space whose operations are a choice themselves.
+    """Refuse a space whose operations contain choices.
 
     Raises:
-        InvalidValueError: Such a space; names the searcher for it.
+        InvalidValueError: The space is refused; the message names a searcher for it.
     """
     for layer in space.layers:
         for op in layer.ops:
@@ -243,8 +244,8 @@ def require_separate(space: SearchSpace) -> None:
 def _check(space: SearchSpace, norms: Norms) -> None:
     if norms == "running" and has_widths(space):
         raise InvalidValueError(
-            f"{space.name} has operations of elastic width, whose norms are of the batch: "
-            "search it with tfnas"
+            f"{space.name} has operations of elastic width, which need batch norms without running "
+            "statistics: search it with tfnas"
         )
     require_separate(space)
 
@@ -254,7 +255,7 @@ def _kept(stage: Sequence[int | None]) -> list[int]:
 
 
 def start_widths(space: SearchSpace) -> list[list[dict[str, int | None]]]:
-    """Widths at which a search begins."""
+    """Widths at the start of a search."""
     return [
         [{op: layer.start_width(op) for op in layer.ops} for layer in layers]
         for layers in space.stages
@@ -276,7 +277,7 @@ def _width(block: nn.Module) -> int | None:
 
 
 def _mix(values: Mapping[int, Tensor], weights: Mapping[int, Weight]) -> Tensor:
-    """Weighted sum; a single choice is passed on as it is."""
+    """Weighted sum; a single choice is returned unchanged."""
     if len(weights) == 1:
         return next(iter(values.values()))
     return cast(Tensor, sum(weights[key] * value for key, value in values.items()))

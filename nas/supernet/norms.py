@@ -1,4 +1,4 @@
-"""Batch norms that stand side by side: one norm of all their channels."""
+"""Several batch norms, concatenated into one norm of all their channels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nas.supernet.fused import MOMENTUM, norm_relu6
 
 
 def side_by_side(norms: Sequence[nn.BatchNorm2d]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Running mean, running variance (copies), gain and bias of norms side by side."""
+    """Running mean, running variance (copies), gain and bias of the concatenated norms."""
     return (
         torch.cat([cast(Tensor, norm.running_mean) for norm in norms]),
         torch.cat([cast(Tensor, norm.running_var) for norm in norms]),
@@ -23,9 +23,9 @@ def side_by_side(norms: Sequence[nn.BatchNorm2d]) -> tuple[Tensor, Tensor, Tenso
 
 
 class RunningStatistics:
-    """Batch norms in training on a GPU, whose running statistics are updated all at once.
+    """Batch norms in training on a GPU; their running statistics are updated all at once.
 
-    One by one the updates take as many calls as the norms themselves.
+    Separate updates would take as many calls as the norms themselves.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class RunningStatistics:
 
         Args:
             x: Channels last.
-            norms: Side by side, K channels in all.
+            norms: Norms to concatenate, K channels in all.
         """
         y, mean, inverse_std = norm_relu6(
             x, cat([norm.weight for norm in norms]), cat([norm.bias for norm in norms])
@@ -53,7 +53,7 @@ class RunningStatistics:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the norms' running statistics towards what was seen, and forget that."""
+        """Update the norms' running statistics from the batches seen, and clear these."""
         if not self._norms:
             return
         widths = [norm.num_features for norm in self._norms]
@@ -70,10 +70,10 @@ class RunningStatistics:
 
 
 def remember(norms: Sequence[nn.BatchNorm2d], mean: Tensor, variance: Tensor) -> None:
-    """Write running statistics back to the norms that stand side by side."""
+    """Write running statistics back to the concatenated norms."""
     kept = [cast(Tensor, norm.running_mean) for norm in norms]
     kept += [cast(Tensor, norm.running_var) for norm in norms]
-    # one call for all, which a GPU does in one piece
+    # one call for all of them, which a GPU runs as one kernel
     torch._foreach_copy_(kept, [*mean.chunk(len(norms)), *variance.chunk(len(norms))])
 
 
@@ -82,7 +82,7 @@ def folded(kernel: Tensor, norms: Sequence[nn.BatchNorm2d]) -> tuple[Tensor, Ten
 
     Args:
         kernel: ``(K, C, k, k)``.
-        norms: Side by side, K channels in all.
+        norms: Norms to concatenate, K channels in all.
     """
     mean, variance, gain, bias = side_by_side(norms)
     scale = gain * (variance + NORM_EPSILON).rsqrt()
@@ -90,5 +90,5 @@ def folded(kernel: Tensor, norms: Sequence[nn.BatchNorm2d]) -> tuple[Tensor, Ten
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Tensors side by side; a single one as it is."""
+    """Concatenated tensors; a single tensor is returned unchanged."""
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim)

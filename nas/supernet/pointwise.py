@@ -1,8 +1,8 @@
-"""Pointwise convolutions of small maps as products of matrices, which channels last they are.
+"""Pointwise convolutions of small channels-last maps, computed as matrix products.
 
-On the CPU alone: it saves what oneDNN spends on a convolution of few pixels. On a GPU the library's
-convolution is a product of matrices itself, and follows torch's setting of precision for
-convolutions, which allows TF32 where that for products does not.
+This is for the CPU only, where it avoids oneDNN's overhead for convolutions of few pixels. On a GPU
+the library's convolution is a matrix product already, and it follows torch's precision setting for
+convolutions, which allows TF32 where the setting for matrix products does not.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from nas.supernet.precision import in_one_type
 
-_SMALL = 4  # pixels a side, up to which a product of matrices is faster
-_SMALL_GRADIENT = 8  # the same of the gradient by the weight
+_SMALL = 4  # pixels a side, up to which a matrix product is faster
+_SMALL_GRADIENT = 8  # the same limit for the gradient by the weight
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -25,10 +25,10 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of ``pointwise`` by input and weight, each in the type of its own.
+    """Gradients of ``pointwise`` by input and weight, each in the type of its tensor.
 
-    Together they take longer than one by one where the weight's is a product of matrices: at 8 x 8
-    pixels that takes three quarters of the time of oneDNN's own.
+    Where the weight gradient is a matrix product, separate calls are faster than a joint one: at 8
+    x 8 pixels the product takes three quarters of the time of oneDNN's own.
     """
     types = x.dtype, weight.dtype
     grad, x, weight = in_one_type(grad, x, weight)

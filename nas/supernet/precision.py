@@ -1,8 +1,8 @@
-"""Functions with gradients of their own under autocast.
+"""Support for functions with hand-written gradients under autocast.
 
-Autocast casts what a convolution is given, and autograd casts gradients back. Inside a
-``torch.autograd.Function`` nothing does the latter, and some processors refuse convolutions of two
-types. So such functions are given tensors of one type, by casts that autograd sees, and compute
+Autocast casts the inputs of a convolution, and autograd casts gradients back. Inside a
+``torch.autograd.Function`` gradients are not cast back, and some processors refuse convolutions of
+two types. So these functions get tensors of one type, by casts that autograd records, and compute
 with autocast off.
 """
 
@@ -20,10 +20,10 @@ R = TypeVar("R")
 
 
 def in_one_type(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in the type in which a convolution of them computes.
+    """The tensors, cast to the type in which a convolution of them computes.
 
-    That is autocast's where it is on, else the widest of theirs. As torch's own, autocast leaves
-    double precision as it is.
+    The type is autocast's where autocast is on, else the widest type of the tensors. Double
+    precision is not cast, as in torch's autocast.
     """
     device_type = tensors[0].device.type
     wanted = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
@@ -33,7 +33,7 @@ def in_one_type(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def computed_in(x: Tensor) -> torch.dtype:
-    """The type in which a convolution of a tensor and of single precision computes."""
+    """The type in which a convolution of a tensor with single-precision weights computes."""
     wanted = torch.promote_types(x.dtype, torch.float)
     if wanted != torch.double and torch.is_autocast_enabled(x.device.type):
         return torch.get_autocast_dtype(x.device.type)
@@ -41,7 +41,7 @@ def computed_in(x: Tensor) -> torch.dtype:
 
 
 def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
-    """The forward or backward pass of a function, computed in the types of its arguments."""
+    """Decorator for a forward or backward pass: computes it in the types of its arguments."""
 
     @wraps(function)
     def computed(*args: P.args, **kwargs: P.kwargs) -> R:

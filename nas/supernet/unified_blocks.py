@@ -1,28 +1,27 @@
 """The unified supernet of SGNAS (Huang & Chu, CVPR 2021).
 
 A layer expands its input to six sub-blocks of C_in channels; each has one of three depthwise
-kernels or is skipped; a projection follows. Batch norms after expansion and depthwise kernels are
-of their own for every choice, the one after the projection is switched by the number of skipped
-sub-blocks. The weights of all 10^69 networks are those of six full sub-blocks a layer.
+kernels or is skipped; a projection follows. Every choice has its own batch norms after the
+expansion and after the depthwise kernel. The batch norm after the projection is selected by the
+number of skipped sub-blocks. The weights of all 10^69 networks are those of six full sub-blocks a
+layer.
 
-One forward serves both modes: choices are a path, whose active sub-blocks alone are
-computed, or probabilities (soft mode), under which a sub-block is the sum of p_k times kernel k
-over p_k > 0.01, a skip adds nothing, and the switchable batch norm is that of the rounded expected
-number of skips.
+One forward pass serves two modes. For a path, only the active sub-blocks are computed. For
+probabilities (soft mode), a sub-block is the sum of p_k times kernel k over p_k > 0.01, a skip adds
+nothing, and the switchable batch norm is the one for the rounded expected number of skips.
 
-What it shares with the network that an architecture stands for, and where it differs from the
-published code:
+What it has in common with the rendered networks, and where it differs from the published code:
 
 * A path equals its rendered network exactly, in training and in evaluation: batch norm works by
-  channel, so the norms of the choices side by side are the network's one norm, and the switchable
+  channel, so the concatenated norms of the choices are the network's one norm, and the switchable
   norm in use is the projection's. ``cut`` makes that network.
-* A layer with one active sub-block has no expansion convolution, as in the network (published:
-  the supernet keeps it, so the network is another one than was judged). As its depthwise kernels
-  then see another input, they have batch norms of their own for that case (``bare``).
+* A layer with one active sub-block has no expansion convolution, as in the network (published: the
+  supernet keeps it, so the evaluated network is not the built one). Its depthwise kernels then have
+  another input, so they have separate batch norms for that case (``bare``).
 * A skip has no weights and takes no time (published: a dense convolution times zero).
 * The expansion's batch norm is folded into its convolution in training too: mean and variance of a
   1x1 convolution's output follow from mean and covariance of its input, which has a sixth of the
-  channels. That is exact, and spares the largest maps of the network two passes.
+  channels. That is exact, and saves two passes over the largest maps of the network.
 
 Glossary:
 
@@ -66,13 +65,13 @@ Path = Sequence[Sequence[int]]
 """A choice for every sub-block: ``(layers, 6)``."""
 
 GPU_GROUP = 2
-"""Most sub-blocks of equal kernel that a GPU computes side by side. cuDNN takes some 20 ms to plan
-a convolution of another number of channels; more than two are rarely equal."""
+"""Largest number of sub-blocks with equal kernels that a GPU computes together. cuDNN takes some 20
+ms to plan a convolution of another number of channels; more than two are rarely equal."""
 
 FOLDED_VALUES = 100_000_000
-"""From so many values of a layer's expanded map on, a GPU folds the expansion's batch norm in
-training. By reckoning, not measured: it saves 7 passes over the map, of 2 bytes a value at some
-2.5 TB/s, and takes 50 calls of some 4 us for each of about 3 groups."""
+"""A GPU folds the expansion's batch norm in training if a layer's expanded map has at least this
+many values. The number is calculated, not measured: folding saves 7 passes over the map, of 2 bytes
+a value at some 2.5 TB/s, and takes 50 calls of some 4 us for each of about 3 groups."""
 
 __all__ = ["THRESHOLD", "Path", "UnifiedBlock", "UnifiedSupernet", "path_of"]
 
@@ -85,7 +84,7 @@ class UnifiedSupernet(nn.Module):
         seed: Seed of the initial weights.
 
     Raises:
-        InvalidValueError: The space is another one.
+        InvalidValueError: The space is not of this kind.
     """
 
     def __init__(self, space: SearchSpace, *, seed: int) -> None:
@@ -123,14 +122,14 @@ class UnifiedSupernet(nn.Module):
         return self.finish(self.begin(images), choices)
 
     def frozen(self) -> FrozenSupernet:
-        """The supernet as a GPU computes mixtures fastest, made of its present weights."""
+        """A copy of the current weights that computes mixtures fastest on a GPU."""
         return FrozenSupernet(self)
 
     def _is_frozen(self) -> bool:
         return not self.training and not any(p.requires_grad for p in self.parameters())
 
     def begin(self, images: Tensor) -> Tensor:
-        """What all paths share: ``(N, 3, S, S)`` to the first layer's input."""
+        """The part that all paths share: ``(N, 3, S, S)`` to the first layer's input."""
         x = images
         for block in self.stem:
             x = block(x)
@@ -148,13 +147,13 @@ class UnifiedSupernet(nn.Module):
 
     @torch.no_grad()
     def start_alike(self, correlation: float) -> None:
-        """Make new weights such that all paths are nearly the same function.
+        """Make new weights with which all paths compute nearly the same function.
 
-        Independent weights make every path another random function, and what a step teaches one
-        is noise to the next: no path learns until all have been seen often. Here the weights of a
-        layer's sub-blocks are correlated with those of its first, kernels 5 and 7 start as kernel
-        3 in a frame of zeros, and residual layers as identities. At correlation 1 all paths whose
-        layers have an expansion are equal in training.
+        With independent weights every path is a different random function, and a step that improves
+        one path does not help the others: no path learns until all were trained often. Here the
+        weights of a layer's sub-blocks are correlated with those of its first, kernels 5 and 7
+        start as kernel 3 padded with zeros, and residual layers as identities. At correlation 1 all
+        paths whose layers have an expansion are equal in training.
 
         Args:
             correlation: Correlation of equal weights of the first sub-block and another, 0 to 1.
@@ -163,7 +162,7 @@ class UnifiedSupernet(nn.Module):
             cast(UnifiedBlock, block).start_alike(correlation)
 
     def cut(self, path: Path) -> NetworkModule:
-        """The network that a path stands for, with copies of the weights and statistics."""
+        """The network of a path, with copies of the weights and statistics."""
         network = NetworkModule(self.space.lower(architecture_of(self.space, path)))
         network.to(next(self.parameters()).device)
         blocks = [
@@ -182,7 +181,9 @@ class UnifiedSupernet(nn.Module):
         missing, unexpected = network.load_state_dict(state, strict=False)
         wrong = [name for name in missing if not name.endswith("num_batches_tracked")] + unexpected
         if wrong:
-            raise ValueError(f"the supernet's names are not the renderer's: {', '.join(wrong)}")
+            raise ValueError(
+                f"parameter names of the supernet and the renderer differ: {', '.join(wrong)}"
+            )
         return network.to(memory_format=torch.channels_last)
 
 
@@ -207,9 +208,9 @@ class UnifiedBlock(nn.Module):
 
         Args:
             x: Channels last.
-            choices: One a sub-block; or probabilities ``(6, 4)``.
-            statistics: Gathers what a GPU's batch norms have seen, to be remembered by the caller;
-                None remembers it here.
+            choices: One choice for each sub-block; or probabilities ``(6, 4)``.
+            statistics: Collects batch statistics on a GPU; the caller updates the running
+                statistics with them. If None, they are updated here.
 
         Raises:
             ValueError: Every sub-block is skipped.
@@ -275,9 +276,10 @@ class UnifiedBlock(nn.Module):
                 nn.init.zeros_(cast(nn.BatchNorm2d, norm).weight)
 
     def network_state(self, row: Sequence[int]) -> dict[str, Tensor]:
-        """State of the rendered block that a path's choices stand for, by its names.
+        """State of the rendered block of a path's choices, under the block's parameter names.
 
-        The network has its kernels in ascending order, sub-blocks of equal kernel side by side.
+        The network has its kernels in ascending order, sub-blocks of equal kernels next to each
+        other.
         """
         order = sorted((b for b, c in enumerate(row) if c != SKIP), key=lambda b: row[b])
         subs = [cast(SubBlock, self.sub_blocks[b]) for b in order]
@@ -304,7 +306,7 @@ class UnifiedBlock(nn.Module):
         """Expansion of a group of sub-blocks, batch norm and ReLU6."""
         return relu6(F.conv2d(x, *self._expansion(x, group, statistics)))
 
-    @without_autocast  # statistics and what is divided by them
+    @without_autocast  # statistics and divisions by them
     def _expansion(
         self, x: Tensor, group: Sequence[SubBlock], statistics: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor]:
@@ -346,10 +348,10 @@ class UnifiedBlock(nn.Module):
         inputs: tuple[Tensor, Tensor] | None,
         seen: RunningStatistics,
     ) -> Tensor:
-        """As ``_train_group``, in few calls: a GPU waits for these where maps are small.
+        """Like ``_train_group``, with few calls: on small maps a GPU waits for calls.
 
         Folding the expansion's batch norm takes some fifty small calls and saves seven passes over
-        the widest map, which is worth it on the largest maps alone (``FOLDED_VALUES``).
+        the widest map, which is worthwhile only on the largest maps (``FOLDED_VALUES``).
         """
         members = [cast(KernelChoice, sub.choices[choice]) for sub in group]
         kernel = cat([member.weight for member in members])
@@ -421,7 +423,7 @@ class UnifiedBlock(nn.Module):
 
 
 class SubBlock(nn.Module):
-    """C channels of a layer: their expansion, depthwise kernels to choose from, projection."""
+    """C channels of a layer: expansion, a choice of depthwise kernels, projection."""
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
@@ -429,7 +431,7 @@ class SubBlock(nn.Module):
         self.expand_norm = _norm(channels)
         self.choices = nn.ModuleList(KernelChoice(channels, kernel) for kernel in KERNELS)
         self.project = nn.Conv2d(channels, out_channels, 1, bias=False)
-        # He's normal initialisation by fan-out of the whole convolutions, as published
+        # He's normal initialisation by the fan-out of the whole convolutions, as published
         nn.init.normal_(self.expand.weight, std=math.sqrt(2 / (SUB_BLOCKS * channels)))
         nn.init.normal_(self.project.weight, std=math.sqrt(2 / out_channels))
 
@@ -443,8 +445,8 @@ class KernelChoice(nn.Module):
     """A depthwise kernel with its batch norms.
 
     Attributes:
-        norm: After an expansion.
-        bare: In a layer without expansion.
+        norm: Batch norm that follows an expansion.
+        bare: Batch norm in a layer without expansion.
     """
 
     def __init__(self, channels: int, kernel: int) -> None:
@@ -458,11 +460,11 @@ class KernelChoice(nn.Module):
 def _groups(
     active: Sequence[Sequence[int]], *, at_most: int
 ) -> list[tuple[tuple[int, ...], list[int]]]:
-    """Sub-blocks that are computed side by side, with the choices that they share.
+    """Groups of sub-blocks that are computed together, with the choices that they share.
 
     Args:
         active: Active choices of every sub-block.
-        at_most: Most sub-blocks in a group.
+        at_most: Largest number of sub-blocks in a group.
     """
     found = []
     for chosen in sorted({tuple(row) for row in active if row}):

@@ -1,7 +1,7 @@
-"""What a network is trained for. A new task is one file here and one line in ``TASKS``.
+"""Tasks: the purpose of a network's training. A new one is one file and one line in ``TASKS``.
 
-A data set says its task (``ImageData.task``); searches and trainings ask the task for the loss, for
-how good outputs are and for the final metrics, and know nothing else about it.
+A data set names its task (``ImageData.task``). Searches and trainings get the loss, the fitness of
+outputs and the final metrics from the task, and know nothing else about it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def task_of(data: ImageData, device: torch.device = CPU) -> Task:
 
     Args:
         data: The data set.
-        device: Where networks compute that are judged.
+        device: Device of the networks that are evaluated.
 
     Raises:
-        UnknownNameError: There is no task of its name.
+        UnknownNameError: There is no task with this name.
     """
     return TASKS[data.task](data, device)
 

@@ -1,4 +1,4 @@
-"""What a task is."""
+"""The base class of tasks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nas.criteria import make_criterion
 from nas.data.feed import Batch, feed
 from nas.data.images import ImageData, Source, batches, generator
 
-JUDGED_AT_ONCE = 256  # images
+JUDGED_AT_ONCE = 256  # images per batch in an evaluation
 
 Model = Callable[[Tensor], Tensor]
 """Normalised images ``(N, 3, S, S)`` to outputs ``(N, outputs)``, on the task's torch device."""
@@ -23,18 +23,18 @@ CPU = torch.device("cpu")
 
 
 class Task(ABC):
-    """What the networks of a data set are for.
+    """The purpose of a data set's networks: loss, fitness and metrics.
 
     Args:
         data: The data set.
-        device: Where networks compute.
+        device: Device of the networks.
 
     Attributes:
-        criterion_name: The loss of searches, where nothing else is asked for.
-        scratch_criterion: That of trainings from scratch, where the recipe names none.
-        metric: Which of the final metrics counts; a fraction, higher is better.
-        embeds: Whether networks may give embeddings instead of a logit a class.
-        fitness_name: What people are told that a fitness is, beside what ``shown`` makes of it.
+        criterion_name: Name of the default loss of searches.
+        scratch_criterion: Name of the default loss of trainings from scratch.
+        metric: Name of the main final metric; a fraction, higher is better.
+        embeds: Whether networks may give embeddings instead of one logit per class.
+        fitness_name: Name of the fitness in printed results, next to its value from ``shown``.
     """
 
     criterion_name: ClassVar[str]
@@ -59,7 +59,7 @@ class Task(ABC):
         name: str | None = None,
         options: Mapping[str, float | str] | None = None,
     ) -> nn.Module:
-        """The loss for a network of these outputs: outputs and labels ``(N,)`` to a scalar.
+        """The loss for a network with these outputs; maps outputs and labels ``(N,)`` to a scalar.
 
         Raises:
             LatbenchError: No such criterion or option, or it does not fit the task or the outputs.
@@ -75,21 +75,21 @@ class Task(ABC):
 
     @abstractmethod
     def fitness(self, outputs: Tensor, labels: Tensor, criterion: nn.Module) -> Tensor:
-        """How good outputs are for held-out training images; higher is better.
+        """Fitness of outputs for held-out training images; higher is better.
 
-        The mean over the batch, a scalar where the outputs lie, which searchers average over
-        batches by their size.
+        It is the mean over the batch, a scalar on the outputs' device. Searchers average it over
+        batches, weighted by their sizes.
         """
 
     @staticmethod
     def shown(fitness: float) -> str:
-        """A fitness as people read it."""
+        """A fitness as printed text."""
         return f"{fitness:.3f}"
 
     @torch.no_grad()
     def mean_fitness(self, model: Model, source: Source, criterion: nn.Module) -> float:
-        """The mean fitness of images that were held out from training."""
-        counts, found = [], []  # read when all is computed
+        """The mean fitness on images that were held out from training."""
+        counts, found = [], []  # read after everything is computed
         shown = batches(source, JUDGED_AT_ONCE, generator(0), drop_last=False)
         for images, labels in self.inputs(shown):
             counts.append(len(labels))
@@ -100,4 +100,4 @@ class Task(ABC):
 
     @abstractmethod
     def test(self, model: Model) -> dict[str, float]:
-        """The final metrics, by name, of a network in its evaluation mode."""
+        """The final metrics, by name, of a network in evaluation mode."""

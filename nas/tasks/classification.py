@@ -10,7 +10,7 @@ from nas.tasks.base import JUDGED_AT_ONCE, Model, Task
 
 
 class Classification(Task):
-    """One class an image."""
+    """One class per image."""
 
     criterion_name = "cross-entropy"
     scratch_criterion = "label-smoothing"
@@ -29,7 +29,7 @@ class Classification(Task):
     def test(self, model: Model) -> dict[str, float]:
         """``top1`` and ``top5`` on the test images, fractions."""
         data = self.data
-        hits = []  # read when all is computed
+        hits = []  # read after everything is computed
         shown = batches(data.test, JUDGED_AT_ONCE, generator(0), drop_last=False)
         for images, labels in self.inputs(shown):
             logits = model(images)

@@ -1,7 +1,7 @@
 """Face recognition: embeddings, the angular margin, accuracy of verification.
 
-A network of any space gives the embedding, its size the network's number of outputs. Whether two
-images show one person is told by the squared distance of their embeddings, brought to length 1.
+The outputs of the network are the embedding. Two images show one person if the squared distance of
+their embeddings, scaled to length 1, is below a threshold.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from nas.data.images import Pairs
 from nas.tasks.base import Model, Task
 
 _BATCH = 128
-_STEP, _LARGEST = 0.01, 4.0  # of the thresholds on the squared distance
+_STEP, _LARGEST = 0.01, 4.0  # step and end of the thresholds on the squared distance
 
 
 class FaceRecognition(Task):
-    """Who is it? Verified on pairs of people that were not trained on."""
+    """Recognition of people, verified on pairs of people that are not in the training images."""
 
     criterion_name = "angular"
     scratch_criterion = "angular"
@@ -29,7 +29,7 @@ class FaceRecognition(Task):
 
     @torch.no_grad()
     def fitness(self, outputs: Tensor, labels: Tensor, criterion: nn.Module) -> Tensor:
-        """Minus the loss: identities of single images are not what the network gives."""
+        """Minus the loss, because the network does not output the identity of an image."""
         loss: Tensor = criterion(outputs, labels)
         return -loss
 
@@ -60,8 +60,8 @@ def embedding_distances(model: Model, pairs: Pairs, task: Task) -> Tensor:
 def verify(distances: Tensor, pairs: Pairs) -> tuple[float, float]:
     """Accuracy over folds, and the mean threshold: LFW's protocol (Huang et al. 2007).
 
-    Each fold is judged with the threshold, of 0 to 4 by 0.01, that is best on the other folds; of
-    equally good ones the lowest. A pair below the threshold shows one person.
+    Each fold is evaluated with the threshold that is best on the other folds, from 0 to 4 in steps
+    of 0.01; the lowest of equally good ones. A pair below the threshold shows one person.
     """
     thresholds = torch.arange(0, _LARGEST, _STEP, dtype=torch.float64)  # (T,)
     right = (distances.double()[:, None] < thresholds) == pairs.same[:, None]  # (P, T)

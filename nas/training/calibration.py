@@ -1,7 +1,7 @@
-"""Batch-norm calibration: running statistics of one network's own activations.
+"""Batch-norm calibration: running statistics recomputed from one network's own activations.
 
-Weights that come out of a supernet bring statistics that many paths have mixed; a few batches of
-training images give the network those it would have gathered itself.
+A network cut out of a supernet has running statistics that mix many paths. A few batches of
+training images replace them by the statistics of the network itself.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ def calibrate(model: nn.Module, inputs: Iterable[Tensor]) -> None:
     """Replace all running statistics by the mean over batches; leave the model in eval mode.
 
     Args:
-        model: Its batch norms keep running statistics; its weights stay as they are.
-        inputs: Batches ``(N, 3, S, S)``, at least one.
+        model: A network whose batch norms keep running statistics; its weights are not changed.
+        inputs: At least one batch ``(N, 3, S, S)``.
 
     Raises:
-        ValueError: There is no batch, and statistics would be lost.
+        ValueError: There is no batch, so the statistics would be lost.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]

@@ -1,7 +1,7 @@
-"""The loss that a recipe asks for, and whether its batches can be made of the data.
+"""The loss that a recipe names, and a check of its batches.
 
 The same rules hold for searches and for trainings from scratch: a recipe names a criterion and its
-options, or leaves the choice to the data's task.
+options, or leaves the choice to the task of the data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nas.training.distributed import ALONE, Workers
 
 
 class Loss(Protocol):
-    """The part of a recipe that says what is trained for, and on which batches."""
+    """The part of a recipe that names the loss and describes the batches."""
 
     @property
     def criterion(self) -> str: ...
@@ -38,10 +38,10 @@ def criterion_of(data: ImageData, outputs: int, recipe: Loss, *, seed: int = 0) 
     """The criterion of a search.
 
     Args:
-        data: Its task says which criteria fit, and which is the default.
+        data: Data set; its task defines which criteria fit and which one is the default.
         outputs: Number of outputs of the networks.
-        recipe: Names the criterion and its options.
-        seed: Seed of what the criterion learns.
+        recipe: Recipe with the name and the options of the criterion.
+        seed: Seed of the criterion's own parameters.
 
     Raises:
         LatbenchError: The criterion or an option is unknown, or it does not fit the task or the
@@ -58,7 +58,7 @@ def check_batches(recipe: Loss, workers: Workers = ALONE) -> None:
     """Refuse a batch that does not divide among processes or classes.
 
     Raises:
-        InvalidValueError: With the batch sizes that do.
+        InvalidValueError: The batch does not divide; the message gives batch sizes that do.
     """
     workers.share(recipe.batch_size)
     if recipe.per_class and recipe.batch_size % (recipe.per_class * workers.count):

@@ -1,14 +1,14 @@
 """Data parallel training: equal processes, started by ``torchrun``, that average gradients.
 
 Every process holds the whole model, draws the same batches and paths from the same seeds, and
-computes on its part of each batch. Gradients are summed in one piece, whichever parameters have
-any: with paths drawn from a shared seed these are the same everywhere. One process alone is the
+computes on its part of each batch. All gradients are averaged in one call. The same parameters have
+gradients in all processes, because paths are drawn from a shared seed. A single process runs the
 same code without a group.
 
-The group is NCCL where the torch device is a CUDA GPU, and gloo otherwise; tensors that lie
-elsewhere are brought to the device to be added up. All processes compute on one kind of device.
-Batch norm takes the statistics of each process's share, and running statistics are averaged after
-an epoch. Process 0 alone writes files.
+The group is NCCL where the torch device is a CUDA GPU, and gloo otherwise; other tensors are copied
+to the device to be summed. All processes compute on one kind of device. Batch norm takes the
+statistics of each process's share, and running statistics are averaged after an epoch. Only process
+0 writes files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch.distributed.rendezvous import rendezvous
 from latbench.errors import InvalidValueError
 from nas.training.torch_device import CPU, TorchDevice
 
-LEAST_IMAGES = 2  # in the batch of a process: batch norm has no variance of one value
+LEAST_IMAGES = 2  # per process and batch: batch norm needs more than one value for a variance
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Workers:
     """The processes that train together, seen from one of them.
 
     Attributes:
-        rank: Number of this process, from 0.
-        count: How many there are.
-        device: Where the group adds up.
+        rank: Number of this process, counted from 0.
+        count: Number of processes.
+        device: Device on which the group sums tensors.
     """
 
     rank: int = 0
@@ -50,11 +50,11 @@ class Workers:
         return self.rank == 0
 
     def share(self, batch_size: int) -> slice:
-        """Which part of a batch this process computes.
+        """The part of a batch that this process computes.
 
         Raises:
-            InvalidValueError: The batch does not divide evenly: means would not be the batch's. Or
-                a process would have a single image: batch norm has no variance of one value.
+            InvalidValueError: The batch does not divide evenly, so averages would be wrong; or a
+                process would have a single image, for which batch norm has no variance.
         """
         if batch_size % self.count:
             raise InvalidValueError(
@@ -80,7 +80,7 @@ class Workers:
         self._average([buffer for buffer in model.buffers() if buffer.is_floating_point()])
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Numbers such as losses and counts, added up over the processes."""
+        """Numbers such as losses and counts, summed over the processes."""
         if self.count == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64).to(self.device)
@@ -88,7 +88,7 @@ class Workers:
         return [float(value) for value in total.cpu()]
 
     def wait(self) -> None:
-        """Go on when all processes have come here."""
+        """Wait until all processes have reached this call."""
         if self.count > 1:
             gpu = self.device.type == "cuda"
             dist.barrier(device_ids=[self.device.index] if gpu else None)
@@ -111,10 +111,10 @@ ALONE = Workers()
 
 @contextmanager
 def workers(torch_device: TorchDevice = CPU) -> Iterator[Workers]:
-    """The group that ``torchrun`` started this process in; alone without it.
+    """The group in which ``torchrun`` started this process; a group of one without it.
 
     Args:
-        torch_device: Where this process computes.
+        torch_device: Device of this process.
 
     Raises:
         InvalidValueError: The processes have devices of different kinds, or of a kind that cannot
@@ -143,7 +143,7 @@ def workers(torch_device: TorchDevice = CPU) -> Iterator[Workers]:
 
 
 class _Store(Protocol):
-    """Where processes tell each other of themselves before they are a group."""
+    """Shared storage in which processes exchange data before they form a group."""
 
     def set(self, key: str, value: str, /) -> None: ...
 
@@ -151,10 +151,10 @@ class _Store(Protocol):
 
 
 def _require_one_kind(store: _Store, rank: int, count: int, device: torch.device) -> None:
-    """Refuse to train on devices of different kinds: the slower ones would hold up the others.
+    """Refuse to train on devices of different kinds: the slower ones would delay the others.
 
     Raises:
-        InvalidValueError: In every process, with the kinds that there are.
+        InvalidValueError: The kinds differ; raised in every process, with the kinds found.
     """
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     store.set(f"latbench/kind/{rank}", kind)

@@ -1,14 +1,14 @@
-"""Training by epochs, whatever is trained: steps on batches, metrics, checkpoints, progress.
+"""The training loop that all trainings share: steps on batches, metrics, checkpoints, progress.
 
-An epoch shows the training images once. Then it is logged, and its checkpoint is written: a run
-goes on from its last finished epoch and ends bit-identical to an uninterrupted one, as every draw
-follows from the seed and the number of the epoch. A loss or a weight that is no finite number ends
-it with an error, and the last checkpoint stays as it was. A step returns its loss where it was
-computed: a GPU would have to finish its work for every number that is read from it, so losses are
-read from it twice a second. Under ``torchrun`` all processes draw the
-same batches, each computes on its share of them, and the one that leads writes.
+An epoch shows the training images once. Then its metrics are logged and a checkpoint is written. A
+resumed run starts from the last finished epoch and ends bit-identical to an uninterrupted one,
+because every draw follows from the seed and the number of the epoch. A loss or a weight that is not
+finite ends the training with an error, and the last checkpoint is kept. A step returns its loss on
+the device. Reading a number from a GPU waits for all its work, so losses are read twice a second.
+Under ``torchrun`` all processes draw the same batches, each computes its share of them, and process
+0 writes files.
 
-What is trained, and how a step goes, is its caller's affair.
+The caller decides what is trained and what a step does.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from nas.training.run_folder import RunFolder
 from nas.training.torch_device import CPU, TorchDevice
 
 Report = Callable[[float, float], None]
-"""Told of every step, in their order, which part of the epoch is done, and the loss."""
+"""Callback after every step, with the fraction of the epoch that is done and the loss."""
 
 Values = dict[str, float | None]
-"""What is logged of an epoch."""
+"""Metrics of an epoch that are logged."""
 
 Step = Callable[[int, Tensor, Tensor], Tensor | float]
-"""The number of a step in its epoch, inputs ``(B, 3, S, S)`` and labels ``(B,)``, to the loss: a
-scalar without gradient, left on the device."""
+"""One training step: takes its number in the epoch, inputs ``(B, 3, S, S)`` and labels ``(B,)``;
+returns the loss, a scalar without gradient on the device."""
 
-READ_EVERY_S = 0.5  # losses from a GPU
+READ_EVERY_S = 0.5  # how often losses are read from a GPU
 
 _REMEDY = (
-    "begin anew in another folder (-o) with a lower learning rate, with gradients clipped, or in "
+    "start again in another folder (-o) with a lower learning rate, with gradients clipped, or in "
     "single precision if this was not"
 )
 
@@ -59,13 +59,13 @@ class _Stateful(Protocol):
 
 
 class Resumable:
-    """Everything that a training changes, and so everything that a checkpoint holds.
+    """Everything that a training changes, which is everything that a checkpoint holds.
 
     Args:
-        parts: By their names in checkpoints; None where this training has no such part.
+        parts: Parts under their names in checkpoints; None if this training has no such part.
 
     Attributes:
-        epoch: How many epochs are finished.
+        epoch: Number of finished epochs.
     """
 
     def __init__(self, **parts: _Stateful | None) -> None:
@@ -73,14 +73,14 @@ class Resumable:
         self._parts = parts
 
     def save(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """The contents of a checkpoint."""
         states = {
             name: None if part is None else part.state_dict() for name, part in self._parts.items()
         }
         return {"epoch": self.epoch, **states}
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state of a checkpoint."""
         self.epoch = saved["epoch"]
         for name, part in self._parts.items():
             if part is not None:
@@ -89,7 +89,9 @@ class Resumable:
     def is_finite(self) -> bool:
         """Whether all parameters and buffers are finite; waits for each device once."""
         modules = [part for part in self._parts.values() if isinstance(part, nn.Module)]
-        states = [value for m in modules for value in m.state_dict().values()]  # some keep lists
+        states = [
+            value for m in modules for value in m.state_dict().values()
+        ]  # some states are lists
         tensors = [s for s in states if isinstance(s, Tensor) and s.is_floating_point()]
         found: dict[torch.device, list[Tensor]] = {}
         for tensor in tensors:
@@ -98,15 +100,15 @@ class Resumable:
 
 
 def scaler_part(scaler: torch.amp.GradScaler) -> dict[str, _Stateful]:
-    """The part of a checkpoint that a scaler of the loss is; none where it does not scale."""
+    """The loss scaler as part of a checkpoint; empty if it does not scale."""
     return {"scaler": scaler} if scaler.is_enabled() else {}
 
 
 def resume(state: Resumable, folder: RunFolder, *checkpoints: str) -> bool:
-    """Go on from the first of these checkpoints that there is; say whether there was one.
+    """Restore the first of these checkpoints that exists; return whether there was one.
 
     Raises:
-        InvalidFileError: The checkpoint is damaged, or of a training that had diverged.
+        InvalidFileError: The checkpoint is damaged, or belongs to a diverged training.
     """
     for name in checkpoints:
         saved = folder.checkpoint(name)
@@ -114,8 +116,8 @@ def resume(state: Resumable, folder: RunFolder, *checkpoints: str) -> bool:
             state.load(saved)
             if not state.is_finite():
                 raise InvalidFileError(
-                    f"the checkpoint {name} in {folder.path} has weights that are no finite "
-                    f"numbers: {_REMEDY}"
+                    f"the checkpoint {name} in {folder.path} has weights that are not "
+                    f"finite: {_REMEDY}"
                 )
             return True
     return False
@@ -135,30 +137,31 @@ def run_epochs(
     fixed_shapes: bool = False,
     progress: Progress = silent,
 ) -> None:
-    """Train until so many epochs are finished.
+    """Train until ``epochs`` epochs are finished.
 
     Args:
-        state: What is trained; its epochs are counted here.
-        epochs: Of the whole training, those that are finished included.
-        train_epoch: Trains for one epoch and reports each step; returns what is logged.
-        folder: Where metrics and checkpoints go; None keeps none.
-        phase: What metrics and progress call the training.
-        checkpoint: The checkpoint's name, if it is not the phase's.
+        state: State of the training; its epochs are counted here.
+        epochs: Number of epochs of the whole training, including finished ones.
+        train_epoch: Function that trains for one epoch, reports each step and returns metrics.
+        folder: Folder for metrics and checkpoints; None writes none.
+        phase: Name of the training in metrics and progress.
+        checkpoint: Name of the checkpoint; the phase's if None.
         workers: The processes that train together; all hold the same state.
-        torch_device: Where the state lies and steps compute.
-        batch_size: Images a step, for the message that memory is too small.
+        torch_device: Device of the state and of the steps.
+        batch_size: Images a step, for error messages about memory.
         fixed_shapes: Whether every step computes on the same shapes.
-        progress: Is told what is done of all epochs.
+        progress: Callback with the fraction of all epochs that is done.
 
     Raises:
-        DivergedError: A reported loss, or a weight after an epoch, is no finite number. Nothing of
-            that epoch is kept, and the last checkpoint is as it was.
-        TorchDeviceError: The device has too little memory or failed; likewise.
+        DivergedError: A reported loss, or a weight after an epoch, is not finite. Nothing of that
+            epoch is kept, and the last checkpoint is not changed.
+        TorchDeviceError: The device failed or has too little memory. The last checkpoint is not
+            changed.
     """
     torch.set_flush_denormal(True)
     if not torch_device.is_gpu:
         keep_freed_memory()
-    workers.wait()  # nobody writes before all have read
+    workers.wait()  # no process writes before all have read
     if state.epoch >= epochs:
         return
     kept = folder if workers.leads else None
@@ -174,7 +177,7 @@ def run_epochs(
                 values = train_epoch(_reporter(progress, phase, state.epoch, epochs))
                 finite = state.is_finite()
             if not finite:
-                raise _diverged("weights are no finite numbers", phase, state.epoch, epochs)
+                raise _diverged("weights are not finite", phase, state.epoch, epochs)
             if metrics is not None:
                 seconds = round(monotonic() - begin, 3)
                 metrics.log(phase, state.epoch, {**values, "seconds": seconds})
@@ -211,7 +214,7 @@ def _left(epoch: int) -> str:
 
 
 def mean_loss(losses: Sequence[Tensor]) -> Tensor:
-    """The mean of scalar losses of one device, without gradient, in double precision."""
+    """The mean of scalar losses on one device, without gradient, in double precision."""
     first = losses[0]
     precise = first.dtype if first.device.type == "mps" else torch.float64  # mps has no double
     total = torch.zeros((), dtype=precise, device=first.device)
@@ -221,12 +224,12 @@ def mean_loss(losses: Sequence[Tensor]) -> Tensor:
 
 
 class Losses:
-    """Losses of an epoch's steps on their way to a report: at once, or from a GPU in batches.
+    """Losses of an epoch's steps; reports them at once, or in batches if they lie on a GPU.
 
     Args:
-        report: Gets every loss, in the order of steps.
-        torch_device: Where the losses lie.
-        clock: The time in s.
+        report: Callback that gets every loss, in the order of steps.
+        torch_device: Device of the losses.
+        clock: Function that returns the time in s.
     """
 
     def __init__(
@@ -242,15 +245,17 @@ class Losses:
         self.values: list[float] = []
 
     def add(self, done: float, loss: Tensor | float, *, over: int = 1) -> None:
-        """A step's loss, or the sum of so many, when this part of the epoch is done."""
+        """Add the loss of a step, or the sum of ``over`` losses, at this fraction of the epoch."""
         self._waiting.append((done, over, loss))
         if not self._waits or self._clock() - self._read_at >= READ_EVERY_S:
             self.read()
 
     def read(self) -> list[float]:
-        """Report what is still waiting; return the losses of all steps so far."""
+        """Report the losses not yet read; return the losses of all steps so far."""
         on_device = [loss for *_, loss in self._waiting if isinstance(loss, Tensor)]
-        read = iter(torch.stack(on_device).cpu().tolist() if on_device else [])  # waits for it once
+        read = iter(
+            torch.stack(on_device).cpu().tolist() if on_device else []
+        )  # waits for the GPU once
         for done, over, loss in self._waiting:
             self.values.append((next(read) if isinstance(loss, Tensor) else loss) / over)
             self._report(done, self.values[-1])
@@ -261,20 +266,20 @@ class Losses:
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """Images in batches, as the steps of a training see them: each process its share.
+    """Batches of images as training steps get them; each process gets its share.
 
     Attributes:
-        data: Whose images these are.
-        source: Which of them are trained on.
+        data: Data set of the images.
+        source: Training images.
         batch_size: Images a step, over all processes.
         shift: Largest shift of a training image, in pixels.
         workers: The processes that train together.
-        per_class: Images of each class in a batch; 0 draws from all alike.
-        least_area: Smallest part of a stored image that a training crop shows; None leaves it to
-            the source.
-        jitter: Strength of the changes of brightness, contrast and saturation.
-        hue: Largest turn of the hue, as a part of the circle.
-        torch_device: Where steps compute.
+        per_class: Images of each class in a batch; 0 draws from all images uniformly.
+        least_area: Smallest part of a stored image that a training crop shows; None uses the
+            source's own value.
+        jitter: Strength of random changes of brightness, contrast and saturation.
+        hue: Largest rotation of the hue, as a fraction of the circle.
+        torch_device: Device of the steps.
     """
 
     data: ImageData
@@ -290,19 +295,19 @@ class TrainingImages:
 
     @property
     def steps(self) -> int:
-        """Of an epoch."""
+        """Number of steps in an epoch."""
         return max(1, len(self.source) // self.batch_size)
 
     def show(
         self, step: Step, report: Report, *, order: torch.Generator, shifts: torch.Generator
     ) -> float:
-        """Take a step on every batch of an epoch; return the mean loss over steps and processes."""
+        """Do a step on every batch of an epoch; return the mean loss over steps and processes."""
         losses = Losses(report, self.torch_device)
         source = self.source
         if self.least_area is not None:
             source = source.cropped(self.least_area)
         drawn = batches(source, self.batch_size, order, per_class=self.per_class)
-        # criteria that draw, such as triplet, do so from torch's own generators
+        # criteria that draw, such as triplet, use torch's own generators
         with self.torch_device.seeded(order.initial_seed()):
             for number, (raw, labels) in enumerate(feed(drawn, self.torch_device.device)):
                 images = self._augmented(raw, shifts)
@@ -313,7 +318,7 @@ class TrainingImages:
         return self.workers.sum([mean / self.workers.count])[0]
 
     def judged(self, source: Source, rng: torch.Generator) -> Iterator[Batch]:
-        """Inputs and labels of other images, as they are, in batches without end."""
+        """Endless batches of inputs and labels of other images, without augmentation."""
         drawn = endless_batches(source, self.batch_size, rng, per_class=self.per_class)
         for images, labels in feed(drawn, self.torch_device.device):
             yield self._share(images, labels)

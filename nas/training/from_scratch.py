@@ -1,9 +1,9 @@
 """Training one architecture from scratch, and testing it.
 
-What a recipe says (``nas.training.recipe``), for whatever task the data are for. A run goes on from
-its last finished epoch, bit-exactly: weights, criterion, optimiser and running mean are in the
-checkpoint, and every draw follows from the seed and the epoch. Started by ``torchrun``, all
-processes train on their shares of the same batches.
+A recipe (``nas.training.recipe``) sets the constants; the data set's task sets loss and metric. A
+run resumes from its last finished epoch, bit-exactly: weights, criterion, optimiser and running
+mean are in the checkpoint, and every draw follows from the seed and the epoch. Under ``torchrun``,
+all processes train on their shares of the same batches.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from nas.training.torch_device import CPU, TorchDevice
 WEIGHTS = "weights.safetensors"
 _WHAT = "the weights of a trained run, RUN/weights.safetensors"
 _LAST = "last"
-_SLACK = 1e-9  # so that a step of the schedule comes at its epoch, not a rounding later
+_SLACK = 1e-9  # keeps rounding from delaying a step of the schedule
 
 
 def train(
@@ -62,13 +62,13 @@ def train(
     """Train to the end of the recipe, write the weights, return the test metrics.
 
     Args:
-        network: The blocks.
-        data: Their task says what is trained for and tested.
-        recipe: How to train.
-        folder: Of the run; the process that leads writes there.
+        network: Blocks of the network.
+        data: Data set; its task defines the loss and the metrics.
+        recipe: Constants of the training.
+        folder: Folder of the run; process 0 writes there.
         group: The processes that train together.
-        torch_device: Where they compute; in which precision the recipe says.
-        progress: Is told the fraction done, and what is going on.
+        torch_device: Device of the training; the recipe sets the precision.
+        progress: Callback with the fraction done and a short description.
 
     Raises:
         LatbenchError: Network, data and recipe do not fit together, or an image is damaged.
@@ -109,12 +109,12 @@ def check(
     *,
     torch_device: TorchDevice = CPU,
 ) -> None:
-    """Refuse what cannot be trained together, before anything is written.
+    """Refuse a network, data and recipe that do not fit together, before anything is written.
 
     Raises:
-        LatbenchError: No such criterion or option, outputs that do not fit the data, a batch that
-            does not divide among processes or classes, too few images for batch norm, or a
-            precision that the device does not compute in.
+        LatbenchError: The criterion or an option is unknown, outputs do not fit the data, a batch
+            does not divide among processes or classes, there are too few images for batch norm, or
+            the device does not support the precision.
     """
     torch_device.at(recipe.precision)
     _criterion(network, data, recipe)
@@ -125,7 +125,7 @@ def check(
 def test(model: nn.Module, data: ImageData) -> dict[str, float]:
     """The metrics of the data's task, such as ``top1`` and ``top5``; fractions.
 
-    It computes where the network lies.
+    It computes on the network's device.
     """
     model.eval()
     return task_of(data, next(model.parameters()).device).test(model)
@@ -135,9 +135,9 @@ class TrainingState(Resumable):
     """The network with its criterion, optimiser and running mean.
 
     Attributes:
-        torch_device: Where all of them lie, in the recipe's precision.
-        criterion: With the parameters it learns, if any.
-        mean: A running mean of the weights, where the recipe asks for one.
+        torch_device: Device of all of them, with the recipe's precision.
+        criterion: Loss, with its own parameters if it has any.
+        mean: Running mean of the weights, if the recipe asks for one.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class TrainingState(Resumable):
 
     @property
     def result(self) -> NetworkModule:
-        """What is tested and kept."""
+        """The network that is tested and saved."""
         return self.mean or self.model
 
     def train_epoch(
@@ -180,7 +180,7 @@ class TrainingState(Resumable):
         group: Workers,
         report: Report,
     ) -> Values:
-        """Train for one epoch; return the mean loss over steps and processes, and the last rate."""
+        """Train for one epoch; return the mean loss of all processes and the last learning rate."""
         epoch, rank = self.epoch, group.rank
         order = generator(recipe.seed, epoch, 0)
         changes, dropped = (generator(recipe.seed, epoch, use, rank) for use in (1, 3))
@@ -220,7 +220,7 @@ class TrainingState(Resumable):
     def step(
         self, images: Tensor, labels: Tensor, recipe: TrainingRecipe, group: Workers
     ) -> Tensor:
-        """One step on a batch, or on this process's share of one; return its loss."""
+        """Do one step on a batch, or on this process's share of one; return its loss."""
         with self.torch_device.autocast():
             loss: Tensor = self.criterion(self.model(images), labels)
         self.optimizer.zero_grad(set_to_none=True)
@@ -237,7 +237,7 @@ class TrainingState(Resumable):
 
 
 def make_model(network: Network, *, seed: int, initial: Initial = "he") -> NetworkModule:
-    """The network with fresh weights, channels last."""
+    """The network with random weights, channels last."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = NetworkModule(network)
@@ -249,8 +249,8 @@ def load_model(network: Network, weights: Path) -> NetworkModule:
     """The network with weights from a file.
 
     Raises:
-        InvalidFileError: The file is missing or no weights file.
-        MismatchError: The weights are of another network.
+        InvalidFileError: The file is missing or does not hold weights.
+        MismatchError: The weights belong to another network.
     """
     require_file(weights, what=_WHAT)
     try:
@@ -276,12 +276,12 @@ def _criterion(network: Network, data: ImageData, recipe: TrainingRecipe) -> nn.
 
 
 def _images_a_step(data: ImageData, recipe: TrainingRecipe) -> int:
-    """The batch size, or all images where these are fewer; batches by class repeat images."""
+    """The batch size, or the number of images if it is smaller; batches by class repeat images."""
     return recipe.batch_size if recipe.per_class else min(recipe.batch_size, len(data.train))
 
 
 def _optimizer(parameters: list[nn.Parameter], recipe: TrainingRecipe) -> torch.optim.Optimizer:
-    # vectors, of whatever shape, are norms, biases and PReLU's slopes
+    # vectors of any shape are norms, biases and PReLU's slopes
     vectors = [p for p in parameters if p.numel() == max(p.shape, default=1)]
     plain = [] if recipe.decay_norms else vectors
     kept = {id(p) for p in plain}
@@ -324,7 +324,7 @@ def learning_rate(recipe: TrainingRecipe, progress: float) -> float:
 
 @torch.no_grad()
 def _move_towards(mean: nn.Module, model: nn.Module, share: float) -> None:
-    """Move a running mean a share of the way, running statistics included."""
+    """Move a running mean, with its running statistics, towards the model by a share."""
     pairs = list(zip(mean.state_dict().values(), model.state_dict().values(), strict=True))
     for ours, theirs in pairs:
         if not ours.is_floating_point():

@@ -1,8 +1,8 @@
-"""Memory that training frees is kept for the next step.
+"""Keep memory that a training step frees, for the next step.
 
-A training step frees and allocates hundreds of megabytes of activations. glibc gives large blocks
-back to the system at once, and every step pays for mapping and clearing them again: half of the
-processor's time on networks of small images. Told to keep them, it reuses the pages it has.
+A training step frees and allocates hundreds of megabytes of activations. glibc returns large blocks
+to the system at once, and every step maps and clears them again: half of the processor's time for
+networks of small images. With the settings below glibc keeps the blocks and reuses them.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import sys
 
 # from glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
-_KEPT_BYTES = 2**31 - 1  # freed memory at the top of the heap that is not given back
+_KEPT_BYTES = 2**31 - 1  # freed memory at the top of the heap that is not returned
 _STEP_BYTES = 64 << 20  # by how much the heap grows at once
 
 
 def keep_freed_memory() -> None:
-    """Ask the C library to keep freed memory; does nothing where it is not glibc.
+    """Make the C library keep freed memory; does nothing if it is not glibc.
 
-    Call it before the first tensor of a long run; memory is given back at the end of the process.
+    Call it before the first tensor of a long run; memory is returned at the end of the process.
     """
     if sys.platform != "linux":
         return

@@ -1,4 +1,4 @@
-"""SGD that touches only the channels in use, RMSprop as TensorFlow has it, the cosine schedule."""
+"""SGD that updates only the channels in use, RMSprop as in TensorFlow, the cosine schedule."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def cosine(peak: float, progress: float) -> float:
 
     Args:
         peak: The rate at the start.
-        progress: Fraction of all steps that are done.
+        progress: Fraction of all steps that is done.
     """
     return peak * (1 + math.cos(math.pi * progress)) / 2
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Give all parameters one learning rate."""
+    """Set one learning rate for all parameters."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
@@ -30,15 +30,15 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
 class ElasticSGD(Optimizer):
     """SGD with momentum and weight decay, on the selected slices of elastic parameters.
 
-    Channels that are not in use get no gradient step, and no weight decay or momentum either:
-    they wait as they are until they are in use again. Parameters without a gradient, such as
-    those of operations that were not sampled, wait likewise. On parameters that are wholly in
-    use this is ``torch.optim.SGD``.
+    Channels that are not in use get no gradient step, no weight decay and no momentum: they do not
+    change until they are in use again. Parameters without a gradient, such as those of operations
+    that were not sampled, do not change either. For parameters that are wholly in use this equals
+    ``torch.optim.SGD``.
 
     Args:
-        parameters: What to optimise.
+        parameters: Parameters to optimise.
         lr: Learning rate.
-        momentum: Of the velocity.
+        momentum: Momentum of the velocity.
         weight_decay: L2 penalty.
     """
 
@@ -55,15 +55,15 @@ class ElasticSGD(Optimizer):
         self._selections: Mapping[nn.Parameter, tuple[int, int]] = {}
 
     def select(self, selections: Mapping[nn.Parameter, tuple[int, int]]) -> None:
-        """Say which slices are in use: axis and how many of the first; others are whole."""
+        """Set the slices in use (axis, number of first slices); others are in use whole."""
         self._selections = selections
 
     @torch.no_grad()
     def move(self, orders: Mapping[nn.Parameter, tuple[int, Tensor]]) -> None:
-        """Let velocities follow slices of their parameters that were moved.
+        """Move the velocities in the same way as slices of their parameters.
 
         Args:
-            orders: By parameter, the axis and where each slice came from.
+            orders: Axis, and the previous position of each slice, by parameter.
         """
         for parameter, (axis, order) in orders.items():
             velocity = self.state.get(parameter, {}).get("momentum_buffer")
@@ -78,7 +78,7 @@ class ElasticSGD(Optimizer):
             values, grads, velocities = self._in_use(group["params"])
             if not values:
                 continue
-            if values[0].device.type != "cpu":  # few calls, each of many parameters
+            if values[0].device.type != "cpu":  # few calls, each for many parameters
                 torch._foreach_mul_(velocities, momentum)
                 torch._foreach_add_(velocities, grads)
                 torch._foreach_add_(velocities, values, alpha=decay)
@@ -91,7 +91,7 @@ class ElasticSGD(Optimizer):
     def _in_use(
         self, parameters: Iterable[nn.Parameter]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """What is in use of the parameters with gradients, of these and of velocities."""
+        """Parameters that have gradients, the gradients and the velocities: the slices in use."""
         found: list[tuple[Tensor, ...]] = []
         for parameter in parameters:
             if parameter.grad is None:
@@ -109,7 +109,7 @@ class ElasticSGD(Optimizer):
 
 
 class TensorFlowRMSprop(Optimizer):
-    """RMSprop as in TensorFlow, which EfficientNet, MobileNetV3 and SGNAS were trained with.
+    """RMSprop as in TensorFlow; EfficientNet, MobileNetV3 and SGNAS were trained with it.
 
     With gradient g, weight decay d and learning rate r::
 
@@ -118,16 +118,16 @@ class TensorFlowRMSprop(Optimizer):
         v <- momentum v + r g / sqrt(s + epsilon)
         w <- w - v
 
-    ``torch.optim.RMSprop`` adds epsilon outside the root, starts from s = 0, and has the learning
-    rate of now multiply what earlier steps left in v; with a large epsilon and a learning rate
-    that falls these are other trainings.
+    ``torch.optim.RMSprop`` adds epsilon outside the root, starts from s = 0, and multiplies the
+    whole of v by the current learning rate. With a large epsilon and a falling learning rate, the
+    results differ.
 
     Args:
-        parameters: What to optimise.
+        parameters: Parameters to optimise.
         lr: Learning rate.
-        alpha: Of the running mean of squared gradients.
-        momentum: Of the velocity.
-        epsilon: Under the root.
+        alpha: Decay of the running mean of squared gradients.
+        momentum: Momentum of the velocity.
+        epsilon: Constant under the root.
         weight_decay: L2 penalty.
     """
 
@@ -174,7 +174,7 @@ class TensorFlowRMSprop(Optimizer):
                 parameter.sub_(velocity)
 
     def _step_together(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """The same in few calls, each for all parameters, which is what a GPU needs."""
+        """The same in few calls, each for all parameters, which is faster on a GPU."""
         states = [self.state[parameter] for parameter in parameters]
         squares = [state["square"] for state in states]
         velocities = [state["velocity"] for state in states]

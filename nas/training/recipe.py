@@ -1,7 +1,7 @@
-"""How weights are trained, as values: single networks from scratch, and those that networks share.
+"""Recipes for training: single networks from scratch, and the shared weights of supernets.
 
-``TrainingRecipe`` is the kind ``training``. What searches train is told them by kinds of their own,
-beside the searches; what these have in common is ``SearchRecipe``.
+``TrainingRecipe`` is the kind ``training``. Every kind of search has its own recipe, defined beside
+the search; ``SearchRecipe`` holds the settings that these share.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from nas.recipes import (
 
 
 class SearchRecipe(Recipe, frozen=True, kw_only=True):
-    """What every training of shared weights is told: SGD on images of which some are held out.
+    """Settings of every training of shared weights: SGD, with some training images held out.
 
     Attributes:
-        held_out: Share of the training images that the weights do not see: for what is searched,
-            and for scores.
-        lr: Learning rate at the start; a cosine to zero.
+        held_out: Share of the training images that do not train the weights; they train choices and
+            give scores.
+        lr: Learning rate at the start; it falls to zero along a cosine.
         shift: Largest shift of a training image, in pixels.
-        criterion: Name of the loss, the data's task's if empty.
+        criterion: Name of the loss; if empty, that of the data's task.
         options: Options of the loss.
-        per_class: Images of each class in a batch; 0 draws from all alike.
+        per_class: Images of each class in a batch; 0 draws from all images uniformly.
         precision: Type of products and convolutions, as for ``TrainingRecipe``.
     """
 
@@ -52,54 +52,54 @@ class SearchRecipe(Recipe, frozen=True, kw_only=True):
 
     @property
     def computed_in(self) -> Precision:
-        """The precision that the settings together ask for."""
+        """The precision that follows from the settings together."""
         return self.precision
 
     def scaled(self, epochs: int | None, batch_size: int | None) -> Self:
-        """The recipe in so many epochs and with batches of so many images; None keeps its own."""
+        """The recipe with another number of epochs and another batch size; None keeps its own."""
         return msgspec.structs.replace(
             self, epochs=epochs or self.epochs, batch_size=batch_size or self.batch_size
         )
 
 
 class TrainingRecipe(Recipe, frozen=True, kw_only=True, tag="training"):
-    """How a network is trained; the defaults are for small images and minutes, not days.
+    """Settings of the training of a network; the defaults are for small images and minutes, not
+    days.
 
     Attributes:
-        initial: How the weights begin: He's normal by fan-out, or torch's default.
-        seed: Of weights, order, crops and dropped paths.
+        initial: Initial weights: He's normal by fan-out, or torch's default.
+        seed: Seed of weights, order, crops and dropped paths.
         optimizer: ``rmsprop`` is TensorFlow's, as in SGNAS.
         lr_per_256: Learning rate for batches of 256; it scales with the batch.
         alpha: RMSprop's smoothing of squared gradients.
-        epsilon: RMSprop's, under the root.
+        epsilon: Constant of RMSprop under the root.
         decay_norms: Whether norms, biases and slopes of PReLU decay as well.
-        schedule: Course of the learning rate: a cosine to zero, or steps after the warm-up.
+        schedule: Schedule of the learning rate: a cosine to zero, or steps after the warm-up.
         warmup: Length of the linear warm-up, a fraction of all steps.
-        cosine_from: Where the cosine begins: after the ``warmup``, or at the ``start``, so that
-            the warm-up scales it.
-        lr_changes: How often the learning rate changes. With ``epoch`` the warm-up is at 1 / n in
-            the first of its n epochs and at the whole rate in the last.
-        step_epochs: A step of the schedule in epochs.
-        step_factor: What a step multiplies the learning rate by.
+        cosine_from: Start of the cosine: after the ``warmup``; or at the ``start``, where the
+            warm-up scales it.
+        lr_changes: Unit after which the learning rate changes. With ``epoch``, a warm-up of n
+            epochs starts at 1 / n of the rate and has the whole rate in its last epoch.
+        step_epochs: Length of a step of the schedule, in epochs.
+        step_factor: Factor of the learning rate at each step.
         clip: Largest norm of the gradient; 0 for none.
-        criterion: The loss; the task's where empty.
-        options: Of the criterion.
-        dropout: Before the last linear layer.
-        drop_connect: Share of images for which the last block with a shortcut is left out in
-            training; it grows linearly from the first block to the last.
-        norm_momentum: Of the running statistics.
-        ema: Decay of a running mean of the weights, which is what is tested and kept; 0 for
-            none.
+        criterion: Name of the loss; if empty, that of the data's task.
+        options: Options of the loss.
+        dropout: Dropout rate before the last linear layer.
+        drop_connect: Share of images for which the last block with a shortcut is skipped in
+            training; the share grows linearly from the first block to the last.
+        norm_momentum: Momentum of the running statistics.
+        ema: Decay of a running mean of the weights, which is then tested and saved; 0 for none.
         precision: Type of products and convolutions. ``bf16`` and ``fp16`` compute under autocast,
             and weights and sums stay ``fp32``; ``fp16`` scales the loss and skips steps whose
-            gradients overflow. ``tf32`` rounds factors on CUDA GPUs. ``fp32`` leaves torch's own
-            setting, which on CUDA rounds so in convolutions alone.
+            gradients overflow. ``tf32`` rounds factors to TF32 on CUDA GPUs. ``fp32`` keeps torch's
+            own setting, which on CUDA rounds factors to TF32 only in convolutions.
         shift: Largest shift of a training image, in pixels.
-        fill: What fills the border of a shifted image.
+        fill: Fill of the border of a shifted image.
         least_area: Smallest part of a stored image that a training crop shows.
-        jitter: Strength of the changes of brightness, contrast and saturation.
-        hue: Largest turn of the hue, as a part of the circle.
-        per_class: Images of each class in a batch; 0 draws from all alike.
+        jitter: Strength of random changes of brightness, contrast and saturation.
+        hue: Largest rotation of the hue, as a fraction of the circle.
+        per_class: Images of each class in a batch; 0 draws from all images uniformly.
     """
 
     epochs: Count = 30

@@ -1,7 +1,7 @@
-"""What training leaves out at random: features, and whole blocks with a shortcut.
+"""Dropout of features, and stochastic depth for blocks with a shortcut.
 
-Both are hooks on a rendered network: its parameters, their names and its behaviour in evaluation
-mode stay as they are. Draws come from torch's own generator.
+Both are hooks on a rendered network. They do not change its parameters, their names or its
+behaviour in evaluation mode. Draws come from torch's own generator.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def add_dropout(model: NetworkModule, rate: float) -> None:
 
 
 def add_drop_connect(model: NetworkModule, rate: float) -> None:
-    """Leave out the branch beside a shortcut for some images (stochastic depth, Huang et al. 2016).
+    """Skip the branch beside a shortcut for some images (stochastic depth, Huang et al. 2016).
 
     The probability grows linearly with the number of the block, from 0 at the first convolution
     to ``rate`` at the last block with a shortcut, nearly as in EfficientNet and TF-NAS.

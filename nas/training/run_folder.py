@@ -1,7 +1,7 @@
-"""A run's folder: its configuration, its metrics, its checkpoints.
+"""The folder of a run: configuration, metrics, checkpoints.
 
-The same configuration goes on where the folder ends; another one is refused. Checkpoints are
-written beside the old one and renamed, so a killed run always has a whole one.
+A run with the same configuration resumes from the folder; another configuration is refused. A
+checkpoint is written beside the old one and renamed, so a killed run always has a whole one.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class RunFolder:
     """``config.json``, ``metrics.jsonl``, TensorBoard events and ``checkpoint/``.
 
     Args:
-        path: The folder; made if there is none.
-        config: What the run does, as JSON values.
+        path: The folder; created if it does not exist.
+        config: Configuration of the run, as JSON values.
 
     Raises:
         MismatchError: The folder belongs to a run of another configuration.
@@ -42,7 +42,7 @@ class RunFolder:
             ours = json.loads(json.dumps(config, allow_nan=False))
         except ValueError as error:
             raise InvalidValueError(
-                f"a setting of the run is no finite number ({error}): give it a finite one"
+                f"a setting of the run is not a finite number ({error}): give it a finite one"
             ) from error
         if file.exists():
             theirs = read_config(path)
@@ -52,7 +52,7 @@ class RunFolder:
             if differing:
                 raise MismatchError(
                     f"{path} holds another run (it differs in {', '.join(differing)}): "
-                    "choose another folder (-o), or repeat its command to go on with it"
+                    "choose another folder (-o), or repeat its command to resume it"
                 )
         elif path.exists() and (
             not path.is_dir() or not all(is_hidden(entry.name) for entry in path.iterdir())
@@ -62,9 +62,9 @@ class RunFolder:
             write_atomically(file, json.dumps(ours, indent=2, allow_nan=False) + "\n")
 
     def checkpoint(self, name: str) -> dict[str, Any] | None:
-        """The last state saved under ``name``, or None; its tensors lie on the CPU.
+        """The last state saved under ``name``, or None; its tensors are on the CPU.
 
-        So a run goes on wherever it began: loading a state brings it to the device in use.
+        So a run can resume on any device: loading a state copies it to the device in use.
 
         Raises:
             InvalidFileError: The file is damaged.
@@ -74,17 +74,18 @@ class RunFolder:
             return None
         try:
             state: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
-        except Exception as error:  # torch raises whatever its unpickler met
+        except Exception as error:  # torch raises any exception of its unpickler
             raise InvalidFileError(
-                f"{file} is damaged: {error}; delete it to begin anew"
+                f"{file} is damaged: {error}; delete it to start again"
             ) from error
         return state
 
     def save_checkpoint(self, name: str, state: Mapping[str, Any]) -> None:
-        """Save a state under ``name``, in place of the last one.
+        """Save a state under ``name``; it replaces the last one.
 
         Raises:
-            InvalidFileError: It cannot be written, as on a full disk; the last one is as it was.
+            InvalidFileError: It cannot be written, for example on a full disk; the last one is not
+                changed.
         """
         file = self._checkpoint_file(name)
         temporary = file.with_suffix(".part")
@@ -92,13 +93,13 @@ class RunFolder:
             file.parent.mkdir(exist_ok=True)
             torch.save(dict(state), temporary)
             temporary.replace(file)
-        except (OSError, RuntimeError) as error:  # torch's own names positions in the file
+        except (OSError, RuntimeError) as error:  # torch's own message gives positions in the file
             temporary.unlink(missing_ok=True)
             free_mib = shutil.disk_usage(self.path).free >> 20
             reason = str(error).split("\n")[0]
             raise InvalidFileError(
                 f"cannot write {file}, where {free_mib} MiB are free ({reason}); the last "
-                "checkpoint is as it was: make room, and repeat the command to go on from it"
+                "checkpoint is not changed: make room, and repeat the command to resume"
             ) from error
 
     def _checkpoint_file(self, name: str) -> Path:
@@ -106,7 +107,7 @@ class RunFolder:
 
     @contextmanager
     def metrics(self) -> Iterator[Metrics]:
-        """Where numbers are logged while a run goes on."""
+        """Log of metrics, open during a run."""
         opened = Metrics(self.path)
         try:
             yield opened
@@ -115,10 +116,10 @@ class RunFolder:
 
 
 class Metrics:
-    """Appends to ``metrics.jsonl`` and, where TensorBoard is installed, to its events.
+    """Log in ``metrics.jsonl`` and, if TensorBoard is installed, in its event files.
 
-    A killed process may leave half a line, which is dropped, and an epoch that was logged but not
-    saved, which is trained again: what is logged again with the same values is written once.
+    A killed process may leave half a line, which is dropped. It may also leave an epoch that was
+    logged but not saved. That epoch is trained again, and equal lines are written once.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -134,7 +135,7 @@ class Metrics:
     def log(self, phase: str, epoch: int, values: Mapping[str, float | None]) -> None:
         """Append one line: phase, epoch, time in s since 1970 and the values.
 
-        What is no finite number is undefined, and null in the line: JSON has no other word.
+        A value that is not finite is written as null, because JSON has no NaN or Infinity.
         """
         defined = {
             name: None if value is None or not math.isfinite(value) else value
@@ -155,7 +156,7 @@ class Metrics:
         self._events.close()
 
 
-_TIMES = ("time_s", "seconds")  # what differs when an epoch is trained again
+_TIMES = ("time_s", "seconds")  # fields that differ when an epoch is trained again
 
 
 def _untimed(line: dict[str, Any]) -> dict[str, Any]:
@@ -163,10 +164,10 @@ def _untimed(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lines_of(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of metrics but for their times; a last line without its end is cut off.
+    """The lines of a metrics file without their times; an incomplete last line is removed.
 
     Raises:
-        InvalidFileError: The file is damaged elsewhere.
+        InvalidFileError: The file is damaged in another place.
     """
     if not path.exists():
         return []
@@ -181,7 +182,7 @@ def _lines_of(path: Path) -> list[dict[str, Any]]:
             lines.append(_untimed(msgspec.json.decode(line, type=dict[str, Any])))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidFileError(
-                f"{path} is damaged in line {number}: {error}; delete that line to go on",
+                f"{path} is damaged in line {number}: {error}; delete that line to continue",
                 path=f"$[{number - 1}]",
             ) from error
     return lines
@@ -204,5 +205,5 @@ def read_config(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InvalidFileError(f"{path} holds no run: {file.name} is damaged: {error}") from error
     if not isinstance(config, dict):
-        raise InvalidFileError(f"{path} holds no run: config.json is no JSON object")
+        raise InvalidFileError(f"{path} holds no run: config.json is not a JSON object")
     return config

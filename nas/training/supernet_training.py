@@ -1,16 +1,16 @@
-"""Training the supernet of a space by a strategy, one of separate operations or a unified one.
+"""Training of the supernet of a space by a strategy; for both kinds of supernets.
 
-SGD on the weights, on what each step's strategy draws; strategies that relax choices get an
-architecture step by Adam on held-out images with the weights frozen (first order). Parameters
-that a step does not compute are left alone by it: no decay and no momentum. So are the channels of
-elastic operations beyond the widest width of a step.
+Weight steps run SGD on the architectures that the strategy draws. Strategies that relax choices
+also get architecture steps: Adam on held-out images, with the weights frozen (first order). A step
+does not change parameters that it does not compute: no decay and no momentum. The same holds for
+channels of elastic operations beyond the widest width of a step.
 
-A run goes on from its last finished epoch, bit-exactly. Under ``torchrun`` every process draws the
+A run resumes from its last finished epoch, bit-exactly. Under ``torchrun`` every process draws the
 same batches and paths, computes on its part of each batch and averages gradients.
 
-A network is judged as ``calibrate(supernet.cut(architecture), ...)``
-(``nas.training.calibration``; SPOS, Guo et al. 2020, Section 3.2): running statistics that many
-paths have left are those of none.
+A network is evaluated as ``calibrate(supernet.cut(architecture), ...)``
+(``nas.training.calibration``; SPOS, Guo et al. 2020, Section 3.2), because the supernet's running
+statistics mix many paths and fit none.
 """
 
 from __future__ import annotations
@@ -47,11 +47,13 @@ from nas.training.torch_device import CPU, TorchDevice
 
 @dataclass(frozen=True)
 class Objective:
-    """What an architecture step lowers.
+    """The objective that an architecture step minimises.
 
     Attributes:
-        cost: The expected cost of a relaxed architecture, a scalar where the relaxation lies.
-        total: The loss of held-out images and the cost, both on the device, to what is lowered.
+        cost: Function from a relaxed architecture to its expected cost, a scalar on the
+            relaxation's device.
+        total: Function from the loss on held-out images and the cost, both on the device, to the
+            objective.
     """
 
     cost: Callable[[Drawn], Tensor]
@@ -59,12 +61,12 @@ class Objective:
 
 
 class SupernetRecipe(SearchRecipe, frozen=True, kw_only=True, tag="supernet"):
-    """How a supernet is trained; the defaults are OSNASLib's for CIFAR-100.
+    """Settings of a supernet's training; the defaults are OSNASLib's for CIFAR-100.
 
     Attributes:
         clip: Largest norm of the gradient; 0 for none.
-        alpha_lr: Of Adam on a differentiable strategy's parameters.
-        alpha_every: Weight steps an architecture step.
+        alpha_lr: Learning rate of Adam on a differentiable strategy's parameters.
+        alpha_every: Number of weight steps per architecture step.
     """
 
     epochs: Count = 100
@@ -94,27 +96,27 @@ def train_supernet(
     torch_device: TorchDevice = CPU,
     progress: Progress = silent,
 ) -> None:
-    """Train to the end of the recipe; interrupted, the same call goes on.
+    """Train to the end of the recipe; the same call resumes an interrupted training.
 
     Args:
-        supernet: Changed in place, and moved to the device.
-        strategy: What a weight step trains; changed in place, where it has parameters.
-        data: Of its training images the recipe's fraction is held out
-            (``data.held_out(recipe.held_out, seed=seed)``) and seen by architecture steps only.
-        recipe: Constants.
-        folder: Where checkpoints and metrics go.
-        relaxation: What an architecture step moves; the strategy itself if None and it relaxes
-            choices. Changed in place.
-        phase: Their name.
-        seed: Of order, shifts and paths.
-        criterion: Logits and labels to a scalar; its parameters are trained with the weights.
+        supernet: Supernet to train; changed in place, and moved to the device.
+        strategy: Strategy of the weight steps; changed in place if it has parameters.
+        data: Data set. The recipe's fraction of the training images is held out
+            (``data.held_out(recipe.held_out, seed=seed)``) and used only by architecture steps.
+        recipe: Constants of the training.
+        folder: Folder for checkpoints and metrics.
+        relaxation: Relaxation that architecture steps train, changed in place. If None, the
+            strategy itself, if it relaxes choices.
+        phase: Name of the training in checkpoints and metrics.
+        seed: Seed of order, shifts and paths.
+        criterion: Loss of logits and labels, a scalar; its parameters are trained with the weights.
             Cross entropy if None.
-        objective: What architecture steps lower; the loss alone if None.
-        parts: Images that train the weights, and those of architecture steps. If None, the
-            training images are divided by the recipe.
+        objective: Objective of architecture steps; the loss alone if None.
+        parts: Images for the weights and images for architecture steps. If None, the recipe divides
+            the training images.
         workers: The processes that train together.
-        torch_device: Where steps compute, and how precisely.
-        progress: Told the fraction done, and what is going on.
+        torch_device: Device and precision of the steps.
+        progress: Callback with the fraction done and a short description.
     """
     state = _State(
         supernet,
@@ -170,7 +172,7 @@ def train_supernet(
 def _sgd(
     supernet: Supernet | UnifiedSupernet, parameters: Sequence[nn.Parameter], recipe: SupernetRecipe
 ) -> torch.optim.Optimizer:
-    """SGD that leaves alone what a step does not compute, channels of elastic widths included."""
+    """SGD that does not change parameters or channels that a step does not compute."""
     if isinstance(supernet, Supernet) and has_widths(supernet.space):
         return ElasticSGD(
             parameters,
@@ -240,13 +242,13 @@ class _State(Resumable):
     def weight_step(
         self, x: Tensor, labels: Tensor, rng: torch.Generator, progress: float, workers: Workers
     ) -> Tensor:
-        """One update on the summed gradients of all that the strategy draws; the mean loss."""
+        """One update on the summed gradients of all drawn architectures; returns the mean loss."""
         return self.train_drawn(x, labels, self.strategy.draw(rng, progress), workers)
 
     def train_drawn(
         self, x: Tensor, labels: Tensor, drawn: Sequence[Drawn], workers: Workers
     ) -> Tensor:
-        """One update on the summed gradients of what was drawn; the mean loss."""
+        """One update on the summed gradients of given architectures; returns the mean loss."""
         self.supernet.train()
         self.sgd.zero_grad(set_to_none=True)
         losses = []
@@ -280,15 +282,15 @@ class _State(Resumable):
         objective: Objective | None,
         workers: Workers,
     ) -> None:
-        """Move the relaxation's parameters; the weights are frozen.
+        """Update the relaxation's parameters; the weights are frozen.
 
         A unified supernet computes mixtures in its evaluation mode, as in SGNAS's own architecture
-        steps: with frozen weights it then keeps a map a kernel and nothing more.
+        steps: with frozen weights it then keeps only one map per kernel.
         """
         assert self.relaxation is not None
         relaxed = self.relaxation.relaxed(rng, progress)
-        # a GPU is sent the cost with the weights; on the CPU it comes after the loss, so that
-        # gradients are added up in the order in which they always were
+        # the cost is copied to a GPU with the weights; on the CPU it is computed after the loss,
+        # which fixes the order in which gradients are summed
         costs = (
             [objective.cost(relaxed)] if objective is not None and x.device.type != "cpu" else []
         )
@@ -309,12 +311,12 @@ class _State(Resumable):
         total: Callable[[Tensor], Tensor],
         workers: Workers,
     ) -> None:
-        """Lower the total that a relaxation's loss is a part of."""
+        """Update a relaxation to lower the total objective of its loss."""
         assert self.adam is not None and self.relaxation is not None
         self.supernet.train(not isinstance(self.supernet, UnifiedSupernet))
         self.adam.zero_grad(set_to_none=True)
         for parameter in self.parameters:
-            parameter.requires_grad_(False)  # no backward for frozen weights
+            parameter.requires_grad_(False)  # frozen weights need no backward pass
         loss = self._loss(x, labels, relaxed)
         self.scaler.scale(total(loss)).backward()  # type: ignore[no-untyped-call]
         for parameter in self.parameters:

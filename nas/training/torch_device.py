@@ -1,14 +1,14 @@
-"""Where a search or a training computes: its torch device, precision and memory format.
+"""The torch device, precision and memory format of a search or a training.
 
-One ``TorchDevice`` is made at the border, from a name such as ``cuda:1``, and is handed down. It
-places modules and batches, opens autocast and translates the device's errors. Code below it never
-names a device: it makes tensors where the tensors that it is given lie.
+A workflow makes one ``TorchDevice`` from a name such as ``cuda:1`` and passes it on. It places
+modules and batches, opens autocast and translates the device's errors. Other code never names a
+device: it creates tensors on the device of its inputs.
 
-Draws that choose paths, orders and crops stay on the CPU, so that one seed chooses the same paths
-on every device. Dropped features and images are drawn on the device.
+Paths, orders and crops are drawn on the CPU, so one seed gives the same ones on every device.
+Dropped features and images are drawn on the device.
 
-On CUDA, ``fp32`` leaves torch's own setting alone: convolutions may round their factors to TF32,
-products of matrices do not. ``tf32`` lets both do so.
+On CUDA, ``fp32`` keeps torch's own setting: convolutions may round their factors to TF32, matrix
+products may not. ``tf32`` allows both to do so.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from torch import nn
 from latbench.errors import InvalidValueError, TorchDeviceError
 from nas.recipes import Precision
 
-_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # of autocast
-# errors of a device by their types, and by words of their messages
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # types of autocast
+# errors of a device, by their types and by words in their messages
 _ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
 _FAILURES = ("CUDA error", "cuDNN error", "MPS backend")
 _LEFT_ALONE = ("NCCL error", "Connection closed by peer", "Connection reset by peer")
@@ -37,16 +37,16 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class TorchDevice:
-    """A torch device, and how it computes.
+    """A torch device with a precision and a memory format.
 
     Attributes:
-        device: Where modules and batches lie.
+        device: Device of modules and batches.
         precision: Type of products and convolutions. With ``bf16`` and ``fp16`` they compute under
             autocast; weights, norms and sums stay in single precision. ``tf32`` is for CUDA.
         memory_format: Layout of images and of the weights of convolutions.
 
     Raises:
-        InvalidValueError: The device does not compute in this precision.
+        InvalidValueError: The device does not support this precision.
     """
 
     device: torch.device
@@ -61,11 +61,11 @@ class TorchDevice:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether work is queued there while the processor goes on."""
+        """Whether the device works asynchronously to the processor."""
         return self.device.type != "cpu"
 
     def at(self, precision: Precision) -> TorchDevice:
-        """The same device, computing in another precision."""
+        """The same device with another precision."""
         return replace(self, precision=precision)
 
     def place(self, module: M) -> M:
@@ -83,7 +83,7 @@ class TorchDevice:
 
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:
-        """Torch's own generators begin at a seed, and afterwards are as they were before."""
+        """Seed torch's own generators; restore their previous state afterwards."""
         cuda = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(seed)
@@ -91,7 +91,7 @@ class TorchDevice:
 
     @contextmanager
     def training(self, *, fixed_shapes: bool = False) -> Iterator[None]:
-        """Torch's settings for a long training on this device; afterwards they are as before.
+        """Apply torch's settings for a long training on this device; restore them afterwards.
 
         Args:
             fixed_shapes: Whether every step computes on the same shapes. On CUDA, cuDNN then
@@ -116,12 +116,12 @@ class TorchDevice:
 
     @contextmanager
     def guarded(self, *, work: str, kept: str, batch_size: int | None = None) -> Iterator[None]:
-        """Errors of the device, each as one line that says what to do.
+        """Translate errors of the device into one line that says what to do.
 
         Args:
-            work: The work that an error ends, such as ``the training``.
-            kept: What is left of it.
-            batch_size: Images a step, if the work goes by steps.
+            work: Name of the work that an error ends, such as ``the training``.
+            kept: Words that say what is kept.
+            batch_size: Images a step, if the work has steps.
 
         Raises:
             TorchDeviceError: The memory is too small, the device failed, or another process of
@@ -136,7 +136,7 @@ class TorchDevice:
             ):
                 raise TorchDeviceError(
                     f"{work} lost another of its processes ({reason}); {kept}. What to do: see "
-                    "what that process printed, and repeat the command to go on"
+                    "what that process printed, and repeat the command to resume"
                 ) from error
             failed = isinstance(error, _ERRORS) or (
                 self.is_gpu and any(words in reason for words in _FAILURES)
@@ -148,12 +148,12 @@ class TorchDevice:
                 raise TorchDeviceError(
                     f"{self._described()} has not enough memory for {work}{images}; {kept}. What "
                     "to do: begin in another folder (-o) with a smaller --batch-size or with "
-                    "--set precision=bf16; or go on here, sharing each batch among more devices "
+                    "--set precision=bf16; or resume here and share each batch among more devices "
                     "by torchrun, or after ending what else uses this memory"
                 ) from error
             raise TorchDeviceError(
                 f"{self.device} failed in {work} ({reason}); {kept}. What to do: look at "
-                "`nvidia-smi` and the system's log, and repeat the command to go on, on another "
+                "`nvidia-smi` and the system's log, and repeat the command to resume, on another "
                 "device if need be (--torch-device)"
             ) from error
 
@@ -168,7 +168,7 @@ CPU = TorchDevice(torch.device("cpu"))
 
 
 def find_torch_device(name: str = "auto", *, precision: Precision = "fp32") -> TorchDevice:
-    """The device of a name.
+    """The device with this name.
 
     Args:
         name: ``auto`` (the GPU where there is one, else the CPU), ``cpu``, ``cuda``, ``cuda:1`` or
@@ -177,7 +177,7 @@ def find_torch_device(name: str = "auto", *, precision: Precision = "fp32") -> T
         precision: Precision of products and convolutions.
 
     Raises:
-        InvalidValueError: No such device, or it is not on this machine.
+        InvalidValueError: There is no such device on this machine.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -198,7 +198,7 @@ def _gpu(device: torch.device) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not count:
         raise _refused(f"PyTorch {torch.__version__} finds no CUDA GPU here")
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's, on this machine
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun, on this machine
     if processes > count:
         raise _refused(f"torchrun started {processes} processes for {count} GPUs: start {count}")
     index = device.index

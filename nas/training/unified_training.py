@@ -1,13 +1,13 @@
-"""Training the unified supernet of SGNAS, and judging what comes out of it.
+"""Training of SGNAS's unified supernet, and evaluation of its networks.
 
-Four fair paths a step (``nas.training.strategies.kernel_paths``), the criterion of the recipe,
-gradients summed, one update. The criterion is label-smoothed cross entropy as published, or the
-angular margin on faces; what it learns is trained with the weights. The learning rate falls along a
-cosine to zero over all steps (published: over far more steps than there are, so that it hardly
-falls). Training images are divided three ways, for weights, generator and selection; the last part
-is seen by neither training.
+Each step computes four fair paths (``nas.training.strategies.kernel_paths``), sums their gradients
+and makes one update. The criterion is the recipe's: label-smoothed cross entropy as published, or
+the angular margin for faces. Parameters of the criterion are trained with the weights. The learning
+rate falls along a cosine to zero over all steps (published: over far more steps than there are, so
+it hardly falls). Training images are divided into three parts: for weights, for the generator and
+for selection. The last part trains nothing.
 
-A run goes on from its last finished epoch and ends bit-identical to an uninterrupted one. Under
+A run resumes from its last finished epoch and ends bit-identical to an uninterrupted one. Under
 ``torchrun`` every process draws the same batches and paths, computes on its part of each batch and
 averages gradients.
 """
@@ -51,27 +51,27 @@ from nas.training.strategies.kernel_paths import FairPaths
 from nas.training.torch_device import CPU, TorchDevice
 
 _PHASE = "supernet"
-_SELECTION_STREAM = 1  # keeps the order of the second division apart from the first
+_SELECTION_STREAM = 1  # a separate random stream for the second division of images
 
 
 class UnifiedRecipe(SearchRecipe, frozen=True, kw_only=True):
-    """How the supernet is trained; the defaults are the published values for ImageNet.
+    """Settings of the supernet's training; the defaults are the published values for ImageNet.
 
-    Files of recipes are of kinds that say more, such as ``sgnas``.
+    Recipe files have a more specific kind, such as ``sgnas``.
 
-    Where ``criterion`` is empty, the loss is the one that networks of the data's task are trained
-    with from scratch: label smoothing of 0.1 for classes, as published, and the angular margin for
-    faces.
+    If ``criterion`` is empty, the loss is the one used to train networks of the data's task from
+    scratch: label smoothing of 0.1 for classes, as published, and the angular margin for faces.
 
     Attributes:
-        held_out_from: Images that the weights do not see: a share of the training images, or the
-            test images. With ``test`` all training images train the weights, and the test images
-            choose architectures: accuracies on them are then too high for a final result.
-        selection: Share of the held-out images that only select; the others train a generator.
+        held_out_from: Source of the images that do not train the weights: a share of the training
+            images, or the test images. With ``test``, all training images train the weights and the
+            test images choose architectures, so accuracies on them are too high for a final result.
+        selection: Share of the held-out images that are used only for selection; the others train a
+            generator.
         weight_decay: L2 penalty on all parameters, norms included, as published.
-        alike: Correlation of the sub-blocks' first weights; 0 starts as published.
-        calibration_batches: Batches of training images that the batch norms of a network see
-            before it is judged.
+        alike: Correlation of the sub-blocks' initial weights; 0 is the published start.
+        calibration_batches: Number of batches of training images that calibrate the batch norms of
+            a network before it is evaluated.
     """
 
     epochs: Count = 50
@@ -85,7 +85,7 @@ class UnifiedRecipe(SearchRecipe, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Parts:
-    """Images in three parts: the supernet's, the generator's, and those that select."""
+    """Images in three parts: for the supernet, for the generator, and for selection."""
 
     weights: Source
     generator: Source
@@ -96,8 +96,8 @@ def divide(data: ImageData, recipe: UnifiedRecipe, *, seed: int) -> Parts:
     """Divide the images at random.
 
     Raises:
-        InvalidValueError: There are too few of them; or test images are to be held out where they
-            show other identities than the training images.
+        InvalidValueError: There are too few images; or the test images should be held out, but show
+            other identities than the training images.
     """
     if recipe.held_out_from == "train":
         weights, rest = data.held_out(recipe.held_out, seed=seed)
@@ -121,7 +121,7 @@ def unified_criterion(
     """The loss of supernet and generator; see ``UnifiedRecipe``.
 
     Raises:
-        LatbenchError: As ``criterion_of``.
+        LatbenchError: The same errors as ``criterion_of``.
     """
     name = recipe.criterion or task_of(data).scratch_criterion
     return criterion_of(data, outputs, msgspec.structs.replace(recipe, criterion=name), seed=seed)
@@ -145,14 +145,14 @@ def train_unified(
     Args:
         space: Space of unified blocks.
         data: Data set of the images.
-        parts: Paths are trained on ``weights`` and watched on ``selection``.
-        recipe: Constants.
-        folder: Where checkpoints and metrics are kept; a run there goes on.
+        parts: Divided images; ``weights`` train paths, ``selection`` gives their logged accuracy.
+        recipe: Constants of the training.
+        folder: Folder for checkpoints and metrics; a run there is resumed.
         seed: Seed of weights, paths, order and augmentation.
-        criterion: The loss, changed in place where it learns. ``unified_criterion`` if None.
-        torch_device: Where it is trained; the criterion is moved there.
+        criterion: The loss; its parameters are changed in place. ``unified_criterion`` if None.
+        torch_device: Device of the training; the criterion is moved there.
         workers: The processes that train together.
-        progress: Gets the fraction done, and what is going on.
+        progress: Callback with the fraction done and a short description.
 
     Raises:
         LatbenchError: The criterion or the batches do not fit the data.
@@ -247,19 +247,19 @@ def supernet_step(
     scaler: torch.amp.GradScaler | None = None,
     workers: Workers = ALONE,
 ) -> Tensor:
-    """One update by the summed gradients of some paths; return their mean loss.
+    """Do one update with the summed gradients of some paths; return their mean loss.
 
-    What the paths share is computed once, forward and backward.
+    The part that all paths share is computed once, forward and backward.
 
     Args:
-        supernet: In training mode.
-        optimizer: Of the supernet and what the criterion learns.
-        images: Normalised images ``(B, 3, S, S)``, this process's share.
-        labels: ``(B,)``.
-        paths: Choices, ``(paths, layers, 6)``.
+        supernet: Supernet in training mode.
+        optimizer: Optimiser of the supernet and of the criterion's parameters.
+        images: This process's share of the normalised images, ``(B, 3, S, S)``.
+        labels: Labels ``(B,)``.
+        paths: Choices of the paths, ``(paths, layers, 6)``.
         criterion: The loss.
-        torch_device: Its precision is computed in.
-        scaler: Scaler of the loss; None for the device's own, which scales for one step.
+        torch_device: Device, which also sets the precision.
+        scaler: Scaler of the loss; if None, a new one for this step.
         workers: The processes that train together.
 
     Returns:
@@ -285,20 +285,20 @@ def supernet_step(
 
 
 def _is_fused(torch_device: TorchDevice) -> bool | None:
-    """Whether an update is one call for all parameters; None leaves it to torch, as on the CPU.
+    """Whether an update is one call for all parameters; None, for the CPU, leaves it to torch.
 
-    What torch does by itself on a GPU takes two calls for every parameter as long as any of them
-    was never trained, and a parameter that few paths use is trained late.
+    By default torch makes two calls for every parameter on a GPU as long as any of them was never
+    trained, and a parameter that few paths use is trained late.
     """
     return True if torch_device.device.type == "cuda" else None
 
 
 def _prepare(sgd: torch.optim.SGD, torch_device: TorchDevice) -> None:
-    """Make an optimiser that may come from another device ready for this one."""
+    """Prepare an optimiser, possibly restored from another device, for this one."""
     fused = _is_fused(torch_device)
     for group in sgd.param_groups:
         group["fused"] = fused
-        if fused and group["momentum"]:  # such an update needs all velocities from the start
+        if fused and group["momentum"]:  # a fused update needs all velocities from the start
             for parameter in group["params"]:
                 velocity = sgd.state[parameter].get("momentum_buffer")
                 if velocity is None:
@@ -307,9 +307,9 @@ def _prepare(sgd: torch.optim.SGD, torch_device: TorchDevice) -> None:
 
 
 def _add_gradients(loss: Tensor, parameters: list[Tensor]) -> None:
-    """Add a loss's gradients to those that parameters have, as ``backward`` does.
+    """Add the gradients of a loss to those of the parameters, as ``backward`` does.
 
-    On a GPU they are added in few calls; ``backward`` takes one for every parameter.
+    On a GPU this takes few calls; ``backward`` makes one for every parameter.
     """
     if loss.device.type == "cpu":
         loss.backward()  # type: ignore[no-untyped-call]
@@ -320,7 +320,7 @@ def _add_gradients(loss: Tensor, parameters: list[Tensor]) -> None:
     for parameter, part in zip(parameters, found, strict=True):
         if part is None:
             continue
-        alike = _lie_alike(part, parameter)  # it may be a part of a larger gradient
+        alike = _lie_alike(part, parameter)  # the gradient may be a view of a larger one
         grad = part if alike else torch.empty_like(parameter).copy_(part)
         if parameter.grad is None:
             parameter.grad = grad
@@ -332,7 +332,7 @@ def _add_gradients(loss: Tensor, parameters: list[Tensor]) -> None:
 
 
 def _lie_alike(a: Tensor, b: Tensor) -> bool:
-    """Whether tensors of one shape have their values in the same places."""
+    """Whether two tensors of one shape have the same memory layout."""
     strides = zip(a.shape, a.stride(), b.stride(), strict=True)
     return all(mine == theirs for size, mine, theirs in strides if size > 1)
 
@@ -344,7 +344,7 @@ def answer(
     parts: Parts,
     recipe: UnifiedRecipe,
 ) -> nn.Module:
-    """The network of a path with the supernet's weights, where that lies, its norms calibrated."""
+    """The network of a path with the supernet's weights, on its device, with calibrated norms."""
     network = supernet.cut(path)
     calibrate(network, calibration_inputs(data, parts, recipe, device_of(supernet)))
     return network
@@ -361,7 +361,7 @@ def fitness(
     criterion: nn.Module,
     workers: Workers = ALONE,
 ) -> float:
-    """Fitness of a path's calibrated network on the images that select.
+    """Fitness of a path's calibrated network on the selection images.
 
     The data's task defines it: accuracy, a fraction, for classes; minus the loss for faces.
     """
@@ -378,9 +378,9 @@ def selection_fitness(
     criterion: nn.Module,
     workers: Workers = ALONE,
 ) -> float:
-    """Fitness of a calibrated network on the images that select; each process judges a part.
+    """Fitness of a calibrated network on the selection images; each process evaluates a part.
 
-    So all processes have the same number, and decide alike by it.
+    All processes get the same number, so they make the same decisions.
     """
     task, images = task_of(data, device_of(network)), parts.selection
     if workers.count == 1:
@@ -393,7 +393,7 @@ def selection_fitness(
 def calibration_inputs(
     data: ImageData, parts: Parts, recipe: UnifiedRecipe, device: torch.device
 ) -> Iterator[Tensor]:
-    """Batches of training images as they are, always the same ones, on a device."""
+    """Batches of training images without augmentation, always the same ones, on a device."""
     size = min(recipe.batch_size, len(parts.weights))
     shown = islice(batches(parts.weights, size, generator(0)), recipe.calibration_batches)
     for images, _ in task_of(data, device).inputs(shown):
@@ -401,5 +401,5 @@ def calibration_inputs(
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model lies."""
+    """Device of a model."""
     return next(model.parameters()).device

@@ -1,4 +1,4 @@
-"""The images that a workflow trains and tests on; data sets packed into one file."""
+"""The data set of a workflow; packing of images into LMDB files."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def as_data(
     data_dir: str | Path | None = None,
     images: int | None = None,
 ) -> ImageData:
-    """The data set for networks of this input size and number of outputs.
+    """The data set for networks with this input size and number of outputs.
 
     Args:
         data: A data set, or its name.
-        network: What is to be trained.
+        network: The space or network to train.
         data_dir: Folder of a named data set's files.
         images: Number of training images to draw; None takes all.
 
     Raises:
-        UnknownNameError: No such data set.
+        UnknownNameError: There is no such data set.
         MismatchError: It has another number of classes.
         InvalidFileError: Its files are missing or damaged.
     """
@@ -49,7 +49,7 @@ def as_data(
 
 @dataclass(frozen=True, repr=False)
 class PackedImages(Result):
-    """Images that were packed into LMDB files.
+    """Numbers of images packed into LMDB files.
 
     Attributes:
         train: Number of training images, in ``train.lmdb``.
@@ -63,12 +63,13 @@ class PackedImages(Result):
 def pack(folder: str | Path, output: str | Path, *, progress: Progress = silent) -> PackedImages:
     """Pack the images of a folder in a layout of ImageNet into two LMDB files.
 
-    A file that is there already is kept, so that an interrupted packing goes on.
+    A file that exists already is kept, so an interrupted packing can be resumed.
 
     Args:
-        folder: Folders ``train`` and ``val`` of one folder a class, or lists of files.
+        folder: Folder with ``train`` and ``val``, one folder per class in each, or with lists of
+            files.
         output: Folder for ``train.lmdb`` and ``val.lmdb``.
-        progress: Gets the fraction done, and what is going on.
+        progress: Callback with the fraction done and a short description.
 
     Raises:
         InvalidFileError: The folder has no known layout, or a file cannot be read or written.

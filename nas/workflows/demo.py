@@ -1,8 +1,8 @@
 """The main job on this machine in minutes: profile, search, train, verify.
 
-A rough table at 32 px, a short search on scikit-learn's digits that ends with what is measured at
-the target, the network trained from scratch and measured once more. Everything is kept in one
-folder; a demo that was interrupted goes on there.
+The demo makes a rough table at 32 px and runs a short search on scikit-learn's digits, with
+on-device correction to the target. It trains the network from scratch and measures it once more.
+Everything is stored in one folder; an interrupted demo resumes there.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from nas.workflows.search import search
 from nas.workflows.training import train
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
-"""Opens the progress of one stage of the demo under a title."""
+"""Function that opens a progress display for one stage of the demo, under a title."""
 
 DEVICE, SPACE, DATA = "cpu-onnxruntime", "tfnas", "digits"
 INPUT_SIZE, CLASSES = 32, 10
 PROFILE_S = 130.0
 SEARCH_IMAGES, SEARCH_EPOCHS, TRAIN_EPOCHS = 960, 5, 16
-_TARGET_QUANTILE = 0.1  # of random networks' latencies: ambitious, and quick to train
+_TARGET_QUANTILE = 0.1  # quantile of random networks' latencies: a fast network trains fast
 _DRAWN = 200
 
 
 @dataclass(frozen=True, repr=False)
 class DemoResult(Result):
-    """What the demo found.
+    """Results of the demo.
 
     Attributes:
-        target_ms: Latency that was asked for.
+        target_ms: Target latency.
         predicted_ms: Latency of the network that was found, as the table predicts it.
-        measured_ms: Its latency on the device.
-        top1: Part of the test images that it classifies correctly.
-        error: predicted / measured - 1.
+        measured_ms: Latency of the network on the device.
+        top1: Top-1 accuracy of the network on the test images, a fraction.
+        error: Relative error of the prediction: predicted / measured - 1.
         architecture: The network that was found.
     """
 
@@ -67,27 +67,28 @@ class DemoResult(Result):
 
 
 def silent_stage(title: str) -> AbstractContextManager[Progress]:
-    """A stage that nobody sees."""
+    """A stage without a progress display."""
     return nullcontext(silent)
 
 
 def run_demo(output: str | Path, stage: Stage = silent_stage) -> DemoResult:
     """Profile this machine, search, train and verify a network, in minutes.
 
-    The same call goes on where an interrupted demo stopped.
+    The same call resumes an interrupted demo.
 
     Args:
-        output: Folder for everything that is made.
-        stage: Opens the progress of every stage: profile, search, train, verify.
+        output: Folder for all results.
+        stage: Function that opens the progress display of each stage: profile, search, train,
+            verify.
 
     Raises:
         DeviceBusyError: Another process measures on this machine.
-        MismatchError: The folder holds something else.
+        MismatchError: The folder holds other files.
     """
     folder = Path(output)
     space = make_space(SPACE, INPUT_SIZE, CLASSES)
     path = folder / "table.sqlite"
-    budget = folder / "budget.json"  # written when profiling is done, and never again
+    budget = folder / "budget.json"  # written once, when profiling is finished
     if not budget.exists():
         with stage("profile") as progress:
             profiled = profile(DEVICE, space, path, time_limit=PROFILE_S, progress=progress)
@@ -136,7 +137,7 @@ def run_demo(output: str | Path, stage: Stage = silent_stage) -> DemoResult:
 
 
 def _target_ms(priced: PricedSpace) -> float:
-    """A budget that a person might set: a low quantile of random networks, two digits."""
+    """A plausible target: a low quantile of random networks' latencies, rounded to two digits."""
     rng = np.random.default_rng(0)
     latencies = [priced.latency_ms(priced.space.random(rng, priced.widths)) for _ in range(_DRAWN)]
     return float(f"{np.quantile(latencies, _TARGET_QUANTILE):.2g}")

@@ -1,4 +1,4 @@
-"""From an architecture to a deployable ONNX model, checked against torch."""
+"""Export of a network as a deployable ONNX model, checked against torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ExportedModel(Result):
     """An ONNX model that was written.
 
     Attributes:
-        path: The file.
+        path: File of the model.
         deviation: Largest difference from torch of a logit, relative to the largest logit.
     """
 
@@ -51,13 +51,12 @@ def export(
     gives logits ``(1, classes)``.
 
     Args:
-        network: A trained network; or an architecture or the path of its file, with ``weights``.
+        network: A trained network; or an architecture, or the path of its file, with ``weights``.
         output: Path of the model.
         weights: Path of a trained run's weights; random weights if None.
 
     Raises:
-        LatbenchError: The weights do not fit, or the model deviates from torch; nothing was
-            written.
+        LatbenchError: The weights do not fit, or the model deviates from torch. Nothing is written.
     """
     if isinstance(network, TrainedNetwork):
         weights = network.weights if weights is None else weights
@@ -72,13 +71,13 @@ def export_onnx(network: Network, weights: Path | None, output: Path) -> float:
     """Write the model with batch norms folded; return its largest deviation from torch.
 
     Args:
-        network: The blocks.
-        weights: A trained run's weights; random weights if None.
-        output: Where the model goes.
+        network: Blocks of the network.
+        weights: File of a trained run's weights; random weights if None.
+        output: Path of the model.
 
     Raises:
-        LatbenchError: The weights do not fit, or the model deviates beyond ``TOLERANCE``;
-            nothing was written.
+        LatbenchError: The weights do not fit, or the model deviates beyond ``TOLERANCE``. Nothing
+            is written.
     """
     model = load_model(network, weights) if weights else make_model(network, seed=0)
     model.eval()

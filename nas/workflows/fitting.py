@@ -1,4 +1,4 @@
-"""An architecture brought to a latency by its widths."""
+"""Scaling of an architecture's widths to a target latency."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class FittedArchitecture(Result):
     """An architecture whose widths were scaled to a latency.
 
     Attributes:
-        target_ms: Latency that was asked for.
+        target_ms: Target latency.
         latency_ms: Predicted latency of ``architecture``.
-        min_ms: Least latency that its operations and depths can have.
-        max_ms: Greatest.
-        architecture: The architecture at its new widths.
-        measured_ms: Latency on the device; None where nothing was measured.
-        rounds: Number of networks that were measured; None where nothing was.
+        min_ms: Lowest latency that its operations and depths can have.
+        max_ms: Highest latency that they can have.
+        architecture: The architecture with its new widths.
+        measured_ms: Latency on the device; None if nothing was measured.
+        rounds: Number of measured networks; None if nothing was measured.
     """
 
     target_ms: float
@@ -41,7 +41,7 @@ class FittedArchitecture(Result):
     rounds: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The result as plain JSON values, with measurements where there are any."""
+        """The result as plain JSON values, with measurements if there are any."""
         plain = {
             "target_ms": self.target_ms,
             "latency_ms": self.latency_ms,
@@ -64,9 +64,9 @@ def fit(
     measured: bool = False,
     progress: Progress = silent,
 ) -> FittedArchitecture:
-    """Scale the widths of an architecture to a latency, as predicted or as measured.
+    """Scale the widths of an architecture to a predicted or a measured latency.
 
-    Operations and depths stay. The predicted latency is at the target or just below it.
+    Operations and depths do not change. The predicted latency is at the target or just below it.
 
     Args:
         architecture: An architecture of a space with elastic widths, or the path of its file.
@@ -74,14 +74,15 @@ def fit(
         target: Latency not to exceed, such as ``"0.5ms"``, or in ms.
         method: ``exact`` finds the closest latency; ``greedy`` is Algorithm 1 of TF-NAS (Hu, Wu
             and He, ECCV 2020).
-        widths: ``any`` width that is priced, or ``efficient`` ones alone.
-        measured: Measure the network, and correct its widths until the device agrees.
-        progress: Gets the fraction done, and what is going on.
+        widths: ``any`` allows every width with a price; ``efficient`` allows only efficient widths.
+        measured: Measure the network on the device, and correct its widths until the measured
+            latency meets the target.
+        progress: Callback with the fraction done and a short description.
 
     Raises:
-        BudgetError: The architecture cannot reach the target; carries the nearest it can.
-        UnknownNameError: No such method.
-        MismatchError: The table is of another space; or, to measure, of another machine.
+        BudgetError: The architecture cannot reach the target; carries the nearest feasible one.
+        UnknownNameError: There is no such method.
+        MismatchError: The table is for another space; or, if measured, for another machine.
     """
     if method not in METHODS:
         raise UnknownNameError("method", method, METHODS)
@@ -89,20 +90,20 @@ def fit(
     priced = PricedSpace(space, open_table(table), efficient=widths == "efficient")
     target_ms = as_latency_ms(target)
     scale = METHODS[method]
-    landing = _land(priced, found, target_ms, scale, progress=progress) if measured else None
-    result = landing.fit if landing else scale(priced, found, target_ms)
+    corrected = _correct(priced, found, target_ms, scale, progress=progress) if measured else None
+    result = corrected.fit if corrected else scale(priced, found, target_ms)
     return FittedArchitecture(
         target_ms,
         result.latency_ms,
         result.min_ms,
         result.max_ms,
         result.architecture,
-        landing.measured_ms if landing else None,
-        landing.rounds if landing else None,
+        corrected.measured_ms if corrected else None,
+        corrected.rounds if corrected else None,
     )
 
 
-def _land(
+def _correct(
     priced: PricedSpace,
     architecture: Architecture,
     target_ms: float,

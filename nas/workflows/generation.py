@@ -1,4 +1,4 @@
-"""Architectures from generators, and generators made usable, adapted and read."""
+"""Using generators: generate architectures; load, save, import and adapt generators."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class GeneratedArchitecture(Result):
     """A generator's answer to a budget.
 
     Attributes:
-        name: What the budget is called in names of files, such as ``15ms``.
-        targets: Amounts by kind: ``latency`` in ms, ``macs`` and ``params`` in millions.
+        name: Name of the budget in file names, such as ``15ms``.
+        targets: Budgets by kind: ``latency`` in ms, ``macs`` and ``params`` in millions.
         cost: Multiply-accumulates and parameters of the architecture.
         latency_ms: Predicted latency; None without a table.
         changes: Number of decisions that differ from the network's raw output; None for the
-            architecture of least cost, for which the network is not asked.
-        architecture: The answer.
+            architecture of lowest cost, which does not need the network.
+        architecture: The generated architecture.
     """
 
     name: str
@@ -64,10 +64,10 @@ class GeneratedArchitecture(Result):
 
 @dataclass(frozen=True, repr=False)
 class GeneratedArchitectures(Result, Sequence[GeneratedArchitecture]):
-    """A generator's answers: a sequence of ``GeneratedArchitecture``, in the order asked.
+    """A generator's answers: a sequence of ``GeneratedArchitecture``, in the order of the budgets.
 
     Attributes:
-        found: The answers.
+        found: The generated architectures.
     """
 
     found: tuple[GeneratedArchitecture, ...]
@@ -88,7 +88,7 @@ class GeneratedArchitectures(Result, Sequence[GeneratedArchitecture]):
         return iter(self.found)
 
     def save(self, folder: str | Path) -> None:
-        """Write a file of each architecture, named after its budget.
+        """Write one file per architecture, named after its budget.
 
         Raises:
             InvalidFileError: A file cannot be written.
@@ -112,11 +112,11 @@ def generate(
     se: bool = False,
     activation: Literal["relu6", "hswish"] | None = None,
 ) -> GeneratedArchitectures:
-    """An architecture for every budget, all from one forward pass of a generator.
+    """Generate an architecture for every budget, all in one forward pass of a generator.
 
-    Answers keep to their budgets, with as few changes of the network's output as possible. Budgets
-    of two kinds are paired: the first of one with the first of the other. See SGNAS (Huang and
-    Chu, CVPR 2021) and docs/papers.md.
+    Every answer meets its budget, with as few changes of the network's output as possible. Budgets
+    of two kinds are paired: the first of one with the first of the other. See SGNAS (Huang and Chu,
+    CVPR 2021) and docs/papers.md.
 
     Args:
         generator: A generator, or the path of its file.
@@ -125,15 +125,15 @@ def generate(
         target_macs: Multiply-accumulates of convolutions not to exceed, such as ``"320M"``, or in
             millions.
         target_params: Parameters not to exceed, such as ``"3M"``, or in millions.
-        raw: The network's output as it is, without the repair that enforces the budget.
-        se: Squeeze-excite in every block.
+        raw: Return the raw network output, without the repair that enforces the budget.
+        se: Whether every block has squeeze-excite.
         activation: Activation of every block; the generator's own if None.
 
     Raises:
         InvalidValueError: There is no budget, or budgets of two kinds do not pair.
-        MismatchError: The generator was not trained on such a budget, or the table is of another
-            space.
-        BudgetError: A budget is out of reach; carries the nearest feasible one.
+        MismatchError: The generator was not trained on budgets of this kind, or the table is for
+            another space.
+        BudgetError: A budget is not feasible; carries the nearest feasible one.
     """
     loaded = generator if isinstance(generator, Generator) else load_generator(generator)
     opened = None if table is None else open_table(table)
@@ -166,7 +166,7 @@ def load_generator(path: str | Path) -> Generator:
     """Read a generator's file.
 
     Raises:
-        InvalidFileError: It is missing, damaged or no generator.
+        InvalidFileError: The file is missing, damaged or not a generator.
     """
     return generators.load_generator(Path(path))
 
@@ -175,19 +175,19 @@ def save_generator(generator: Generator, path: str | Path) -> None:
     """Write a generator's file.
 
     Raises:
-        InvalidFileError: It cannot be written.
+        InvalidFileError: The file cannot be written.
     """
     generators.save_generator(generator, Path(path))
 
 
 def describe_generator(generator: Generator) -> dict[str, Any]:
-    """What a generator may be asked, as plain JSON values: space, kinds of budget, devices."""
+    """Description of a generator as plain JSON values: space, kinds of budgets, devices."""
     plain: dict[str, Any] = msgspec.to_builtins(generator.label)
     return plain
 
 
 def import_generator(weights: str | Path, prior: str | Path) -> Generator:
-    """Make the published weights of an SGNAS generator usable.
+    """Import the published weights of an SGNAS generator.
 
     Args:
         weights: Arrays under their published names, ``.npz`` or ``.pth``.
@@ -195,7 +195,7 @@ def import_generator(weights: str | Path, prior: str | Path) -> Generator:
 
     Raises:
         InvalidFileError: A file is missing, damaged or holds something else.
-        MismatchError: The priors are of no range that generators were published for.
+        MismatchError: The priors are outside all ranges for which generators were published.
     """
     return generators.import_generator(Path(weights), Path(prior))
 
@@ -209,22 +209,22 @@ def adapt_generator(
     torch_device: str | TorchDevice = "auto",
     progress: Progress = silent,
 ) -> Generator:
-    """Let the generator that a search made learn one more device; the rest stays as it is.
+    """Train the generator of a search for one more device; the rest of it does not change.
 
-    Only the device's vector is trained, against the supernet of the run.
+    Only the vector of the device is trained, with the supernet of the run.
 
     Args:
         run: Folder of a search by ``sgnas``.
         table: Latency table of the new device, or its path.
-        epochs: Epochs of training the vector.
+        epochs: Number of epochs.
         data_dir: Folder of the data set's files, if the search was given one.
-        torch_device: Where the vector is trained: ``auto`` (the CUDA GPU where there is
-            one, else the CPU), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        progress: Gets the fraction done, and what is going on.
+        torch_device: Device of the training: ``auto`` (the CUDA GPU if there is one, else the
+            CPU), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        progress: Callback with the fraction done and a short description.
 
     Raises:
         InvalidFileError: The folder holds no such search.
-        MismatchError: The generator knows the device, or the table is of another space.
+        MismatchError: The generator knows the device already, or the table is for another space.
     """
     folder, trains_on = Path(run), as_torch_device(torch_device)
     config, recipe = sgnas.read_run(folder)

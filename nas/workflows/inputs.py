@@ -1,4 +1,4 @@
-"""What workflows take: things themselves, or the names and paths of these."""
+"""Conversion of workflow inputs: objects, or their names and paths."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AnyDevice = DeviceProfile | str | Path
 """A device profile, its shipped name, or the path of its file."""
 
 AnySpace = SearchSpace | str
-"""A search space, or its name, which stands for its published input size and classes."""
+"""A search space; or its name, which means its published input size and classes."""
 
 AnyTable = LatencyTable | str | Path
 """A latency table, or the path of its file."""
@@ -32,7 +32,7 @@ def as_architecture(architecture: AnyArchitecture) -> tuple[Architecture, Search
     """An architecture and its space.
 
     Raises:
-        LatbenchError: The file is no architecture, or the space has no such architecture.
+        LatbenchError: The file is not an architecture, or the space has no such architecture.
     """
     if not isinstance(architecture, Architecture):
         architecture = load_architecture(architecture)
@@ -40,11 +40,11 @@ def as_architecture(architecture: AnyArchitecture) -> tuple[Architecture, Search
 
 
 def as_profiler(device: AnyDevice) -> Profiler:
-    """A profiler of a device.
+    """A profiler for a device.
 
     Raises:
-        UnknownNameError: No such device profile.
-        MissingExtraError: Its runtime is not installed.
+        UnknownNameError: There is no such device profile.
+        MissingExtraError: The device's runtime is not installed.
     """
     return make_profiler(device if isinstance(device, DeviceProfile) else load_device(device))
 
@@ -53,16 +53,16 @@ def as_space(space: AnySpace) -> SearchSpace:
     """A search space.
 
     Raises:
-        UnknownNameError: No such space.
+        UnknownNameError: There is no such space.
     """
     return space if isinstance(space, SearchSpace) else make_space(space)
 
 
 def as_torch_device(torch_device: str | TorchDevice) -> TorchDevice:
-    """A torch device by its name.
+    """The torch device with this name.
 
     Raises:
-        InvalidValueError: There is no such device here.
+        InvalidValueError: There is no such device on this machine.
     """
     from nas.training.torch_device import find_torch_device
 
@@ -70,9 +70,9 @@ def as_torch_device(torch_device: str | TorchDevice) -> TorchDevice:
 
 
 def as_list(given: object) -> list[Any]:
-    """Several things as a list; a single one is a list of one.
+    """Several objects as a list; a single object becomes a list of one.
 
-    Text is one thing, though it is a sequence of characters.
+    Text is one object, although it is a sequence of characters.
     """
     if isinstance(given, Iterable) and not isinstance(given, str):
         return list(given)
@@ -84,7 +84,6 @@ def priced_by(table: LatencyTable, widths: str) -> PricedSpace:
 
     Args:
         table: The table.
-        widths: ``efficient`` leaves out widths that a wider one matches in latency; ``any`` has
-            every priced one.
+        widths: ``efficient`` allows only efficient widths; ``any`` allows every width with a price.
     """
     return PricedSpace(labelled_space(table.space), table, efficient=widths == "efficient")

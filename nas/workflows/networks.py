@@ -1,4 +1,4 @@
-"""What search spaces and architectures are, cost and take, without measuring anything."""
+"""Descriptions, costs and predicted latencies of spaces and architectures; nothing is measured."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from nas.workflows.inputs import AnyArchitecture, AnyTable, as_architecture
 
 @dataclass(frozen=True, repr=False)
 class SpaceSummary(Result):
-    """A search space in numbers.
+    """Summary of a search space.
 
     Attributes:
         name: Name of the space.
         input_size: Side of the input image in pixels.
         classes: Outputs of the classifier, or size of the embedding.
         size: Number of architectures, every integer width counted.
-        layers: Number of layers to choose.
-        depths: Number of layers by stage.
+        layers: Number of layers with a choice.
+        depths: Number of layers of each stage.
         ops: Operations of the first layer.
-        blocks: Number of distinct blocks that stand for a choice, at widths divisible by 8.
+        blocks: Number of distinct blocks that can be chosen, at widths divisible by 8.
     """
 
     name: str
@@ -41,7 +41,7 @@ class SpaceSummary(Result):
 
     @classmethod
     def of(cls, space: SearchSpace) -> SpaceSummary:
-        """The numbers of a space."""
+        """The summary of a space."""
         return cls(
             space.name,
             space.input_size,
@@ -54,7 +54,7 @@ class SpaceSummary(Result):
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The numbers as plain JSON values; the size as text, as it exceeds what floats count."""
+        """The summary as plain JSON values; the size is text, as it is too large for a float."""
         return super().as_dict() | {"size": str(self.size)}
 
 
@@ -65,16 +65,16 @@ def list_spaces(
     classes: int | None = None,
     variant: Variant = PLAIN,
 ) -> list[SpaceSummary]:
-    """Search spaces in numbers.
+    """Summaries of search spaces.
 
     Args:
-        names: Which spaces; all without any.
+        names: Names of the spaces; all spaces if empty.
         input_size: Side of the input image in pixels; each space's published one if None.
         classes: Number of classes; each space's published one if None.
-        variant: What holds for all blocks, in spaces that leave it open.
+        variant: Settings of all blocks, for spaces that leave them open.
 
     Raises:
-        UnknownNameError: No such space.
+        UnknownNameError: There is no such space.
         InvalidValueError: A value is out of range, or a space has no such variant.
     """
     found = names or list(SPACES)
@@ -84,13 +84,13 @@ def list_spaces(
 def cost(architecture: AnyArchitecture) -> Cost:
     """Multiply-accumulates and parameters of an architecture.
 
-    MACs are those of convolutions and linear layers, nothing else.
+    MACs are counted for convolutions and linear layers only.
 
     Args:
         architecture: An architecture, or the path of its file.
 
     Raises:
-        LatbenchError: The file is no architecture, or the space has no such architecture.
+        LatbenchError: The file is not an architecture, or the space has no such architecture.
     """
     found, space = as_architecture(architecture)
     return network_cost(space.lower(found))
@@ -99,16 +99,16 @@ def cost(architecture: AnyArchitecture) -> Cost:
 def predict(architecture: AnyArchitecture, table: AnyTable) -> Prediction:
     """Latency of an architecture in ms according to a table, with its 90 % interval.
 
-    The latency is of the device profile's whole batch. Without a calibration
-    (``nas.calibrate``) there is no interval.
+    The latency is for the whole batch of the device profile. There is no interval before a
+    calibration (``nas.calibrate``).
 
     Args:
         architecture: An architecture, or the path of its file.
         table: A latency table of the architecture's space, or its path.
 
     Raises:
-        LatbenchError: A file is no architecture or no table.
-        MismatchError: The table is of another space, or does not price a block.
+        LatbenchError: A file is not an architecture or not a table.
+        MismatchError: The table is for another space, or has no price for a block.
     """
     found, space = as_architecture(architecture)
     opened = open_table(table)

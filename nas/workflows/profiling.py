@@ -1,4 +1,4 @@
-"""Profiling a device for a search space: a latency table filled, resumed or planned."""
+"""Profiling of a device for a search space: fill, resume or plan a latency table."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ TIME_LIMIT = "20min"
 
 
 class ProfiledTable(LatencyTable):
-    """A latency table that was just filled.
+    """A latency table, with the result of the profiling that filled it.
 
     Attributes:
-        result: What the profiling reached.
+        result: Result of the profiling: blocks, passes, errors.
     """
 
     result: ProfileResult | TransferResult
@@ -36,24 +36,24 @@ def profile(
     source: AnyTable | None = None,
     progress: Progress = silent,
 ) -> ProfiledTable:
-    """Measure the blocks of a space on a device into a latency table, or go on with one.
+    """Measure the blocks of a space on a device; fill or resume a latency table.
 
-    Ctrl-C ends a profiling as its time limit does, once every block has a price; the same call
-    goes on with what is in the file. Profile before you train in the same process: what a training
-    leaves in memory slows down what is measured. See docs/measurement.md for the method.
+    Ctrl-C ends a profiling like its time limit does, once every block has a price. The same call
+    resumes from the file. Profile before you train in the same process: memory and threads left by
+    a training slow down the measurements. See docs/measurement.md for the method.
 
     Args:
         device: A device profile, its name or its path.
         space: A search space, or its name.
-        output: Path of the latency table; made if there is none.
-        time_limit: Wall time, such as ``"8min"``, or in seconds. Every block gets a price within
-            it, only a rougher one; one pass over all blocks is always finished.
-        source: Another device's table of this space, from which most entries are predicted. Few
-            blocks are then measured.
-        progress: Gets the fraction done, and what is going on.
+        output: Path of the latency table; created if it does not exist.
+        time_limit: Wall time, such as ``"8min"``, or in seconds. Every block still gets a price,
+            but a rougher one. One pass over all blocks is always finished.
+        source: Another device's table of this space. Most entries are then predicted from it, and
+            few blocks are measured.
+        progress: Callback with the fraction done and a short description.
 
     Raises:
-        UnknownNameError: No such device or space.
+        UnknownNameError: There is no such device or space.
         MissingExtraError: The device's runtime is not installed.
         DeviceBusyError: Another process measures on the device.
         MismatchError: The table at ``output`` is of another device, machine or space.
@@ -89,7 +89,7 @@ def forecast(
         time_limit: Wall time that the profiling would have, such as ``"8min"``, or in seconds.
 
     Raises:
-        UnknownNameError: No such device or space.
+        UnknownNameError: There is no such device or space.
         MissingExtraError: The device's runtime is not installed.
         DeviceBusyError: Another process measures on the device.
     """

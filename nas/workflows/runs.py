@@ -1,4 +1,4 @@
-"""Run folders of processes that may train together."""
+"""Run folders of one process or of several that train together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nas.training.run_folder import RunFolder
 
 
 def run_folder(path: str | Path, config: dict[str, Any], group: Workers = ALONE) -> RunFolder:
-    """The folder of a run; of processes that train together the first makes it.
+    """The folder of a run; if several processes train together, the first one creates it.
 
     Raises:
         MismatchError: The folder holds another run.

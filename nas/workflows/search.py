@@ -1,4 +1,4 @@
-"""A whole search: its space, its configuration, its folder and its processes."""
+"""A complete search: choose the space, read the recipe, open the run folder, run the searcher."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from nas.workflows.runs import run_folder
 
 @dataclass(frozen=True, repr=False)
 class SearchResults(Result, Sequence[SearchResult]):
-    """What a search found: a sequence of ``SearchResult``, in the order of the targets.
+    """Results of a search: a sequence of ``SearchResult``, in the order of the targets.
 
     Attributes:
         found: The architectures with their latencies and scores.
-        costs: Multiply-accumulates and parameters of each.
+        costs: Multiply-accumulates and parameters of each architecture.
         output: Folder of the run.
         data: Name of the data set.
-        task: Name of the task, which says what the scores are.
+        task: Name of the task, which defines the meaning of the scores.
         limited: Whether MACs or parameters were limited.
-        generator: File of the generator that was trained; None where none was.
+        generator: File of the trained generator; None if none was trained.
     """
 
     found: tuple[SearchResult, ...]
@@ -68,7 +68,7 @@ class SearchResults(Result, Sequence[SearchResult]):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Where the architectures are kept."""
+        """Files of the architectures."""
         return tuple(architecture_file(self.output, result.target_ms) for result in self.found)
 
     def as_dict(self) -> dict[str, Any]:
@@ -85,19 +85,19 @@ def choose_space(
     classes: int | None = None,
     variant: Variant = PLAIN,
 ) -> SearchSpace:
-    """The space of a search: as the tables say, or without any as it is asked for.
+    """The space of a search: that of the tables, or the requested one if there are no tables.
 
     Args:
         name: Name of the space.
-        tables: Latency tables of the space, or their paths. They say input size, classes and
+        tables: Latency tables of the space, or their paths. They define input size, classes and
             variant.
-        input_size: Side of the input image in pixels; with tables it must be theirs.
-        classes: Number of classes; with tables it must be theirs.
-        variant: What holds for all blocks, in spaces that leave it open; without tables.
+        input_size: Side of the input image in pixels; must match the tables if there are any.
+        classes: Number of classes; must match the tables if there are any.
+        variant: Settings of all blocks, for spaces that leave them open; must match the tables.
 
     Raises:
-        UnknownNameError: No such space.
-        MismatchError: A table is of another space, input size or number of classes.
+        UnknownNameError: There is no such space.
+        MismatchError: A table is for another space, input size or number of classes.
     """
     asked = make_space(name, input_size, classes, variant)
     opened = [open_table(table) for table in as_list(tables)]
@@ -121,7 +121,7 @@ def choose_space(
 
 
 def _asked_activation(variant: Variant) -> str | None:
-    """An activation that is not the default's; the default may not have been asked for."""
+    """The activation if it is not the default; None otherwise: it may not have been requested."""
     return variant.activation if variant.activation != PLAIN.activation else None
 
 
@@ -149,44 +149,43 @@ def search(
 ) -> SearchResults:
     """Find the best architectures of a space under budgets.
 
-    The same call with the same output goes on where an interrupted search stopped, and ends
-    bit-identical to an uninterrupted one. Started by ``torchrun``, all processes search together.
-    docs/search.md says how well the searchers do, docs/papers.md where they differ from their
-    papers.
+    The same call with the same output resumes an interrupted search, and ends bit-identical to an
+    uninterrupted one. Started by ``torchrun``, all processes search together. See docs/search.md
+    for the quality of the searchers, docs/papers.md for differences from their papers.
 
     Args:
-        space: A search space; or its name, and the tables say input size and classes.
+        space: A search space; or its name, if tables define input size and classes.
         tables: Latency tables of the space, or their paths: one for each device that a target
-            holds on, or a single one. A search under MACs or parameters alone needs none.
-        data: A data set, or its name. It is divided into images for weights and for choices.
-        output: Folder of the run, new or to go on with.
+            holds on, or a single one. A search with limits on MACs or parameters only needs none.
+        data: A data set, or its name. The images are divided: some train weights, others train or
+            score choices.
+        output: Folder of the run, new or to resume.
         targets: Latencies not to exceed, such as ``"0.5ms"``, or in ms; one architecture is found
             for each. A single one is taken as well.
         max_macs: Multiply-accumulates not to exceed at any target, such as ``"30M"``, or in ones.
         max_params: Parameters not to exceed at any target, such as ``"3M"``, or in ones.
         searcher: Name of the search algorithm, one of ``nas.searchers.SEARCHERS``.
-        widths: ``efficient`` leaves out widths that a wider one matches in latency; ``any`` has
-            every priced one.
+        widths: ``efficient`` allows only efficient widths; ``any`` allows every width with a price.
         data_dir: Folder of a named data set's files.
         images: Number of training images to draw; None takes all.
-        epochs: Length of the schedule; None is the published one.
-        batch_size: Images a step; None is the published number.
-        recipe: Name of a shipped recipe or path of a TOML file; None is the searcher's defaults.
+        epochs: Number of epochs; None keeps the recipe's.
+        batch_size: Images a step; None keeps the recipe's.
+        recipe: Name of a shipped recipe or path of a TOML file; None uses the searcher's defaults.
         settings: Single settings of the recipe, such as ``["strategy=fair"]``.
         seed: Seed of weights, paths and the order of images.
         measured: Measure each network found on the first table's device, and correct it until its
             measured latency meets the target.
-        torch_device: Where networks are trained and judged: ``auto`` (the CUDA GPU where there is
+        torch_device: Device of training and evaluation: ``auto`` (the CUDA GPU if there is
             one, else the CPU), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        progress: Gets the fraction done, and what is going on.
+        progress: Callback with the fraction done and a short description.
 
     Raises:
-        UnknownNameError: No such space, searcher, data set, recipe or setting.
-        BudgetError: A target or a limit is out of reach; carries the nearest feasible one. Nothing
-            was trained or written yet.
+        UnknownNameError: There is no such space, searcher, data set, recipe or setting.
+        BudgetError: A target or a limit is not feasible; carries the nearest feasible one. Nothing
+            was trained or written.
         MismatchError: Space, tables and data do not fit together, or the folder holds another run.
-        InvalidValueError: The searcher cannot do what is asked, or there is no budget.
-        DivergedError: A loss or a weight is no finite number any more.
+        InvalidValueError: The searcher does not support the request, or there is no budget.
+        DivergedError: A loss or a weight is not finite.
     """
     family = SEARCHERS[searcher]
     trains_on = as_torch_device(torch_device)
@@ -254,7 +253,7 @@ def search(
 def _recipe(
     family: type[Searcher], searcher: str, name: str | Path | None, settings: Sequence[str]
 ) -> Recipe | None:
-    """The recipe of a searcher; None for one that has nothing to set."""
+    """The recipe of a searcher; None for a searcher without settings."""
     if family.recipe_kind is not None:
         return load_recipe(family.recipe_kind, name, settings)
     if name is None and not settings:

@@ -1,4 +1,4 @@
-"""Latency tables of other programs, made ours."""
+"""Import of other programs' latency tables."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def import_table(
     device: str,
     unit: Unit | None = None,
 ) -> LatencyTable:
-    """Make a latency table of another program's; its defects are counted, not hidden.
+    """Convert another program's latency table; count its defects instead of hiding them.
 
-    Prices are used as they stand. What is wrong with the file stands in the table's ``origin``,
-    and ``latbench.check_table`` counts it.
+    Prices are not changed. Defects of the file are recorded in the table's ``origin``, and
+    ``latbench.check_table`` counts them.
 
     Args:
         file: The other program's table. Pickles are read without running their code.
         output: Path of the latency table; it must not exist yet.
         file_format: ``tfnas``, ``ofa``, ``osnaslib`` or ``hardcore``.
-        device: What to call the device, freely.
-        unit: Unit of the file's latencies, ``ms`` or ``s``; None is its format's own.
+        device: Name of the device; any text.
+        unit: Unit of the file's latencies, ``ms`` or ``s``; None uses the format's unit.
 
     Raises:
-        UnknownNameError: No such format.
-        InvalidFileError: The file is not of the format or would run code, or ``output`` exists.
+        UnknownNameError: There is no such format.
+        InvalidFileError: The file does not have the format or would run code, or ``output`` exists.
     """
     source = Path(file)
     read = read_foreign_table(source, file_format, unit=unit)

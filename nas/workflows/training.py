@@ -1,4 +1,4 @@
-"""Training an architecture from scratch, and testing what was trained."""
+"""Training of an architecture from scratch, and testing of trained networks."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from nas.workflows.runs import run_folder
 
 @dataclass(frozen=True, repr=False)
 class TrainedNetwork(Result):
-    """A network that was trained, and how well it does on test images.
+    """A trained network with its test metrics.
 
     Attributes:
-        architecture: What was trained.
+        architecture: Architecture of the network.
         metrics: Metrics of the data's task, such as ``top1`` and ``top5``; fractions.
         output: Folder of the run.
     """
@@ -67,29 +67,29 @@ def train(
 ) -> TrainedNetwork:
     """Train an architecture from scratch, and test it.
 
-    The same call with the same output goes on where an interrupted training stopped, and ends
-    bit-identical to an uninterrupted one. Started by ``torchrun``, all processes train together.
+    The same call with the same output resumes an interrupted training, and ends bit-identical to an
+    uninterrupted one. Under ``torchrun``, all processes train together.
 
     Args:
         architecture: An architecture, or the path of its file.
         data: A data set, or its name.
-        output: Folder of the run, new or to go on with.
-        recipe: Name of a shipped recipe or path of a TOML file; None is the defaults of
+        output: Folder of the run, new or to resume.
+        recipe: Name of a shipped recipe or path of a TOML file; None uses the defaults of
             ``nas.training.recipe.TrainingRecipe``.
         settings: Single settings of the recipe, such as ``["lr_per_256=0.2"]``.
-        epochs: Epochs, instead of the recipe's.
-        batch_size: Images a step, instead of the recipe's.
-        seed: Seed of weights and the order of images, instead of the recipe's.
+        epochs: Number of epochs; None keeps the recipe's.
+        batch_size: Images a step; None keeps the recipe's.
+        seed: Seed of weights and of the order of images; None keeps the recipe's.
         data_dir: Folder of a named data set's files.
         images: Number of training images to draw; None takes all.
-        torch_device: Where networks are trained and judged: ``auto`` (the CUDA GPU where there is
+        torch_device: Device of training and evaluation: ``auto`` (the CUDA GPU if there is
             one, else the CPU), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        progress: Gets the fraction done, and what is going on.
+        progress: Callback with the fraction done and a short description.
 
     Raises:
         LatbenchError: Architecture, data and recipe do not fit together.
         MismatchError: The folder holds another run.
-        DivergedError: The loss or a weight is no finite number any more.
+        DivergedError: The loss or a weight is not finite.
     """
     found, space = as_architecture(architecture)
     asked = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
@@ -128,18 +128,18 @@ def evaluate(
     data_dir: str | Path | None = None,
     torch_device: str | TorchDevice = "auto",
 ) -> TrainedNetwork:
-    """Test a network that was trained.
+    """Test a trained network.
 
     Args:
         run: Folder of the training.
         data: A data set, or its name.
         data_dir: Folder of a named data set's files.
-        torch_device: Where the network is judged: ``auto`` (the CUDA GPU where there is
-            one, else the CPU), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        torch_device: Device of the test: ``auto`` (the CUDA GPU if there is one, else the CPU),
+            ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
 
     Raises:
         InvalidFileError: The folder holds no finished training.
-        MismatchError: The data have another number of classes.
+        MismatchError: The data set has another number of classes.
     """
     output = Path(run)
     architecture, space = _trained(output)
@@ -152,7 +152,7 @@ def evaluate(
 
 
 def _trained(run: Path) -> tuple[Architecture, SearchSpace]:
-    """The architecture that a run folder trains, and its space."""
+    """The architecture of a run folder's training, and its space."""
     config = read_config(run)
     if "architecture" not in config:
         raise InvalidFileError(f"{run} holds a {config.get('command')} run, not a training")

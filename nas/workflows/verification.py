@@ -1,4 +1,4 @@
-"""Predictions checked on the device: verification and calibration by whole networks."""
+"""Verification and calibration of a table by measuring whole networks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from nas.latency.priced_space import PricedSpace
 from nas.spaces import Architecture, distinct_random
 from nas.workflows.inputs import AnyArchitecture, AnyTable, as_architecture, as_list, priced_by
 
-CALIBRATION_STREAM = 2  # keeps its networks apart from those that ``verify`` draws by the same seed
+CALIBRATION_STREAM = 2  # gives other networks than ``verify`` draws with the same seed
 
 _SUMMARY = (
     "mape",
@@ -46,11 +46,11 @@ _SUMMARY = (
 
 @dataclass(frozen=True, repr=False)
 class VerifiedArchitectures(Verification):
-    """Architectures measured against a table; errors are fractions.
+    """Measured latencies of architectures against a table's predictions; errors are fractions.
 
     Attributes:
-        architectures: What was measured.
-        names: What each is called in what is shown.
+        architectures: Architectures that were measured.
+        names: Name of each architecture in printed results.
         tolerance: Mean absolute error that is allowed.
     """
 
@@ -64,7 +64,7 @@ class VerifiedArchitectures(Verification):
         return self.mape <= self.tolerance
 
     def as_dict(self) -> dict[str, Any]:
-        """A row for every architecture, and the verdict, as plain JSON values."""
+        """One row per architecture, and the verdict, as plain JSON values."""
         rows = [
             {
                 "architecture": architecture.as_dict(),
@@ -84,11 +84,11 @@ class VerifiedArchitectures(Verification):
 
 @dataclass(frozen=True, repr=False)
 class Calibration(Result):
-    """What more networks made of a table's prices.
+    """Prices of a table before and after a calibration.
 
     Attributes:
-        fit: The prices as they are now.
-        before: The price model as it was.
+        fit: New prices.
+        before: Price model before the calibration.
     """
 
     fit: StoredFit
@@ -119,22 +119,22 @@ def verify(
 ) -> VerifiedArchitectures:
     """Measure whole networks on the table's device, and compare with what the table predicts.
 
-    Where torch is loaded, a process of its own measures: what a training leaves in memory would
-    slow it down.
+    If torch is loaded, a separate process measures: memory and threads left by a training would
+    slow down the measurements.
 
     Args:
         architectures: Architectures of the table's space, or paths of their files; several or one.
         table: A latency table of this machine, or its path.
         random: Number of random networks to measure as well.
         seed: Seed of the random networks.
-        widths: Widths of the random networks: ``efficient``, or ``any`` that is priced.
+        widths: Widths of the random networks: ``efficient``, or ``any`` width with a price.
         tolerance: Mean absolute error that is allowed, a fraction.
-        progress: Gets the fraction done, and what is going on.
+        progress: Callback with the fraction done and a short description.
 
     Raises:
         InvalidValueError: There is nothing to verify.
-        MismatchError: The table is of another device, machine or space, or a network was already
-            used to fit its prices.
+        MismatchError: The table is for another device, machine or space, or its prices were fitted
+            on one of the networks.
         MissingExtraError: The device's runtime is not installed.
         DeviceBusyError: Another process measures on the device.
     """
@@ -155,8 +155,8 @@ def verify(
         drawn = _draw(priced, random, rng, without=known)
         if not drawn and not named:
             raise InvalidValueError(
-                f"every network of {priced.space.name} that may be drawn is one that the prices "
-                "were fitted on, and cannot verify them: profile a larger space, or choose "
+                f"the prices were fitted on every network of {priced.space.name} that can be "
+                "drawn, so none can verify them: profile a larger space, or choose "
                 "--widths any"
             )
         named += [(f"random {index + 1}", found) for index, found in enumerate(drawn)]
@@ -177,7 +177,7 @@ def _draw(
     *,
     without: Collection[Network] = (),
 ) -> list[Architecture]:
-    """Random architectures of different networks; all that there are where a space has fewer."""
+    """Random architectures of different networks; fewer if the space does not have so many."""
     drawn = distinct_random(priced.space, count, rng, priced.widths, without=without)
     if 0 < len(drawn) < count:
         warnings.warn(
@@ -190,7 +190,7 @@ def _draw(
 
 
 def _measure(table: LatencyTable, networks: Sequence[Network], progress: Progress) -> Verification:
-    """Measure here, or in a fresh process if this one may have trained, which would slow it."""
+    """Measure here, or in a new process if this one may have trained, which would slow it down."""
     profiler = make_profiler(table.device)
     require_device(profiler, table)
     if "torch" in sys.modules:
@@ -206,21 +206,21 @@ def calibrate(
     widths: str = "efficient",
     progress: Progress = silent,
 ) -> Calibration:
-    """Measure more random networks, and fit the prices of a table on them too.
+    """Measure more random networks, and fit the prices of a table to them too.
 
-    Predictions then come with a 90 % interval. A table that is open stays as it was read: open it
-    again to predict by the new prices. Calibrate before you train in the same process: what a
-    training leaves in memory slows down what is measured.
+    Predictions then come with a 90 % interval. An open table keeps its old prices: open it again to
+    use the new ones. Calibrate before you train in the same process: memory and threads left by a
+    training slow down the measurements.
 
     Args:
         table: A latency table of this machine, or its path.
         networks: Number of networks to add.
-        seed: Seed of the networks, which are others than those of ``verify``.
-        widths: Widths of the networks: ``efficient``, or ``any`` that is priced.
-        progress: Gets the fraction done, and what is going on.
+        seed: Seed of the networks; ``verify`` draws other networks with the same seed.
+        widths: Widths of the networks: ``efficient``, or ``any`` width with a price.
+        progress: Callback with the fraction done and a short description.
 
     Raises:
-        MismatchError: The table is of another device, machine or version of the runtime.
+        MismatchError: The table is for another device, machine or version of the runtime.
         MissingExtraError: The device's runtime is not installed.
         DeviceBusyError: Another process measures on the device.
     """

@@ -1,4 +1,4 @@
-"""What two processes compute together, computed by one that averages half batches."""
+"""Simulates two training processes in one process that averages half batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TOGETHER_S = 60.0  # after which a thread that waits for the other gives up
 
 
 class _Meeting:
-    """Where two threads of one process put their numbers together.
+    """Exchange of numbers between two threads of one process.
 
     One thread computes at a time, and the other one when this one waits: both draw first weights
     from torch's one generator.
@@ -28,7 +28,7 @@ class _Meeting:
         self._brought: list[list[Tensor]] = [[], []]
 
     def mean(self, rank: int, values: list[Tensor]) -> list[Tensor]:
-        """The mean of what both bring."""
+        """The mean of both threads' numbers."""
         self._brought[rank] = [value.detach().clone() for value in values]
         self._meet()
         result = [(a + b) / 2 for a, b in zip(*self._brought, strict=True)]
@@ -36,7 +36,7 @@ class _Meeting:
         return result
 
     def end(self) -> None:
-        """Let a thread that waits end as well."""
+        """Release a waiting thread so that it ends too."""
         self._barrier.abort()
 
     def _meet(self) -> None:
@@ -49,7 +49,7 @@ class _Meeting:
 
 @dataclass(frozen=True)
 class Half(Workers):
-    """One of two that compute half of every batch; no process group."""
+    """One of two workers that each compute half of every batch, without a process group."""
 
     count: int = 2
     meeting: _Meeting = field(default_factory=_Meeting)
@@ -76,7 +76,7 @@ def in_halves(work: Callable[[Half], object]) -> None:
     """Do the work of both processes, each in a thread of its own.
 
     Args:
-        work: What a process does, given its place among the workers.
+        work: Function that does a process's work; takes its worker.
     """
     meeting = _Meeting()
 

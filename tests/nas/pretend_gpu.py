@@ -1,4 +1,4 @@
-"""A GPU that is none: its tensors lie apart and are computed on the CPU, with real numbers.
+"""A simulated GPU: its tensors count as another device's, and are computed on the CPU.
 
 torch treats them as tensors of another device. A tensor left on the CPU is an error wherever it
 would be one on a GPU. Recorded are copies to the device, and all that the processor would wait for:
@@ -44,7 +44,7 @@ _LIBRARIES: list[torch.library.Library] = []  # registrations live as long as th
 
 
 class _Module:
-    """What torch asks a device's module for."""
+    """The functions that torch calls in a device's module."""
 
     @staticmethod
     def is_available() -> bool:
@@ -112,10 +112,10 @@ class DeviceTensor(Tensor):
 
 
 class Recorder(TorchDispatchMode):
-    """Computes on what the device's tensors stand for.
+    """Computes on the CPU values of the device's tensors.
 
     Attributes:
-        sent: Sizes of what was copied to the device.
+        sent: Sizes of the tensors copied to the device.
         waits: Names of the operations that the processor waited for.
     """
 
@@ -186,7 +186,7 @@ def _masks(args: Sequence[Any]) -> bool:
 
 @contextmanager
 def pretend_gpu() -> Iterator[Recorder]:
-    """The device in use; yields what it records."""
+    """Activate the device; yields its recorder."""
     if torch._C._get_privateuse1_backend_name() != NAME:
         register_device(NAME, _Module())
         plain = torch.library.Library("_", "IMPL")
@@ -198,5 +198,5 @@ def pretend_gpu() -> Iterator[Recorder]:
 
 
 def on_pretend_gpu() -> TorchDevice:
-    """The device as trainings are given it."""
+    """The device as a ``TorchDevice`` for trainings."""
     return TorchDevice(torch.device(NAME, 0))

@@ -1,4 +1,5 @@
-"""What tests of trainings and searches share: learnable images, runs cut short, two processes."""
+"""Helpers for tests of trainings and searches: learnable images, interrupted runs, two
+processes."""
 
 from __future__ import annotations
 
@@ -23,13 +24,13 @@ TOGETHER_S = 120.0  # after which processes that wait for each other are ended
 def tiny_data(
     count: int = 96, *, classes: int = 10, channels: int = 1, step: int = 20
 ) -> ImageData:
-    """Images whose class is the brightness of their left half: learnable, and made in no time.
+    """Images whose class is the brightness of their left half: learnable, and created quickly.
 
     Args:
-        count: Images; those to test on are the same.
-        classes: How many.
-        channels: Of the images.
-        step: By how much one class is brighter than the one before.
+        count: Number of images; the test images are the same.
+        classes: Number of classes.
+        channels: Number of channels of the images.
+        step: Difference in brightness between a class and the previous one.
     """
     rng = torch.Generator().manual_seed(0)
     labels = torch.randint(classes, (count,), generator=rng)
@@ -40,17 +41,17 @@ def tiny_data(
 
 
 class Stop(Exception):
-    """Raised in the middle of an epoch, as a kill would end it."""
+    """Raised in the middle of an epoch; simulates a kill."""
 
 
 def stopping_after(calls: int | None) -> Callable[[float, str], None]:
-    """Progress that raises ``Stop`` when it is told so often; None never does."""
-    told = 0
+    """A progress function that raises ``Stop`` at this call; with None it never does."""
+    called = 0
 
     def progress(fraction: float, words: str) -> None:
-        nonlocal told
-        told += 1
-        if told == calls:
+        nonlocal called
+        called += 1
+        if called == calls:
             raise Stop
 
     return progress
@@ -75,7 +76,7 @@ def run_together(work: Callable[..., None], *arguments: object) -> list[int]:
 
     Args:
         work: A function of a module; each process calls it in its group.
-        arguments: For both.
+        arguments: Arguments for both processes.
     """
     require_loopback()
     context = multiprocessing.get_context("forkserver")

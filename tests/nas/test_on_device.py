@@ -1,4 +1,4 @@
-"""Searches and trainings on another device: nothing is left behind, and nothing waits for it."""
+"""Searches and trainings on another device: no tensor stays on the CPU, nothing waits for it."""
 
 from __future__ import annotations
 
@@ -343,7 +343,7 @@ def test_dropped_features_and_blocks_are_drawn_on_the_device(recorder: Recorder)
 
 
 def test_a_tensor_left_on_the_cpu_is_found(priced: PricedSpace, recorder: Recorder) -> None:
-    """What the tests here rest on: one weight, one statistic, a batch of labels."""
+    """The other tests depend on this: one weight, one statistic, a batch of labels."""
     device = on_pretend_gpu()
     x, labels = _batch(device)
     state = _strategy_state("uniform", device)
@@ -452,10 +452,10 @@ def test_a_training_begun_on_one_device_goes_on_on_another(tmp_path: Path) -> No
 
 def test_losses_of_a_gpu_are_read_twice_a_second_and_in_order(recorder: Recorder) -> None:
     now = [0.0]
-    told: list[tuple[float, float]] = []
+    reported: list[tuple[float, float]] = []
 
     def report(done: float, loss: float) -> None:
-        told.append((done, loss))
+        reported.append((done, loss))
 
     losses = Losses(report, on_pretend_gpu(), clock=lambda: now[0])
     device = on_pretend_gpu().device
@@ -464,10 +464,10 @@ def test_losses_of_a_gpu_are_read_twice_a_second_and_in_order(recorder: Recorder
         losses.add(step / 20, torch.tensor(float(step)).to(device), over=2)
         assert len(recorder.waits) == step // 4
     assert losses.read() == [step / 2 for step in range(1, 21)]
-    assert told == [(step / 20, step / 2) for step in range(1, 21)]
+    assert reported == [(step / 20, step / 2) for step in range(1, 21)]
     at_once = Losses(report, CPU, clock=lambda: now[0])
     at_once.add(1.0, torch.tensor(7.0))
-    assert told[-1] == (1.0, 7.0)
+    assert reported[-1] == (1.0, 7.0)
 
 
 @pytest.mark.parametrize("mining", ["hard", "semi-hard", "random"])

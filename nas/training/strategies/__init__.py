@@ -1,8 +1,9 @@
-"""How a step trains a supernet. A new strategy is one file here and one line in ``STRATEGIES``.
+"""Strategies: what a step trains in a supernet. A new one is one file and one line here.
 
-Supernets of separate operations and unified ones know the same names. On unified blocks a strategy
-that relaxes choices works as it is, row by row; one that draws paths needs a form of its own
-(``UNIFIED``, in ``nas.training.strategies.kernel_paths``).
+Both kinds of supernets have strategies of the same names: supernets of separate operations, and
+unified ones. A strategy that relaxes choices works on unified blocks without changes, row by row. A
+strategy that draws paths has a second form for them (``UNIFIED``, in
+``nas.training.strategies.kernel_paths``).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ STRATEGIES: Registry[Callable[[SearchSpace], Strategy]] = Registry(
 
 
 def make_strategy(name: str, space: SearchSpace) -> Strategy:
-    """The strategy of a name for the supernet of a space.
+    """The strategy with this name, for the supernet of a space.
 
     Raises:
         UnknownNameError: There is no strategy of this name.

@@ -1,11 +1,11 @@
-"""What a strategy is: it says which relaxed architectures a step trains.
+"""Base classes of strategies: a strategy chooses the relaxed architectures that a step trains.
 
-The gradients of all architectures that a weight step trains are added up before the one update.
-Strategies that relax choices have parameters of their own, which an architecture step moves.
+A weight step sums the gradients of all its architectures and then makes one update. Strategies that
+relax choices have parameters, which an architecture step updates.
 
-Draws and parameters lie on the CPU, wherever the supernet computes. Paths are then drawn and costs
-expected without waiting for a GPU, and what goes to it in a step are weights in one piece
-(``on_device``); their gradients come back in one piece as well.
+Draws and parameters are on the CPU, even if the supernet is on a GPU. So drawing paths and
+computing expected costs never waits for the GPU. A step copies all weights of choices to the GPU at
+once (``on_device``), and their gradients come back in one copy.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from nas.latency.relaxation import Relaxed, Weight
 from nas.spaces import SearchSpace
 
 Drawn = Any
-"""What a supernet computes in one forward pass: ``Relaxed`` for one of separate operations; a path
-or probabilities ``(layers, 6, 4)`` for a unified one (``nas.training.strategies.kernel_paths``)."""
+"""Input of a supernet's forward pass: ``Relaxed`` for separate operations; a path or probabilities
+``(layers, 6, 4)`` for a unified one (``nas.training.strategies.kernel_paths``)."""
 
 
 def on_device(
     drawn: Drawn, device: torch.device, *scalars: Tensor
 ) -> tuple[Drawn, tuple[Tensor, ...]]:
-    """What a supernet computes, and further scalars, brought to its device in one copy.
+    """Input of a supernet's forward pass and further scalars, moved to its device in one copy.
 
     Args:
-        drawn: Numbers among its weights stay as they are, and tensors are copied.
-        device: The supernet's.
-        scalars: Brought along, such as an expected latency.
+        drawn: Input of the forward pass; its tensors are copied, its plain numbers are not.
+        device: Device of the supernet.
+        scalars: Further scalars to copy, such as an expected latency.
 
     Returns:
-        Both, differentiable by what was given; what lies on the device already is not copied.
+        Both, differentiable by the inputs. Tensors that are already on the device are not copied.
     """
     weights: list[Tensor] = []
     if isinstance(drawn, Tensor):
@@ -46,7 +46,7 @@ def on_device(
     there = [*weights, *scalars]
     if all(value.device == device for value in there):
         return drawn, scalars
-    dtype = there[0].dtype  # the weights'; a cost may be of another
+    dtype = there[0].dtype  # type of the weights; a cost may have another
     flat = torch.cat([value.flatten().to(dtype) for value in there]).to(device, non_blocking=True)
     parts = torch.split(flat, [value.numel() for value in there])
     left = iter(part.view_as(value) for part, value in zip(parts, there, strict=True))
@@ -58,10 +58,10 @@ def on_device(
 
 
 class Strategy(nn.Module, ABC):
-    """Draws what is trained.
+    """Base class: draws the architectures that a weight step trains.
 
     Args:
-        space: Of the supernet.
+        space: Space of the supernet.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -70,16 +70,16 @@ class Strategy(nn.Module, ABC):
 
     @abstractmethod
     def draw(self, rng: torch.Generator, progress: float) -> Sequence[Drawn]:
-        """What one weight step trains.
+        """The architectures that one weight step trains.
 
         Args:
-            rng: The source of all chance.
-            progress: The part of the training that is done, 0..1.
+            rng: Generator of all random draws.
+            progress: Fraction of the training that is done, 0 to 1.
         """
 
 
 class Relaxation(Strategy):
-    """Choices mixed by weights that are parameters, which architecture steps train."""
+    """A mixture of choices; its weights are parameters, which architecture steps train."""
 
     @abstractmethod
     def relaxed(self, rng: torch.Generator, progress: float) -> Drawn:
@@ -87,11 +87,11 @@ class Relaxation(Strategy):
 
 
 class DifferentiableStrategy(Relaxation):
-    """Every operation computed and mixed by weights that are trained too.
+    """Computes every operation and mixes them by trained weights.
 
     Attributes:
-        alphas: By layer, logits of its operations, ``(operations,)``; they begin uniform.
-        betas: By stage, logits of its depths, ``(depths,)``.
+        alphas: Logits of the operations of each layer, ``(operations,)``; initially uniform.
+        betas: Logits of the depths of each stage, ``(depths,)``.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -128,7 +128,7 @@ class DifferentiableStrategy(Relaxation):
 
     @torch.no_grad()
     def probabilities(self) -> tuple[list[list[float]], list[list[float]]]:
-        """Of operations by layer and of depths by stage: the softmax of their logits."""
+        """Probabilities of operations by layer and of depths by stage, softmax of the logits."""
         return _softmax(self.alphas), _softmax(self.betas)
 
 
@@ -151,7 +151,7 @@ def one_path(space: SearchSpace, ops: Sequence[int], depths: Sequence[int]) -> R
 
 
 def random_path(space: SearchSpace, rng: torch.Generator) -> Relaxed:
-    """A path drawn uniformly, every layer and every depth by itself."""
+    """A path drawn uniformly; every layer and every depth is drawn independently."""
     ops = [_below(len(layer.ops), rng) for layer in space.layers]
     return one_path(space, ops, random_depths(space, rng))
 

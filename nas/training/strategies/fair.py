@@ -9,11 +9,11 @@ from nas.training.strategies.base import Strategy, one_path, random_depths
 
 
 class StrictFairness(Strategy):
-    """K paths a step, in every layer a permutation of its K operations; one update for all.
+    """K paths a step: each layer deals its K operations in random order; one update for all paths.
 
-    Where layers have different numbers of operations K is the largest, and a layer of fewer goes
-    on with another permutation: it is fair over as many steps as that takes. Elastic depths are
-    drawn for each path; the layers beyond are not trained by it.
+    If layers have different numbers of operations, K is the largest number. A layer with fewer
+    operations continues with another permutation, so it is fair over several steps. An elastic
+    depth is drawn for each path; the path does not train the layers beyond it.
     """
 
     def draw(self, rng: torch.Generator, progress: float) -> list[Relaxed]:

@@ -27,6 +27,6 @@ class GumbelSoftmax(DifferentiableStrategy):
 
 
 def gumbel_noise(shape: torch.Size, rng: torch.Generator) -> Tensor:
-    """Draws of the standard Gumbel distribution; of the uniform ones behind them none is 0 or 1."""
+    """Draws of the standard Gumbel distribution, from uniform draws that are never 0 or 1."""
     uniform = torch.rand(shape, generator=rng).clamp_(1e-9, 1 - 1e-7)
     return -(-uniform.log()).log()

@@ -1,16 +1,16 @@
 """Paths and relaxations of unified supernets (SGNAS, Huang & Chu, CVPR 2021).
 
-What a unified supernet computes is a choice for every sub-block of every layer: a kernel or a skip.
+A path of a unified supernet has a choice for every sub-block of every layer: a kernel or a skip.
 ``FairPaths`` draws them as Section 3.2 of the paper does: a step trains four paths. In every layer
 their expansions are drawn without replacement from 2..6, and the sub-blocks that are active at
 random. Where this differs from the published code:
 
-* **Kernels are fair.** Every sub-block deals its kernels from a shuffled deck of three, and
-  shuffles anew when the deck is empty: over any number of its uses no kernel is ahead of another by
-  more than one. Four paths cannot be divided by three kernels, so decks go on from step to step.
-  (Published: one order for a step's four paths, whose first kernel is used twice.)
-* **Expansion 1 is trained**, which is searchable but published never was. In a layer it takes the
-  place of one of the four expansions with probability ``BARE``: once in five steps, a quarter as
+* **Kernels are fair.** Every sub-block takes its kernels from a shuffled list of three, and
+  shuffles again when the list is empty: after any number of uses, two kernels differ by at most one
+  use. Four is not a multiple of three, so lists continue from step to step. (Published: one order
+  for a step's four paths; its first kernel is used twice.)
+* **Expansion 1 is trained.** It can be chosen, but the published code never trains it. In a layer
+  it replaces one of the four expansions with probability ``BARE``: once in five steps, a quarter as
   often as each of the others.
 """
 
@@ -26,7 +26,7 @@ from nas.spaces import SearchSpace
 from nas.spaces.sgnas import CHOICES, KERNELS, SKIP, SUB_BLOCKS
 from nas.training.strategies.base import DifferentiableStrategy, Relaxation, Strategy
 
-PATHS = 4  # a step
+PATHS = 4  # paths per step
 BARE = 0.2
 _WIDE = range(2, SUB_BLOCKS + 1)
 
@@ -35,11 +35,11 @@ class FairPaths:
     """Draws the paths of one step after another.
 
     Args:
-        layers: Of the supernet.
-        rng: All draws come from it.
+        layers: Number of layers of the supernet.
+        rng: Generator of all draws.
 
     Attributes:
-        decks: By layer and sub-block, the kernels that are still to be dealt.
+        decks: Kernels left to use, by layer and sub-block.
     """
 
     def __init__(self, layers: int, rng: np.random.Generator) -> None:
@@ -75,14 +75,14 @@ Path = list[list[int]]
 
 
 class UniformKernels(Strategy):
-    """One path a step; every sub-block draws a kernel or a skip, and no layer skips them all."""
+    """One path a step: every sub-block draws a kernel or a skip; no layer skips all of them."""
 
     def draw(self, rng: torch.Generator, progress: float) -> list[Path]:
         return [[_random_row(rng) for _ in self.space.layers]]
 
 
 class FairKernels(Strategy):
-    """The fair paths of SGNAS, four a step. Decks go on from step to step, and in checkpoints."""
+    """The fair paths of SGNAS, four a step. Checkpoints store the lists of kernels left to use."""
 
     def __init__(self, space: SearchSpace) -> None:
         super().__init__(space)
@@ -111,11 +111,11 @@ class SandwichKernels(Strategy):
 
 
 class RelaxedKernels(Relaxation):
-    """Kernels and skips of every sub-block, mixed by weights that are trained.
+    """A mixture of kernels and skips for every sub-block, with trained weights.
 
     Args:
         space: A space of unified blocks.
-        inner: Turns logits into weights, such as softmax or Gumbel softmax.
+        inner: Strategy that turns logits into weights, such as softmax or Gumbel softmax.
 
     Attributes:
         logits: Logits of the choices of every sub-block, ``(layers, 6, 4)``, zero at first. The
@@ -152,7 +152,7 @@ UNIFIED: dict[str, Callable[[SearchSpace], Strategy]] = {
     "fair": FairKernels,
     "sandwich": SandwichKernels,
 }
-"""Strategies that draw paths of unified supernets, by the names of those of separate operations."""
+"""Strategies that draw paths of unified supernets, under the names used for separate operations."""
 
 
 def _random_row(rng: torch.Generator) -> list[int]:

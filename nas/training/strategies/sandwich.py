@@ -1,4 +1,4 @@
-"""The sandwich rule (Yu & Huang, ICCV 2019): the smallest, the largest and some in between."""
+"""The sandwich rule (Yu & Huang, ICCV 2019): the smallest, the largest and random networks."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from nas.latency.relaxation import Relaxed, one_hot
 from nas.spaces import Architecture, SearchSpace
 from nas.training.strategies.base import Strategy, random_path
 
-RANDOM_PATHS = 2  # of the four paths a step, as published
+RANDOM_PATHS = 2  # random ones among the four paths of a step, as published
 
 
 class SandwichRule(Strategy):
-    """The networks of fewest and of most MACs and two random ones in every step.
+    """Every step trains the network with the fewest MACs, the one with the most, and two random
+    ones.
 
-    All learn from the labels. The published in-place distillation, in which the others learn
-    from the largest, is left out: strategies say what is trained, criteria how.
+    All learn from the labels. The published in-place distillation, where the others learn from the
+    largest network, is left out: strategies choose what is trained, criteria define the loss.
     """
 
     def __init__(self, space: SearchSpace) -> None:

@@ -9,7 +9,7 @@ from nas.training.strategies.base import DifferentiableStrategy
 
 
 class Softmax(DifferentiableStrategy):
-    """Operations weighted by the softmax of alpha; no chance is involved."""
+    """Operations weighted by the softmax of alpha, without random draws."""
 
     def weights(self, logits: Tensor, rng: torch.Generator, progress: float) -> Tensor:
         return logits.softmax(0)

@@ -9,7 +9,7 @@ from nas.training.strategies.base import Strategy, random_path
 
 
 class UniformPath(Strategy):
-    """Every layer's operation drawn by itself, and every stage's depth where it is elastic."""
+    """Draws each layer's operation independently, and each stage's depth if it is elastic."""
 
     def draw(self, rng: torch.Generator, progress: float) -> list[Relaxed]:
         return [random_path(self.space, rng)]

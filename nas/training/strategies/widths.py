@@ -1,7 +1,7 @@
-"""Random widths for what another strategy draws, in supernets of elastic operations.
+"""Random widths for the paths of another strategy, in supernets of elastic operations.
 
-As slimmable networks are trained (Yu et al., ICLR 2019): a width is so many of the first channels,
-which are those that a network is cut out with.
+This follows slimmable networks (Yu et al., ICLR 2019): a width means the first channels, and a
+network that is cut out keeps the same channels.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from nas.training.strategies.base import Strategy
 
 
 class RandomWidths(Strategy):
-    """Gives each operation of a path a width, uniform over those allowed.
+    """Gives each operation of a path a width, drawn uniformly from those allowed.
 
-    An operation that was drawn at a width, as those of the smallest and the largest network are,
-    keeps the nearest allowed one.
+    If an operation already has a width, as in the smallest and the largest network, it gets the
+    nearest allowed one.
 
     Args:
-        inner: Draws the paths.
-        widths: Which widths of an operation at a layer are allowed, in ascending order.
+        inner: Strategy that draws the paths.
+        widths: Function that gives the allowed widths of an operation at a layer, ascending.
     """
 
     def __init__(self, inner: Strategy, widths: Callable[[Layer, str], Sequence[int]]) -> None:

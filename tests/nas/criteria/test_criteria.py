@@ -108,7 +108,7 @@ def test_options_out_of_range_are_refused() -> None:
             _make(name, **options)
     with pytest.raises(UnknownNameError, match="semi-hard"):
         _make("triplet", mining="semihard")
-    with pytest.raises(InvalidValueError, match="one output a class"):
+    with pytest.raises(InvalidValueError, match="one output per class"):
         make_criterion("cross-entropy", outputs=128, classes=6)
 
 
@@ -215,10 +215,10 @@ def test_the_angular_margin_is_safe_at_the_ends_and_falls_beyond_them() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("focal", {"gamma": "x"}, "no number"),
-        ("label-smoothing", {"smoothing": "0.1"}, "no number"),
-        ("triplet", {"mining": 3.0}, "no name"),
-        ("angular", {"seed": 0.5}, "no whole number"),
+        ("focal", {"gamma": "x"}, "not a number"),
+        ("label-smoothing", {"smoothing": "0.1"}, "not a number"),
+        ("triplet", {"mining": 3.0}, "not a name"),
+        ("angular", {"seed": 0.5}, "not a whole number"),
         ("angular", {"seed": -1.0}, "out of range"),
     ],
 )

@@ -515,7 +515,7 @@ def test_damaged_and_missing_idx_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidFileError, match="truncated"):
         read_idx(path)
     path.write_bytes(b"PNG")
-    with pytest.raises(InvalidFileError, match="no IDX file"):
+    with pytest.raises(InvalidFileError, match="not an IDX file"):
         read_idx(path)
     with pytest.raises(InvalidFileError, match="--data-dir"):
         fashion_mnist(32, tmp_path)

@@ -213,7 +213,7 @@ def test_gradients_under_autocast_are_those_of_the_plain_operations(
 @pytest.mark.parametrize("types", list(product(TYPES, repeat=3)))
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 3, 5])
-def test_gradients_by_hand_have_the_types_of_what_they_are_of(
+def test_hand_written_gradients_have_the_types_of_their_tensors(
     kernel: int, stride: int, types: tuple[torch.dtype, ...], autocast: bool, units: bool
 ) -> None:
     groups = 1 if kernel == 1 else 6

@@ -1,4 +1,4 @@
-"""The supernet is its slices; channels out of use wait untouched."""
+"""Slices of the supernet equal rebuilt networks; channels not in use do not change."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_shrinking_keeps_the_strongest_and_growing_keeps_all_in_use() -> None:
     block = ElasticInvertedResidual(WIDEST[0], width=24)
 
     def channels() -> list[tuple[float, ...]]:
-        """What tells channels apart, in their present order."""
+        """The identity of each channel, in the current order."""
         return [tuple(kernel.flatten().tolist()) for kernel in block.depthwise.weight.detach()]
 
     def strength(channel: tuple[float, ...]) -> float:

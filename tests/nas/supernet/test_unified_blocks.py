@@ -266,7 +266,7 @@ def test_paths_that_start_alike_are_the_same_function() -> None:
     images = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
     def difference() -> float:
-        """Of two paths' logits, in parts of their spread over images."""
+        """Difference of two paths' logits, relative to their spread over images."""
         one, other = (supernet(images, path).detach() for path in WIDE_PATHS)
         return float((one - other).abs().max() / one.std(dim=0).mean())
 

@@ -156,22 +156,22 @@ def test_a_score_is_shown_as_what_it_is() -> None:
     assert shown["face-recognition"][1](-12.3456) == "12.346"
 
 
-def test_a_search_of_faces_tells_its_loss(
+def test_a_search_of_faces_reports_its_loss(
     tiny_space: SearchSpace, tiny_table: LatencyTable, tmp_path: Path
 ) -> None:
     _faces(tmp_path)
     data = load_data("faces", input_size=8, classes=tiny_space.classes, data_dir=tmp_path)
     priced = PricedSpace(tiny_space, tiny_table)
-    told: list[str] = []
+    reported: list[str] = []
     recipe = load_recipe(OneShotRecipe, None, ["evaluations=4"])
     searcher = SEARCHERS["random"](priced, SearchSettings(epochs=1, batch_size=8, recipe=recipe))
     (found,) = searcher.search(
         data.subset(48, seed=0),
         [priced.reachable_ms()[1]],
         RunFolder(tmp_path / "run", {}),
-        progress=lambda fraction, words: told.append(words),
+        progress=lambda fraction, words: reported.append(words),
     )
-    assert told[-1] == f"architecture 4 of 4, best loss {-found.score:.3f}"
+    assert reported[-1] == f"architecture 4 of 4, best loss {-found.score:.3f}"
 
 
 def test_faces_are_searched_trained_and_verified(

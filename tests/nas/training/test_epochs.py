@@ -43,7 +43,7 @@ def test_a_training_goes_on_under_the_first_checkpoint_that_there_is(tmp_path: P
     assert not resume(state, folder, "search", "warmup")
     run_epochs(state, 2, state.train_epoch, folder, phase="warmup")
     for epochs in (5, 5):  # the second time nothing is left to do
-        state, told = _Counter(), list[float]()
+        state, reported = _Counter(), list[float]()
         assert resume(state, folder, "search", "warmup")
         run_epochs(
             state,
@@ -51,10 +51,10 @@ def test_a_training_goes_on_under_the_first_checkpoint_that_there_is(tmp_path: P
             state.train_epoch,
             folder,
             phase="search",
-            progress=lambda fraction, words, told=told: told.append(fraction),
+            progress=lambda fraction, words, reported=reported: reported.append(fraction),
         )
         assert (state.epoch, float(state.module.weight.detach())) == (5, 5.0)
-    assert told == []
+    assert reported == []
     lines = _lines(tmp_path)
     assert [(line["phase"], line["epoch"], line["count"]) for line in lines] == [
         *(("warmup", epoch, epoch + 1) for epoch in range(2)),
@@ -103,12 +103,12 @@ def test_weights_that_are_no_numbers_after_an_epoch_are_not_kept(tmp_path: Path)
             return values
 
     state, folder = Diverging(), RunFolder(tmp_path, {})
-    with pytest.raises(DivergedError, match="weights are no finite numbers; no epoch was finished"):
+    with pytest.raises(DivergedError, match="weights are not finite; no epoch was finished"):
         run_epochs(state, 2, state.train_epoch, folder, phase="x")
     assert not (tmp_path / "checkpoint").exists()
     assert (tmp_path / "metrics.jsonl").read_text() == ""
     folder.save_checkpoint("x", state.save())
-    with pytest.raises(InvalidFileError, match="no finite numbers: begin anew in another folder"):
+    with pytest.raises(InvalidFileError, match="not finite: start again in another folder"):
         resume(_Counter(), folder, "x")
 
 
@@ -120,7 +120,7 @@ def test_what_is_undefined_is_null_in_the_metrics(tmp_path: Path) -> None:
 
 
 def test_a_setting_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidValueError, match="no finite number"):
+    with pytest.raises(InvalidValueError, match="not a finite number"):
         RunFolder(tmp_path / "run", {"recipe": {"lr": math.inf}})
     assert not (tmp_path / "run").exists()
 

@@ -36,18 +36,18 @@ def test_a_profile_of_another_space_is_refused(
         nas.profile(quick_profile, "spos", profiled.path, time_limit=1)
 
 
-def test_progress_is_told_of_all_that_takes_long(
+def test_everything_that_takes_long_reports_progress(
     tmp_path: Path, quick_profile: DeviceProfile, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A function that raises ends the work; without one nothing is printed."""
     space = nas.make_space("nasbench-macro", input_size=8, classes=10)
-    told: list[float] = []
+    reported: list[float] = []
     path = str(tmp_path / "t.sqlite")
     nas.profile(
-        quick_profile, space, path, time_limit=1, progress=lambda done, words: told.append(done)
+        quick_profile, space, path, time_limit=1, progress=lambda done, words: reported.append(done)
     )
-    assert told
-    assert all(0 <= done <= 1 for done in told)
+    assert reported
+    assert all(0 <= done <= 1 for done in reported)
 
     def stop(done: float, words: str) -> None:
         raise KeyError

@@ -1,4 +1,4 @@
-"""Searches, trainings and exports as functions that are given each other's results."""
+"""Searches, trainings and exports as functions that take each other's results."""
 
 from __future__ import annotations
 
