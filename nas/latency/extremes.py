@@ -22,7 +22,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.latency.partial_solutions import ABSENT, Beginnings
+from nas.latency.partial_solutions import ABSENT, PartialSolutions
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -167,13 +167,13 @@ def _branch_and_bound(network: Layers, spanning: Indices) -> Code:
     addends = [rows @ means for rows in network.addends]
     base, rest = network.base @ means, least_rest(network.stages, network.depths, addends)
 
-    def promising(partials: Beginnings, *, stage: int, made: int) -> Beginnings:
+    def promising(partials: PartialSolutions, *, stage: int, made: int) -> PartialSolutions:
         kept = partials.where((partials.amounts + base + rest[stage][made] < below).all(axis=1))
         return kept.where(pareto_rows(kept.amounts[:, spanning]))
 
-    alive = Beginnings.none(means.shape[1])
+    alive = PartialSolutions.none(means.shape[1])
     for stage, layers in enumerate(network.stages):
-        ended: list[Beginnings] = []
+        ended: list[PartialSolutions] = []
         for made, layer in enumerate(layers, start=1):
             count = len(addends[layer])
             prune = partial(promising, stage=stage, made=made)
@@ -181,7 +181,7 @@ def _branch_and_bound(network: Layers, spanning: Indices) -> Code:
             if made in network.depths[stage]:
                 end = alive.ended(0.0, len(layers) - made)
                 ended.append(promising(end, stage=stage + 1, made=0))
-        alive = promising(Beginnings.joined(ended), stage=stage + 1, made=0)
+        alive = promising(PartialSolutions.joined(ended), stage=stage + 1, made=0)
     codes = [tuple(row) for row in alive.codes.tolist()]
     return min([best, *codes], key=network.cost)
 

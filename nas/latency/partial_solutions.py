@@ -1,4 +1,4 @@
-"""Beginnings of networks, grown layer by layer: the arithmetic of dynamic programming here.
+"""PartialSolutions of networks, grown layer by layer: the arithmetic of dynamic programming here.
 
 A beginning is the choices of the first layers, what they add up to of every piece of a constraint,
 and their score. Of beginnings of the same layers only those matter that no other beats in score
@@ -24,8 +24,8 @@ _RIVALS = 64  # beginnings that all others are compared with, where there are se
 
 
 @dataclass(frozen=True)
-class Beginnings:
-    """Beginnings of networks: amounts ``(n, pieces)``, scores ``(n,)``, codes ``(n, layers)``."""
+class PartialSolutions:
+    """Amounts ``(n, pieces)``, scores ``(n,)`` and codes ``(n, layers)`` of partial solutions."""
 
     amounts: Floats
     scores: Floats
@@ -36,8 +36,8 @@ class Beginnings:
         addends: Floats,
         gains: Floats,
         numbers: NDArray[np.int64],
-        prune: Callable[[Beginnings], Beginnings],
-    ) -> Beginnings:
+        prune: Callable[[PartialSolutions], PartialSolutions],
+    ) -> PartialSolutions:
         """With each of a layer's choices, without those that ``prune`` drops.
 
         Args:
@@ -50,7 +50,7 @@ class Beginnings:
         parts = []
         for part in np.array_split(np.arange(len(numbers)), 1 + count * len(numbers) // _AT_ONCE):
             many = count * len(part)
-            longer = Beginnings(
+            longer = PartialSolutions(
                 (self.amounts[:, None] + addends[part][None]).reshape(many, addends.shape[1]),
                 (self.scores[:, None] + gains[part][None]).reshape(many),
                 np.column_stack(
@@ -58,17 +58,19 @@ class Beginnings:
                 ),
             )
             parts.append(prune(longer))
-        return Beginnings.joined(parts)
+        return PartialSolutions.joined(parts)
 
-    def ended(self, score: float, absent: int) -> Beginnings:
+    def ended(self, score: float, absent: int) -> PartialSolutions:
         """With a stage's end: a score more, and so many layers left away."""
         nothing = np.full((len(self.scores), absent), ABSENT)
-        return Beginnings(self.amounts, self.scores + score, np.column_stack([self.codes, nothing]))
+        return PartialSolutions(
+            self.amounts, self.scores + score, np.column_stack([self.codes, nothing])
+        )
 
-    def where(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> Beginnings:
-        return Beginnings(self.amounts[kept], self.scores[kept], self.codes[kept])
+    def where(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> PartialSolutions:
+        return PartialSolutions(self.amounts[kept], self.scores[kept], self.codes[kept])
 
-    def undominated(self, room: Floats) -> Beginnings:
+    def undominated(self, room: Floats) -> PartialSolutions:
         """Without those that another beats in score and in every amount at once.
 
         With several pieces a beginning is compared with those of best score only, which leaves
@@ -93,13 +95,15 @@ class Beginnings:
         return kept
 
     @staticmethod
-    def none(pieces: int) -> Beginnings:
+    def none(pieces: int) -> PartialSolutions:
         """The one beginning without any layer."""
-        return Beginnings(np.zeros((1, pieces)), np.zeros(1), np.zeros((1, 0), dtype=np.int64))
+        return PartialSolutions(
+            np.zeros((1, pieces)), np.zeros(1), np.zeros((1, 0), dtype=np.int64)
+        )
 
     @staticmethod
-    def joined(parts: Sequence[Beginnings]) -> Beginnings:
-        return Beginnings(
+    def joined(parts: Sequence[PartialSolutions]) -> PartialSolutions:
+        return PartialSolutions(
             np.concatenate([part.amounts for part in parts]),
             np.concatenate([part.scores for part in parts]),
             np.concatenate([part.codes for part in parts]),

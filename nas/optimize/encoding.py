@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from latbench.errors import BudgetError
 from nas.latency.extremes import least_rest
-from nas.latency.partial_solutions import ABSENT, Beginnings
+from nas.latency.partial_solutions import ABSENT, PartialSolutions
 from nas.optimize.constraints import Constraint, Floats, Limit
 from nas.spaces import Architecture, Choice, Layer
 
@@ -352,13 +352,13 @@ class CodedSpace:
         base, room = with_mean(self.base), np.ones(len(self.base) + 1)
         at_most = self.load(best) * (1 - _ROUNDING)
 
-        def lighter(beginnings: Beginnings, *, rest: Floats) -> Beginnings:
-            kept = (beginnings.amounts + base + rest < at_most).all(axis=1)
-            return beginnings.where(np.flatnonzero(kept))
+        def lighter(partials: PartialSolutions, *, rest: Floats) -> PartialSolutions:
+            kept = (partials.amounts + base + rest < at_most).all(axis=1)
+            return partials.where(np.flatnonzero(kept))
 
-        alive = Beginnings.none(len(room))
+        alive = PartialSolutions.none(len(room))
         for stage, layers in enumerate(self.stages):
-            ended: list[Beginnings] = []
+            ended: list[PartialSolutions] = []
             for made, layer in enumerate(layers, start=1):
                 alive = alive.extended(
                     addends[layer],
@@ -369,7 +369,7 @@ class CodedSpace:
                 if made in self.space.depths(stage):
                     end = alive.ended(0.0, len(layers) - made)
                     ended.append(lighter(end, rest=rest[stage + 1][0]))
-            alive = Beginnings.joined(ended).undominated(room)
+            alive = PartialSolutions.joined(ended).undominated(room)
         codes = [tuple(row) for row in alive.codes.tolist()]
         return min([best, *codes], key=self.load)
 

@@ -21,7 +21,7 @@ from functools import partial
 import numpy as np
 
 from nas.latency.extremes import least_rest
-from nas.latency.partial_solutions import ABSENT, Beginnings
+from nas.latency.partial_solutions import ABSENT, PartialSolutions
 from nas.optimize.constraints import Floats
 from nas.optimize.encoding import Code, CodedSpace, undominated
 
@@ -167,9 +167,9 @@ class _Solver:
         self.multipliers = self._multipliers()
         self.most_value = self._most_value(self.multipliers)
         self.least_rest = least_rest(self.sums.stages, self.sums.depths, self.addends)
-        alive = Beginnings.none(len(self.room))
+        alive = PartialSolutions.none(len(self.room))
         for stage, layers in enumerate(self.sums.stages):
-            ended: list[Beginnings] = []
+            ended: list[PartialSolutions] = []
             for made, layer in enumerate(layers, start=1):
                 alive = alive.extended(
                     self.addends[layer],
@@ -181,7 +181,7 @@ class _Solver:
                     score = float(self.scores.depths[stage][made - 1])
                     end = alive.ended(score, len(layers) - made)
                     ended.append(self._pruned(end, stage=stage + 1, made=0))
-            alive = Beginnings.joined(ended).undominated(self.room)
+            alive = PartialSolutions.joined(ended).undominated(self.room)
         for row in np.argsort(-alive.scores, kind="stable").tolist():
             if self._keep(tuple(alive.codes[row].tolist())):
                 break
@@ -202,13 +202,13 @@ class _Solver:
         rows = zip(self.scores.depths, self.sums.depths, strict=True)
         return layers + sum(min(float(row[d - 1]) for d in depths) for row, depths in rows) - 1
 
-    def _pruned(self, beginnings: Beginnings, *, stage: int, made: int) -> Beginnings:
+    def _pruned(self, partials: PartialSolutions, *, stage: int, made: int) -> PartialSolutions:
         """Without those that cannot end within the budgets or better than the best so far."""
-        left = self.room - beginnings.amounts  # (n, pieces)
+        left = self.room - partials.amounts  # (n, pieces)
         fits = (self.least_rest[stage][made] <= left + _ROUNDING * np.abs(self.room)).all(axis=1)
-        at_most = beginnings.scores + left @ self.multipliers + self.most_value[stage][made]
+        at_most = partials.scores + left @ self.multipliers + self.most_value[stage][made]
         least = self.best_score - _ROUNDING * (1 + abs(self.best_score))
-        return beginnings.where(fits & (at_most >= least)).undominated(self.room)
+        return partials.where(fits & (at_most >= least)).undominated(self.room)
 
     def _multipliers(self) -> Floats:
         """Multipliers of a small upper bound; feasible codes met on the way are remembered.
