@@ -4,7 +4,7 @@ A **quantity** is what networks have much or little of: latency on a device, mul
 parameters. It is the largest of a few sums over the layers (``PriceModel.pieces``; counts have one
 sum), so each choice has one addend for every piece. A **constraint** is one budget for each of
 some quantities, all of which hold: latency on several tables is several limits. Whoever searches
-sees nothing but pieces and their budgets (``nas.optimize.encoding.CodedSpace``).
+sees nothing but pieces and their budgets (``nas.optimize.encoding.EncodedSpace``).
 """
 
 from __future__ import annotations

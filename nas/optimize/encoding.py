@@ -29,7 +29,7 @@ _ROOM = 1.001  # more than what printing an amount rounds off
 _ROUNDING = 1e-12  # sums of the same addends in another order differ in their last digits
 
 
-class CodedSpace:
+class EncodedSpace:
     """The choices of a space under a constraint, numbered, with what each takes of the budgets.
 
     Args:
@@ -393,7 +393,7 @@ class CodedSpace:
             for kind in kinds:
                 alone = tuple(limit for limit in limits if limit.quantity.kind == kind)
                 try:
-                    CodedSpace(Constraint(alone))
+                    EncodedSpace(Constraint(alone))
                 except BudgetError as refusal:
                     return refusal
         found = self.by_limit(lightest)

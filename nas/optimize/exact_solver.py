@@ -23,7 +23,7 @@ import numpy as np
 from nas.latency.extremes import least_rest
 from nas.latency.partial_solutions import ABSENT, PartialSolutions
 from nas.optimize.constraints import Floats
-from nas.optimize.encoding import Code, CodedSpace, undominated
+from nas.optimize.encoding import Code, EncodedSpace, undominated
 
 _BISECTIONS = 60  # halvings of a multiplier's range
 _ROUNDS = 4  # over the multipliers, where there are several
@@ -44,11 +44,11 @@ class Scores:
     depths: Sequence[Floats]
 
     @classmethod
-    def of_choices(cls, coded: CodedSpace, choices: Sequence[Floats]) -> Scores:
+    def of_choices(cls, encoded: EncodedSpace, choices: Sequence[Floats]) -> Scores:
         """Scores that do not depend on depths but for the layers that are there."""
-        return cls(choices, [np.zeros(len(layers)) for layers in coded.stages])
+        return cls(choices, [np.zeros(len(layers)) for layers in encoded.stages])
 
-    def of(self, space: CodedSpace | Sums, code: Code) -> float:
+    def of(self, space: EncodedSpace | Sums, code: Code) -> float:
         """The score of one code."""
         total = sum(float(row[n]) for row, n in zip(self.choices, code, strict=True) if n != ABSENT)
         for depths, layers in zip(self.depths, space.stages, strict=True):
@@ -75,14 +75,14 @@ class Sums:
     budgets: Floats
 
     @classmethod
-    def of_codes(cls, coded: CodedSpace) -> Sums:
+    def of_codes(cls, encoded: EncodedSpace) -> Sums:
         """What the codes of a space add up to."""
         return cls(
-            coded.stages,
-            [coded.space.depths(index) for index in range(len(coded.stages))],
-            [rows[:-1] for rows in coded.addends],
-            coded.base,
-            coded.budgets,
+            encoded.stages,
+            [encoded.space.depths(index) for index in range(len(encoded.stages))],
+            [rows[:-1] for rows in encoded.addends],
+            encoded.base,
+            encoded.budgets,
         )
 
     def only(self, pieces: Sequence[int]) -> Sums:
@@ -113,13 +113,13 @@ class Sums:
         return bool((self.amounts(code) <= self.budgets).all())
 
 
-def best_code(coded: CodedSpace, scores: Scores) -> Code:
+def best_code(encoded: EncodedSpace, scores: Scores) -> Code:
     """The feasible code of the greatest sum of scores.
 
     It is not canonical: scores may differ where equal layers change places.
     """
-    known = coded.lightest
-    return best_of_sums(Sums.of_codes(coded), scores, above=scores.of(coded, known)) or known
+    known = encoded.lightest
+    return best_of_sums(Sums.of_codes(encoded), scores, above=scores.of(encoded, known)) or known
 
 
 def best_of_sums(sums: Sums, scores: Scores, *, above: float = -np.inf) -> Code | None:

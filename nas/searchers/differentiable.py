@@ -35,7 +35,7 @@ from nas.data.images import ImageData
 from nas.evaluators.shared_weights import SupernetEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import Constraint, expected_load
-from nas.optimize.encoding import CodedSpace
+from nas.optimize.encoding import EncodedSpace
 from nas.optimize.exact_solver import Scores, best_code
 from nas.recipes import Fraction, Recipe
 from nas.searchers.base import (
@@ -200,9 +200,9 @@ class DifferentiableSearcher(SupernetSearcher):
         """The most probable architecture within target and limits, and its latency in ms."""
         space = self.space
         if isinstance(relaxation, RelaxedKernels):
-            coded = CodedSpace(self.constraint(target_ms))
-            code = most_probable_kernels(coded, relaxation.probabilities())
-            return coded.decode(code), coded.latency_ms(code)
+            encoded = EncodedSpace(self.constraint(target_ms))
+            code = most_probable_kernels(encoded, relaxation.probabilities())
+            return encoded.decode(code), encoded.latency_ms(code)
         assert isinstance(relaxation, DifferentiableStrategy)
         ops = [np.log(np.maximum(row, 1e-30)) for row in relaxation.probabilities()[0]]
         depths = []
@@ -221,13 +221,13 @@ class DifferentiableSearcher(SupernetSearcher):
             )
             found = derive(self.priced, log, widths=self.widths, target_ms=target_ms)
             return found.architecture, found.latency_ms
-        coded = CodedSpace(self.constraint(target_ms))
+        encoded = EncodedSpace(self.constraint(target_ms))
         by_choice = [
             np.array([row[layer.ops.index(choice.op)] for choice in choices])
-            for layer, row, choices in zip(space.layers, ops, coded.choices, strict=True)
+            for layer, row, choices in zip(space.layers, ops, encoded.choices, strict=True)
         ]
-        code = best_code(coded, Scores(by_choice, depths))
-        return coded.decode(code), coded.latency_ms(code)
+        code = best_code(encoded, Scores(by_choice, depths))
+        return encoded.decode(code), encoded.latency_ms(code)
 
 
 class SoftmaxSearcher(DifferentiableSearcher):

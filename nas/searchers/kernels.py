@@ -14,7 +14,7 @@ from torch import Tensor
 from nas.generator.expected_costs import Sums
 from nas.generator.kernel_counts import CountProbabilities, count_index, nearest_choices
 from nas.optimize.constraints import Constraint
-from nas.optimize.encoding import Code, CodedSpace
+from nas.optimize.encoding import Code, EncodedSpace
 from nas.optimize.exact_solver import Scores, best_code
 from nas.spaces import Choice
 from nas.spaces.sgnas import CHOICES, COUNT_VECTORS, KERNELS, OP
@@ -47,18 +47,18 @@ class KernelLoads:
         return self._sums.expected_largest(self._mass(probabilities))
 
 
-def most_probable_kernels(coded: CodedSpace, probabilities: Tensor) -> Code:
+def most_probable_kernels(encoded: EncodedSpace, probabilities: Tensor) -> Code:
     """The feasible architecture whose kernels are the most probable choices of the sub-blocks.
 
     Args:
-        coded: The space under its constraint.
+        encoded: The space under its constraint.
         probabilities: Probabilities of the choices of every sub-block, ``(layers, 6, 4)``.
     """
     logs = np.log(np.maximum(probabilities.detach().cpu().double().numpy(), _LEAST))
     nothing = np.full(logs.shape[1], CHOICES)  # no present choice: all changes count alike
     scores = []
-    for rows, choices in zip(logs, coded.choices, strict=True):
+    for rows, choices in zip(logs, encoded.choices, strict=True):
         likeliest = nearest_choices(rows, nothing)[1]  # (83,)
         places = [count_index([KERNELS.index(k) for k in c.kernels or ()]) for c in choices]
         scores.append(likeliest[places])
-    return best_code(coded, Scores.of_choices(coded, scores))
+    return best_code(encoded, Scores.of_choices(encoded, scores))

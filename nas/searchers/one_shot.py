@@ -29,7 +29,7 @@ from nas.evaluators.shared_weights import SupernetEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.blackbox import BLACK_BOXES, BlackBox, run
 from nas.optimize.blackbox.variation import Variation
-from nas.optimize.encoding import Code, CodedSpace
+from nas.optimize.encoding import Code, EncodedSpace
 from nas.recipes import Count, Fraction, Recipe
 from nas.searchers.base import (
     SearchResult,
@@ -147,7 +147,7 @@ class OneShotSearcher(SupernetSearcher):
         progress: Progress,
     ) -> list[SearchResult]:
         asked = budgets_of(targets_ms)
-        coded = [CodedSpace(self.constraint(target_ms)) for target_ms in asked]
+        encoded = [EncodedSpace(self.constraint(target_ms)) for target_ms in asked]
         train, judged = divided(data, self.recipe, seed=self.settings.seed)
         criterion = self.train(
             data, folder, progress=lambda done, words: progress(_TRAINING * done, words)
@@ -158,14 +158,14 @@ class OneShotSearcher(SupernetSearcher):
             ),
             folder.path / "evaluations.jsonl",
         )
-        loosest = coded[int(np.argmax(targets_ms or [0.0]))]
+        loosest = encoded[int(np.argmax(targets_ms or [0.0]))]
 
         def score(code: Code) -> float:
             return evaluator.score(loosest.decode(code))
 
         task = task_of(data)
         known = self._ask(
-            coded,
+            encoded,
             loosest,
             score,
             lambda fitness: f"{task.fitness_name} {task.shown(fitness)}",
@@ -173,7 +173,7 @@ class OneShotSearcher(SupernetSearcher):
         )
         results = []
         with folder.metrics() as metrics:
-            for constrained, target_ms in zip(coded, asked, strict=True):
+            for constrained, target_ms in zip(encoded, asked, strict=True):
                 feasible = [code for code in known if constrained.feasible(code)]
                 if not feasible:  # a front that does not reach down to this target
                     lightest = constrained.canonical(constrained.lightest)
@@ -188,16 +188,16 @@ class OneShotSearcher(SupernetSearcher):
 
     def _ask(
         self,
-        coded: Sequence[CodedSpace],
-        loosest: CodedSpace,
+        encoded: Sequence[EncodedSpace],
+        loosest: EncodedSpace,
         score: Callable[[Code], float],
         shown: Callable[[float], str],
         progress: Progress,
     ) -> dict[Code, float]:
         """Search under every target, or once under the loosest for the whole front."""
         family = self.black_box
-        searched = [loosest] if family.whole_front else coded
-        evaluations = self.recipe.evaluations * len(coded) // len(searched)
+        searched = [loosest] if family.whole_front else encoded
+        evaluations = self.recipe.evaluations * len(encoded) // len(searched)
         known: dict[Code, float] = {}
         for index, constrained in enumerate(searched):
             black_box = family(

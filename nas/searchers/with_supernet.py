@@ -10,7 +10,7 @@ import torch
 from latbench.errors import InvalidValueError
 from nas.data.images import ImageData, Source, require_images
 from nas.optimize.constraints import Constraint, latency_limits
-from nas.optimize.encoding import CodedSpace
+from nas.optimize.encoding import EncodedSpace
 from nas.searchers.base import Searcher, budgets_of
 from nas.spaces import Layer, SearchSpace, aligned_widths, plain_space
 from nas.spaces.sgnas import is_unified
@@ -35,7 +35,7 @@ class SupernetSearcher(Searcher):
         if len(self.devices) <= 1 or not targets_ms:
             super().check_targets(targets_ms)
         for target_ms in budgets_of(targets_ms):
-            CodedSpace(self.constraint(target_ms))
+            EncodedSpace(self.constraint(target_ms))
 
     def constraint(self, target_ms: float | None) -> Constraint:
         """A target on every device and the limits; without a target, any latency."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from latbench.progress import Progress, silent
 from nas.optimize.blackbox.variation import DEFAULT, Variation
-from nas.optimize.encoding import Code, CodedSpace
+from nas.optimize.encoding import Code, EncodedSpace
 
 
 class BlackBox(ABC):
@@ -20,7 +20,7 @@ class BlackBox(ABC):
     repeated with the same scores takes the same path.
 
     Args:
-        coded: The space under its constraint.
+        encoded: The space under its constraint.
         seed: Seed of all draws.
         variation: How children are made, and how many random architectures come first.
 
@@ -31,15 +31,15 @@ class BlackBox(ABC):
 
     whole_front: ClassVar[bool] = False
 
-    def __init__(self, coded: CodedSpace, *, seed: int, variation: Variation = DEFAULT) -> None:
-        self.coded = coded
+    def __init__(self, encoded: EncodedSpace, *, seed: int, variation: Variation = DEFAULT) -> None:
+        self.encoded = encoded
         self.variation = variation
         self.rng = np.random.default_rng(seed)
         self.scores: dict[Code, float] = {}
 
     def ask(self) -> Code | None:
         """A feasible code whose score is not known, or None if there is none left."""
-        return self.coded.nearest_new(self._propose(), self.scores, self.rng)
+        return self.encoded.nearest_new(self._propose(), self.scores, self.rng)
 
     def tell(self, code: Code, score: float) -> None:
         """Take note of a score; more is better."""

@@ -24,7 +24,7 @@ class Evolution(BlackBox):
 
     def _propose(self) -> Code:
         if len(self.scores) < self.variation.initial:
-            return self.coded.random(self.rng)
+            return self.encoded.random(self.rng)
         parents = fittest(self)
         for _ in range(_TRIES):
             made = child(self, parents, self.rng)
@@ -41,9 +41,9 @@ def fittest(black_box: BlackBox) -> list[Code]:
 
 def child(black_box: BlackBox, parents: list[Code], rng: np.random.Generator) -> Code:
     """A mutation of one of the parents, or a crossover of two."""
-    coded, variation = black_box.coded, black_box.variation
+    encoded, variation = black_box.encoded, black_box.variation
     one = parents[int(rng.integers(len(parents)))]
     if rng.random() < variation.crossovers:
         other = parents[int(rng.integers(len(parents)))]
-        return crossover(coded, one, other, rng, variation=variation)
-    return mutate(coded, one, rng, variation=variation)
+        return crossover(encoded, one, other, rng, variation=variation)
+    return mutate(encoded, one, rng, variation=variation)

@@ -16,7 +16,7 @@ from scipy.linalg import cho_factor, cho_solve
 from nas.optimize.blackbox.base import BlackBox
 from nas.optimize.blackbox.features import Features, squared_distances
 from nas.optimize.blackbox.variation import DEFAULT, Variation
-from nas.optimize.encoding import Code, CodedSpace
+from nas.optimize.encoding import Code, EncodedSpace
 from nas.optimize.exact_solver import Scores, best_code
 
 _NOISE = 0.05  # of the scores' variance: what layers do together
@@ -25,16 +25,16 @@ _NOISE = 0.05  # of the scores' variance: what layers do together
 class ExactSearch(BlackBox):
     """Evaluates the optimum of a drawn additive model."""
 
-    def __init__(self, coded: CodedSpace, *, seed: int, variation: Variation = DEFAULT) -> None:
-        super().__init__(coded, seed=seed, variation=variation)
-        tables = Features(coded).tables
+    def __init__(self, encoded: EncodedSpace, *, seed: int, variation: Variation = DEFAULT) -> None:
+        super().__init__(encoded, seed=seed, variation=variation)
+        tables = Features(encoded).tables
         share = 1 / len(tables)  # of the variance, a layer's
         self.kernels = [share * np.exp(-squared_distances(t, t)) for t in tables]
         self.roots = [np.linalg.cholesky(k + 1e-9 * share * np.eye(len(k))) for k in self.kernels]
 
     def _propose(self) -> Code:
         if len(self.scores) < self.variation.initial:
-            return self.coded.random(self.rng)
+            return self.encoded.random(self.rng)
         codes, scores = np.array(list(self.scores)), np.array(list(self.scores.values()))
         z = (scores - scores.mean()) / (scores.std() or 1.0)
         layers = range(len(self.kernels))
@@ -46,8 +46,8 @@ class ExactSearch(BlackBox):
         a = cho_solve(factor, z - there - noise)
         rows = [drawn[i] + self.kernels[i][:, codes[:, i]] @ a for i in layers]
         # a layer that is not there contributes too: scores are counted from that
-        return self.coded.canonical(
+        return self.encoded.canonical(
             best_code(
-                self.coded, Scores.of_choices(self.coded, [row[:-1] - row[-1] for row in rows])
+                self.encoded, Scores.of_choices(self.encoded, [row[:-1] - row[-1] for row in rows])
             )
         )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.optimize.constraints import Floats
-from nas.optimize.encoding import CodedSpace
+from nas.optimize.encoding import EncodedSpace
 from nas.spaces import Choice
 
 _PER_KERNEL = (
@@ -30,8 +30,8 @@ class Features:
         layer_of: The layer of every dimension of a code's vector, ``(dimensions,)``.
     """
 
-    def __init__(self, coded: CodedSpace) -> None:
-        self.tables = [_table(choices) for choices in coded.choices]
+    def __init__(self, encoded: EncodedSpace) -> None:
+        self.tables = [_table(choices) for choices in encoded.choices]
         sizes = [table.shape[1] for table in self.tables]
         self.layer_of = np.repeat(np.arange(len(sizes)), sizes)
 

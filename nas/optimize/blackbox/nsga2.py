@@ -19,7 +19,7 @@ from pymoo.core.sampling import Sampling
 
 from nas.optimize.blackbox.base import BlackBox
 from nas.optimize.blackbox.variation import DEFAULT, Variation, crossover, mutate
-from nas.optimize.encoding import Code, CodedSpace
+from nas.optimize.encoding import Code, EncodedSpace
 
 POPULATION = 20  # some generations within a few hundred evaluations
 _BARREN = 3  # generations of nothing new, after which the nearest new code is asked for
@@ -31,8 +31,8 @@ class NSGA2Search(BlackBox):
 
     whole_front = True
 
-    def __init__(self, coded: CodedSpace, *, seed: int, variation: Variation = DEFAULT) -> None:
-        super().__init__(coded, seed=seed, variation=variation)
+    def __init__(self, encoded: EncodedSpace, *, seed: int, variation: Variation = DEFAULT) -> None:
+        super().__init__(encoded, seed=seed, variation=variation)
         self.algorithm = NSGA2(
             pop_size=POPULATION,
             sampling=_Random(self),
@@ -59,17 +59,17 @@ class NSGA2Search(BlackBox):
             if self.children is None:  # pymoo found no child that is not in the population
                 break
             self.waiting = list(self.children)[::-1]
-        return self.coded.random(self.rng)
+        return self.encoded.random(self.rng)
 
     def _settle(self, individual: Any) -> None:
         code = individual.X[0]
-        individual.F = np.array([-self.scores[code], self.coded.load(code)])
+        individual.F = np.array([-self.scores[code], self.encoded.load(code)])
         individual.evaluated = {"F"}
 
     def front(self) -> list[Code]:
         """What nothing evaluated beats in both, from the lightest to the best."""
         found: list[Code] = []
-        for code in sorted(self.scores, key=lambda c: (self.coded.load(c), -self.scores[c])):
+        for code in sorted(self.scores, key=lambda c: (self.encoded.load(c), -self.scores[c])):
             if not found or self.scores[code] > self.scores[found[-1]]:
                 found.append(code)
         return found
@@ -81,7 +81,7 @@ class _Random(Sampling):  # type: ignore[misc]
         self.search = search
 
     def _do(self, problem: Problem, n_samples: int, *args: Any, **kwargs: Any) -> Any:
-        return _column([self.search.coded.random(self.search.rng) for _ in range(n_samples)])
+        return _column([self.search.encoded.random(self.search.rng) for _ in range(n_samples)])
 
 
 class _Cross(Crossover):  # type: ignore[misc]
@@ -90,13 +90,13 @@ class _Cross(Crossover):  # type: ignore[misc]
         self.search = search
 
     def _do(self, problem: Problem, X: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N803
-        coded, rng = self.search.coded, self.search.rng
+        encoded, rng = self.search.encoded, self.search.rng
         children = np.empty_like(X)  # (parents, matings, 1)
         for mating in range(X.shape[1]):
             one, other = X[0, mating, 0], X[1, mating, 0]
             for number in range(2):
                 children[number, mating, 0] = crossover(
-                    coded, one, other, rng, variation=self.search.variation
+                    encoded, one, other, rng, variation=self.search.variation
                 )
         return children
 
@@ -107,9 +107,9 @@ class _Mutate(Mutation):  # type: ignore[misc]
         self.search = search
 
     def _do(self, problem: Problem, X: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N803
-        coded, rng = self.search.coded, self.search.rng
+        encoded, rng = self.search.encoded, self.search.rng
         variation = self.search.variation
-        return _column([mutate(coded, code, rng, variation=variation) for code in X[:, 0]])
+        return _column([mutate(encoded, code, rng, variation=variation) for code in X[:, 0]])
 
 
 class _Same(ElementwiseDuplicateElimination):  # type: ignore[misc]

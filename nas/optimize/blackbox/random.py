@@ -10,4 +10,4 @@ class RandomSearch(BlackBox):
     """Learns nothing; what every other searcher has to beat."""
 
     def _propose(self) -> Code:
-        return self.coded.random(self.rng)
+        return self.encoded.random(self.rng)

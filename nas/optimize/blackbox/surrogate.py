@@ -28,7 +28,7 @@ from nas.optimize.blackbox.evolution import child, fittest
 from nas.optimize.blackbox.features import Features, squared_distances
 from nas.optimize.blackbox.variation import DEFAULT, Variation
 from nas.optimize.constraints import Floats
-from nas.optimize.encoding import Code, CodedSpace
+from nas.optimize.encoding import Code, EncodedSpace
 
 _LISTED = 10_000  # codes of a space up to which all of its architectures are candidates
 _GENERATIONS, _CHILDREN = 4, 64  # of the evolution that looks for a candidate elsewhere
@@ -44,14 +44,14 @@ _NOISE, _NOISE_SPREAD = np.log(2.5e-3), 2.0
 class SurrogateEvolution(BlackBox):
     """Evaluates the candidate of the greatest expected improvement."""
 
-    def __init__(self, coded: CodedSpace, *, seed: int, variation: Variation = DEFAULT) -> None:
-        super().__init__(coded, seed=seed, variation=variation)
-        self.process = GaussianProcess(Features(coded))
-        self.listed = coded.all_codes(_LISTED)
+    def __init__(self, encoded: EncodedSpace, *, seed: int, variation: Variation = DEFAULT) -> None:
+        super().__init__(encoded, seed=seed, variation=variation)
+        self.process = GaussianProcess(Features(encoded))
+        self.listed = encoded.all_codes(_LISTED)
 
     def _propose(self) -> Code:
         if len(self.scores) < self.variation.initial:
-            return self.coded.random(self.rng)
+            return self.encoded.random(self.rng)
         self.process.fit(np.array(list(self.scores)), np.array(list(self.scores.values())))
         if self.listed is not None:
             candidates = self.listed
@@ -70,7 +70,7 @@ class SurrogateEvolution(BlackBox):
     def _evolved(self) -> tuple[NDArray[np.int64], Floats]:
         """Candidates and their expected improvements after some generations."""
         best_known = fittest(self)
-        pool = {self.coded.random(self.rng): None for _ in range(_CHILDREN)}
+        pool = {self.encoded.random(self.rng): None for _ in range(_CHILDREN)}
         parents = best_known
         for _ in range(_GENERATIONS):
             pool |= {child(self, parents, self.rng): None for _ in range(_CHILDREN)}

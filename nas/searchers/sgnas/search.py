@@ -41,7 +41,7 @@ from nas.generator import (
 from nas.generator.generator import device_of
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import Constraint, Limit, latency_limits
-from nas.optimize.encoding import CodedSpace
+from nas.optimize.encoding import EncodedSpace
 from nas.recipes import Recipe
 from nas.searchers.base import (
     Searcher,
@@ -92,7 +92,7 @@ class SGNASSearcher(Searcher):
         if self.settings.limits:
             for target_ms in budgets_of(targets_ms):
                 latency = latency_limits(self.devices[:1], target_ms).limits if target_ms else ()
-                CodedSpace(Constraint((*latency, *self.settings.limits)))
+                EncodedSpace(Constraint((*latency, *self.settings.limits)))
         for request in self.requests(targets_ms):
             least_outcomes(request)
 

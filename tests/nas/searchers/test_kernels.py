@@ -16,7 +16,7 @@ from latbench.device import load_device
 from latbench.errors import InvalidValueError
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import Constraint, Count, Limit
-from nas.optimize.encoding import CodedSpace
+from nas.optimize.encoding import EncodedSpace
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.differentiable import DifferentiableRecipe
 from nas.searchers.kernels import KernelLoads, most_probable_kernels
@@ -71,7 +71,7 @@ def test_the_most_probable_kernels_equal_the_enumeration() -> None:
     p[:, 1:] = 0.0
     p[:, 1:3] = _probabilities(2, 4, sharp=2.0)[:, 1:3]  # three sub-blocks choose,
     p[:, 3:, SKIP] = 1.0  # the others are skipped
-    coded = CodedSpace(_constraint(0.3))
+    encoded = EncodedSpace(_constraint(0.3))
     best, best_score = None, -np.inf
     rows = [(*row, SKIP, SKIP, SKIP) for row in product(range(CHOICES), repeat=3) if row[0] != SKIP]
     scored = [
@@ -80,10 +80,10 @@ def test_the_most_probable_kernels_equal_the_enumeration() -> None:
     ]
     for (one, a), (other, b) in product(*scored):
         if a + b > best_score:
-            architecture = architecture_of(coded.space, [sorted(one), sorted(other)])
-            if coded.feasible(coded.encode(architecture)):
-                best, best_score = coded.encode(architecture), a + b
-    assert most_probable_kernels(coded, p) == best
+            architecture = architecture_of(encoded.space, [sorted(one), sorted(other)])
+            if encoded.feasible(encoded.encode(architecture)):
+                best, best_score = encoded.encode(architecture), a + b
+    assert most_probable_kernels(encoded, p) == best
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
