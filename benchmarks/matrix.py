@@ -110,7 +110,7 @@ def tried(cell: Cell, priced: PricedSpace, folder: Path) -> Cell:
         AssertionError: The search ended above its budget.
     """
     data = _images(cell.task)
-    low, high = priced.reachable_ms()
+    low, high = priced.feasible_ms()
     target_ms = low + _SHARE * (high - low)
     try:
         searcher = SEARCHERS[cell.searcher](priced, SearchSettings(1, _BATCH, 0, _recipe(cell)))

@@ -91,7 +91,7 @@ def our_steps(shape: Shape, recipe: TFNASRecipe, device: TorchDevice = CPU) -> S
     keep_freed_memory()
     priced = made_up_prices(shape.space())
     searcher = TFNASSearcher(priced, SearchSettings(recipe=recipe, torch_device=device))
-    target_ms = sum(priced.reachable_ms()) / 2
+    target_ms = sum(priced.feasible_ms()) / 2
     state = searcher.begin()
     images, labels = shape.batch()
     x = images.to(device.device).contiguous(memory_format=device.memory_format)

@@ -45,12 +45,12 @@ F_co = TypeVar("F_co", bound=Fit, covariant=True)
 class Propose(Protocol[F_co]):
     """What proposes an architecture for a latency."""
 
-    def __call__(self, aim_ms: float, reach_ms: Range, /) -> F_co:
+    def __call__(self, aim_ms: float, width_range_ms: Range, /) -> F_co:
         """An architecture predicted at or just below ``aim_ms``.
 
         Args:
             aim_ms: The prediction wanted.
-            reach_ms: What its widths should reach, if any architecture's do.
+            width_range_ms: What its widths should reach, if any architecture's do.
 
         Raises:
             BudgetError: Nothing more can be proposed.
@@ -129,7 +129,7 @@ def widths_of(
 ) -> Propose[Fit]:
     """Proposes one architecture at the widths that fit best; operations and depths stay."""
 
-    def propose(aim_ms: float, reach_ms: Range) -> Fit:
+    def propose(aim_ms: float, width_range_ms: Range) -> Fit:
         return scale(priced, architecture, aim_ms)
 
     return propose

@@ -289,7 +289,7 @@ class PricedSpace:
 
         return made_of(cheapest(network)), made_of(costliest(network))
 
-    def reachable_ms(self) -> tuple[float, float]:
+    def feasible_ms(self) -> tuple[float, float]:
         """Least and greatest latency of the whole space."""
         fastest, slowest = self.extremes()
         return self.latency_ms(fastest), self.latency_ms(slowest)

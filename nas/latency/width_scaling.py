@@ -85,9 +85,9 @@ def fit_exact(
             the nearest bound.
     """
     rows = _rows(priced, architecture)
-    low, high = reach_ms(priced, rows)
+    low, high = width_range_ms(priced, rows)
     if not clamp:
-        check_reach(target_ms, low, high, what="this architecture")
+        check_feasible(target_ms, low, high, what="this architecture")
     goal_ms = min(max(target_ms, low), high) if clamp else target_ms
     options = _Options.of(priced, rows)
     greedy = _greedy_widths(priced, options, architecture, goal_ms)
@@ -134,9 +134,9 @@ def fit_greedy(
         BudgetError: The target is out of reach, and ``clamp`` is off.
     """
     rows = _rows(priced, architecture)
-    low, high = reach_ms(priced, rows)
+    low, high = width_range_ms(priced, rows)
     if not clamp:
-        check_reach(target_ms, low, high, what="this architecture")
+        check_feasible(target_ms, low, high, what="this architecture")
     options = _Options.of(priced, rows)
     widths = _greedy_widths(priced, options, architecture, max(target_ms, low))
     scaled = _with_widths(priced, architecture, widths)
@@ -162,7 +162,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-def check_reach(target_ms: float, low_ms: float, high_ms: float, *, what: str) -> None:
+def check_feasible(target_ms: float, low_ms: float, high_ms: float, *, what: str) -> None:
     """Refuse a target outside a range.
 
     Raises:
@@ -179,7 +179,7 @@ def check_reach(target_ms: float, low_ms: float, high_ms: float, *, what: str) -
     )
 
 
-def reach_ms(priced: PricedSpace, rows: Sequence[Row]) -> tuple[float, float]:
+def width_range_ms(priced: PricedSpace, rows: Sequence[Row]) -> tuple[float, float]:
     """Least and greatest latency over widths with operations and depths as they are."""
     options = [[(layer, choice.op)] for layer, choice in rows]
     return priced.fastest(options)[1], priced.slowest(options)[1]

@@ -14,7 +14,7 @@ from latbench.result import Result
 from nas.data.images import ImageData, require_images
 from nas.latency.correction import Landing, Measure
 from nas.latency.priced_space import PricedSpace
-from nas.latency.width_scaling import Fit, check_reach
+from nas.latency.width_scaling import Fit, check_feasible
 from nas.optimize.constraints import Limit
 from nas.recipes import Recipe
 from nas.spaces import Architecture, SearchSpace
@@ -282,9 +282,9 @@ class Searcher(ABC):
             return
         if not self.devices:
             raise InvalidValueError("--target needs --table: give one, or --max-macs 30M instead")
-        low_ms, high_ms = self.priced.reachable_ms()
+        low_ms, high_ms = self.priced.feasible_ms()
         for target_ms in targets_ms:
-            check_reach(target_ms, low_ms, high_ms, what=f"space {self.priced.space.name}")
+            check_feasible(target_ms, low_ms, high_ms, what=f"space {self.priced.space.name}")
 
     def _require_landing(self) -> None:
         if not self.lands:

@@ -29,7 +29,7 @@ from nas.latency.extremes import pareto_rows
 from nas.latency.partial_solutions import ABSENT
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Places, Widths
-from nas.latency.width_scaling import Fit, check_reach, fit_exact
+from nas.latency.width_scaling import Fit, check_feasible, fit_exact
 from nas.optimize.encoding import Code
 from nas.optimize.exact_solver import Scores, Sums, best_of_sums
 from nas.spaces import Architecture, Choice, SearchSpace
@@ -97,7 +97,7 @@ def derive(
     Raises:
         BudgetError: No architecture reaches the target.
     """
-    check_reach(target_ms, *priced.reachable_ms(), what=f"space {priced.space.name}")
+    check_feasible(target_ms, *priced.feasible_ms(), what=f"space {priced.space.name}")
     if not elastic:
         return _derive_rigid(priced, log, widths, target_ms)
     return _derive_elastic(Candidates.of_any_width(priced, log), widths, target_ms)
@@ -117,14 +117,14 @@ def proposals(
     margin = priced.table.price_model.half_width() or _MARGIN
     candidates = Candidates.of_any_width(priced, log)
 
-    def propose(aim_ms: float, reach_ms: Range) -> Derived:
-        low_ms, high_ms = reach_ms
+    def propose(aim_ms: float, width_range_ms: Range) -> Derived:
+        low_ms, high_ms = width_range_ms
         for beyond in (margin, 0.0):
             reach = (low_ms * (1 - beyond), high_ms * (1 + beyond))
             found = _derive_reaching(candidates, widths, aim_ms, reach)
             if found is not None:
                 return found
-        check_reach(aim_ms, *priced.reachable_ms(), what=f"space {priced.space.name}")
+        check_feasible(aim_ms, *priced.feasible_ms(), what=f"space {priced.space.name}")
         return _derive_elastic(candidates, widths, aim_ms)
 
     return propose
@@ -174,7 +174,7 @@ def _derive_elastic(candidates: Candidates, widths: Widths, target_ms: float) ->
     )
     if found is not None:
         return found
-    low_ms, high_ms = candidates.priced.reachable_ms()[0], target_ms
+    low_ms, high_ms = candidates.priced.feasible_ms()[0], target_ms
     for _ in range(_BISECTIONS):
         middle_ms = (low_ms + high_ms) / 2
         if candidates.most_probable((target_ms, middle_ms)) is None:
@@ -187,7 +187,7 @@ def _derive_elastic(candidates: Candidates, widths: Widths, target_ms: float) ->
 
 
 def _derive_reaching(
-    candidates: Candidates, widths: Widths, target_ms: float, reach_ms: Range
+    candidates: Candidates, widths: Widths, target_ms: float, width_range_ms: Range
 ) -> Derived | None:
     """The most probable architecture whose widths span a range, scaled to a target.
 
@@ -195,7 +195,7 @@ def _derive_reaching(
     ends of what an architecture reaches few widths are left. None if no architecture spans it.
     """
     priced, best = candidates.priced, None
-    low_ms, high_ms = reach_ms
+    low_ms, high_ms = width_range_ms
     for room in _ROOMS:
         places = candidates.most_probable((low_ms * (1 - room), high_ms * (1 + room)))
         if places is None:
@@ -297,14 +297,14 @@ class Candidates:
         ends = [np.array(row) for row in log.depths]
         return cls(priced, places, Scores(scores, ends), depths, least, most)
 
-    def most_probable(self, reach_ms: tuple[float, float | None]) -> Places | None:
+    def most_probable(self, width_range_ms: tuple[float, float | None]) -> Places | None:
         """The most probable operations and depths whose widths span a range.
 
         Args:
-            reach_ms: What their least latency does not exceed, and what their greatest does not
+            width_range_ms: What their least latency does not exceed, and what their greatest does not
                 fall below, if anything.
         """
-        low_ms, high_ms = reach_ms
+        low_ms, high_ms = width_range_ms
         base_ms = self.priced.base_ms
         budgets_ms = np.full(len(base_ms), low_ms * (1 + _ROUNDING))
         sums = Sums(self.priced.space.ranges, self.depths, self.least_ms, base_ms, budgets_ms)

@@ -42,7 +42,7 @@ class SupernetSearcher(Searcher):
         if not self.devices:
             return Constraint(self.settings.limits)
         if target_ms is None:
-            target_ms = max(priced.reachable_ms()[1] for priced in self.devices) * _ANY
+            target_ms = max(priced.feasible_ms()[1] for priced in self.devices) * _ANY
         latencies = latency_limits(self.devices, target_ms)
         return Constraint((*latencies.limits, *self.settings.limits))
 

@@ -219,7 +219,7 @@ def test_a_search_goes_on_from_its_journal(name: str, tmp_path: Path) -> None:
     space = make_space("nasbench-macro")
     table = write_table(tmp_path / "t.sqlite", space, load_device("cpu-onnxruntime"))
     priced = PricedSpace(space, table)
-    low_ms, high_ms = priced.reachable_ms()
+    low_ms, high_ms = priced.feasible_ms()
     encoded = EncodedSpace(latency_limits([priced], (low_ms + high_ms) / 2))
 
     def search(journal: str, evaluations: int) -> tuple[list[tuple[Code, float]], int]:
@@ -297,7 +297,7 @@ def test_differentiable_search_works_without_widths(name: str, tmp_path: Path) -
     space = make_small_space()
     table = write_table(tmp_path / "t.sqlite", space, load_device("cpu-onnxruntime"))
     priced = PricedSpace(space, table)
-    low_ms, high_ms = priced.reachable_ms()
+    low_ms, high_ms = priced.feasible_ms()
     target_ms = (low_ms + high_ms) / 2
     made = SEARCHERS[name](priced, SearchSettings(epochs=3, batch_size=16))
     (found,) = made.search(tiny_data(), [target_ms], RunFolder(tmp_path / "run", {}))

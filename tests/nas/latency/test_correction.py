@@ -112,7 +112,7 @@ def test_a_search_lands_on_a_device_that_disagrees_by_depth(
 ) -> None:
     """Shallow networks off by 7 %, to one side or the other, deep ones to the other side."""
     space, log = priced_tfnas.space, _shallow(priced_tfnas.space)
-    low_ms, high_ms = priced_tfnas.reachable_ms()
+    low_ms, high_ms = priced_tfnas.feasible_ms()
     target_ms = low_ms + share * (high_ms - low_ms)
     propose = proposals(priced_tfnas, log, widths=start_widths(space))
     landing = land(priced_tfnas, propose, target_ms, _by_depth(priced_tfnas, slope))
@@ -124,13 +124,13 @@ def test_other_operations_and_depths_are_asked_for_where_widths_end(
 ) -> None:
     """What was aimed at in vain is within the reach of what comes next."""
     space, log = priced_tfnas.space, _shallow(priced_tfnas.space)
-    low_ms, high_ms = priced_tfnas.reachable_ms()
+    low_ms, high_ms = priced_tfnas.feasible_ms()
     target_ms = low_ms + 0.1 * (high_ms - low_ms)
     from_search = proposals(priced_tfnas, log, widths=start_widths(space))
     asked: list[tuple[float, Range, Fit]] = []
 
-    def propose(aim_ms: float, reach_ms: Range) -> Fit:
-        asked.append((aim_ms, reach_ms, from_search(aim_ms, reach_ms)))
+    def propose(aim_ms: float, width_range_ms: Range) -> Fit:
+        asked.append((aim_ms, width_range_ms, from_search(aim_ms, width_range_ms)))
         return asked[-1][2]
 
     landing = land(
@@ -148,7 +148,7 @@ def test_an_interrupted_landing_goes_on_as_if_it_were_not(
     priced_tfnas: PricedSpace, tmp_path: Path
 ) -> None:
     space, log = priced_tfnas.space, _shallow(priced_tfnas.space)
-    low_ms, high_ms = priced_tfnas.reachable_ms()
+    low_ms, high_ms = priced_tfnas.feasible_ms()
     target_ms = low_ms + 0.1 * (high_ms - low_ms)
     device = _by_depth(priced_tfnas, 0.02)
     logged: list[int] = []

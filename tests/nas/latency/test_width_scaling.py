@@ -25,7 +25,7 @@ from latbench.tables.importers import read_foreign_table
 from latbench.tables.price_model import Knee, PriceModel
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Relaxed, expected_latency_ms, one_hot
-from nas.latency.width_scaling import SHAPE_TOLERANCE, fit_exact, fit_greedy, reach_ms
+from nas.latency.width_scaling import SHAPE_TOLERANCE, fit_exact, fit_greedy, width_range_ms
 from nas.searchers.derivation import LogProbabilities, architecture_at, derive, most_probable
 from nas.spaces import Architecture, Choice, Layer, SearchSpace, make_space
 from nas.spaces.architecture import parse_architecture
@@ -314,7 +314,7 @@ def test_the_reach_of_a_space_is_that_of_enumeration(
         first, second, last = [_every_choice(each, layer) for layer in each.space.layers]
         latencies_ms = _latencies_ms(each, [first, [*second, None], last])  # type: ignore[list-item]
         assert len(latencies_ms) == 32 * (56 + 1) * 56
-        assert each.reachable_ms() == pytest.approx((latencies_ms.min(), latencies_ms.max()))
+        assert each.feasible_ms() == pytest.approx((latencies_ms.min(), latencies_ms.max()))
 
 
 def test_the_reach_of_an_architecture_is_that_of_enumeration(
@@ -345,7 +345,7 @@ def test_the_nearest_target_of_a_refusal_is_reached(opposed: PricedSpace) -> Non
         [np.log(_rising(len(layers))).tolist() for layers in opposed.space.stages],
     )
     with pytest.raises(BudgetError) as caught:
-        derive(opposed, log, widths=widths, target_ms=0.9 * opposed.reachable_ms()[0])
+        derive(opposed, log, widths=widths, target_ms=0.9 * opposed.feasible_ms()[0])
     nearest_ms = caught.value.nearest_ms
     assert nearest_ms is not None
     for elastic in (True, False):
@@ -358,7 +358,7 @@ def test_what_is_derived_near_the_least_latency_is_the_most_probable_of_enumerat
 ) -> None:
     """Of all operations and depths, the most probable whose widths reach the target."""
     space, rng = opposed.space, np.random.default_rng(4)
-    least_ms = opposed.reachable_ms()[0]
+    least_ms = opposed.feasible_ms()[0]
     widths = start_widths(space)
     for _ in range(5):
         log = LogProbabilities(
@@ -420,7 +420,7 @@ def test_what_is_derived_meets_the_target_though_the_most_probable_does_not(
     log_ops = [[np.log(np.arange(1, 9) / 36).tolist() for _ in ls] for ls in space.stages]
     log_depths = [np.log(_rising(len(ls))).tolist() for ls in space.stages]
     widths = start_widths(space)
-    low, high = priced_tfnas.reachable_ms()
+    low, high = priced_tfnas.feasible_ms()
     for share in (0.0, 0.05, 0.3, 0.6):
         target = low + share * (high - low)
         log = LogProbabilities(log_ops, log_depths)
@@ -452,4 +452,4 @@ def _reach(priced: PricedSpace, architecture: object) -> tuple[float, float]:
         for stage, layers in zip(architecture.stages, priced.space.stages, strict=True)  # type: ignore[attr-defined]
         for choice, layer in zip(stage, layers, strict=False)
     ]
-    return reach_ms(priced, rows)
+    return width_range_ms(priced, rows)

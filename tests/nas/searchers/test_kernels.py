@@ -146,7 +146,7 @@ CASES = [
 def test_a_search_over_kernels_ends_below_its_target_and_resumes_exactly(
     name: str, strategy: str, priced: PricedSpace, tmp_path: Path
 ) -> None:
-    low, high = priced.reachable_ms()
+    low, high = priced.feasible_ms()
     targets = [low + 0.4 * (high - low)]
 
     def search(folder: Path, stop_after: int | None = None) -> list[dict[str, Any]]:

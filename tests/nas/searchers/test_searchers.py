@@ -99,7 +99,7 @@ def _search(
 
 
 def _targets(priced: PricedSpace) -> list[float]:
-    low, high = priced.reachable_ms()
+    low, high = priced.feasible_ms()
     return [low + 0.35 * (high - low), low + 0.2 * (high - low)]
 
 
@@ -257,7 +257,7 @@ def test_an_infeasible_target_is_refused_before_training(
 ) -> None:
     with pytest.raises(BudgetError) as caught:
         _search(name, priced, tmp_path / "run", [1e-4])
-    assert caught.value.nearest_ms == priced.reachable_ms()[0]
+    assert caught.value.nearest_ms == priced.feasible_ms()[0]
     assert not (tmp_path / "run" / "checkpoint").exists()
 
 
@@ -289,7 +289,7 @@ def test_a_search_under_limits_ends_within_them(
 ) -> None:
     """Beside targets that leave nearly all of the space, and alone."""
     limit = _limit(countable.space, kind, 0.3)
-    targets = [countable.reachable_ms()[1] * 0.99] if with_target else []
+    targets = [countable.feasible_ms()[1] * 0.99] if with_target else []
     (found,) = _search(name, countable, tmp_path / "run", targets, limits=(limit,))
     (file,) = (tmp_path / "run" / "architectures").iterdir()
     made = read_architecture(file)

@@ -145,7 +145,7 @@ def test_shipped_recipes_fit_a_space(name: str) -> None:
 def _search(devices: list[PricedSpace], folder: Path) -> Path:
     settings = SearchSettings(seed=1, recipe=RECIPE, others=tuple(devices[1:]))
     searcher = SGNASSearcher(devices[0], settings)
-    low, high = devices[0].reachable_ms()
+    low, high = devices[0].feasible_ms()
     targets = [low + place * (high - low) for place in (0.7, 0.3)]
     found = searcher.search(tiny_data(), targets, RunFolder(folder, {}))
     assert [result.target_ms for result in found] == targets
@@ -184,7 +184,7 @@ def test_a_generator_learns_a_space_of_separate_operations(
     """End to end: budgets hold, its file answers, and an interrupted run ends as a whole one."""
     recipe = msgspec.structs.replace(RECIPE, strategy=strategy, imitation_steps=5)
     settings = SearchSettings(seed=1, recipe=recipe)
-    low, high = separate.reachable_ms()
+    low, high = separate.feasible_ms()
     targets = [low + place * (high - low) for place in (0.7, 0.3)]
 
     def search(folder: Path, *, stop_after: int | None = None) -> list[SearchResult]:

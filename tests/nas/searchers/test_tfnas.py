@@ -236,7 +236,7 @@ def test_the_most_probable_that_widths_bring_to_a_range_is_that_of_enumeration(
     scored = {places: score for score, places in _scored(space, depth, log)}
     reaches = {places: _reach_ms(priced, places) for places in scored}
     candidates = Candidates.of_any_width(priced, log)
-    low_ms, high_ms = priced.reachable_ms()
+    low_ms, high_ms = priced.feasible_ms()
     constrained = 0
     for share in (0.0, 0.05, 0.3, 0.7, 0.95, 1.0):
         for room in (0.0, 0.1, 0.4):
@@ -270,7 +270,7 @@ def test_no_budget_is_left_that_widths_could_use(
         depths=[np.log([0.9, 0.1]).tolist(), [0.0]],
     )
     _, widest_ms = _reach_ms(priced, most_probable(log))
-    _, high_ms = priced.reachable_ms()
+    _, high_ms = priced.feasible_ms()
     for share in (0.2, 0.6, 1.0):
         target_ms = widest_ms + share * (high_ms - widest_ms)
         found = derive(priced, log, widths=widths, target_ms=target_ms)
@@ -368,7 +368,7 @@ def test_every_variant_ends_below_its_target_and_reports_its_argmax(
     recipe = TFNASRecipe(shift=0, **changes)  # type: ignore[arg-type]
     settings = SearchSettings(epochs=3, batch_size=16, seed=3, recipe=recipe)
     searcher = TFNASSearcher(priced, settings)
-    low, high = searcher.priced.reachable_ms()
+    low, high = searcher.priced.feasible_ms()
     target_ms = (low + high) / 2
     folder = RunFolder(tmp_path / "run", {})
     (found,) = searcher.search(tiny_data(), [target_ms], folder)
@@ -470,7 +470,7 @@ def test_two_processes_are_one_that_averages_half_batches_and_survive_a_kill(
     priced: PricedSpace, tmp_path: Path
 ) -> None:
     """Killed in the second epoch and started again, they end as two that were not."""
-    low, high = priced.reachable_ms()
+    low, high = priced.feasible_ms()
     target_ms = (low + high) / 2
     table = priced.table.path
     assert run_together(_search_together, tmp_path / "whole", table, target_ms, 0) == [0, 0]

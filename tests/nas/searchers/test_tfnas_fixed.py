@@ -56,7 +56,7 @@ def _images(size: int) -> ImageData:
 
 
 def _target_ms(priced: PricedSpace, share: float = 0.4) -> float:
-    low, high = priced.reachable_ms()
+    low, high = priced.feasible_ms()
     return low + share * (high - low)
 
 

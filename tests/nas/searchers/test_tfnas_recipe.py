@@ -101,7 +101,7 @@ def test_optimisers_begin_anew_with_every_epoch_if_asked(
     """Two epochs of four steps each after warm-up, an architecture step at every second."""
     recipe = TFNASRecipe(shift=0, restart_optimizers=restart)
     settings = SearchSettings(epochs=3, batch_size=16, seed=3, recipe=recipe)
-    low, high = priced.reachable_ms()
+    low, high = priced.feasible_ms()
     run = tmp_path / "run"
     TFNASSearcher(priced, settings).search(tiny_data(), [(low + high) / 2], RunFolder(run, {}))
     file = next(f for f in (run / "checkpoint").iterdir() if f.name != "warmup.pt")
