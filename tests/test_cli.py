@@ -22,7 +22,7 @@ from latbench.errors import MismatchError
 from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable
 from latbench.units import format_ms
-from nas.latency.correction import Measure, land, widths_of
+from nas.latency.correction import Measure, correct_on_device, widths_of
 from nas.latency.priced_space import PricedSpace, labelled_space, profile_space
 from nas.latency.width_scaling import METHODS, fit_exact
 from nas.searchers import SEARCHERS
@@ -496,7 +496,7 @@ def test_a_measured_fit_scales_by_the_method_that_was_asked_for(
         )  # fmt: skip
         assert code == 0
         propose = widths_of(priced, arch, scale=METHODS[method])
-        found = land(
+        found = correct_on_device(
             priced,
             propose,
             target,

@@ -1,4 +1,4 @@
-"""Landing on a target as measured: architectures corrected until the device agrees.
+"""Correction on a target as measured: architectures corrected until the device agrees.
 
 A table predicts within some percent, and a machine moves by some more between two hours. Where
 that is too much, the network itself is measured: by what it misses its target, the latency that is
@@ -58,7 +58,7 @@ class Propose(Protocol[F_co]):
 
 
 @dataclass(frozen=True)
-class Landing(Generic[F_co]):
+class Correction(Generic[F_co]):
     """An architecture whose measured latency was brought to a target.
 
     Attributes:
@@ -77,14 +77,14 @@ class Landing(Generic[F_co]):
         return self.measured_ms / self.target_ms - 1
 
 
-def land(
+def correct_on_device(
     priced: PricedSpace,
     propose: Propose[F],
     target_ms: float,
     measure_ms: Callable[[Architecture], float],
     *,
     scale: Method = fit_exact,
-) -> Landing[F]:
+) -> Correction[F]:
     """Correct an architecture until its measured latency is at most ``TOLERANCE`` below a target.
 
     Args:
@@ -101,13 +101,13 @@ def land(
     Raises:
         BudgetError: Nothing can be proposed for the target.
     """
-    landings: list[Landing[F]] = []
+    corrections: list[Correction[F]] = []
     low_ms = high_ms = target_ms
     fitted = propose(target_ms, (low_ms, high_ms))
     for number in range(1, ROUNDS + 1):
         measured_ms = measure_ms(fitted.architecture)
-        landings.append(Landing(target_ms, fitted, measured_ms, number))
-        if -TOLERANCE <= landings[-1].error <= 0:
+        corrections.append(Correction(target_ms, fitted, measured_ms, number))
+        if -TOLERANCE <= corrections[-1].error <= 0:
             break
         aim_ms = target_ms * _AIM * fitted.latency_ms / measured_ms
         if not fitted.min_ms <= aim_ms <= fitted.max_ms:
@@ -118,10 +118,10 @@ def land(
                 fitted = _scaled(priced, fitted, aim_ms, scale)  # as far as the widths go
         else:
             fitted = _scaled(priced, fitted, aim_ms, scale)
-        if fitted.architecture in [landing.fit.architecture for landing in landings]:
+        if fitted.architecture in [correction.fit.architecture for correction in corrections]:
             break
-    best = min(landings, key=lambda landing: (landing.error > 0, abs(landing.error)))
-    return replace(best, rounds=len(landings))
+    best = min(corrections, key=lambda correction: (correction.error > 0, abs(correction.error)))
+    return replace(best, rounds=len(corrections))
 
 
 def widths_of(
@@ -152,7 +152,7 @@ def measurer(table: LatencyTable) -> Measure:
 
 
 class Round(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was measured in one round of a landing."""
+    """What was measured in one round of a correction."""
 
     architecture: Architecture
     predicted_ms: float
@@ -162,8 +162,8 @@ class Round(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Rounds:
     """Measures architectures once: what was measured is kept in a file.
 
-    A landing that was interrupted asks for the same architectures in the same order, is answered
-    from the file and goes on. Without the file the landing begins anew.
+    A correction that was interrupted asks for the same architectures in the same order, is answered
+    from the file and goes on. Without the file the correction begins anew.
 
     Args:
         file: A JSON list of rounds, written after each.

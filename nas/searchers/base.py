@@ -12,7 +12,7 @@ from latbench.errors import InvalidValueError, MismatchError
 from latbench.progress import Progress, silent
 from latbench.result import Result
 from nas.data.images import ImageData, require_images
-from nas.latency.correction import Landing, Measure
+from nas.latency.correction import Correction, Measure
 from nas.latency.priced_space import PricedSpace
 from nas.latency.width_scaling import Fit, check_feasible
 from nas.optimize.constraints import Limit
@@ -75,7 +75,7 @@ class SearchResult(Result):
         score: Of held-out training images with the supernet's weights: the fitness that their
             task defines, which for classification is accuracy, a fraction.
         argmax: What is most probable whatever its latency, where the searcher has probabilities.
-        landing: How the measured latency was brought to the target, if it was asked for.
+        correction: How the measured latency was brought to the target, if it was asked for.
     """
 
     target_ms: float | None
@@ -83,12 +83,12 @@ class SearchResult(Result):
     score: float
     architecture: Architecture
     argmax: Argmax | None = None
-    landing: Landing[Fit] | None = None
+    correction: Correction[Fit] | None = None
 
     @property
     def reached_ms(self) -> float | None:
         """Latency as measured, if it was, else as predicted."""
-        return self.landing.measured_ms if self.landing else self.latency_ms
+        return self.correction.measured_ms if self.correction else self.latency_ms
 
     def as_dict(self) -> dict[str, Any]:
         """The result as plain JSON values."""
@@ -98,9 +98,9 @@ class SearchResult(Result):
             "score": self.score,
             "architecture": self.architecture.as_dict(),
         }
-        if self.landing is not None:
-            plain["measured_ms"] = self.landing.measured_ms
-            plain["rounds"] = self.landing.rounds
+        if self.correction is not None:
+            plain["measured_ms"] = self.correction.measured_ms
+            plain["rounds"] = self.correction.rounds
         if self.argmax is not None:
             plain["argmax"] = {
                 "latency_ms": self.argmax.latency_ms,
@@ -164,7 +164,7 @@ class Searcher(ABC):
         recipe_kind: What can be set of the algorithm; None where nothing can.
         parallel: Whether several processes can search together.
         several_devices: Whether a target can hold on several devices at once.
-        lands: Whether it can bring measured latencies to its targets.
+        corrects_on_device: Whether it can bring measured latencies to its targets.
         limited: Whether architectures can be held to limits of MACs and parameters.
         needs_table: Whether it cannot search under such limits alone, without any latency table.
         generates: Whether it trains a generator, which answers any budget later.
@@ -173,7 +173,7 @@ class Searcher(ABC):
     recipe_kind: ClassVar[type[Recipe] | None] = None
     parallel: ClassVar[bool] = False
     several_devices: ClassVar[bool] = False
-    lands: ClassVar[bool] = False
+    corrects_on_device: ClassVar[bool] = False
     limited: ClassVar[bool] = False
     needs_table: ClassVar[bool] = True
     generates: ClassVar[bool] = False
@@ -200,7 +200,7 @@ class Searcher(ABC):
             )
         self.space = priced.space if isinstance(priced, PricedSpace) else priced
         if settings.measure is not None:
-            self._require_landing()
+            self._require_correction()
 
     @property
     def priced(self) -> PricedSpace:
@@ -286,8 +286,8 @@ class Searcher(ABC):
         for target_ms in targets_ms:
             check_feasible(target_ms, low_ms, high_ms, what=f"space {self.priced.space.name}")
 
-    def _require_landing(self) -> None:
-        if not self.lands:
+    def _require_correction(self) -> None:
+        if not self.corrects_on_device:
             raise InvalidValueError(
                 "this searcher does not measure: search without --measured, then correct what it "
                 "finds by `latbench fit --measured`"

@@ -106,9 +106,9 @@ def derive(
 def proposals(
     priced: PricedSpace, log: LogProbabilities, *, widths: Widths, elastic: bool = True
 ) -> Propose[Derived]:
-    """What a landing asks for: the most probable architecture for an aim.
+    """What a correction asks for: the most probable architecture for an aim.
 
-    Its widths reach what the landing asks for and, where any architecture's do, as much beyond as
+    Its widths reach what the correction asks for and, where any architecture's do, as much beyond as
     the table's latencies are off by: then measuring ends with other widths and not with other
     operations.
     """
@@ -301,8 +301,8 @@ class Candidates:
         """The most probable operations and depths whose widths span a range.
 
         Args:
-            width_range_ms: What their least latency does not exceed, and what their greatest does not
-                fall below, if anything.
+            width_range_ms: Ends of the range. The narrowest widths are at or below the first, the
+                widest at or above the second. None for the second leaves the upper end free.
         """
         low_ms, high_ms = width_range_ms
         base_ms = self.priced.base_ms

@@ -32,7 +32,7 @@ Choices where the paper is silent or differs from its code (docs/papers.md has a
 * The result is the most probable architecture that can be scaled to just below the target
   (``nas.searchers.derivation``). The code's answer, the argmax whatever its latency, is beside it.
 * Asked to measure, the result is the most probable architecture that is measured at the target.
-  Every round is kept, so that an interrupted landing goes on, and so that a search that is done can
+  Every round is kept, so that an interrupted correction goes on, and so that a search that is done can
   be landed later.
 
 After a short search betas are still nearly uniform: they begin so and move by at most ``alpha_lr``
@@ -59,7 +59,7 @@ from latbench.progress import Progress
 from nas.criteria.hardware import objective_of
 from nas.data.images import ImageData, Source, generator, require_images
 from nas.evaluators.shared_weights import SupernetEvaluator
-from nas.latency.correction import Landing, Measure, Propose, Rounds, land
+from nas.latency.correction import Correction, Measure, Propose, Rounds, correct_on_device
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Relaxed, expected_latency_ms, path_of
 from nas.latency.width_scaling import fit_greedy
@@ -114,7 +114,7 @@ class TFNASSearcher(Searcher):
 
     recipe_kind: ClassVar[type[Recipe] | None] = TFNASRecipe
     parallel: ClassVar[bool] = True
-    lands: ClassVar[bool] = True
+    corrects_on_device: ClassVar[bool] = True
 
     def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
         recipe = recipe_of(settings, TFNASRecipe)
@@ -207,11 +207,13 @@ class TFNASSearcher(Searcher):
         log, widths = state.choices.log_probabilities(), state.supernet.widths()
         likeliest = architecture_at(self.priced.space, most_probable(log), widths)
         argmax = Argmax(self.priced.latency_ms(likeliest), likeliest)
-        landing: Landing[Derived] | None = None
+        correction: Correction[Derived] | None = None
         if self.settings.measure is not None:
             propose = proposals(self.priced, log, widths=widths, elastic=self.scales)
-            landing = self._land(work.folder, self.settings.measure, propose, target_ms, progress)
-            found = landing.fit
+            correction = self._correct_on_device(
+                work.folder, self.settings.measure, propose, target_ms, progress
+            )
+            found = correction.fit
         else:
             found = derive(
                 self.priced,
@@ -233,17 +235,17 @@ class TFNASSearcher(Searcher):
             score,
             read_architecture(file),
             argmax=argmax,
-            landing=landing,
+            correction=correction,
         )
 
-    def _land(
+    def _correct_on_device(
         self,
         folder: RunFolder,
         measure: Measure,
         propose: Propose[Derived],
         target_ms: float,
         progress: Progress,
-    ) -> Landing[Derived]:
+    ) -> Correction[Derived]:
         """Measure what is proposed until the device agrees with the target."""
         phase = phase_of(target_ms)
 
@@ -257,7 +259,7 @@ class TFNASSearcher(Searcher):
                 measure_ms,
                 lambda number, values: metrics.log(f"{phase}-measured", number, values),
             )
-            return land(self.priced, propose, target_ms, rounds)
+            return correct_on_device(self.priced, propose, target_ms, rounds)
 
     def _begin(self, work: _Work, *checkpoints: str) -> SearchState:
         outputs, seed = self.priced.space.classes, self.settings.seed

@@ -167,12 +167,12 @@ class _Device:
         return self.factor * self.priced.table.predict(network).latency_ms
 
 
-EVERY_LANDER = pytest.mark.parametrize(
-    "name", [name for name in SEARCHERS if SEARCHERS[name].lands]
+EVERY_CORRECTING = pytest.mark.parametrize(
+    "name", [name for name in SEARCHERS if SEARCHERS[name].corrects_on_device]
 )
 
 
-@EVERY_LANDER
+@EVERY_CORRECTING
 def test_a_search_that_is_done_is_landed_later_without_training(
     name: str, priced: PricedSpace, tmp_path: Path
 ) -> None:
@@ -196,7 +196,7 @@ def test_a_search_that_is_done_is_landed_later_without_training(
     assert _search(name, priced, run, targets) == predicted
 
 
-@EVERY_LANDER
+@EVERY_CORRECTING
 def test_a_search_killed_while_measuring_goes_on(
     name: str, priced: PricedSpace, tmp_path: Path
 ) -> None:
@@ -216,7 +216,7 @@ def test_a_search_killed_while_measuring_goes_on(
 @EVERY_SEARCHER
 def test_searchers_that_do_not_measure_say_what_does(name: str, priced: PricedSpace) -> None:
     settings = SearchSettings(measure=lambda network, progress: 1.0)
-    if SEARCHERS[name].lands:
+    if SEARCHERS[name].corrects_on_device:
         with pytest.raises(InvalidValueError, match="torchrun"):
             SEARCHERS[name](priced, replace(settings, workers=Workers(0, 2)))
     else:

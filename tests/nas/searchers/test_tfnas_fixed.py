@@ -220,9 +220,9 @@ def test_measuring_proposes_other_operations(small: PricedSpace, tmp_path: Path)
     (predicted,) = _search(small, tiny_data(), [target_ms], tmp_path / "predicted")
     (found,) = _search(small, tiny_data(), [target_ms], tmp_path / "measured", measure=measure)
     assert 1.2 * predicted.latency_ms > target_ms
-    assert found.landing is not None
-    assert found.landing.measured_ms == pytest.approx(1.2 * small.latency_ms(found.architecture))
-    assert found.landing.measured_ms <= target_ms
+    assert found.correction is not None
+    assert found.correction.measured_ms == pytest.approx(1.2 * small.latency_ms(found.architecture))
+    assert found.correction.measured_ms <= target_ms
     assert found.architecture != predicted.architecture
 
 
