@@ -136,8 +136,8 @@ def shortened(space: SearchSpace) -> SearchSpace:
         if (made := layer.block(choice)) is not None
     )
     channels, size, _ = output_shape(block)
-    tail = (Classifier(channels, space.classes, size),)
-    return replace(space, stages=tuple(stages), tail=tail)
+    head = (Classifier(channels, space.classes, size),)
+    return replace(space, stages=tuple(stages), head=head)
 
 
 def _takes_strategies(searcher: str) -> bool:

@@ -192,7 +192,7 @@ class PlainNetwork(nn.Module):
             nn.ModuleList(PlainLayer(space, s, i) for i in range(len(layers)))
             for s, layers in enumerate(space.stages)
         )
-        self.tail = nn.Sequential(*(render_torch(s, modules=_MODULES) for s in space.tail))
+        self.tail = nn.Sequential(*(render_torch(s, modules=_MODULES) for s in space.head))
         self.betas = nn.ParameterList(torch.zeros(len(layers)) for layers in space.stages)
 
     def path(self, x: Tensor, pick: Callable[[PlainLayer], int]) -> Tensor:

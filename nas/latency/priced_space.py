@@ -190,9 +190,9 @@ class PricedSpace:
 
     @cached_property
     def base_ms(self) -> Floats:
-        """What a network takes besides its choices: stem, tail and constant, ``(pieces,)``."""
+        """What a network takes besides its choices: stem, head and constant, ``(pieces,)``."""
         constants = np.array([constant for _, constant in self.table.price_model.pieces()])
-        fixed = sum(self._addend(spec) for spec in (*self.space.stem, *self.space.tail))
+        fixed = sum(self._addend(spec) for spec in (*self.space.stem, *self.space.head))
         result: Floats = constants + fixed
         return result
 

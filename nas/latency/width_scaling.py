@@ -251,7 +251,7 @@ def _walk(
     """The networks one step away, two steps, and so on, until no layer can move any further.
 
     Args:
-        base_ms: Latency of stem, tail and constant, ``(pieces,)``.
+        base_ms: Latency of stem, head and constant, ``(pieces,)``.
         options: Widths of every layer and their addends.
         start: Width of every layer, priced or not, ``(layers,)``.
         steps: Channels a step, ``(layers,)``: all positive or all negative; 0 for a layer that

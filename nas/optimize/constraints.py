@@ -111,7 +111,7 @@ class Count:
 
     @property
     def base(self) -> Floats:
-        return np.array([sum(self._of(spec) for spec in (*self.space.stem, *self.space.tail))])
+        return np.array([sum(self._of(spec) for spec in (*self.space.stem, *self.space.head))])
 
     def addend(self, layer: Layer, choice: Choice) -> Floats:
         block = layer.block(choice)

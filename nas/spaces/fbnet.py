@@ -66,5 +66,5 @@ def _space(
     stem = (ConvBlock(3, STEM_CHANNELS, 3, 2, "relu6", input_size),)
     stages, channels, size = laid_out(stem, ROWS, inverted_residuals(OPS, "relu6"))
     last = ConvBlock(channels, last_channels, 1, 1, "relu6", size)
-    tail = (last, Classifier(last_channels, classes, size))
-    return SearchSpace(name, input_size, classes, stem, stages, tail, elastic_depth=False)
+    head = (last, Classifier(last_channels, classes, size))
+    return SearchSpace(name, input_size, classes, stem, stages, head, elastic_depth=False)

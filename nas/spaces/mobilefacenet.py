@@ -39,7 +39,7 @@ def mobilefacenet(
     size = output_shape(first)[1]
     second = ConvBlock(STEM_CHANNELS, STEM_CHANNELS, 3, 1, "prelu", size, groups=STEM_CHANNELS)
     stages, channels, size = laid_out((first, second), ROWS, inverted_residuals(OPS, "prelu"))
-    tail = (
+    head = (
         ConvBlock(channels, LAST_CHANNELS, 1, 1, "prelu", size),
         ConvBlock(LAST_CHANNELS, LAST_CHANNELS, LAST_KERNEL, 1, None, size, groups=LAST_CHANNELS),
         ConvBlock(LAST_CHANNELS, embedding, 1, 1, None, size),
@@ -51,6 +51,6 @@ def mobilefacenet(
         embedding,
         (first, second),
         stages,
-        tail,
+        head,
         elastic_depth=False,
     )

@@ -49,7 +49,7 @@ def nasbench_macro(
         classes,
         stem=stem,
         stages=stages,
-        tail=(
+        head=(
             ConvBlock(channels, LAST_CHANNELS, 1, 1, "relu", size),
             Classifier(LAST_CHANNELS, classes, size),
         ),

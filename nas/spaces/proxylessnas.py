@@ -48,13 +48,13 @@ def proxylessnas(
     )
     stages, channels, size = laid_out((stem, first), ROWS, inverted_residuals(OPS, "relu6"))
     last = ConvBlock(channels, LAST_CHANNELS, 1, 1, "relu6", size)
-    head = Classifier(LAST_CHANNELS, classes, size)
+    classifier = Classifier(LAST_CHANNELS, classes, size)
     return SearchSpace(
         "proxylessnas",
         input_size,
         classes,
         (stem, first),
         stages,
-        (last, head),
+        (last, classifier),
         elastic_depth=False,
     )

@@ -152,12 +152,12 @@ def extreme_widths(layer: Layer, op: str) -> Sequence[int]:
 
 @dataclass(frozen=True, repr=False)
 class SearchSpace:
-    """Stem, stages of candidate layers, tail.
+    """Stem, stages of candidate layers, head.
 
     Attributes:
         stem: Fixed blocks before the stages.
         stages: Layers by stage; an architecture keeps the first d of a stage, d >= 1.
-        tail: Fixed blocks after the stages.
+        head: Fixed blocks after the stages.
         elastic_depth: Whether stages may be shortened.
         variant: What holds for all blocks, in spaces that leave it open.
     """
@@ -167,7 +167,7 @@ class SearchSpace:
     classes: int
     stem: Network
     stages: tuple[tuple[Layer, ...], ...]
-    tail: Network
+    head: Network
     elastic_depth: bool = True
     variant: Variant = PLAIN
 
@@ -223,19 +223,19 @@ class SearchSpace:
         return total
 
     def blocks(self, widths: WidthsOf = aligned_widths) -> list[BlockSpec]:
-        """Every distinct block at the given widths, stem and tail included."""
+        """Every distinct block at the given widths, stem and head included."""
         found: dict[BlockSpec, None] = dict.fromkeys(self.stem)
         for layer in dict.fromkeys(self.layers):
             for choice in candidates(layer, widths):
                 block = layer.block(choice)
                 if block is not None:
                     found[block] = None
-        found.update(dict.fromkeys(self.tail))
+        found.update(dict.fromkeys(self.head))
         return list(found)
 
     def searchable_blocks(self, widths: WidthsOf = aligned_widths) -> int:
         """How many of the distinct blocks stand for a choice."""
-        return len(self.blocks(widths)) - len({*self.stem, *self.tail})
+        return len(self.blocks(widths)) - len({*self.stem, *self.head})
 
     def architecture(self, stages: Sequence[Sequence[Choice]]) -> Architecture:
         """The architecture of this space with these choices, checked."""
@@ -307,7 +307,7 @@ class SearchSpace:
             for stage, layers in zip(architecture.stages, self.stages, strict=True)
             for choice, layer in zip(stage, layers, strict=False)
         )
-        return (*self.stem, *(block for block in chosen if block is not None), *self.tail)
+        return (*self.stem, *(block for block in chosen if block is not None), *self.head)
 
     def random(
         self,

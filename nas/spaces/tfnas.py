@@ -131,5 +131,7 @@ def tfnas_strided(input_size: int, classes: int, *, stem_stride: int) -> SearchS
         stages.append(tuple(layers))
         channels = out_channels
     last = ConvBlock(channels, LAST_CHANNELS, 1, 1, "swish", size)
-    head = Classifier(LAST_CHANNELS, classes, size)
-    return SearchSpace("tfnas", input_size, classes, (stem, second), tuple(stages), (last, head))
+    classifier = Classifier(LAST_CHANNELS, classes, size)
+    return SearchSpace(
+        "tfnas", input_size, classes, (stem, second), tuple(stages), (last, classifier)
+    )

@@ -115,8 +115,8 @@ class SGNASSearcher(Searcher):
         """A limit as generators count: of convolutions' MACs, and not above all that there is."""
         costs = next(c for c in self.budgets.counts if c.kind == limit.quantity.kind)
         budget = limit.budget
-        if costs.kind == "macs":  # linear layers are in the tail, the same of all architectures
-            budget -= sum((block_cost(spec) for spec in self.space.tail), Cost()).linear_macs
+        if costs.kind == "macs":  # linear layers are in the head, the same of all architectures
+            budget -= sum((block_cost(spec) for spec in self.space.head), Cost()).linear_macs
         return PlaneLimit(costs, min(budget / 1e6, costs.reach[1]))
 
     def _search(

@@ -274,7 +274,7 @@ def _published(file: Path, path: Path) -> PricedSpace:
     space = make_space("tfnas", 224, 1000)
     foreign = read_foreign_table(file, "tfnas")
     origin = Origin("tfnas", file.name, 0, 0, 0, ())
-    included = (*space.stem, *space.tail)
+    included = (*space.stem, *space.head)
     import_table(foreign, path, device="published", origin=origin, included=included)
     return PricedSpace(space, LatencyTable.open(path))
 

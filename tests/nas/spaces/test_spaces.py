@@ -208,19 +208,19 @@ def test_spaces_have_the_published_sizes(name: str, size: int) -> None:
 
 
 def test_published_spaces_are_the_published_rows(reference: Path) -> None:
-    """Shapes of every layer, operations in order, stem and tail channels."""
+    """Shapes of every layer, operations in order, stem and head channels."""
     published = json.loads((reference / "osnaslib" / "spaces.json").read_text())["spaces"]
     for name, rows in published.items():
         space = make_space(name)
         if name != "sgnas-proxyless":
             assert all(list(layer.ops) == rows["ops_in_order"] for layer in space.layers)
         largest = [spec.graph() for spec in space.lower(space.largest())]
-        inner = largest[len(space.stem) : len(largest) - len(space.tail)]
+        inner = largest[len(space.stem) : len(largest) - len(space.head)]
         shapes = [(g.input_shape, g.output_shape) for g in inner]
         assert [[i[0], o[0], -(-i[1] // o[1])] for i, o in shapes] == rows[
             "searchable_in_out_stride"
         ]
-        fixed = [*largest[: len(space.stem)], *largest[len(largest) - len(space.tail) :]]
+        fixed = [*largest[: len(space.stem)], *largest[len(largest) - len(space.head) :]]
         published_fixed = [
             row[1:3] for row in rows["first"] + rows["last"] if row[0] != "global_average"
         ]
