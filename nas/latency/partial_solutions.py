@@ -1,8 +1,8 @@
-"""PartialSolutions of networks, grown layer by layer: the arithmetic of dynamic programming here.
+"""Partial solutions of the dynamic program, pruned to their Pareto front.
 
-A beginning is the choices of the first layers, what they add up to of every piece of a constraint,
-and their score. Of beginnings of the same layers only those matter that no other beats in score
-and in every amount at once.
+A partial solution holds the choices for the first layers, the amount of every piece of a constraint
+that they add up to, and their score. Partial solutions of the same layers are compared: one is
+dropped if another one has at least its score and no larger amount of any piece.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 ABSENT = -1
-"""In codes, the number of a layer beyond its stage's depth."""
+"""Number that an encoding has for a layer beyond its stage's depth."""
 
-_MOST = 50_000  # beginnings; beyond, those of equal amounts up to 1 / 50,000 of the room compete
-_AT_ONCE = 1_000_000  # beginnings that are made before they are pruned
-_RIVALS = 64  # beginnings that all others are compared with, where there are several pieces
+_MOST = (
+    50_000  # partial solutions; if there are more, amounts are rounded to 1 / 50,000 of the room
+)
+_AT_ONCE = 1_000_000  # partial solutions that are made at once, before pruning
+_RIVALS = 64  # with several pieces: partial solutions to compare all others with
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,13 @@ class PartialSolutions:
         numbers: NDArray[np.int64],
         prune: Callable[[PartialSolutions], PartialSolutions],
     ) -> PartialSolutions:
-        """With each of a layer's choices, without those that ``prune`` drops.
+        """Add each choice of the next layer to each partial solution, then prune.
 
         Args:
-            addends: What the choices add, ``(choices, pieces)``.
-            gains: Their scores, ``(choices,)``.
-            numbers: Their indices in codes, ``(choices,)``.
-            prune: Called on parts of what there is, so that memory is bounded.
+            addends: Amounts that the choices add, ``(choices, pieces)``.
+            gains: Scores of the choices, ``(choices,)``.
+            numbers: Indices of the choices in encodings, ``(choices,)``.
+            prune: Drops partial solutions. It is called on parts of them, to bound the memory.
         """
         count = len(self.scores)
         parts = []
@@ -61,7 +63,7 @@ class PartialSolutions:
         return PartialSolutions.joined(parts)
 
     def ended(self, score: float, absent: int) -> PartialSolutions:
-        """With a stage's end: a score more, and so many layers left away."""
+        """End a stage: add the score of its depth, and mark so many layers as absent."""
         nothing = np.full((len(self.scores), absent), ABSENT)
         return PartialSolutions(
             self.amounts, self.scores + score, np.column_stack([self.codes, nothing])
@@ -71,10 +73,10 @@ class PartialSolutions:
         return PartialSolutions(self.amounts[kept], self.scores[kept], self.codes[kept])
 
     def undominated(self, room: Floats) -> PartialSolutions:
-        """Without those that another beats in score and in every amount at once.
+        """The Pareto front: without those that another one matches or beats in all respects.
 
-        With several pieces a beginning is compared with those of best score only, which leaves
-        some that are dominated; that costs time and not the optimum.
+        With several pieces each partial solution is compared only with those of the best scores.
+        A few dominated ones stay, which costs time but does not change the optimum.
         """
         if not len(self.scores):
             return self
@@ -96,7 +98,7 @@ class PartialSolutions:
 
     @staticmethod
     def none(pieces: int) -> PartialSolutions:
-        """The one beginning without any layer."""
+        """The partial solution without any layer."""
         return PartialSolutions(
             np.zeros((1, pieces)), np.zeros(1), np.zeros((1, 0), dtype=np.int64)
         )

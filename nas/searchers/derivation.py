@@ -106,11 +106,11 @@ def derive(
 def proposals(
     priced: PricedSpace, log: LogProbabilities, *, widths: Widths, elastic: bool = True
 ) -> Propose[Derived]:
-    """What a correction asks for: the most probable architecture for an aim.
+    """A function that proposes architectures to a correction.
 
-    Its widths reach what the correction asks for and, where any architecture's do, as much beyond as
-    the table's latencies are off by: then measuring ends with other widths and not with other
-    operations.
+    It proposes the most probable architecture whose widths cover the range that the correction asks
+    for. If possible the widths cover a margin beyond the range, as wide as the error of the table's
+    latencies. Then the correction can end by changing widths, without other operations.
     """
     if not elastic:
         return lambda aim_ms, _: derive(priced, log, widths=widths, target_ms=aim_ms, elastic=False)

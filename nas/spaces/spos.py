@@ -1,7 +1,7 @@
 """The SPOS search space (Guo et al., ECCV 2020) as OSNASLib has it: 4^20 networks.
 
-A layer is a ShuffleNetV2 unit with a kernel of 3, 5 or 7, or its Xception form. Activations are
-ReLU6 where the paper has ReLU.
+A layer is a ShuffleNetV2 unit with a kernel of 3, 5 or 7, or its Xception form. The activation is
+ReLU6; in the paper it is ReLU.
 """
 
 from __future__ import annotations

@@ -31,9 +31,9 @@ Choices where the paper is silent or differs from its code (docs/papers.md has a
 * Operations that a step does not sample get no weight decay and no momentum either.
 * The result is the most probable architecture that can be scaled to just below the target
   (``nas.searchers.derivation``). The code's answer, the argmax whatever its latency, is beside it.
-* Asked to measure, the result is the most probable architecture that is measured at the target.
-  Every round is kept, so that an interrupted correction goes on, and so that a search that is done can
-  be landed later.
+* With measurement in the loop the result is the most probable architecture that is measured at the
+  target. The run folder keeps every round, so an interrupted correction goes on, and a finished
+  search can be corrected later.
 
 After a short search betas are still nearly uniform: they begin so and move by at most ``alpha_lr``
 a step. Their gradient is that of finite differences (``tests/nas/searchers/test_tfnas.py``), so
