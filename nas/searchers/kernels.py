@@ -1,8 +1,8 @@
 """Relaxed mixes of kernels under a constraint: what they cost, and what is the best of them.
 
-In a space of unified blocks a layer is one of 83 count vectors of kernels, and its sub-blocks
-choose their kernels independently. So both questions are asked of count vectors: the expected cost
-by their probabilities (``nas.generator.kernel_counts``), the best architecture by the likeliest
+In a space of unified blocks a layer is one of 83 multisets of kernels, and its sub-blocks
+choose their kernels independently. So both questions are asked of multisets: the expected cost
+by their probabilities (``nas.generator.kernel_multisets``), the best architecture by the likeliest
 choices that lead to each, which add up over layers (``nas.optimize.exact_solver``).
 """
 
@@ -12,12 +12,12 @@ import numpy as np
 from torch import Tensor
 
 from nas.generator.expected_costs import Sums
-from nas.generator.kernel_counts import CountProbabilities, count_index, nearest_choices
+from nas.generator.kernel_multisets import MultisetProbabilities, multiset_index, nearest_choices
 from nas.optimize.constraints import Constraint
 from nas.optimize.encoding import Code, EncodedSpace
 from nas.optimize.exact_solver import Scores, best_code
 from nas.spaces import Choice
-from nas.spaces.sgnas import CHOICES, COUNT_VECTORS, KERNELS, OP
+from nas.spaces.sgnas import CHOICES, KERNEL_MULTISETS, KERNELS, OP
 
 _LEAST = 1e-30  # probability that stands for none: its logarithm is finite
 
@@ -30,13 +30,13 @@ class KernelLoads:
     """
 
     def __init__(self, constraint: Constraint) -> None:
-        choices = [Choice(OP, kernels=kernels) for kernels in COUNT_VECTORS]
+        choices = [Choice(OP, kernels=kernels) for kernels in KERNEL_MULTISETS]
         layers = constraint.space.layers
         by_layer = {layer: constraint.addends(layer, choices) for layer in dict.fromkeys(layers)}
         addends = np.array([by_layer[layer] for layer in layers])  # (L, 83, pieces)
         budgets = constraint.budgets()
         self._sums = Sums(constraint.base() / budgets, addends / budgets)
-        self._mass = CountProbabilities()
+        self._mass = MultisetProbabilities()
 
     def expected(self, probabilities: Tensor) -> Tensor:
         """The largest expected load, differentiable; 1 is at the budget.
@@ -59,6 +59,6 @@ def most_probable_kernels(encoded: EncodedSpace, probabilities: Tensor) -> Code:
     scores = []
     for rows, choices in zip(logs, encoded.choices, strict=True):
         likeliest = nearest_choices(rows, nothing)[1]  # (83,)
-        places = [count_index([KERNELS.index(k) for k in c.kernels or ()]) for c in choices]
+        places = [multiset_index([KERNELS.index(k) for k in c.kernels or ()]) for c in choices]
         scores.append(likeliest[places])
     return best_code(encoded, Scores.of_choices(encoded, scores))

@@ -46,7 +46,7 @@ ROWS: tuple[Row, ...] = (
 STEM_CHANNELS, FIRST_CHANNELS, LAST_CHANNELS = 32, 16, 1280
 SMALL_INPUT = 64  # px; below this size stem and first layer keep the resolution
 
-COUNT_VECTORS: tuple[tuple[int, ...], ...] = tuple(
+KERNEL_MULTISETS: tuple[tuple[int, ...], ...] = tuple(
     kernels
     for active in range(1, SUB_BLOCKS + 1)
     for kernels in combinations_with_replacement(KERNELS, active)
@@ -70,10 +70,10 @@ class MixLayer(Layer):
 
     def choices(self, op: str, widths: WidthsOf) -> list[Choice]:
         """The distinct blocks, each with its kernels in ascending order."""
-        return [Choice(op, kernels=kernels) for kernels in COUNT_VECTORS]
+        return [Choice(op, kernels=kernels) for kernels in KERNEL_MULTISETS]
 
     def draw(self, op: str, rng: np.random.Generator, widths: WidthsOf) -> Choice:
-        return Choice(op, kernels=COUNT_VECTORS[int(rng.integers(len(COUNT_VECTORS)))])
+        return Choice(op, kernels=KERNEL_MULTISETS[int(rng.integers(len(KERNEL_MULTISETS)))])
 
     def block(self, choice: Choice) -> MixedInvertedResidual:
         """The block of a choice. The order of the sub-blocks does not matter."""

@@ -87,12 +87,12 @@ class Budgets:
         return Budgets(self.plane, latencies, (), self.low, self.high)
 
     def limit(self, costs: PlaneCosts, place: float) -> PlaneLimit:
-        """The budget at a fraction of the reach."""
-        low, high = costs.reach
+        """The budget at a fraction of the feasible range."""
+        low, high = costs.feasible_range
         return PlaneLimit(costs, low * (1 - place) + high * place)  # the ends exactly
 
     def place(self, outcomes: Ints) -> float:
-        """Where the network of these outcomes lies in the reach, its mean over all costs."""
+        """Mean position of a network in the feasible ranges of all costs."""
         every = (*self.latencies.values(), *self.counts)
         return sum(costs.place(costs.of(outcomes)) for costs in every) / len(every)
 
@@ -159,7 +159,7 @@ class Budgets:
         mass = self.plane.probabilities(probabilities)
         over = []
         for limit in request.limits:
-            low, high = limit.costs.reach
+            low, high = limit.costs.feasible_range
             span = (self.high - self.low) * (high - low)
             expected = limit.costs.expected(mass)
             over.append((expected - limit.budget) / span * RANGE)

@@ -117,7 +117,7 @@ class SGNASSearcher(Searcher):
         budget = limit.budget
         if costs.kind == "macs":  # linear layers are in the head, the same of all architectures
             budget -= sum((block_cost(spec) for spec in self.space.head), Cost()).linear_macs
-        return PlaneLimit(costs, min(budget / 1e6, costs.reach[1]))
+        return PlaneLimit(costs, min(budget / 1e6, costs.feasible_range[1]))
 
     def _search(
         self,

@@ -66,7 +66,7 @@ def test_the_expected_load_equals_the_enumeration() -> None:
 
 
 def test_the_most_probable_kernels_equal_the_enumeration() -> None:
-    """The best feasible pair of count vectors, each by its likeliest choices."""
+    """The best feasible pair of multisets, each by its likeliest choices."""
     p = _probabilities(2, 3, sharp=2.0)
     p[:, 1:] = 0.0
     p[:, 1:3] = _probabilities(2, 4, sharp=2.0)[:, 1:3]  # three sub-blocks choose,

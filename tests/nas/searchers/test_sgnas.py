@@ -19,7 +19,7 @@ from nas.evaluators.base import Evaluator
 from nas.evaluators.operations import OperationsJudge
 from nas.evaluators.unified_weights import Judge, trained_judge
 from nas.generator import Request, answers, device_of, load_generator, plane_of
-from nas.generator.kernel_counts import count_probabilities, counts_of
+from nas.generator.kernel_multisets import multiset_probabilities, multisets_of
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import one_hot
 from nas.optimize.constraints import Count, Limit
@@ -64,7 +64,7 @@ def test_budgets_are_asked_evenly_on_every_device(devices: list[PricedSpace]) ->
     by_kind: dict[tuple[str, str | None], list[float]] = {}
     for request in singles:
         (limit,) = request.limits
-        low, high = limit.costs.reach
+        low, high = limit.costs.feasible_range
         place = (limit.budget - low) / (high - low)
         by_kind.setdefault((limit.costs.kind, request.device), []).append(place)
     for places in by_kind.values():
@@ -90,9 +90,9 @@ def test_the_excess_is_of_the_budget_that_is_exceeded_most(devices: list[PricedS
     p[..., 1] = 1.0  # certain, so the expectation is a cost
     for place in (0.1, 0.9):
         request = Request((budgets.limit(latency, place), budgets.limit(macs, 0.5)), "one")
-        spans = [(c.reach[1] - c.reach[0]) / 2 for c in (latency, macs)]
+        spans = [(c.feasible_range[1] - c.feasible_range[0]) / 2 for c in (latency, macs)]
         over = [
-            (float(limit.costs.expected(count_probabilities(p))) - limit.budget) / span * RANGE
+            (float(limit.costs.expected(multiset_probabilities(p))) - limit.budget) / span * RANGE
             for limit, span in zip(request.limits, spans, strict=True)
         ]
         assert float(budgets.excess(request, p)) == pytest.approx(max(over), rel=1e-5)
@@ -361,7 +361,7 @@ def test_priors_are_near_their_places_and_better_than_random_ones(
                 plane, places, budgets.place, judge, candidates=20, rng=np.random.default_rng(1)
             )
         assert judge.evaluations <= len(places) * 20
-        counts = [counts_of(path) for path in found]
+        counts = [multisets_of(path) for path in found]
         at = [budgets.place(row) for row in counts]
         assert at == pytest.approx(places, abs=0.1)
         best[modelled] = [judge.score(architecture_of(space, path.tolist())) for path in found]
