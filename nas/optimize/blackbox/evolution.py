@@ -1,9 +1,9 @@
 """Evolution as in SPOS (Guo et al., ECCV 2020), one child at a time.
 
-The fittest of all that were evaluated are the parents; a child is a mutation of one or a
-crossover of two of them. SPOS draws children again until one is new and fits; here a child that
-does not fit is repaired, and one that is known gives way to the nearest that is not, so that
-every child takes the same small time whatever the budget.
+The fittest of all evaluated architectures are the parents. A child is a mutation of one parent or a
+crossover of two. SPOS draws children again until one is new and feasible. Here an infeasible child
+is repaired, and a known child is replaced by the nearest unknown architecture. So every child takes
+the same short time, whatever the budget.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from nas.optimize.blackbox.base import BlackBox
 from nas.optimize.blackbox.variation import crossover, mutate
 from nas.optimize.encoding import Code
 
-_TRIES = 8  # children drawn for a new one, before the nearest new one is looked for
+_TRIES = 8  # children to draw before the nearest new one is taken
 
 
 class Evolution(BlackBox):
-    """Children of the fittest."""
+    """Evaluates children of the fittest architectures."""
 
     def _propose(self) -> Code:
         if len(self.scores) < self.variation.initial:
@@ -34,7 +34,7 @@ class Evolution(BlackBox):
 
 
 def fittest(black_box: BlackBox) -> list[Code]:
-    """The best of what was evaluated, the best first."""
+    """The best evaluated encodings, best first."""
     scores = black_box.scores
     return heapq.nlargest(black_box.variation.parents, scores, key=scores.__getitem__)
 

@@ -1,8 +1,8 @@
-"""NSGA-II (Deb et al. 2002): a whole front of score against load, by pymoo.
+"""NSGA-II (Deb et al. 2002), by pymoo: a whole front of score against load.
 
-The front reaches from the lightest architectures to the budget; ``front`` holds what was
-evaluated and is beaten in score by nothing lighter. Selection and survival are pymoo's; crossover,
-mutation and repair are those of all searchers here.
+The front reaches from the lightest architectures to the budget. ``front`` contains the evaluated
+architectures that no lighter one matches in score. Selection and survival come from pymoo;
+crossover, mutation and repair are the same as in the other searchers.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from nas.optimize.blackbox.base import BlackBox
 from nas.optimize.blackbox.variation import DEFAULT, Variation, crossover, mutate
 from nas.optimize.encoding import Code, EncodedSpace
 
-POPULATION = 20  # some generations within a few hundred evaluations
-_BARREN = 3  # generations of nothing new, after which the nearest new code is asked for
-_MATINGS = 8  # rounds in which pymoo looks for children that are not in the population
+POPULATION = 20  # small enough for some generations within a few hundred evaluations
+_BARREN = 3  # generations without a new encoding, after which the nearest new one is taken
+_MATINGS = 8  # rounds in which pymoo looks for children outside of the population
 
 
 class NSGA2Search(BlackBox):
-    """Asks for the children of pymoo's population, those that are new."""
+    """Evaluates the new children of pymoo's population."""
 
     whole_front = True
 
@@ -43,8 +43,8 @@ class NSGA2Search(BlackBox):
         self.algorithm.mating.n_max_iterations = _MATINGS
         problem = Problem(n_var=1, n_obj=2, xl=None, xu=None)
         self.algorithm.setup(problem, termination=("n_gen", 10**9), seed=seed, verbose=False)
-        self.children: Any = None  # pymoo's individuals of the present generation
-        self.waiting: list[Any] = []  # of them, those without a score
+        self.children: Any = None  # pymoo individuals of the current generation
+        self.waiting: list[Any] = []  # individuals that have no score yet
 
     def _propose(self) -> Code:
         for _ in range(_BARREN):
@@ -56,7 +56,7 @@ class NSGA2Search(BlackBox):
             if self.children is not None:
                 self.algorithm.tell(infills=self.children)
             self.children = self.algorithm.ask()
-            if self.children is None:  # pymoo found no child that is not in the population
+            if self.children is None:  # pymoo found no child outside of the population
                 break
             self.waiting = list(self.children)[::-1]
         return self.encoded.random(self.rng)
@@ -67,7 +67,7 @@ class NSGA2Search(BlackBox):
         individual.evaluated = {"F"}
 
     def front(self) -> list[Code]:
-        """What nothing evaluated beats in both, from the lightest to the best."""
+        """The Pareto front of the evaluated encodings, from the lightest to the best."""
         found: list[Code] = []
         for code in sorted(self.scores, key=lambda c: (self.encoded.load(c), -self.scores[c])):
             if not found or self.scores[code] > self.scores[found[-1]]:

@@ -1,4 +1,4 @@
-"""Mutation and crossover of codes; children are repaired, so they are always feasible."""
+"""Mutation and crossover of encodings. Children are repaired, so they are always feasible."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from nas.optimize.encoding import Code, EncodedSpace
 
 @dataclass(frozen=True)
 class Variation:
-    """How children are made. The defaults suit hundreds of evaluations.
+    """Settings of mutation and crossover. The defaults suit hundreds of evaluations.
 
     Attributes:
-        initial: Random architectures before anything is concluded from scores; 50 in SPOS and
-            OSNASLib.
-        parents: The best architectures, which children are made of; 10 in both.
+        initial: Number of random architectures at the start; 50 in SPOS and OSNASLib.
+        parents: Number of best architectures that become parents; 10 in both.
         crossovers: Share of the children that have two parents; 0.5 in both.
-        mutation_rate: Probability that a mutation changes a decision, for each decision by
-            itself; 0.1 in both. 0 changes one, and with probability one half each one more.
-        mutate_crossed: Whether children of two parents are mutated as well, as in OSNASLib; at a
-            mutation rate that may change none of their decisions.
+        mutation_rate: Probability that a mutation changes a decision, independently for each
+            decision; 0.1 in both. The value 0 means: change one decision, then one more with
+            probability one half, and so on.
+        mutate_crossed: Whether children of two parents are mutated as well, as in OSNASLib. With a
+            mutation rate above 0 this may change nothing.
         single_point: Whether a crossover takes all layers up to a random one from one parent and
-            the others from the other, as in OSNASLib; else each layer comes from either, as in
-            SPOS.
+            the rest from the other, as in OSNASLib. Otherwise each layer comes from a random
+            parent, as in SPOS.
     """
 
     initial: int = 10
@@ -42,9 +42,9 @@ DEFAULT = Variation()
 def mutate(
     encoded: EncodedSpace, code: Code, rng: np.random.Generator, *, variation: Variation = DEFAULT
 ) -> Code:
-    """Change some decisions, at least one.
+    """Change one or more decisions.
 
-    Every stage whose depth may change counts as one decision, and every layer that is there.
+    A decision is the depth of a stage, if it may change, or the choice of a layer that is present.
     """
     if variation.mutation_rate:
         changed = _at_rate(encoded, code, variation.mutation_rate, rng)
@@ -66,7 +66,7 @@ def crossover(
     *,
     variation: Variation = DEFAULT,
 ) -> Code:
-    """Every depth and every layer from either parent, or from the one that has the layer."""
+    """Take every depth and layer from a random parent; a layer only from one that has it."""
     crossed = _crossed(encoded, one, other, rng, single_point=variation.single_point)
     if variation.mutate_crossed and variation.mutation_rate:
         crossed = _at_rate(encoded, crossed, variation.mutation_rate, rng)
@@ -93,10 +93,10 @@ def _crossed(
 
 
 def _crossed_at(encoded: EncodedSpace, one: Code, other: Code, point: int) -> Code:
-    """The layers before a point from one parent, the others from the other.
+    """Take the layers before a point from one parent, the rest from the other.
 
-    The stage around the point has the second parent's depth, and so the second parent's layers
-    where the first has none.
+    The stage around the point has the depth of the second parent. Where the first parent has no
+    layer there, the layer comes from the second one.
     """
     mixed = [*one[:point], *other[point:]]
     for layers in encoded.stages:
@@ -108,7 +108,7 @@ def _crossed_at(encoded: EncodedSpace, one: Code, other: Code, point: int) -> Co
 
 
 Decision = tuple[str, int]
-"""What can be changed: ``("layer", number)`` or ``("depth", stage)``."""
+"""A decision that can change: ``("layer", index)`` or ``("depth", stage)``."""
 
 
 def _decisions(encoded: EncodedSpace, code: Code) -> list[Decision]:
@@ -118,11 +118,11 @@ def _decisions(encoded: EncodedSpace, code: Code) -> list[Decision]:
 
 
 def _at_rate(encoded: EncodedSpace, code: Code, rate: float, rng: np.random.Generator) -> Code:
-    """Each decision changed with a probability."""
+    """Change each decision with a probability."""
     picked = [decision for decision in _decisions(encoded, code) if rng.random() < rate]
     changed = code
     for kind, number in picked:
-        if kind == "depth" or changed[number] != ABSENT:  # a new depth may have taken the layer
+        if kind == "depth" or changed[number] != ABSENT:  # a new depth may have removed the layer
             changed = _change(encoded, changed, (kind, number), rng)
     return changed
 
