@@ -145,7 +145,7 @@ class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
         return torch.where(inside, torch.zeros_like(loss), loss)
 
     def scaled(self, epochs: int | None, batch_size: int | None) -> Self:
-        """The recipe with other epochs: of the supernet as given, of the generator in proportion."""
+        """The recipe with other epochs; those of the generator change in proportion."""
         made = super().scaled(epochs, batch_size)
         share = self.generator_epochs * made.epochs / self.epochs
         return msgspec.structs.replace(made, generator_epochs=max(1, round(share)))
@@ -229,7 +229,7 @@ class GeneratorTraining(Resumable):
         return judged / (judged + _JUDGED * recipe.generator_epochs * len(parts.generator))
 
     def _imitate(self, say: Callable[[str], None]) -> None:
-        """Train the generator to output the prior nearest to each budget, with the hardware loss."""
+        """Train the generator to output the nearest prior of each budget, with the hardware loss."""
         recipe, known = self.recipe, self.generator.prior_choices()
         drawn = generator(self.seed, _STREAM)
         requests = self.budgets.epoch(recipe.budgets, recipe.jitter, drawn)

@@ -1,4 +1,4 @@
-"""Generators: published weights reproduced, expectation equals enumeration, budgets kept."""
+"""Generators reproduce published weights, expectations equal enumeration, budgets are kept."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ PATHS = [(first, *rest) for first in range(3) for rest in itertools.product(rang
 
 
 def random_costs(seed: int, *, layers: int = 2, pieces: int = 1) -> PlaneCosts:
-    """Costs that grow with what is active, as any table's do, with one sum or more."""
+    """Costs that grow with the number of active sub-blocks, with one or more sums."""
     rng = np.random.default_rng(seed)
     kernel = {3: 1.0, 5: 1.4, 7: 2.1}
     size = rng.uniform(0.5, 3.0, (layers, 1, 1))
@@ -76,7 +76,7 @@ def conditioned(
     return Generator(label, priors.flatten(2)).eval()
 
 
-# What a unified block costs
+# Costs of unified blocks
 
 
 def test_probabilities_of_counts_equal_enumeration() -> None:
@@ -97,7 +97,7 @@ def test_probabilities_of_counts_equal_enumeration() -> None:
 
 
 def test_expected_latency_equals_enumeration_and_is_not_additive(tmp_path: Path) -> None:
-    """On a space with a table: the probability of every path times its predicted latency."""
+    """The oracle sums over all paths the probability times the predicted latency."""
     space = make_mix_space(1)
     priced = PricedSpace(space, write_table(tmp_path / "t", space, load_device("cpu-onnxruntime")))
     costs = latency_costs(priced)
@@ -148,8 +148,8 @@ def test_a_pieced_latency_is_what_the_table_predicts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("slope", [-1e-4, 1e-4])
-def test_the_reach_of_costs_is_that_of_enumeration(tmp_path: Path, slope: float) -> None:
-    """All 6,889 networks of two layers, also where what is fast has many weights."""
+def test_the_feasible_range_of_costs_equals_enumeration(tmp_path: Path, slope: float) -> None:
+    """All 6,889 networks of two layers, also if fast blocks have many weights."""
     space = make_mix_space(2)
     model = PriceModel(0.0, 1.0, 0.0, 0.25, knees=(Knee(9e3, 8e-5), Knee(11e3, 1e-4)))
     table = write_table(
@@ -200,7 +200,7 @@ def test_spaces_with_more_to_choose_are_refused(space: SearchSpace, reason: str)
 
 
 def uneven_space() -> SearchSpace:
-    """Two layers of four operations and one of two between them."""
+    """Two layers with four operations, and one with two operations between them."""
     space = make_tiny_fixed_space()
     make_layer = inverted_residuals(("k3_e1", "k3_e2", "k3_e4", "skip"), "relu6")
     narrow = inverted_residuals(("k3_e4", "skip"), "relu6")
@@ -233,7 +233,7 @@ def of_ops(space: SearchSpace, ops: tuple[int, ...]) -> Architecture:
     ],
 )
 def test_every_space_of_fixed_depth_has_its_plane(name: str, shape: tuple[int, ...]) -> None:
-    """Random networks are of the space, and costs of their outcomes are those of the networks."""
+    """Random networks belong to the space, and costs of outcomes equal those of the networks."""
     space = make_space(name)
     plane, costs = plane_of(space), count_costs(space, "params")
     assert plane.allowed.shape == shape
@@ -248,11 +248,13 @@ def test_every_space_of_fixed_depth_has_its_plane(name: str, shape: tuple[int, .
         params_m = network_cost(space.lower(made)).params / 1e6
         assert costs.of(outcomes) == pytest.approx(params_m, rel=1e-12)
         found.append(costs.place(params_m))
-    assert max(found) - min(found) > 0.3  # leanings spread them over the reach
+    assert (
+        max(found) - min(found) > 0.3
+    )  # random preferences spread the costs over the feasible range
 
 
 def test_expected_cost_of_operations_equals_enumeration() -> None:
-    """Layers of fewer operations give no probability to what they lack."""
+    """Layers with fewer operations give probability 0 to the missing ones."""
     space = uneven_space()
     plane, costs = plane_of(space), count_costs(space, "macs")
     logits = torch.randn(3, 1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -266,7 +268,7 @@ def test_expected_cost_of_operations_equals_enumeration() -> None:
 
 
 def test_answers_of_operations_change_the_fewest_layers() -> None:
-    """Against all networks of the space in the band that an answer lies in."""
+    """Compared with all networks of the space in the band of an answer."""
     space = uneven_space()
     plane, costs = plane_of(space), count_costs(space, "params")
     rng = np.random.default_rng(0)
@@ -309,8 +311,8 @@ def test_answers_of_operations_keep_to_their_budgets_and_rise_with_them(name: st
     assert taken[3] > 0.9 * budgets[3]
 
 
-def test_a_file_says_which_plane_its_generator_decides(tmp_path: Path) -> None:
-    """Files of before there were several are of sub-blocks."""
+def test_a_file_names_the_plane_of_its_generator(tmp_path: Path) -> None:
+    """Old files, which name no plane, have sub-blocks."""
     space = make_space("nasbench-macro")
     plane = plane_of(space)
     label = GeneratorLabel(
@@ -374,7 +376,7 @@ def _brute_force(
 @settings(max_examples=12)
 @given(seed=st.integers(0, 10_000), place=st.floats(0.1, 0.9), pieces=st.integers(1, 2))
 def test_the_fewest_changes_are_found(seed: int, place: float, pieces: int) -> None:
-    """Against brute force, few changes and many, with one sum or two, one budget or two."""
+    """Compared with brute force: few or many changes, one or two sums, one or two budgets."""
     costs = random_costs(seed, pieces=pieces)
     rng = np.random.default_rng(seed)
     scores = rng.normal(size=(2, 6, 4))
@@ -444,7 +446,7 @@ def _cost(costs: PlaneCosts, architecture: object) -> float:
 
 
 def test_answers_of_a_real_space_are_within_a_percent() -> None:
-    """Nineteen layers leave no gaps: every budget but the extreme ones is nearly used up."""
+    """Nineteen layers leave no gaps, so every budget but the extreme ones is nearly used up."""
     space = make_space("sgnas")
     costs = count_costs(space, "macs")
     generator = conditioned(space_label(space), layers=19)
@@ -484,7 +486,7 @@ def test_two_budgets_that_exclude_each_other_are_refused_with_the_nearest() -> N
     assert _cost(opposed, answer.architecture) <= limits[1].budget
 
 
-def test_budgets_out_of_reach_are_refused_with_the_nearest() -> None:
+def test_infeasible_budgets_are_refused_with_the_nearest() -> None:
     space = make_mix_space(2)
     generator = conditioned(space_label(space), layers=2)
     macs = count_costs(space, "macs")
@@ -511,7 +513,7 @@ def test_unknown_devices_and_kinds_are_refused() -> None:
 
 
 def test_a_request_is_given_the_prior_of_nearest_cost() -> None:
-    """Of several budgets the one that a prior exceeds most decides."""
+    """With several budgets the one that a prior exceeds most counts."""
     costs = random_costs(3)
     cheap, dear = costs.cheapest(), costs.costliest()
     space = SpaceLabel("sgnas", 32, 100)
@@ -534,7 +536,7 @@ def test_a_request_is_given_the_prior_of_nearest_cost() -> None:
     assert made.nearest_priors(asked).tolist() == [0, 1, 0]
 
 
-def test_a_device_joins_with_the_others_left_as_they_are() -> None:
+def test_adding_a_device_does_not_change_the_others() -> None:
     space = make_mix_space(2)
     generator = conditioned(space_label(space), layers=2, devices=("a", "b"))
     wider = generator.with_device("c")
@@ -548,8 +550,8 @@ def test_a_device_joins_with_the_others_left_as_they_are() -> None:
 # The network and its files
 
 
-def test_a_new_network_hears_its_budget() -> None:
-    """Logits differ between the ends of the published range, by 2.4 in the mean of seeds."""
+def test_the_output_of_a_new_network_depends_on_its_budget() -> None:
+    """Logits at the ends of the published range differ, by 2.4 in the mean of seeds."""
     priors = F.one_hot(torch.ones(1, 21, 6, dtype=torch.int64), 4).flatten(2).float()
     ends = torch.tensor([[0.0], [1.0]]).expand(-1, 10)
     differences = []
@@ -564,8 +566,8 @@ def test_a_new_network_hears_its_budget() -> None:
 
 
 @pytest.mark.parametrize(("layers", "plane"), [(1, 24), (3, 24), (19, 24), (7, 8)])
-def test_the_border_of_constant_maps_tells_all_of_them(layers: int, plane: int) -> None:
-    """The short cut equals the whole plane."""
+def test_constant_maps_follow_from_their_border(layers: int, plane: int) -> None:
+    """The short computation equals that on the whole plane."""
     torch.manual_seed(0)
     network = GeneratorNetwork(5)
     conditions = torch.randn(3, 5)
@@ -573,8 +575,10 @@ def test_the_border_of_constant_maps_tells_all_of_them(layers: int, plane: int) 
     torch.testing.assert_close(network.condition_planes(conditions, layers, plane), whole)
 
 
-def test_the_published_generator_says_what_was_published(reference: Path, tmp_path: Path) -> None:
-    """To the kernel, conv MACs and parameters, in both variants, after writing and reading."""
+def test_the_published_generator_reproduces_published_answers(
+    reference: Path, tmp_path: Path
+) -> None:
+    """Kernels, conv MACs and parameters are equal, in both variants, after save and load."""
     folder = reference / "sgnas"
     made = import_generator(folder / "generator_imagenet.npz", folder / "prior_pool_imagenet.json")
     save_generator(made, tmp_path / "generator")
@@ -658,7 +662,7 @@ def test_files_that_are_no_generator_are_refused(reference: Path, tmp_path: Path
 
 
 class _Runs:
-    """Its pickle makes a folder when it is loaded."""
+    """A class whose pickle makes a folder when it is loaded."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -668,7 +672,7 @@ class _Runs:
 
 
 def test_weights_as_torch_saves_them_are_read_like_npz(reference: Path, tmp_path: Path) -> None:
-    """Plain, inside of a checkpoint, and trained in parallel; nothing in them is run."""
+    """Plain files, checkpoints, and models trained in parallel. No code of a file is run."""
     folder = reference / "sgnas"
     prior = folder / "prior_pool_imagenet.json"
     expected = import_generator(folder / "generator_imagenet.npz", prior).state_dict()

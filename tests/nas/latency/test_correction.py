@@ -1,4 +1,4 @@
-"""Correction: a device that disagrees with its table is met all the same."""
+"""On-device correction meets the target on a device that disagrees with its table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def priced(tiny_space: SearchSpace, tiny_table: LatencyTable) -> PricedSpace:
 
 
 @pytest.mark.parametrize("factor", [0.85, 1.0, 1.2])
-def test_a_device_that_is_slower_or_faster_than_its_table_is_met(
+def test_the_target_is_met_on_a_device_slower_or_faster_than_its_table(
     priced: PricedSpace, factor: float
 ) -> None:
     """Against a device that is off by a factor, correction does as well as knowing the factor."""
@@ -51,7 +51,7 @@ def test_a_device_that_is_slower_or_faster_than_its_table_is_met(
     assert correction.rounds == len(measured) <= ROUNDS
 
 
-def test_the_closest_is_kept_where_widths_end(priced: PricedSpace) -> None:
+def test_the_closest_architecture_is_kept_where_widths_end(priced: PricedSpace) -> None:
     start = priced.space.smallest()
     target_ms = priced.latency_ms(start)
     correction = correct_on_device(
@@ -61,7 +61,7 @@ def test_the_closest_is_kept_where_widths_end(priced: PricedSpace) -> None:
     assert correction.fit.latency_ms <= target_ms * (1 + 1e-9)
 
 
-def test_a_target_out_of_reach_is_refused_before_anything_is_measured(priced: PricedSpace) -> None:
+def test_an_infeasible_target_is_refused_before_anything_is_measured(priced: PricedSpace) -> None:
     def measure_ms(architecture: Architecture) -> float:
         raise AssertionError
 
@@ -69,7 +69,7 @@ def test_a_target_out_of_reach_is_refused_before_anything_is_measured(priced: Pr
         correct_on_device(priced, widths_of(priced, priced.space.smallest()), 1e6, measure_ms)
 
 
-def test_widths_go_as_far_as_they_can(priced: PricedSpace) -> None:
+def test_widths_grow_as_far_as_they_can(priced: PricedSpace) -> None:
     """A device twice as fast as its table leaves room that only the widest network uses."""
     start = priced.space.largest()
     high_ms = priced.latency_ms(start)
@@ -98,7 +98,7 @@ def _shallow(space: SearchSpace) -> LogProbabilities:
 
 
 def _by_depth(priced: PricedSpace, slope: float) -> Callable[[Architecture], float]:
-    """A device that the table prices wrongly, by so much more for every layer above twelve."""
+    """A device whose error against the table grows with every layer above twelve."""
 
     def measure_ms(architecture: Architecture) -> float:
         off = slope * (len(architecture.choices) - 12)
@@ -109,10 +109,10 @@ def _by_depth(priced: PricedSpace, slope: float) -> Callable[[Architecture], flo
 
 @pytest.mark.parametrize("slope", [0.012, -0.012])
 @pytest.mark.parametrize("share", [0.03, 0.1, 0.25, 0.6])
-def test_a_search_lands_on_a_device_that_disagrees_by_depth(
+def test_a_search_meets_the_target_on_a_device_whose_error_depends_on_depth(
     priced_tfnas: PricedSpace, slope: float, share: float
 ) -> None:
-    """Shallow networks off by 7 %, to one side or the other, deep ones to the other side."""
+    """Predictions of shallow networks are 7 % off; those of deep ones are off the other way."""
     space, log = priced_tfnas.space, _shallow(priced_tfnas.space)
     low_ms, high_ms = priced_tfnas.feasible_ms()
     target_ms = low_ms + share * (high_ms - low_ms)
@@ -124,7 +124,7 @@ def test_a_search_lands_on_a_device_that_disagrees_by_depth(
 def test_other_operations_and_depths_are_asked_for_where_widths_end(
     priced_tfnas: PricedSpace,
 ) -> None:
-    """What was aimed at in vain is within the reach of what comes next."""
+    """The widths of the next proposal cover the aims that failed before."""
     space, log = priced_tfnas.space, _shallow(priced_tfnas.space)
     low_ms, high_ms = priced_tfnas.feasible_ms()
     target_ms = low_ms + 0.1 * (high_ms - low_ms)
@@ -146,7 +146,7 @@ def test_other_operations_and_depths_are_asked_for_where_widths_end(
     assert fitted.min_ms <= least_ms < most_ms <= fitted.max_ms
 
 
-def test_an_interrupted_landing_goes_on_as_if_it_were_not(
+def test_an_interrupted_correction_goes_on_to_the_same_result(
     priced_tfnas: PricedSpace, tmp_path: Path
 ) -> None:
     space, log = priced_tfnas.space, _shallow(priced_tfnas.space)

@@ -35,7 +35,7 @@ def _encoded(space: SearchSpace, fraction: float) -> EncodedSpace:
 
 
 def _score(encoded: EncodedSpace, code: Code) -> float:
-    """Grows with the network, with a wrinkle for every layer and pair of layers."""
+    """A score that grows with the network, with interactions of layers and pairs of layers."""
     rough = sum(np.sin(3.0 * n + 5.0 * i) for i, n in enumerate(code))
     pairs = sum(np.cos(a * b + i) for i, (a, b) in enumerate(pairwise(code)))
     return encoded.load(code) + 0.05 * float(rough) + 0.02 * float(pairs)
@@ -48,7 +48,7 @@ def _score(encoded: EncodedSpace, code: Code) -> float:
 def test_every_proposal_is_feasible_and_new(
     name: str, space: str, seed: int, fraction: float
 ) -> None:
-    """Up to the last architecture of a small space, after which there is none."""
+    """Proposals end after the last architecture of a small space."""
     encoded = _encoded(SPACES[space], fraction)
     black_box = BLACK_BOXES[name](encoded, seed=seed)
     for _ in range(30):
@@ -63,7 +63,7 @@ def test_every_proposal_is_feasible_and_new(
 
 
 @EVERY_BLACK_BOX
-def test_a_whole_space_is_searched_and_then_left(name: str) -> None:
+def test_a_search_ends_when_the_whole_space_is_evaluated(name: str) -> None:
     encoded = _encoded(SPACES["small"], 0.3)
     listed = encoded.all_codes(10_000)
     assert listed is not None
@@ -76,7 +76,7 @@ def test_a_whole_space_is_searched_and_then_left(name: str) -> None:
 @EVERY_BLACK_BOX
 @pytest.mark.parametrize("space", ["tiny", "nasbench-macro"])
 def test_the_same_seed_and_scores_take_the_same_path(name: str, space: str) -> None:
-    """So a search that was interrupted goes on bit-exactly when its scores are told again."""
+    """So an interrupted search goes on bit-exactly if it gets its scores again."""
     encoded = _encoded(SPACES[space], 0.4)
     paths = []
     for seed in (3, 3, 4):
@@ -119,7 +119,7 @@ def test_published_rates_keep_the_constraint(name: str, space: str) -> None:
 @given(seed=st.integers(0, 2**31 - 1))
 @settings(max_examples=30)
 def test_a_crossover_at_a_point_takes_either_side_from_one_parent(seed: int) -> None:
-    """At the whole budget nothing is repaired; without left-out layers every code is canonical."""
+    """The full budget needs no repair. Without left-out layers every encoding is canonical."""
     encoded, rng = _encoded(SPACES["mix"], 1.0), np.random.default_rng(seed)
     one, other = encoded.random(rng), encoded.random(rng)
     child = crossover(encoded, one, other, rng, variation=Variation(single_point=True))
@@ -132,7 +132,7 @@ def test_a_mutation_rate_is_that_of_every_decision() -> None:
     often = Variation(mutation_rate=0.9)
     changed = [mutate(encoded, code, rng, variation=often) for _ in range(400)]
     share = np.mean([[a != b for a, b in zip(code, m, strict=True)] for m in changed])
-    assert share == pytest.approx(0.9, abs=0.05)  # a choice may be drawn again
+    assert share == pytest.approx(0.9, abs=0.05)  # the same choice may be drawn again
 
 
 def test_children_of_two_parents_are_mutated_where_asked() -> None:
@@ -168,7 +168,7 @@ def test_exact_search_finds_the_optimum_of_additive_scores() -> None:
     assert black_box.best[1] == pytest.approx(optimum)
 
 
-def test_nothing_on_the_front_beats_another() -> None:
+def test_no_architecture_on_the_front_beats_another() -> None:
     encoded = _encoded(SPACES["nasbench-macro"], 0.6)
     search = NSGA2Search(encoded, seed=0)
     run(search, lambda code: _score(encoded, code), 120)

@@ -1,4 +1,4 @@
-"""Codes of architectures under a constraint, and the exact optimum of additive scores."""
+"""Encodings of architectures under a constraint, and the exact optimum of additive scores."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.conftest import make_small_space, make_tiny_space, random_price, writ
 
 
 def _macs(space: SearchSpace, fraction: float) -> EncodedSpace:
-    """The space under a budget so far between the fewest and the most MACs."""
+    """The space under a budget at a fraction between the fewest and the most MACs."""
     low, high = (network_cost(space.lower(a)).macs for a in (space.smallest(), space.largest()))
     budget = low + fraction * (high - low)
     return EncodedSpace(Constraint((Limit(Count(space, "macs"), budget),)))
@@ -62,7 +62,7 @@ def test_random_codes_are_diverse(name: str) -> None:
 
 
 def test_different_codes_are_different_networks() -> None:
-    """All of 6,561 architectures; leaving out one of two equal layers is one network."""
+    """All 6,561 architectures. Leaving out either of two equal layers gives one network."""
     encoded = _macs(make_space("nasbench-macro"), 1.0)
     listed = encoded.all_codes(10_000)
     assert listed is not None
@@ -72,7 +72,7 @@ def test_different_codes_are_different_networks() -> None:
 
 @pytest.mark.parametrize("fraction", [0.02, 0.3, 1.0])
 def test_all_codes_are_those_reached_by_single_changes(fraction: float) -> None:
-    """Whatever is feasible is met, nothing twice, and then the search for new ones ends."""
+    """Every feasible encoding is found once, and then the search for new ones ends."""
     encoded, rng = _macs(SPACES["small"], fraction), np.random.default_rng(0)
     listed = encoded.all_codes(10_000)
     assert listed is not None
@@ -125,7 +125,7 @@ def test_latencies_on_several_devices_are_those_of_the_tables(
 
 
 def test_an_infeasible_budget_is_refused_with_the_nearest(two_tables: list[PricedSpace]) -> None:
-    """The least latency over all architectures, of the device that is the slower one there."""
+    """The nearest budget is the least latency of the slower device over all architectures."""
     everything = EncodedSpace(latency_limits(two_tables, 1e3))
     listed = everything.all_codes(10_000)
     assert listed is not None
@@ -142,7 +142,7 @@ def test_an_infeasible_budget_is_refused_with_the_nearest(two_tables: list[Price
 def test_limits_that_exclude_each_other_are_refused_with_the_nearest(
     two_tables: list[PricedSpace],
 ) -> None:
-    """Each alone can be kept, and what the refusal names can be kept together."""
+    """Each limit alone is feasible; the budgets that the refusal names are feasible together."""
     macs = Count(two_tables[0].space, "macs")
     latency = Latency(two_tables[1])  # small blocks are slow on this device
     anything = EncodedSpace(Constraint((Limit(latency, 1e3), Limit(macs, 1e12))))
@@ -168,7 +168,7 @@ def test_limits_that_exclude_each_other_are_refused_with_the_nearest(
 
 
 def _brute_force(encoded: EncodedSpace, scores: Scores) -> float:
-    """Over all codes of a space of fixed depth, canonical or not."""
+    """The best score over all encodings of a space of fixed depth, canonical or not."""
     codes = product(*(range(len(choices)) for choices in encoded.choices))
     return max(scores.of(encoded, code) for code in codes if encoded.feasible(code))
 
@@ -179,9 +179,7 @@ def _brute_force(encoded: EncodedSpace, scores: Scores) -> float:
     fraction=st.floats(0.0, 1.0, allow_subnormal=False),
     rounded=st.booleans(),
 )
-def test_the_exact_optimum_is_that_of_brute_force(
-    seed: int, fraction: float, rounded: bool
-) -> None:
+def test_the_exact_optimum_equals_brute_force(seed: int, fraction: float, rounded: bool) -> None:
     """Scores with and without ties, negative ones too."""
     encoded, rng = _macs(SPACES["small"], fraction), np.random.default_rng(seed)
     rows = [rng.normal(size=len(choices)) for choices in encoded.choices]
@@ -211,7 +209,7 @@ def test_the_exact_optimum_holds_under_several_limits(
 @settings(max_examples=10)
 @given(seed=st.integers(0, 2**31), fraction=st.floats(0.0, 1.0, allow_subnormal=False))
 def test_the_exact_optimum_chooses_depths(seed: int, fraction: float) -> None:
-    """No random code is better; without a limit every stage is the best of its depths."""
+    """No random encoding is better. Without a limit every stage has its best depth."""
     space = make_tiny_space()
     encoded, rng = _macs(space, fraction), np.random.default_rng(seed)
     scores = Scores(
@@ -239,7 +237,7 @@ def _best_of_random(encoded: EncodedSpace, scores: Scores, rng: np.random.Genera
 
 
 def test_the_exact_optimum_of_a_published_space() -> None:
-    """18 layers with some hundred choices each: found, feasible, and no single change is better."""
+    """18 layers with hundreds of choices: the optimum is feasible, and no change improves it."""
     encoded, rng = _macs(make_space("tfnas", 32, 10), 0.3), np.random.default_rng(0)
     rows = []
     for choices in encoded.choices:

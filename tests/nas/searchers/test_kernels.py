@@ -1,4 +1,4 @@
-"""Searches over kernels of unified blocks: expectations by enumeration, the best, what is drawn."""
+"""Searches over kernels of unified blocks: expectations, optima and draws."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _constraint(share: float = 1.0) -> Constraint:
 
 
 def test_the_expected_load_equals_the_enumeration() -> None:
-    """Over all outcomes of one layer, the other being certain."""
+    """Over all outcomes of one layer; the other layer is certain."""
     constraint = _constraint()
     p = _probabilities(2, 0)
     p[1] = 0.0

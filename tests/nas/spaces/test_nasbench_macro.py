@@ -1,4 +1,4 @@
-"""NAS-Bench-Macro's space is the one whose networks the benchmark trained."""
+"""The space of NAS-Bench-Macro has the networks that the benchmark trained."""
 
 from __future__ import annotations
 
