@@ -203,9 +203,9 @@ class OneShotSearcher(SupernetSearcher):
             black_box = family(
                 constrained, seed=self.settings.seed, variation=self.recipe.variation
             )
-            for code, told in known.items():
+            for code, known_score in known.items():
                 if constrained.feasible(code):
-                    black_box.tell(code, told)
+                    black_box.tell(code, known_score)
 
             def report(done: float, words: str, index: int = index) -> None:
                 share = (index + done) / len(searched)

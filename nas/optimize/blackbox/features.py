@@ -54,15 +54,15 @@ def _table(choices: tuple[Choice, ...]) -> Floats:
     parts = [one_hot]
     if any(choice.width for choice in choices):
         octaves = [np.log2(choice.width) if choice.width else 0.0 for choice in choices]
-        parts.append(_thermometer(octaves))
+        parts.append(_cumulative_steps(octaves))
     sizes = sorted({kernel for choice in choices for kernel in choice.kernels or ()})
     for size in sizes:
         counts = [(choice.kernels or ()).count(size) * _PER_KERNEL for choice in choices]
-        parts.append(_thermometer(counts))
+        parts.append(_cumulative_steps(counts))
     return np.hstack(parts)
 
 
-def _thermometer(numbers: list[float]) -> Floats:
+def _cumulative_steps(numbers: list[float]) -> Floats:
     """Rows whose squared distance is the difference of the numbers; the last is for ``ABSENT``."""
     levels = np.unique(np.array(numbers))  # ascending
     rows = np.array([*numbers, levels[0]])

@@ -229,7 +229,7 @@ class GeneratorTraining(Resumable):
         return judged / (judged + _JUDGED * recipe.generator_epochs * len(parts.generator))
 
     def _imitate(self, say: Callable[[str], None]) -> None:
-        """Train the generator to output the nearest prior of each budget, with the hardware loss."""
+        """Train the output towards the nearest prior of each budget, with the hardware loss."""
         recipe, known = self.recipe, self.generator.prior_choices()
         drawn = generator(self.seed, _STREAM)
         requests = self.budgets.epoch(recipe.budgets, recipe.jitter, drawn)
