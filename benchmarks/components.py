@@ -337,7 +337,7 @@ def _data(options: argparse.Namespace) -> ImageData:
 
 
 def _target_ms(options: argparse.Namespace, priced: PricedSpace) -> float:
-    low_ms, high_ms = priced.reachable_ms()
+    low_ms, high_ms = priced.feasible_ms()
     return low_ms + float(options.fraction) * (high_ms - low_ms)
 
 
@@ -425,7 +425,7 @@ def _print_spaces(spaces: list[str], options: argparse.Namespace) -> None:
     rows = []
     for name in spaces:
         priced = _priced(options, name)
-        label, (low_ms, high_ms) = priced.table.space, priced.reachable_ms()
+        label, (low_ms, high_ms) = priced.table.space, priced.feasible_ms()
         rows.append(
             (
                 name,

@@ -110,7 +110,7 @@ def tried(cell: Cell, priced: PricedSpace, folder: Path) -> Cell:
         AssertionError: The search ended above its budget.
     """
     data = _images(cell.task)
-    low, high = priced.reachable_ms()
+    low, high = priced.feasible_ms()
     target_ms = low + _SHARE * (high - low)
     try:
         searcher = SEARCHERS[cell.searcher](priced, SearchSettings(1, _BATCH, 0, _recipe(cell)))
@@ -136,8 +136,8 @@ def shortened(space: SearchSpace) -> SearchSpace:
         if (made := layer.block(choice)) is not None
     )
     channels, size, _ = output_shape(block)
-    tail = (Classifier(channels, space.classes, size),)
-    return replace(space, stages=tuple(stages), tail=tail)
+    head = (Classifier(channels, space.classes, size),)
+    return replace(space, stages=tuple(stages), head=head)
 
 
 def _takes_strategies(searcher: str) -> bool:

@@ -36,7 +36,7 @@ from nas.evaluators.tabular import TabularEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.blackbox import BLACK_BOXES
 from nas.optimize.constraints import Constraint, Count, Latency, Limit, Quantity
-from nas.optimize.encoding import Code, CodedSpace
+from nas.optimize.encoding import Code, EncodedSpace
 from nas.spaces import make_space
 
 COUNTS = (50, 100, 200, 300)
@@ -51,18 +51,18 @@ Outsider = Callable[["Task", int], None]
 class Task:
     """One search: scores by code, and the best feasible one so far after every evaluation."""
 
-    def __init__(self, coded: CodedSpace, table: dict[Code, float], evaluations: int) -> None:
-        self.coded = coded
+    def __init__(self, encoded: EncodedSpace, table: dict[Code, float], evaluations: int) -> None:
+        self.encoded = encoded
         self.table = table
         self.evaluations = evaluations
-        feasible = [score for code, score in table.items() if coded.feasible(code)]
+        feasible = [score for code, score in table.items() if encoded.feasible(code)]
         self.optimum = max(feasible)
         self.known: dict[Code, float] = {}
         self.regrets: list[float] = []
 
     def score(self, code: Code) -> float:
         """Charged once a network."""
-        code = self.coded.canonical(code)
+        code = self.encoded.canonical(code)
         if code not in self.known:
             self.known[code] = self.table[code]
             best = max(self.known.values())
@@ -90,10 +90,10 @@ def optuna_tpe(task: Task, seed: int) -> None:
         if task.over:
             return
         trial = study.ask()
-        sizes = [len(choices) for choices in task.coded.choices]
+        sizes = [len(choices) for choices in task.encoded.choices]
         code = tuple(trial.suggest_categorical(str(i), range(n)) for i, n in enumerate(sizes))
-        trial.set_constraint("budget", task.coded.load(code) - 1)
-        study.tell(trial, task.score(code) if task.coded.feasible(code) else 0.0)
+        trial.set_constraint("budget", task.encoded.load(code) - 1)
+        study.tell(trial, task.score(code) if task.encoded.feasible(code) else 0.0)
 
 
 def pymoo_nsga2(task: Task, seed: int) -> None:
@@ -105,7 +105,7 @@ def pymoo_nsga2(task: Task, seed: int) -> None:
     from pymoo.operators.repair.rounding import RoundingRepair
     from pymoo.operators.sampling.rnd import IntegerRandomSampling
 
-    top = np.array([len(choices) - 1 for choices in task.coded.choices])
+    top = np.array([len(choices) - 1 for choices in task.encoded.choices])
     problem = Problem(len(top), n_obj=1, n_ieq_constr=1, xl=0 * top, xu=top, vtype=int)
     algorithm = NSGA2(
         pop_size=20,
@@ -122,9 +122,9 @@ def pymoo_nsga2(task: Task, seed: int) -> None:
             return
         for child in children:
             code = tuple(int(n) for n in child.X)
-            fits = task.coded.feasible(code) and not task.over
+            fits = task.encoded.feasible(code) and not task.over
             child.F = np.array([-task.score(code) if fits else 0.0])
-            child.G = np.array([task.coded.load(code) - 1])
+            child.G = np.array([task.encoded.load(code) - 1])
             child.evaluated = {"F", "G"}
         algorithm.tell(infills=children)
 
@@ -138,7 +138,7 @@ def search(name: str, task: Task, seed: int) -> float:
     if name in OUTSIDERS:
         OUTSIDERS[name](task, seed)
     else:
-        black_box = BLACK_BOXES[name](task.coded, seed=seed)
+        black_box = BLACK_BOXES[name](task.encoded, seed=seed)
         while not task.over and (code := black_box.ask()) is not None:
             black_box.tell(code, task.score(code))
     return 1e3 * (perf_counter() - begin) / max(1, len(task.regrets))
@@ -178,7 +178,7 @@ def main() -> None:
     else:
         sys.exit("give --table TABLE, or --constraint macs")
     names = asked.searchers.split(",") if asked.searchers else [*BLACK_BOXES, *OUTSIDERS]
-    everything = CodedSpace(Constraint((Limit(quantity, 1e15),)))
+    everything = EncodedSpace(Constraint((Limit(quantity, 1e15),)))
     listed = everything.all_codes(10_000)
     assert listed is not None
     codes = [tuple(code) for code in listed.tolist()]
@@ -186,7 +186,7 @@ def main() -> None:
     amounts = sorted(
         max(everything.amounts(code)) for code in product(range(3), repeat=len(space.layers))
     )
-    tasks = {q: _coded(quantity, float(np.quantile(amounts, q))) for q in asked.quantiles}
+    tasks = {q: _encoded(quantity, float(np.quantile(amounts, q))) for q in asked.quantiles}
     cells = Cells(asked.output / f"cells-{asked.constraint}.jsonl")
     for seed, name, quantile in product(range(asked.seeds), names, asked.quantiles):
         if (name, quantile, seed) not in cells.done:
@@ -218,8 +218,8 @@ def main() -> None:
     print_lines(list(_verdict(curves)))
 
 
-def _coded(quantity: Quantity, budget: float) -> CodedSpace:
-    return CodedSpace(Constraint((Limit(quantity, budget),)))
+def _encoded(quantity: Quantity, budget: float) -> EncodedSpace:
+    return EncodedSpace(Constraint((Limit(quantity, budget),)))
 
 
 def _curves(cells: Cells, name: str, asked: argparse.Namespace) -> np.ndarray:
@@ -261,7 +261,7 @@ def _verdict(curves: dict[str, np.ndarray]) -> Iterator[str]:
 
 
 def _print_head(
-    asked: argparse.Namespace, quantity: Quantity, tasks: dict[float, CodedSpace]
+    asked: argparse.Namespace, quantity: Quantity, tasks: dict[float, EncodedSpace]
 ) -> None:
     import optuna
     import pymoo

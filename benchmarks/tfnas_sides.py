@@ -95,7 +95,7 @@ def our_steps(shape: Shape, recipe: TFNASRecipe, device: TorchDevice = CPU) -> S
     keep_freed_memory()
     priced = made_up_prices(shape.space())
     searcher = TFNASSearcher(priced, SearchSettings(recipe=recipe, torch_device=device))
-    target_ms = sum(priced.reachable_ms()) / 2
+    target_ms = sum(priced.feasible_ms()) / 2
     state = searcher.begin()
     images, labels = shape.batch()
     x = images.to(device.device).contiguous(memory_format=device.memory_format)
@@ -204,7 +204,7 @@ class PlainNetwork(nn.Module):
             nn.ModuleList(PlainLayer(space, s, i) for i in range(len(layers)))
             for s, layers in enumerate(space.stages)
         )
-        self.tail = nn.Sequential(*(render_torch(s, modules=_MODULES) for s in space.tail))
+        self.tail = nn.Sequential(*(render_torch(s, modules=_MODULES) for s in space.head))
         self.betas = nn.ParameterList(torch.zeros(len(layers)) for layers in space.stages)
 
     def path(self, x: Tensor, pick: Callable[[PlainLayer], int]) -> Tensor:

@@ -54,8 +54,8 @@ def make_tiny_space() -> SearchSpace:
     first = TFNASLayer(8, 16, 2, "relu", 8)
     second = TFNASLayer(16, 16, 1, "relu", 4)
     last = TFNASLayer(16, 24, 1, "swish", 4)
-    tail = (ConvBlock(24, 32, 1, 1, "swish", 4), Classifier(32, 10, 4))
-    return SearchSpace("tiny", 8, 10, (stem,), ((first, second), (last,)), tail)
+    head = (ConvBlock(24, 32, 1, 1, "swish", 4), Classifier(32, 10, 4))
+    return SearchSpace("tiny", 8, 10, (stem,), ((first, second), (last,)), head)
 
 
 def make_tiny_fixed_space() -> SearchSpace:
@@ -64,8 +64,8 @@ def make_tiny_fixed_space() -> SearchSpace:
     make_layer = inverted_residuals(("k3_e1", "k3_e2", "k3_e4", "skip"), "relu6")
     first = (make_layer(8, 12, 2, 8), make_layer(12, 12, 1, 4))
     second = (MixLayer(12, 16, 1, 4),)
-    tail = (ConvBlock(16, 24, 1, 1, "relu6", 4), Classifier(24, 10, 4))
-    return SearchSpace("tiny-fixed", 8, 10, (stem,), (first, second), tail, elastic_depth=False)
+    head = (ConvBlock(16, 24, 1, 1, "relu6", 4), Classifier(24, 10, 4))
+    return SearchSpace("tiny-fixed", 8, 10, (stem,), (first, second), head, elastic_depth=False)
 
 
 def make_small_space() -> SearchSpace:
@@ -98,8 +98,8 @@ def make_mix_space(layers: int = 2) -> SearchSpace:
     channels = (4, 8, 8, 8)[: layers + 1]
     stem = ConvBlock(3, 4, 3, 1, "relu6", 8)
     rows = tuple(MixLayer(i, o, 1, 8) for i, o in pairwise(channels))
-    tail = (ConvBlock(channels[-1], 16, 1, 1, "relu6", 8), Classifier(16, 10, 8))
-    return SearchSpace("tiny-mix", 8, 10, (stem,), (rows,), tail, elastic_depth=False)
+    head = (ConvBlock(channels[-1], 16, 1, 1, "relu6", 8), Classifier(16, 10, 8))
+    return SearchSpace("tiny-mix", 8, 10, (stem,), (rows,), head, elastic_depth=False)
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ from latbench.errors import MismatchError
 from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable
 from latbench.units import format_ms
-from nas.latency.correction import Measure, land, widths_of
+from nas.latency.correction import Measure, correct_on_device, widths_of
 from nas.latency.priced_space import PricedSpace, labelled_space, profile_space
 from nas.latency.width_scaling import METHODS, fit_exact
 from nas.searchers import SEARCHERS
@@ -447,7 +447,7 @@ def test_search_train_evaluate_export(
     run: Any, tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second journey, as short as it can be, on real images."""
-    target = sum(_priced(table).reachable_ms()) / 3
+    target = sum(_priced(table).feasible_ms()) / 3
     code, result = _json(
         run, "search", "tfnas", "--table", table, "--target", f"{target}ms", "--data", "digits",
         "--images", 48, "--epochs", 2, "--batch-size", 16, "-o", tmp_path / "search",
@@ -497,7 +497,7 @@ def test_a_measured_fit_scales_by_the_method_that_was_asked_for(
         )  # fmt: skip
         assert code == 0
         propose = widths_of(priced, arch, scale=METHODS[method])
-        found = land(
+        found = correct_on_device(
             priced,
             propose,
             target,
@@ -515,7 +515,7 @@ def test_a_search_ends_with_what_is_measured(
 ) -> None:
     """A device that takes 8 % longer than its table says."""
     priced = _priced(table)
-    target = sum(priced.reachable_ms()) / 3
+    target = sum(priced.feasible_ms()) / 3
 
     def slower(opened: LatencyTable) -> Measure:
         return lambda network, progress: 1.08 * opened.predict(network).latency_ms
@@ -550,7 +550,7 @@ def test_measuring_on_another_machine_is_refused_before_anything_is_done(
     table, here = tmp_path / "foreign.sqlite", current_environment({})
     there = msgspec.structs.replace(here, cpu="another CPU", gpu=None)
     write_table(table, make_space("tfnas", 32, 10), profile, environment=there)
-    target = sum(_priced(table).reachable_ms()) / 3
+    target = sum(_priced(table).feasible_ms()) / 3
     asked = ["--table", table, "--target", f"{target}ms", "--measured"]
     for command in (
         ["search", "tfnas", *asked, "--data", "digits", "-o", tmp_path / "run"],
@@ -596,7 +596,7 @@ def test_results_have_no_column_that_is_empty(
     """Searches without probabilities have no argmax."""
     table = tmp_path / "t.sqlite"
     write_table(table, make_space("nasbench-macro", 8, 10), profile)
-    target = _priced(table).reachable_ms()[1]
+    target = _priced(table).feasible_ms()[1]
     code, out, _ = run(
         "search", "nasbench-macro", "--searcher", "random", "--table", table, "--data", "digits",
         "--images", 40, "--epochs", 1, "--batch-size", 16, "--set", "evaluations=2",
@@ -651,7 +651,7 @@ def test_a_search_holds_its_targets_on_two_devices(
         write_table(path, space, profile, prices=lambda s, f=factor: f * random_price(s))  # type: ignore[misc]
         tables += ["--table", path]
     slower = _priced(tmp_path / "b.sqlite")
-    low_ms, high_ms = slower.reachable_ms()
+    low_ms, high_ms = slower.feasible_ms()
     targets = [low_ms + share * (high_ms - low_ms) for share in (0.8, 0.2)]
     asked = [
         "search", "nasbench-macro", "--searcher", "evolution", *tables, "--data", "digits",

@@ -27,7 +27,7 @@ def run(conditions: Conditions, record: Record) -> None:
     """Search twice, once interrupted, and compare all that is kept."""
     table = conditions.folder / "table.sqlite"
     space = make_space("tfnas", 32, 10)
-    low, high = PricedSpace(space, made_up_table(space, table)).reachable_ms()
+    low, high = PricedSpace(space, made_up_table(space, table)).feasible_ms()
     images = "64" if conditions.tiny else "1200"
     options = [
         "search", "tfnas", "--searcher", "tfnas", "--table", table,

@@ -96,7 +96,7 @@ def _train(
     if tiny:
         data, batch_size = data.subset(160, seed=0), 8
     settings = SearchSettings(epochs=1, batch_size=batch_size, recipe=recipe, torch_device=device)
-    target_ms = sum(priced.reachable_ms()) / 2
+    target_ms = sum(priced.feasible_ms()) / 2
     hook = register_optimizer_step_post_hook(window)
     try:
         searcher(priced, settings).search(data, [target_ms], RunFolder(folder / "run", {}))

@@ -30,7 +30,9 @@ from latbench.commands.output import emit
 )
 @json_option
 def table_show(table: Path, worst: int, curves: int, picture: Path | None, as_json: bool) -> None:
-    """Show the device and space of TABLE, its worst entries and its width curves.
+    """Show what TABLE holds, worst entries first.
+
+    The device, the space, the entries of widest interval, and latency over width.
 
     `--json` prints all measured entries with the device, the machine and the price model.
     """

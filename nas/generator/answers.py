@@ -1,12 +1,13 @@
-"""Architectures for budgets: a generator's raw output, and answers that keep to the budgets.
+"""Architectures for budgets: raw output of a generator, and answers that keep to the budgets.
 
-The network's own architecture misses its budget by some percent either way. An answer is brought
-into a band just below the budget with the fewest changes (``nas.generator.repair``). So that
-answers rise with their budgets, over one call and from call to call, bands are rungs of a ladder
-that depends on the space and its costs alone: rung k ends at ``least cost * BAND ** k``. A budget
-is answered from the rung that ends at or just below it, and the network is asked for that rung's
-end; where no architecture lies on a rung, the one below answers. An answer is then never above its
-budget and, in spaces of many layers and but for the ends of their reach, within one percent of it.
+The raw output misses its budget by a few percent. An answer is repaired: the fewest possible
+changes bring its cost into a band just below the budget (``nas.generator.repair``). Answers must
+not become cheaper when budgets rise, in one call and between calls. So the bands are fixed for a
+space and its costs: band k ends at ``least cost * BAND ** k``. A budget is answered from the
+highest band that ends at or below it, and the network gets the end of that band as its budget. If
+the band holds no architecture, the next lower band answers. So an answer never exceeds its budget.
+In spaces of many layers it is within one percent of the budget, except near the ends of the
+feasible range.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ class Answer:
     """An architecture for a request.
 
     Attributes:
-        changes: Number of decisions that differ from the network's own; None for the architecture
-            of least cost, for which the network is not asked.
+        architecture: The architecture.
+        changes: Number of decisions that differ from the raw output. None for the architecture of
+            least cost, which needs no network.
     """
 
     architecture: Architecture
@@ -48,7 +50,7 @@ def raw_answers(
     """Raw generator output, without the repair that enforces budgets; one forward pass.
 
     Raises:
-        LatbenchError: As ``Generator.forward``.
+        LatbenchError: See ``Generator.forward``.
     """
     plane = plane_of(space)
     with torch.no_grad():
@@ -57,24 +59,24 @@ def raw_answers(
 
 
 def answers(generator: Generator, space: SearchSpace, requests: Sequence[Request]) -> list[Answer]:
-    """Architectures that keep to their budgets, in the order asked.
+    """Architectures that keep to their budgets, in the order of the requests.
 
     Raises:
-        BudgetError: A budget is out of the space's reach; carries the nearest feasible one.
-        LatbenchError: As ``Generator.forward``.
+        BudgetError: A budget is outside of the feasible range. Carries the nearest feasible one.
+        LatbenchError: See ``Generator.forward``.
     """
     plane = plane_of(space)
-    floors = [least_outcomes(request) for request in requests]
-    rungs = [[_rung(limit) for limit in request.limits] for request in requests]
+    cheapest = [least_outcomes(request) for request in requests]
+    bands = [[_band_of(limit) for limit in request.limits] for request in requests]
     found: list[Answer | None] = [None] * len(requests)
     waiting = list(range(len(requests)))
     down = 0
     while waiting:
         asked: dict[int, Request] = {}
         for i in waiting:
-            steps = [rung - down for rung in rungs[i]]
+            steps = [band - down for band in bands[i]]
             if min(steps) < 1:
-                found[i] = Answer(plane.architecture(floors[i]), None)
+                found[i] = Answer(plane.architecture(cheapest[i]), None)
             else:
                 asked[i] = _at(requests[i], steps)
         if asked:
@@ -92,13 +94,13 @@ def answers(generator: Generator, space: SearchSpace, requests: Sequence[Request
 
 
 def least_outcomes(request: Request) -> Ints:
-    """Outcomes of least cost within the budgets.
+    """Outcomes of the cheapest network within the budgets.
 
     Raises:
-        BudgetError: There are none, or a budget is above all that the space costs.
+        BudgetError: There is no such network, or a budget is outside of the feasible range.
     """
     for limit in request.limits:
-        low, high = limit.costs.reach
+        low, high = limit.costs.feasible_range
         if not low <= limit.budget <= high:
             raise _out_of_reach(limit, low, high)
     first = request.limits[0]
@@ -107,11 +109,11 @@ def least_outcomes(request: Request) -> Ints:
     except ValueError:
         outcomes, least = first.costs.cheapest(), math.inf
     if least > first.budget:
-        others = " and ".join(_said(limit.costs, limit.budget) for limit in request.limits[1:])
+        others = " and ".join(_formatted(limit.costs, limit.budget) for limit in request.limits[1:])
         known = math.isfinite(least)
-        nearest = f"the nearest feasible budget is {_said(first.costs, least * (1 + EDGE))}"
+        nearest = f"the nearest feasible budget is {_formatted(first.costs, least * (1 + EDGE))}"
         raise _refusal(
-            f"no architecture keeps to {_said(first.costs, first.budget)} and {others}: "
+            f"no architecture keeps to {_formatted(first.costs, first.budget)} and {others}: "
             + (nearest if known else "raise one of them"),
             first.costs,
             least if known else None,
@@ -123,9 +125,9 @@ def _out_of_reach(limit: PlaneLimit, low: float, high: float) -> BudgetError:
     costs = limit.costs
     nearest, inwards = (low, 1 + EDGE) if limit.budget < low else (high, 1 - EDGE)
     return _refusal(
-        f"{_said(costs, limit.budget)} is out of reach: architectures of this space have "
-        f"{_said(costs, low)} to {_said(costs, high)}; the nearest feasible budget is "
-        f"{_said(costs, nearest * inwards)}",
+        f"{_formatted(costs, limit.budget)} is out of reach: architectures of this space have "
+        f"{_formatted(costs, low)} to {_formatted(costs, high)}; the nearest feasible budget is "
+        f"{_formatted(costs, nearest * inwards)}",
         costs,
         nearest,
     )
@@ -140,27 +142,27 @@ def _refusal(message: str, costs: PlaneCosts, nearest: float | None) -> BudgetEr
     )
 
 
-def _said(costs: PlaneCosts, amount: float) -> str:
+def _formatted(costs: PlaneCosts, amount: float) -> str:
     return f"{amount:.6g} {UNITS[costs.kind]}"
 
 
-def _rung(limit: PlaneLimit) -> int:
-    """The highest rung that ends at or below a budget."""
-    low, _ = limit.costs.reach
-    rung = math.ceil(math.log(limit.budget / low) / math.log(BAND)) + 1
-    while _end(low, rung) > limit.budget and rung > 0:
-        rung -= 1
-    return rung
+def _band_of(limit: PlaneLimit) -> int:
+    """Index of the highest band that ends at or below a budget."""
+    low, _ = limit.costs.feasible_range
+    band = math.ceil(math.log(limit.budget / low) / math.log(BAND)) + 1
+    while _end(low, band) > limit.budget and band > 0:
+        band -= 1
+    return band
 
 
-def _end(low: float, rung: int) -> float:
-    return float(low * BAND**rung)
+def _end(low: float, band: int) -> float:
+    return float(low * BAND**band)
 
 
-def _at(request: Request, rungs: Sequence[int]) -> Request:
-    """The request with its budgets at the ends of rungs."""
+def _at(request: Request, bands: Sequence[int]) -> Request:
+    """The request with the ends of bands as its budgets."""
     limits = tuple(
-        PlaneLimit(limit.costs, _end(limit.costs.reach[0], rung))
-        for limit, rung in zip(request.limits, rungs, strict=True)
+        PlaneLimit(limit.costs, _end(limit.costs.feasible_range[0], band))
+        for limit, band in zip(request.limits, bands, strict=True)
     )
     return Request(limits, request.device)

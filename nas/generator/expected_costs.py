@@ -1,12 +1,14 @@
-"""Quantities of networks, looked up by the outcomes of a decision plane.
+"""Costs of networks, as tables over the outcomes of a decision plane.
 
 The quantities are those of ``nas.optimize.constraints``. A layer has few distinct blocks
-(``nas.generator.planes``), so all that a network can have of a latency, of MACs or of parameters is
-a table, and its expectation a product with probabilities. Glossary:
+(``nas.generator.planes``), so one table holds their latencies, MACs or parameters. An expected cost
+is the product of this table with probabilities.
 
-    P, L, O  sums (a cost is the largest of them), layers, outcomes of a layer
-    base     what a network costs besides its layers, ``(P,)``
-    addends  what layer l adds as outcome o, ``(L, O, P)``
+Glossary:
+
+    P, L, O  number of sums (a cost is the largest of them), layers, outcomes of a layer
+    base     cost that does not depend on the layers' outcomes, ``(P,)``
+    addends  cost that layer l adds with outcome o, ``(L, O, P)``
 """
 
 from __future__ import annotations
@@ -38,8 +40,9 @@ class PlaneCosts:
     """One kind of cost of all networks of a space, in the units of ``UNITS``.
 
     Attributes:
-        base: ``(P,)``.
-        addends: ``(L, O, P)``.
+        kind: Kind of the cost.
+        base: Cost that does not depend on outcomes, ``(P,)``.
+        addends: Cost that each outcome adds, ``(L, O, P)``.
     """
 
     kind: Kind
@@ -47,12 +50,12 @@ class PlaneCosts:
     addends: Floats
 
     def of(self, outcomes: Ints) -> float:
-        """Cost of the network of these outcomes, ``(L,)``."""
+        """Cost of the network with these outcomes, ``(L,)``."""
         chosen = self.addends[np.arange(len(outcomes)), outcomes]
         return float((self.base + chosen.sum(axis=0)).max())
 
     def expected(self, mass: Tensor) -> Tensor:
-        """Expected cost from the probabilities of outcomes ``(..., L, O)``, ``(...)``."""
+        """Expected costs ``(...)`` for probabilities of outcomes ``(..., L, O)``."""
         return self._sums.expected_largest(mass)
 
     @cached_property
@@ -73,22 +76,22 @@ class PlaneCosts:
         return np.array(cheapest(network)), np.array(costliest(network))
 
     @cached_property
-    def reach(self) -> tuple[float, float]:
+    def feasible_range(self) -> tuple[float, float]:
         """Least and greatest cost of the space."""
         return self.of(self.cheapest()), self.of(self.costliest())
 
     def place(self, amount: float) -> float:
-        """Where an amount lies in the reach, 0 to 1 of it."""
-        low, high = self.reach
+        """Position of an amount in the feasible range: 0 at its lower end, 1 at its upper end."""
+        low, high = self.feasible_range
         return (amount - low) / (high - low)
 
 
 class Sums:
-    """Sums over layers, wherever probabilities lie.
+    """Sums over layers, computed on the device of the probabilities.
 
     Args:
-        base: ``(P,)``.
-        addends: ``(L, O, P)``.
+        base: Cost that does not depend on outcomes, ``(P,)``.
+        addends: Cost that each outcome adds, ``(L, O, P)``.
     """
 
     def __init__(self, base: Floats, addends: Floats) -> None:
@@ -96,33 +99,33 @@ class Sums:
         self._addends = Constant(torch.from_numpy(addends))
 
     def expected_largest(self, mass: Tensor) -> Tensor:
-        """Expectation of the largest sum, layers being independent.
+        """Expectation of the largest sum, for independent layers.
 
-        The expectation of each sum is exact, and the largest of them is returned: the exact
-        expectation where one sum is the largest for all networks in question, else a lower bound
-        of it (Jensen).
+        The expectation of each sum is exact, and the largest of these expectations is returned.
+        That is the exact result if the same sum is the largest for all networks, and otherwise a
+        lower bound (Jensen).
 
         Args:
             mass: Probabilities of outcomes, ``(..., L, O)``.
 
         Returns:
-            ``(...)``, differentiable.
+            Expected costs, ``(...)``, differentiable.
         """
         sums = torch.einsum("...lo,lop->...p", mass, self._addends.to(mass))
         return (sums + self._base.to(mass)).amax(-1)
 
 
 def latency_costs(priced: PricedSpace) -> PlaneCosts:
-    """Latencies of a space by its table, in ms.
+    """Latencies of a space according to its table, in ms.
 
     Raises:
-        MismatchError: The space has no decision plane, or the table leaves a block without a price.
+        MismatchError: The space has no decision plane, or the table does not price a block.
     """
     return _tabulated("latency", Latency(priced), 1.0)
 
 
 def count_costs(space: SearchSpace, kind: Literal["macs", "params"]) -> PlaneCosts:
-    """Convolutions' multiply-accumulates of a space, or its parameters, in millions.
+    """Multiply-accumulates of the convolutions of a space, or its parameters, in millions.
 
     Raises:
         MismatchError: The space has no decision plane.
@@ -131,7 +134,7 @@ def count_costs(space: SearchSpace, kind: Literal["macs", "params"]) -> PlaneCos
 
 
 def _tabulated(kind: Kind, quantity: Quantity, unit: float) -> PlaneCosts:
-    """A quantity in multiples of a unit; equal layers are asked once."""
+    """The table of a quantity in multiples of a unit. Equal layers are computed once."""
     known: dict[Layer, Floats] = {}
     layers = quantity.space.layers
     for layer, outcomes in zip(layers, plane_of(quantity.space).outcomes, strict=True):

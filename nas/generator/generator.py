@@ -1,16 +1,15 @@
-"""A trained architecture generator: its network, what it may be asked, its file.
+"""A trained architecture generator: its network, its requests, its file.
 
-Two forms share the network. The *published* one answers for one kind of budget, MACs. Its condition
-is ``(target - low) / (high - low)``, which is not clipped: outside of the trained range the network
-extrapolates, as its authors' code does. The condition of the *conditioned* one is up to three
-budgets, each as a fraction of what the space reaches (latencies: on the device in question), and a
-learned vector of the device; fractions outside of the trained range are clipped to it. Its prior is
-the one whose own costs are nearest to the budgets, on that device. The architectures of both are
-then brought under the budget exactly (``nas.generator.answers``), wherever in the space's reach the
-budget lies.
+There are two forms with the same network. The *published* form accepts one kind of budget, MACs.
+Its condition is ``(target - low) / (high - low)``, not clipped: outside of the trained range the
+network extrapolates, as in the authors' code. The *conditioned* form accepts up to three budgets,
+each as a fraction of the feasible range (for latencies, that of the device), and a learned vector
+of the device. Fractions outside of the trained range are clipped to it. The prior of a request is
+the one whose costs are nearest to the budgets, on the same device. ``nas.generator.answers``
+repairs the architectures of both forms, so that they keep budgets anywhere in the feasible range.
 
-The file is in the safetensors format: weights under their published names, priors as bytes, and
-what else there is as JSON in its metadata.
+The file has the safetensors format: weights under their published names, priors as bytes, and the
+rest as JSON in its metadata.
 """
 
 from __future__ import annotations
@@ -43,28 +42,28 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 KINDS: tuple[Kind, ...] = ("latency", "macs", "params")
-PUBLISHED_MAPS = 10  # the published condition, repeated
+PUBLISHED_MAPS = 10  # number of maps that repeat the published condition
 DEVICE_FEATURES = 8  # length of a device's vector
 FIRST_STD = 0.5  # standard deviation of the vectors' initial values
 
 _METADATA = "latbench-generator"
-_MAX_FILE_BYTES = 64 << 20  # a generator takes 0.3 MB; anything this large is foreign
-_NEW_DEVICE = "or let it learn this one: latbench generator adapt"
+_MAX_FILE_BYTES = 64 << 20  # a generator takes 0.3 MB; a larger file is something else
+_NEW_DEVICE = "or add this one with: latbench generator adapt"
 
 
 class GeneratorLabel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Description of a generator in its file.
 
     Attributes:
-        form: Published or conditioned.
+        form: Form of the generator, published or conditioned.
         space: Space of its architectures.
         low: Lower end of the trained range: a budget in millions of MACs (published), or a
-            fraction of the reach (conditioned).
-        high: Its upper end.
+            fraction of the feasible range (conditioned).
+        high: Upper end of the trained range, in the same unit.
         kinds: Kinds of budget that it was trained on.
-        devices: Devices whose latencies it knows, in the order of their vectors.
-        priors: Where each prior was looked for, as ``low``.
-        plane: What it decides, a name in ``nas.generator.planes.PLANES``.
+        devices: Devices whose latencies it was trained on, in the order of their vectors.
+        priors: Position of each prior in the range, in the unit of ``low``.
+        plane: Decision plane, a name in ``nas.generator.planes.PLANES``.
     """
 
     format: Literal[1]
@@ -75,34 +74,34 @@ class GeneratorLabel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kinds: tuple[Kind, ...]
     devices: tuple[str, ...]
     priors: tuple[float, ...]
-    plane: PlaneName = "sub-blocks"  # all that files of before other planes can be of
+    plane: PlaneName = "sub-blocks"  # files without this field are older than the other planes
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a generator is asked.
+    """Budgets that a generator finds an architecture for.
 
     Attributes:
-        limits: One budget or two, of different kinds.
-        device: Device whose latency is limited; None if no latency is.
+        limits: One budget or two of different kinds.
+        device: Device of the latency budget; None without one.
     """
 
     limits: tuple[PlaneLimit, ...]
     device: str | None = None
 
     def __str__(self) -> str:
-        """A name for files, such as ``15ms`` or ``15ms-320M-macs``."""
+        """A name for use in file names, such as ``15ms`` or ``15ms-320M-macs``."""
         suffixes = {"latency": "ms", "macs": "M-macs", "params": "M-params"}
         return "-".join(f"{limit.budget:.6g}{suffixes[limit.costs.kind]}" for limit in self.limits)
 
 
 class Generator(nn.Module):
-    """The network with what turns requests into its conditions.
+    """The network, and the conversion of requests into its inputs.
 
     Attributes:
         network: The published network.
         devices: Vectors of the devices, ``(D, DEVICE_FEATURES)``.
-        priors: One-hot, ``(priors, L, G * C)``.
+        priors: Priors as one-hot vectors, ``(priors, L, G * C)``.
     """
 
     priors: Tensor
@@ -128,8 +127,8 @@ class Generator(nn.Module):
         """Logits of all requests in one pass, ``(N, L, G, C)``; see ``nas.generator.planes``.
 
         Raises:
-            MismatchError: A request of a kind that the generator was not trained on.
-            UnknownNameError: A device that it does not know.
+            MismatchError: The generator was not trained on the kind of a request.
+            UnknownNameError: The generator was not trained on the device of a request.
         """
         for request in requests:
             for limit in request.limits:
@@ -139,21 +138,21 @@ class Generator(nn.Module):
         return logits.reshape(*logits.shape[:2], self.decisions, self.choices)
 
     def nearest_priors(self, requests: Sequence[Request]) -> Tensor:
-        """Which prior the network is given for each request: ``(N,)``, on the CPU."""
+        """Index of the prior for each request, ``(N,)``, on the CPU."""
         if self.label.form == "published":
             places = np.array(self.label.priors)
             off = [[places - limit.budget for limit in request.limits] for request in requests]
         else:
             known = self._prior_outcomes()
             off = [[_beyond(limit, known) for limit in request.limits] for request in requests]
-        # the budget that a prior exceeds most decides, as in training
+        # the budget that a prior exceeds most counts, as in training
         return torch.tensor([int(np.abs(np.max(each, axis=0)).argmin()) for each in off])
 
     def _prior_outcomes(self) -> list[Ints]:
         """Outcomes of the priors, ``(L,)`` each.
 
-        They are read from the priors once for as long as these stay what they are: reading them in
-        every step would make the processor wait for a GPU.
+        They are computed once for as long as the priors do not change. If every step read the
+        priors, the CPU would wait for the GPU each time.
         """
         now = self.priors, self.priors._version
         if self._read is None or self._read[0] is not now[0] or self._read[1] != now[1]:
@@ -168,10 +167,10 @@ class Generator(nn.Module):
         return self.priors.reshape(shape).argmax(-1)
 
     def require(self, kind: Kind) -> None:
-        """Refuse a kind of budget that the generator does not understand.
+        """Refuse a kind of budget that the generator was not trained on.
 
         Raises:
-            MismatchError: It was not trained on it.
+            MismatchError: The generator was not trained on this kind.
         """
         if kind in self.label.kinds:
             return
@@ -184,7 +183,7 @@ class Generator(nn.Module):
         )
 
     def _conditions(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
-        """Conditions ``(N, K)`` and nearest priors ``(N,)``, sent to a GPU in one piece."""
+        """Conditions ``(N, K)`` and nearest priors ``(N,)``, sent to the GPU in one copy."""
         numbers = torch.tensor([self._numbers(request) for request in requests])
         sent = torch.cat([numbers, self.nearest_priors(requests)[:, None].float()], dim=1)
         sent = sent.to(self.devices.device, non_blocking=True)
@@ -196,7 +195,7 @@ class Generator(nn.Module):
         return conditions, which
 
     def _numbers(self, request: Request) -> list[float]:
-        """The part of a condition that budgets alone decide."""
+        """The part of a condition that depends only on the budgets."""
         low, high = self.label.low, self.label.high
         if self.label.form == "published":
             return [(request.limits[0].budget - low) / (high - low)] * PUBLISHED_MAPS
@@ -216,10 +215,10 @@ class Generator(nn.Module):
         return self.devices[self.label.devices.index(device)]
 
     def with_device(self, device: str) -> Generator:
-        """A copy that has a vector for one more device, the mean of the others to begin with.
+        """A copy with a vector for one more device, which begins as the mean of the others.
 
         Raises:
-            MismatchError: The generator knows no latencies, or knows the device.
+            MismatchError: The generator was not trained on latencies, or knows the device already.
         """
         self.require("latency")
         if device in self.label.devices:
@@ -234,25 +233,25 @@ class Generator(nn.Module):
 
 
 def _beyond(limit: PlaneLimit, networks: Sequence[Ints]) -> Floats:
-    """How far costs of networks are above a budget, in parts of the reach."""
+    """Excess of the costs of networks over a budget, as a fraction of the feasible range."""
     costs = limit.costs
     return np.array([costs.place(costs.of(row)) for row in networks]) - costs.place(limit.budget)
 
 
 def device_of(table: LatencyTable) -> str:
-    """What a generator calls a table's device: its profile's name and its chip."""
+    """The name that generators use for a table's device: name of the profile, and chip."""
     environment = table.environment
-    if table.origin is not None:  # measured elsewhere; the label says on what
+    if table.origin is not None:  # measured elsewhere; the origin names the device
         return table.device.name
     chip = environment.gpu.name if environment.gpu is not None else environment.cpu
     return f"{table.device.name} on {chip}"
 
 
 def save_generator(generator: Generator, path: Path) -> None:
-    """Write a generator's file.
+    """Write the file of a generator.
 
     Raises:
-        InvalidFileError: It cannot be written.
+        InvalidFileError: The file cannot be written.
     """
     state = generator.state_dict()
     tensors = {name: value.cpu().contiguous() for name, value in state.items()}
@@ -262,10 +261,10 @@ def save_generator(generator: Generator, path: Path) -> None:
 
 
 def load_generator(path: Path) -> Generator:
-    """Read a generator's file; it lies on the CPU, wherever it was trained.
+    """Read the file of a generator. The generator is on the CPU, wherever it was trained.
 
     Raises:
-        InvalidFileError: It is missing, damaged or no generator.
+        InvalidFileError: The file is missing or damaged, or holds no generator.
     """
     raw = read_bytes(path, what="a generator", limit=_MAX_FILE_BYTES)
     text = _metadata(raw).get(_METADATA)
@@ -293,13 +292,13 @@ def load_generator(path: Path) -> Generator:
 
 
 def _fits(plane: PlaneName, priors: Tensor) -> bool:
-    """Whether priors have the width of a plane."""
+    """Whether the priors have the shape that a plane needs."""
     width = priors.shape[-1]
     return width == SUB_BLOCKS * CHOICES if plane == "sub-blocks" else width > 0
 
 
 def _metadata(raw: bytes) -> Mapping[str, Any]:
-    """Metadata of a safetensors file; empty where it is none."""
+    """Metadata of a safetensors file; empty if the bytes are not such a file."""
     length = int.from_bytes(raw[:8], "little")
     try:
         header = json.loads(raw[8 : 8 + length]) if length <= len(raw) else {}

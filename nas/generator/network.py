@@ -1,14 +1,14 @@
 """The architecture generator of SGNAS (Huang & Chu, CVPR 2021): budgets in, logits out.
 
-A small convolutional network over the plane of all decisions. Glossary, for N budgets:
+It is a small convolutional network over the plane of all decisions. Glossary, for N budgets:
 
     L, W      layers, width of the plane: choices of all decisions of a layer, side by side
     prior     a known architecture near the budget, one-hot, ``(N, L, W)``
-    condition what is asked for, ``(N, K)``, spread over the plane as K constant maps
+    condition vector of the request, ``(N, K)``, spread over the plane as K constant maps
 
-The published network is conditioned by one number, repeated in ten maps; here a condition may
-be any vector, so that the same network also answers for several devices and kinds of budget. What
-the plane stands for is no concern of the network (``nas.generator.planes``).
+The condition of the published network is one number, repeated in ten maps. Here a condition may be
+any vector, so the same network also serves several devices and kinds of budget. The network does
+not depend on the meaning of the plane (``nas.generator.planes``).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ WIDTH = 32  # channels of all maps inside the network
 class GeneratorNetwork(nn.Module):
     """Logits of all choices from conditions and priors.
 
-    Every convolution is 3x3 with zero padding and has no bias, but for the last. Parameters have
-    their published names, and start as published: weights by He's normal initialisation by
-    fan-out, the bias at zero. torch's own start makes the network nearly deaf: between the two
-    ends of the trained range its logits then differ by a standard deviation of 0.01, where they
-    differ by 2 with this one.
+    Every convolution is 3x3 with zero padding. Only the last one has a bias. Parameters have their
+    published names and their published initial values: He's normal initialisation by fan-out for
+    weights, zero for the bias. With torch's default initial values the budget has almost no effect:
+    logits at the two ends of the trained range then differ by a standard deviation of 0.01,
+    compared to 2 with these values.
 
     Args:
         conditions: Length K of a condition.
@@ -56,7 +56,7 @@ class GeneratorNetwork(nn.Module):
         """Logits ``(N, L, W)``.
 
         Args:
-            conditions: ``(N, K)``.
+            conditions: Conditions, ``(N, K)``.
             priors: The distinct priors, ``(priors, L, W)``.
             which: Index of each budget's prior, ``(N,)``.
         """
@@ -68,16 +68,16 @@ class GeneratorNetwork(nn.Module):
     def condition_planes(self, conditions: Tensor, layers: int, plane: int) -> Tensor:
         """``hc_head`` of constant maps, ``(N, WIDTH, L, W)``.
 
-        Behind n convolutions a constant map differs from a constant only within n of its border,
-        and there only by the distance to it. So the head works on the border alone, a tenth of
-        the plane, and its middle is repeated: the same values, computed once.
+        After n convolutions a constant map is still constant, except for places within a distance
+        of n from the border; their values depend only on that distance. So the head computes a
+        smaller map, a tenth of the plane, and its middle is repeated. The values are the same.
         """
         reach = len(self.hc_head)
         shortest = 2 * reach + 1
         maps = conditions[:, :, None, None]
         maps = maps.expand(-1, -1, min(layers, shortest), min(plane, shortest))
         found = cast(Tensor, self.hc_head(_channels_last(maps)))
-        if found.device.type != "cpu":  # nothing to look up, so no indices to send
+        if found.device.type != "cpu":  # without a look-up there are no indices to send
             return _stretched(_stretched(found, layers, 2, reach=reach), plane, 3, reach=reach)
         rows, columns = _by_distance(layers, reach), _by_distance(plane, reach)
         return found[:, :, rows[:, None], columns]
@@ -95,14 +95,14 @@ class _ConvReLU(nn.Module):
 
 
 def _by_distance(length: int, reach: int) -> Tensor:
-    """For every place on a line, where it lies on the shortest line with the same borders."""
+    """Map every place of a line to its place in the shortest line with the same borders."""
     shortest = min(length, 2 * reach + 1)
     places = torch.arange(length)
     return torch.minimum(places, (places - length + shortest).clamp(min=min(reach, shortest - 1)))
 
 
 def _stretched(maps: Tensor, length: int, axis: int, *, reach: int) -> Tensor:
-    """Maps of the shortest length with the same borders, at their length: the middle repeated."""
+    """Stretch maps of the shortest length to the full length, by repeating their middle."""
     short = maps.shape[axis]
     if short == length:
         return maps

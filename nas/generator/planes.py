@@ -1,23 +1,23 @@
-"""Decision planes: what a generator decides in a space, and what follows from its decisions.
+"""Decision planes: the decisions of a generator in a space, and the blocks that follow from them.
 
-A generator's network gives logits on a plane of layers x decisions x choices. What a decision is
-depends on the space:
+A generator's network computes logits on a plane of layers x decisions x choices. The meaning of a
+decision depends on the space:
 
 * **sub-blocks**: in a space of unified blocks each of a layer's six sub-blocks chooses a kernel or
-  is skipped. A layer's block depends on how many sub-blocks have each kernel, and on nothing else.
+  is skipped. The block depends only on how many sub-blocks have each kernel.
 * **operations**: in a space of separate operations a layer makes one decision, its operation.
 
-What is needed of a plane is the same: the distinct blocks of a layer (*outcomes*), their
-probabilities, the choices that lead to an outcome with the fewest changes, random networks.
-Costs of outcomes are in ``nas.generator.expected_costs``.
+Every plane provides the distinct blocks of a layer (*outcomes*), their probabilities, the choices
+that lead to an outcome with the fewest changes, and random networks. The costs of outcomes are in
+``nas.generator.expected_costs``.
 
-Depth and widths are no decisions of a plane: the published spaces of both kinds have fixed depth,
-and a layer is left out by an operation that passes its input on.
+Depth and widths are not decisions of a plane: the published spaces of both kinds have fixed depth.
+A skip operation leaves a layer out.
 
 Glossary:
 
-    L, G, C   layers, decisions a layer, choices a decision
-    O         outcomes of a layer, in the order of ``DecisionPlane.outcomes``
+    L, G, C   number of layers, decisions a layer, choices a decision
+    O         number of outcomes of a layer, in the order of ``DecisionPlane.outcomes``
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from torch import Tensor
 from latbench.cost import block_cost
 from latbench.errors import MismatchError
 from nas.generator.constants import Constant
-from nas.generator.kernel_counts import CountProbabilities, counts_of, nearest_choices
+from nas.generator.kernel_multisets import MultisetProbabilities, multisets_of, nearest_choices
 from nas.spaces import Architecture, Choice, Layer, SearchSpace, every_width
 from nas.spaces.sgnas import (
     CHOICES,
-    COUNT_VECTORS,
+    KERNEL_MULTISETS,
     KERNELS,
     OP,
     SKIP,
@@ -55,7 +55,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 PlaneName = Literal["sub-blocks", "operations"]
 
-_NO_CHANCE = -1e4  # logit of what cannot be chosen: its probability is 0 in float32
+_NO_CHANCE = -1e4  # logit of a choice that is not allowed: its probability is 0 in float32
 
 
 class DecisionPlane(ABC):
@@ -65,12 +65,12 @@ class DecisionPlane(ABC):
         space: The space.
 
     Attributes:
-        name: Name in files of generators.
-        decisions: G.
-        choices: C; a layer may allow fewer.
-        outcomes: By layer, what it can become, ``(L, O)``. A layer of fewer outcomes than others
+        name: Name of the kind of plane in files of generators.
+        decisions: Number of decisions of a layer, G.
+        choices: Number of choices of a decision, C; a layer may allow fewer.
+        outcomes: Outcomes of each layer, ``(L, O)``. A layer with fewer outcomes than others
             repeats its first one at the end.
-        allowed: Which choices each decision has, bool ``(L, G, C)``, on the CPU.
+        allowed: Mask of the choices that each decision has, bool ``(L, G, C)``, on the CPU.
     """
 
     name: ClassVar[PlaneName]
@@ -89,42 +89,45 @@ class DecisionPlane(ABC):
 
     @abstractmethod
     def probabilities(self, probabilities: Tensor) -> Tensor:
-        """Probabilities of outcomes where every decision is made independently, differentiable.
+        """Probabilities of outcomes for independent decisions; differentiable.
 
         Args:
-            probabilities: Probabilities of choices, ``(..., L, G, C)``; 0 for what is not allowed.
+            probabilities: Probabilities of choices, ``(..., L, G, C)``; 0 if not allowed.
 
         Returns:
-            ``(..., L, O)``.
+            Probabilities of outcomes, ``(..., L, O)``.
         """
 
     @abstractmethod
     def nearest(self, layer: int, scores: Floats, chosen: Ints) -> tuple[Ints, Floats, Ints]:
-        """For every outcome of a layer the choices that lead to it and change least.
+        """Choices that lead to each outcome of a layer with the fewest changes.
 
-        Among those that change equally many decisions, the ones of greatest score.
+        If several choices need equally few changes, those of the greatest score are taken.
 
         Args:
-            layer: Number of the layer.
+            layer: Index of the layer.
             scores: Scores of choices, ``(G, C)``.
             chosen: Present choices, ``(G,)``.
 
         Returns:
-            By outcome: changed decisions ``(O,)``, score ``(O,)``, choices ``(O, G)``.
+            For each outcome the number of changed decisions ``(O,)``, the score ``(O,)`` and the
+            choices ``(O, G)``.
         """
 
     @abstractmethod
     def random(self, rng: np.random.Generator) -> Ints:
-        """Choices of a random network ``(L, G)``, with a leaning of its own to cheap or costly
-        blocks: without leanings nearly all networks would be of about the same cost.
+        """Choices of a random network, ``(L, G)``.
+
+        Each network is drawn with a random preference for cheap or costly blocks. Without it nearly
+        all networks would have about the same cost.
         """
 
     @abstractmethod
     def features(self, outcomes: Ints) -> Floats:
-        """What layers are made of, for a linear model: ``(N, L)`` to ``(N, features)``."""
+        """Features of networks for a linear model: outcomes ``(N, L)`` to ``(N, features)``."""
 
     def masked(self, logits: Tensor) -> Tensor:
-        """Logits ``(..., L, G, C)`` in which only what is allowed has a chance."""
+        """Logits ``(..., L, G, C)`` that give choices that are not allowed probability 0."""
         return logits.masked_fill(self._refused.at(logits.device), _NO_CHANCE)
 
     @cached_property
@@ -136,15 +139,15 @@ class DecisionPlane(ABC):
         return self.masked(logits).argmax(-1)
 
     def one_hot(self, choices: Tensor) -> Tensor:
-        """Choices as the network reads them: ``(..., L, G)`` to float ``(..., L, G * C)``."""
+        """Choices as input of the network: ``(..., L, G)`` to float ``(..., L, G * C)``."""
         return F.one_hot(choices, self.choices).flatten(-2).float()
 
     def architecture(self, outcomes: Ints) -> Architecture:
-        """The architecture of these outcomes, ``(L,)``."""
+        """The architecture with these outcomes, ``(L,)``."""
         return self._staged(row[o] for row, o in zip(self.outcomes, outcomes.tolist(), strict=True))
 
     def chosen(self, choices: Ints) -> Architecture:
-        """The architecture of these choices, ``(L, G)``."""
+        """The architecture with these choices, ``(L, G)``."""
         return self.architecture(self.outcomes_of(choices))
 
     def _staged(self, choices: Iterator[Choice]) -> Architecture:
@@ -152,7 +155,7 @@ class DecisionPlane(ABC):
 
 
 class SubBlocks(DecisionPlane):
-    """Unified blocks: kernels 3, 5, 7 or a skip for each of six sub-blocks, never six skips."""
+    """Unified blocks: kernel 3, 5, 7 or skip for each of six sub-blocks, but never six skips."""
 
     name = "sub-blocks"
     decisions = SUB_BLOCKS
@@ -161,18 +164,18 @@ class SubBlocks(DecisionPlane):
         super().__init__(space)
         layers = len(space.layers)
         self.choices = CHOICES
-        row = tuple(Choice(OP, kernels=kernels) for kernels in COUNT_VECTORS)
+        row = tuple(Choice(OP, kernels=kernels) for kernels in KERNEL_MULTISETS)
         self.outcomes = (row,) * layers
         self.allowed = torch.ones(layers, SUB_BLOCKS, CHOICES, dtype=torch.bool)
         self.allowed[:, 0, SKIP] = False  # a layer keeps its first sub-block, as published
-        self._count_probabilities = CountProbabilities()
+        self._multiset_probabilities = MultisetProbabilities()
 
     @staticmethod
     def outcomes_of(choices: Ints) -> Ints:
-        return counts_of(choices)
+        return multisets_of(choices)
 
     def probabilities(self, probabilities: Tensor) -> Tensor:
-        return self._count_probabilities(probabilities)
+        return self._multiset_probabilities(probabilities)
 
     def nearest(self, layer: int, scores: Floats, chosen: Ints) -> tuple[Ints, Floats, Ints]:
         return nearest_choices(scores, chosen)
@@ -181,13 +184,13 @@ class SubBlocks(DecisionPlane):
         return np.array(path_of(random_network(self.space, rng)))
 
     def features(self, outcomes: Ints) -> Floats:
-        """Sub-blocks of every kernel, their number, its square and logarithm, and whether it is 1,
-        where a block has no expansion.
+        """Number of sub-blocks of each kernel and of all, its square, its logarithm, and whether it
+        is 1: such a block has no expansion.
         """
         return _count_features()[outcomes].reshape(len(outcomes), -1)
 
     def chosen(self, choices: Ints) -> Architecture:
-        """The architecture of these choices, with kernels in the order of the sub-blocks."""
+        """The architecture with these choices, with kernels in the order of the sub-blocks."""
         return self._staged(Choice(OP, kernels=kernels_of(row)) for row in choices.tolist())
 
 
@@ -231,7 +234,7 @@ class Operations(DecisionPlane):
         )
 
     def features(self, outcomes: Ints) -> Floats:
-        """Which operation a layer has."""
+        """The operation of each layer, one-hot."""
         made: Floats = np.eye(self.choices)[outcomes].reshape(len(outcomes), -1)
         return made
 
@@ -242,10 +245,10 @@ PLANES: dict[PlaneName, type[DecisionPlane]] = {
 
 
 def plane_of(space: SearchSpace) -> DecisionPlane:
-    """What a generator decides in a space.
+    """The decision plane of a space.
 
     Raises:
-        MismatchError: Its networks differ in more than unified blocks or separate operations.
+        MismatchError: The space has other choices than unified blocks or separate operations.
     """
     layers = space.layers
     if all(isinstance(layer, MixLayer) for layer in layers):
@@ -268,7 +271,7 @@ def plane_of(space: SearchSpace) -> DecisionPlane:
 
 @cache
 def _by_macs(layer: Layer) -> Sequence[int]:
-    """Operations of a layer, from the cheapest to the costliest."""
+    """Operations of a layer, by ascending MACs."""
     blocks = [layer.block(Choice(op)) for op in layer.ops]
     macs = [0 if block is None else block_cost(block).macs for block in blocks]
     return [int(op) for op in np.argsort(macs, kind="stable")]
@@ -277,8 +280,8 @@ def _by_macs(layer: Layer) -> Sequence[int]:
 @cache
 def _count_features() -> Floats:
     rows = []
-    for vector in COUNT_VECTORS:
-        e = len(vector)
-        of_kernels = [vector.count(kernel) for kernel in KERNELS]
+    for multiset in KERNEL_MULTISETS:
+        e = len(multiset)
+        of_kernels = [multiset.count(kernel) for kernel in KERNELS]
         rows.append([*of_kernels, e, e**2, np.log(e), e == 1])
     return np.array(rows, dtype=np.float64)

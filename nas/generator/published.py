@@ -1,4 +1,4 @@
-"""Reading the architecture generators that SGNAS published."""
+"""Import of the architecture generators that SGNAS published."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from nas.spaces.sgnas import CHOICES, SUB_BLOCKS
 _MAX_FILE_BYTES = 64 << 20  # the published ones take 0.3 MB
 _WEIGHTS = "the weights of a published generator, npz or a .pth of torch 1.6 or later"
 _POOL = 'a prior pool, JSON of budgets and rows such as {"360": [[0, 0, 1, ...], ...]}'
-_WRAPPED = ("state_dict", "model")  # where checkpoints keep the weights
-_PARALLEL = "module."  # before all names, where a model was trained in parallel
+_WRAPPED = ("state_dict", "model")  # names under which checkpoints keep the weights
+_PARALLEL = "module."  # prefix of all names, if a model was trained in parallel
 
-# space, and the trained range of budgets in millions of conv MACs
+# space, and trained range of budgets in millions of conv MACs
 _FORMS = (
     (SpaceLabel("sgnas", 224, 1000), 270.0, 450.0),
     (SpaceLabel("sgnas", 32, 100), 80.0, 120.0),
@@ -32,18 +32,19 @@ _FORMS = (
 
 
 def import_generator(weights: Path, prior: Path) -> Generator:
-    """A published generator, made usable.
+    """Convert a published generator.
 
-    The budgets of its priors tell which of the two forms it is, for ImageNet or for CIFAR: files of
-    weights do not.
+    The budgets of its priors show whether it is the one for ImageNet or for CIFAR. The file of
+    weights does not contain this.
 
     Args:
-        weights: Arrays under their published names: npz, or a file of torch as published.
-        prior: The prior pool: budget in millions of MACs to rows of zeros and ones, JSON.
+        weights: File of arrays under their published names: npz, or a torch file as published.
+        prior: JSON file of the prior pool: maps a budget in millions of MACs to rows of zeros and
+            ones.
 
     Raises:
-        InvalidFileError: A file is missing, damaged or holds something else.
-        MismatchError: The priors are of no range that generators were published for.
+        InvalidFileError: A file is missing or damaged, or holds something else.
+        MismatchError: No generator was published for the range of the priors.
     """
     pool = _read_pool(prior)
     places = tuple(pool)
@@ -93,7 +94,7 @@ def _plane(rows: object, layers: int, *, source: Path) -> Tensor:
 
 
 def _read_arrays(path: Path) -> dict[str, Tensor]:
-    """The arrays of a file of weights by name, as float32; pickled objects are refused, not run."""
+    """The arrays of a weights file by name, as float32. Pickled objects are refused, not run."""
     raw = read_bytes(path, what=_WEIGHTS, limit=_MAX_FILE_BYTES)
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
@@ -107,13 +108,13 @@ def _read_arrays(path: Path) -> dict[str, Tensor]:
             return _read_torch(raw)
         with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
             return {n: torch.from_numpy(arrays[n].astype(np.float32)) for n in arrays.files}
-    except Exception as error:  # numpy and torch raise whatever they meet in a damaged file
+    except Exception as error:  # numpy and torch raise many kinds of errors for a damaged file
         reason = str(error).split("\n")[0][:200]
         raise InvalidFileError(f"{path} is not {_WEIGHTS}: {reason}") from error
 
 
 def _read_torch(raw: bytes) -> dict[str, Tensor]:
-    """The state dict of a file of torch, perhaps inside of a checkpoint; runs no code."""
+    """The state dict of a torch file, also from inside a checkpoint; runs no code."""
     found = torch.load(io.BytesIO(raw), weights_only=True, map_location="cpu")
     if isinstance(found, dict):
         found = next((found[key] for key in _WRAPPED if isinstance(found.get(key), dict)), found)

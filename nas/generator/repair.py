@@ -1,12 +1,12 @@
 """The fewest changes that bring an architecture into a band of cost.
 
-Costs of networks are sums over layers that depend on their outcomes
-(``nas.generator.expected_costs``), so per layer and outcome it is known how many decisions must
-change and what score the best such choices have (``DecisionPlane.nearest``). What is left is which
-outcomes to take: with up to two changes all possibilities are looked at, which is the usual case
-and takes milliseconds; more changes are an integer programme, solved by HiGHS. Both are exact: no
-architecture in the band has fewer changes, and of those with as few none has a greater score
-(beyond the solver's relative gap of 1e-4).
+The cost of a network is a sum over layers that depends on their outcomes
+(``nas.generator.expected_costs``). ``DecisionPlane.nearest`` gives, for each layer and outcome, the
+number of decisions that must change and the score of the best such choices. It remains to choose
+the outcomes. In the usual case up to two changes suffice: all possibilities are tried, which takes
+milliseconds. Otherwise HiGHS solves an integer program. Both are exact: no architecture in the band
+needs fewer changes, and among those with equally few changes none has a greater score (up to the
+solver's relative gap of 1e-4).
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 BAND = 1.005
-"""Upper over lower end of a band: the cost of an answer is known to half a percent."""
+"""Ratio of the upper to the lower end of a band: half a percent."""
 
 EDGE = 1e-5
-"""How far inside of a band, as a part of the budget, an answer's load lies: HiGHS keeps constraints
-to 1e-6, and sums in another order differ in their last digits."""
+"""Distance of an answer's load from the ends of its band, as a fraction of the budget. HiGHS keeps
+constraints to 1e-6, and sums in another order differ in their last digits."""
 
 _LOW, _HIGH = 1 / BAND + EDGE, 1 - EDGE
 
 
 @dataclass(frozen=True)
 class PlaneLimit:
-    """What one kind of cost may at most be, in its unit."""
+    """A kind of cost and its budget, in the unit of the cost."""
 
     costs: PlaneCosts
     budget: float
 
 
 def load_of(limits: Sequence[PlaneLimit], outcomes: Ints) -> float:
-    """The largest part of its budget that a network uses up; feasible at 1 or below."""
+    """Load of a network: the largest ratio of a cost to its budget; feasible at 1 or below."""
     return max(limit.costs.of(outcomes) / limit.budget for limit in limits)
 
 
 def into_band(
     plane: DecisionPlane, limits: Sequence[PlaneLimit], *, scores: Floats, chosen: Ints
 ) -> Ints | None:
-    """Change as few decisions as possible so that the load lies in the band just below 1.
+    """Change as few decisions as possible to bring the load into the band just below 1.
 
     Args:
         plane: The decisions.
-        limits: One budget or more; the band is that of the one which is nearest to its limit.
+        limits: One budget or more. The largest load counts.
         scores: Scores of choices, ``(L, G, C)``.
         chosen: Present choices, ``(L, G)``.
 
     Returns:
-        Choices ``(L, G)``, or None where no architecture lies in the band.
+        Choices ``(L, G)``, or None if the band holds no architecture.
     """
     rows = enumerate(zip(scores, chosen, strict=True))
     by_layer = [plane.nearest(layer, *row) for layer, row in rows]
@@ -77,10 +77,10 @@ def into_band(
 
 
 def least_within(limits: Sequence[PlaneLimit]) -> tuple[Ints, float]:
-    """Outcomes of least cost by the first limit that keep to the others, and that cost.
+    """Outcomes of the least cost of the first limit that keep the other limits, and that cost.
 
     Raises:
-        ValueError: None keeps to the others.
+        ValueError: No network keeps the other limits.
     """
     first, others = limits[0].costs, limits[1:]
     cheapest = first.cheapest()
@@ -89,7 +89,7 @@ def least_within(limits: Sequence[PlaneLimit]) -> tuple[Ints, float]:
     base, addends = _loads(others)
     layers, outcomes, pieces = addends.shape
     own = len(first.base)
-    # variables: one of every layer's outcomes, and the cost itself, which is the objective
+    # variables: one binary for each outcome of each layer, and the cost, which is the objective
     scale = first.of(cheapest)
     rows = np.zeros((layers + pieces + own, layers * outcomes + 1))
     low, high = np.full(len(rows), -np.inf), np.ones(len(rows))
@@ -114,7 +114,7 @@ def least_within(limits: Sequence[PlaneLimit]) -> tuple[Ints, float]:
 
 
 def _loads(limits: Sequence[PlaneLimit]) -> tuple[Floats, Floats]:
-    """All sums of all limits as parts of their budgets: ``(P,)`` and ``(L, O, P)``."""
+    """All sums of all limits as fractions of their budgets: ``(P,)`` and ``(L, O, P)``."""
     base = np.concatenate([limit.costs.base / limit.budget for limit in limits])
     addends = np.concatenate([limit.costs.addends / limit.budget for limit in limits], axis=2)
     return base, addends
@@ -126,14 +126,14 @@ def _in_band(loads: Floats) -> NDArray[np.bool_]:
 
 
 def _few_changes(changes: Ints, loss: Floats, base: Floats, addends: Floats) -> Ints | None:
-    """The best outcomes of up to two changes in all, or None."""
+    """The best outcomes with at most two changes, or None."""
     present = (changes == 0).argmax(axis=1)  # (L,)
     layers = np.arange(len(present))
     start = base + addends[layers, present].sum(axis=0)
     more = addends - addends[layers, present][:, None]
     lost = loss - loss[layers, present][:, None]
     none = np.array([[0, present[0]]])
-    one, two = (np.argwhere(changes == count) for count in (1, 2))  # rows of layer, outcome
+    one, two = (np.argwhere(changes == count) for count in (1, 2))  # rows of (layer, outcome)
     i, j = np.triu_indices(len(one), 1)
     apart = one[i, 0] != one[j, 0]
     pairs = np.stack([one[i[apart]], one[j[apart]]], axis=1)
@@ -156,12 +156,12 @@ def _few_changes(changes: Ints, loss: Floats, base: Floats, addends: Floats) -> 
 
 
 def _after(none: Ints, moves: Ints) -> Ints:
-    """Each move after one that moves nothing, ``(N, 2, 2)``."""
+    """Each move, preceded by one that changes nothing, ``(N, 2, 2)``."""
     return np.stack([np.repeat(none, len(moves), axis=0), moves], axis=1)
 
 
 def _any_changes(changes: Ints, loss: Floats, base: Floats, addends: Floats) -> Ints | None:
-    """The best outcomes of however many changes, or None where none lies in the band."""
+    """The best outcomes with any number of changes, or None if the band is empty."""
     layers, outcomes, pieces = addends.shape
     # variables: one of every layer's outcomes, and one of the sums that reaches the band
     rows = np.zeros((layers + 2 * pieces + 1, layers * outcomes + pieces))
@@ -173,13 +173,15 @@ def _any_changes(changes: Ints, loss: Floats, base: Floats, addends: Floats) -> 
     high[upper] = _HIGH - base
     rows[lower, : layers * outcomes] = addends.reshape(-1, pieces).T
     least = base + addends.min(axis=1).sum(axis=0)
-    np.fill_diagonal(rows[lower, layers * outcomes :], least - _LOW)  # free where not chosen
+    np.fill_diagonal(
+        rows[lower, layers * outcomes :], least - _LOW
+    )  # not binding if this sum is not chosen
     low[lower] = least - base
     rows[-1, layers * outcomes :] = 1.0
     low[-1] = 1.0
     weight = 0.5 / max(
         float(loss.max(axis=1).sum()), 1e-12
-    )  # all scores together weigh less than a change
+    )  # all scores together count less than one change
     objective = np.append((changes + weight * loss).ravel(), np.zeros(pieces))
     solved = milp(
         objective,
@@ -194,7 +196,7 @@ def _any_changes(changes: Ints, loss: Floats, base: Floats, addends: Floats) -> 
 
 
 def _one_each(rows: Floats, low: Floats, layers: int, outcomes: int) -> None:
-    """Every layer takes one of its outcomes."""
+    """Constrain every layer to one of its outcomes."""
     for layer in range(layers):
         rows[layer, layer * outcomes : (layer + 1) * outcomes] = 1.0
     low[:layers] = 1.0

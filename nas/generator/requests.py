@@ -1,4 +1,4 @@
-"""From budgets as people give them to requests that a generator understands."""
+"""Conversion of the budgets of a command into requests to a generator."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def answering_space(
     se: bool = False,
     activation: Literal["relu6", "hswish"] | None = None,
 ) -> SearchSpace:
-    """The space of the answers: the generator's, in the variant asked for.
+    """The space of the answers: the space of the generator, in the variant asked for.
 
     Args:
-        generator: It decides on blocks, whatever their variant.
-        table: Prices one variant; without any wish the answers are of that one.
-        se: Squeeze-excite in every block.
-        activation: Activation of every block; the generator's own where None.
+        generator: The generator. Its decisions do not depend on the variant.
+        table: Latency table of one variant, which is the default variant of the answers.
+        se: Whether every block has squeeze-excite.
+        activation: Activation of every block; None takes the default.
 
     Raises:
-        MismatchError: The table is of another space or variant.
-        InvalidFileError: The generator does not fit the space that it names.
+        MismatchError: The table belongs to another space or variant.
+        InvalidFileError: The generator does not fit the space that its file names.
     """
     own = generator.label.space
     if table is not None:
@@ -63,10 +63,10 @@ def _shape(plane: str, layers: int, choices: int) -> str:
 
 
 def require_table(generator: Generator, table: LatencyTable) -> None:
-    """Refuse a table of another space; the variant may be any.
+    """Refuse a table of another space. Its variant may differ.
 
     Raises:
-        MismatchError: Name, input size or classes differ.
+        MismatchError: The name, input size or number of classes differs.
     """
     own, theirs = generator.label.space, table.space
     ours = (own.name, own.input_size, own.classes)
@@ -80,18 +80,19 @@ def requests_for(
     table: LatencyTable | None,
     budgets: Mapping[Kind, Sequence[float]],
 ) -> list[Request]:
-    """A request for every budget, in the order asked; several kinds are paired.
+    """A request for every budget, in the given order; budgets of two kinds form pairs.
 
     Args:
-        generator: Refuses kinds of budget that it was not trained on.
+        generator: The generator; it refuses kinds of budget that it was not trained on.
         space: Space of the answers.
-        table: Table of the device in question; needed for latencies.
-        budgets: Amounts by kind, in ms and in millions.
+        table: Latency table of the device; needed for latency budgets.
+        budgets: Amounts of each kind, in ms or in millions.
 
     Raises:
-        MismatchError: A kind that the generator does not understand; a latency without a table.
-        InvalidValueError: No budgets, not as many of one kind as of the other, or an amount that
-            is no positive number.
+        MismatchError: The generator was not trained on a kind of budget, or there is a latency
+            budget but no table.
+        InvalidValueError: There are no budgets, the two kinds have different numbers of budgets, or
+            an amount is not a positive number.
     """
     given = {kind: budgets[kind] for kind in KINDS if budgets.get(kind)}
     if not given:

@@ -1,10 +1,10 @@
-"""Landing on a target as measured: architectures corrected until the device agrees.
+"""On-device correction: change an architecture until its measured latency meets the target.
 
-A table predicts within some percent, and a machine moves by some more between two hours. Where
-that is too much, the network itself is measured: by what it misses its target, the latency that is
-aimed at is moved, and so on until the measured latency is at the target or just below. As long as
-widths reach what is aimed at, they alone are changed; beyond, other operations and depths are
-asked for, by whoever proposed the first.
+A table's prediction is off by a few percent, and the speed of a machine drifts by a few more within
+hours. Where that is too much, the network itself is measured. The difference between measurement
+and target corrects the latency that the next round aims at. The rounds end when the measured
+latency is at the target or just below. A round changes only widths if widths suffice for its aim.
+Otherwise it asks the proposer of the first architecture for other operations and depths.
 """
 
 from __future__ import annotations
@@ -28,42 +28,45 @@ from nas.latency.priced_space import PricedSpace
 from nas.latency.width_scaling import Fit, Method, fit_exact
 from nas.spaces import Architecture
 
-TOLERANCE = 0.01  # of the target: how far below it a network may be measured and be done
+TOLERANCE = 0.01  # accepted gap between measured latency and target, as a fraction of the target
 ROUNDS = 6
-_AIM = 1 - TOLERANCE / 2  # the middle of what is good enough
+_AIM = 1 - TOLERANCE / 2  # middle of the accepted range, as a fraction of the target
 
 Range = tuple[float, float]
-"""The ends of a range of latencies in ms."""
+"""Lower and upper end of a range of latencies in ms."""
 
 Measure = Callable[[Network, Progress], float]
-"""Measures a network, in ms; tells how far it is."""
+"""Measures a network in ms, and reports its progress."""
 
 F = TypeVar("F", bound=Fit)
 F_co = TypeVar("F_co", bound=Fit, covariant=True)
 
 
 class Propose(Protocol[F_co]):
-    """What proposes an architecture for a latency."""
+    """A function that proposes an architecture for a latency."""
 
-    def __call__(self, aim_ms: float, reach_ms: Range, /) -> F_co:
+    def __call__(self, aim_ms: float, width_range_ms: Range, /) -> F_co:
         """An architecture predicted at or just below ``aim_ms``.
 
         Args:
-            aim_ms: The prediction wanted.
-            reach_ms: What its widths should reach, if any architecture's do.
+            aim_ms: Upper limit of the predicted latency.
+            width_range_ms: Range of latencies that the architecture should cover by its widths
+                alone, if any architecture does.
 
         Raises:
-            BudgetError: Nothing more can be proposed.
+            BudgetError: There is no further architecture to propose.
         """
 
 
 @dataclass(frozen=True)
-class Landing(Generic[F_co]):
-    """An architecture whose measured latency was brought to a target.
+class Correction(Generic[F_co]):
+    """An architecture that was corrected until its measured latency met a target.
 
     Attributes:
-        measured_ms: Latency of ``fit.architecture`` as measured in the last round it was in.
-        rounds: Networks that were measured.
+        target_ms: Latency that was asked for.
+        fit: The architecture and its predicted latency.
+        measured_ms: Measured latency of ``fit.architecture``.
+        rounds: Number of networks that were measured.
     """
 
     target_ms: float
@@ -73,41 +76,42 @@ class Landing(Generic[F_co]):
 
     @property
     def error(self) -> float:
-        """measured / target - 1."""
+        """Relative error: measured / target - 1."""
         return self.measured_ms / self.target_ms - 1
 
 
-def land(
+def correct_on_device(
     priced: PricedSpace,
     propose: Propose[F],
     target_ms: float,
     measure_ms: Callable[[Architecture], float],
     *,
     scale: Method = fit_exact,
-) -> Landing[F]:
+) -> Correction[F]:
     """Correct an architecture until its measured latency is at most ``TOLERANCE`` below a target.
 
     Args:
         priced: The space and its prices.
-        propose: Gives the first architecture, and others where widths do not go further. Every
-            further one is asked to reach all that was aimed at in vain, so none comes again.
-        target_ms: What is to be measured in the end.
-        measure_ms: Measures an architecture, in ms.
-        scale: Scales widths to what is aimed at.
+        propose: Proposes the first architecture, and another one whenever widths do not suffice.
+            The range that it gets includes all aims so far, so it proposes nothing twice.
+        target_ms: Measured latency to end with.
+        measure_ms: Measures an architecture in ms.
+        scale: Method that scales widths to a predicted latency.
 
     Returns:
-        The best of what was measured: not above the target if any was not, then the closest.
+        The best of the measured architectures: the closest one at or below the target, or the
+        closest one above it if none is below.
 
     Raises:
-        BudgetError: Nothing can be proposed for the target.
+        BudgetError: There is no architecture to propose for the target.
     """
-    landings: list[Landing[F]] = []
+    corrections: list[Correction[F]] = []
     low_ms = high_ms = target_ms
     fitted = propose(target_ms, (low_ms, high_ms))
     for number in range(1, ROUNDS + 1):
         measured_ms = measure_ms(fitted.architecture)
-        landings.append(Landing(target_ms, fitted, measured_ms, number))
-        if -TOLERANCE <= landings[-1].error <= 0:
+        corrections.append(Correction(target_ms, fitted, measured_ms, number))
+        if -TOLERANCE <= corrections[-1].error <= 0:
             break
         aim_ms = target_ms * _AIM * fitted.latency_ms / measured_ms
         if not fitted.min_ms <= aim_ms <= fitted.max_ms:
@@ -115,32 +119,34 @@ def land(
             try:
                 fitted = propose(aim_ms, (low_ms, high_ms))
             except BudgetError:
-                fitted = _scaled(priced, fitted, aim_ms, scale)  # as far as the widths go
+                fitted = _scaled(
+                    priced, fitted, aim_ms, scale
+                )  # the closest latency that its widths allow
         else:
             fitted = _scaled(priced, fitted, aim_ms, scale)
-        if fitted.architecture in [landing.fit.architecture for landing in landings]:
+        if fitted.architecture in [correction.fit.architecture for correction in corrections]:
             break
-    best = min(landings, key=lambda landing: (landing.error > 0, abs(landing.error)))
-    return replace(best, rounds=len(landings))
+    best = min(corrections, key=lambda correction: (correction.error > 0, abs(correction.error)))
+    return replace(best, rounds=len(corrections))
 
 
 def widths_of(
     priced: PricedSpace, architecture: Architecture, *, scale: Method = fit_exact
 ) -> Propose[Fit]:
-    """Proposes one architecture at the widths that fit best; operations and depths stay."""
+    """Propose always the same operations and depths, with the widths that fit best."""
 
-    def propose(aim_ms: float, reach_ms: Range) -> Fit:
+    def propose(aim_ms: float, width_range_ms: Range) -> Fit:
         return scale(priced, architecture, aim_ms)
 
     return propose
 
 
 def measurer(table: LatencyTable) -> Measure:
-    """Measures networks of a table's space on its device, each in a process of its own.
+    """A function that measures networks on a table's device, each in a process of its own.
 
     Raises:
-        MismatchError: The table is of another device or machine.
-        MissingExtraError: Its runtime is not installed.
+        MismatchError: The table belongs to another device or machine.
+        MissingExtraError: The runtime of the table is not installed.
     """
     require_device(make_profiler(table.device), table)
 
@@ -152,7 +158,7 @@ def measurer(table: LatencyTable) -> Measure:
 
 
 class Round(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was measured in one round of a landing."""
+    """Predicted and measured latency of one round of a correction."""
 
     architecture: Architecture
     predicted_ms: float
@@ -160,16 +166,16 @@ class Round(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Rounds:
-    """Measures architectures once: what was measured is kept in a file.
+    """Measures each architecture once, and keeps the measurements in a file.
 
-    A landing that was interrupted asks for the same architectures in the same order, is answered
-    from the file and goes on. Without the file the landing begins anew.
+    An interrupted correction that starts again asks for the same architectures in the same order.
+    It gets the known latencies from the file, and then goes on. Without the file it starts over.
 
     Args:
-        file: A JSON list of rounds, written after each.
+        file: JSON list of rounds, written after each round.
         priced: The space and its prices.
-        measure_ms: Measures what the file does not know.
-        log: Told the number of a round and what it found, once.
+        measure_ms: Measures a network that is not in the file.
+        log: Called once a round, with its number and its latencies.
 
     Raises:
         InvalidFileError: The file is damaged.
@@ -213,8 +219,8 @@ class Rounds:
 
 
 def _scaled(priced: PricedSpace, fitted: F, aim_ms: float, scale: Method) -> F:
-    """The same with widths for another latency, as near as they come to it."""
+    """The same operations and depths, with widths as close to another latency as possible."""
     if fitted.min_ms == fitted.max_ms:
-        return fitted  # widths that may not be changed, or that change nothing
+        return fitted  # widths are fixed, or do not change the latency
     found = scale(priced, fitted.architecture, aim_ms, clamp=True)
     return replace(fitted, **vars(found))

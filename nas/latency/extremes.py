@@ -1,16 +1,16 @@
 """The cheapest and the costliest network, where a cost is the largest of a few sums over layers.
 
-A latency is such a cost (``PriceModel.pieces``). The costliest network is found sum by sum: the
-greatest of the largest sums is the largest of the greatest sums. The least of the largest sums is
-not the largest of the least ones: of the networks that are least in one sum each may have much of
-another, and a network between them less of all. So the cheapest network is found by branch and
-bound over layers. A partial solution is dropped if another one has no more of any sum, or if it
-cannot end below the best network known. Every weighted mean of the sums is a lower bound of the
-largest one, and the least mean is found layer by layer (Lagrangian relaxation; Fisher 1981).
+A latency is such a cost (``PriceModel.pieces``). The costliest network is easy to find: each sum is
+maximised on its own, and the largest of these maxima is the greatest cost. Minimising each sum on
+its own does not give the cheapest network: a network that minimises one sum may have a large other
+sum. So branch and bound over layers finds the cheapest network. A partial solution is dropped if
+another one is no larger in every sum, or if no completion of it costs less than the best known
+network. The lower bound is a weighted mean of the sums: it is never above the largest sum, and its
+minimum is found layer by layer (Lagrangian relaxation; Fisher 1981).
 
 Glossary:
 
-    w    weights of a mean of the sums, not negative, of sum 1, ``(pieces,)``
+    w    weights of a mean of the sums, ``(pieces,)``; not negative, and their sum is 1
 """
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.latency.partial_solutions import ABSENT, Beginnings
+from nas.latency.partial_solutions import ABSENT, PartialSolutions
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Code = tuple[int, ...]
 
-_STEPS = 64  # of the search for weights whose bound is high
-_KEPT_WEIGHTS = 8  # of these, how many bound partial solutions
+_STEPS = 64  # steps of the search for weights that give a high bound
+_KEPT_WEIGHTS = 8  # number of weights that bound partial solutions
 _ROUNDING = 1e-12  # sums of the same addends in another order differ in their last digits
-_SPANNED = 1e-10  # how far a sum may be from a mean of two others and count as one
-_RIVALS = 64  # partial solutions that all others are compared with, beyond two independent sums
+_SPANNED = 1e-10  # relative distance up to which a sum counts as a mean of two others
+_RIVALS = 64  # with more than two independent sums: partial solutions to compare all others with
 
 
 @dataclass(frozen=True)
 class Layers:
-    """Networks of chosen layers, and what the choices add up to.
+    """All networks that choices for layers can form, and the costs of the choices.
 
     Attributes:
-        stages: The range of layers of every stage.
-        depths: By stage, how many layers it may have.
-        addends: By layer, what each choice adds, ``(choices, pieces)``; of either sign.
-        base: What all networks have, ``(pieces,)``.
+        stages: Range of layers of every stage.
+        depths: Possible numbers of layers of every stage.
+        addends: Amount that each choice adds to each sum, one array ``(choices, pieces)`` a layer;
+            amounts may be negative.
+        base: Amount that every network has, ``(pieces,)``.
     """
 
     stages: Sequence[range]
@@ -53,7 +54,7 @@ class Layers:
 
     @classmethod
     def of_fixed_depth(cls, addends: Sequence[Floats], base: Floats) -> Layers:
-        """Networks that have all of their layers."""
+        """Networks that keep all layers."""
         return cls([range(len(addends))], [[len(addends)]], addends, base)
 
     def sums(self, code: Code) -> Floats:
@@ -69,7 +70,7 @@ class Layers:
         return float(self.sums(code).max())
 
     def least(self, weights: Floats) -> Code:
-        """The choices of least weighted sum of the sums."""
+        """The choices with the least weighted sum of all sums."""
         code = [ABSENT] * len(self.addends)
         for layers, depths in zip(self.stages, self.depths, strict=True):
             means = [self.addends[layer] @ weights for layer in layers]
@@ -81,18 +82,18 @@ class Layers:
 
 
 def costliest(network: Layers) -> Code:
-    """The choices of greatest cost; by layer, or ``ABSENT`` beyond a stage's depth."""
+    """The choices of greatest cost, one a layer; ``ABSENT`` beyond a stage's depth."""
     codes = [network.least(-unit) for unit in np.eye(len(network.base))]
     return max(codes, key=network.cost)
 
 
 def cheapest(network: Layers) -> Code:
-    """The choices of least cost; by layer, or ``ABSENT`` beyond a stage's depth."""
+    """The choices of least cost, one a layer; ``ABSENT`` beyond a stage's depth."""
     units = np.eye(len(network.base))
     codes = [network.least(unit) for unit in units]
     bound = max(
         float(network.sums(c)[piece]) for piece, c in enumerate(codes)
-    )  # the least of each sum bounds the largest sum from below
+    )  # the minimum of each sum is a lower bound of the largest sum
     best = min(codes, key=network.cost)
     if network.cost(best) - bound <= _ROUNDING * abs(bound):
         return best
@@ -113,10 +114,11 @@ def cheapest(network: Layers) -> Code:
 
 
 def _spanning(network: Layers) -> Indices:
-    """Pieces such that a network which has no more of these has no more of any.
+    """Indices of pieces that suffice to compare networks.
 
-    What the choices add to the inner pieces of a latency are means of what they add to the first
-    and to the last one: the slopes of ``PriceModel.pieces`` ascend.
+    If a network is no larger than another one in these pieces, it is no larger in any piece. For a
+    latency these are the first and the last piece: the slopes of ``PriceModel.pieces`` ascend, so
+    the addends of the inner pieces are weighted means of the addends of these two.
     """
     rows = np.concatenate(list(network.addends))  # (choices of all layers, pieces)
     kept, last = [0], rows.shape[1] - 1
@@ -128,7 +130,7 @@ def _spanning(network: Layers) -> Indices:
 
 
 def _is_mean(row: Floats, one: Floats, other: Floats) -> bool:
-    """Whether a row is a weighted mean of two others, but for rounding."""
+    """Whether a row is a weighted mean of two others, up to rounding."""
     above, spread = row - one, other - one
     length = float(spread @ spread)
     share = float(above @ spread) / length if length else 0.0
@@ -137,9 +139,10 @@ def _is_mean(row: Floats, one: Floats, other: Floats) -> bool:
 
 
 def pareto_rows(amounts: Floats) -> Indices:
-    """Rows ``(n, pieces)`` that no other row is at or below in every piece, in their order.
+    """Indices of the Pareto front of rows ``(n, pieces)``, ascending.
 
-    With more than two pieces some that are dominated may stay; that costs time and nothing else.
+    A row is dropped if another one is at or below it in every piece. With more than two pieces a
+    few dominated rows may stay, which costs time but does not change any result.
     """
     order = np.lexsort((*amounts.T[::-1],))
     if len(order) and (amounts >= amounts[order[0]]).all():
@@ -167,13 +170,13 @@ def _branch_and_bound(network: Layers, spanning: Indices) -> Code:
     addends = [rows @ means for rows in network.addends]
     base, rest = network.base @ means, least_rest(network.stages, network.depths, addends)
 
-    def promising(partials: Beginnings, *, stage: int, made: int) -> Beginnings:
+    def promising(partials: PartialSolutions, *, stage: int, made: int) -> PartialSolutions:
         kept = partials.where((partials.amounts + base + rest[stage][made] < below).all(axis=1))
         return kept.where(pareto_rows(kept.amounts[:, spanning]))
 
-    alive = Beginnings.none(means.shape[1])
+    alive = PartialSolutions.none(means.shape[1])
     for stage, layers in enumerate(network.stages):
-        ended: list[Beginnings] = []
+        ended: list[PartialSolutions] = []
         for made, layer in enumerate(layers, start=1):
             count = len(addends[layer])
             prune = partial(promising, stage=stage, made=made)
@@ -181,14 +184,14 @@ def _branch_and_bound(network: Layers, spanning: Indices) -> Code:
             if made in network.depths[stage]:
                 end = alive.ended(0.0, len(layers) - made)
                 ended.append(promising(end, stage=stage + 1, made=0))
-        alive = promising(Beginnings.joined(ended), stage=stage + 1, made=0)
+        alive = promising(PartialSolutions.joined(ended), stage=stage + 1, made=0)
     codes = [tuple(row) for row in alive.codes.tolist()]
     return min([best, *codes], key=network.cost)
 
 
 @dataclass(frozen=True)
 class _Step:
-    """A network of least weighted mean, and that mean: a bound of the least cost."""
+    """The network with the least weighted mean. The mean is a lower bound of the least cost."""
 
     weights: Floats
     bound: float
@@ -196,7 +199,7 @@ class _Step:
 
 
 def _ascent(network: Layers) -> Iterator[_Step]:
-    """Weights of ever higher bounds: mass moves to the sums that are largest."""
+    """Weights that give higher and higher bounds: each step gives the largest sums more weight."""
     weights = np.full(len(network.base), 1 / len(network.base))
     for number in range(1, _STEPS + 1):
         code = network.least(weights)
@@ -210,12 +213,15 @@ def _ascent(network: Layers) -> Iterator[_Step]:
 def least_rest(
     stages: Sequence[range], depths: Sequence[Sequence[int]], addends: Sequence[Floats]
 ) -> list[list[Floats]]:
-    """The least that the layers to come add, of every piece: by stage, by layers made of it.
+    """The least amount of every piece that the remaining layers add.
 
     Args:
-        stages: The range of layers of every stage.
-        depths: By stage, how many layers it may have.
-        addends: By layer, ``(choices, pieces)``.
+        stages: Range of layers of every stage.
+        depths: Possible numbers of layers of every stage.
+        addends: Amount that each choice adds, one array ``(choices, pieces)`` a layer.
+
+    Returns:
+        One array ``(pieces,)`` for every stage and number of its layers that are chosen already.
     """
     rest: list[list[Floats]] = [[np.zeros(addends[0].shape[1])]]
     for stage in range(len(stages) - 1, -1, -1):

@@ -1,8 +1,8 @@
-"""Beginnings of networks, grown layer by layer: the arithmetic of dynamic programming here.
+"""Partial solutions of the dynamic program, pruned to their Pareto front.
 
-A beginning is the choices of the first layers, what they add up to of every piece of a constraint,
-and their score. Of beginnings of the same layers only those matter that no other beats in score
-and in every amount at once.
+A partial solution holds the choices for the first layers, the amount of every piece of a constraint
+that they add up to, and their score. Partial solutions of the same layers are compared: one is
+dropped if another one has at least its score and no larger amount of any piece.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 ABSENT = -1
-"""In codes, the number of a layer beyond its stage's depth."""
+"""Number that an encoding has for a layer beyond its stage's depth."""
 
-_MOST = 50_000  # beginnings; beyond, those of equal amounts up to 1 / 50,000 of the room compete
-_AT_ONCE = 1_000_000  # beginnings that are made before they are pruned
-_RIVALS = 64  # beginnings that all others are compared with, where there are several pieces
+_MOST = (
+    50_000  # partial solutions; if there are more, amounts are rounded to 1 / 50,000 of the room
+)
+_AT_ONCE = 1_000_000  # partial solutions that are made at once, before pruning
+_RIVALS = 64  # with several pieces: partial solutions to compare all others with
 
 
 @dataclass(frozen=True)
-class Beginnings:
-    """Beginnings of networks: amounts ``(n, pieces)``, scores ``(n,)``, codes ``(n, layers)``."""
+class PartialSolutions:
+    """Amounts ``(n, pieces)``, scores ``(n,)`` and codes ``(n, layers)`` of partial solutions."""
 
     amounts: Floats
     scores: Floats
@@ -36,21 +38,21 @@ class Beginnings:
         addends: Floats,
         gains: Floats,
         numbers: NDArray[np.int64],
-        prune: Callable[[Beginnings], Beginnings],
-    ) -> Beginnings:
-        """With each of a layer's choices, without those that ``prune`` drops.
+        prune: Callable[[PartialSolutions], PartialSolutions],
+    ) -> PartialSolutions:
+        """Add each choice of the next layer to each partial solution, then prune.
 
         Args:
-            addends: What the choices add, ``(choices, pieces)``.
-            gains: Their scores, ``(choices,)``.
-            numbers: Their indices in codes, ``(choices,)``.
-            prune: Called on parts of what there is, so that memory is bounded.
+            addends: Amounts that the choices add, ``(choices, pieces)``.
+            gains: Scores of the choices, ``(choices,)``.
+            numbers: Indices of the choices in encodings, ``(choices,)``.
+            prune: Drops partial solutions. It is called on parts of them, to bound the memory.
         """
         count = len(self.scores)
         parts = []
         for part in np.array_split(np.arange(len(numbers)), 1 + count * len(numbers) // _AT_ONCE):
             many = count * len(part)
-            longer = Beginnings(
+            longer = PartialSolutions(
                 (self.amounts[:, None] + addends[part][None]).reshape(many, addends.shape[1]),
                 (self.scores[:, None] + gains[part][None]).reshape(many),
                 np.column_stack(
@@ -58,21 +60,23 @@ class Beginnings:
                 ),
             )
             parts.append(prune(longer))
-        return Beginnings.joined(parts)
+        return PartialSolutions.joined(parts)
 
-    def ended(self, score: float, absent: int) -> Beginnings:
-        """With a stage's end: a score more, and so many layers left away."""
+    def ended(self, score: float, absent: int) -> PartialSolutions:
+        """End a stage: add the score of its depth, and mark so many layers as absent."""
         nothing = np.full((len(self.scores), absent), ABSENT)
-        return Beginnings(self.amounts, self.scores + score, np.column_stack([self.codes, nothing]))
+        return PartialSolutions(
+            self.amounts, self.scores + score, np.column_stack([self.codes, nothing])
+        )
 
-    def where(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> Beginnings:
-        return Beginnings(self.amounts[kept], self.scores[kept], self.codes[kept])
+    def where(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> PartialSolutions:
+        return PartialSolutions(self.amounts[kept], self.scores[kept], self.codes[kept])
 
-    def undominated(self, room: Floats) -> Beginnings:
-        """Without those that another beats in score and in every amount at once.
+    def undominated(self, room: Floats) -> PartialSolutions:
+        """The Pareto front: without those that another one matches or beats in all respects.
 
-        With several pieces a beginning is compared with those of best score only, which leaves
-        some that are dominated; that costs time and not the optimum.
+        With several pieces each partial solution is compared only with those of the best scores.
+        A few dominated ones stay, which costs time but does not change the optimum.
         """
         if not len(self.scores):
             return self
@@ -93,13 +97,15 @@ class Beginnings:
         return kept
 
     @staticmethod
-    def none(pieces: int) -> Beginnings:
-        """The one beginning without any layer."""
-        return Beginnings(np.zeros((1, pieces)), np.zeros(1), np.zeros((1, 0), dtype=np.int64))
+    def none(pieces: int) -> PartialSolutions:
+        """The partial solution without any layer."""
+        return PartialSolutions(
+            np.zeros((1, pieces)), np.zeros(1), np.zeros((1, 0), dtype=np.int64)
+        )
 
     @staticmethod
-    def joined(parts: Sequence[Beginnings]) -> Beginnings:
-        return Beginnings(
+    def joined(parts: Sequence[PartialSolutions]) -> PartialSolutions:
+        return PartialSolutions(
             np.concatenate([part.amounts for part in parts]),
             np.concatenate([part.scores for part in parts]),
             np.concatenate([part.codes for part in parts]),

@@ -1,10 +1,10 @@
-"""A search space seen through a latency table: what each choice costs.
+"""A search space with the prices of a latency table: what each choice costs.
 
-The one place where architectures meet prices. Everything that draws, fits or searches under a
-budget asks here which widths are priced and what a choice adds to a network's latency.
+This is the only module that connects architectures with prices. All code that draws, fits or
+searches under a budget asks it which widths have a price and what a choice adds to a latency.
 
 A network's latency is the largest of a few sums over its blocks (``PriceModel.pieces``), so each
-choice has one addend for every piece; see ``latbench.tables.price_model``.
+choice adds one number to every piece; see ``latbench.tables.price_model``.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ Floats = NDArray[np.float64]
 
 
 def space_label(space: SearchSpace) -> SpaceLabel:
-    """How a table calls this space."""
+    """The description of a space that its tables store."""
     variant = space.variant
     return SpaceLabel(space.name, space.input_size, space.classes, variant.se, variant.activation)
 
 
 def labelled_space(label: SpaceLabel) -> SearchSpace:
-    """The space that a table was filled for.
+    """The search space that a table describes.
 
     Raises:
-        LatbenchError: The table is of no space known here.
+        LatbenchError: This installation does not know the space.
     """
     variant = Variant(label.se, label.activation)
     return make_space(label.name, label.input_size, label.classes, variant)
@@ -65,7 +65,7 @@ def profile_space(
     time_limit_s: float,
     progress: Progress = silent,
 ) -> ProfileResult:
-    """Fill the table of a space: blocks of all widths, and random networks to fit prices on.
+    """Fill the table of a space: measure blocks of all widths, and random networks to fit prices.
 
     Raises:
         LatbenchError: As ``latbench.workflows.profiling.profile``.
@@ -93,7 +93,8 @@ def transfer_space(
     """Fill the table of a space from another device's table and few measurements.
 
     Raises:
-        LatbenchError: As ``latbench.workflows.transfer.transfer``; the source is of another space.
+        LatbenchError: As ``latbench.workflows.transfer.transfer``; also if the source table
+            belongs to another space.
     """
     source.require_space(space_label(space))
     networks = spread_networks(space, profiler.profile.sweep.networks, seed=0)
@@ -103,7 +104,7 @@ def transfer_space(
 
 
 def forecast_space(profiler: Profiler, space: SearchSpace, *, time_limit_s: float) -> Forecast:
-    """What ``profile_space`` would take.
+    """The time and the number of measurements that ``profile_space`` would take.
 
     Raises:
         LatbenchError: As ``latbench.workflows.forecast.forecast``.
@@ -125,7 +126,7 @@ class PricedSpace:
         efficient: Leave out widths that a wider one matches or beats in latency.
 
     Raises:
-        MismatchError: The table is of another space, or leaves an operation without a price.
+        MismatchError: The table belongs to another space, or an operation has no price.
     """
 
     def __init__(self, space: SearchSpace, table: LatencyTable, *, efficient: bool = False) -> None:
@@ -141,15 +142,15 @@ class PricedSpace:
         self._joined: dict[tuple[tuple[Layer, str], ...], tuple[tuple[Choice, ...], Floats]] = {}
 
     def only(self, keep: Callable[[str], bool]) -> PricedSpace:
-        """The same with fewer operations: those whose name is kept.
+        """The same space with fewer operations: only those that ``keep`` accepts by name.
 
         Raises:
-            InvalidValueError: A layer would be left without any.
+            InvalidValueError: A layer would have no operation left.
         """
         return PricedSpace(self.space.only(keep), self.table, efficient=self.efficient)
 
     def widths(self, layer: Layer, op: str) -> tuple[int, ...]:
-        """The widths that an elastic operation at a layer may be given, in ascending order."""
+        """The widths that an elastic operation at a layer may have, in ascending order."""
         if (layer, op) not in self._widths:
             self._widths[layer, op] = self._choose_widths(layer, op)
         return self._widths[layer, op]
@@ -162,13 +163,14 @@ class PricedSpace:
         return found
 
     def _efficient_widths(self, layer: Layer, op: str) -> tuple[int, ...]:
-        """The priced widths that no wider one matches or beats in latency beyond its interval.
+        """The priced widths without those that a wider width matches or beats in latency.
 
-        A wider width matches where the runtime rounds both up to the same number of channels.
+        A wider width beats another one if its interval lies completely below the other's interval.
+        It matches the other one if the runtime rounds both up to the same number of channels.
         """
         found: list[int] = []
         steps: set[object] = set()
-        least_high_ms = float("inf")  # upper end of the fastest wider width
+        least_high_ms = float("inf")  # upper end of the interval of the fastest wider width
         for width in reversed(self._priced_widths(layer, op)):
             spec = layer.block(Choice(op, width))
             assert spec is not None
@@ -186,24 +188,27 @@ class PricedSpace:
 
     @cached_property
     def _slopes(self) -> Floats:
-        """ms a byte of the weights' footprint, by piece."""
+        """Price of the weights' footprint in ms a byte, one number a piece."""
         return np.array([slope for slope, _ in self.table.price_model.pieces()])
 
     @cached_property
     def base_ms(self) -> Floats:
-        """What a network takes besides its choices: stem, tail and constant, ``(pieces,)``."""
+        """Latency that does not depend on choices: stem, head and a constant, ``(pieces,)``."""
         constants = np.array([constant for _, constant in self.table.price_model.pieces()])
-        fixed = sum(self._addend(spec) for spec in (*self.space.stem, *self.space.tail))
+        fixed = sum(self._addend(spec) for spec in (*self.space.stem, *self.space.head))
         result: Floats = constants + fixed
         return result
 
     def addend_ms(self, layer: Layer, choice: Choice) -> Floats:
-        """What a choice adds, ``(pieces,)``: latency is the largest piece of the sum."""
+        """Latency that a choice adds to every piece, ``(pieces,)``.
+
+        The latency of a network is the largest piece of the sum over its choices.
+        """
         block = layer.block(choice)
         return np.zeros(len(self._slopes)) if block is None else self._addend(block)
 
     def addends_ms(self, layer: Layer, op: str) -> tuple[tuple[Choice, ...], Floats]:
-        """All that an operation may be made, and what each choice adds.
+        """All priced choices of an operation, and the latency that each adds.
 
         Returns:
             Choices, in ascending order of width where there is one, and addends in ms
@@ -222,14 +227,14 @@ class PricedSpace:
         return self._addends[layer, op]
 
     def width_addends_ms(self, layer: Layer, op: str) -> tuple[NDArray[np.int64], Floats]:
-        """As ``addends_ms`` of an elastic operation, with widths in channels ``(choices,)``."""
+        """Like ``addends_ms``, for an elastic operation: widths in channels, ``(choices,)``."""
         if (layer, op) not in self._width_arrays:
             choices = self.addends_ms(layer, op)[0]
             self._width_arrays[layer, op] = np.array([c.width for c in choices], dtype=np.int64)
         return self._width_arrays[layer, op], self._addends[layer, op][1]
 
     def is_priced(self, layer: Layer, choice: Choice) -> bool:
-        """Whether the table prices a choice; leaving a layer out has no price to lack."""
+        """Whether the table prices a choice. Leaving a layer out needs no price."""
         block = layer.block(choice)
         return block is None or block in self.table
 
@@ -239,16 +244,16 @@ class PricedSpace:
         return result
 
     def fastest(self, layers: Sequence[Sequence[tuple[Layer, str]]]) -> tuple[list[Choice], float]:
-        """The choices of least latency, one for each layer, and the latency in ms.
+        """The choices of least latency, one a layer, and the latency in ms.
 
         Args:
-            layers: For every layer of the network, the pairs of layer and operation to choose
-                from; any priced width may be chosen.
+            layers: Pairs of layer and operation to choose from, one sequence for each layer of
+                the network. Any priced width may be chosen.
         """
         return self._extreme(cheapest, layers)
 
     def slowest(self, layers: Sequence[Sequence[tuple[Layer, str]]]) -> tuple[list[Choice], float]:
-        """The choices of greatest latency, as ``fastest``."""
+        """The choices of greatest latency. Arguments and result are those of ``fastest``."""
         return self._extreme(costliest, layers)
 
     def _extreme(
@@ -261,7 +266,7 @@ class PricedSpace:
         return choices, network.cost(code)
 
     def _offered(self, options: tuple[tuple[Layer, str], ...]) -> tuple[tuple[Choice, ...], Floats]:
-        """All choices of several operations, and what they add, ``(choices, pieces)``."""
+        """All choices of several operations, and the latencies that they add."""
         if options not in self._joined:
             found = [self.addends_ms(layer, op) for layer, op in options]
             choices = tuple(choice for made, _ in found for choice in made)
@@ -269,7 +274,7 @@ class PricedSpace:
         return self._joined[options]
 
     def extremes(self) -> tuple[Architecture, Architecture]:
-        """The fastest architecture of the space, and the slowest."""
+        """The fastest and the slowest architecture of the space."""
         return self._extremes
 
     @cached_property
@@ -290,7 +295,7 @@ class PricedSpace:
 
         return made_of(cheapest(network)), made_of(costliest(network))
 
-    def reachable_ms(self) -> tuple[float, float]:
-        """Least and greatest latency of the whole space."""
+    def feasible_ms(self) -> tuple[float, float]:
+        """Feasible range: the least and the greatest latency of the whole space, in ms."""
         fastest, slowest = self.extremes()
         return self.latency_ms(fastest), self.latency_ms(slowest)

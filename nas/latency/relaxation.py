@@ -1,7 +1,7 @@
-"""A relaxed architecture: the space with every choice a probability; its expected latency.
+"""A relaxed architecture: a probability for every choice of a space. Its expected latency.
 
-Pure Python: a weight is a float or a torch scalar, and the same arithmetic serves both, so the
-expectation is differentiable wherever the weights are.
+This module is pure Python. A weight is a float or a torch scalar. The same arithmetic serves both,
+so the expectation is differentiable if the weights are.
 
 Glossary, after TF-NAS (Hu et al., ECCV 2020):
 
@@ -25,23 +25,23 @@ Weight = Any
 """A float, or a torch scalar."""
 
 Widths = Sequence[Sequence[Mapping[str, int | None]]]
-"""Current width of every operation, None where it has none: by stage, by layer, by name."""
+"""Current width of every operation by stage, layer and name; None if it has no width."""
 
 Places = tuple[tuple[int | None, ...], ...]
-"""Index of the operation of every layer of the space, by stage; None leaves the layer out."""
+"""Index of the chosen operation by stage and layer; None if the layer is left out."""
 
 
 @dataclass(frozen=True)
 class Relaxed:
-    """Weights of every choice; a choice that is absent has weight zero and is not computed.
+    """Weights of all choices. A choice that is not listed has weight zero and is not computed.
 
     Attributes:
-        ops: By stage, by layer: weight by index of the operation.
-        depths: By stage: weight by depth, from 1.
-        skips: By stage and layer: weight with which a layer passes its input on, where layers can
-            be left out. Weights of a layer's operations and this one sum to 1.
-        widths: By stage, layer and operation: channels of an elastic operation. One that is
-            absent has its present width.
+        ops: Weights of operations, by stage, layer and index of the operation.
+        depths: Weights of depths, by stage and depth, from 1.
+        skips: Weights of leaving layers out, by stage and layer; a layer that is left out passes
+            its input on. This weight and those of the layer's operations sum to 1.
+        widths: Channels of elastic operations, by stage, layer and operation. An operation that
+            is not listed keeps its present width.
     """
 
     ops: tuple[tuple[Mapping[int, Weight], ...], ...]
@@ -56,7 +56,7 @@ class Relaxed:
                 yield from ((s, i, op) for op in row)
 
     def map(self, change: Callable[[Weight], Weight]) -> Relaxed:
-        """The same choices with every weight changed, always in the same order."""
+        """The same choices with a function applied to every weight, always in the same order."""
 
         def changed(row: Mapping[K, Weight]) -> dict[K, Weight]:
             return {key: change(weight) for key, weight in row.items()}
@@ -70,7 +70,7 @@ class Relaxed:
 
 
 def one_hot(space: SearchSpace, architecture: Architecture) -> Relaxed:
-    """An architecture as a relaxation with every weight 1."""
+    """An architecture as a relaxation: its choices have weight 1, all others 0."""
     return Relaxed(
         ops=tuple(
             tuple(
@@ -84,7 +84,7 @@ def one_hot(space: SearchSpace, architecture: Architecture) -> Relaxed:
 
 
 def path_of(places: Places) -> Relaxed:
-    """One path as a relaxation: a layer that is left out passes its input on."""
+    """A path as a relaxation. A layer that is left out passes its input on."""
     return Relaxed(
         ops=tuple(tuple({} if op is None else {op: 1.0} for op in stage) for stage in places),
         depths=tuple({len(stage): 1.0} for stage in places),
@@ -95,7 +95,7 @@ def path_of(places: Places) -> Relaxed:
 
 
 def expected_latency_ms(priced: PricedSpace, relaxed: Relaxed, widths: Widths) -> Weight:
-    """Expected latency in ms, as ``expected_amount``."""
+    """Expected latency in ms; see ``expected_amount``."""
     return expected_amount(priced.space, priced.base_ms, priced.addend_ms, relaxed, widths)
 
 
@@ -106,27 +106,27 @@ def expected_amount(
     relaxed: Relaxed,
     widths: Widths,
 ) -> Weight:
-    """Expected latency, or another amount, over the architectures of a relaxation.
+    """Expected value of a latency or another amount over the architectures of a relaxation.
 
-    Depth latency is cumulative: a stage adds, over its layers, P(l) times the sum of p_lo times
-    the price of o (TF-NAS, Eq. 6 to 8). The code of TF-NAS sums over depths instead, the
-    probability of a depth times the latency of its layers. That is the same number: with L_l the
-    expected latency of layer l, sum_d beta_d sum_{l <= d} L_l = sum_l L_l sum_{d >= l} beta_d.
+    A layer l adds P(l) times the sum over o of p_lo times the price of o (TF-NAS, Eq. 6 to 8). The
+    code of TF-NAS sums over depths instead: the probability of a depth times the latency of its
+    layers. Both are the same number. With L_l the expected latency of layer l,
+    sum_d beta_d sum_{l <= d} L_l = sum_l L_l sum_{d >= l} beta_d.
 
-    A network's latency is the largest of a few sums over blocks; the expectation of each sum is
-    exact, and the largest of them is returned. Where one sum is the largest for all architectures
-    in question that is the exact expectation, else a lower bound of it (Jensen).
+    A network's latency is the largest of a few sums over blocks. The expectation of each sum is
+    exact, and the largest of these expectations is returned. That is the exact expected latency if
+    the same sum is the largest for all architectures, and otherwise a lower bound of it (Jensen).
 
     Args:
-        space: Of the relaxation.
-        base: What every network has, ``(sums,)``.
-        addend_of: What a choice at a layer adds, ``(sums,)``.
-        relaxed: Weights of all choices; those of a layer and of a stage's depths sum to 1. What
-            passes its input on adds nothing.
+        space: Search space of the relaxation.
+        base: Amount that every network has, ``(sums,)``.
+        addend_of: Amount that a choice at a layer adds, ``(sums,)``.
+        relaxed: Weights of all choices. The weights of a layer sum to 1, and so do those of a
+            stage's depths. A layer that is left out adds nothing.
         widths: Width of every operation.
 
     Returns:
-        A float or a torch scalar as the weights are, in the unit of the addends.
+        A float or a torch scalar, like the weights, in the unit of the addends.
     """
     addends: list[tuple[Weight, Weight, list[float]]] = []
     for s, (rows, depths) in enumerate(zip(relaxed.ops, relaxed.depths, strict=True)):
@@ -143,11 +143,11 @@ def expected_amount(
         sums = [total + share * more for total, more in zip(sums, addend, strict=True)]
     piece = max(range(len(sums)), key=sums.__getitem__)
     expected: Weight = float(base[piece])
-    for kept, weight, addend in addends:  # only the largest sum is differentiated
+    for kept, weight, addend in addends:  # only the largest sum needs a gradient
         expected = expected + kept * weight * addend[piece]
     return expected
 
 
 def _value(weight: Weight) -> float:
-    """A weight as a plain number, cut off from the graph of derivatives."""
+    """A weight as a plain number, detached from the graph of gradients."""
     return float(weight.detach() if hasattr(weight, "detach") else weight)

@@ -1,18 +1,20 @@
-"""Elasticity scaling: widths of an architecture brought to a target latency.
+"""Elasticity scaling: bring the widths of an architecture to a target latency.
 
-``greedy`` follows Algorithm 1 of TF-NAS: all layers shrink or expand together, then the stages
-from the second on expand, then those from the third on, and so on, as long as the target allows. A
-step of a layer is its width over the narrowest one among the layers that move, as they are then, so
-that the last stages move by single channels. Differences from the published code: the expansion
-keeps its last step when the target is above the maximum, and every step lands on a priced width.
+``greedy`` follows Algorithm 1 of TF-NAS. First all layers shrink or expand together. Then the
+stages from the second on expand, then those from the third on, and so on, as long as the target
+allows. The step of a layer is its width divided by the narrowest width among the layers that move
+at that time, so the last stages move by single channels. There are two differences from the
+published code: the expansion keeps its last step when the target is above the maximum, and every
+step ends at a width that has a price.
 
-``exact`` finds the latency closest to the target from below among networks that keep the shape:
-every width over its start lies within 10 % of the common scale, wherever bounds allow. Where
-widths are many, some layers filled in around the uniformly scaled network come close enough: all
-sums of one half of these layers are met with all sums of the other. Where that leaves a gap, the
-sums that all layers can reach are a set of integers, held as the bits of one number and widened
-layer by layer. Either way a network takes milliseconds and not a search. Where no such network is
-as close as the greedy one, which is not held to the shape, ``exact`` is the greedy one.
+``exact`` finds the latency closest to the target from below among networks that keep the shape: the
+ratio of each width to its start is within 10 % of a common scale, as far as the bounds of the
+widths allow. Where layers have many widths, it scales all layers uniformly, divides some of them
+into two halves, and combines all sums of one half with all sums of the other. If that leaves a gap
+below the target, it computes all possible sums of all layers: a set of integers, stored as the bits
+of one number and extended layer by layer. Either way takes milliseconds a network. If no such
+network is as close as the greedy one, which need not keep the shape, ``exact`` returns the greedy
+one.
 """
 
 from __future__ import annotations
@@ -32,27 +34,31 @@ from nas.spaces import Architecture, Choice, Layer
 
 Floats = NDArray[np.float64]
 
-SHAPE_TOLERANCE = 0.10  # how far a layer's scale may be from the common one
-_BINS = 400_000  # resolution of latencies as integers: rounding errs below 0.005 % in all
-_SCALES = 48  # common scales tried, spread evenly between the narrowest and the widest network
-_NEAR = 6  # of those where filling in leaves a gap, how many nearest the target are solved exactly
-_GOOD_ENOUGH = 1e-4  # relative gap below the target at which looking further is pointless
+SHAPE_TOLERANCE = 0.10  # largest relative distance of a layer's scale from the common one
+_BINS = (
+    400_000  # latencies are integers up to this number: the rounding error is below 0.005 % in all
+)
+_SCALES = (
+    48  # number of common scales to try, evenly spread from the narrowest to the widest network
+)
+_NEAR = 6  # where halves leave a gap: number of scales nearest the target to solve exactly
+_GOOD_ENOUGH = 1e-4  # relative gap below the target at which the search stops
 _ROUNDING = 1e-9  # sums of the same prices in another order differ in their last digits
-_TRIES = 64  # reachable sums looked at below the target, for each piece of the price
-_HALF = 2_048  # most sums of the layers on either side of the meeting
-_FEW = 32  # widths of one layer that are tried in it: more layers say more than more widths
-_MEETINGS = 32  # nearest meetings whose latency is looked at
+_TRIES = 64  # possible sums to check below the target, for each piece of the price
+_HALF = 2_048  # largest number of sums of the layers of one half
+_FEW = 32  # widths to try of each layer: more layers help more than more widths
+_MEETINGS = 32  # combinations of both halves, nearest the target, whose latency is computed
 
 
 @dataclass(frozen=True)
 class Fit:
-    """An architecture brought to a target.
+    """An architecture with widths that bring it to a target.
 
     Attributes:
-        target_ms: What was asked.
+        target_ms: Latency that was asked for.
         latency_ms: Predicted latency of ``architecture``.
-        min_ms: Least latency that its operations and depths can have.
-        max_ms: Greatest.
+        min_ms: Least latency of its operations and depths over all widths.
+        max_ms: Greatest latency of its operations and depths over all widths.
     """
 
     target_ms: float
@@ -63,7 +69,7 @@ class Fit:
 
 
 Row = tuple[Layer, Choice]
-"""One layer of the architecture and what it starts from."""
+"""One layer of the architecture, and the choice that it starts from."""
 
 
 def fit_exact(
@@ -71,30 +77,30 @@ def fit_exact(
 ) -> Fit:
     """The closest latency at or below the target that keeps the network's shape.
 
-    It is at least as close as ``fit_greedy``'s, whose network it gives where the shape leaves
-    nothing closer.
+    The result is at least as close as that of ``fit_greedy``. It is the same network if none that
+    keeps the shape is closer.
 
     Args:
         priced: The space and its prices.
-        architecture: Operations, depths and the shape of the widths.
+        architecture: Gives operations, depths and the ratios of the widths.
         target_ms: Latency not to exceed.
-        clamp: Take the nearest reachable latency for a target out of reach.
+        clamp: Take the nearest feasible latency if the target is outside of the feasible range.
 
     Raises:
-        BudgetError: The operations and depths cannot reach the target, and ``clamp`` is off; has
-            the nearest bound.
+        BudgetError: The target is outside of the feasible range of these operations and depths,
+            and ``clamp`` is off. Carries the nearest bound.
     """
     rows = _rows(priced, architecture)
-    low, high = reach_ms(priced, rows)
+    low, high = width_range_ms(priced, rows)
     if not clamp:
-        check_reach(target_ms, low, high, what="this architecture")
+        check_feasible(target_ms, low, high, what="this architecture")
     goal_ms = min(max(target_ms, low), high) if clamp else target_ms
     options = _Options.of(priced, rows)
     greedy = _greedy_widths(priced, options, architecture, goal_ms)
     greedy_ms = priced.latency_ms(_with_widths(priced, architecture, greedy))
     enough_ms = max(greedy_ms, goal_ms * (1 - _GOOD_ENOUGH))
     best, best_ms = greedy, -np.inf
-    open_scales: list[_Options] = []  # where the meeting left a gap
+    open_scales: list[_Options] = []  # scales where the two halves left a gap
     for scale in _scales_by_nearness(priced.base_ms, options, goal_ms):
         near = options.near(scale)
         found, is_closest = _near_scale(priced.base_ms, near, scale, goal_ms, best_ms)
@@ -125,18 +131,18 @@ def fit_greedy(
 
     Args:
         priced: The space and its prices.
-        architecture: Where to start.
+        architecture: Gives operations, depths and the first widths.
         target_ms: Latency not to exceed.
-        clamp: Take the nearest reachable latency for a target out of reach, as elasticity
-            scaling inside a search does.
+        clamp: Take the nearest feasible latency if the target is outside of the feasible range,
+            as elasticity scaling inside a search does.
 
     Raises:
-        BudgetError: The target is out of reach, and ``clamp`` is off.
+        BudgetError: The target is outside of the feasible range, and ``clamp`` is off.
     """
     rows = _rows(priced, architecture)
-    low, high = reach_ms(priced, rows)
+    low, high = width_range_ms(priced, rows)
     if not clamp:
-        check_reach(target_ms, low, high, what="this architecture")
+        check_feasible(target_ms, low, high, what="this architecture")
     options = _Options.of(priced, rows)
     widths = _greedy_widths(priced, options, architecture, max(target_ms, low))
     scaled = _with_widths(priced, architecture, widths)
@@ -144,7 +150,7 @@ def fit_greedy(
 
 
 class Method(Protocol):
-    """Scales the widths of an architecture to a target, as ``fit_exact`` does."""
+    """A function that scales the widths of an architecture to a target, like ``fit_exact``."""
 
     def __call__(
         self,
@@ -162,11 +168,11 @@ METHODS: dict[str, Method] = {
 }
 
 
-def check_reach(target_ms: float, low_ms: float, high_ms: float, *, what: str) -> None:
-    """Refuse a target outside a range.
+def check_feasible(target_ms: float, low_ms: float, high_ms: float, *, what: str) -> None:
+    """Refuse a target outside of the feasible range.
 
     Raises:
-        BudgetError: With the nearer bound as ``nearest_ms``.
+        BudgetError: Carries the nearest bound as ``nearest_ms``.
     """
     if low_ms * (1 - _ROUNDING) <= target_ms <= high_ms * (1 + _ROUNDING):
         return
@@ -179,8 +185,8 @@ def check_reach(target_ms: float, low_ms: float, high_ms: float, *, what: str) -
     )
 
 
-def reach_ms(priced: PricedSpace, rows: Sequence[Row]) -> tuple[float, float]:
-    """Least and greatest latency over widths with operations and depths as they are."""
+def width_range_ms(priced: PricedSpace, rows: Sequence[Row]) -> tuple[float, float]:
+    """Least and greatest latency over all widths, with fixed operations and depths."""
     options = [[(layer, choice.op)] for layer, choice in rows]
     return priced.fastest(options)[1], priced.slowest(options)[1]
 
@@ -212,7 +218,7 @@ def _fastest_widths(priced: PricedSpace, rows: Sequence[Row]) -> list[int]:
 def _greedy_widths(
     priced: PricedSpace, options: _Options, architecture: Architecture, goal_ms: float
 ) -> list[int]:
-    """Widths of a latency at or below a goal that is no less than the least latency."""
+    """Widths with a latency at or below a goal. The goal must not be below the least latency."""
     base_ms = priced.base_ms
     lengths = [len(stage) for stage in architecture.stages]
     stage_of = np.repeat(np.arange(len(lengths)), lengths)  # (layers,)
@@ -225,7 +231,7 @@ def _greedy_widths(
         if len(fitting):
             current = shrunk[fitting[0]]
             first_stage = 1
-        else:  # prices that do not grow with width
+        else:  # prices do not grow with width
             current = np.array(_fastest_widths(priced, _rows(priced, architecture)))
     for stage in range(first_stage, len(lengths)):
         moving = stage_of >= stage
@@ -240,7 +246,7 @@ def _greedy_widths(
 
 
 def _steps(widths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many channels each layer moves in a step: its width over the narrowest, rounded."""
+    """Number of channels of a step of each layer: its width over the narrowest, rounded."""
     steps: NDArray[np.int64] = np.round(widths / widths.min()).astype(np.int64)
     return steps
 
@@ -248,18 +254,18 @@ def _steps(widths: NDArray[np.int64]) -> NDArray[np.int64]:
 def _walk(
     base_ms: Floats, options: _Options, start: NDArray[np.int64], steps: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], Floats]:
-    """The networks one step away, two steps, and so on, until no layer can move any further.
+    """The networks after one step, two steps, and so on, until no layer can move any further.
 
     Args:
-        base_ms: Latency of stem, tail and constant, ``(pieces,)``.
-        options: Widths of every layer and their addends.
-        start: Width of every layer, priced or not, ``(layers,)``.
+        base_ms: Latency that does not depend on choices, ``(pieces,)``.
+        options: Widths of every layer, and the latencies that they add.
+        start: First width of every layer, with or without a price, ``(layers,)``.
         steps: Channels a step, ``(layers,)``: all positive or all negative; 0 for a layer that
-            stays.
+            does not move.
 
     Returns:
-        Priced widths ``(steps, layers)``, each the nearest to the one that is asked for, and
-        latencies ``(steps,)``.
+        Priced widths ``(steps, layers)``, each the nearest to the exact one, and latencies
+        ``(steps,)``.
     """
     bounds = np.array(
         [w[-1 if step > 0 else 0] for w, step in zip(options.widths, steps, strict=True)]
@@ -287,12 +293,12 @@ def _latency_ms(base_ms: Floats, options: _Options, widths: NDArray[np.int64]) -
 
 @dataclass(frozen=True)
 class _Options:
-    """What each layer may be given.
+    """The priced widths of each layer.
 
     Attributes:
-        start: Width that each layer starts from, ``(layers,)``.
-        widths: By layer, in ascending order, ``(options,)``.
-        addends_ms: By layer, what each width adds, ``(options, pieces)``.
+        start: First width of each layer, ``(layers,)``.
+        widths: Widths of each layer in ascending order, one array ``(options,)`` a layer.
+        addends_ms: Latency that each width adds, one array ``(options, pieces)`` a layer.
     """
 
     start: Floats
@@ -307,20 +313,20 @@ class _Options:
 
     @cached_property
     def _middles(self) -> tuple[Floats, ...]:
-        """By layer, the middle of every two neighbouring widths: up to it, the lower is nearest."""
+        """Midpoints between neighbouring widths of each layer."""
         return tuple((w[1:] + w[:-1]) / 2 for w in self.widths)
 
     def picks(self, layer: int, wanted: ArrayLike) -> NDArray[np.int64]:
-        """Indices of a layer's widths that are nearest to the wanted ones."""
+        """Indices of the widths of a layer that are nearest to the wanted ones."""
         return np.asarray(self._middles[layer].searchsorted(wanted))
 
     def snapped(self, wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-        """By layer, the width that is nearest to the wanted one."""
+        """The width of each layer that is nearest to the wanted one."""
         picks = [self.picks(layer, width) for layer, width in enumerate(wanted)]
         return np.array([w[i] for w, i in zip(self.widths, picks, strict=True)])
 
     def near(self, scale: float) -> _Options:
-        """Widths within the shape's tolerance of a scale; where there is none, the nearest."""
+        """The widths within the tolerance around a scale; the nearest width if there is none."""
         widths, addends = [], []
         for w, a, start in zip(self.widths, self.addends_ms, self.start, strict=True):
             wanted = start * scale
@@ -334,23 +340,23 @@ class _Options:
         return _Options(self.start, tuple(widths), tuple(addends))
 
     def nearest(self, scale: float) -> list[int]:
-        """By layer, which width is nearest to a scale."""
+        """Index of the width of each layer that is nearest to a scale."""
         return [int(self.picks(layer, width)) for layer, width in enumerate(self.start * scale)]
 
     def levelled(self, piece: int, share: float) -> list[int]:
-        """By layer, which width's price is nearest to a share of the way up from the least."""
+        """Index of the width of each layer whose price is nearest to a share of its price range."""
         prices = [a[:, piece] for a in self.addends_ms]
         return [int(np.abs(p - p.min() - share * np.ptp(p)).argmin()) for p in prices]
 
     def made_of(self, picks: Sequence[int], base_ms: Floats) -> Found:
-        """What stands at one index a layer."""
+        """The widths at one index a layer, and the latency of that network."""
         sums = base_ms + sum(a[i] for a, i in zip(self.addends_ms, picks, strict=True))
         widths = [int(w[i]) for w, i in zip(self.widths, picks, strict=True)]
         return widths, float(sums.max())
 
 
 def _scales_by_nearness(base_ms: Floats, options: _Options, target_ms: float) -> list[float]:
-    """Common scales whose uniformly scaled network is nearest the target, nearest first."""
+    """Common scales, sorted by the distance of the uniformly scaled network to the target."""
     lowest = min(w[0] / start for w, start in zip(options.widths, options.start, strict=True))
     highest = max(w[-1] / start for w, start in zip(options.widths, options.start, strict=True))
     scales = np.geomspace(lowest, highest, _SCALES)
@@ -362,16 +368,17 @@ def _scales_by_nearness(base_ms: Floats, options: _Options, target_ms: float) ->
 
 
 Found = tuple[list[int], float]
-"""Widths, and the latency of the network that has them in ms."""
+"""Widths, and the latency in ms of the network that has them."""
 
 
 def _near_scale(
     base_ms: Floats, options: _Options, scale: float, target_ms: float, best_ms: float
 ) -> tuple[Found | None, bool]:
-    """A latency at or below the target of a network that keeps the shape at a scale, if any.
+    """A network at one scale that keeps the shape, with a latency at or below the target.
 
     Returns:
-        What was found, and whether nothing at this scale is both closer and above ``best_ms``.
+        The widths and the latency, or None; and whether it is certain that no other network at
+        this scale is both closer to the target and above ``best_ms``.
     """
     lows = [a.min(axis=0) for a in options.addends_ms]  # by layer (pieces,)
     highs = [a.max(axis=0) for a in options.addends_ms]
@@ -396,11 +403,11 @@ def _near_scale(
 def _met_below(
     base_ms: Floats, options: _Options, picks: Sequence[int], target_ms: float
 ) -> Found | None:
-    """Widths of a latency just below the target, if some are found around the given ones.
+    """Widths with a latency just below the target, near the given ones; None if none are found.
 
-    The layers whose prices span most are dealt to two sides, as long as either side has few sums;
-    the others stay as given. To every sum of one side the other's best complement is found by
-    bisection.
+    The layers with the widest range of prices are divided into two halves, as long as each half has
+    few sums. The other layers keep the given widths. For every sum of one half, bisection finds the
+    best matching sum of the other half.
     """
     addends = options.addends_ms
     uniform_ms = base_ms + sum(a[i] for a, i in zip(addends, picks, strict=True))
@@ -423,12 +430,12 @@ def _met_below(
 
 @dataclass(frozen=True)
 class _Sides:
-    """Layers dealt to two sides, and the sums that each side can add to the latency.
+    """Layers in two halves, and the sums that each half can add to the latency.
 
     Attributes:
-        layers: By side, its layers.
-        tried: By side and layer, indices of the widths that are tried.
-        sums_ms: By side, one number for each combination of these, in the order of
+        layers: Layers of each half.
+        tried: Indices of the widths to try, by half and layer.
+        sums_ms: Latency of each combination of these widths, one array a half, in the order of
             ``np.ravel_multi_index``.
     """
 
@@ -438,7 +445,7 @@ class _Sides:
 
     @classmethod
     def deal(cls, options: _Options, piece: int, picks: Sequence[int]) -> _Sides:
-        """Deal the layers of widest span first, to the side that has fewer sums."""
+        """Divide the layers: the widest range first, each to the half that has fewer sums."""
         layers: tuple[list[int], list[int]] = ([], [])
         tried: tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]] = ([], [])
         sums = [np.zeros(1), np.zeros(1)]
@@ -457,7 +464,7 @@ class _Sides:
         return cls(layers, tried, (sums[0], sums[1]))
 
     def choose(self, picks: Sequence[int], *combinations: int) -> list[int]:
-        """The picks, with one combination of each side put in."""
+        """The indices, replaced by one combination of each half for its layers."""
         chosen = list(picks)
         for layers, tried, index in zip(self.layers, self.tried, combinations, strict=True):
             where = np.unravel_index(index, [len(some) for some in tried]) if layers else ()
@@ -467,7 +474,7 @@ class _Sides:
 
 
 def _closest_below(base_ms: Floats, options: _Options, target_ms: float) -> Found | None:
-    """The greatest latency at or below the target."""
+    """Widths with the greatest latency at or below the target; None if there are none."""
     addends = options.addends_ms
     best: Found | None = None
     for piece in range(len(base_ms)):
@@ -493,12 +500,12 @@ def _closest_below(base_ms: Floats, options: _Options, target_ms: float) -> Foun
                 break
             within ^= 1 << total
         if best is not None and best[1] >= target_ms * (1 - _GOOD_ENOUGH):
-            break  # the other pieces cannot do better
+            break  # the other pieces cannot give anything better
     return best
 
 
 def _reachable_sums(extra: Sequence[Sequence[int]]) -> list[int]:
-    """After each layer, the reachable sums of one cost a layer, as bits of a number."""
+    """All possible sums of one cost a layer, after each layer; a set bit is a possible sum."""
     mask = (1 << (_BINS + 1)) - 1
     sums = [1]
     for costs in extra:
@@ -511,7 +518,7 @@ def _reachable_sums(extra: Sequence[Sequence[int]]) -> list[int]:
 
 
 def _trace(reachable: Sequence[int], extra: Sequence[Sequence[int]], total: int) -> list[int]:
-    """One choice of cost a layer that adds up to ``total``."""
+    """Indices of one cost a layer that add up to ``total``."""
     picks: list[int] = []
     for layer in range(len(extra) - 1, -1, -1):
         for index, cost in enumerate(extra[layer]):

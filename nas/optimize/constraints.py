@@ -1,10 +1,10 @@
-"""What a search must not exceed: quantities that add up over a network's layers, and budgets.
+"""Constraints of a search: quantities that add up over a network's layers, and their budgets.
 
-A **quantity** is what networks have much or little of: latency on a device, multiply-accumulates,
-parameters. It is the largest of a few sums over the layers (``PriceModel.pieces``; counts have one
-sum), so each choice has one addend for every piece. A **constraint** is one budget for each of
-some quantities, all of which hold: latency on several tables is several limits. Whoever searches
-sees nothing but pieces and their budgets (``nas.optimize.encoding.CodedSpace``).
+A **quantity** is latency on a device, multiply-accumulates or parameters. It is the largest of a
+few sums over the layers (``PriceModel.pieces``; counts have one sum), so each choice adds one
+number to every piece. A **limit** is a quantity with its budget. A **constraint** is several limits
+that all hold; latencies on several devices are several limits. Searchers use only pieces and their
+budgets (``nas.optimize.encoding.EncodedSpace``).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from nas.spaces import Choice, Layer, SearchSpace, aligned_widths
 
 Floats = NDArray[np.float64]
 Counted = Literal["macs", "conv_macs", "params"]
-COUNTED: tuple[Counted, ...] = ("macs", "params")  # what a search may be asked to limit
+COUNTED: tuple[Counted, ...] = ("macs", "params")  # counts that a search can limit
 
 
 class Quantity(Protocol):
-    """Something of a network that is the largest of a few sums over its layers."""
+    """A property of a network that is the largest of a few sums over its layers."""
 
     @property
     def kind(self) -> Literal["latency"] | Counted: ...
@@ -43,29 +43,29 @@ class Quantity(Protocol):
 
     @property
     def base(self) -> Floats:
-        """What a network has of it besides its choices, ``(pieces,)``."""
+        """Amount that does not depend on the choices, ``(pieces,)``."""
         ...
 
     def addend(self, layer: Layer, choice: Choice) -> Floats:
-        """What a choice adds, ``(pieces,)``."""
+        """Amount that a choice adds, ``(pieces,)``."""
         ...
 
     def allows(self, layer: Layer, choice: Choice) -> bool:
-        """Whether the quantity is known where this choice is made."""
+        """Whether the quantity is known for this choice."""
         ...
 
     def choices(self, layer: Layer, op: str) -> Sequence[Choice] | None:
-        """What an operation may be made, or None where it may be anything."""
+        """The allowed choices of an operation, or None if all are allowed."""
         ...
 
     def format(self, amount: float) -> str:
-        """An amount of it with its unit."""
+        """An amount as text with its unit."""
         ...
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Latency in ms, as a table predicts it."""
+    """Latency in ms that a table predicts."""
 
     priced: PricedSpace
 
@@ -111,7 +111,7 @@ class Count:
 
     @property
     def base(self) -> Floats:
-        return np.array([sum(self._of(spec) for spec in (*self.space.stem, *self.space.tail))])
+        return np.array([sum(self._of(spec) for spec in (*self.space.stem, *self.space.head))])
 
     def addend(self, layer: Layer, choice: Choice) -> Floats:
         block = layer.block(choice)
@@ -134,7 +134,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Limit:
-    """A quantity and how much of it a network may have."""
+    """A quantity and its budget."""
 
     quantity: Quantity
     budget: float
@@ -142,10 +142,10 @@ class Limit:
 
 @dataclass(frozen=True)
 class Constraint:
-    """Limits that all hold; of one space.
+    """Limits of one space that all hold.
 
     Attributes:
-        limits: At least one.
+        limits: The limits, at least one.
     """
 
     limits: tuple[Limit, ...]
@@ -159,7 +159,7 @@ class Constraint:
         return self.limits[0].quantity.space
 
     def choices(self, layer: Layer) -> tuple[Choice, ...]:
-        """What may stand at a layer: what any quantity offers and every one allows."""
+        """Choices of a layer that at least one quantity offers and all quantities allow."""
         quantities = [limit.quantity for limit in self.limits]
         found: list[Choice] = []
         for op in layer.ops:
@@ -172,7 +172,7 @@ class Constraint:
         return tuple(found)
 
     def base(self) -> Floats:
-        """What all networks have, ``(pieces,)`` over all limits."""
+        """Amount that every network has, ``(pieces,)`` over all limits."""
         return np.concatenate([limit.quantity.base for limit in self.limits])
 
     def budgets(self) -> Floats:
@@ -181,7 +181,7 @@ class Constraint:
         return np.repeat([limit.budget for limit in self.limits], pieces)
 
     def addends(self, layer: Layer, choices: Iterable[Choice]) -> Floats:
-        """What choices add, ``(choices, pieces)``."""
+        """Amounts that choices add, ``(choices, pieces)``."""
         rows = [
             np.concatenate([limit.quantity.addend(layer, choice) for limit in self.limits])
             for choice in choices
@@ -190,7 +190,7 @@ class Constraint:
 
 
 def expected_load(constraint: Constraint, relaxed: Relaxed, widths: Widths) -> Weight:
-    """The largest of the expected quantities over their budgets, as the weights are."""
+    """The largest ratio of an expected quantity to its budget, of the type of the weights."""
     loads = []
     for limit in constraint.limits:
         quantity = limit.quantity
@@ -200,5 +200,5 @@ def expected_load(constraint: Constraint, relaxed: Relaxed, widths: Widths) -> W
 
 
 def latency_limits(priced: Iterable[PricedSpace], budget_ms: float) -> Constraint:
-    """At most so many ms on every one of some devices."""
+    """One latency limit per device, all with the same budget."""
     return Constraint(tuple(Limit(Latency(each), budget_ms) for each in priced))

@@ -1,9 +1,10 @@
-"""Architectures of a constrained space as tuples of numbers: what black-box searchers work on.
+"""Encodings: architectures of a constrained space as tuples of numbers, for black-box searchers.
 
-A **code** has one number a layer: the index of the layer's choice, or ``ABSENT`` beyond a stage's
-depth. What a network takes of a budget is a sum of looked-up numbers. Different codes may be the
-same network, as where one of two equal layers is left out; the **canonical** code stands for all
-of them, with what is left out moved behind what is kept, so that no network is met twice.
+An **encoding** (``Code``) has one number a layer: the index of the layer's choice, or ``ABSENT``
+beyond a stage's depth. The cost of a network is a sum of numbers from a table. Several encodings
+may be the same network, for example if one of two equal layers is left out. One of them is
+**canonical**: the layers that are left out follow those that are kept. Searchers evaluate only
+canonical encodings, so they evaluate no network twice.
 """
 
 from __future__ import annotations
@@ -18,33 +19,33 @@ from numpy.typing import NDArray
 
 from latbench.errors import BudgetError
 from nas.latency.extremes import least_rest
-from nas.latency.partial_solutions import ABSENT, Beginnings
+from nas.latency.partial_solutions import ABSENT, PartialSolutions
 from nas.optimize.constraints import Constraint, Floats, Limit
 from nas.spaces import Architecture, Choice, Layer
 
 Code = tuple[int, ...]
 
-_DUAL_STEPS = 64  # of the search for weights of pieces
-_ROOM = 1.001  # more than what printing an amount rounds off
+_DUAL_STEPS = 64  # steps of the search for weights of pieces
+_ROOM = 1.001  # factor that exceeds the rounding of a printed amount
 _ROUNDING = 1e-12  # sums of the same addends in another order differ in their last digits
 
 
-class CodedSpace:
-    """The choices of a space under a constraint, numbered, with what each takes of the budgets.
+class EncodedSpace:
+    """A space under a constraint: its numbered choices and their costs.
 
     Args:
-        constraint: What architectures must not exceed.
+        constraint: Limits that architectures must keep.
 
     Raises:
-        BudgetError: No architecture keeps the constraint; carries the nearest feasible latency.
-        MismatchError: A table leaves an operation without a price.
+        BudgetError: No architecture keeps the constraint. Carries the nearest feasible budgets.
+        MismatchError: A table does not price an operation.
 
     Attributes:
-        choices: By layer, the choice of every index.
-        addends: By layer, what each choice adds, ``(choices + 1, pieces)``; the last row, of
-            zeros, is that of ``ABSENT``.
-        stages: The range of layers of every stage.
-        lightest: A code that takes least of the budgets.
+        choices: Choices of each layer, by index.
+        addends: Amounts that the choices of each layer add, ``(choices + 1, pieces)``. The last
+            row is zero and belongs to ``ABSENT``.
+        stages: Range of layers of every stage.
+        lightest: Encoding of the least load.
     """
 
     def __init__(self, constraint: Constraint) -> None:
@@ -69,10 +70,10 @@ class CodedSpace:
         self._numbers = tuple({c: i for i, c in enumerate(row)} for row in self.choices)
         self.lightest = self._lightest()
 
-    # codes and architectures
+    # encodings and architectures
 
     def encode(self, architecture: Architecture) -> Code:
-        """The canonical code of an architecture that is made of this space's choices."""
+        """The canonical encoding of an architecture of this space."""
         code = [ABSENT] * len(self.choices)
         for layers, stage in zip(self.stages, architecture.stages, strict=True):
             for layer, choice in zip(layers, stage, strict=False):
@@ -88,10 +89,10 @@ class CodedSpace:
         )
 
     def canonical(self, code: Code) -> Code:
-        """The code that stands for all that lower to the same network as this one.
+        """The canonical encoding of the same network.
 
-        Within a run of equal layers, those left out come last; trailing layers that are left
-        out stay in the depth, as depth and being left out are told apart by the architecture.
+        Within a run of equal layers, those that are left out come last. Layers at the end of a
+        stage that are left out still count as depth, because an architecture distinguishes the two.
         """
         moved = list(code)
         for run in self._runs:
@@ -116,13 +117,13 @@ class CodedSpace:
         return tuple(runs)
 
     def depths(self, code: Code) -> list[int]:
-        """How many layers of each stage are kept."""
+        """Depth of each stage."""
         return [sum(code[layer] != ABSENT for layer in layers) for layers in self.stages]
 
-    # what codes take of the budgets
+    # costs of encodings
 
     def amounts(self, code: Code) -> list[float]:
-        """Of every piece of every quantity, by look-up; a quantity is its largest piece."""
+        """Amounts of all pieces of all quantities. A quantity is its largest piece."""
         totals: list[float] = self.base.tolist()
         for rows, number in zip(self._rows, code, strict=True):
             for piece, addend in enumerate(rows[number]):
@@ -130,7 +131,7 @@ class CodedSpace:
         return totals
 
     def by_limit(self, code: Code) -> list[tuple[Limit, float]]:
-        """Every limit, and what the code has of its quantity."""
+        """Every limit, and the amount of its quantity."""
         left = iter(self.amounts(code))
         return [
             (limit, max(next(left) for _ in limit.quantity.base))
@@ -138,13 +139,13 @@ class CodedSpace:
         ]
 
     def latency_ms(self, code: Code) -> float | None:
-        """Latency on the slowest device of the constraint; None where it limits no latency."""
+        """Latency on the slowest device of the constraint; None without a latency limit."""
         found = self.by_limit(code)
         latencies = (amount for limit, amount in found if limit.quantity.kind == "latency")
         return max(latencies, default=None)
 
     def load(self, code: Code) -> float:
-        """The largest amount over its budget: feasible up to 1."""
+        """The largest ratio of an amount to its budget; feasible up to 1."""
         return max(a / b for a, b in zip(self.amounts(code), self._budgets, strict=True))
 
     def feasible(self, code: Code) -> bool:
@@ -155,17 +156,17 @@ class CodedSpace:
         return [float(budget) for budget in self.budgets]
 
     def loads(self, codes: NDArray[np.int64]) -> Floats:
-        """``load`` of many codes ``(codes, layers)`` at once, ``(codes,)``."""
+        """Loads ``(codes,)`` of many encodings ``(codes, layers)`` at once."""
         totals = np.repeat(self.base[None], len(codes), axis=0)
         for layer, table in enumerate(self.addends):
             totals += table[codes[:, layer]]
         largest: Floats = (totals / self.budgets).max(axis=1)
         return largest
 
-    # drawing, changing, listing
+    # random encodings, changes, lists
 
     def random(self, rng: np.random.Generator) -> Code:
-        """Depths and operations uniform, then widths; repaired where it exceeds the budget."""
+        """Uniform depths and operations, then uniform widths; repaired if not feasible."""
         code = [ABSENT] * len(self.choices)
         for index, layers in enumerate(self.stages):
             depths = self.space.depths(index)
@@ -174,16 +175,16 @@ class CodedSpace:
         return self.repair(tuple(code), rng)
 
     def draw(self, layer: int, rng: np.random.Generator) -> int:
-        """An index of a layer's choices: operations uniform, then their widths."""
+        """Index of a random choice of a layer: a uniform operation, then a uniform width."""
         groups = self._groups[layer]
         group = groups[int(rng.integers(len(groups)))]
         return group[int(rng.integers(len(group)))]
 
     def change(self, layer: int, number: int, rng: np.random.Generator) -> int:
-        """Another choice for a layer, as a mutation makes it.
+        """Index of another choice for a layer, for a mutation.
 
-        Of a mix of kernels one kernel is added, dropped or resized, or all are drawn anew, one as
-        likely as the other; any other choice is drawn anew.
+        A mix of kernels has one kernel added, dropped or resized, or all kernels drawn anew, with
+        equal probability. Any other choice is drawn anew.
         """
         near = self._mixes[layer].get(number)
         if near and rng.random() < 0.5:
@@ -192,7 +193,7 @@ class CodedSpace:
 
     @cached_property
     def _mixes(self) -> tuple[dict[int, tuple[int, ...]], ...]:
-        """By layer: of every mix of kernels, the mixes that differ from it by one kernel."""
+        """For each layer and mix of kernels, the mixes that differ from it by one kernel."""
         known: dict[Layer, dict[int, tuple[int, ...]]] = {}
         for layer, choices in zip(self.space.layers, self.choices, strict=True):
             if layer not in known:
@@ -205,7 +206,7 @@ class CodedSpace:
 
     @cached_property
     def _groups(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
-        """By layer, by operation, its indices."""
+        """Indices of the choices of each operation, by layer."""
         return tuple(
             tuple(
                 tuple(i for i, choice in enumerate(choices) if choice.op == op)
@@ -215,11 +216,11 @@ class CodedSpace:
         )
 
     def repair(self, code: Code, rng: np.random.Generator) -> Code:
-        """A feasible canonical code near this one, by as few changes of layers as it takes.
+        """A feasible canonical encoding near this one.
 
-        Layers in random order, those of stages that may be shortened too, are given a random
-        choice that fits or, where none does, what the lightest code has there; so the lightest
-        code itself is the end at the latest.
+        Layers are changed in random order until the encoding is feasible. Each gets a random choice
+        that makes it feasible or, if there is none, the choice of the lightest encoding. A stage
+        may get shorter. In the worst case the result is the lightest encoding.
         """
         if self.feasible(code):
             return self.canonical(code)
@@ -227,7 +228,7 @@ class CodedSpace:
         for layer in rng.permutation(len(code)).tolist():
             if mended[layer] == self.lightest[layer] or mended[layer] == ABSENT:
                 continue
-            if self.lightest[layer] == ABSENT:  # shorten the stage to before this layer
+            if self.lightest[layer] == ABSENT:  # end the stage before this layer
                 stage = next(stage for stage in self.stages if layer in stage)
                 mended[layer : stage.stop] = [ABSENT] * (stage.stop - layer)
             else:
@@ -237,14 +238,14 @@ class CodedSpace:
         return self.canonical(self.lightest)
 
     def _fitting(self, code: Sequence[int], layer: int, rng: np.random.Generator) -> int:
-        """A choice of one layer with which the code is feasible, else the lightest code's."""
+        """A random choice of a layer that makes the encoding feasible, or the lightest one's."""
         without = [*code[:layer], ABSENT, *code[layer + 1 :]]
         room = self.budgets - np.array(self.amounts(tuple(without)))
         fits = np.flatnonzero((self.addends[layer][:-1] <= room).all(axis=1))
         return int(rng.choice(fits)) if len(fits) else self.lightest[layer]
 
     def neighbours(self, code: Code) -> Iterator[Code]:
-        """Canonical codes, feasible or not, with one layer chosen anew, added or removed."""
+        """Canonical encodings, feasible or not, with one layer changed, added or removed."""
         for index, layers in enumerate(self.stages):
             depth = self.depths(code)[index]
             changed = [layers[i] for i in range(depth)]
@@ -261,9 +262,9 @@ class CodedSpace:
     def nearest_new(
         self, code: Code, known: Collection[Code], rng: np.random.Generator
     ) -> Code | None:
-        """The feasible code fewest changes away that is not known, or None if all are known.
+        """The nearest feasible encoding that is not known, or None if all are known.
 
-        Breadth first over feasible codes: it passes through known ones only, so it ends.
+        The search is breadth first over feasible encodings. It goes on only from known ones.
         """
         if code not in known:
             return code
@@ -280,10 +281,10 @@ class CodedSpace:
         return None
 
     def all_codes(self, most: int) -> NDArray[np.int64] | None:
-        """All feasible canonical codes, ``(codes, layers)``, or None if there may be more.
+        """All feasible canonical encodings, ``(codes, layers)``, or None if the space is too large.
 
         Args:
-            most: Codes of the whole space, feasible or not, that are worth listing.
+            most: Largest number of encodings, feasible or not, that a listed space may have.
         """
         paths = 1
         stages = []
@@ -305,17 +306,17 @@ class CodedSpace:
         feasible = [self.feasible(tuple(row)) for row in listed.tolist()]
         return listed[np.flatnonzero(feasible)]
 
-    # the bounds of the constraint
+    # feasibility of the constraint
 
     def _lightest(self) -> Code:
-        """The code of least load; refused if it exceeds a budget.
+        """The encoding of the least load; an error if it exceeds a budget.
 
-        Of a weighted sum of pieces the least is found layer by layer. With several pieces the
-        weights are moved towards those that exceed their budget most (ascent of the Lagrangian
-        dual), and dynamic programming looks for what is lighter still.
+        The minimum of a weighted sum of pieces is found layer by layer. With several pieces the
+        weights move towards the pieces that exceed their budgets most (ascent of the Lagrangian
+        dual). Then dynamic programming looks for an even lighter encoding.
 
         Raises:
-            BudgetError: No code keeps the constraint.
+            BudgetError: No encoding keeps the constraint.
         """
         weights = np.full(len(self.base), 1 / len(self.base))
         best = self._least(weights / self.budgets)
@@ -335,10 +336,10 @@ class CodedSpace:
         return best
 
     def _lighter(self, best: Code, weights: Floats) -> Code:
-        """The code of least load: this one, or a lighter one if there is any.
+        """The encoding of the least load: this one, or a lighter one if there is any.
 
-        Every weighted mean of loads is a lower bound of the largest, so the best one is treated
-        as one piece more.
+        A weighted mean of loads is a lower bound of the largest load. The best such mean is treated
+        as one more piece.
         """
 
         def with_mean(amounts: Floats) -> Floats:
@@ -352,13 +353,13 @@ class CodedSpace:
         base, room = with_mean(self.base), np.ones(len(self.base) + 1)
         at_most = self.load(best) * (1 - _ROUNDING)
 
-        def lighter(beginnings: Beginnings, *, rest: Floats) -> Beginnings:
-            kept = (beginnings.amounts + base + rest < at_most).all(axis=1)
-            return beginnings.where(np.flatnonzero(kept))
+        def lighter(partials: PartialSolutions, *, rest: Floats) -> PartialSolutions:
+            kept = (partials.amounts + base + rest < at_most).all(axis=1)
+            return partials.where(np.flatnonzero(kept))
 
-        alive = Beginnings.none(len(room))
+        alive = PartialSolutions.none(len(room))
         for stage, layers in enumerate(self.stages):
-            ended: list[Beginnings] = []
+            ended: list[PartialSolutions] = []
             for made, layer in enumerate(layers, start=1):
                 alive = alive.extended(
                     addends[layer],
@@ -369,12 +370,12 @@ class CodedSpace:
                 if made in self.space.depths(stage):
                     end = alive.ended(0.0, len(layers) - made)
                     ended.append(lighter(end, rest=rest[stage + 1][0]))
-            alive = Beginnings.joined(ended).undominated(room)
+            alive = PartialSolutions.joined(ended).undominated(room)
         codes = [tuple(row) for row in alive.codes.tolist()]
         return min([best, *codes], key=self.load)
 
     def _least(self, weights: Floats) -> Code:
-        """The code of least weighted sum of pieces."""
+        """The encoding with the least weighted sum of pieces."""
         code = [ABSENT] * len(self.choices)
         for index, layers in enumerate(self.stages):
             sums = [self.addends[layer][:-1] @ weights for layer in layers]
@@ -386,14 +387,14 @@ class CodedSpace:
         return tuple(code)
 
     def _refusal(self, lightest: Code) -> BudgetError:
-        """What is out of reach: one kind of quantity alone, else all that are limited together."""
+        """The error for an infeasible constraint: one kind of quantity alone, or all together."""
         limits = self.constraint.limits
         kinds = dict.fromkeys(limit.quantity.kind for limit in limits)
         if len(kinds) > 1:
             for kind in kinds:
                 alone = tuple(limit for limit in limits if limit.quantity.kind == kind)
                 try:
-                    CodedSpace(Constraint(alone))
+                    EncodedSpace(Constraint(alone))
                 except BudgetError as refusal:
                     return refusal
         found = self.by_limit(lightest)
@@ -427,13 +428,13 @@ class CodedSpace:
 
 
 def _differ_by_one(ours: Counter[int], theirs: Counter[int]) -> bool:
-    """Whether one kernel was added, dropped or resized."""
+    """Whether two mixes differ by one kernel that is added, dropped or resized."""
     added, dropped = (theirs - ours).total(), (ours - theirs).total()
     return max(added, dropped) == 1
 
 
 def undominated(gains: Floats, addends: Floats) -> NDArray[np.int64]:
-    """Indices of a layer's choices that no other beats in score and in every amount at once."""
+    """Indices of the Pareto front of a layer's choices, by score and all amounts."""
     order = np.lexsort((*addends.T, -gains))
     kept: list[int] = []
     for number in order.tolist():

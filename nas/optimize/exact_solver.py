@@ -1,15 +1,15 @@
-"""The best architecture where scores add up over layers: exact, under any constraint.
+"""Exact solver: the best architecture under any constraint, if scores add up over layers.
 
-A multiple-choice knapsack. Dynamic programming over layers keeps, of all beginnings of a network,
-those that no other beginning beats in score and in every amount at once. What cannot end better
-than an architecture that is already known is dropped: the Lagrangian relaxation of the rest of the
-network bounds how well a beginning can end (Fisher 1981). Budgets are counted one after another,
-the one that is exceeded most first, until what is best under these exceeds none of the others.
+The problem is a multiple-choice knapsack. Dynamic programming over layers keeps the Pareto front of
+the partial solutions. A partial solution is also dropped if no completion of it can be better than
+the best known architecture; the Lagrangian relaxation of the remaining layers gives this bound
+(Fisher 1981). Budgets are added one by one, beginning with the one that is exceeded most, until the
+best architecture under the added budgets keeps all others as well.
 
 Glossary:
 
     lambda    multiplier of a piece's budget, ``(pieces,)``, not negative
-    value     score - lambda . amount, whose maximum falls apart into layers
+    value     score - lambda . amount; its maximum is found layer by layer
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from functools import partial
 import numpy as np
 
 from nas.latency.extremes import least_rest
-from nas.latency.partial_solutions import ABSENT, Beginnings
+from nas.latency.partial_solutions import ABSENT, PartialSolutions
 from nas.optimize.constraints import Floats
-from nas.optimize.encoding import Code, CodedSpace, undominated
+from nas.optimize.encoding import Code, EncodedSpace, undominated
 
 _BISECTIONS = 60  # halvings of a multiplier's range
-_ROUNDS = 4  # over the multipliers, where there are several
-_ROUNDING = 1e-9  # of scores: a bound this far below the best known is no worse than it
+_ROUNDS = 4  # rounds over the multipliers, if there are several
+_ROUNDING = 1e-9  # relative tolerance of scores: rounding of the bounds
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of choices, which add up over a network.
+    """Scores of choices that add up over a network.
 
     Attributes:
-        choices: By layer, of every choice, ``(choices,)``.
-        depths: By stage, of every number of layers from 1; entries of depths that the space
+        choices: Scores of the choices of each layer, ``(choices,)``.
+        depths: Scores of the depths of each stage, from depth 1. Scores of depths that the space
             does not have are ignored.
     """
 
@@ -44,12 +44,12 @@ class Scores:
     depths: Sequence[Floats]
 
     @classmethod
-    def of_choices(cls, coded: CodedSpace, choices: Sequence[Floats]) -> Scores:
-        """Scores that do not depend on depths but for the layers that are there."""
-        return cls(choices, [np.zeros(len(layers)) for layers in coded.stages])
+    def of_choices(cls, encoded: EncodedSpace, choices: Sequence[Floats]) -> Scores:
+        """Scores of choices only; depths have the score 0."""
+        return cls(choices, [np.zeros(len(layers)) for layers in encoded.stages])
 
-    def of(self, space: CodedSpace | Sums, code: Code) -> float:
-        """The score of one code."""
+    def of(self, space: EncodedSpace | Sums, code: Code) -> float:
+        """The score of an encoding."""
         total = sum(float(row[n]) for row, n in zip(self.choices, code, strict=True) if n != ABSENT)
         for depths, layers in zip(self.depths, space.stages, strict=True):
             total += float(depths[sum(code[layer] != ABSENT for layer in layers) - 1])
@@ -58,14 +58,15 @@ class Scores:
 
 @dataclass(frozen=True)
 class Sums:
-    """Networks of chosen layers, what the choices add up to, and how much that may be.
+    """All networks that choices for layers can form, the costs of the choices, and budgets.
 
     Attributes:
-        stages: The range of layers of every stage.
-        depths: By stage, how many layers it may have.
-        addends: By layer, what each choice adds, ``(choices, pieces)``; of either sign.
-        base: What all networks have, ``(pieces,)``.
-        budgets: Of every piece, ``(pieces,)``.
+        stages: Range of layers of every stage.
+        depths: Possible numbers of layers of every stage.
+        addends: Amounts that the choices of each layer add, ``(choices, pieces)``; amounts may be
+            negative.
+        base: Amount that every network has, ``(pieces,)``.
+        budgets: Budget of every piece, ``(pieces,)``.
     """
 
     stages: Sequence[range]
@@ -75,24 +76,24 @@ class Sums:
     budgets: Floats
 
     @classmethod
-    def of_codes(cls, coded: CodedSpace) -> Sums:
-        """What the codes of a space add up to."""
+    def of_codes(cls, encoded: EncodedSpace) -> Sums:
+        """The sums and budgets of an encoded space."""
         return cls(
-            coded.stages,
-            [coded.space.depths(index) for index in range(len(coded.stages))],
-            [rows[:-1] for rows in coded.addends],
-            coded.base,
-            coded.budgets,
+            encoded.stages,
+            [encoded.space.depths(index) for index in range(len(encoded.stages))],
+            [rows[:-1] for rows in encoded.addends],
+            encoded.base,
+            encoded.budgets,
         )
 
     def only(self, pieces: Sequence[int]) -> Sums:
-        """The same with some of the pieces."""
+        """The same networks with only some of the pieces."""
         which = list(pieces)
         addends = [rows[:, which] for rows in self.addends]
         return Sums(self.stages, self.depths, addends, self.base[which], self.budgets[which])
 
     def amounts(self, code: Code) -> Floats:
-        """What a code has of every piece, ``(pieces,)``."""
+        """Amounts of all pieces of an encoding, ``(pieces,)``."""
         total = self.base.copy()
         for rows, number in zip(self.addends, code, strict=True):
             if number != ABSENT:
@@ -100,7 +101,7 @@ class Sums:
         return total
 
     def joined(self, addends: Sequence[Floats], *, base: float, budget: float) -> Sums:
-        """With one piece more, of addends ``(choices,)`` by layer."""
+        """The same networks with one more piece; ``addends`` are ``(choices,)`` by layer."""
         return Sums(
             self.stages,
             self.depths,
@@ -113,25 +114,25 @@ class Sums:
         return bool((self.amounts(code) <= self.budgets).all())
 
 
-def best_code(coded: CodedSpace, scores: Scores) -> Code:
-    """The feasible code of the greatest sum of scores.
+def best_code(encoded: EncodedSpace, scores: Scores) -> Code:
+    """The feasible encoding with the greatest sum of scores.
 
-    It is not canonical: scores may differ where equal layers change places.
+    It need not be canonical, because scores may change when equal layers change places.
     """
-    known = coded.lightest
-    return best_of_sums(Sums.of_codes(coded), scores, above=scores.of(coded, known)) or known
+    known = encoded.lightest
+    return best_of_sums(Sums.of_codes(encoded), scores, above=scores.of(encoded, known)) or known
 
 
 def best_of_sums(sums: Sums, scores: Scores, *, above: float = -np.inf) -> Code | None:
-    """The code of the greatest sum of scores that keeps all budgets.
+    """The encoding with the greatest sum of scores that keeps all budgets.
 
     Args:
-        sums: What may be chosen, and the budgets.
-        scores: Of all choices.
-        above: A score that is reached without.
+        sums: Choices with their costs, and the budgets.
+        scores: Scores of all choices.
+        above: Score that the encoding must exceed.
 
     Returns:
-        The code; None if no feasible one has a score above that.
+        The encoding; None if no feasible one has a greater score than ``above``.
     """
     counted: list[int] = []
     while True:
@@ -145,7 +146,7 @@ def best_of_sums(sums: Sums, scores: Scores, *, above: float = -np.inf) -> Code 
 
 
 class _Solver:
-    """One solution; amounts are counted from ``base`` on."""
+    """Solves one problem. Amounts do not include ``base``."""
 
     def __init__(self, sums: Sums, scores: Scores, above: float) -> None:
         self.sums, self.scores = sums, scores
@@ -167,9 +168,9 @@ class _Solver:
         self.multipliers = self._multipliers()
         self.most_value = self._most_value(self.multipliers)
         self.least_rest = least_rest(self.sums.stages, self.sums.depths, self.addends)
-        alive = Beginnings.none(len(self.room))
+        alive = PartialSolutions.none(len(self.room))
         for stage, layers in enumerate(self.sums.stages):
-            ended: list[Beginnings] = []
+            ended: list[PartialSolutions] = []
             for made, layer in enumerate(layers, start=1):
                 alive = alive.extended(
                     self.addends[layer],
@@ -181,14 +182,14 @@ class _Solver:
                     score = float(self.scores.depths[stage][made - 1])
                     end = alive.ended(score, len(layers) - made)
                     ended.append(self._pruned(end, stage=stage + 1, made=0))
-            alive = Beginnings.joined(ended).undominated(self.room)
+            alive = PartialSolutions.joined(ended).undominated(self.room)
         for row in np.argsort(-alive.scores, kind="stable").tolist():
             if self._keep(tuple(alive.codes[row].tolist())):
                 break
         return self.best
 
     def _keep(self, code: Code) -> bool:
-        """Remember a code that is better than the best so far, if it is feasible."""
+        """Keep an encoding if it is feasible and the best so far; return whether it is feasible."""
         if not self.sums.feasible(code):
             return False
         score = self.scores.of(self.sums, code)
@@ -197,24 +198,24 @@ class _Solver:
         return True
 
     def _below_all(self) -> float:
-        """A score that every code has more than: where none is feasible, bounds then tell soon."""
+        """A score below that of every encoding, which prunes early if nothing is feasible."""
         layers = sum(min(0.0, float(row.min())) for row in self.gains)
         rows = zip(self.scores.depths, self.sums.depths, strict=True)
         return layers + sum(min(float(row[d - 1]) for d in depths) for row, depths in rows) - 1
 
-    def _pruned(self, beginnings: Beginnings, *, stage: int, made: int) -> Beginnings:
-        """Without those that cannot end within the budgets or better than the best so far."""
-        left = self.room - beginnings.amounts  # (n, pieces)
+    def _pruned(self, partials: PartialSolutions, *, stage: int, made: int) -> PartialSolutions:
+        """Without partial solutions that cannot keep the budgets or cannot beat the best so far."""
+        left = self.room - partials.amounts  # (n, pieces)
         fits = (self.least_rest[stage][made] <= left + _ROUNDING * np.abs(self.room)).all(axis=1)
-        at_most = beginnings.scores + left @ self.multipliers + self.most_value[stage][made]
+        at_most = partials.scores + left @ self.multipliers + self.most_value[stage][made]
         least = self.best_score - _ROUNDING * (1 + abs(self.best_score))
-        return beginnings.where(fits & (at_most >= least)).undominated(self.room)
+        return partials.where(fits & (at_most >= least)).undominated(self.room)
 
     def _multipliers(self) -> Floats:
-        """Multipliers of a small upper bound; feasible codes met on the way are remembered.
+        """Multipliers that give a small upper bound; keeps feasible encodings found on the way.
 
-        The bound is convex in each multiplier, and its slope is the room that the relaxed optimum
-        leaves: halving finds where it changes sign.
+        The bound is convex in each multiplier. Its slope is the room that the relaxed optimum
+        leaves, and bisection finds where the slope changes sign.
         """
         multipliers = np.zeros(len(self.room))
         span = sum(float(np.ptp(gains)) for gains in self.gains) + sum(
@@ -241,7 +242,7 @@ class _Solver:
         return multipliers
 
     def _relaxed(self, multipliers: Floats) -> Code:
-        """The code of the greatest value, whatever it takes of the budgets."""
+        """The encoding of the greatest value; it may exceed budgets."""
         code = [ABSENT] * len(self.numbers)
         for stage, layers in enumerate(self.sums.stages):
             values = [self.gains[i] - self.addends[i] @ multipliers for i in layers]
@@ -252,7 +253,7 @@ class _Solver:
         return tuple(code)
 
     def _most_value(self, multipliers: Floats) -> list[list[float]]:
-        """What the layers to come add to the value at most: by stage, by layers made of it."""
+        """The greatest value that the remaining layers can add, by stage and its chosen layers."""
         most: list[list[float]] = [[0.0]]
         for stage in range(len(self.sums.stages) - 1, -1, -1):
             layers, later = self.sums.stages[stage], most[0][0]

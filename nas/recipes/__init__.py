@@ -1,12 +1,13 @@
-"""Recipes: how a search or a training goes, as data; the published ones are shipped.
+"""Recipes: the constants of a search or a training, as TOML files.
 
-A recipe is a struct whose defaults are the published values; a TOML file or single settings change
-them. A kind of recipe is a subclass with a tag of its own, which its files state:
+A recipe is a struct whose defaults are the published values. A TOML file or single settings change
+them. The package ships the published recipes. Each kind of recipe is a subclass with its own tag,
+which its files state:
 
     recipe = "tfnas"
     epochs = 90
 
-No torch here: recipes are read before anything heavy is imported.
+This module does not import torch: commands read recipes before they import anything heavy.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import msgspec
 from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError, offence
 from latbench.files import decode_text, is_hidden, read_text
 
-# what the settings of recipes may be
+# types of settings
 Count = Annotated[int, msgspec.Meta(ge=1)]
 BatchSize = Annotated[int, msgspec.Meta(ge=2)]  # batch norm needs two images
 Pixels = Annotated[int, msgspec.Meta(ge=0)]
@@ -39,11 +40,11 @@ _WHAT = "a recipe, TOML of settings"
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="recipe"):
-    """Base of all kinds of recipe. Fields have defaults, so that a file states what differs."""
+    """Base of all kinds of recipe. All fields have defaults; a file states only differences."""
 
 
 def shipped_recipes(kind: type[Recipe] | None = None) -> list[str]:
-    """Names of the recipes that come with the package, all or those of one kind."""
+    """Names of the recipes that come with the package: all, or those of one kind."""
     files = resources.files(__name__).iterdir()
     names = (file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
     return sorted(
@@ -55,17 +56,17 @@ def shipped_recipes(kind: type[Recipe] | None = None) -> list[str]:
 
 
 def load_recipe(kind: type[R], name_or_path: str | Path | None, changes: Sequence[str] = ()) -> R:
-    """A recipe of a kind: the defaults, or a shipped one or a file, then single settings.
+    """Load a recipe: the defaults, a shipped recipe or a file; then change single settings.
 
     Args:
-        kind: What it has to be.
+        kind: Required kind of recipe.
         name_or_path: Name of a shipped recipe or path of a TOML file; None keeps the defaults.
-        changes: Settings as ``key=value``, the value as TOML has it; bare words are text.
+        changes: Settings as ``key=value``, with values as in TOML; bare words are text.
 
     Raises:
-        UnknownNameError: Neither a shipped recipe nor a file; or no such setting.
-        InvalidFileError: The file is no recipe of this kind.
-        InvalidValueError: A setting is of the wrong form or out of range.
+        UnknownNameError: There is no such recipe or file, or no such setting.
+        InvalidFileError: The file is not a recipe of this kind.
+        InvalidValueError: A setting has the wrong form or is out of range.
     """
     values: dict[str, Any] = {"recipe": _tag(kind)}
     if name_or_path is not None:

@@ -28,7 +28,7 @@ def _show_found(found: SearchResults) -> None:
     from nas.tasks import TASKS
 
     priced = found[0].latency_ms is not None
-    measured = found[0].landing is not None
+    measured = found[0].correction is not None
     task = TASKS[found.task]
     has_argmax = any(result.argmax for result in found)
     print_table(
@@ -44,8 +44,8 @@ def _show_found(found: SearchResults) -> None:
             (
                 *([_ms(result.target_ms), _ms(result.latency_ms)] if priced else []),
                 *(
-                    [format_ms(result.landing.measured_ms), str(result.landing.rounds)]
-                    if result.landing
+                    [format_ms(result.correction.measured_ms), str(result.correction.rounds)]
+                    if result.correction
                     else []
                 ),
                 *([_below(result)] if priced else []),

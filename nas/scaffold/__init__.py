@@ -1,8 +1,9 @@
-"""New components: the file, the line that registers it, the contract test.
+"""New components: a file, the line that registers it, and a contract test.
 
-In a checkout a component is written into the family's folder and registered in its table. Outside
-of one it becomes a package of its own, registered by an entry point. The templates are whole
-components of the smallest working kind: what they write runs as it is, and says what to change.
+In a checkout the file goes into the folder of its family, and the line into the table of the
+family. Outside of a checkout the component becomes a separate package with an entry point. The
+templates are complete components of the smallest kind. They run without changes, and explain what
+to change.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError, 
 from latbench.files import write_atomically
 from latbench.result import Result
 
-LINE_LENGTH = 100  # of this project's code: a line that registers a long name would exceed it
+LINE_LENGTH = 100  # limit of this project; a line that registers a long name could exceed it
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _PACKAGE_TABLE = "package.toml"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of component: where its members live, and where they are registered.
+    """A kind of component: where its files go, and where they are registered.
 
     Attributes:
-        what: What a member is called in errors.
-        registry: The family's table, a module-level name in ``<folder>/__init__.py``.
-        folder: Where the file goes, from the root of a checkout.
-        group: Entry points of the family.
-        class_suffix: What the name of a class ends with; None where a member is a function.
-        beside: Further files: template, and path from the root of a checkout.
+        what: Name of the kind in errors.
+        registry: Table of the family, a module-level name in ``<folder>/__init__.py``.
+        folder: Folder of the file, from the root of a checkout.
+        group: Group of the family's entry points.
+        class_suffix: Suffix of the class name; None if a component is a function.
+        beside: Further files, as pairs of template and path from the root of a checkout.
     """
 
     what: str
@@ -49,12 +50,12 @@ class Kind:
 
     @property
     def tests(self) -> str:
-        """Where the contract test goes."""
+        """Folder of the contract test."""
         return f"tests/{self.folder.partition('/')[0]}"
 
     @property
     def needs(self) -> str:
-        """What a package with such a component depends on."""
+        """Dependency of a package with such a component."""
         without_torch = self.folder.startswith(("latbench/", "nas/spaces"))
         return "latbench" if without_torch else "latbench[nas]"
 
@@ -82,14 +83,14 @@ KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True, repr=False)
 class Component(Result):
-    """What was written.
+    """The component that was written.
 
     Attributes:
         kind: Kind of the component.
-        name: What it is registered under.
-        root: The checkout, or the package's folder.
-        files: New files, and the registry that has a new line; paths from the root.
-        next_step: What to type next.
+        name: Name in the registry.
+        root: Folder of the checkout or of the package.
+        files: New and changed files, as paths from the root.
+        next_step: Command to run next.
     """
 
     kind: str
@@ -99,7 +100,7 @@ class Component(Result):
     next_step: str
 
     def as_dict(self) -> dict[str, Any]:
-        """What was written and what to do next, as plain JSON values."""
+        """The component as plain JSON values."""
         return {
             "kind": self.kind,
             "name": self.name,
@@ -110,17 +111,17 @@ class Component(Result):
 
 
 def create(kind: str, name: str, *, root: str | Path | None = None) -> Component:
-    """Write a working component with its contract test, to be changed.
+    """Write a working component and its contract test, as a start for your own code.
 
     Args:
         kind: One of ``KINDS``, such as ``"space"``.
-        name: What it is registered under: words of lower-case letters and digits, joined by "-".
-        root: A checkout; None takes the one around the working directory. Where there is none,
-            the component becomes a package of its own, ``latbench-<name>``.
+        name: Name in the registry: words of lower-case letters and digits, joined by "-".
+        root: A checkout; None takes the one around the working directory. Without any checkout the
+            component becomes a separate package, ``latbench-<name>``.
 
     Raises:
-        UnknownNameError: No such kind.
-        InvalidValueError: The name cannot be used, or is taken.
+        UnknownNameError: There is no such kind.
+        InvalidValueError: The name is not valid, or is in use.
         InvalidFileError: The root is no checkout, or a file exists. Nothing was written.
     """
     if kind not in KINDS:
@@ -134,7 +135,7 @@ def create(kind: str, name: str, *, root: str | Path | None = None) -> Component
 
 @dataclass(frozen=True)
 class _Plan:
-    """Texts by path; nothing is written before all of them are known."""
+    """Texts of files by path. Nothing is written before all texts are ready."""
 
     new: dict[Path, str] = field(default_factory=dict)
     changed: dict[Path, str] = field(default_factory=dict)
@@ -166,11 +167,11 @@ def new_component(kind: str, name: str, *, root: Path) -> Component:
 
     Args:
         kind: One of ``KINDS``.
-        name: What it is registered under: words of lower-case letters and digits, joined by "-".
+        name: Name in the registry: words of lower-case letters and digits, joined by "-".
         root: The checkout.
 
     Raises:
-        InvalidValueError: The name cannot be used, or is taken.
+        InvalidValueError: The name is not valid, or is in use.
         InvalidFileError: The root is no checkout, or a file exists. Nothing was written.
     """
     if not _is_checkout(root):
@@ -199,15 +200,15 @@ def new_component(kind: str, name: str, *, root: Path) -> Component:
 
 
 def new_package(kind: str, name: str, *, parent: Path) -> Component:
-    """Write a component as a package of its own, which registers it by an entry point.
+    """Write a component as a separate package, which registers it by an entry point.
 
     Args:
         kind: One of ``KINDS``.
-        name: As in ``new_component``.
-        parent: Where the package's folder ``latbench-<name>`` goes.
+        name: Name in the registry, as in ``new_component``.
+        parent: Folder in which the folder ``latbench-<name>`` is made.
 
     Raises:
-        InvalidValueError: The name cannot be used, or is taken.
+        InvalidValueError: The name is not valid, or is in use.
         InvalidFileError: The folder exists. Nothing was written.
     """
     family = KINDS[kind]
@@ -234,7 +235,7 @@ def new_package(kind: str, name: str, *, parent: Path) -> Component:
 
 
 class _Table:
-    """A registry's table of members in its source."""
+    """The table of a registry in its source code."""
 
     def __init__(self, path: Path, registry: str) -> None:
         self._lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -248,7 +249,7 @@ class _Table:
         return list(self._line_of)
 
     def with_member(self, name: str, place: str) -> str:
-        """The source with one more line: in its place if the names are sorted, else at the end.
+        """The source with one more line: in order if the names are sorted, otherwise at the end.
 
         Raises:
             InvalidValueError: The line would be too long.
@@ -279,10 +280,10 @@ def _members(tree: ast.Module, registry: str) -> dict[str, int] | None:
 
 
 def _names(kind: str, name: str, *, taken: list[str]) -> dict[str, str]:
-    """What a template may speak of: the name, and what it is called in code.
+    """Values for the placeholders of templates: the name, and its forms in code.
 
     Raises:
-        InvalidValueError: The name cannot be used, or is taken.
+        InvalidValueError: The name is not valid, or is in use.
     """
     family = KINDS[kind]
     module = name.replace("-", "_")
@@ -306,10 +307,10 @@ def _is_pythons(word: str) -> bool:
 
 
 def _render(template: str, names: dict[str, str]) -> str:
-    """A template's text with the names put in.
+    """The text of a template with its placeholders filled in.
 
     Raises:
-        InvalidValueError: The file imports something else under the component's name.
+        InvalidValueError: The file imports something else under the name of the component.
     """
     folder = resources.files(__package__) / "templates"
     text = Template((folder / f"{template}.txt").read_text("utf-8")).substitute(names)

@@ -1,4 +1,4 @@
-"""What a searcher is given and what it returns."""
+"""Base class of searchers, with their settings and results."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from latbench.errors import InvalidValueError, MismatchError
 from latbench.progress import Progress, silent
 from latbench.result import Result
 from nas.data.images import ImageData, require_images
-from nas.latency.correction import Landing, Measure
+from nas.latency.correction import Correction, Measure
 from nas.latency.priced_space import PricedSpace
-from nas.latency.width_scaling import Fit, check_reach
+from nas.latency.width_scaling import Fit, check_feasible
 from nas.optimize.constraints import Limit
 from nas.recipes import Recipe
 from nas.spaces import Architecture, SearchSpace
@@ -29,21 +29,22 @@ R = TypeVar("R", bound=SearchRecipe)
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """What every searcher can be asked.
+    """Settings that all searchers share.
 
     Attributes:
-        epochs: Length of the schedule; None is the published one.
-        batch_size: Images a step; None is the published number.
-        seed: Of weights, paths and the order of images.
-        recipe: Constants and variants of the algorithm, of the searcher's ``recipe_kind``; None is
-            the published ones.
+        epochs: Number of epochs; None takes that of the recipe.
+        batch_size: Images a step; None takes that of the recipe.
+        seed: Seed of weights, paths and the order of images.
+        recipe: Constants and variants of the algorithm, of the searcher's ``recipe_kind``; None
+            takes the defaults.
         workers: The processes that search together.
-        others: The space as further devices price it; a target holds on every one (for ``sgnas`` on
-            the first, and its generator learns of the others).
-        measure: Measures networks on the device; with it a search ends with what was measured
-            at its targets. None trusts the table.
-        limits: Of MACs and parameters, which hold beside every target; without any target the
-            search is under them alone.
+        others: The space with the prices of further devices. A target holds on all devices. For
+            ``sgnas`` it holds on the first device, and the generator learns the others.
+        measure: Measures networks on the device, so that measured latencies meet the targets. None
+            uses only predicted latencies.
+        limits: Limits of MACs and parameters that hold in addition to each target, or alone if
+            there are no targets.
+        torch_device: Where the search computes.
     """
 
     epochs: int | None = None
@@ -59,7 +60,7 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class Argmax:
-    """The most probable architecture of a relaxed search, which no budget holds."""
+    """The most probable architecture of a relaxed search, without regard to budgets."""
 
     latency_ms: float
     architecture: Architecture
@@ -70,12 +71,14 @@ class SearchResult(Result):
     """The architecture found for one target.
 
     Attributes:
-        target_ms: What was asked; None where nothing but limits were.
-        latency_ms: Predicted latency; None where the search has no table.
-        score: Of held-out training images with the supernet's weights: the fitness that their
-            task defines, which for classification is accuracy, a fraction.
-        argmax: What is most probable whatever its latency, where the searcher has probabilities.
-        landing: How the measured latency was brought to the target, if it was asked for.
+        target_ms: Latency that was asked for; None if there were only limits.
+        latency_ms: Predicted latency; None without a table.
+        score: Fitness on held-out training images with the supernet's weights. The task defines
+            the fitness; for classification it is the accuracy, a fraction.
+        architecture: The architecture.
+        argmax: The most probable architecture without regard to its latency; None if the searcher
+            has no probabilities.
+        correction: Result of the on-device correction; None without one.
     """
 
     target_ms: float | None
@@ -83,12 +86,12 @@ class SearchResult(Result):
     score: float
     architecture: Architecture
     argmax: Argmax | None = None
-    landing: Landing[Fit] | None = None
+    correction: Correction[Fit] | None = None
 
     @property
     def reached_ms(self) -> float | None:
-        """Latency as measured, if it was, else as predicted."""
-        return self.landing.measured_ms if self.landing else self.latency_ms
+        """Measured latency if there is one, otherwise the predicted latency."""
+        return self.correction.measured_ms if self.correction else self.latency_ms
 
     def as_dict(self) -> dict[str, Any]:
         """The result as plain JSON values."""
@@ -98,9 +101,9 @@ class SearchResult(Result):
             "score": self.score,
             "architecture": self.architecture.as_dict(),
         }
-        if self.landing is not None:
-            plain["measured_ms"] = self.landing.measured_ms
-            plain["rounds"] = self.landing.rounds
+        if self.correction is not None:
+            plain["measured_ms"] = self.correction.measured_ms
+            plain["rounds"] = self.correction.rounds
         if self.argmax is not None:
             plain["argmax"] = {
                 "latency_ms": self.argmax.latency_ms,
@@ -110,42 +113,42 @@ class SearchResult(Result):
 
 
 def recipe_of(settings: SearchSettings, kind: type[R]) -> R:
-    """The recipe that was asked for, or the kind's defaults, in the epochs that were asked for."""
-    recipe = settings.recipe or kind()  # type: ignore[call-arg]  # kinds have defaults
+    """The recipe of the settings, or the defaults of its kind, with the settings' epochs."""
+    recipe = settings.recipe or kind()  # type: ignore[call-arg]  # all fields have defaults
     assert isinstance(recipe, kind)
     return recipe.scaled(settings.epochs, settings.batch_size)
 
 
 def phase_of(target_ms: float | None) -> str:
-    """What the files and the metrics of a target are called, such as ``0.5ms``."""
+    """Name of a target in files and metrics, such as ``0.5ms``."""
     return "limits" if target_ms is None else f"{target_ms:.6g}ms"
 
 
 def rounds_file(run: Path, target_ms: float) -> Path:
-    """Where a run keeps what it measured for a target."""
+    """File of a run's measurements for a target."""
     return run / "measured" / f"{phase_of(target_ms)}.json"
 
 
 def budgets_of(targets_ms: Sequence[float]) -> Sequence[float | None]:
-    """What a search finds architectures for: every target, or None where there are limits alone."""
+    """Budgets of a search, one for each architecture: the targets, or None for limits alone."""
     return targets_ms or (None,)
 
 
 def architecture_file(run: Path, target_ms: float | None) -> Path:
-    """Where a run keeps what it found for a target."""
+    """File of the architecture that a run found for a target."""
     return run / "architectures" / f"{phase_of(target_ms)}.json"
 
 
 def generator_file(run: Path) -> Path:
-    """Where a run keeps its generator, if its searcher trains one."""
+    """File of a run's generator, if its searcher trains one."""
     return run / "generator.safetensors"
 
 
 def _require_one_space(devices: Sequence[PricedSpace]) -> None:
-    """Refuse tables that price different networks.
+    """Refuse tables of different spaces.
 
     Raises:
-        MismatchError: Name, input size, classes or variant of their spaces differ.
+        MismatchError: The spaces differ in name, input size, number of classes or variant.
     """
     first = devices[0]
     for other in devices[1:]:
@@ -161,19 +164,20 @@ class Searcher(ABC):
     """Finds architectures under latency budgets.
 
     Attributes:
-        recipe_kind: What can be set of the algorithm; None where nothing can.
+        recipe_kind: Kind of the recipe; None if the algorithm has no settings.
         parallel: Whether several processes can search together.
         several_devices: Whether a target can hold on several devices at once.
-        lands: Whether it can bring measured latencies to its targets.
-        limited: Whether architectures can be held to limits of MACs and parameters.
-        needs_table: Whether it cannot search under such limits alone, without any latency table.
-        generates: Whether it trains a generator, which answers any budget later.
+        corrects_on_device: Whether the search can adjust an architecture until its measured latency
+            meets the target.
+        limited: Whether the search can keep limits of MACs and parameters.
+        needs_table: Whether the search needs a latency table, even if there are such limits.
+        generates: Whether the search trains a generator, which can answer other budgets later.
     """
 
     recipe_kind: ClassVar[type[Recipe] | None] = None
     parallel: ClassVar[bool] = False
     several_devices: ClassVar[bool] = False
-    lands: ClassVar[bool] = False
+    corrects_on_device: ClassVar[bool] = False
     limited: ClassVar[bool] = False
     needs_table: ClassVar[bool] = True
     generates: ClassVar[bool] = False
@@ -200,7 +204,7 @@ class Searcher(ABC):
             )
         self.space = priced.space if isinstance(priced, PricedSpace) else priced
         if settings.measure is not None:
-            self._require_landing()
+            self._require_correction()
 
     @property
     def priced(self) -> PricedSpace:
@@ -215,7 +219,7 @@ class Searcher(ABC):
 
     @property
     def torch_device(self) -> TorchDevice:
-        """Where the search computes, in the precision of its recipe."""
+        """Device on which the search computes, in the precision of its recipe."""
         recipe = getattr(self, "recipe", None)
         given = self.settings.torch_device
         return given.at(recipe.computed_in) if isinstance(recipe, SearchRecipe) else given
@@ -228,15 +232,15 @@ class Searcher(ABC):
         *,
         progress: Progress = silent,
     ) -> list[SearchResult]:
-        """Find an architecture for every target, in the order asked, or under limits alone.
+        """Find an architecture for each target, in the given order, or for the limits alone.
 
-        An interrupted search goes on from its last finished epoch when called again with the
-        same folder, and ends bit-identical to an uninterrupted one.
+        An interrupted search goes on from its last finished epoch if it is called again with the
+        same folder. Its results are bit-identical to those of an uninterrupted search.
 
         Raises:
-            BudgetError: A target or a limit is out of the space's reach; nothing was trained yet.
-            LatbenchError: Space, searcher, recipe, data and targets do not fit together; nothing
-                was trained yet.
+            BudgetError: No architecture of the space meets a target or limit. Nothing was trained.
+            LatbenchError: Space, searcher, recipe, data and targets do not fit together. Nothing
+                was trained.
         """
         self.check(data, targets_ms)
         left = "its finished epochs are kept"
@@ -245,35 +249,37 @@ class Searcher(ABC):
             return self._search(placed, targets_ms, folder, progress)
 
     def check(self, data: ImageData, targets_ms: Sequence[float]) -> None:
-        """Refuse what cannot be searched together, before anything is written.
+        """Refuse data and targets that do not fit this search, before anything is written.
 
         Raises:
-            LatbenchError: The targets are out of reach, or the recipe's criterion or batches do
-                not fit the data.
+            LatbenchError: The targets are not feasible, or the criterion or the batch size of the
+                recipe does not fit the data.
         """
         self.check_targets(targets_ms)
         self.check_data(data)
 
     def check_data(self, data: ImageData) -> None:
-        """Refuse data that this search cannot be trained on.
+        """Refuse data that this search cannot train on.
 
         Raises:
-            LatbenchError: Criterion, outputs, batches and data do not fit together.
+            LatbenchError: Criterion, outputs, batch size and data do not fit together.
         """
         recipe = getattr(self, "recipe", None)
         if isinstance(recipe, SearchRecipe):
-            self.settings.torch_device.at(recipe.computed_in)  # or it refuses
+            self.settings.torch_device.at(
+                recipe.computed_in
+            )  # raises an error if the device cannot
             criterion_of(data, self.space.classes, recipe)
             check_batches(recipe, self.settings.workers)
             train, held_out = data.held_out(recipe.held_out, seed=self.settings.seed)
             require_images(data, train, held_out)
 
     def check_targets(self, targets_ms: Sequence[float]) -> None:
-        """Refuse targets that no architecture of the space reaches within the limits.
+        """Refuse targets that no architecture of the space meets within the limits.
 
         Raises:
-            BudgetError: With the nearest feasible one.
-            InvalidValueError: There is neither target nor limit, and no generator to train.
+            BudgetError: A target is not feasible. Carries the nearest feasible one.
+            InvalidValueError: There is neither a target nor a limit, and no generator to train.
         """
         if not (targets_ms or self.settings.limits or self.generates):
             limits = ", or --max-macs 30M" if self.limited else ""
@@ -282,12 +288,12 @@ class Searcher(ABC):
             return
         if not self.devices:
             raise InvalidValueError("--target needs --table: give one, or --max-macs 30M instead")
-        low_ms, high_ms = self.priced.reachable_ms()
+        low_ms, high_ms = self.priced.feasible_ms()
         for target_ms in targets_ms:
-            check_reach(target_ms, low_ms, high_ms, what=f"space {self.priced.space.name}")
+            check_feasible(target_ms, low_ms, high_ms, what=f"space {self.priced.space.name}")
 
-    def _require_landing(self) -> None:
-        if not self.lands:
+    def _require_correction(self) -> None:
+        if not self.corrects_on_device:
             raise InvalidValueError(
                 "this searcher does not measure: search without --measured, then correct what it "
                 "finds by `latbench fit --measured`"
@@ -306,4 +312,4 @@ class Searcher(ABC):
         folder: RunFolder,
         progress: Progress,
     ) -> list[SearchResult]:
-        """The search itself, on targets that can be reached."""
+        """The search itself, after the checks."""

@@ -1,19 +1,20 @@
 """From relaxed choices to one architecture under a hard budget.
 
-The most probable architecture may lie out of reach of the target, whatever its widths: too slow
-at its narrowest, or too fast at its widest, which would leave some of the budget unused. Of the
-operations and depths whose widths reach the target the most probable are found exactly
-(``nas.optimize.exact_solver``), and their widths are scaled to just below it.
+The most probable architecture may not be able to meet the target at any widths. It may be too slow
+at its narrowest widths, or so fast at its widest ones that it leaves some of the budget unused. So
+the search looks at the operations and depths whose range of latencies over all widths includes the
+target. It finds the most probable of them exactly (``nas.optimize.exact_solver``), and scales their
+widths to just below the target.
 
-What widths reach is decided by sums over layers. A latency is the largest of a few such sums, so a
-network is within the target if all of its sums are: an operation stands there once for every width
-that no other width beats in all of them. The greatest latency reaches the target if any one of the
-greatest sums does: one solution for each.
+The range of latencies follows from sums over layers, because a latency is the largest of a few
+sums. A network is within the target if all of its sums are. So an operation becomes one choice for
+each of its widths that no other width beats in all sums. The greatest latency is at or above the
+target if any of the greatest sums is; this needs one solution for each sum.
 
-How probable is counted against the best choice of each layer. The plain product of probabilities
-would have every further layer cost its operation's probability, an eighth while nothing is
-decided, and end with one layer a stage whatever the betas say: an architecture of more layers is
-one of more alternatives, not a worse one. Counted so, the argmax of each choice is the best.
+Probabilities are relative to the best choice of each layer. With the plain product of probabilities
+each further layer would multiply by the probability of its operation, which is an eighth while
+nothing is decided. Then the result would have one layer a stage whatever the betas are. Relative to
+the best choice, the argmax of each choice is the best architecture.
 """
 
 from __future__ import annotations
@@ -29,17 +30,21 @@ from nas.latency.extremes import pareto_rows
 from nas.latency.partial_solutions import ABSENT
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Places, Widths
-from nas.latency.width_scaling import Fit, check_reach, fit_exact
+from nas.latency.width_scaling import Fit, check_feasible, fit_exact
 from nas.optimize.encoding import Code
 from nas.optimize.exact_solver import Scores, Sums, best_of_sums
 from nas.spaces import Architecture, Choice, SearchSpace
 
 Floats = NDArray[np.float64]
 
-CLOSE_ENOUGH = 0.005  # a fit within this fraction below the target ends the search
-_ROOMS = (0.0, 0.01, 0.03)  # beyond the target, where few widths are left at the ends of a reach
-_MARGIN = 0.05  # what a table that says nothing of its errors is taken to be off by
-_BISECTIONS = 10  # of the greatest latency that is reached below a target that is not
+CLOSE_ENOUGH = 0.005  # relative gap below the target at which the search ends
+_ROOMS = (
+    0.0,
+    0.01,
+    0.03,
+)  # margins beyond the target: near the ends of a range few widths are left
+_MARGIN = 0.05  # assumed relative error of a table that states none
+_BISECTIONS = 10  # bisection steps towards the greatest feasible latency below an infeasible target
 _ROUNDING = 1e-9  # sums of the same prices in another order differ in their last digits
 
 
@@ -48,10 +53,10 @@ class LogProbabilities:
     """Log probabilities of all choices.
 
     Attributes:
-        ops: By stage and layer: of every operation.
-        depths: By stage: of depth 1, 2, ...
-        skips: By stage and layer: of leaving the layer out, where layers can be; the layers after
-            it move up.
+        ops: Log probabilities of operations, by stage and layer.
+        depths: Log probabilities of the depths 1, 2, ... of each stage.
+        skips: Log probabilities of leaving a layer out, by stage and layer, if layers can be left
+            out. The layers after it move up.
     """
 
     ops: Sequence[Sequence[Sequence[float]]]
@@ -62,14 +67,14 @@ class LogProbabilities:
         return self.skips[stage][layer] if self.skips else -np.inf
 
     def choice(self, stage: int, layer: int) -> list[float]:
-        """Of every operation and of leaving the layer out, less that of the best of them."""
+        """Log probabilities of operations and of leaving the layer out, relative to the best."""
         row = [*self.ops[stage][layer], self.skip(stage, layer)]
         return [value - max(row) for value in row]
 
 
 @dataclass(frozen=True)
 class Derived(Fit):
-    """An architecture under a target, and which layers of the space it stands on."""
+    """An architecture under a target, and the layers of the space that it uses."""
 
     places: Places
 
@@ -82,22 +87,23 @@ def derive(
     target_ms: float,
     elastic: bool = True,
 ) -> Derived:
-    """The most probable architecture that can be brought to just below the target.
+    """The most probable architecture that widths can bring to just below the target.
 
-    Where no operations and depths reach the target, those that come closest from below.
+    If the widths of no operations and depths reach the target, those that come closest from below
+    are taken.
 
     Args:
         priced: The space and its prices.
         log: Log probabilities of all choices.
         widths: Present width of every operation.
-        target_ms: Never exceeded.
-        elastic: Whether widths may be changed; else the most probable architecture below the
-            target at the present widths.
+        target_ms: Latency that is never exceeded.
+        elastic: Whether widths may change. Otherwise the result is the most probable architecture
+            below the target at the present widths.
 
     Raises:
-        BudgetError: No architecture reaches the target.
+        BudgetError: No architecture meets the target.
     """
-    check_reach(target_ms, *priced.reachable_ms(), what=f"space {priced.space.name}")
+    check_feasible(target_ms, *priced.feasible_ms(), what=f"space {priced.space.name}")
     if not elastic:
         return _derive_rigid(priced, log, widths, target_ms)
     return _derive_elastic(Candidates.of_any_width(priced, log), widths, target_ms)
@@ -106,32 +112,32 @@ def derive(
 def proposals(
     priced: PricedSpace, log: LogProbabilities, *, widths: Widths, elastic: bool = True
 ) -> Propose[Derived]:
-    """What a landing asks for: the most probable architecture for an aim.
+    """A function that proposes architectures to a correction.
 
-    Its widths reach what the landing asks for and, where any architecture's do, as much beyond as
-    the table's latencies are off by: then measuring ends with other widths and not with other
-    operations.
+    It proposes the most probable architecture whose widths cover the range that the correction asks
+    for. If possible the widths cover a margin beyond the range, as wide as the error of the table's
+    latencies. Then the correction can end by changing widths, without other operations.
     """
     if not elastic:
         return lambda aim_ms, _: derive(priced, log, widths=widths, target_ms=aim_ms, elastic=False)
     margin = priced.table.price_model.half_width() or _MARGIN
     candidates = Candidates.of_any_width(priced, log)
 
-    def propose(aim_ms: float, reach_ms: Range) -> Derived:
-        low_ms, high_ms = reach_ms
+    def propose(aim_ms: float, width_range_ms: Range) -> Derived:
+        low_ms, high_ms = width_range_ms
         for beyond in (margin, 0.0):
             reach = (low_ms * (1 - beyond), high_ms * (1 + beyond))
             found = _derive_reaching(candidates, widths, aim_ms, reach)
             if found is not None:
                 return found
-        check_reach(aim_ms, *priced.reachable_ms(), what=f"space {priced.space.name}")
+        check_feasible(aim_ms, *priced.feasible_ms(), what=f"space {priced.space.name}")
         return _derive_elastic(candidates, widths, aim_ms)
 
     return propose
 
 
 def most_probable(log: LogProbabilities) -> Places:
-    """The operations and depths of largest probability, whatever their latency."""
+    """The operations and depths of the largest probability, without regard to latency."""
     places = []
     for s, rows in enumerate(log.ops):
         depth = int(np.argmax(log.depths[s])) + 1
@@ -144,7 +150,7 @@ def most_probable(log: LogProbabilities) -> Places:
 
 
 def architecture_at(space: SearchSpace, places: Places, widths: Widths) -> Architecture:
-    """The architecture that is left when what is left out is gone."""
+    """The architecture without the layers that are left out."""
     return space.architecture(
         [
             [
@@ -158,7 +164,7 @@ def architecture_at(space: SearchSpace, places: Places, widths: Widths) -> Archi
 
 
 def places_of(space: SearchSpace, architecture: Architecture) -> Places:
-    """An architecture on the first layers of every stage."""
+    """Operations of an architecture on the first layers of every stage."""
     return tuple(
         tuple(
             layers[i].ops.index(stage[i].op) if i < len(stage) else None for i in range(len(layers))
@@ -168,13 +174,13 @@ def places_of(space: SearchSpace, architecture: Architecture) -> Places:
 
 
 def _derive_elastic(candidates: Candidates, widths: Widths, target_ms: float) -> Derived:
-    """The most probable architecture that can be brought to the target, or closest from below."""
+    """The most probable architecture that widths bring to the target, or closest from below."""
     found = _derive_reaching(
         candidates, widths, target_ms, (target_ms, target_ms * (1 - CLOSE_ENOUGH))
     )
     if found is not None:
         return found
-    low_ms, high_ms = candidates.priced.reachable_ms()[0], target_ms
+    low_ms, high_ms = candidates.priced.feasible_ms()[0], target_ms
     for _ in range(_BISECTIONS):
         middle_ms = (low_ms + high_ms) / 2
         if candidates.most_probable((target_ms, middle_ms)) is None:
@@ -182,20 +188,20 @@ def _derive_elastic(candidates: Candidates, widths: Widths, target_ms: float) ->
         else:
             low_ms = middle_ms
     found = _derive_reaching(candidates, widths, target_ms, (target_ms, low_ms))
-    assert found is not None  # the fastest architecture of the space is one
+    assert found is not None  # the fastest architecture of the space is always found
     return found
 
 
 def _derive_reaching(
-    candidates: Candidates, widths: Widths, target_ms: float, reach_ms: Range
+    candidates: Candidates, widths: Widths, target_ms: float, width_range_ms: Range
 ) -> Derived | None:
     """The most probable architecture whose widths span a range, scaled to a target.
 
-    Where its widths miss the target by more than is close enough, the range is widened: at the
-    ends of what an architecture reaches few widths are left. None if no architecture spans it.
+    If its widths miss the target by more than ``CLOSE_ENOUGH``, the range is widened: near the ends
+    of an architecture's range few widths are left. None if no architecture covers the range.
     """
     priced, best = candidates.priced, None
-    low_ms, high_ms = reach_ms
+    low_ms, high_ms = width_range_ms
     for room in _ROOMS:
         places = candidates.most_probable((low_ms * (1 - room), high_ms * (1 + room)))
         if places is None:
@@ -216,7 +222,7 @@ def _derive_rigid(
 ) -> Derived:
     """The most probable architecture below the target at the present widths.
 
-    The fastest of the space, whatever its widths, if there is none.
+    If there is none, it is the fastest architecture of the space at any widths.
     """
     places = Candidates.of_widths(priced, log, widths).most_probable((target_ms, None))
     if places is None:
@@ -230,15 +236,15 @@ def _derive_rigid(
 
 @dataclass(frozen=True)
 class Candidates:
-    """All that can be chosen, how probable it is, and what it adds to a latency.
+    """All choices, their scores, and the latencies that they add.
 
     Attributes:
-        places: By layer, the operation of every choice; None leaves the layer out. An operation
-            is a choice for each of its widths that no other width beats in all pieces.
-        scores: Of the choices, and of the depths of every stage.
-        depths: By stage, how many layers it may have.
-        least_ms: By layer, what each choice adds at its width, ``(choices, pieces)``.
-        most_ms: By layer, the most that the choice's operation adds at any width.
+        places: Operation of every choice, by layer; None leaves the layer out. An operation has one
+            choice for each of its widths that no other width beats in all pieces.
+        scores: Scores of the choices, and of the depths of every stage.
+        depths: Possible numbers of layers of every stage.
+        least_ms: Latency that each choice adds at its width, ``(choices, pieces)`` for each layer.
+        most_ms: Greatest latency that the operation of each choice adds at any width.
     """
 
     priced: PricedSpace
@@ -250,7 +256,7 @@ class Candidates:
 
     @classmethod
     def of_any_width(cls, priced: PricedSpace, log: LogProbabilities) -> Candidates:
-        """Operations are given whatever width they may have."""
+        """Choices with elastic widths."""
         space = priced.space
         addends = [
             [[priced.addends_ms(layer, op)[1] for op in layer.ops] for layer in layers]
@@ -260,7 +266,7 @@ class Candidates:
 
     @classmethod
     def of_widths(cls, priced: PricedSpace, log: LogProbabilities, widths: Widths) -> Candidates:
-        """Operations keep their present widths."""
+        """Choices with the present widths."""
         addends = [
             [
                 [priced.addend_ms(layer, Choice(op, widths[s][i][op]))[None] for op in layer.ops]
@@ -277,7 +283,7 @@ class Candidates:
         log: LogProbabilities,
         addends: Sequence[Sequence[Sequence[Floats]]],
     ) -> Candidates:
-        """From what every operation may add: by stage, layer and operation ``(widths, pieces)``."""
+        """Choices from the addends ``(widths, pieces)`` of each stage, layer and operation."""
         places: list[list[int | None]] = []
         scores, least, most = [], [], []
         nothing = np.zeros((1, len(priced.base_ms)))
@@ -297,14 +303,14 @@ class Candidates:
         ends = [np.array(row) for row in log.depths]
         return cls(priced, places, Scores(scores, ends), depths, least, most)
 
-    def most_probable(self, reach_ms: tuple[float, float | None]) -> Places | None:
-        """The most probable operations and depths whose widths span a range.
+    def most_probable(self, width_range_ms: tuple[float, float | None]) -> Places | None:
+        """The most probable operations and depths whose widths cover a range.
 
         Args:
-            reach_ms: What their least latency does not exceed, and what their greatest does not
-                fall below, if anything.
+            width_range_ms: Ends of the range. The narrowest widths are at or below the first, the
+                widest at or above the second. None for the second leaves the upper end free.
         """
-        low_ms, high_ms = reach_ms
+        low_ms, high_ms = width_range_ms
         base_ms = self.priced.base_ms
         budgets_ms = np.full(len(base_ms), low_ms * (1 + _ROUNDING))
         sums = Sums(self.priced.space.ranges, self.depths, self.least_ms, base_ms, budgets_ms)
@@ -315,9 +321,10 @@ class Candidates:
         return None if best is None else self._places_at(best)
 
     def _most_probable_up_to(self, high_ms: float, sums: Sums) -> Code | None:
-        """The most probable that keep the budgets and of which some piece reaches a latency.
+        """The most probable encoding that keeps the budgets and has a piece of at least a latency.
 
-        Without the budgets each piece's best is an upper bound and found soon, and most keep them.
+        The best encoding of each piece without budgets gives an upper bound. It is quick to find,
+        and usually keeps the budgets.
         """
         bounds: list[tuple[float, Code, Sums]] = []
         for piece, constant_ms in enumerate(self.priced.base_ms):
@@ -331,7 +338,7 @@ class Candidates:
             if bound <= best_score:
                 break
             if sums.feasible(code):
-                return code  # its score is its bound, which nothing to come or found exceeds
+                return code  # its score equals its upper bound, and all other bounds are lower
             found = best_of_sums(joined, self.scores, above=best_score)
             if found is not None:
                 best, best_score = found, self.scores.of(sums, found)

@@ -1,21 +1,22 @@
-"""Differentiable search: choices mixed by weights that are trained.
+"""Differentiable search: a mixture of choices with trained weights.
 
-``softmax`` is DARTS of first order (Liu et al., ICLR 2019), ``gumbel`` is FBNet (Wu et al., CVPR
-2019); what they share is here, what they differ in are the strategies of these names
-(``nas.training.strategies``). The weights of operations and of depths learn on held-out images,
-from the task's loss joined to the exact expected latency (``nas.criteria.hardware``). On unified
-blocks they are weights of kernels (``nas.searchers.kernels``). The result is the most probable
-architecture within the target, exactly (``nas.optimize.exact_solver``); where widths are elastic,
-the most probable one that can be scaled to just below (``nas.searchers.derivation``).
+``softmax`` is first-order DARTS (Liu et al., ICLR 2019). ``gumbel`` is FBNet (Wu et al., CVPR
+2019). This module contains the parts that both share. They differ in the strategies of the same
+names (``nas.training.strategies``). The weights of operations and depths learn on held-out images,
+from the loss of the task combined with the exact expected latency (``nas.criteria.hardware``). On
+unified blocks the weights belong to kernels (``nas.searchers.kernels``). The result is exactly the
+most probable architecture within the target (``nas.optimize.exact_solver``). If widths are elastic,
+it is the most probable one that can be scaled to just below the target
+(``nas.searchers.derivation``).
 
-The shared weights are trained by the mixture itself, as published, or by paths that another
-strategy draws (``strategy = "uniform"``): a step then costs one path and not all operations.
+The mixture itself trains the shared weights, as published, or another strategy draws paths for this
+(``strategy = "uniform"``): then a step computes one path instead of all operations.
 
-DARTS has no latency and neither paper has a hard budget; FBNet's own objective, which knows no
-target, is the setting ``latency_objective = "c1"``. Each target is a training of its own. Where
-widths are not elastic, a target holds on every device that there is a table of, and limits of MACs
-and parameters beside it, or alone: what joins the loss is the quantity that is most over its
-budget, or nearest to it, in the unit of the first one (ms, or millions).
+DARTS has no latency, and neither paper has a hard budget. The setting ``latency_objective = "c1"``
+is FBNet's own objective, which has no target. Each target has its own training. If widths are not
+elastic, a target holds on every device that has a table, and limits of MACs and parameters hold in
+addition or alone. The loss then includes the quantity with the largest ratio to its budget, in the
+unit of the first quantity (ms, or millions).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from nas.data.images import ImageData
 from nas.evaluators.shared_weights import SupernetEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import Constraint, expected_load
-from nas.optimize.encoding import CodedSpace
+from nas.optimize.encoding import EncodedSpace
 from nas.optimize.exact_solver import Scores, best_code
 from nas.recipes import Fraction, Recipe
 from nas.searchers.base import (
@@ -67,14 +68,14 @@ from nas.training.supernet_training import Objective, SupernetRecipe, train_supe
 
 
 class DifferentiableRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="differentiable"):
-    """How supernet and choices are trained.
+    """Settings of the training of supernet and choices.
 
     Attributes:
-        strategy: What trains the shared weights: the mixture itself if empty, or a strategy that
-            draws paths.
-        alike: Correlation of the first weights of a unified supernet's sub-blocks; 0 starts as
-            published.
-        latency_objective: How the expected cost joins the loss, a name in ``OBJECTIVES``.
+        strategy: Strategy that draws paths to train the shared weights; empty trains them by the
+            mixture itself.
+        alike: Correlation of the initial weights of a unified supernet's sub-blocks; published is
+        0.
+        latency_objective: Way to combine loss and expected cost, a name in ``OBJECTIVES``.
     """
 
     strategy: str = ""
@@ -83,11 +84,11 @@ class DifferentiableRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="diffe
 
 
 class DifferentiableSearcher(SupernetSearcher):
-    """Base of both; each gives the name of its relaxation.
+    """Base of both searchers; each one names its relaxation.
 
     Raises:
-        InvalidValueError: The strategy does not draw paths; or the space has widths to scale, and
-            there are several devices or limits, or no table.
+        InvalidValueError: The strategy does not draw paths. Or the space has elastic widths, and
+            there are several devices, limits or no table.
     """
 
     recipe_kind: ClassVar[type[Recipe] | None] = DifferentiableRecipe
@@ -117,10 +118,10 @@ class DifferentiableSearcher(SupernetSearcher):
     @property
     @abstractmethod
     def relaxation(self) -> str:
-        """Name in ``STRATEGIES`` of what mixes the choices."""
+        """Name in ``STRATEGIES`` of the strategy that mixes the choices."""
 
     def _sampler(self) -> Strategy:
-        """A strategy that draws what trains the shared weights."""
+        """The strategy that trains the shared weights."""
         return make_strategy(self.recipe.strategy, self.space)
 
     def _search(
@@ -177,7 +178,7 @@ class DifferentiableSearcher(SupernetSearcher):
         return SearchResult(target_ms, latency_ms, score, made)
 
     def _objective(self, constraint: Constraint) -> Objective:
-        """What architecture steps lower: the loss joined to the expected cost."""
+        """Objective of architecture steps: the loss combined with the expected cost."""
         first = constraint.limits[0]
         budget = first.budget if first.quantity.kind == "latency" else first.budget / 1e6
         loads = KernelLoads(constraint) if is_unified(self.space) else None
@@ -200,13 +201,15 @@ class DifferentiableSearcher(SupernetSearcher):
         """The most probable architecture within target and limits, and its latency in ms."""
         space = self.space
         if isinstance(relaxation, RelaxedKernels):
-            coded = CodedSpace(self.constraint(target_ms))
-            code = most_probable_kernels(coded, relaxation.probabilities())
-            return coded.decode(code), coded.latency_ms(code)
+            encoded = EncodedSpace(self.constraint(target_ms))
+            code = most_probable_kernels(encoded, relaxation.probabilities())
+            return encoded.decode(code), encoded.latency_ms(code)
         assert isinstance(relaxation, DifferentiableStrategy)
         ops = [np.log(np.maximum(row, 1e-30)) for row in relaxation.probabilities()[0]]
         depths = []
-        missing = -np.inf if space.elastic_width else 0.0  # of depths that the space has not
+        missing = (
+            -np.inf if space.elastic_width else 0.0
+        )  # score of depths that the space does not have
         for stage, row in enumerate(relaxation.probabilities()[1]):
             logs = np.full(len(space.stages[stage]), missing)
             for depth, probability in zip(space.depths(stage), row, strict=True):
@@ -221,13 +224,13 @@ class DifferentiableSearcher(SupernetSearcher):
             )
             found = derive(self.priced, log, widths=self.widths, target_ms=target_ms)
             return found.architecture, found.latency_ms
-        coded = CodedSpace(self.constraint(target_ms))
+        encoded = EncodedSpace(self.constraint(target_ms))
         by_choice = [
             np.array([row[layer.ops.index(choice.op)] for choice in choices])
-            for layer, row, choices in zip(space.layers, ops, coded.choices, strict=True)
+            for layer, row, choices in zip(space.layers, ops, encoded.choices, strict=True)
         ]
-        code = best_code(coded, Scores(by_choice, depths))
-        return coded.decode(code), coded.latency_ms(code)
+        code = best_code(encoded, Scores(by_choice, depths))
+        return encoded.decode(code), encoded.latency_ms(code)
 
 
 class SoftmaxSearcher(DifferentiableSearcher):

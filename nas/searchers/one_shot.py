@@ -1,14 +1,14 @@
-"""One-shot search: a supernet is trained once, then a black-box searcher asks it for scores.
+"""One-shot search: train a supernet once, then let a black-box searcher get scores from it.
 
-After SPOS (Guo et al., ECCV 2020): a strategy trains the supernet, whatever the budgets; each
-architecture is scored with the shared weights, its batch norms calibrated. The searcher, the
-strategy and the constraint are free (``nas.optimize.blackbox``, ``nas.training.strategies``,
-``nas.optimize.constraints``): a target holds on every device that there is a table of, and limits
-of MACs and parameters hold beside it, or alone. The supernet is of separate operations, or of
-SGNAS's unified blocks where the space has those. Scores are shared by all targets: what was scored
-under one is known under the others. Every score is written to ``evaluations.jsonl`` at once, and an
-interrupted search repeats its path from there. Searchers of one seed and recipe train the same
-supernet: a run folder that is given another's checkpoint spares the training.
+It follows SPOS (Guo et al., ECCV 2020). A strategy trains the supernet without regard to budgets.
+The shared weights score each architecture, with calibrated batch norms. Searcher, strategy and
+constraint can be combined freely (``nas.optimize.blackbox``, ``nas.training.strategies``,
+``nas.optimize.constraints``). A target holds on every device that has a table. Limits of MACs and
+parameters hold in addition, or alone. The supernet has separate operations, or SGNAS's unified
+blocks if the space has them. All targets share their scores. Every score is written to
+``evaluations.jsonl`` at once, and an interrupted search repeats its proposals with these scores.
+Searchers with the same seed and recipe train the same supernet: with the checkpoint of another one
+in its run folder a search needs no training.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from nas.evaluators.shared_weights import SupernetEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.blackbox import BLACK_BOXES, BlackBox, run
 from nas.optimize.blackbox.variation import Variation
-from nas.optimize.encoding import Code, CodedSpace
+from nas.optimize.encoding import Code, EncodedSpace
 from nas.recipes import Count, Fraction, Recipe
 from nas.searchers.base import (
     SearchResult,
@@ -50,25 +50,25 @@ from nas.training.strategies import Relaxation, Strategy, make_strategy
 from nas.training.strategies.widths import RandomWidths
 from nas.training.supernet_training import SupernetRecipe, train_supernet
 
-_TRAINING = 0.8  # of the progress bar
+_TRAINING = 0.8  # share of the training in the progress bar
 
 
 class OneShotRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="one-shot"):
-    """How the supernet is trained and searched.
+    """Settings of the training and of the search.
 
     Attributes:
-        strategy: Which paths train the supernet, a name in ``STRATEGIES``.
-        alike: Correlation of the first weights of a unified supernet's sub-blocks; 0 starts as
-            published.
-        evaluations: Architectures scored for each target; 1000 in SPOS and OSNASLib.
-        surrogate: Whether evolution ranks candidates by a model before they are scored.
-        initial_population: Random architectures before anything is concluded from scores.
-        parents: Best architectures that children are made of.
+        strategy: Strategy that draws the paths of the training, a name in ``STRATEGIES``.
+        alike: Correlation of the initial weights of a unified supernet's sub-blocks; published is
+        0.
+        evaluations: Number of architectures to score for each target; 1000 in SPOS and OSNASLib.
+        surrogate: Whether a model ranks the candidates of evolution before they are scored.
+        initial_population: Number of random architectures at the start.
+        parents: Number of best architectures that become parents.
         crossovers: Share of the children that have two parents.
-        mutation_rate: Probability that a mutation changes a decision; 0 changes one or a few.
+        mutation_rate: Probability that a mutation changes a decision; 0 means one or a few changes.
         mutate_crossed: Whether children of two parents are mutated as well.
-        single_point: Whether a crossover takes the first layers of one parent and the last ones
-            of the other.
+        single_point: Whether a crossover takes the first layers from one parent and the last ones
+            from the other.
     """
 
     strategy: str = "uniform"
@@ -84,7 +84,7 @@ class OneShotRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="one-shot"):
 
     @property
     def variation(self) -> Variation:
-        """How black boxes make children."""
+        """Settings of mutation and crossover."""
         return Variation(
             initial=self.initial_population,
             parents=self.parents,
@@ -96,10 +96,10 @@ class OneShotRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="one-shot"):
 
 
 class OneShotSearcher(SupernetSearcher):
-    """Base of the searchers that ask a supernet; each gives its black box.
+    """Base of the searchers that get scores from a supernet; each one names its black box.
 
     Raises:
-        InvalidValueError: The strategy does not draw paths of the space's supernet.
+        InvalidValueError: The strategy does not draw paths.
     """
 
     recipe_kind: ClassVar[type[Recipe] | None] = OneShotRecipe
@@ -121,10 +121,10 @@ class OneShotSearcher(SupernetSearcher):
     @property
     @abstractmethod
     def black_box(self) -> type[BlackBox]:
-        """What asks for scores."""
+        """The black-box searcher."""
 
     def train(self, data: ImageData, folder: RunFolder, *, progress: Progress) -> nn.Module:
-        """Train the supernet to the end, or on from a folder's checkpoint; return the criterion."""
+        """Train the supernet, or go on from the folder's checkpoint; return the criterion."""
         criterion = criterion_of(data, self.space.classes, self.recipe, seed=self.settings.seed)
         train_supernet(
             self.supernet,
@@ -147,7 +147,7 @@ class OneShotSearcher(SupernetSearcher):
         progress: Progress,
     ) -> list[SearchResult]:
         asked = budgets_of(targets_ms)
-        coded = [CodedSpace(self.constraint(target_ms)) for target_ms in asked]
+        encoded = [EncodedSpace(self.constraint(target_ms)) for target_ms in asked]
         train, judged = divided(data, self.recipe, seed=self.settings.seed)
         criterion = self.train(
             data, folder, progress=lambda done, words: progress(_TRAINING * done, words)
@@ -158,14 +158,14 @@ class OneShotSearcher(SupernetSearcher):
             ),
             folder.path / "evaluations.jsonl",
         )
-        loosest = coded[int(np.argmax(targets_ms or [0.0]))]
+        loosest = encoded[int(np.argmax(targets_ms or [0.0]))]
 
         def score(code: Code) -> float:
             return evaluator.score(loosest.decode(code))
 
         task = task_of(data)
         known = self._ask(
-            coded,
+            encoded,
             loosest,
             score,
             lambda fitness: f"{task.fitness_name} {task.shown(fitness)}",
@@ -173,9 +173,9 @@ class OneShotSearcher(SupernetSearcher):
         )
         results = []
         with folder.metrics() as metrics:
-            for constrained, target_ms in zip(coded, asked, strict=True):
+            for constrained, target_ms in zip(encoded, asked, strict=True):
                 feasible = [code for code in known if constrained.feasible(code)]
-                if not feasible:  # a front that does not reach down to this target
+                if not feasible:  # the front has no architecture under this target
                     lightest = constrained.canonical(constrained.lightest)
                     feasible, known[lightest] = [lightest], score(lightest)
                 best = max(feasible, key=known.__getitem__)
@@ -188,24 +188,24 @@ class OneShotSearcher(SupernetSearcher):
 
     def _ask(
         self,
-        coded: Sequence[CodedSpace],
-        loosest: CodedSpace,
+        encoded: Sequence[EncodedSpace],
+        loosest: EncodedSpace,
         score: Callable[[Code], float],
         shown: Callable[[float], str],
         progress: Progress,
     ) -> dict[Code, float]:
-        """Search under every target, or once under the loosest for the whole front."""
+        """Search under each target, or once under the loosest one if that gives a whole front."""
         family = self.black_box
-        searched = [loosest] if family.whole_front else coded
-        evaluations = self.recipe.evaluations * len(coded) // len(searched)
+        searched = [loosest] if family.whole_front else encoded
+        evaluations = self.recipe.evaluations * len(encoded) // len(searched)
         known: dict[Code, float] = {}
         for index, constrained in enumerate(searched):
             black_box = family(
                 constrained, seed=self.settings.seed, variation=self.recipe.variation
             )
-            for code, told in known.items():
+            for code, known_score in known.items():
                 if constrained.feasible(code):
-                    black_box.tell(code, told)
+                    black_box.tell(code, known_score)
 
             def report(done: float, words: str, index: int = index) -> None:
                 share = (index + done) / len(searched)
@@ -225,7 +225,7 @@ class RandomSearcher(OneShotSearcher):
 
 
 class EvolutionSearcher(OneShotSearcher):
-    """Evolution; by default a surrogate ranks candidates before the supernet scores them."""
+    """Evolution. By default a surrogate ranks candidates before the supernet scores them."""
 
     @property
     def black_box(self) -> type[BlackBox]:
@@ -233,7 +233,7 @@ class EvolutionSearcher(OneShotSearcher):
 
 
 class NSGA2Searcher(OneShotSearcher):
-    """One front of accuracy against latency for all targets."""
+    """NSGA-II: one front of score against load for all targets."""
 
     @property
     def black_box(self) -> type[BlackBox]:
@@ -241,7 +241,7 @@ class NSGA2Searcher(OneShotSearcher):
 
 
 class ExactSearcher(OneShotSearcher):
-    """The exact optimum of an additive model of the supernet's scores, refined step by step."""
+    """The exact optimum of an additive model of the scores, which each score refines."""
 
     @property
     def black_box(self) -> type[BlackBox]:

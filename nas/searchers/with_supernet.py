@@ -1,4 +1,4 @@
-"""What searchers that train a supernet share: devices, limits, the supernet, divided images."""
+"""Base of searchers that train a supernet: devices, limits, supernet, division of images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from latbench.errors import InvalidValueError
 from nas.data.images import ImageData, Source, require_images
 from nas.optimize.constraints import Constraint, latency_limits
-from nas.optimize.encoding import CodedSpace
+from nas.optimize.encoding import EncodedSpace
 from nas.searchers.base import Searcher, budgets_of
 from nas.spaces import Layer, SearchSpace, aligned_widths, plain_space
 from nas.spaces.sgnas import is_unified
@@ -18,13 +18,13 @@ from nas.supernet.mixed_operations import Supernet, searchable_supernet
 from nas.supernet.unified_blocks import UnifiedSupernet
 from nas.training.supernet_training import SupernetRecipe
 
-_ANY = 1 + 1e-6  # times the slowest: sums in another order differ in their last digits
+_ANY = 1 + 1e-6  # factor of the greatest latency: sums in another order differ in their last digits
 
 
 class SupernetSearcher(Searcher):
-    """Base of the searchers whose targets hold on every device that there is a table of.
+    """Base of the searchers whose targets hold on every device that has a table.
 
-    Without any table they search under limits of MACs and parameters alone.
+    Without a table they search only under limits of MACs and parameters.
     """
 
     several_devices: ClassVar[bool] = True
@@ -35,31 +35,31 @@ class SupernetSearcher(Searcher):
         if len(self.devices) <= 1 or not targets_ms:
             super().check_targets(targets_ms)
         for target_ms in budgets_of(targets_ms):
-            CodedSpace(self.constraint(target_ms))
+            EncodedSpace(self.constraint(target_ms))
 
     def constraint(self, target_ms: float | None) -> Constraint:
-        """A target on every device and the limits; without a target, any latency."""
+        """A target on every device and the limits. Without a target any latency is allowed."""
         if not self.devices:
             return Constraint(self.settings.limits)
         if target_ms is None:
-            target_ms = max(priced.reachable_ms()[1] for priced in self.devices) * _ANY
+            target_ms = max(priced.feasible_ms()[1] for priced in self.devices) * _ANY
         latencies = latency_limits(self.devices, target_ms)
         return Constraint((*latencies.limits, *self.settings.limits))
 
     def allowed_widths(self, layer: Layer, op: str) -> Sequence[int]:
-        """The widths that an elastic operation may be given."""
+        """The widths that an elastic operation may have."""
         if self.devices:
             return self.priced.widths(layer, op)
         return aligned_widths(layer, op)
 
 
 def supernet_of(space: SearchSpace, *, seed: int, alike: float = 0.0) -> Supernet | UnifiedSupernet:
-    """The supernet of a space, channels last: a unified one where its layers are unified blocks.
+    """The supernet of a space, channels last; a unified one if its layers are unified blocks.
 
     Args:
-        space: What is searched. A unified supernet is of its plain variant.
+        space: Search space. A unified supernet has the plain variant.
         seed: Seed of the initial weights.
-        alike: Correlation of the first weights of a unified supernet's sub-blocks.
+        alike: Correlation of the initial weights of a unified supernet's sub-blocks.
 
     Raises:
         InvalidValueError: ``alike`` is given, and the supernet is not unified.
@@ -77,10 +77,10 @@ def supernet_of(space: SearchSpace, *, seed: int, alike: float = 0.0) -> Superne
 
 
 def divided(data: ImageData, recipe: SupernetRecipe, *, seed: int) -> tuple[Source, Source]:
-    """The training images and the held-out ones, as ``train_supernet`` divides them.
+    """The training images and the held-out images, divided like in ``train_supernet``.
 
     Raises:
-        InvalidValueError: There are too few of them.
+        InvalidValueError: There are too few images.
     """
     train, held_out = data.held_out(recipe.held_out, seed=seed)
     require_images(data, train, held_out)

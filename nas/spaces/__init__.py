@@ -46,12 +46,12 @@ def make_space(
 
     Args:
         name: Name of the space, such as ``"tfnas"``.
-        input_size: Side of the input image in pixels; the space's published one if None.
-        classes: Number of classes, or size of the embedding; the space's published one if None.
-        variant: What holds for all blocks, in spaces that leave it open.
+        input_size: Side of the input image in pixels; None takes the published one.
+        classes: Number of classes, or size of the embedding; None takes the published one.
+        variant: Squeeze-excite and activation of all blocks, in spaces that leave them open.
 
     Raises:
-        UnknownNameError: No such space.
+        UnknownNameError: There is no such space.
         InvalidValueError: The input size or the number of classes is out of range, or the
             space has no such variant.
     """
@@ -59,14 +59,14 @@ def make_space(
 
 
 def plain_space(space: SearchSpace) -> SearchSpace:
-    """The space without squeeze-excite and with ReLU6: what a unified supernet is of."""
+    """The space without squeeze-excite and with ReLU6: the variant of unified supernets."""
     if space.variant == PLAIN:
         return space
     return make_space(space.name, space.input_size, space.classes)
 
 
 def space_of(architecture: Architecture) -> SearchSpace:
-    """The space that an architecture belongs to, checked against it.
+    """The space of an architecture, after checking that the architecture fits it.
 
     Raises:
         LatbenchError: The space is unknown or the architecture does not fit it.
@@ -77,10 +77,10 @@ def space_of(architecture: Architecture) -> SearchSpace:
 
 
 def load_architecture(path: str | Path) -> Architecture:
-    """Read an architecture file, and check that its space has such an architecture.
+    """Read an architecture file, and check that the architecture fits its space.
 
     Raises:
-        LatbenchError: The file is no architecture, or does not fit its space.
+        LatbenchError: The file holds no architecture, or the architecture does not fit its space.
     """
     architecture = read_architecture(Path(path))
     space = _space(architecture)

@@ -17,13 +17,13 @@ _WHAT = "an architecture, JSON such as `latbench spaces NAME --draw random -o AR
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What stands at one layer.
+    """The choice of one layer.
 
     Attributes:
-        op: Name of the operation, one of the space's.
-        width: Mid (expanded) channels, where the operation is elastic.
-        kernels: Kernel sizes of the active sub-blocks in their order, where the operation is a
-            mix of them.
+        op: Name of the operation.
+        width: Number of expanded channels, if the operation is elastic.
+        kernels: Kernel sizes of the active sub-blocks in their order, if the operation is a mix of
+            kernels.
     """
 
     op: str
@@ -32,11 +32,11 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What holds for all blocks of a network, in spaces that leave it open.
+    """Options that all blocks of a network share, in spaces that leave them open.
 
     Attributes:
-        se: Squeeze-excite in every block.
-        activation: Of every block, stem and last convolution included.
+        se: Whether every block has squeeze-excite.
+        activation: Activation of every block, including stem and last convolution.
     """
 
     se: bool = False
@@ -50,13 +50,15 @@ PLAIN = Variant()
 
 
 class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Choices by stage; a stage's length is its depth.
+    """A network with every choice made.
 
     Attributes:
+        space: Name of the search space.
         input_size: Side of the square input image in pixels.
-        classes: Outputs of the classifier, or size of the embedding.
-        se: Of the variant.
-        activation: Of the variant.
+        classes: Number of outputs of the classifier, or size of the embedding.
+        stages: Choices of the layers, by stage. The length of a stage is its depth.
+        se: Whether every block has squeeze-excite.
+        activation: Activation of every block.
     """
 
     format: Literal[1]
@@ -73,7 +75,7 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 
     @property
     def choices(self) -> tuple[Choice, ...]:
-        """All layers' choices in the order of execution."""
+        """Choices of all layers in the order of execution."""
         return tuple(choice for stage in self.stages for choice in stage)
 
     def __repr__(self) -> str:
@@ -84,14 +86,14 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
         )
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the file's text."""
+        """The text of the file, which a notebook shows."""
         return f"<pre>{escape(self.to_json())}</pre>"
 
     def save(self, path: str | Path) -> None:
         """Write the architecture's file.
 
         Raises:
-            InvalidFileError: It cannot be written.
+            InvalidFileError: The file cannot be written.
         """
         write_atomically(Path(path), self.to_json())
 
@@ -101,7 +103,7 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
         return plain
 
     def to_json(self) -> str:
-        """The file's text: a line a stage, readable by a person."""
+        """The text of the file, with one line for each stage."""
         text = msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
         return re.sub(r"\{\s+([^{}]*?)\s+\}", _one_line, text) + "\n"
 
@@ -111,7 +113,7 @@ def _one_line(match: re.Match[str]) -> str:
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An architecture as it may be written: by stage, or flat where depth is fixed."""
+    """The two allowed forms of a file: layers by stage, or a flat list where depth is fixed."""
 
     format: Literal[1]
     space: str
@@ -124,16 +126,16 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def parse_architecture(text: bytes | str, *, source: str) -> Architecture:
-    """Read an architecture's JSON; the space checks what it means (``SearchSpace.check``).
+    """Read the JSON of an architecture. ``SearchSpace.check`` checks whether it fits its space.
 
-    A flat list of layers becomes one stage, which ``SearchSpace.staged`` cuts.
+    A flat list of layers becomes one stage, which ``SearchSpace.staged`` splits into stages.
 
     Args:
         text: The JSON.
-        source: What to call it in errors, such as the file's name.
+        source: Name of the text in errors, such as the path of the file.
 
     Raises:
-        InvalidFileError: Not an architecture; carries the path of the offending value.
+        InvalidFileError: The text is no architecture. Carries the path of the offending value.
     """
     try:
         file = msgspec.json.decode(text, type=_File)
@@ -165,6 +167,6 @@ def read_architecture(path: Path) -> Architecture:
     """Read an architecture file.
 
     Raises:
-        InvalidFileError: The file is missing, unreadable or no architecture.
+        InvalidFileError: The file is missing or unreadable, or holds no architecture.
     """
     return parse_architecture(read_text(path, what=_WHAT), source=str(path))

@@ -1,8 +1,8 @@
 """The FBNet search spaces (Wu et al., CVPR 2019) as OSNASLib has them: 9^22 networks.
 
-Operations with groups have no channel shuffle, and the skip of a layer whose shape changes is a
-1x1 convolution; the paper has a shuffle, and no skip there. ``fbnet-s`` and ``fbnet-l`` differ in
-the channels of the last convolution.
+There are two differences from the paper. Grouped operations have no channel shuffle. Layers that
+change the shape have a skip operation too, which is a 1x1 convolution. ``fbnet-s`` and ``fbnet-l``
+differ in the channels of the last convolution.
 """
 
 from __future__ import annotations
@@ -66,5 +66,5 @@ def _space(
     stem = (ConvBlock(3, STEM_CHANNELS, 3, 2, "relu6", input_size),)
     stages, channels, size = laid_out(stem, ROWS, inverted_residuals(OPS, "relu6"))
     last = ConvBlock(channels, last_channels, 1, 1, "relu6", size)
-    tail = (last, Classifier(last_channels, classes, size))
-    return SearchSpace(name, input_size, classes, stem, stages, tail, elastic_depth=False)
+    head = (last, Classifier(last_channels, classes, size))
+    return SearchSpace(name, input_size, classes, stem, stages, head, elastic_depth=False)

@@ -1,10 +1,10 @@
-"""The MobileFaceNet search space of OSNASLib: 7^15 networks that give an embedding of a face.
+"""The MobileFaceNet search space of OSNASLib: 7^15 networks that compute embeddings of faces.
 
-After MobileFaceNet (Chen et al. 2018): PReLU throughout, and a depthwise convolution before the
-embedding. That convolution has a 7x7 kernel and a padding of 3 at every input size, as published by
-OSNASLib, and a global average after the embedding; the paper's is global and has no padding.
-``classes`` is the size of the embedding. The skip of a layer that only halves its map is average
-pooling.
+It follows MobileFaceNet (Chen et al. 2018): all activations are PReLU, and a depthwise convolution
+precedes the embedding. That convolution has a 7x7 kernel and a padding of 3 at every input size,
+and a global average follows the embedding, as OSNASLib published it. In the paper the convolution
+covers the whole map and has no padding. ``classes`` is the size of the embedding. A layer that only
+halves its map has average pooling as its skip.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def mobilefacenet(
     size = output_shape(first)[1]
     second = ConvBlock(STEM_CHANNELS, STEM_CHANNELS, 3, 1, "prelu", size, groups=STEM_CHANNELS)
     stages, channels, size = laid_out((first, second), ROWS, inverted_residuals(OPS, "prelu"))
-    tail = (
+    head = (
         ConvBlock(channels, LAST_CHANNELS, 1, 1, "prelu", size),
         ConvBlock(LAST_CHANNELS, LAST_CHANNELS, LAST_KERNEL, 1, None, size, groups=LAST_CHANNELS),
         ConvBlock(LAST_CHANNELS, embedding, 1, 1, None, size),
@@ -51,6 +51,6 @@ def mobilefacenet(
         embedding,
         (first, second),
         stages,
-        tail,
+        head,
         elastic_depth=False,
     )

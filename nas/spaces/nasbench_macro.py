@@ -1,15 +1,15 @@
 """The space of NAS-Bench-Macro (Su et al., CVPR 2021): 3^8 networks, all of them trained.
 
-Eight layers in three stages between a stem and a last convolution, all with ReLU. A stage
-doubles the channels and its first layer has stride 2. A layer is one of two inverted residuals or
-the identity, which at a stage's first layer is a 1x1 convolution with batch norm, because shapes
-differ there.
+A network has a stem, eight layers in three stages, and a last convolution, all with ReLU. Each
+stage doubles the channels, and its first layer has stride 2. A layer is one of two inverted
+residuals or the identity. In the first layer of a stage the shape changes, so a 1x1 convolution
+with batch norm replaces the identity.
 
-The benchmark's file counts as ``latbench.cost`` does: its ``flops`` are multiply-accumulates of
-all convolutions, stem and last one included, and of the linear layer, at 32 px and 10 classes,
-and nothing else (no biases, norms, activations or pooling); its ``params`` are the weights of
-convolutions, which have no biases, scale and shift of every batch norm, and weights and biases of
-the linear layer.
+The benchmark's file counts as ``latbench.cost`` does. Its ``flops`` are the multiply-accumulates of
+all convolutions, including stem and last convolution, and of the linear layer, at 32 px and 10
+classes. They do not include biases, norms, activations and pooling. Its ``params`` are the weights
+of the convolutions, scale and shift of every batch norm, and weights and biases of the linear
+layer. Convolutions have no biases.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def nasbench_macro(
         classes,
         stem=stem,
         stages=stages,
-        tail=(
+        head=(
             ConvBlock(channels, LAST_CHANNELS, 1, 1, "relu", size),
             Classifier(LAST_CHANNELS, classes, size),
         ),

@@ -1,7 +1,7 @@
 """The ProxylessNAS search space (Cai et al., ICLR 2019) as OSNASLib has it: 7^21 networks.
 
-Rows, operations and skips are OSNASLib's, which gives the skip of every layer whose shape changes
-a 1x1 convolution; the paper has no skip there.
+Rows, operations and skips follow OSNASLib. Layers that change the shape have a skip operation too,
+which is a 1x1 convolution; in the paper they have none.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def proxylessnas(
     )
     stages, channels, size = laid_out((stem, first), ROWS, inverted_residuals(OPS, "relu6"))
     last = ConvBlock(channels, LAST_CHANNELS, 1, 1, "relu6", size)
-    head = Classifier(LAST_CHANNELS, classes, size)
+    classifier = Classifier(LAST_CHANNELS, classes, size)
     return SearchSpace(
         "proxylessnas",
         input_size,
         classes,
         (stem, first),
         stages,
-        (last, head),
+        (last, classifier),
         elastic_depth=False,
     )

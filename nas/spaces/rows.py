@@ -1,8 +1,8 @@
 """Layers as rows of data, and the inverted residuals that most of them choose from.
 
-Operations are called as OSNASLib's: ``k5_e6`` is an inverted residual with a kernel of 5 and six
-times as many expanded channels, ``k3_e1_g2`` one without expansion convolution whose 1x1
-convolution has 2 groups, ``skip`` what passes a map on at least cost.
+Operations have the names of OSNASLib. ``k5_e6`` is an inverted residual with a kernel of 5 that
+expands the channels six times. ``k3_e1_g2`` has no expansion convolution, and its 1x1 convolution
+has 2 groups. ``skip`` is the cheapest operation that gives the shape of the output.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Row = tuple[int, int]
 """Output channels and stride of a layer."""
 
 MakeLayer = Callable[[int, int, int, int], Layer]
-"""A layer of these input channels, output channels, stride and input size in pixels."""
+"""Makes a layer from input channels, output channels, stride and input size in pixels."""
 
 SKIP = "skip"
 _INVERTED = re.compile(r"k(\d+)_e(\d+)(?:_g(\d+))?")
@@ -35,11 +35,11 @@ _INVERTED = re.compile(r"k(\d+)_e(\d+)(?:_g(\d+))?")
 def laid_out(
     stem: Network, rows: Sequence[Row], make_layer: MakeLayer
 ) -> tuple[tuple[tuple[Layer, ...], ...], int, int]:
-    """Layers after a stem, each reading what the one before it writes.
+    """Layers after a stem, in order; the output of each is the input of the next.
 
     Returns:
-        Stages, which are consecutive layers of equal output channels; output channels of the
-        last layer; its output size in pixels.
+        Stages, where a stage is consecutive layers of equal output channels; output channels of
+        the last layer; output size of the last layer in pixels.
     """
     channels, size, _ = output_shape(stem[-1])
     stages = []
@@ -53,7 +53,7 @@ def laid_out(
 
 
 def inverted_residuals(ops: Sequence[str], activation: Activation) -> MakeLayer:
-    """Layers that choose from inverted residuals, and from a skip where it is among ``ops``."""
+    """Makes layers that choose from inverted residuals, and a skip if ``ops`` contains it."""
 
     def make_layer(in_channels: int, out_channels: int, stride: int, input_size: int) -> FixedLayer:
         shape = (in_channels, out_channels, stride, input_size)
@@ -68,8 +68,10 @@ def inverted_residuals(ops: Sequence[str], activation: Activation) -> MakeLayer:
 
 
 def skip(in_channels: int, out_channels: int, stride: int, input_size: int) -> BlockSpec | None:
-    """What passes a map on: nothing, where the shape stays; means, where only its size changes;
-    else a 1x1 convolution with norm.
+    """The block of the skip operation, or None for the identity.
+
+    It is the identity if the shape stays, average pooling if only the size changes, and a 1x1
+    convolution with norm otherwise.
     """
     if in_channels == out_channels:
         return None if stride == 1 else AverageBlock(in_channels, stride, input_size)
@@ -84,7 +86,7 @@ def inverted_residual(
     stride: int,
     input_size: int,
 ) -> InvertedResidual:
-    """The block that an operation's name says, at a layer."""
+    """The block of an operation's name at a layer."""
     match = _INVERTED.fullmatch(op)
     assert match is not None
     kernel, expansion, groups = (int(number or 1) for number in match.groups())

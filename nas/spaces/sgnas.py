@@ -1,13 +1,13 @@
 """The SGNAS search space (Huang & Chu, CVPR 2021): unified blocks of up to six sub-blocks.
 
-A layer is an expansion to e groups of its input channels, e = 1..6, each group with a depthwise
-kernel of 3, 5 or 7: the supernet's sub-blocks without those that are skipped. ``sgnas`` has the
-19 layers of the paper; below 64 px (its CIFAR form) the stem and the first layer have stride 1.
-``sgnas-proxyless`` has the 21 layers of ProxylessNAS as in OSNASLib, with their strides at every
+A layer expands its input channels e times, e = 1..6, and gives each of the e groups a depthwise
+kernel of 3, 5 or 7. Each group is a sub-block of the supernet that is not skipped. ``sgnas`` has
+the 19 layers of the paper; below 64 px (the CIFAR form) the stem and the first layer have stride 1.
+``sgnas-proxyless`` has the 21 layers of ProxylessNAS in OSNASLib, with the same strides at every
 size.
 
-Squeeze-excite (mid // 4 channels, in every block, the first included) and the activation (of
-stem and last convolution too) are the network's variant; published networks have both.
+The variant of a network is its squeeze-excite (mid // 4 channels, in every block including the
+first) and its activation (of the stem and the last convolution too). Published networks have both.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nas.spaces.space import Layer, SearchSpace, WidthsOf, chosen_shape, refuse
 KERNELS = (3, 5, 7)
 SUB_BLOCKS = 6
 SKIP = len(KERNELS)
-"""What a sub-block chooses: 0, 1 and 2 are the kernels, this one leaves it out."""
+"""Choice that leaves a sub-block out; the choices 0, 1 and 2 are the kernels."""
 
 CHOICES = SKIP + 1
 SE_REDUCTION = 4
@@ -44,15 +44,14 @@ ROWS: tuple[Row, ...] = (
     (320, 1),
 )
 STEM_CHANNELS, FIRST_CHANNELS, LAST_CHANNELS = 32, 16, 1280
-SMALL_INPUT = 64  # px; below it stem and first layer keep the resolution
+SMALL_INPUT = 64  # px; below this size stem and first layer keep the resolution
 
-COUNT_VECTORS: tuple[tuple[int, ...], ...] = tuple(
+KERNEL_MULTISETS: tuple[tuple[int, ...], ...] = tuple(
     kernels
     for active in range(1, SUB_BLOCKS + 1)
     for kernels in combinations_with_replacement(KERNELS, active)
 )
-"""The 83 distinct blocks of a layer as ascending kernels, from the cheapest to the costliest
-expansion."""
+"""The 83 multisets of kernels of a layer, each in ascending order, sorted by expansion."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +70,13 @@ class MixLayer(Layer):
 
     def choices(self, op: str, widths: WidthsOf) -> list[Choice]:
         """The distinct blocks, each with its kernels in ascending order."""
-        return [Choice(op, kernels=kernels) for kernels in COUNT_VECTORS]
+        return [Choice(op, kernels=kernels) for kernels in KERNEL_MULTISETS]
 
     def draw(self, op: str, rng: np.random.Generator, widths: WidthsOf) -> Choice:
-        return Choice(op, kernels=COUNT_VECTORS[int(rng.integers(len(COUNT_VECTORS)))])
+        return Choice(op, kernels=KERNEL_MULTISETS[int(rng.integers(len(KERNEL_MULTISETS)))])
 
     def block(self, choice: Choice) -> MixedInvertedResidual:
-        """The block of a choice: the order of sub-blocks is no part of it."""
+        """The block of a choice. The order of the sub-blocks does not matter."""
         assert choice.kernels is not None
         return _mixed(
             self.in_channels,
@@ -116,7 +115,7 @@ def sgnas(
 def sgnas_proxyless(
     input_size: int | None = None, classes: int | None = None, variant: Variant = PLAIN
 ) -> SearchSpace:
-    """Unified blocks in the rows of ProxylessNAS; by default 32 px and 100 classes.
+    """Unified blocks in the rows of ProxylessNAS, by default at 32 px and for 100 classes.
 
     Raises:
         InvalidValueError: The input size or the number of classes is out of range.
@@ -127,7 +126,7 @@ def sgnas_proxyless(
 
 
 def is_unified(space: SearchSpace) -> bool:
-    """Whether the layers of a space are unified blocks, whose supernet is the unified one."""
+    """Whether the layers of a space are unified blocks, so that it has a unified supernet."""
     return all(isinstance(layer, MixLayer) for layer in space.layers)
 
 
@@ -137,12 +136,12 @@ def kernels_of(choices: Sequence[int]) -> tuple[int, ...]:
 
 
 def architecture_of(space: SearchSpace, choices: Iterable[Sequence[int]]) -> Architecture:
-    """The architecture of what the sub-blocks of every layer choose; skips are dropped."""
+    """The architecture of the choices of all sub-blocks; skipped sub-blocks are dropped."""
     return of_kernels(space, map(kernels_of, choices))
 
 
 def of_kernels(space: SearchSpace, kernels: Iterable[tuple[int, ...]]) -> Architecture:
-    """The architecture of every layer's kernels."""
+    """The architecture that has these kernels in each layer."""
     left = iter(kernels)
     return space.architecture(
         [[Choice(OP, kernels=next(left)) for _ in stage] for stage in space.stages]
@@ -152,7 +151,7 @@ def of_kernels(space: SearchSpace, kernels: Iterable[tuple[int, ...]]) -> Archit
 def path_of(architecture: Architecture) -> list[list[int]]:
     """The path of an architecture: its kernels fill the first sub-blocks, the others are skipped.
 
-    An architecture does not say which sub-blocks it skips; all are trained alike.
+    An architecture does not state which sub-blocks it skips; training treats all alike.
     """
     rows = []
     for choice in architecture.choices:
@@ -163,9 +162,9 @@ def path_of(architecture: Architecture) -> list[list[int]]:
 
 
 def random_network(space: SearchSpace, rng: np.random.Generator) -> Architecture:
-    """A random network, with leanings of its own to narrow or wide layers and to large kernels.
+    """A random network, with a random preference for narrow or wide layers and for large kernels.
 
-    Without them nearly all networks would be of about the same cost.
+    Without these preferences nearly all networks would have about the same cost.
     """
     wide, large = rng.uniform(size=2)
     kernels = []

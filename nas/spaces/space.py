@@ -1,4 +1,4 @@
-"""What a search space is: blocks around stages of layers, each layer a set of candidates."""
+"""Search spaces: a stem, stages of layers with their candidates, a head."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameErro
 from nas.spaces.architecture import FORMAT, PLAIN, Architecture, Choice, Variant
 
 WIDTH_STEP = 8
-"""Networks are drawn at widths divisible by this many channels, the grain of vector units, as
-long as nothing is known of a device."""
+"""Random networks have widths divisible by this number of channels, unless a device's widths are
+known. Vector units compute groups of this size."""
 
-_UNALIGNED = (3, 6)  # of every eight networks, those whose widths are any
-_DRAWN_FOR_ONE = 8  # networks drawn for each that is kept: enough to reach the tails
-_REPEATS = 2_000  # draws in a row of known networks after which there are taken to be no more
-_SPREAD_STREAM = 1  # keeps these draws apart from those of `random` under the same seed
+_UNALIGNED = (3, 6)  # indices of the networks of every eight that may have any width
+_DRAWN_FOR_ONE = 8  # networks drawn for each that is kept: enough for very small and large ones
+_REPEATS = 2_000  # known networks in a row after which drawing stops: there are probably no more
+_SPREAD_STREAM = 1  # separates these draws from those of `random` under the same seed
 
 
 class Layer(ABC):
-    """One searchable layer: a row of the space's table. Equal layers compare equal."""
+    """One searchable layer. Layers with equal candidates compare equal."""
 
     @property
     @abstractmethod
@@ -35,24 +35,24 @@ class Layer(ABC):
 
     @abstractmethod
     def block(self, choice: Choice) -> BlockSpec | None:
-        """The block that a choice stands for, or None where the layer is left out."""
+        """The block of a choice, or None if the choice leaves the layer out."""
 
     def widths(self, op: str) -> range:
-        """Every width the operation may have here, in channels; none where it is not elastic."""
+        """All widths of an operation at this layer, in channels; empty if it is not elastic."""
         return range(0)
 
     def start_width(self, op: str) -> int | None:
-        """The width at which a search begins; None where the operation is not elastic."""
+        """Width at which a search begins, or None if the operation is not elastic."""
         return None
 
     def choices(self, op: str, widths: WidthsOf) -> list[Choice]:
-        """What an operation can be made: one choice for each block of its own."""
+        """All choices of an operation, one for each distinct block."""
         if not self.widths(op):
             return [Choice(op)]
         return [Choice(op, int(width)) for width in widths(self, op)]
 
     def draw(self, op: str, rng: np.random.Generator, widths: WidthsOf) -> Choice:
-        """One of an operation's choices, drawn uniformly."""
+        """A choice of an operation, drawn uniformly."""
         if not self.widths(op):
             return Choice(op)
         allowed = widths(self, op)
@@ -62,8 +62,8 @@ class Layer(ABC):
         """Refuse a choice that this layer does not have.
 
         Raises:
-            UnknownNameError: An operation that the layer does not have.
-            InvalidFileError: Anything else; both carry the path of the offending value.
+            UnknownNameError: The layer does not have the operation.
+            InvalidFileError: Anything else is wrong. Both carry the path of the offending value.
         """
         if choice.op not in self.ops:
             raise UnknownNameError("op", choice.op, self.ops, path=f"{path}.op")
@@ -82,10 +82,10 @@ class Layer(ABC):
 
 @dataclass(frozen=True)
 class FixedLayer(Layer):
-    """A layer whose operations are one block each.
+    """A layer whose operations have one block each.
 
     Attributes:
-        blocks: Pairs of an operation's name and its block; None leaves the layer out.
+        blocks: Pairs of operation name and block; the block None leaves the layer out.
     """
 
     blocks: tuple[tuple[str, BlockSpec | None], ...]
@@ -100,7 +100,7 @@ class FixedLayer(Layer):
 
 @dataclass(frozen=True)
 class FewerOps(Layer):
-    """Another layer with some of its operations only."""
+    """A layer with only some of the operations of another layer."""
 
     whole: Layer
     kept: tuple[str, ...]
@@ -131,7 +131,7 @@ class FewerOps(Layer):
 
 
 WidthsOf = Callable[[Layer, str], Sequence[int]]
-"""Which widths of an elastic operation at a layer may be drawn; never empty."""
+"""Gives the widths of an elastic operation at a layer that may be drawn; never empty."""
 
 
 def aligned_widths(layer: Layer, op: str) -> list[int]:
@@ -145,21 +145,24 @@ def every_width(layer: Layer, op: str) -> range:
 
 
 def extreme_widths(layer: Layer, op: str) -> Sequence[int]:
-    """The narrowest and the widest."""
+    """The narrowest and the widest width of an operation."""
     widths = layer.widths(op)
     return (widths[0], widths[-1])
 
 
 @dataclass(frozen=True, repr=False)
 class SearchSpace:
-    """Stem, stages of candidate layers, tail.
+    """Stem, stages of candidate layers, head.
 
     Attributes:
+        name: Name of the space.
+        input_size: Side of the square input image in pixels.
+        classes: Number of classes, or size of the embedding.
         stem: Fixed blocks before the stages.
-        stages: Layers by stage; an architecture keeps the first d of a stage, d >= 1.
-        tail: Fixed blocks after the stages.
-        elastic_depth: Whether stages may be shortened.
-        variant: What holds for all blocks, in spaces that leave it open.
+        stages: Layers by stage. An architecture keeps the first d layers of a stage, d >= 1.
+        head: Fixed blocks after the stages.
+        elastic_depth: Whether an architecture may keep fewer layers than a stage has.
+        variant: Squeeze-excite and activation of all blocks, in spaces that leave them open.
     """
 
     name: str
@@ -167,7 +170,7 @@ class SearchSpace:
     classes: int
     stem: Network
     stages: tuple[tuple[Layer, ...], ...]
-    tail: Network
+    head: Network
     elastic_depth: bool = True
     variant: Variant = PLAIN
 
@@ -183,17 +186,17 @@ class SearchSpace:
 
     @property
     def ranges(self) -> tuple[range, ...]:
-        """Which of ``layers`` every stage has."""
+        """Range of the indices in ``layers`` of every stage."""
         ends = np.cumsum([len(stage) for stage in self.stages]).tolist()
         return tuple(
             range(end - len(stage), end) for end, stage in zip(ends, self.stages, strict=True)
         )
 
     def only(self, keep: Callable[[str], bool]) -> SearchSpace:
-        """The same space with fewer operations: those whose name is kept.
+        """The same space with fewer operations: only those that ``keep`` accepts by name.
 
         Raises:
-            InvalidValueError: A layer would be left without any.
+            InvalidValueError: A layer would have no operation left.
         """
         layers = {layer: FewerOps(layer, tuple(filter(keep, layer.ops))) for layer in self.layers}
         if not all(layer.ops for layer in layers.values()):
@@ -202,17 +205,17 @@ class SearchSpace:
         return replace(self, stages=stages)
 
     def depths(self, stage: int) -> range:
-        """How many layers a stage may keep."""
+        """Possible depths of a stage."""
         most = len(self.stages[stage])
         return range(1 if self.elastic_depth else most, most + 1)
 
     @property
     def elastic_width(self) -> bool:
-        """Whether every operation has widths to choose."""
+        """Whether every operation has elastic width."""
         return all(layer.widths(op) for layer in self.layers for op in layer.ops)
 
     def size(self) -> int:
-        """How many architectures there are, every integer width counted."""
+        """Number of architectures, counting every integer width."""
         total = 1
         for index, stage in enumerate(self.stages):
             ends, paths = 0, 1
@@ -223,22 +226,22 @@ class SearchSpace:
         return total
 
     def blocks(self, widths: WidthsOf = aligned_widths) -> list[BlockSpec]:
-        """Every distinct block at the given widths, stem and tail included."""
+        """Every distinct block at the given widths, stem and head included."""
         found: dict[BlockSpec, None] = dict.fromkeys(self.stem)
         for layer in dict.fromkeys(self.layers):
             for choice in candidates(layer, widths):
                 block = layer.block(choice)
                 if block is not None:
                     found[block] = None
-        found.update(dict.fromkeys(self.tail))
+        found.update(dict.fromkeys(self.head))
         return list(found)
 
     def searchable_blocks(self, widths: WidthsOf = aligned_widths) -> int:
-        """How many of the distinct blocks stand for a choice."""
-        return len(self.blocks(widths)) - len({*self.stem, *self.tail})
+        """Number of distinct blocks that belong to a choice."""
+        return len(self.blocks(widths)) - len({*self.stem, *self.head})
 
     def architecture(self, stages: Sequence[Sequence[Choice]]) -> Architecture:
-        """The architecture of this space with these choices, checked."""
+        """The architecture of this space with these choices, after a check."""
         made = Architecture(
             format=FORMAT,
             space=self.name,
@@ -252,12 +255,13 @@ class SearchSpace:
         return made
 
     def staged(self, architecture: Architecture) -> Architecture:
-        """An architecture read from a flat list of layers, cut into this space's stages.
+        """An architecture from a flat list of layers, split into the stages of this space.
 
-        Any other is returned as it is, and so is one of another space, which ``check`` refuses.
+        Any other architecture is returned unchanged, also one of another space. ``check`` refuses
+        the latter.
 
         Raises:
-            LatbenchError: A choice does not fit; carries its path in the flat list.
+            LatbenchError: A choice does not fit. Carries its path in the flat list.
         """
         is_flat = len(architecture.stages) == 1 and len(self.stages) > 1
         if self.elastic_depth or not is_flat or architecture.space != self.name:
@@ -275,8 +279,8 @@ class SearchSpace:
         """Refuse an architecture that does not fit.
 
         Raises:
-            UnknownNameError: An operation that the space does not have.
-            InvalidFileError: Anything else; both carry the path of the offending value.
+            UnknownNameError: The space does not have an operation.
+            InvalidFileError: Anything else is wrong. Both carry the path of the offending value.
         """
         if architecture.space != self.name:
             refuse("$.space", f"this space is {self.name}, not {architecture.space}")
@@ -300,14 +304,14 @@ class SearchSpace:
                 layer.check(choice, path=f"$.stages[{s}][{i}]")
 
     def lower(self, architecture: Architecture) -> Network:
-        """The architecture's blocks in the order of execution; it is checked first."""
+        """The blocks of an architecture in the order of execution, after a check."""
         self.check(architecture)
         chosen = (
             layer.block(choice)
             for stage, layers in zip(architecture.stages, self.stages, strict=True)
             for choice, layer in zip(stage, layers, strict=False)
         )
-        return (*self.stem, *(block for block in chosen if block is not None), *self.tail)
+        return (*self.stem, *(block for block in chosen if block is not None), *self.head)
 
     def random(
         self,
@@ -319,9 +323,9 @@ class SearchSpace:
         """Draw depths, operations and widths uniformly.
 
         Args:
-            rng: Draws; None makes a generator of the seed.
-            widths: The widths that may be drawn.
-            seed: Seed of the draws, where there is no generator.
+            rng: Random generator; None makes one from ``seed``.
+            widths: Gives the widths that may be drawn.
+            seed: Seed of the draws if ``rng`` is None.
         """
         rng = np.random.default_rng(seed) if rng is None else rng
         stages = []
@@ -338,7 +342,7 @@ class SearchSpace:
     def draw(
         self, which: Literal["smallest", "largest", "random"], *, seed: int = 0
     ) -> Architecture:
-        """The architecture of fewest MACs, of most MACs, or a random one.
+        """The architecture of fewest MACs, that of most MACs, or a random one.
 
         Raises:
             UnknownNameError: ``which`` is none of these.
@@ -381,16 +385,17 @@ def distinct_random(
     *,
     without: Collection[Network] = (),
 ) -> list[Architecture]:
-    """Random architectures whose networks differ, from each other and from given ones.
+    """Random architectures of distinct networks, which also differ from given networks.
 
-    Of a space that has fewer, what ``_REPEATS`` draws in a row found no more of.
+    Drawing stops early if ``_REPEATS`` draws in a row find nothing new: a small space may have
+    fewer networks than asked for.
 
     Args:
-        space: What is drawn from.
-        count: How many.
-        rng: Draws depths, operations and widths, uniformly.
-        widths: Which widths may be drawn.
-        without: Networks that are not wanted.
+        space: Space to draw from.
+        count: Number of architectures.
+        rng: Draws depths, operations and widths uniformly.
+        widths: Gives the widths that may be drawn.
+        without: Networks to leave out.
     """
     known, repeats = set(without), 0
     found: list[Architecture] = []
@@ -407,12 +412,13 @@ def distinct_random(
 def spread_networks(space: SearchSpace, count: int, *, seed: int) -> list[Network]:
     """Random networks spread evenly over the sizes that random networks have.
 
-    Prices are fitted on these, so they should span what will be priced: searches find networks
-    of one block a stage as well as the deepest ones, and a network drawn uniformly is neither. So
-    each is drawn with a leaning of its own to be shallow or deep, narrow or wide (cheap or costly,
-    where operations have no widths); of the many, sorted by parameters and cut into ``count``
-    equal parts, each part gives its shallowest or its deepest network in turn. Two in eight have
-    widths that are no multiples of anything, since runtimes compute these by other kernels.
+    Prices are fitted on these networks, so they should cover all networks that will be priced.
+    Searches find networks with one block a stage as well as the deepest ones, and uniform draws are
+    neither. So each network is drawn with a random preference for shallow or deep, and for narrow
+    or wide (cheap or costly, if operations have no widths). The draws are sorted by parameters and
+    split into ``count`` equal parts. The parts give in turn their shallowest and their deepest
+    network. Two in eight networks have arbitrary widths, because runtimes compute misaligned
+    widths with other kernels.
     """
     rng = np.random.default_rng([seed, _SPREAD_STREAM])
     drawn = [_leaning(space, rng) for _ in range(_DRAWN_FOR_ONE * count)]
@@ -428,7 +434,7 @@ def spread_networks(space: SearchSpace, count: int, *, seed: int) -> list[Networ
 
 
 def _leaning(space: SearchSpace, rng: np.random.Generator) -> Architecture:
-    """A random architecture with leanings in depth and width that are drawn first."""
+    """A random architecture, with random preferences for depth and width."""
     depth_leaning, width_leaning = rng.uniform(size=2)
     stages = []
     for index, layers in enumerate(space.stages):
@@ -443,7 +449,7 @@ def _leaning(space: SearchSpace, rng: np.random.Generator) -> Architecture:
 
 
 def _by_cost(layer: Layer, rng: np.random.Generator) -> list[Choice]:
-    """Choices from the cheapest to the costliest: of one operation, if operations have several."""
+    """Choices of a layer by ascending cost; only of one operation, if operations have widths."""
     if any(layer.widths(op) for op in layer.ops):
         return layer.choices(layer.ops[int(rng.integers(len(layer.ops)))], aligned_widths)
     return sorted(candidates(layer, aligned_widths), key=_macs(layer))
@@ -452,7 +458,7 @@ def _by_cost(layer: Layer, rng: np.random.Generator) -> list[Choice]:
 def _unaligned(
     space: SearchSpace, architecture: Architecture, rng: np.random.Generator
 ) -> Architecture:
-    """The same with every width moved to any within half a step."""
+    """The same architecture, with a random width within half a step of every width."""
     stages = []
     for stage, layers in zip(architecture.stages, space.stages, strict=True):
         moved = []
@@ -482,7 +488,7 @@ def _macs(layer: Layer) -> Callable[[Choice], int]:
 
 
 def refuse(path: str, why: str) -> NoReturn:
-    """Refuse an architecture for what stands at a path.
+    """Refuse an architecture for its value at a path.
 
     Raises:
         InvalidFileError: Always.
@@ -497,10 +503,10 @@ def chosen_shape(
     default: tuple[int, int],
     smallest_input: int = 16,
 ) -> tuple[int, int]:
-    """Input size in pixels and number of classes as asked for, or a space's own where None.
+    """Input size in pixels and number of classes; the default of the space where None is given.
 
     Raises:
-        InvalidValueError: One is out of range: no network can have it.
+        InvalidValueError: A value is out of range.
     """
     input_size = default[0] if input_size is None else input_size
     classes = default[1] if classes is None else classes
@@ -517,7 +523,7 @@ def chosen_shape(
 
 
 def check_plain(name: str, variant: Variant) -> None:
-    """Refuse a variant of a space whose blocks are what they are.
+    """Refuse every variant but the plain one, for a space that has no variants.
 
     Raises:
         InvalidValueError: The variant is not the plain one.

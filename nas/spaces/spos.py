@@ -1,7 +1,7 @@
 """The SPOS search space (Guo et al., ECCV 2020) as OSNASLib has it: 4^20 networks.
 
-A layer is a ShuffleNetV2 unit with a kernel of 3, 5 or 7, or its Xception form. Activations are
-ReLU6 where the paper has ReLU.
+A layer is a ShuffleNetV2 unit with a kernel of 3, 5 or 7, or its Xception form. The activation is
+ReLU6; in the paper it is ReLU.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def spos(
     stem = (ConvBlock(3, STEM_CHANNELS, 3, 2, "relu6", input_size),)
     stages, channels, size = laid_out(stem, ROWS, _layer)
     last = ConvBlock(channels, LAST_CHANNELS, 1, 1, "relu6", size)
-    tail = (last, Classifier(LAST_CHANNELS, classes, size))
-    return SearchSpace("spos", input_size, classes, stem, stages, tail, elastic_depth=False)
+    head = (last, Classifier(LAST_CHANNELS, classes, size))
+    return SearchSpace("spos", input_size, classes, stem, stages, head, elastic_depth=False)
 
 
 def _layer(in_channels: int, out_channels: int, stride: int, size: int) -> FixedLayer:

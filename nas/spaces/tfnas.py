@@ -1,9 +1,10 @@
 """The TF-NAS search space (Hu et al., ECCV 2020, Table 1).
 
-Six stages of inverted residuals between a stem, a second block and a last convolution. A layer
-chooses one of eight operations and its width; a stage chooses its depth. Squeeze-excite has
-in_channels squeezed channels in e3 operations and twice as many in e6 ones; ReLU up to the
-first stage, Swish after. Below 64 px the stem has stride 1.
+A network has a stem, a second block, six stages of inverted residuals and a last convolution. A
+layer chooses one of eight operations and its width; a stage chooses its depth. The squeeze-excite
+of e3 operations has as many squeezed channels as the layer has inputs, that of e6 operations twice
+as many. The activation is ReLU up to the first stage and Swish after it. Below 64 px the stem has
+stride 1.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from latbench.blocks.graph import Activation
 from nas.spaces.architecture import PLAIN, Choice, Variant
 from nas.spaces.space import Layer, SearchSpace, check_plain, chosen_shape
 
-# in the paper's Table 1: up to `depth` layers to `channels`, the first with `stride`
+# Table 1 of the paper: up to `depth` layers with `channels` outputs, the first with `stride`
 #        depth channels stride activation
 STAGES: tuple[tuple[int, int, int, Activation], ...] = (
     (2, 24, 2, "relu"),
@@ -28,15 +29,15 @@ STAGES: tuple[tuple[int, int, int, Activation], ...] = (
 )
 STEM_CHANNELS, SECOND_CHANNELS, LAST_CHANNELS = 32, 16, 1280
 SECOND_SE_CHANNELS = 8
-SMALL_INPUT = 64  # px; below it the stem keeps the resolution
+SMALL_INPUT = 64  # px; below this size the stem keeps the resolution
 
 
 @dataclass(frozen=True)
 class Operation:
-    """A candidate: its kernel, its largest expansion over e3 or e6, squeeze-excite or not.
+    """A candidate operation.
 
-    Widths run from ``low`` to ``high`` times the input channels (Section 3.3: half to whole of
-    the maximum); a search starts at ``start`` times.
+    Widths are ``low`` to ``high`` times the input channels (Section 3.3: half to all of the
+    maximum). A search starts at ``start`` times the input channels.
     """
 
     kernel: int
@@ -59,7 +60,7 @@ OPERATIONS: dict[str, Operation] = {
 
 @dataclass(frozen=True)
 class TFNASLayer(Layer):
-    """One searchable layer: eight operations of elastic width between fixed ends."""
+    """One searchable layer: eight operations of elastic width between fixed bounds."""
 
     in_channels: int
     out_channels: int
@@ -131,5 +132,7 @@ def tfnas_strided(input_size: int, classes: int, *, stem_stride: int) -> SearchS
         stages.append(tuple(layers))
         channels = out_channels
     last = ConvBlock(channels, LAST_CHANNELS, 1, 1, "swish", size)
-    head = Classifier(LAST_CHANNELS, classes, size)
-    return SearchSpace("tfnas", input_size, classes, (stem, second), tuple(stages), (last, head))
+    classifier = Classifier(LAST_CHANNELS, classes, size)
+    return SearchSpace(
+        "tfnas", input_size, classes, (stem, second), tuple(stages), (last, classifier)
+    )

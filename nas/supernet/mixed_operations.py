@@ -71,7 +71,7 @@ class Supernet(nn.Module):
                 )
                 for layers, row in zip(space.stages, start_widths, strict=True)
             )
-            self.tail = nn.ModuleList(render_torch(spec, modules=modules) for spec in space.tail)
+            self.tail = nn.ModuleList(render_torch(spec, modules=modules) for spec in space.head)
             self.apply(lambda module: initialise(module, initial))
 
     def block(self, stage: int, layer: int, op: int) -> nn.Module:

@@ -105,7 +105,7 @@ class UnifiedSupernet(nn.Module):
             modules = modules_of("running")
             self.stem = nn.ModuleList(render_torch(spec, modules=modules) for spec in space.stem)
             self.layers = nn.ModuleList(UnifiedBlock(layer) for layer in layers)
-            self.tail = nn.ModuleList(render_torch(spec, modules=modules) for spec in space.tail)
+            self.tail = nn.ModuleList(render_torch(spec, modules=modules) for spec in space.head)
             for module in (*self.stem.modules(), *self.tail.modules()):
                 initialise(module, "he")
 

@@ -11,7 +11,7 @@ from latbench.result import Result
 from latbench.units import as_latency_ms
 from latbench.workflows.tables import open_table
 from nas.latency import correction
-from nas.latency.correction import Landing
+from nas.latency.correction import Correction
 from nas.latency.priced_space import PricedSpace
 from nas.latency.width_scaling import METHODS, Fit, Method
 from nas.spaces import Architecture
@@ -90,7 +90,9 @@ def fit(
     priced = PricedSpace(space, open_table(table), efficient=widths == "efficient")
     target_ms = as_latency_ms(target)
     scale = METHODS[method]
-    corrected = _correct(priced, found, target_ms, scale, progress=progress) if measured else None
+    corrected = (
+        _correct_on_device(priced, found, target_ms, scale, progress=progress) if measured else None
+    )
     result = corrected.fit if corrected else scale(priced, found, target_ms)
     return FittedArchitecture(
         target_ms,
@@ -103,18 +105,18 @@ def fit(
     )
 
 
-def _correct(
+def _correct_on_device(
     priced: PricedSpace,
     architecture: Architecture,
     target_ms: float,
     scale: Method,
     *,
     progress: Progress,
-) -> Landing[Fit]:
+) -> Correction[Fit]:
     measure = correction.measurer(priced.table)
 
     def measure_ms(candidate: Architecture) -> float:
         return measure(priced.space.lower(candidate), progress)
 
     propose = correction.widths_of(priced, architecture, scale=scale)
-    return correction.land(priced, propose, target_ms, measure_ms, scale=scale)
+    return correction.correct_on_device(priced, propose, target_ms, measure_ms, scale=scale)

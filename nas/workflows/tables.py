@@ -40,7 +40,7 @@ def import_table(
     included: tuple[BlockSpec, ...] = ()
     if read.space is not None:
         space = labelled_space(read.space)
-        included = (*space.stem, *space.tail)
+        included = (*space.stem, *space.head)
     origin = Origin(
         file_format,
         utf8(source.name),

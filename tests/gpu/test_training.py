@@ -96,7 +96,7 @@ def search(
     )
     (found,) = SEARCHERS[name](priced, settings).search(
         tiny_data(),
-        [sum(priced.reachable_ms()) / 2],
+        [sum(priced.feasible_ms()) / 2],
         RunFolder(folder / run / "run", {}),
         progress=stopping_after(stop_after),
     )
@@ -154,7 +154,7 @@ def test_a_search_that_was_interrupted_on_the_gpu_goes_on(
 def tfnas_steps(device: TorchDevice, folder: Path, steps: int) -> list[float]:
     """Losses and expected latencies of weight and architecture steps in turn."""
     searcher = TFNASSearcher(priced_space("tfnas", folder), SearchSettings(torch_device=device))
-    target_ms = sum(searcher.priced.reachable_ms()) / 2
+    target_ms = sum(searcher.priced.feasible_ms()) / 2
     state = searcher.begin()
     x, labels = batch(tiny_data(), device)
     noise = generator(0)
@@ -217,7 +217,7 @@ def test_every_precision_trains(precision: Precision, gpu: TorchDevice, tmp_path
     recipe = TFNASRecipe(precision=precision)
     settings = SearchSettings(epochs=2, batch_size=16, recipe=recipe, torch_device=gpu)
     TFNASSearcher(priced, settings).search(
-        tiny_data(), [sum(priced.reachable_ms()) / 2], RunFolder(tmp_path / "run", {})
+        tiny_data(), [sum(priced.feasible_ms()) / 2], RunFolder(tmp_path / "run", {})
     )
     assert np.isfinite(losses(tmp_path)).all()
 

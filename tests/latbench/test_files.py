@@ -145,7 +145,7 @@ def test_an_unknown_profile_lists_the_nearest() -> None:
 def test_a_wrong_profile_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "device.toml"
     path.write_text(text)
-    with pytest.raises(InvalidFileError, match="no device profile"):
+    with pytest.raises(InvalidFileError, match="is not a device profile"):
         load_device(str(path))
 
 

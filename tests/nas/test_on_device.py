@@ -88,7 +88,7 @@ def _take_tfnas_steps(
     """Steps of both kinds, and a scaling between them."""
     state, noise = searcher.begin(), generator(0)
     x, labels = _batch(device)
-    low, high = searcher.priced.reachable_ms()
+    low, high = searcher.priced.feasible_ms()
     for _ in range(2):
         watch("begin")
         searcher.weight_step(state, x, labels, noise, 2.0, both=True)
@@ -378,7 +378,7 @@ def _search(
     assert kind is not None
     recipe = kind(lr=0.01, **changes)  # type: ignore[call-arg]
     settings = SearchSettings(2, BATCH, 3, recipe, torch_device=device)
-    low, high = priced.reachable_ms()
+    low, high = priced.feasible_ms()
     return SEARCHERS[searcher](priced, settings).search(
         tiny_data(40),
         [low + 0.5 * (high - low)],

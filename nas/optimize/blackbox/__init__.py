@@ -1,7 +1,8 @@
-"""Black-box searchers: they propose architectures, are told scores, and know nothing else.
+"""Black-box searchers: they propose encodings and get scores, and know nothing else.
 
-No torch here. A new one is one file and one line in ``BLACK_BOXES``;
-``nas.searchers.one_shot`` makes whole searches of them, which train a supernet to score with.
+This package does not import torch. A new searcher is one file and one line in ``BLACK_BOXES``.
+``nas.searchers.one_shot`` makes complete searches of them: it trains a supernet that gives the
+scores.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What all black-box searchers share: ask for an architecture, tell its score."""
+"""Base of all black-box searchers: ask for an architecture, then report its score."""
 
 from __future__ import annotations
 
@@ -10,50 +10,51 @@ import numpy as np
 
 from latbench.progress import Progress, silent
 from nas.optimize.blackbox.variation import DEFAULT, Variation
-from nas.optimize.encoding import Code, CodedSpace
+from nas.optimize.encoding import Code, EncodedSpace
 
 
 class BlackBox(ABC):
-    """Proposes codes of feasible architectures, each once, and learns from their scores.
+    """Proposes encodings of feasible architectures, each once, and learns from their scores.
 
-    What is asked depends on the seed and on what was told, and on nothing else: a search that is
-    repeated with the same scores takes the same path.
+    Proposals depend only on the seed and on the scores so far. A search that is repeated with the
+    same scores makes the same proposals.
 
     Args:
-        coded: The space under its constraint.
+        encoded: The encoded space with its constraint.
         seed: Seed of all draws.
-        variation: How children are made, and how many random architectures come first.
+        variation: Settings of mutation and crossover, and the number of random architectures that
+            come first.
 
     Attributes:
-        whole_front: Whether one search serves all budgets up to its own.
-        scores: Of every code that was told.
+        whole_front: Whether one search finds architectures for all budgets up to its own.
+        scores: Scores of all evaluated encodings.
     """
 
     whole_front: ClassVar[bool] = False
 
-    def __init__(self, coded: CodedSpace, *, seed: int, variation: Variation = DEFAULT) -> None:
-        self.coded = coded
+    def __init__(self, encoded: EncodedSpace, *, seed: int, variation: Variation = DEFAULT) -> None:
+        self.encoded = encoded
         self.variation = variation
         self.rng = np.random.default_rng(seed)
         self.scores: dict[Code, float] = {}
 
     def ask(self) -> Code | None:
-        """A feasible code whose score is not known, or None if there is none left."""
-        return self.coded.nearest_new(self._propose(), self.scores, self.rng)
+        """A feasible encoding without a score, or None if none is left."""
+        return self.encoded.nearest_new(self._propose(), self.scores, self.rng)
 
     def tell(self, code: Code, score: float) -> None:
-        """Take note of a score; more is better."""
+        """Record a score; a greater score is better."""
         self.scores[code] = score
 
     @property
     def best(self) -> tuple[Code, float]:
-        """The code of the best score, the first of equals."""
+        """The encoding of the best score, and the score; the first one if several are equal."""
         code = max(self.scores, key=self.scores.__getitem__)
         return code, self.scores[code]
 
     @abstractmethod
     def _propose(self) -> Code:
-        """A feasible canonical code; if its score is known, the nearest unknown is asked for."""
+        """A feasible canonical encoding. If it has a score, the nearest one without is used."""
 
 
 def run(
@@ -64,14 +65,14 @@ def run(
     shown: Callable[[float], str] = "score {:.4f}".format,
     progress: Progress = silent,
 ) -> None:
-    """Ask and tell so many times, or until the space is known.
+    """Evaluate so many architectures, or all of the space if it has fewer.
 
     Args:
-        black_box: What asks.
-        score: What answers.
-        evaluations: How many times.
-        shown: A score in words.
-        progress: Told the fraction done, and the best score so far.
+        black_box: The searcher that proposes encodings.
+        score: Gives the score of an encoding.
+        evaluations: Number of architectures to evaluate.
+        shown: Formats a score.
+        progress: Gets the fraction that is done, and the best score so far.
     """
     for count in range(1, evaluations + 1):
         code = black_box.ask()

@@ -1,9 +1,9 @@
 """Evolution as in SPOS (Guo et al., ECCV 2020), one child at a time.
 
-The fittest of all that were evaluated are the parents; a child is a mutation of one or a
-crossover of two of them. SPOS draws children again until one is new and fits; here a child that
-does not fit is repaired, and one that is known gives way to the nearest that is not, so that
-every child takes the same small time whatever the budget.
+The fittest of all evaluated architectures are the parents. A child is a mutation of one parent or a
+crossover of two. SPOS draws children again until one is new and feasible. Here an infeasible child
+is repaired, and a known child is replaced by the nearest unknown architecture. So every child takes
+the same short time, whatever the budget.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from nas.optimize.blackbox.base import BlackBox
 from nas.optimize.blackbox.variation import crossover, mutate
 from nas.optimize.encoding import Code
 
-_TRIES = 8  # children drawn for a new one, before the nearest new one is looked for
+_TRIES = 8  # children to draw before the nearest new one is taken
 
 
 class Evolution(BlackBox):
-    """Children of the fittest."""
+    """Evaluates children of the fittest architectures."""
 
     def _propose(self) -> Code:
         if len(self.scores) < self.variation.initial:
-            return self.coded.random(self.rng)
+            return self.encoded.random(self.rng)
         parents = fittest(self)
         for _ in range(_TRIES):
             made = child(self, parents, self.rng)
@@ -34,16 +34,16 @@ class Evolution(BlackBox):
 
 
 def fittest(black_box: BlackBox) -> list[Code]:
-    """The best of what was evaluated, the best first."""
+    """The best evaluated encodings, best first."""
     scores = black_box.scores
     return heapq.nlargest(black_box.variation.parents, scores, key=scores.__getitem__)
 
 
 def child(black_box: BlackBox, parents: list[Code], rng: np.random.Generator) -> Code:
     """A mutation of one of the parents, or a crossover of two."""
-    coded, variation = black_box.coded, black_box.variation
+    encoded, variation = black_box.encoded, black_box.variation
     one = parents[int(rng.integers(len(parents)))]
     if rng.random() < variation.crossovers:
         other = parents[int(rng.integers(len(parents)))]
-        return crossover(coded, one, other, rng, variation=variation)
-    return mutate(coded, one, rng, variation=variation)
+        return crossover(encoded, one, other, rng, variation=variation)
+    return mutate(encoded, one, rng, variation=variation)

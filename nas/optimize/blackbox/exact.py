@@ -1,11 +1,11 @@
-"""Exact search: the optimum of a model whose scores add up over layers, again and again.
+"""Exact search: find the optimum of an additive model of the scores, again and again.
 
-The model is a Gaussian process whose kernel is a sum over layers, so that whatever it predicts is a
-sum of what its choices contribute; the feasible architecture of the greatest sum is found by
-dynamic programming (``nas.optimize.exact_solver``). Each time one function is drawn from the
-process as it stands after all scores so far (Thompson 1933, by Matheron's rule), so that what is
-uncertain is tried. Where scores do add up this is all that a search can do; where layers interact
-the model stays wrong, and the searcher with a surrogate goes further.
+The model is a Gaussian process. Its kernel is a sum over layers, so each of its predictions is a
+sum of contributions of the choices. Dynamic programming finds the feasible architecture with the
+greatest sum (``nas.optimize.exact_solver``). Each proposal is the optimum of one function drawn
+from the process after all scores so far (Thompson 1933, by Matheron's rule), so that uncertain
+choices are tried too. If scores really add up over layers, no search can do better. If layers
+interact, the model stays wrong, and evolution with a surrogate gets better results.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from scipy.linalg import cho_factor, cho_solve
 from nas.optimize.blackbox.base import BlackBox
 from nas.optimize.blackbox.features import Features, squared_distances
 from nas.optimize.blackbox.variation import DEFAULT, Variation
-from nas.optimize.encoding import Code, CodedSpace
+from nas.optimize.encoding import Code, EncodedSpace
 from nas.optimize.exact_solver import Scores, best_code
 
-_NOISE = 0.05  # of the scores' variance: what layers do together
+_NOISE = 0.05  # share of the scores' variance that is due to interactions of layers
 
 
 class ExactSearch(BlackBox):
     """Evaluates the optimum of a drawn additive model."""
 
-    def __init__(self, coded: CodedSpace, *, seed: int, variation: Variation = DEFAULT) -> None:
-        super().__init__(coded, seed=seed, variation=variation)
-        tables = Features(coded).tables
-        share = 1 / len(tables)  # of the variance, a layer's
+    def __init__(self, encoded: EncodedSpace, *, seed: int, variation: Variation = DEFAULT) -> None:
+        super().__init__(encoded, seed=seed, variation=variation)
+        tables = Features(encoded).tables
+        share = 1 / len(tables)  # share of one layer in the variance
         self.kernels = [share * np.exp(-squared_distances(t, t)) for t in tables]
         self.roots = [np.linalg.cholesky(k + 1e-9 * share * np.eye(len(k))) for k in self.kernels]
 
     def _propose(self) -> Code:
         if len(self.scores) < self.variation.initial:
-            return self.coded.random(self.rng)
+            return self.encoded.random(self.rng)
         codes, scores = np.array(list(self.scores)), np.array(list(self.scores.values()))
         z = (scores - scores.mean()) / (scores.std() or 1.0)
         layers = range(len(self.kernels))
@@ -45,9 +45,9 @@ class ExactSearch(BlackBox):
         noise = self.rng.normal(scale=_NOISE**0.5, size=len(z))
         a = cho_solve(factor, z - there - noise)
         rows = [drawn[i] + self.kernels[i][:, codes[:, i]] @ a for i in layers]
-        # a layer that is not there contributes too: scores are counted from that
-        return self.coded.canonical(
+        # an absent layer contributes too: scores of choices are relative to it
+        return self.encoded.canonical(
             best_code(
-                self.coded, Scores.of_choices(self.coded, [row[:-1] - row[-1] for row in rows])
+                self.encoded, Scores.of_choices(self.encoded, [row[:-1] - row[-1] for row in rows])
             )
         )

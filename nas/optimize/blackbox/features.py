@@ -1,10 +1,10 @@
-"""Codes as vectors, so that searchers can tell how alike two architectures are.
+"""Encodings as vectors, so that searchers can compare architectures.
 
-The distance of two choices of a layer is 1 if their operations differ, plus how far their widths
-and kernels are apart; the distance of two architectures is a sum over layers with a weight each.
-Every part is the square of a Euclidean distance between vectors: operations one-hot, numbers as a
-thermometer, whose squared distance is the absolute difference of the numbers. So a distance of
-many pairs is one product of matrices, and ``exp(-distance)`` is a valid kernel.
+The distance of two choices of a layer is 1 if their operations differ, plus the differences of
+their widths and kernels. The distance of two architectures is a weighted sum over layers. Every
+part is a squared Euclidean distance between vectors: operations are one-hot, and numbers are
+encoded as cumulative steps whose squared distance is the absolute difference of the numbers. So the
+distances of many pairs need one product of matrices, and ``exp(-distance)`` is a valid kernel.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.optimize.constraints import Floats
-from nas.optimize.encoding import CodedSpace
+from nas.optimize.encoding import EncodedSpace
 from nas.spaces import Choice
 
 _PER_KERNEL = (
     1 / 6
-)  # of a distance of 1, a sub-block more or less of one kernel size; six make a mix
+)  # distance of one sub-block more or less of one kernel size; a layer has up to six sub-blocks
 
 
 class Features:
-    """Vectors of codes.
+    """Vectors of encodings.
 
     Attributes:
-        tables: By layer, the vector of every choice and at last of ``ABSENT``,
-            ``(choices + 1, dimensions)``.
-        layer_of: The layer of every dimension of a code's vector, ``(dimensions,)``.
+        tables: Vectors of the choices of each layer, ``(choices + 1, dimensions)``; the last row is
+            that of ``ABSENT``.
+        layer_of: Layer of every dimension of an encoding's vector, ``(dimensions,)``.
     """
 
-    def __init__(self, coded: CodedSpace) -> None:
-        self.tables = [_table(choices) for choices in coded.choices]
+    def __init__(self, encoded: EncodedSpace) -> None:
+        self.tables = [_table(choices) for choices in encoded.choices]
         sizes = [table.shape[1] for table in self.tables]
         self.layer_of = np.repeat(np.arange(len(sizes)), sizes)
 
     def of(self, codes: NDArray[np.int64]) -> Floats:
-        """``(codes, layers)`` to ``(codes, dimensions)``."""
+        """Vectors of encodings: ``(codes, layers)`` to ``(codes, dimensions)``."""
         return np.hstack([table[codes[:, i]] for i, table in enumerate(self.tables)])
 
 
 def squared_distances(a: Floats, b: Floats) -> Floats:
-    """Of all pairs: ``(n, dimensions)`` and ``(m, dimensions)`` to ``(n, m)``."""
+    """Squared distances of all pairs: ``(n, dimensions)`` and ``(m, dimensions)`` to ``(n, m)``."""
     found: Floats = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None] - 2 * a @ b.T
     return np.maximum(found, 0.0)
 
@@ -54,16 +54,16 @@ def _table(choices: tuple[Choice, ...]) -> Floats:
     parts = [one_hot]
     if any(choice.width for choice in choices):
         octaves = [np.log2(choice.width) if choice.width else 0.0 for choice in choices]
-        parts.append(_thermometer(octaves))
+        parts.append(_cumulative_steps(octaves))
     sizes = sorted({kernel for choice in choices for kernel in choice.kernels or ()})
     for size in sizes:
         counts = [(choice.kernels or ()).count(size) * _PER_KERNEL for choice in choices]
-        parts.append(_thermometer(counts))
+        parts.append(_cumulative_steps(counts))
     return np.hstack(parts)
 
 
-def _thermometer(numbers: list[float]) -> Floats:
-    """Rows whose squared distance is the difference of numbers; the last row is that of none."""
+def _cumulative_steps(numbers: list[float]) -> Floats:
+    """Rows whose squared distance is the difference of the numbers; the last is for ``ABSENT``."""
     levels = np.unique(np.array(numbers))  # ascending
     rows = np.array([*numbers, levels[0]])
     return np.where(rows[:, None] >= levels[None, 1:], np.sqrt(np.diff(levels))[None], 0.0)

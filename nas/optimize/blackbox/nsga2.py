@@ -1,8 +1,8 @@
-"""NSGA-II (Deb et al. 2002): a whole front of score against load, by pymoo.
+"""NSGA-II (Deb et al. 2002), by pymoo: a whole front of score against load.
 
-The front reaches from the lightest architectures to the budget; ``front`` holds what was
-evaluated and is beaten in score by nothing lighter. Selection and survival are pymoo's; crossover,
-mutation and repair are those of all searchers here.
+The front reaches from the lightest architectures to the budget. ``front`` contains the evaluated
+architectures that no lighter one matches in score. Selection and survival come from pymoo;
+crossover, mutation and repair are the same as in the other searchers.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from pymoo.core.sampling import Sampling
 
 from nas.optimize.blackbox.base import BlackBox
 from nas.optimize.blackbox.variation import DEFAULT, Variation, crossover, mutate
-from nas.optimize.encoding import Code, CodedSpace
+from nas.optimize.encoding import Code, EncodedSpace
 
-POPULATION = 20  # some generations within a few hundred evaluations
-_BARREN = 3  # generations of nothing new, after which the nearest new code is asked for
-_MATINGS = 8  # rounds in which pymoo looks for children that are not in the population
+POPULATION = 20  # small enough for some generations within a few hundred evaluations
+_BARREN = 3  # generations without a new encoding, after which the nearest new one is taken
+_MATINGS = 8  # rounds in which pymoo looks for children outside of the population
 
 
 class NSGA2Search(BlackBox):
-    """Asks for the children of pymoo's population, those that are new."""
+    """Evaluates the new children of pymoo's population."""
 
     whole_front = True
 
-    def __init__(self, coded: CodedSpace, *, seed: int, variation: Variation = DEFAULT) -> None:
-        super().__init__(coded, seed=seed, variation=variation)
+    def __init__(self, encoded: EncodedSpace, *, seed: int, variation: Variation = DEFAULT) -> None:
+        super().__init__(encoded, seed=seed, variation=variation)
         self.algorithm = NSGA2(
             pop_size=POPULATION,
             sampling=_Random(self),
@@ -43,8 +43,8 @@ class NSGA2Search(BlackBox):
         self.algorithm.mating.n_max_iterations = _MATINGS
         problem = Problem(n_var=1, n_obj=2, xl=None, xu=None)
         self.algorithm.setup(problem, termination=("n_gen", 10**9), seed=seed, verbose=False)
-        self.children: Any = None  # pymoo's individuals of the present generation
-        self.waiting: list[Any] = []  # of them, those without a score
+        self.children: Any = None  # pymoo individuals of the current generation
+        self.waiting: list[Any] = []  # individuals that have no score yet
 
     def _propose(self) -> Code:
         for _ in range(_BARREN):
@@ -56,20 +56,20 @@ class NSGA2Search(BlackBox):
             if self.children is not None:
                 self.algorithm.tell(infills=self.children)
             self.children = self.algorithm.ask()
-            if self.children is None:  # pymoo found no child that is not in the population
+            if self.children is None:  # pymoo found no child outside of the population
                 break
             self.waiting = list(self.children)[::-1]
-        return self.coded.random(self.rng)
+        return self.encoded.random(self.rng)
 
     def _settle(self, individual: Any) -> None:
         code = individual.X[0]
-        individual.F = np.array([-self.scores[code], self.coded.load(code)])
+        individual.F = np.array([-self.scores[code], self.encoded.load(code)])
         individual.evaluated = {"F"}
 
     def front(self) -> list[Code]:
-        """What nothing evaluated beats in both, from the lightest to the best."""
+        """The Pareto front of the evaluated encodings, from the lightest to the best."""
         found: list[Code] = []
-        for code in sorted(self.scores, key=lambda c: (self.coded.load(c), -self.scores[c])):
+        for code in sorted(self.scores, key=lambda c: (self.encoded.load(c), -self.scores[c])):
             if not found or self.scores[code] > self.scores[found[-1]]:
                 found.append(code)
         return found
@@ -81,7 +81,7 @@ class _Random(Sampling):  # type: ignore[misc]
         self.search = search
 
     def _do(self, problem: Problem, n_samples: int, *args: Any, **kwargs: Any) -> Any:
-        return _column([self.search.coded.random(self.search.rng) for _ in range(n_samples)])
+        return _column([self.search.encoded.random(self.search.rng) for _ in range(n_samples)])
 
 
 class _Cross(Crossover):  # type: ignore[misc]
@@ -90,13 +90,13 @@ class _Cross(Crossover):  # type: ignore[misc]
         self.search = search
 
     def _do(self, problem: Problem, X: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N803
-        coded, rng = self.search.coded, self.search.rng
+        encoded, rng = self.search.encoded, self.search.rng
         children = np.empty_like(X)  # (parents, matings, 1)
         for mating in range(X.shape[1]):
             one, other = X[0, mating, 0], X[1, mating, 0]
             for number in range(2):
                 children[number, mating, 0] = crossover(
-                    coded, one, other, rng, variation=self.search.variation
+                    encoded, one, other, rng, variation=self.search.variation
                 )
         return children
 
@@ -107,9 +107,9 @@ class _Mutate(Mutation):  # type: ignore[misc]
         self.search = search
 
     def _do(self, problem: Problem, X: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N803
-        coded, rng = self.search.coded, self.search.rng
+        encoded, rng = self.search.encoded, self.search.rng
         variation = self.search.variation
-        return _column([mutate(coded, code, rng, variation=variation) for code in X[:, 0]])
+        return _column([mutate(encoded, code, rng, variation=variation) for code in X[:, 0]])
 
 
 class _Same(ElementwiseDuplicateElimination):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Random search: architectures drawn uniformly and brought under the budget."""
+"""Random search: uniform draws, repaired to keep the budget."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from nas.optimize.encoding import Code
 
 
 class RandomSearch(BlackBox):
-    """Learns nothing; what every other searcher has to beat."""
+    """Learns nothing: the baseline of all other searchers."""
 
     def _propose(self) -> Code:
-        return self.coded.random(self.rng)
+        return self.encoded.random(self.rng)

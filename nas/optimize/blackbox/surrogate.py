@@ -1,17 +1,18 @@
-"""Evolution with a surrogate: candidates are ranked by a model of the scores before evaluation.
+"""Evolution with a surrogate: a model of the scores ranks candidates before evaluation.
 
-The model is a Gaussian process over architectures with a kernel exp(-sum_l theta_l d_l), where d_l
-is how far the choices of layer l are apart (``nas.optimize.blackbox.features``) and the weights
-theta are those of greatest likelihood: it learns which layers matter, and because the kernel is a
-product over layers it knows interactions of all orders. The candidate of the greatest expected
-improvement (Jones et al. 1998) is evaluated next. Where all feasible architectures can be listed
-they are all candidates; else a few generations of evolution look for it.
+The model is a Gaussian process over architectures with the kernel exp(-sum_l theta_l d_l). Here d_l
+is the distance of the choices of layer l (``nas.optimize.blackbox.features``), and the weights
+theta are those of the greatest likelihood, so the model learns which layers matter. The kernel is a
+product over layers, so it can represent interactions of all orders. The next architecture to
+evaluate is the candidate with the greatest expected improvement (Jones et al. 1998). If all
+feasible architectures can be listed, all of them are candidates; otherwise a few generations of
+evolution look for the best candidate.
 
 Glossary:
 
     theta     weight of each layer's distance, ``(layers,)``
-    noise     variance of what the kernel does not explain, as a part of the kernel's
-    K         kernel matrix of what was evaluated, noise on its diagonal, ``(n, n)``
+    noise     variance that the kernel does not explain, as a fraction of the kernel's variance
+    K         kernel matrix of the evaluated architectures, noise on its diagonal, ``(n, n)``
     a         K^-1 z with z the standardised scores, ``(n,)``
 """
 
@@ -28,30 +29,30 @@ from nas.optimize.blackbox.evolution import child, fittest
 from nas.optimize.blackbox.features import Features, squared_distances
 from nas.optimize.blackbox.variation import DEFAULT, Variation
 from nas.optimize.constraints import Floats
-from nas.optimize.encoding import Code, CodedSpace
+from nas.optimize.encoding import Code, EncodedSpace
 
-_LISTED = 10_000  # codes of a space up to which all of its architectures are candidates
-_GENERATIONS, _CHILDREN = 4, 64  # of the evolution that looks for a candidate elsewhere
-_FEW = 16  # of the candidates, how many become parents
-_REFIT = 1.2  # weights are fitted again when there are so many times more scores
-_STEPS = 20  # of each fit
+_LISTED = 10_000  # largest number of encodings up to which all architectures are candidates
+_GENERATIONS, _CHILDREN = 4, 64  # of the evolution that looks for candidates in larger spaces
+_FEW = 16  # number of candidates that become parents
+_REFIT = 1.2  # the weights are fitted again when the number of scores grew by this factor
+_STEPS = 20  # steps of each fit
 
-# priors of log theta and log noise, wide enough to be overruled by some tens of scores
+# priors of log theta and log noise; wide, so that some tens of scores outweigh them
 _THETA, _THETA_SPREAD = np.log(0.3), 1.5
 _NOISE, _NOISE_SPREAD = np.log(2.5e-3), 2.0
 
 
 class SurrogateEvolution(BlackBox):
-    """Evaluates the candidate of the greatest expected improvement."""
+    """Evaluates the candidate with the greatest expected improvement."""
 
-    def __init__(self, coded: CodedSpace, *, seed: int, variation: Variation = DEFAULT) -> None:
-        super().__init__(coded, seed=seed, variation=variation)
-        self.process = GaussianProcess(Features(coded))
-        self.listed = coded.all_codes(_LISTED)
+    def __init__(self, encoded: EncodedSpace, *, seed: int, variation: Variation = DEFAULT) -> None:
+        super().__init__(encoded, seed=seed, variation=variation)
+        self.process = GaussianProcess(Features(encoded))
+        self.listed = encoded.all_codes(_LISTED)
 
     def _propose(self) -> Code:
         if len(self.scores) < self.variation.initial:
-            return self.coded.random(self.rng)
+            return self.encoded.random(self.rng)
         self.process.fit(np.array(list(self.scores)), np.array(list(self.scores.values())))
         if self.listed is not None:
             candidates = self.listed
@@ -61,7 +62,7 @@ class SurrogateEvolution(BlackBox):
         return tuple(candidates[int(values.argmax())].tolist())
 
     def _values(self, codes: NDArray[np.int64]) -> Floats:
-        """Expected improvement; that of what is known is less than any other."""
+        """Expected improvements. Evaluated encodings get the lowest value."""
         values = self.process.expected_improvement(codes, self.best[1])
         known = [tuple(code) in self.scores for code in codes.tolist()]
         values[np.flatnonzero(known)] = -1.0
@@ -70,7 +71,7 @@ class SurrogateEvolution(BlackBox):
     def _evolved(self) -> tuple[NDArray[np.int64], Floats]:
         """Candidates and their expected improvements after some generations."""
         best_known = fittest(self)
-        pool = {self.coded.random(self.rng): None for _ in range(_CHILDREN)}
+        pool = {self.encoded.random(self.rng): None for _ in range(_CHILDREN)}
         parents = best_known
         for _ in range(_GENERATIONS):
             pool |= {child(self, parents, self.rng): None for _ in range(_CHILDREN)}
@@ -82,10 +83,10 @@ class SurrogateEvolution(BlackBox):
 
 
 class GaussianProcess:
-    """Scores of architectures from those of others.
+    """Predicts the scores of architectures from those of others.
 
     Args:
-        features: What tells architectures apart.
+        features: Vectors of the encodings.
     """
 
     def __init__(self, features: Features) -> None:
@@ -95,7 +96,7 @@ class GaussianProcess:
         self._fitted_on = 0
 
     def fit(self, codes: NDArray[np.int64], scores: Floats) -> None:
-        """Condition on scores ``(n,)`` of codes ``(n, layers)``; now and then fit the weights."""
+        """Condition on scores ``(n,)`` of encodings ``(n, layers)``; sometimes fit the weights."""
         self.mean, self.spread = float(scores.mean()), float(scores.std()) or 1.0
         z = (scores - self.mean) / self.spread
         vectors = self.features.of(codes)
@@ -110,7 +111,7 @@ class GaussianProcess:
         self._variance = max(float(z @ self._a) / len(z), 1e-12)
 
     def predict(self, codes: NDArray[np.int64]) -> tuple[Floats, Floats]:
-        """Mean and standard deviation of the scores of ``(n, layers)``, ``(n,)`` each."""
+        """Mean and standard deviation ``(n,)`` of the scores of encodings ``(n, layers)``."""
         vectors = self.features.of(codes) * self._scale()
         kernel = np.exp(-squared_distances(vectors, self._known))  # (n, known)
         mean = kernel @ self._a
@@ -119,7 +120,7 @@ class GaussianProcess:
         return self.mean + self.spread * mean, self.spread * deviation
 
     def expected_improvement(self, codes: NDArray[np.int64], best: float) -> Floats:
-        """Of every code over the best known score, ``(n,)``."""
+        """Expected improvement of every encoding over the best known score, ``(n,)``."""
         mean, deviation = self.predict(codes)
         gain = mean - best
         u = gain / deviation
@@ -128,12 +129,12 @@ class GaussianProcess:
         return result
 
     def _scale(self) -> Floats:
-        """What a dimension is multiplied with for the kernel's distances, ``(dimensions,)``."""
+        """Factor of each dimension in the kernel's distances, ``(dimensions,)``."""
         scale: Floats = np.exp(self.log_weights[:-1] / 2)[self.features.layer_of]
         return scale
 
     def _fit_weights(self, vectors: Floats, z: Floats) -> None:
-        """The weights of greatest likelihood, the kernel's own variance at its best for each."""
+        """Fit the weights of greatest likelihood, with the best variance of the kernel for each."""
         count, layer_of = len(z), self.features.layer_of
         layers = len(self.features.tables)
         by_layer = [vectors[:, layer_of == layer] for layer in range(layers)]

@@ -1,4 +1,4 @@
-"""Mutation and crossover of codes; children are repaired, so they are always feasible."""
+"""Mutation and crossover of encodings. Children are repaired, so they are always feasible."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from nas.latency.partial_solutions import ABSENT
-from nas.optimize.encoding import Code, CodedSpace
+from nas.optimize.encoding import Code, EncodedSpace
 
 
 @dataclass(frozen=True)
 class Variation:
-    """How children are made. The defaults suit hundreds of evaluations.
+    """Settings of mutation and crossover. The defaults suit hundreds of evaluations.
 
     Attributes:
-        initial: Random architectures before anything is concluded from scores; 50 in SPOS and
-            OSNASLib.
-        parents: The best architectures, which children are made of; 10 in both.
+        initial: Number of random architectures at the start; 50 in SPOS and OSNASLib.
+        parents: Number of best architectures that become parents; 10 in both.
         crossovers: Share of the children that have two parents; 0.5 in both.
-        mutation_rate: Probability that a mutation changes a decision, for each decision by
-            itself; 0.1 in both. 0 changes one, and with probability one half each one more.
-        mutate_crossed: Whether children of two parents are mutated as well, as in OSNASLib; at a
-            mutation rate that may change none of their decisions.
+        mutation_rate: Probability that a mutation changes a decision, independently for each
+            decision; 0.1 in both. The value 0 means: change one decision, then one more with
+            probability one half, and so on.
+        mutate_crossed: Whether children of two parents are mutated as well, as in OSNASLib. With a
+            mutation rate above 0 this may change nothing.
         single_point: Whether a crossover takes all layers up to a random one from one parent and
-            the others from the other, as in OSNASLib; else each layer comes from either, as in
-            SPOS.
+            the rest from the other, as in OSNASLib. Otherwise each layer comes from a random
+            parent, as in SPOS.
     """
 
     initial: int = 10
@@ -40,48 +40,50 @@ DEFAULT = Variation()
 
 
 def mutate(
-    coded: CodedSpace, code: Code, rng: np.random.Generator, *, variation: Variation = DEFAULT
+    encoded: EncodedSpace, code: Code, rng: np.random.Generator, *, variation: Variation = DEFAULT
 ) -> Code:
-    """Change some decisions, at least one.
+    """Change one or more decisions.
 
-    Every stage whose depth may change counts as one decision, and every layer that is there.
+    A decision is the depth of a stage, if it may change, or the choice of a layer that is present.
     """
     if variation.mutation_rate:
-        changed = _at_rate(coded, code, variation.mutation_rate, rng)
+        changed = _at_rate(encoded, code, variation.mutation_rate, rng)
         if changed != code:
-            return coded.repair(changed, rng)
+            return encoded.repair(changed, rng)
     changed = code
     while True:
-        decisions = _decisions(coded, changed)
-        changed = _change(coded, changed, decisions[int(rng.integers(len(decisions)))], rng)
+        decisions = _decisions(encoded, changed)
+        changed = _change(encoded, changed, decisions[int(rng.integers(len(decisions)))], rng)
         if rng.random() < 0.5:
-            return coded.repair(changed, rng)
+            return encoded.repair(changed, rng)
 
 
 def crossover(
-    coded: CodedSpace,
+    encoded: EncodedSpace,
     one: Code,
     other: Code,
     rng: np.random.Generator,
     *,
     variation: Variation = DEFAULT,
 ) -> Code:
-    """Every depth and every layer from either parent, or from the one that has the layer."""
-    crossed = _crossed(coded, one, other, rng, single_point=variation.single_point)
+    """Take every depth and layer from a random parent; a layer only from one that has it."""
+    crossed = _crossed(encoded, one, other, rng, single_point=variation.single_point)
     if variation.mutate_crossed and variation.mutation_rate:
-        crossed = _at_rate(coded, crossed, variation.mutation_rate, rng)
+        crossed = _at_rate(encoded, crossed, variation.mutation_rate, rng)
     elif variation.mutate_crossed:
-        return mutate(coded, coded.repair(crossed, rng), rng, variation=variation)
-    return coded.repair(crossed, rng)
+        return mutate(encoded, encoded.repair(crossed, rng), rng, variation=variation)
+    return encoded.repair(crossed, rng)
 
 
 def _crossed(
-    coded: CodedSpace, one: Code, other: Code, rng: np.random.Generator, *, single_point: bool
+    encoded: EncodedSpace, one: Code, other: Code, rng: np.random.Generator, *, single_point: bool
 ) -> Code:
     if single_point:
-        return _crossed_at(coded, one, other, int(rng.integers(1, len(one))))
+        return _crossed_at(encoded, one, other, int(rng.integers(1, len(one))))
     mixed = list(one)
-    for layers, *depths in zip(coded.stages, coded.depths(one), coded.depths(other), strict=True):
+    for layers, *depths in zip(
+        encoded.stages, encoded.depths(one), encoded.depths(other), strict=True
+    ):
         depth = depths[int(rng.integers(2))]
         for position, layer in enumerate(layers):
             mine, theirs = one[layer], other[layer]
@@ -90,14 +92,14 @@ def _crossed(
     return tuple(mixed)
 
 
-def _crossed_at(coded: CodedSpace, one: Code, other: Code, point: int) -> Code:
-    """The layers before a point from one parent, the others from the other.
+def _crossed_at(encoded: EncodedSpace, one: Code, other: Code, point: int) -> Code:
+    """Take the layers before a point from one parent, the rest from the other.
 
-    The stage around the point has the second parent's depth, and so the second parent's layers
-    where the first has none.
+    The stage around the point has the depth of the second parent. Where the first parent has no
+    layer there, the layer comes from the second one.
     """
     mixed = [*one[:point], *other[point:]]
-    for layers in coded.stages:
+    for layers in encoded.stages:
         if layers.start < point < layers.stop:
             for layer in range(layers.start, point):
                 if one[layer] == ABSENT or other[layer] == ABSENT:
@@ -106,36 +108,38 @@ def _crossed_at(coded: CodedSpace, one: Code, other: Code, point: int) -> Code:
 
 
 Decision = tuple[str, int]
-"""What can be changed: ``("layer", number)`` or ``("depth", stage)``."""
+"""A decision that can change: ``("layer", index)`` or ``("depth", stage)``."""
 
 
-def _decisions(coded: CodedSpace, code: Code) -> list[Decision]:
+def _decisions(encoded: EncodedSpace, code: Code) -> list[Decision]:
     present = [("layer", layer) for layer, number in enumerate(code) if number != ABSENT]
-    stages = range(len(coded.stages))
-    return present + [("depth", s) for s in stages if len(coded.space.depths(s)) > 1]
+    stages = range(len(encoded.stages))
+    return present + [("depth", s) for s in stages if len(encoded.space.depths(s)) > 1]
 
 
-def _at_rate(coded: CodedSpace, code: Code, rate: float, rng: np.random.Generator) -> Code:
-    """Each decision changed with a probability."""
-    picked = [decision for decision in _decisions(coded, code) if rng.random() < rate]
+def _at_rate(encoded: EncodedSpace, code: Code, rate: float, rng: np.random.Generator) -> Code:
+    """Change each decision with a probability."""
+    picked = [decision for decision in _decisions(encoded, code) if rng.random() < rate]
     changed = code
     for kind, number in picked:
-        if kind == "depth" or changed[number] != ABSENT:  # a new depth may have taken the layer
-            changed = _change(coded, changed, (kind, number), rng)
+        if kind == "depth" or changed[number] != ABSENT:  # a new depth may have removed the layer
+            changed = _change(encoded, changed, (kind, number), rng)
     return changed
 
 
-def _change(coded: CodedSpace, code: Code, decision: Decision, rng: np.random.Generator) -> Code:
+def _change(
+    encoded: EncodedSpace, code: Code, decision: Decision, rng: np.random.Generator
+) -> Code:
     changed = list(code)
     kind, number = decision
     if kind == "layer":
-        changed[number] = coded.change(number, changed[number], rng)
+        changed[number] = encoded.change(number, changed[number], rng)
         return tuple(changed)
-    depths, layers = coded.space.depths(number), coded.stages[number]
+    depths, layers = encoded.space.depths(number), encoded.stages[number]
     depth = int(rng.integers(depths.start, depths.stop))
     for position, layer in enumerate(layers):
         if position >= depth:
             changed[layer] = ABSENT
         elif changed[layer] == ABSENT:
-            changed[layer] = coded.draw(layer, rng)
+            changed[layer] = encoded.draw(layer, rng)
     return tuple(changed)

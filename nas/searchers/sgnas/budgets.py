@@ -1,8 +1,8 @@
 """The budgets that an architecture generator is trained on.
 
-An epoch asks for latencies on every device, for MACs, for parameters, and for a latency together
-with MACs, each spread evenly over the trained range with some jitter, in random order. Without a
-device it asks for MACs, for parameters, and for both together.
+Each epoch has requests for a latency on every device, for MACs, for parameters, and for a latency
+together with MACs. Each kind of budget is spread evenly over the trained range with some jitter, in
+random order. Without a device the requests are for MACs, for parameters, and for both together.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from nas.spaces import SearchSpace
 Ints = NDArray[np.int64]
 
 RANGE = 180.0
-"""What a trained range counts as in the hardware loss, whatever its unit: the published one is 180
-million MACs, and the loss's constants are for these."""
+"""Length of every trained range in the hardware loss. The published range is 180 million MACs, and
+the constants of the loss are made for it; ranges in other units are scaled to it."""
 
 
 @dataclass(frozen=True)
 class Budgets:
-    """Every kind of cost that is limited, and the range of limits.
+    """All kinds of cost, and the trained range of their budgets.
 
     Attributes:
-        plane: Decisions of the space.
-        latencies: By device.
+        plane: Decision plane of the space.
+        latencies: Latencies of each device.
         counts: MACs and parameters.
-        low: Lower end of the range, a fraction of what the space reaches.
-        high: Its upper end.
+        low: Lower end of the trained range, as a fraction of the feasible range.
+        high: Upper end of the trained range, as a fraction of the feasible range.
     """
 
     plane: DecisionPlane
@@ -58,11 +58,11 @@ class Budgets:
     def of(
         cls, space: SearchSpace, devices: Sequence[PricedSpace], *, low: float, high: float
     ) -> Budgets:
-        """Latencies on the devices of tables, if there are any, MACs and parameters.
+        """Budgets of latencies on the devices of tables, of MACs and of parameters.
 
         Raises:
             MismatchError: The space has no decision plane, a table lacks a price, or two tables
-                are of one device.
+                belong to one device.
         """
         latencies: dict[str, PlaneCosts] = {}
         for each in devices:
@@ -82,30 +82,30 @@ class Budgets:
         )
 
     def only(self, device: str) -> Budgets:
-        """Latencies of one device and nothing else."""
+        """Budgets of latencies on one device only."""
         latencies = {device: self.latencies[device]}
         return Budgets(self.plane, latencies, (), self.low, self.high)
 
     def limit(self, costs: PlaneCosts, place: float) -> PlaneLimit:
-        """The budget at a fraction of the reach."""
-        low, high = costs.reach
-        return PlaneLimit(costs, low * (1 - place) + high * place)  # the ends exactly
+        """The budget at a fraction of the feasible range."""
+        low, high = costs.feasible_range
+        return PlaneLimit(costs, low * (1 - place) + high * place)  # exact at both ends
 
     def place(self, outcomes: Ints) -> float:
-        """Where the network of these outcomes lies in the reach, its mean over all costs."""
+        """Mean position of a network in the feasible ranges of all costs."""
         every = (*self.latencies.values(), *self.counts)
         return sum(costs.place(costs.of(outcomes)) for costs in every) / len(every)
 
     def selected(self, count: int) -> list[Request]:
-        """Requests spread evenly over the trained range, of every device in turn.
+        """Requests spread evenly over the trained range, for each device in turn.
 
-        Of MACs and of parameters in turn where there is no device.
+        Without a device they are for MACs and for parameters in turn.
         """
         rows = self.grid(count)[: len(self.latencies) or len(self.counts)]
         return [rows[i % len(rows)][i] for i in range(count)]
 
     def grid(self, count: int) -> list[list[Request]]:
-        """Requests spread evenly over the trained range, a row for every single kind of cost."""
+        """Requests spread evenly over the trained range, one row for each kind of cost."""
         places = torch.linspace(self.low, self.high, count).tolist()
         kinds: list[tuple[PlaneCosts, str | None]]
         kinds = [(costs, device) for device, costs in self.latencies.items()]
@@ -116,11 +116,11 @@ class Budgets:
         ]
 
     def epoch(self, count: int, jitter: float, rng: torch.Generator) -> Iterator[Request]:
-        """Requests without end: every round asks for ``count`` budgets of each kind.
+        """Endless requests: every round has ``count`` budgets of each kind.
 
         Args:
-            count: Budgets of each kind a round.
-            jitter: Largest distance from the grid, in steps of the grid.
+            count: Number of budgets of each kind in a round.
+            jitter: Largest distance from the budget grid, in steps of the grid.
             rng: Draws order, jitter and pairs.
         """
         step = (self.high - self.low) / max(1, count - 1)
@@ -148,9 +148,9 @@ class Budgets:
                 yield Request(tuple(limits), names[kind])
 
     def excess(self, request: Request, probabilities: Tensor) -> Tensor:
-        """How far the expected costs are above their budgets, in parts of the range x ``RANGE``.
+        """Excess of expected costs over their budgets, in fractions of the range times ``RANGE``.
 
-        Of several budgets the one that is exceeded most, or is nearest to being so.
+        With several budgets it is the largest excess; negative if all budgets are kept.
 
         Args:
             request: The budgets.
@@ -159,7 +159,7 @@ class Budgets:
         mass = self.plane.probabilities(probabilities)
         over = []
         for limit in request.limits:
-            low, high = limit.costs.reach
+            low, high = limit.costs.feasible_range
             span = (self.high - self.low) * (high - low)
             expected = limit.costs.expected(mass)
             over.append((expected - limit.budget) / span * RANGE)

@@ -1,32 +1,32 @@
-"""Training an architecture generator by a frozen supernet: the second half of SGNAS.
+"""Training of an architecture generator with a frozen supernet: the second half of SGNAS.
 
-The generator gets a budget, its choices are relaxed by Gumbel softmax, and it learns from the
-supernet's loss on images that the supernet was not trained on, and from how far the expected cost
-is from the budget. Of all epochs, and of the imitation before them, the generator is kept whose
-answers, brought under their budgets, are the most accurate on images that neither training has
-seen.
+The generator gets a budget, and Gumbel softmax relaxes its choices. It learns from two losses: the
+loss of the supernet on images that the supernet was not trained on, and the distance of the
+expected cost from the budget. After imitation and after each epoch, the answers within their
+budgets are evaluated on images that neither training has used. The generator with the most accurate
+answers is kept.
 
 Glossary:
 
     tau   temperature of Gumbel softmax, 5 at the start
-    f, t  expected cost and budget, in parts of the trained range x 180
+    f, t  expected cost and budget, in fractions of the trained range times 180
 
-Choices where this differs from the published code, or where that knows MACs only:
+Differences from the published code, which has MACs only:
 
 * The hardware loss is the published one, ``3e-4 (f - t)^2``, times 1.2 above the budget and 0
   within 0.1 of it. Its unit is a million MACs, and the published range is 180 of them; here the
   trained range of every kind of budget on every device counts as 180.
 * f is the exact expectation over outcomes (``nas.generator.planes``), never a sum over sub-blocks.
-  It is of the generator's own probabilities, the mean of all networks that may be drawn, where a
-  draw's would be noisy. Of two budgets the one that is exceeded most counts.
-* Budgets are 0.05 to 0.95 of what the space reaches on a device, not a part of it.
-* Priors are found for the supernet at hand (``nas.searchers.sgnas.priors``); there are five.
-* Before the first epoch the generator may learn to give its priors (``imitation_steps``).
+  It uses the generator's own probabilities, not those of a Gumbel draw, which would be noisy. With
+  two budgets the one that is exceeded most counts.
+* Budgets cover 0.05 to 0.95 of the feasible range on a device, not only a part of it.
+* Priors are found for the present supernet (``nas.searchers.sgnas.priors``); there are five.
+* Before the first epoch the generator may learn to output its priors (``imitation_steps``).
 * The supernet is in evaluation mode and without gradients to its weights.
 
 Under ``torchrun`` every process draws the same budgets and noise, computes on its part of each
-batch and averages gradients. Each judges its part of the images that select, so that all have the
-same scores.
+batch and averages gradients. Each process evaluates on its part of the selection images, and their
+results are combined, so all have the same scores.
 """
 
 from __future__ import annotations
@@ -67,17 +67,19 @@ from nas.training.strategies.gumbel import gumbel_noise
 from nas.training.unified_training import UnifiedRecipe
 
 _PHASE = "generator"
-_PRIORS_FILE = "priors.jsonl"  # in a run's folder: networks that were judged to become one
-_STREAM = 7  # keeps the generator's draws apart from the supernet's under the same seed
-_JUDGED = 12  # images that can be judged in the time of training a generator on one
-_IMITATED = 16  # requests that an imitation step answers
+_PRIORS_FILE = (
+    "priors.jsonl"  # in the run folder: networks that were evaluated as candidates for priors
+)
+_STREAM = 7  # separates the draws of the generator from those of the supernet under the same seed
+_JUDGED = 12  # images that can be evaluated in the time of one training image of the generator
+_IMITATED = 16  # requests in an imitation step
 
 
 class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
-    """How supernet and generator are trained.
+    """Settings of the training of supernet and generator.
 
-    The defaults are the published values for ImageNet, but for the range of budgets and the number
-    of priors. docs/papers.md lists the differences.
+    The defaults are the published values for ImageNet, except for the range of budgets and the
+    number of priors. docs/papers.md lists the differences.
 
     Attributes:
         generator_epochs: Epochs of the generator, over the images held out from the supernet.
@@ -85,22 +87,21 @@ class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
         generator_betas: Decay rates of Adam's moments.
         tau_start: Temperature in the first epoch; then it falls geometrically.
         tau_end: Temperature in the last epoch; 5 x 0.95 ** 49 in the published code.
-        low: Lower end of the budgets, a fraction of what the space reaches.
-        high: Their upper end.
-        strategy: Which paths train a supernet of separate operations, a name in ``STRATEGIES``;
-            uniform ones if empty. A unified supernet has fair paths of its own.
-        budgets: Number of budgets of each kind, spread over the range; published are 270 to 450
-            by 5.
-        jitter: Largest distance from these, in steps; published is 0.5 of 5.
+        low: Lower end of the budgets, as a fraction of the feasible range.
+        high: Upper end of the budgets, as a fraction of the feasible range.
+        strategy: Strategy that draws paths to train a supernet of separate operations, a name in
+            ``STRATEGIES``; empty is uniform. A unified supernet always has its own fair paths.
+        budgets: Size of the budget grid of each kind; published is 270 to 450 in steps of 5.
+        jitter: Largest distance from the grid, in steps; published is 0.5 of 5.
         hardware_weight: Factor of the squared distance from the budget.
         overshoot: Factor of the hardware loss above the budget.
-        tolerance: Distance that costs nothing.
-        priors: Known networks, spread over the range.
-        prior_candidates: Networks that are judged for each.
-        imitation_steps: Steps before the first epoch, without images: each teaches the generator
-            to give the priors nearest to some budgets, with the hardware loss added; published
-            are none.
-        selected_on: Answers that are judged after an epoch.
+        tolerance: Distance from the budget that has no loss.
+        priors: Number of priors, spread over the range.
+        prior_candidates: Number of networks to evaluate for each prior.
+        imitation_steps: Number of steps without images before the first epoch. They train the
+            generator to output the priors nearest to some budgets, with the hardware loss added.
+            Published is 0.
+        selected_on: Number of answers to evaluate after an epoch.
     """
 
     strategy: str = ""
@@ -122,20 +123,20 @@ class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
     selected_on: Count = 5
 
     def supernet_share(self, data: ImageData) -> float:
-        """Part of the images shown that is shown to the supernet."""
+        """Share of the supernet in all training images of the search."""
         count = len(data.train)
         rest = count * self.held_out if self.held_out_from == "train" else len(data.test)
         seen = self.epochs * (count - rest if self.held_out_from == "train" else count)
         return seen / (seen + self.generator_epochs * rest * (1 - self.selection))
 
     def tau(self, epoch: int) -> float:
-        """Temperature of an epoch."""
+        """Temperature of Gumbel softmax in an epoch."""
         progress = epoch / max(1, self.generator_epochs - 1)
         return self.tau_start * float((self.tau_end / self.tau_start) ** progress)
 
     def hardware_loss(self, excess: Tensor) -> Tensor:
-        """Loss of an expected cost that is so far above its budget, or below."""
-        # tensors, as a number would be copied to a GPU in every step
+        """Loss of an expected cost with this excess over its budget; negative below the budget."""
+        # tensors, because a number would be copied to the GPU in every step
         factor = torch.where(
             excess > 0, torch.full_like(excess, self.overshoot), torch.ones_like(excess)
         )
@@ -144,23 +145,23 @@ class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
         return torch.where(inside, torch.zeros_like(loss), loss)
 
     def scaled(self, epochs: int | None, batch_size: int | None) -> Self:
-        """The recipe in so many epochs of the supernet, with as many fewer of the generator."""
+        """The recipe with other epochs; those of the generator change in proportion."""
         made = super().scaled(epochs, batch_size)
         share = self.generator_epochs * made.epochs / self.epochs
         return msgspec.structs.replace(made, generator_epochs=max(1, round(share)))
 
 
 class GeneratorTraining(Resumable):
-    """The training of one generator, and everything that it changes.
+    """The training of one generator, with all of its state.
 
     Args:
-        judge: The frozen supernet.
-        space: Space of the answers, in the variant that tables price.
-        budgets: What is asked.
-        recipe: How.
+        judge: Evaluator with the frozen supernet.
+        space: Space of the answers, in the variant of the tables.
+        budgets: Budgets of the requests.
+        recipe: Settings of the training.
         seed: Seed of weights, priors, budgets, noise and the order of images.
-        generator: To go on from, with a device that it has not learned yet, whose vector alone
-            is trained; a new one where None.
+        generator: Generator with one more device, whose vector alone is trained; None trains a new
+            generator.
     """
 
     def __init__(
@@ -187,11 +188,12 @@ class GeneratorTraining(Resumable):
         self.best = self._copy()
 
     def run(self, folder: RunFolder | None, progress: Progress) -> Generator:
-        """Train to the end; return the generator of the best epoch.
+        """Train to the end, and return the generator of the best epoch.
 
         Args:
-            folder: Where metrics and checkpoints are kept; a run there goes on. None keeps none.
-            progress: Gets the fraction done, and what is going on.
+            folder: Run folder of metrics and checkpoints. A training that it contains goes on.
+                None keeps no files.
+            progress: Gets the fraction that is done, and a description.
         """
         resumed = folder is not None and resume(self, folder, _PHASE)
         share = 0.0 if self.adapting else self._priors_share
@@ -201,7 +203,7 @@ class GeneratorTraining(Resumable):
             )
             if self.recipe.imitation_steps:
                 self._imitate(lambda words: progress(share, words))
-                imitated = self._select()  # it may answer better than after any epoch
+                imitated = self._select()  # imitation may be better than all epochs
                 if folder is not None and self.workers.leads:
                     with folder.metrics() as metrics:
                         metrics.log("imitation", 0, imitated)
@@ -221,13 +223,13 @@ class GeneratorTraining(Resumable):
 
     @property
     def _priors_share(self) -> float:
-        """Part of the work that finds priors."""
+        """Share of finding priors in the work."""
         recipe, parts = self.recipe, self.judge.parts
         judged = recipe.priors * recipe.prior_candidates * len(parts.selection)
         return judged / (judged + _JUDGED * recipe.generator_epochs * len(parts.generator))
 
-    def _imitate(self, tell: Callable[[str], None]) -> None:
-        """Learn to give the prior nearest to each budget, as far as the hardware loss lets it."""
+    def _imitate(self, say: Callable[[str], None]) -> None:
+        """Train the output towards the nearest prior of each budget, with the hardware loss."""
         recipe, known = self.recipe, self.generator.prior_choices()
         drawn = generator(self.seed, _STREAM)
         requests = self.budgets.epoch(recipe.budgets, recipe.jitter, drawn)
@@ -246,10 +248,10 @@ class GeneratorTraining(Resumable):
             self.workers.average_gradients(self.generator.parameters())
             self.adam.step()
             words = f"imitation, step {number + 1} of {recipe.imitation_steps}"
-            if self.torch_device.is_gpu:  # which would have to be waited for
-                tell(words)
+            if self.torch_device.is_gpu:  # reading the loss would wait for the GPU
+                say(words)
             else:
-                tell(f"{words}, loss {float(loss.detach()):.2f}")
+                say(f"{words}, loss {float(loss.detach()):.2f}")
 
     def _one_epoch(self, report: Report) -> Values:
         recipe, judge = self.recipe, self.judge
@@ -292,8 +294,8 @@ class GeneratorTraining(Resumable):
             tau: Temperature.
 
         Returns:
-            The images' loss and the excess of expected cost, scalars without gradient that are
-            left on the device.
+            The loss on the images and the excess of the expected cost: scalars on the device,
+            without gradient.
         """
         logits = self.plane.masked(self.generator([request])[0])
         gumbel = gumbel_noise(logits.shape, noise).to(logits.device, non_blocking=True)
@@ -305,19 +307,19 @@ class GeneratorTraining(Resumable):
         self.scaler.scale(loss + self.recipe.hardware_loss(excess)).backward()
         if self.adapting:
             assert self.generator.devices.grad is not None
-            self.generator.devices.grad[:-1] = 0  # devices that are known stay as they are
+            self.generator.devices.grad[:-1] = 0  # the vectors of known devices do not change
         self.workers.average_gradients(self.generator.parameters())
         self.scaler.step(self.adam)
         self.scaler.update()
         return loss.detach(), excess.detach()
 
     def _select(self) -> Values:
-        """Judge the epoch: keep its generator if its answers are the best so far.
+        """Evaluate the epoch, and keep its generator if its answers are the best so far.
 
         Returns:
-            ``score``, mean accuracy of answers under their budgets; ``kendall_tau`` between
-            budgets and costs of the network's own architectures, its mean over kinds of cost;
-            ``raw_error``, how far that is from the budget, a fraction.
+            ``score`` is the mean accuracy of the answers. ``kendall_tau`` is the rank correlation
+            between budgets and costs of the raw output, averaged over kinds of cost.
+            ``raw_error`` is the relative distance of these costs from the budgets.
         """
         rows = self.budgets.grid(self.recipe.budgets)
         taus, errors = [], []
@@ -332,7 +334,7 @@ class GeneratorTraining(Resumable):
         score = sum(self.judge.score(a.architecture) for a in made) / len(made)
         if score >= self.best_score:
             self.best_score, self.best = score, self._copy()
-        finite = [tau for tau in taus if math.isfinite(tau)]  # undefined where all are the same
+        finite = [tau for tau in taus if math.isfinite(tau)]  # undefined if all costs are equal
         return {
             "score": score,
             "kendall_tau": sum(finite) / len(finite) if finite else None,
@@ -365,11 +367,11 @@ class GeneratorTraining(Resumable):
             return Generator(label, torch.zeros(len(places), len(self.space.layers), width))
 
     def _find_priors(self, folder: RunFolder | None, progress: Progress) -> Tensor:
-        """Priors, one-hot ``(priors, L, G * C)``; the folder keeps what was judged for them."""
+        """Priors, one-hot ``(priors, L, G * C)``; the folder keeps all evaluated candidates."""
         judge: Evaluator = self.judge
         if folder is not None:
             judge = Journaled(judge, folder.path / _PRIORS_FILE, writes=self.workers.leads)
-            self.workers.wait()  # nobody writes before all have read
+            self.workers.wait()  # no process writes before all have read
         found = find_priors(
             self.plane,
             self.generator.label.priors,

@@ -1,13 +1,13 @@
-"""Networks that a generator is shown: for each of some places in the range, an accurate one.
+"""Priors of a generator: for each position in the range, an accurate network.
 
-At every place some random networks are judged first. The scores of all of them give a model of
-accuracy. It looks at many more random networks near the place, and the ones are judged for which it
-expects the highest scores. A network takes seconds to judge and the model microseconds, so it can
-look at thousands.
+At every position some random networks are evaluated first. Their scores give a model of accuracy.
+The model then rates many more random networks near the position, and those with the highest
+expected scores are evaluated. Evaluating a network takes seconds and the model takes microseconds,
+so it can rate thousands.
 
-The model is ridge regression on what each layer is made of (``DecisionPlane.features``). A score
-below all that the place's random networks have counts as the least of these: how badly a network
-does that is much smaller says nothing here.
+The model is ridge regression on features of the layers (``DecisionPlane.features``). A score below
+all scores of the random networks of the position counts as the lowest of these: a very bad score of
+a much smaller network is no useful information here.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from nas.generator import DecisionPlane
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_DRAWS = 1024  # random networks for each that is judged
-_RIDGES = np.logspace(-1, 5, 30)  # leave-one-out chooses among them
+_DRAWS = 1024  # random networks for each one that is evaluated
+_RIDGES = np.logspace(-1, 5, 30)  # candidates; leave-one-out error chooses one
 
 
 def find_priors(
@@ -38,19 +38,19 @@ def find_priors(
     rng: np.random.Generator,
     progress: Progress = silent,
 ) -> list[Ints]:
-    """The most accurate of the networks that are judged near each place.
+    """The most accurate of the networks that are evaluated near each position.
 
     Args:
-        plane: Decisions of the space.
-        places: Where in the range.
-        place_of: Where a network of given outcomes lies in it.
-        judge: Scores networks.
-        candidates: Networks that are judged for a place; half of them random.
+        plane: Decision plane of the space.
+        places: Positions in the range.
+        place_of: Gives the position of a network from its outcomes.
+        judge: Evaluator that scores networks.
+        candidates: Number of networks to evaluate for a position; half of them are random.
         rng: Draws networks.
-        progress: Gets the fraction done, and what is going on.
+        progress: Gets the fraction that is done, and a description.
 
     Returns:
-        Choices for every place, ``(L, G)``.
+        Choices for every position, ``(L, G)``.
     """
     drawn = [plane.random(rng) for _ in range(_DRAWS * candidates)]
     outcomes = np.array([plane.outcomes_of(choices) for choices in drawn])  # (draws, L)
@@ -85,20 +85,20 @@ def find_priors(
 
 
 def _expected(known: Floats, scores: Floats, others: Floats) -> Floats:
-    """Expected scores of others from those of known networks, by their features.
+    """Expected scores of networks, from the features and scores of known networks.
 
     Args:
-        known: ``(N, features)``.
-        scores: ``(N,)``.
-        others: ``(M, features)``.
+        known: Features of known networks, ``(N, features)``.
+        scores: Scores of known networks, ``(N,)``.
+        others: Features of other networks, ``(M, features)``.
 
     Returns:
-        ``(M,)``.
+        Expected scores, ``(M,)``.
     """
     from sklearn.linear_model import RidgeCV
     from sklearn.preprocessing import StandardScaler
 
-    if len(known) == 1:  # nothing to compare
+    if len(known) == 1:  # one network is not enough for a model
         return np.zeros(len(others))
     scaler = StandardScaler().fit(known)
     model = RidgeCV(alphas=_RIDGES).fit(scaler.transform(known), scores)

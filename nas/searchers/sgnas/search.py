@@ -1,10 +1,10 @@
 """SGNAS: one generator that answers any budget (Huang & Chu, CVPR 2021), for several devices.
 
-First the supernet is trained: the unified one (``nas.training.unified_training``), or the one of a
-space of separate operations (``nas.training.supernet_training``; the generator of OSNASLib). Then,
-with its weights frozen, the generator is trained (``nas.searchers.sgnas.generator_training``),
-which gets a budget and gives an architecture. That is brought under the budget exactly
-(``nas.generator.answers``). A new device joins by learning its vector alone (``adapt``).
+First the supernet is trained: a unified one (``nas.training.unified_training``), or one of separate
+operations (``nas.training.supernet_training``; the generator of OSNASLib). Then its weights are
+frozen and the generator is trained (``nas.searchers.sgnas.generator_training``). It gets a budget
+and outputs an architecture, which is repaired to keep the budget exactly
+(``nas.generator.answers``). For a new device only its vector is trained (``adapt``).
 
 Both trainings are data parallel under ``torchrun``.
 """
@@ -41,7 +41,7 @@ from nas.generator import (
 from nas.generator.generator import device_of
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import Constraint, Limit, latency_limits
-from nas.optimize.encoding import CodedSpace
+from nas.optimize.encoding import EncodedSpace
 from nas.recipes import Recipe
 from nas.searchers.base import (
     Searcher,
@@ -68,8 +68,8 @@ from nas.training.unified_training import divide, unified_criterion
 class SGNASSearcher(Searcher):
     """Trains supernet and generator, and answers the targets on the first device.
 
-    The generator is written into the run's folder and answers any other budget, on every device;
-    a search may be asked for it alone.
+    The run folder contains the generator, which answers any other budget on every device. A search
+    without targets trains only the generator.
     """
 
     recipe_kind: ClassVar[type[Recipe] | None] = SGNASRecipe
@@ -92,18 +92,20 @@ class SGNASSearcher(Searcher):
         if self.settings.limits:
             for target_ms in budgets_of(targets_ms):
                 latency = latency_limits(self.devices[:1], target_ms).limits if target_ms else ()
-                CodedSpace(Constraint((*latency, *self.settings.limits)))
+                EncodedSpace(Constraint((*latency, *self.settings.limits)))
         for request in self.requests(targets_ms):
             least_outcomes(request)
 
     def check_data(self, data: ImageData) -> None:
-        self.settings.torch_device.at(self.recipe.computed_in)  # or it refuses
+        self.settings.torch_device.at(
+            self.recipe.computed_in
+        )  # raises an error if the device cannot
         unified_criterion(data, self.space.classes, self.recipe, seed=self.settings.seed)
         check_batches(self.recipe, self.settings.workers)
         divide(data, self.recipe, seed=self.settings.seed)
 
     def requests(self, targets_ms: Sequence[float]) -> list[Request]:
-        """What the generator is asked: each target with all limits, or the limits if any."""
+        """Requests to the generator: each target with all limits, or only the limits."""
         counts = tuple(self._counted(limit) for limit in self.settings.limits)
         if not targets_ms:
             return [Request(counts)] if counts else []
@@ -112,12 +114,14 @@ class SGNASSearcher(Searcher):
         return [Request((PlaneLimit(latency, ms), *counts), device) for ms in targets_ms]
 
     def _counted(self, limit: Limit) -> PlaneLimit:
-        """A limit as generators count: of convolutions' MACs, and not above all that there is."""
+        """A limit in the unit of generators (MACs of convolutions), at most the greatest cost."""
         costs = next(c for c in self.budgets.counts if c.kind == limit.quantity.kind)
         budget = limit.budget
-        if costs.kind == "macs":  # linear layers are in the tail, the same of all architectures
-            budget -= sum((block_cost(spec) for spec in self.space.tail), Cost()).linear_macs
-        return PlaneLimit(costs, min(budget / 1e6, costs.reach[1]))
+        if (
+            costs.kind == "macs"
+        ):  # linear layers are in the head, which is the same in all architectures
+            budget -= sum((block_cost(spec) for spec in self.space.head), Cost()).linear_macs
+        return PlaneLimit(costs, min(budget / 1e6, costs.feasible_range[1]))
 
     def _search(
         self,
@@ -155,7 +159,9 @@ class SGNASSearcher(Searcher):
                 if workers.leads:
                     write_atomically(file, made.to_json())
                 latency_ms = self.priced.latency_ms(made) if self.devices else None
-                score = judge.score(made)  # all processes together: the file is written
+                score = judge.score(
+                    made
+                )  # all processes evaluate together; then one writes the file
                 if metrics is not None:
                     values = {"score": score, "derived_ms": latency_ms}
                     metrics.log(phase_of(target_ms), recipe.epochs, values)
@@ -168,8 +174,8 @@ def check_strategy(plane: DecisionPlane, recipe: SGNASRecipe) -> None:
 
     Raises:
         UnknownNameError: There is no such strategy.
-        InvalidValueError: A unified supernet has its own, or the strategy trains choices of its
-            own, which a generator does instead.
+        InvalidValueError: The supernet is unified and always has its own strategy, or the strategy
+            trains probabilities of choices.
     """
     if not recipe.strategy:
         return
@@ -196,20 +202,20 @@ def judge_of(
     workers: Workers = ALONE,
     progress: Progress = silent,
 ) -> RelaxedJudge:
-    """The supernet of a run, trained to its end or read from its folder, as a judge.
+    """Evaluator with the supernet of a run, which is trained or read from the run folder.
 
     Args:
         folder: Folder of the run.
-        space: The run's.
-        data: The run's.
-        recipe: The run's.
-        seed: The run's.
-        torch_device: Where it is trained and judges.
-        workers: The processes that train and judge together.
-        progress: Gets the fraction done, and what is going on.
+        space: Space of the run.
+        data: Data of the run.
+        recipe: Recipe of the run.
+        seed: Seed of the run.
+        torch_device: Device for training and evaluation.
+        workers: The processes that train and evaluate together.
+        progress: Gets the fraction that is done, and a description.
 
     Raises:
-        MismatchError: No generator is made for the space.
+        MismatchError: The space has no decision plane for a generator.
     """
     if plane_of(space).name == "sub-blocks":
         return trained_judge(
@@ -236,10 +242,10 @@ def judge_of(
 
 
 def read_run(run: Path) -> tuple[dict[str, Any], SGNASRecipe]:
-    """The configuration of a run's folder and the recipe that it was trained by.
+    """Configuration and recipe of a run folder.
 
     Raises:
-        InvalidFileError: The folder holds no run of this searcher.
+        InvalidFileError: The folder does not hold a run of this searcher.
     """
     config = read_config(run)
     if config.get("searcher") != "sgnas":
@@ -249,7 +255,7 @@ def read_run(run: Path) -> tuple[dict[str, Any], SGNASRecipe]:
 
 
 def _renewed(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe as older runs wrote it: label smoothing was a setting of its own."""
+    """A recipe in the present form. In older runs label smoothing was a separate setting."""
     if "smoothing" not in recipe:
         return recipe
     kept = {name: value for name, value in recipe.items() if name != "smoothing"}
@@ -267,19 +273,19 @@ def adapt(
     torch_device: TorchDevice = CPU,
     progress: Progress = silent,
 ) -> Generator:
-    """The generator of a finished run, with one more device that learned its vector alone.
+    """The generator of a finished run with one more device, whose vector alone is trained.
 
     Args:
-        folder: Folder of the run; its supernet judges.
-        priced: The new device's table.
-        data: The run's.
-        recipe: The run's, with as many epochs of the generator as the new device shall take.
-        seed: The run's.
-        torch_device: Where it is trained; the precision is the recipe's.
-        progress: Gets the fraction done, and what is going on.
+        folder: Folder of the run; its supernet evaluates.
+        priced: The space with the prices of the new device.
+        data: Data of the run.
+        recipe: Recipe of the run, with the number of generator epochs for the new device.
+        seed: Seed of the run.
+        torch_device: Device for the training, in the precision of the recipe.
+        progress: Gets the fraction that is done, and a description.
 
     Raises:
-        LatbenchError: The run is not finished, knows the device, or is of another space.
+        LatbenchError: The run is not finished, knows the device already, or has another space.
     """
     known = load_generator(generator_file(folder.path))
     require_table(known, priced.table)

@@ -1,27 +1,27 @@
-"""The choices of a TF-NAS search as parameters: how paths are drawn, relaxed and read off.
+"""The choices of a TF-NAS search as parameters: draws, relaxations and results.
 
 Three ways to search depth (TF-NAS, Section 3.2; Table 4 compares them):
 
     sink-connecting   a stage's output is the sum of its layers' outputs, each weighted by the
                       probability that the stage ends there (the paper's own)
     skip-among        passing the input on is one more candidate operation
-    skip-beside       every layer is kept or passed over, apart from which operation it has
+    skip-beside       every layer is kept or left out, independently of its operation
 
-The first layer of a stage changes the shape, so it is never left out. In the last two ways the
-layers that are left out may stand anywhere after it; as later layers of a stage are equal, an
-architecture is what remains.
+The first layer of a stage changes the shape, so it is never left out. In the last two ways any
+later layer may be left out. Later layers of a stage are equal, so the architecture is the remaining
+layers.
 
-Choices lie on the CPU, wherever the supernet computes: paths are drawn and latencies expected
-without waiting for a GPU. On a GPU they would be read from it in every step. As it is, an
-architecture step sends all weights to the GPU in one copy, and their gradients come back in one
+Choices are on the CPU, wherever the supernet computes. So drawing paths and computing expected
+latencies does not wait for a GPU. An architecture step sends all weights to the GPU in one copy and
+gets their gradients back in one copy
 (``nas.training.strategies.base.on_device``).
 
 Glossary:
 
-    alpha     log probabilities of the operations of a layer, ``(operations,)``, with skip-among
-              and a layer that can be left out ``(operations + 1,)``, the last for leaving it out
-    beta      log probabilities of the depths of a stage, ``(depths,)``; with skip-beside of
-              keeping a layer and of leaving it out, ``(2,)``
+    alpha     log probabilities of the operations of a layer, ``(operations,)``; with skip-among
+              ``(operations + 1,)`` for layers that can be left out, the last for leaving out
+    beta      log probabilities of the depths of a stage, ``(depths,)``; with skip-beside those
+              of keeping a layer and of leaving it out, ``(2,)``
     tau       temperature of Gumbel softmax
 """
 
@@ -50,8 +50,8 @@ class Choices(nn.Module):
     """Alphas and betas of a space.
 
     Args:
-        space: What is chosen from.
-        depth: How depth is searched.
+        space: Search space.
+        depth: Way to search depth.
 
     Raises:
         InvalidValueError: Layers of the space cannot be left out as ``depth`` asks.
@@ -77,13 +77,13 @@ class Choices(nn.Module):
         self.betas = nn.ParameterList(_uniform(length) for length in lengths)
 
     def draw_first(self, noise: torch.Generator, tau: float) -> list[int]:
-        """A path by Gumbel argmax: by layer, the index of its choice."""
+        """A path by Gumbel argmax: the index of the choice of each layer."""
         return [int(gumbel(alpha.detach(), noise, tau).argmax()) for alpha in self.alphas]
 
     def draw_second(
         self, first: list[int], second: SecondPath, noise: torch.Generator, tau: float
     ) -> list[int]:
-        """Another path, which differs from the first in every layer that leaves a choice."""
+        """A second path. It differs from the first in every layer that has other choices."""
         draw = _SECOND[second]
         path = []
         for alpha, taken in zip(self.alphas, first, strict=True):
@@ -93,7 +93,7 @@ class Choices(nn.Module):
 
     @torch.no_grad()
     def path(self, chosen: list[int]) -> Relaxed:
-        """One operation a layer; depth stays as probable as it is."""
+        """A path as a relaxation: one operation a layer; depths keep their probabilities."""
         return self.relaxed([{index: 1.0} for index in chosen], float)
 
     def soft(self, noise: torch.Generator, tau: float) -> Relaxed:
@@ -102,11 +102,11 @@ class Choices(nn.Module):
         return self.relaxed(rows, lambda weight: weight)
 
     def relaxed(self, rows: list[dict[int, Any]], number: Callable[[Tensor], Any]) -> Relaxed:
-        """Put the weights of depth beside those of operations.
+        """Combine weights of operations with those of depths.
 
         Args:
-            rows: For every layer, operations with their weights.
-            number: Makes of a weight of depth what ``rows`` has: a tensor, or a plain float.
+            rows: Operations and their weights, for every layer.
+            number: Converts a weight of a depth to the type of ``rows``: a tensor or a float.
         """
         ops: list[tuple[Mapping[int, Any], ...]] = []
         depths: list[Mapping[int, Any]] = []
@@ -133,13 +133,13 @@ class Choices(nn.Module):
 
     @torch.no_grad()
     def project(self) -> None:
-        """Make log probabilities of the parameters again."""
+        """Normalise the parameters to log probabilities."""
         for parameter in self.parameters():
             parameter.copy_(parameter.log_softmax(0))
 
     @torch.no_grad()
     def log_probabilities(self) -> LogProbabilities:
-        """What an architecture is read off from."""
+        """Log probabilities of all choices, as ``derive`` needs them."""
         ops: list[list[list[float]]] = []
         depths: list[list[float]] = []
         skips: list[list[float]] = []
@@ -169,7 +169,7 @@ class Choices(nn.Module):
         return LogProbabilities(ops, depths, skips)
 
     def entropies(self) -> tuple[float, float]:
-        """Mean entropy of a layer's choice and of a beta, in nats: how much is decided."""
+        """Mean entropies of alphas and of betas in nats: 0 if everything is decided."""
         return _mean_entropy(self.alphas), _mean_entropy(self.betas)
 
     def expected_depth(self) -> float:
@@ -205,7 +205,7 @@ def _mean_entropy(parameters: nn.ParameterList) -> float:
 
 
 def _can_leave_out(space: SearchSpace) -> bool:
-    """Whether any layers but the first of a stage can be left out and the rest be moved up."""
+    """Whether every layer but the first of a stage can be left out, with later ones moved up."""
     return space.elastic_depth and all(
         layer == layers[1] for layers in space.stages for layer in layers[1:]
     )

@@ -1,9 +1,9 @@
-"""What can be set of a TF-NAS search: the published search, its variants and its constants.
+"""Settings of a TF-NAS search: the published search, its variants and its constants.
 
-The defaults follow the published code wherever it differs from the paper, but for how training
-images are changed at random: these defaults are for small images, and the recipe
-``tfnas-imagenet100`` has what the code does to ImageNet's. docs/papers.md lists every difference
-between paper, code and this project.
+The defaults follow the published code wherever it differs from the paper, except for the random
+changes of training images. These defaults are for small images; the recipe ``tfnas-imagenet100``
+has the code's values for ImageNet. docs/papers.md lists every difference between paper, code and
+this project.
 """
 
 from __future__ import annotations
@@ -29,18 +29,17 @@ class TFNASRecipe(SearchRecipe, frozen=True, kw_only=True, tag="tfnas"):
         depth: How depth is searched (Table 4, ``nas.searchers.tfnas.choices``).
         latency_objective: How the expected latency joins the loss: C1 of FBNet, C2 of
             ProxylessNAS, Eq. 9, or the code's absolute form (Table 5, ``nas.criteria.hardware``).
-        elasticity: Whether widths are scaled to the target after every epoch (Table 5); without
-            it they stay at 3 and 6 times a layer's input. Without effect where a space has no
-            widths.
+        elasticity: Whether widths are scaled to the target after every epoch (Table 5). Otherwise
+            they stay at 3 and 6 times a layer's input. Spaces without widths ignore it.
         squeeze_excite: Whether operations with squeeze-excite are among the candidates (Table 2
             has networks found without them).
-        initial: How the weights begin: torch's default, as in the code, or He's.
-        kept_channels: Which channels an operation's new width takes: the largest of ``all``, as
-            in the code, or those ``in-use`` before any others.
+        initial: Initial weights: torch's default, as in the code, or He's.
+        kept_channels: Channels that an operation's new width takes: the largest of ``all``, as in
+            the code, or those ``in-use`` before any others.
         warmup: Share of the epochs with one path, no architecture step and no scaling.
         clip: Largest norm of the weights' gradient.
-        restart_optimizers: Whether momentum and Adam's moments begin anew with every epoch, as in
-            the code, which makes its optimisers there.
+        restart_optimizers: Whether momentum and Adam's moments are reset at every epoch, as in the
+            code, which makes new optimisers there.
         alpha_lr: Learning rate of Adam on alphas and betas.
         alpha_clip: Largest norm of the gradient of alphas and betas together; 0 for none. The
             code has 5.
@@ -49,10 +48,10 @@ class TFNASRecipe(SearchRecipe, frozen=True, kw_only=True, tag="tfnas"):
         tau_end: Temperature of the last epoch; 5.0 x 0.96 ** 79 in the code.
         tau_schedule: How the temperature falls between them: ``geometric`` as in the code (x 0.96
             an epoch), ``linear`` as in the paper.
-        autocast: Another way to write ``precision = "bf16"``.
+        autocast: Older form of ``precision = "bf16"``.
         least_area: Smallest part of a stored image that a training crop shows; 0.08 in the code.
         jitter: Strength of the changes of brightness, contrast and saturation; 0.4 in the code.
-        hue: Largest turn of the hue, as a part of the circle; 0.2 in the code.
+        hue: Largest rotation of the hue, as a fraction of the circle; 0.2 in the code.
     """
 
     second_path: SecondPath = "random"

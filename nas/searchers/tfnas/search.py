@@ -2,18 +2,19 @@
 (Hu, Wu & He, ECCV 2020).
 
 Operation: bi-sampling. A weight step trains the path that Gumbel-argmax draws and a second path
-drawn uniformly from the other operations, so that no operation starves. Depth: sink-connecting.
+drawn uniformly from the other operations, so every operation is trained. Depth: sink-connecting.
 Width: after each epoch elasticity scaling brings the derived architecture to the target.
 
 Every variant that the paper compares is a setting of the recipe (``TFNASRecipe``): Table 3 is
 ``second_path``, Table 4 is ``depth``, Table 5 is ``latency_objective`` and ``elasticity``, and
 Table 2 has networks without ``squeeze_excite``.
 
-Spaces without elastic widths are searched in the same way: operations by bi-sampling, depth where
-there is one. Nothing is scaled there, and the result is the most probable architecture below the
-target. Such a supernet has running norms, and a network is judged after they were calibrated on it.
+Spaces without elastic widths are searched in the same way, without scaling: operations by
+bi-sampling, and depth if it is elastic. The result is the most probable architecture below the
+target. Such a supernet has norms with running statistics; they are calibrated before a network is
+evaluated.
 
-Choices where the paper is silent or differs from its code (docs/papers.md has all of them):
+Decisions where the paper gives no detail or differs from its code (docs/papers.md has all of them):
 
 * The latency loss is ``|LAT / target - 1|`` times 0.1, as in the code; the paper's Eq. 9,
   ``max(LAT / target - 1, 0)``, lets the search end far below its budget.
@@ -22,25 +23,27 @@ Choices where the paper is silent or differs from its code (docs/papers.md has a
 * The two paths' losses are summed and the gradient is clipped once, as in the code.
 * Betas are relaxed by a plain softmax without noise in both steps, as in the code.
 * Alphas and betas are projected to log probabilities after every step, as in the code.
-* Alphas' and betas' gradients are clipped together, and optimisers begin anew with every epoch,
+* The gradients of alphas and betas are clipped together, and optimisers are reset at every epoch,
   as in the code.
 * A new width takes the channels of largest L1 norm among all, as in the code.
-* A path's output is not multiplied by its weight in weight steps, as in the code. What passes a
-  layer over with ``skip-beside`` is: the keeping has no draw of its own.
+* The output of a path is not multiplied by its weight in weight steps, as in the code. With
+  ``skip-beside`` the input that bypasses a layer is multiplied, because keeping a layer is not
+  drawn.
 * Warm-up (a ninth of the epochs) does not depend on the target and is done once for all of them.
 * Operations that a step does not sample get no weight decay and no momentum either.
 * The result is the most probable architecture that can be scaled to just below the target
-  (``nas.searchers.derivation``). The code's answer, the argmax whatever its latency, is beside it.
-* Asked to measure, the result is the most probable architecture that is measured at the target.
-  Every round is kept, so that an interrupted landing goes on, and so that a search that is done can
-  be landed later.
+  (``nas.searchers.derivation``). The result of the code, the argmax without regard to latency, is
+  reported too.
+* With measurement in the loop the result is the most probable architecture that is measured at the
+  target. The run folder keeps every round, so an interrupted correction goes on, and a finished
+  search can be corrected later.
 
-After a short search betas are still nearly uniform: they begin so and move by at most ``alpha_lr``
-a step. Their gradient is that of finite differences (``tests/nas/searchers/test_tfnas.py``), so
-that the argmax of nearly uniform betas is noise, and no fault of the relaxation.
+After a short search betas are still nearly uniform, because they begin uniform and move by at most
+``alpha_lr`` a step. The argmax of nearly uniform betas is noise. The relaxation is correct: the
+gradient of betas equals finite differences (``tests/nas/searchers/test_tfnas.py``).
 
 Data parallel under ``torchrun``: every process draws the same batches, paths and noise, computes
-on its part of each batch (batch norm included) and averages gradients, so all hold the same state.
+on its part of each batch (including batch norm) and averages gradients, so all have the same state.
 """
 
 from __future__ import annotations
@@ -59,7 +62,7 @@ from latbench.progress import Progress
 from nas.criteria.hardware import objective_of
 from nas.data.images import ImageData, Source, generator, require_images
 from nas.evaluators.shared_weights import SupernetEvaluator
-from nas.latency.correction import Landing, Measure, Propose, Rounds, land
+from nas.latency.correction import Correction, Measure, Propose, Rounds, correct_on_device
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Relaxed, expected_latency_ms, path_of
 from nas.latency.width_scaling import fit_greedy
@@ -105,16 +108,16 @@ _WARMUP = "warmup"
 
 
 class TFNASSearcher(Searcher):
-    """The search of TF-NAS, for one target after another.
+    """The search of TF-NAS, for each target in turn.
 
     Raises:
-        InvalidValueError: The space has operations that are a choice themselves, or layers that
-            cannot be left out as the recipe's ``depth`` asks.
+        InvalidValueError: The space has unified blocks, or layers that cannot be left out in the
+            way of the recipe's ``depth``.
     """
 
     recipe_kind: ClassVar[type[Recipe] | None] = TFNASRecipe
     parallel: ClassVar[bool] = True
-    lands: ClassVar[bool] = True
+    corrects_on_device: ClassVar[bool] = True
 
     def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
         recipe = recipe_of(settings, TFNASRecipe)
@@ -129,7 +132,7 @@ class TFNASSearcher(Searcher):
         self.objective = objective_of(self.recipe.latency_objective)
 
     def begin(self, criterion: nn.Module | None = None) -> SearchState:
-        """A search before its first step, with the task's loss; cross entropy if None."""
+        """State of a search before its first step. The default loss is cross entropy."""
         return SearchState(
             self.priced.space,
             self.recipe,
@@ -207,11 +210,13 @@ class TFNASSearcher(Searcher):
         log, widths = state.choices.log_probabilities(), state.supernet.widths()
         likeliest = architecture_at(self.priced.space, most_probable(log), widths)
         argmax = Argmax(self.priced.latency_ms(likeliest), likeliest)
-        landing: Landing[Derived] | None = None
+        correction: Correction[Derived] | None = None
         if self.settings.measure is not None:
             propose = proposals(self.priced, log, widths=widths, elastic=self.scales)
-            landing = self._land(work.folder, self.settings.measure, propose, target_ms, progress)
-            found = landing.fit
+            correction = self._correct_on_device(
+                work.folder, self.settings.measure, propose, target_ms, progress
+            )
+            found = correction.fit
         else:
             found = derive(
                 self.priced,
@@ -233,18 +238,18 @@ class TFNASSearcher(Searcher):
             score,
             read_architecture(file),
             argmax=argmax,
-            landing=landing,
+            correction=correction,
         )
 
-    def _land(
+    def _correct_on_device(
         self,
         folder: RunFolder,
         measure: Measure,
         propose: Propose[Derived],
         target_ms: float,
         progress: Progress,
-    ) -> Landing[Derived]:
-        """Measure what is proposed until the device agrees with the target."""
+    ) -> Correction[Derived]:
+        """Correct proposals until the measured latency meets the target."""
         phase = phase_of(target_ms)
 
         def measure_ms(network: Network) -> float:
@@ -257,7 +262,7 @@ class TFNASSearcher(Searcher):
                 measure_ms,
                 lambda number, values: metrics.log(f"{phase}-measured", number, values),
             )
-            return land(self.priced, propose, target_ms, rounds)
+            return correct_on_device(self.priced, propose, target_ms, rounds)
 
     def _begin(self, work: _Work, *checkpoints: str) -> SearchState:
         outputs, seed = self.priced.space.classes, self.settings.seed
@@ -274,7 +279,7 @@ class TFNASSearcher(Searcher):
         stream: int,
         target_ms: float | None = None,
     ) -> Values:
-        """One epoch of weight steps and, given a target, of architecture steps and scaling."""
+        """One epoch of weight steps; with a target also of architecture steps and scaling."""
         recipe, seed, epoch = self.recipe, self.settings.seed, state.epoch
         state.begin_epoch()
         order, noise, shifts, others = (generator(seed, stream, epoch, use) for use in range(4))
@@ -343,7 +348,7 @@ class TFNASSearcher(Searcher):
         tau: float,
         target_ms: float,
     ) -> float:
-        """Move alpha and beta; return the expected latency before the step in ms."""
+        """Update alpha and beta; return the expected latency before the step in ms."""
         relaxed = state.choices.soft(noise, tau)
         latency_ms = expected_latency_ms(self.priced, relaxed, state.supernet.widths())
         self.move_choices(state, x, labels, relaxed, latency_ms, target_ms)
@@ -358,7 +363,7 @@ class TFNASSearcher(Searcher):
         latency_ms: Tensor,
         target_ms: float,
     ) -> None:
-        """Move alpha and beta by the loss of a relaxation and its expected latency."""
+        """Update alpha and beta by the loss of a relaxation and its expected latency."""
         relaxed, (latency_ms,) = on_device(relaxed, x.device, latency_ms)
         state.adam.zero_grad(set_to_none=True)
         state.supernet.requires_grad_(False)  # no backward for frozen weights
@@ -382,11 +387,11 @@ class TFNASSearcher(Searcher):
         return loss
 
     def scale(self, state: SearchState, target_ms: float) -> dict[str, float | None]:
-        """Scale the derived architecture to the target, if widths are; describe it.
+        """Scale the derived architecture to the target, if widths are elastic; describe it.
 
         Returns:
-            ``argmax_ms`` before scaling, ``derived_ms`` after it, layers that are kept and that
-            are expected to be, entropies in nats, and how many layers have each operation.
+            Latency ``argmax_ms`` before and ``derived_ms`` after scaling, actual and expected
+            number of layers, entropies in nats, and the number of layers of each operation.
         """
         space, choices = self.priced.space, state.choices
         places = most_probable(choices.log_probabilities())
@@ -411,10 +416,10 @@ class TFNASSearcher(Searcher):
         return values | {f"layers_of_{op}": float(counts[op]) for op in ops}
 
     def _fitness(self, state: SearchState, work: _Work, found: Derived) -> float:
-        """Fitness of what was found, on the held-out images.
+        """Fitness of the result on the held-out images.
 
-        Norms without parameters use the statistics of each batch, as in the search; running ones
-        are calibrated on training images before.
+        Norms without parameters use the statistics of each batch, as in the search. Running
+        statistics are calibrated on training images before.
         """
         supernet = state.supernet
         if has_widths(self.priced.space):

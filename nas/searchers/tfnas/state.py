@@ -1,4 +1,4 @@
-"""What a TF-NAS search changes while it goes on: weights, choices and their optimisers."""
+"""State of a TF-NAS search: weights, choices and their optimisers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nas.training.torch_device import CPU, TorchDevice
 class SearchState(Resumable):
     """Supernet, criterion, choices and their optimisers.
 
-    Supernet and criterion lie on the device, the choices on the CPU
+    Supernet and criterion are on the device, the choices on the CPU
     (``nas.searchers.tfnas.choices``).
     """
 
@@ -68,17 +68,17 @@ class SearchState(Resumable):
         self.select()
 
     def begin_epoch(self) -> None:
-        """Let the optimisers begin anew, if the recipe asks for it."""
+        """Reset the optimisers, if the recipe asks for it."""
         if self.recipe.restart_optimizers:
             self.sgd.state.clear()
             self.adam.state.clear()
 
     def select(self) -> None:
-        """Tell the optimiser which channels are in use."""
+        """Set the channels in use in the optimiser."""
         self.sgd.select(self.supernet.selections())
 
     def set_widths(self, architecture: Architecture, places: Places) -> None:
-        """Give the architecture's operations its widths, and the optimiser what goes with them."""
+        """Set the widths of the architecture in the supernet, and move the optimiser's state."""
         keep = self.recipe.kept_channels
         self.sgd.move(self.supernet.set_widths(architecture, places, keep=keep))
         self.select()

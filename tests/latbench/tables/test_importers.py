@@ -225,7 +225,7 @@ def test_prices_of_tfnas_networks_add_up_to_the_published_ones(
     space = make_space("tfnas")
     for sample in json.loads((reference / "tfnas" / "cost_samples.json").read_text()):
         architecture = parse_architecture(json.dumps(sample["architecture"]), source="sample")
-        searched = space.lower(architecture)[len(space.stem) : -len(space.tail)]
+        searched = space.lower(architecture)[len(space.stem) : -len(space.head)]
         total_ms = table.base_ms + sum(price_ms[spec] for spec in searched)
         assert total_ms == pytest.approx(sample[column])
 

@@ -410,7 +410,7 @@ def test_another_device_or_space_is_refused(
     before = path.read_bytes()
     with pytest.raises(MismatchError, match="table of quick"):
         _run(make_profiler(profile), path, tiny_space)
-    other = SearchSpace("other", 8, 10, tiny_space.stem, tiny_space.stages, tiny_space.tail)
+    other = SearchSpace("other", 8, 10, tiny_space.stem, tiny_space.stages, tiny_space.head)
     with pytest.raises(MismatchError, match="not other"):
         _run(profiler, path, other)
     assert path.read_bytes() == before

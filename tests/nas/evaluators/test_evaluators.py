@@ -31,7 +31,7 @@ from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import one_hot
 from nas.optimize.blackbox import BLACK_BOXES, run
 from nas.optimize.constraints import latency_limits
-from nas.optimize.encoding import Code, CodedSpace
+from nas.optimize.encoding import Code, EncodedSpace
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.one_shot import OneShotRecipe
 from nas.spaces import Choice, SearchSpace, make_space
@@ -219,14 +219,14 @@ def test_a_search_goes_on_from_its_journal(name: str, tmp_path: Path) -> None:
     space = make_space("nasbench-macro")
     table = write_table(tmp_path / "t.sqlite", space, load_device("cpu-onnxruntime"))
     priced = PricedSpace(space, table)
-    low_ms, high_ms = priced.reachable_ms()
-    coded = CodedSpace(latency_limits([priced], (low_ms + high_ms) / 2))
+    low_ms, high_ms = priced.feasible_ms()
+    encoded = EncodedSpace(latency_limits([priced], (low_ms + high_ms) / 2))
 
     def search(journal: str, evaluations: int) -> tuple[list[tuple[Code, float]], int]:
         inner, _ = _make_tabular(tmp_path)
         evaluator = Journaled(inner, tmp_path / journal)
-        black_box = BLACK_BOXES[name](coded, seed=5)
-        run(black_box, lambda code: evaluator.score(coded.decode(code)), evaluations)
+        black_box = BLACK_BOXES[name](encoded, seed=5)
+        run(black_box, lambda code: evaluator.score(encoded.decode(code)), evaluations)
         return list(black_box.scores.items()), inner.evaluations
 
     whole, _ = search("whole.jsonl", 30)
@@ -265,13 +265,13 @@ def test_a_target_holds_on_every_device(name: str, tmp_path: Path) -> None:
         )
         for device, sign in zip(devices, signs, strict=True)
     ]
-    coded = CodedSpace(latency_limits(tables, 1e3))
-    least_ms = coded.load(coded.lightest) * 1e3
+    encoded = EncodedSpace(latency_limits(tables, 1e3))
+    least_ms = encoded.load(encoded.lightest) * 1e3
     targets = [1.6 * least_ms, 1.3 * least_ms]
     found = _searched(name, tables, targets, tmp_path / "run")
     assert [result["target_ms"] for result in found] == targets
     for result, target_ms in zip(found, targets, strict=True):
-        architecture = coded.space.architecture(
+        architecture = encoded.space.architecture(
             [[Choice(**c) for c in stage] for stage in result["architecture"]["stages"]]
         )
         worst_ms = max(priced.latency_ms(architecture) for priced in tables)
@@ -297,7 +297,7 @@ def test_differentiable_search_works_without_widths(name: str, tmp_path: Path) -
     space = make_small_space()
     table = write_table(tmp_path / "t.sqlite", space, load_device("cpu-onnxruntime"))
     priced = PricedSpace(space, table)
-    low_ms, high_ms = priced.reachable_ms()
+    low_ms, high_ms = priced.feasible_ms()
     target_ms = (low_ms + high_ms) / 2
     made = SEARCHERS[name](priced, SearchSettings(epochs=3, batch_size=16))
     (found,) = made.search(tiny_data(), [target_ms], RunFolder(tmp_path / "run", {}))

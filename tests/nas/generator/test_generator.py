@@ -1,4 +1,4 @@
-"""Generators: published weights reproduced, expectation equals enumeration, budgets kept."""
+"""Generators reproduce published weights, expectations equal enumeration, budgets are kept."""
 
 from __future__ import annotations
 
@@ -36,25 +36,30 @@ from nas.generator import (
     raw_answers,
     save_generator,
 )
-from nas.generator.kernel_counts import count_index, count_probabilities, counts_of, nearest_choices
+from nas.generator.kernel_multisets import (
+    multiset_index,
+    multiset_probabilities,
+    multisets_of,
+    nearest_choices,
+)
 from nas.generator.network import GeneratorNetwork
 from nas.generator.planes import SubBlocks, plane_of
 from nas.generator.repair import BAND, EDGE, into_band, least_within, load_of
 from nas.latency.priced_space import PricedSpace, space_label
 from nas.spaces import Architecture, Choice, SearchSpace, Variant, make_space
 from nas.spaces.rows import inverted_residuals
-from nas.spaces.sgnas import COUNT_VECTORS, KERNELS, SKIP, kernels_of
+from nas.spaces.sgnas import KERNEL_MULTISETS, KERNELS, SKIP, kernels_of
 from tests.conftest import make_mix_space, make_tiny_fixed_space, write_table
 
 PATHS = [(first, *rest) for first in range(3) for rest in itertools.product(range(4), repeat=5)]
 
 
 def random_costs(seed: int, *, layers: int = 2, pieces: int = 1) -> PlaneCosts:
-    """Costs that grow with what is active, as any table's do, with one sum or more."""
+    """Costs that grow with the number of active sub-blocks, with one or more sums."""
     rng = np.random.default_rng(seed)
     kernel = {3: 1.0, 5: 1.4, 7: 2.1}
     size = rng.uniform(0.5, 3.0, (layers, 1, 1))
-    active = np.array([sum(kernel[k] for k in vector) + 0.7 for vector in COUNT_VECTORS])
+    active = np.array([sum(kernel[k] for k in multiset) + 0.7 for multiset in KERNEL_MULTISETS])
     addends = size * active[None, :, None] * rng.uniform(0.9, 1.1, (layers, 83, pieces))
     return PlaneCosts("latency", rng.uniform(0.5, 2.0, pieces), addends)
 
@@ -71,7 +76,7 @@ def conditioned(
     return Generator(label, priors.flatten(2)).eval()
 
 
-# What a unified block costs
+# Costs of unified blocks
 
 
 def test_probabilities_of_counts_equal_enumeration() -> None:
@@ -85,14 +90,14 @@ def test_probabilities_of_counts_equal_enumeration() -> None:
         mass = torch.ones(2, 2, dtype=torch.float64)
         for sub_block, choice in enumerate(path):
             mass *= p[..., sub_block, choice]
-        expected[..., count_index(path)] += mass
-    found = count_probabilities(p)
+        expected[..., multiset_index(path)] += mass
+    found = multiset_probabilities(p)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(found.sum(-1), torch.ones(2, 2, dtype=torch.float64))
 
 
 def test_expected_latency_equals_enumeration_and_is_not_additive(tmp_path: Path) -> None:
-    """On a space with a table: the probability of every path times its predicted latency."""
+    """The oracle sums over all paths the probability times the predicted latency."""
     space = make_mix_space(1)
     priced = PricedSpace(space, write_table(tmp_path / "t", space, load_device("cpu-onnxruntime")))
     costs = latency_costs(priced)
@@ -108,15 +113,15 @@ def test_expected_latency_equals_enumeration_and_is_not_additive(tmp_path: Path)
             )
             seen[kernels] = priced.latency_ms(found)
         expected += seen[kernels] * float(np.prod([p[0, i, c] for i, c in enumerate(path)]))
-    assert float(costs.expected(count_probabilities(p))) == pytest.approx(expected, rel=1e-12)
+    assert float(costs.expected(multiset_probabilities(p))) == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_expectation_of_certain_choices_is_their_cost() -> None:
     costs = random_costs(0, layers=3, pieces=2)
     choices = np.array([PATHS[7], PATHS[1500], PATHS[3071]])
     p = torch.nn.functional.one_hot(torch.from_numpy(choices), 4).double()
-    assert float(costs.expected(count_probabilities(p))) == pytest.approx(
-        costs.of(counts_of(choices)), rel=1e-12
+    assert float(costs.expected(multiset_probabilities(p))) == pytest.approx(
+        costs.of(multisets_of(choices)), rel=1e-12
     )
 
 
@@ -124,7 +129,7 @@ def test_the_gradient_of_the_expectation_is_right() -> None:
     costs = random_costs(1, layers=2, pieces=2)
     logits = torch.randn(1, 2, 6, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
-        lambda x: costs.expected(count_probabilities(x.softmax(-1))), (logits,), fast_mode=True
+        lambda x: costs.expected(multiset_probabilities(x.softmax(-1))), (logits,), fast_mode=True
     )
 
 
@@ -140,13 +145,13 @@ def test_a_pieced_latency_is_what_the_table_predicts(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         drawn = space.random(rng)
-        counts = np.array([COUNT_VECTORS.index(choice.kernels) for choice in drawn.choices])
+        counts = np.array([KERNEL_MULTISETS.index(choice.kernels) for choice in drawn.choices])
         assert costs.of(counts) == pytest.approx(priced.latency_ms(drawn), rel=1e-12)
 
 
 @pytest.mark.parametrize("slope", [-1e-4, 1e-4])
-def test_the_reach_of_costs_is_that_of_enumeration(tmp_path: Path, slope: float) -> None:
-    """All 6,889 networks of two layers, also where what is fast has many weights."""
+def test_the_feasible_range_of_costs_equals_enumeration(tmp_path: Path, slope: float) -> None:
+    """All 6,889 networks of two layers, also if fast blocks have many weights."""
     space = make_mix_space(2)
     model = PriceModel(0.0, 1.0, 0.0, 0.25, knees=(Breakpoint(9e3, 8e-5), Breakpoint(11e3, 1e-4)))
     table = write_table(
@@ -158,8 +163,8 @@ def test_the_reach_of_costs_is_that_of_enumeration(tmp_path: Path, slope: float)
     )
     costs = latency_costs(PricedSpace(space, table))
     every = [costs.of(np.array(o)) for o in itertools.product(range(83), repeat=2)]
-    assert costs.reach == pytest.approx((min(every), max(every)), rel=1e-12)
-    assert (costs.of(costs.cheapest()), costs.of(costs.costliest())) == costs.reach
+    assert costs.feasible_range == pytest.approx((min(every), max(every)), rel=1e-12)
+    assert (costs.of(costs.cheapest()), costs.of(costs.costliest())) == costs.feasible_range
 
 
 @pytest.mark.parametrize("variant", [Variant(), Variant(se=True, activation="hswish")], ids=str)
@@ -167,14 +172,14 @@ def test_macs_and_parameters_are_those_of_the_network(variant: Variant) -> None:
     space = make_space("sgnas", 224, 1000, variant)
     macs, params = count_costs(space, "macs"), count_costs(space, "params")
     drawn = space.random(np.random.default_rng(3))
-    counts = np.array([COUNT_VECTORS.index(choice.kernels) for choice in drawn.choices])
+    counts = np.array([KERNEL_MULTISETS.index(choice.kernels) for choice in drawn.choices])
     cost = network_cost(space.lower(drawn))
     assert macs.of(counts) == pytest.approx(cost.conv_macs / 1e6, rel=1e-12)
     assert params.of(counts) == pytest.approx(cost.params / 1e6, rel=1e-12)
-    assert macs.reach[0] == pytest.approx(
+    assert macs.feasible_range[0] == pytest.approx(
         network_cost(space.lower(space.smallest())).conv_macs / 1e6
     )
-    assert macs.reach[1] == pytest.approx(
+    assert macs.feasible_range[1] == pytest.approx(
         network_cost(space.lower(space.largest())).conv_macs / 1e6
     )
 
@@ -197,7 +202,7 @@ def test_spaces_with_more_to_choose_are_refused(space: SearchSpace, reason: str)
 
 
 def uneven_space() -> SearchSpace:
-    """Two layers of four operations and one of two between them."""
+    """Two layers with four operations, and one with two operations between them."""
     space = make_tiny_fixed_space()
     make_layer = inverted_residuals(("k3_e1", "k3_e2", "k3_e4", "skip"), "relu6")
     narrow = inverted_residuals(("k3_e4", "skip"), "relu6")
@@ -230,7 +235,7 @@ def of_ops(space: SearchSpace, ops: tuple[int, ...]) -> Architecture:
     ],
 )
 def test_every_space_of_fixed_depth_has_its_plane(name: str, shape: tuple[int, ...]) -> None:
-    """Random networks are of the space, and costs of their outcomes are those of the networks."""
+    """Random networks belong to the space, and costs of outcomes equal those of the networks."""
     space = make_space(name)
     plane, costs = plane_of(space), count_costs(space, "params")
     assert plane.allowed.shape == shape
@@ -245,11 +250,13 @@ def test_every_space_of_fixed_depth_has_its_plane(name: str, shape: tuple[int, .
         params_m = network_cost(space.lower(made)).params / 1e6
         assert costs.of(outcomes) == pytest.approx(params_m, rel=1e-12)
         found.append(costs.place(params_m))
-    assert max(found) - min(found) > 0.3  # leanings spread them over the reach
+    assert (
+        max(found) - min(found) > 0.3
+    )  # random preferences spread the costs over the feasible range
 
 
 def test_expected_cost_of_operations_equals_enumeration() -> None:
-    """Layers of fewer operations give no probability to what they lack."""
+    """Layers with fewer operations give probability 0 to the missing ones."""
     space = uneven_space()
     plane, costs = plane_of(space), count_costs(space, "macs")
     logits = torch.randn(3, 1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -263,7 +270,7 @@ def test_expected_cost_of_operations_equals_enumeration() -> None:
 
 
 def test_answers_of_operations_change_the_fewest_layers() -> None:
-    """Against all networks of the space in the band that an answer lies in."""
+    """Compared with all networks of the space in the band of an answer."""
     space = uneven_space()
     plane, costs = plane_of(space), count_costs(space, "params")
     rng = np.random.default_rng(0)
@@ -296,7 +303,7 @@ def test_answers_of_operations_keep_to_their_budgets_and_rise_with_them(name: st
     torch.manual_seed(0)
     priors = plane.one_hot(torch.from_numpy(plane.random(np.random.default_rng(0))))[None]
     generator = Generator(label, priors).eval()
-    low, high = costs.reach
+    low, high = costs.feasible_range
     budgets = [low * (1 - place) + high * place for place in (0, 0.1, 0.3, 0.5, 0.8, 1)]
     found = answers(generator, space, [Request((PlaneLimit(costs, b),)) for b in budgets])
     taken = [network_cost(space.lower(a.architecture)).conv_macs / 1e6 for a in found]
@@ -306,8 +313,8 @@ def test_answers_of_operations_keep_to_their_budgets_and_rise_with_them(name: st
     assert taken[3] > 0.9 * budgets[3]
 
 
-def test_a_file_says_which_plane_its_generator_decides(tmp_path: Path) -> None:
-    """Files of before there were several are of sub-blocks."""
+def test_a_file_names_the_plane_of_its_generator(tmp_path: Path) -> None:
+    """Old files, which name no plane, have sub-blocks."""
     space = make_space("nasbench-macro")
     plane = plane_of(space)
     label = GeneratorLabel(
@@ -340,14 +347,14 @@ def test_nearest_choices_equal_enumeration() -> None:
     scores, chosen = rng.normal(size=(6, 4)), np.array([2, 3, 0, 1, 1, 3])
     best: dict[int, tuple[int, float]] = {}
     for path in PATHS:
-        place = count_index(path)
+        place = multiset_index(path)
         changed = int((np.array(path) != chosen).sum())
         key = (changed, -float(scores[range(6), path].sum()))
         best[place] = min(best.get(place, key), key)
     changes, score, choices = nearest_choices(scores, chosen)
     for place, (changed, lost) in best.items():
         assert (changes[place], score[place]) == (changed, pytest.approx(-lost))
-        assert count_index(choices[place].tolist()) == place
+        assert multiset_index(choices[place].tolist()) == place
         assert int((choices[place] != chosen).sum()) == changed
         assert scores[range(6), choices[place]].sum() == pytest.approx(-lost)
 
@@ -355,7 +362,7 @@ def test_nearest_choices_equal_enumeration() -> None:
 def _brute_force(
     scores: np.ndarray, chosen: np.ndarray, limits: list[PlaneLimit]
 ) -> tuple[int, float] | None:
-    """Fewest changes and least loss of score over all pairs of count vectors."""
+    """Fewest changes and least loss of score over all pairs of multisets."""
     found = [nearest_choices(*row) for row in zip(scores, chosen, strict=True)]
     best = None
     for counts in itertools.product(range(83), repeat=2):
@@ -371,23 +378,25 @@ def _brute_force(
 @settings(max_examples=12)
 @given(seed=st.integers(0, 10_000), place=st.floats(0.1, 0.9), pieces=st.integers(1, 2))
 def test_the_fewest_changes_are_found(seed: int, place: float, pieces: int) -> None:
-    """Against brute force, few changes and many, with one sum or two, one budget or two."""
+    """Compared with brute force: few or many changes, one or two sums, one or two budgets."""
     costs = random_costs(seed, pieces=pieces)
     rng = np.random.default_rng(seed)
     scores = rng.normal(size=(2, 6, 4))
     plane = SubBlocks(make_mix_space(2))
     chosen = plane.decode(torch.from_numpy(scores)).numpy()
-    low, high = costs.reach
+    low, high = costs.feasible_range
     limits = [PlaneLimit(costs, low + place * (high - low))]
     if seed % 2:
-        limits.append(PlaneLimit(random_costs(seed + 1), 0.8 * random_costs(seed + 1).reach[1]))
+        limits.append(
+            PlaneLimit(random_costs(seed + 1), 0.8 * random_costs(seed + 1).feasible_range[1])
+        )
     made = into_band(plane, limits, scores=scores, chosen=chosen)
     expected = _brute_force(scores, chosen, limits)
     if made is None or expected is None:
         assert made is None
         assert expected is None
         return
-    assert 1 / BAND < load_of(limits, counts_of(made)) <= 1
+    assert 1 / BAND < load_of(limits, multisets_of(made)) <= 1
     assert int((made != chosen).sum()) == expected[0]
     score = scores[np.arange(2)[:, None], np.arange(6), made].sum()
     assert score == pytest.approx(-expected[1], abs=1e-3)
@@ -395,8 +404,11 @@ def test_the_fewest_changes_are_found(seed: int, place: float, pieces: int) -> N
 
 def test_least_cost_under_another_budget_equals_enumeration() -> None:
     first, second = random_costs(0, pieces=2), random_costs(5)
-    low, high = second.reach
-    limits = [PlaneLimit(first, first.reach[1]), PlaneLimit(second, low + 0.01 * (high - low))]
+    low, high = second.feasible_range
+    limits = [
+        PlaneLimit(first, first.feasible_range[1]),
+        PlaneLimit(second, low + 0.01 * (high - low)),
+    ]
     counts, least = least_within(limits)
     allowed = [
         np.array(c)
@@ -417,7 +429,7 @@ def test_answers_keep_to_their_budgets_and_rise_with_them(seed: int, pieces: int
     space = make_mix_space(2)
     costs = random_costs(seed, pieces=pieces)
     generator = conditioned(space_label(space), layers=2, seed=seed)
-    low, high = costs.reach
+    low, high = costs.feasible_range
     rng = np.random.default_rng(seed)
     budgets = [low, *rng.uniform(low, high, 3).tolist(), high]
     requests = [Request((PlaneLimit(costs, budget),), "d") for budget in budgets]
@@ -432,15 +444,15 @@ def test_answers_keep_to_their_budgets_and_rise_with_them(seed: int, pieces: int
 
 def _cost(costs: PlaneCosts, architecture: object) -> float:
     kernels = [tuple(sorted(c.kernels)) for c in architecture.choices]  # type: ignore[attr-defined]
-    return costs.of(np.array([COUNT_VECTORS.index(k) for k in kernels]))
+    return costs.of(np.array([KERNEL_MULTISETS.index(k) for k in kernels]))
 
 
 def test_answers_of_a_real_space_are_within_a_percent() -> None:
-    """Nineteen layers leave no gaps: every budget but the extreme ones is nearly used up."""
+    """Nineteen layers leave no gaps, so every budget but the extreme ones is nearly used up."""
     space = make_space("sgnas")
     costs = count_costs(space, "macs")
     generator = conditioned(space_label(space), layers=19)
-    low, high = costs.reach
+    low, high = costs.feasible_range
     budgets = [low + place * (high - low) for place in (0.15, 0.4, 0.7)]
     found = answers(generator, space, [Request((PlaneLimit(costs, b),)) for b in budgets])
     for budget, answer in zip(budgets, found, strict=True):
@@ -463,31 +475,31 @@ def test_two_budgets_that_exclude_each_other_are_refused_with_the_nearest() -> N
     first = random_costs(0)
     opposed = PlaneCosts("macs", first.base, first.addends.max() - first.addends)
     limits = (
-        PlaneLimit(first, first.reach[0] * 1.01),
-        PlaneLimit(opposed, opposed.reach[0] * 1.01),
+        PlaneLimit(first, first.feasible_range[0] * 1.01),
+        PlaneLimit(opposed, opposed.feasible_range[0] * 1.01),
     )
     with pytest.raises(BudgetError, match="no architecture keeps to") as caught:
         answers(generator, space, [Request(limits, "d")])
     nearest = caught.value.nearest_ms
     assert nearest is not None
-    eased = PlaneLimit(first, min(nearest * 1.0001, first.reach[1]))
+    eased = PlaneLimit(first, min(nearest * 1.0001, first.feasible_range[1]))
     (answer,) = answers(generator, space, [Request((eased, limits[1]), "d")])
     assert _cost(first, answer.architecture) <= eased.budget
     assert _cost(opposed, answer.architecture) <= limits[1].budget
 
 
-def test_budgets_out_of_reach_are_refused_with_the_nearest() -> None:
+def test_infeasible_budgets_are_refused_with_the_nearest() -> None:
     space = make_mix_space(2)
     generator = conditioned(space_label(space), layers=2)
     macs = count_costs(space, "macs")
-    for budget, nearest in ((macs.reach[0] / 2, 0), (macs.reach[1] * 2, 1)):
+    for budget, nearest in ((macs.feasible_range[0] / 2, 0), (macs.feasible_range[1] * 2, 1)):
         with pytest.raises(BudgetError, match="out of reach") as caught:
             answers(generator, space, [Request((PlaneLimit(macs, budget),))])
-        assert caught.value.as_dict()["nearest_macs_m"] == macs.reach[nearest]
+        assert caught.value.as_dict()["nearest_macs_m"] == macs.feasible_range[nearest]
     latency = random_costs(0)
     with pytest.raises(BudgetError) as caught:
         answers(generator, space, [Request((PlaneLimit(latency, 1e-3),), "d")])
-    assert caught.value.nearest_ms == latency.reach[0]
+    assert caught.value.nearest_ms == latency.feasible_range[0]
 
 
 def test_unknown_devices_and_kinds_are_refused() -> None:
@@ -503,19 +515,22 @@ def test_unknown_devices_and_kinds_are_refused() -> None:
 
 
 def test_a_request_is_given_the_prior_of_nearest_cost() -> None:
-    """Of several budgets the one that a prior exceeds most decides."""
+    """With several budgets the one that a prior exceeds most counts."""
     costs = random_costs(3)
     cheap, dear = costs.cheapest(), costs.costliest()
     space = SpaceLabel("sgnas", 32, 100)
     label = GeneratorLabel(1, "conditioned", space, 0.0, 1.0, ("latency", "macs"), ("d",), (0, 1))
-    kernels = [[COUNT_VECTORS[place] for place in counts] for counts in (cheap, dear)]
+    kernels = [[KERNEL_MULTISETS[place] for place in counts] for counts in (cheap, dear)]
     rows = [
-        [[KERNELS.index(k) for k in vector] + [SKIP] * (6 - len(vector)) for vector in network]
+        [
+            [KERNELS.index(k) for k in multiset] + [SKIP] * (6 - len(multiset))
+            for multiset in network
+        ]
         for network in kernels
     ]
     priors = F.one_hot(torch.tensor(rows), 4).flatten(2)
     made = Generator(label, priors)
-    low, high = costs.reach
+    low, high = costs.feasible_range
     macs = replace(costs, kind="macs")
     near_low, near_high = (PlaneLimit(costs, low + p * (high - low)) for p in (0.2, 0.8))
     macs_low = PlaneLimit(macs, low + 0.2 * (high - low))
@@ -523,7 +538,7 @@ def test_a_request_is_given_the_prior_of_nearest_cost() -> None:
     assert made.nearest_priors(asked).tolist() == [0, 1, 0]
 
 
-def test_a_device_joins_with_the_others_left_as_they_are() -> None:
+def test_adding_a_device_does_not_change_the_others() -> None:
     space = make_mix_space(2)
     generator = conditioned(space_label(space), layers=2, devices=("a", "b"))
     wider = generator.with_device("c")
@@ -537,8 +552,8 @@ def test_a_device_joins_with_the_others_left_as_they_are() -> None:
 # The network and its files
 
 
-def test_a_new_network_hears_its_budget() -> None:
-    """Logits differ between the ends of the published range, by 2.4 in the mean of seeds."""
+def test_the_output_of_a_new_network_depends_on_its_budget() -> None:
+    """Logits at the ends of the published range differ, by 2.4 in the mean of seeds."""
     priors = F.one_hot(torch.ones(1, 21, 6, dtype=torch.int64), 4).flatten(2).float()
     ends = torch.tensor([[0.0], [1.0]]).expand(-1, 10)
     differences = []
@@ -553,8 +568,8 @@ def test_a_new_network_hears_its_budget() -> None:
 
 
 @pytest.mark.parametrize(("layers", "plane"), [(1, 24), (3, 24), (19, 24), (7, 8)])
-def test_the_border_of_constant_maps_tells_all_of_them(layers: int, plane: int) -> None:
-    """The short cut equals the whole plane."""
+def test_constant_maps_follow_from_their_border(layers: int, plane: int) -> None:
+    """The short computation equals that on the whole plane."""
     torch.manual_seed(0)
     network = GeneratorNetwork(5)
     conditions = torch.randn(3, 5)
@@ -562,8 +577,10 @@ def test_the_border_of_constant_maps_tells_all_of_them(layers: int, plane: int) 
     torch.testing.assert_close(network.condition_planes(conditions, layers, plane), whole)
 
 
-def test_the_published_generator_says_what_was_published(reference: Path, tmp_path: Path) -> None:
-    """To the kernel, conv MACs and parameters, in both variants, after writing and reading."""
+def test_the_published_generator_reproduces_published_answers(
+    reference: Path, tmp_path: Path
+) -> None:
+    """Kernels, conv MACs and parameters are equal, in both variants, after save and load."""
     folder = reference / "sgnas"
     made = import_generator(folder / "generator_imagenet.npz", folder / "prior_pool_imagenet.json")
     save_generator(made, tmp_path / "generator")
@@ -647,7 +664,7 @@ def test_files_that_are_no_generator_are_refused(reference: Path, tmp_path: Path
 
 
 class _Runs:
-    """Its pickle makes a folder when it is loaded."""
+    """A class whose pickle makes a folder when it is loaded."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -657,7 +674,7 @@ class _Runs:
 
 
 def test_weights_as_torch_saves_them_are_read_like_npz(reference: Path, tmp_path: Path) -> None:
-    """Plain, inside of a checkpoint, and trained in parallel; nothing in them is run."""
+    """Plain files, checkpoints, and models trained in parallel. No code of a file is run."""
     folder = reference / "sgnas"
     prior = folder / "prior_pool_imagenet.json"
     expected = import_generator(folder / "generator_imagenet.npz", prior).state_dict()

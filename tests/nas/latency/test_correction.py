@@ -1,4 +1,4 @@
-"""Landing: a device that disagrees with its table is met all the same."""
+"""On-device correction meets the target on a device that disagrees with its table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from latbench.device import load_device
 from latbench.errors import BudgetError, InvalidFileError
 from latbench.tables import LatencyTable
-from nas.latency.correction import ROUNDS, TOLERANCE, Range, Rounds, land, widths_of
+from nas.latency.correction import ROUNDS, TOLERANCE, Range, Rounds, correct_on_device, widths_of
 from nas.latency.priced_space import PricedSpace
 from nas.latency.width_scaling import Fit, fit_exact
 from nas.searchers.derivation import LogProbabilities, proposals
@@ -27,10 +27,10 @@ def priced(tiny_space: SearchSpace, tiny_table: LatencyTable) -> PricedSpace:
 
 
 @pytest.mark.parametrize("factor", [0.85, 1.0, 1.2])
-def test_a_device_that_is_slower_or_faster_than_its_table_is_met(
+def test_the_target_is_met_on_a_device_slower_or_faster_than_its_table(
     priced: PricedSpace, factor: float
 ) -> None:
-    """Against a device that is off by a factor, landing does as well as knowing the factor."""
+    """Against a device that is off by a factor, correction does as well as knowing the factor."""
     measured: list[float] = []
 
     def measure_ms(architecture: Architecture) -> float:
@@ -43,31 +43,33 @@ def test_a_device_that_is_slower_or_faster_than_its_table_is_met(
         priced.latency_ms(start),
     )
     target_ms = (low_ms + high_ms) / 2
-    landing = land(priced, widths_of(priced, start), target_ms, measure_ms)
+    correction = correct_on_device(priced, widths_of(priced, start), target_ms, measure_ms)
     knowing = factor * fit_exact(priced, start, target_ms / factor).latency_ms
-    assert landing.measured_ms <= target_ms
-    assert landing.measured_ms >= 0.98 * knowing
-    assert landing.measured_ms == pytest.approx(factor * landing.fit.latency_ms)
-    assert landing.rounds == len(measured) <= ROUNDS
+    assert correction.measured_ms <= target_ms
+    assert correction.measured_ms >= 0.98 * knowing
+    assert correction.measured_ms == pytest.approx(factor * correction.fit.latency_ms)
+    assert correction.rounds == len(measured) <= ROUNDS
 
 
-def test_the_closest_is_kept_where_widths_end(priced: PricedSpace) -> None:
+def test_the_closest_architecture_is_kept_where_widths_end(priced: PricedSpace) -> None:
     start = priced.space.smallest()
     target_ms = priced.latency_ms(start)
-    landing = land(priced, widths_of(priced, start), target_ms, lambda architecture: 3 * target_ms)
-    assert landing.measured_ms == 3 * target_ms
-    assert landing.fit.latency_ms <= target_ms * (1 + 1e-9)
+    correction = correct_on_device(
+        priced, widths_of(priced, start), target_ms, lambda architecture: 3 * target_ms
+    )
+    assert correction.measured_ms == 3 * target_ms
+    assert correction.fit.latency_ms <= target_ms * (1 + 1e-9)
 
 
-def test_a_target_out_of_reach_is_refused_before_anything_is_measured(priced: PricedSpace) -> None:
+def test_an_infeasible_target_is_refused_before_anything_is_measured(priced: PricedSpace) -> None:
     def measure_ms(architecture: Architecture) -> float:
         raise AssertionError
 
     with pytest.raises(BudgetError):
-        land(priced, widths_of(priced, priced.space.smallest()), 1e6, measure_ms)
+        correct_on_device(priced, widths_of(priced, priced.space.smallest()), 1e6, measure_ms)
 
 
-def test_widths_go_as_far_as_they_can(priced: PricedSpace) -> None:
+def test_widths_grow_as_far_as_they_can(priced: PricedSpace) -> None:
     """A device twice as fast as its table leaves room that only the widest network uses."""
     start = priced.space.largest()
     high_ms = priced.latency_ms(start)
@@ -75,8 +77,8 @@ def test_widths_go_as_far_as_they_can(priced: PricedSpace) -> None:
     def measure_ms(architecture: Architecture) -> float:
         return priced.latency_ms(architecture) / 2
 
-    landing = land(priced, widths_of(priced, start), 0.9 * high_ms, measure_ms)
-    assert landing.fit.latency_ms == pytest.approx(high_ms)
+    correction = correct_on_device(priced, widths_of(priced, start), 0.9 * high_ms, measure_ms)
+    assert correction.fit.latency_ms == pytest.approx(high_ms)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +98,7 @@ def _shallow(space: SearchSpace) -> LogProbabilities:
 
 
 def _by_depth(priced: PricedSpace, slope: float) -> Callable[[Architecture], float]:
-    """A device that the table prices wrongly, by so much more for every layer above twelve."""
+    """A device whose error against the table grows with every layer above twelve."""
 
     def measure_ms(architecture: Architecture) -> float:
         off = slope * (len(architecture.choices) - 12)
@@ -107,36 +109,36 @@ def _by_depth(priced: PricedSpace, slope: float) -> Callable[[Architecture], flo
 
 @pytest.mark.parametrize("slope", [0.012, -0.012])
 @pytest.mark.parametrize("share", [0.03, 0.1, 0.25, 0.6])
-def test_a_search_lands_on_a_device_that_disagrees_by_depth(
+def test_a_search_meets_the_target_on_a_device_whose_error_depends_on_depth(
     priced_tfnas: PricedSpace, slope: float, share: float
 ) -> None:
-    """Shallow networks off by 7 %, to one side or the other, deep ones to the other side."""
+    """Predictions of shallow networks are 7 % off; those of deep ones are off the other way."""
     space, log = priced_tfnas.space, _shallow(priced_tfnas.space)
-    low_ms, high_ms = priced_tfnas.reachable_ms()
+    low_ms, high_ms = priced_tfnas.feasible_ms()
     target_ms = low_ms + share * (high_ms - low_ms)
     propose = proposals(priced_tfnas, log, widths=start_widths(space))
-    landing = land(priced_tfnas, propose, target_ms, _by_depth(priced_tfnas, slope))
-    assert target_ms * (1 - TOLERANCE) <= landing.measured_ms <= target_ms
+    correction = correct_on_device(priced_tfnas, propose, target_ms, _by_depth(priced_tfnas, slope))
+    assert target_ms * (1 - TOLERANCE) <= correction.measured_ms <= target_ms
 
 
 def test_other_operations_and_depths_are_asked_for_where_widths_end(
     priced_tfnas: PricedSpace,
 ) -> None:
-    """What was aimed at in vain is within the reach of what comes next."""
+    """The widths of the next proposal cover the aims that failed before."""
     space, log = priced_tfnas.space, _shallow(priced_tfnas.space)
-    low_ms, high_ms = priced_tfnas.reachable_ms()
+    low_ms, high_ms = priced_tfnas.feasible_ms()
     target_ms = low_ms + 0.1 * (high_ms - low_ms)
     from_search = proposals(priced_tfnas, log, widths=start_widths(space))
     asked: list[tuple[float, Range, Fit]] = []
 
-    def propose(aim_ms: float, reach_ms: Range) -> Fit:
-        asked.append((aim_ms, reach_ms, from_search(aim_ms, reach_ms)))
+    def propose(aim_ms: float, width_range_ms: Range) -> Fit:
+        asked.append((aim_ms, width_range_ms, from_search(aim_ms, width_range_ms)))
         return asked[-1][2]
 
-    landing = land(
+    correction = correct_on_device(
         priced_tfnas, propose, target_ms, lambda made: 0.6 * priced_tfnas.latency_ms(made)
     )
-    assert target_ms * (1 - TOLERANCE) <= landing.measured_ms <= target_ms
+    assert target_ms * (1 - TOLERANCE) <= correction.measured_ms <= target_ms
     assert len(asked) == 2
     aim_ms, (least_ms, most_ms), fitted = asked[1]
     assert aim_ms > asked[0][2].max_ms
@@ -144,11 +146,11 @@ def test_other_operations_and_depths_are_asked_for_where_widths_end(
     assert fitted.min_ms <= least_ms < most_ms <= fitted.max_ms
 
 
-def test_an_interrupted_landing_goes_on_as_if_it_were_not(
+def test_an_interrupted_correction_goes_on_to_the_same_result(
     priced_tfnas: PricedSpace, tmp_path: Path
 ) -> None:
     space, log = priced_tfnas.space, _shallow(priced_tfnas.space)
-    low_ms, high_ms = priced_tfnas.reachable_ms()
+    low_ms, high_ms = priced_tfnas.feasible_ms()
     target_ms = low_ms + 0.1 * (high_ms - low_ms)
     device = _by_depth(priced_tfnas, 0.02)
     logged: list[int] = []
@@ -170,7 +172,7 @@ def test_an_interrupted_landing_goes_on_as_if_it_were_not(
             return rounds(architecture)
 
         propose = proposals(priced_tfnas, log, widths=start_widths(space))
-        return land(priced_tfnas, propose, target_ms, remembered)
+        return correct_on_device(priced_tfnas, propose, target_ms, remembered)
 
     whole = run(tmp_path / "whole.json", None)
     count = len(json.loads((tmp_path / "whole.json").read_text()))

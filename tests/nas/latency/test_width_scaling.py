@@ -25,7 +25,7 @@ from latbench.tables.importers import read_foreign_table
 from latbench.tables.price_model import Breakpoint, PriceModel
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Relaxed, expected_latency_ms, one_hot
-from nas.latency.width_scaling import SHAPE_TOLERANCE, fit_exact, fit_greedy, reach_ms
+from nas.latency.width_scaling import SHAPE_TOLERANCE, fit_exact, fit_greedy, width_range_ms
 from nas.searchers.derivation import LogProbabilities, architecture_at, derive, most_probable
 from nas.spaces import Architecture, Choice, Layer, SearchSpace, make_space
 from nas.spaces.architecture import parse_architecture
@@ -61,10 +61,10 @@ def _all_architectures(space: SearchSpace) -> list[tuple[tuple[int, ...], tuple[
     return [(d, o) for d in depths for o in ops]
 
 
-def test_expected_latency_is_that_of_enumeration(
+def test_expected_latency_equals_enumeration(
     tiny_space: SearchSpace, tmp_path: Path, profile: DeviceProfile
 ) -> None:
-    """Over all 1,024 pairs of depths and operations, to the last digits."""
+    """The sum over all 1,024 pairs of depths and operations."""
     table = write_table(tmp_path / "t.sqlite", tiny_space, profile)
     priced = PricedSpace(tiny_space, table)
     rng = np.random.default_rng(0)
@@ -123,7 +123,7 @@ def test_a_fit_keeps_operations_and_depths_and_is_never_above(
 
 
 def test_the_exact_fit_is_the_best_of_all_near_the_shape(priced: PricedSpace) -> None:
-    """Against enumeration of every width, on networks of the tiny space."""
+    """Compared with all widths, on networks of the tiny space."""
     rng = np.random.default_rng(5)
     for _ in range(5):
         start = priced.space.random(rng)
@@ -163,7 +163,7 @@ def _best_near_the_shape(
     return best
 
 
-def test_targets_out_of_reach_are_refused_with_the_nearer_bound(priced: PricedSpace) -> None:
+def test_infeasible_targets_are_refused_with_the_nearer_bound(priced: PricedSpace) -> None:
     start = priced.space.random(np.random.default_rng(1))
     low, high = _reach(priced, start)
     for target, nearest in ((low * 0.9, low), (high * 1.1, high)):
@@ -190,7 +190,7 @@ Samples = list[tuple[PricedSpace, Architecture, Sample]]
 
 @pytest.fixture(scope="module")
 def samples(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Samples:
-    """The published samples: starts on the imported tables, every integer width priced."""
+    """The published samples: first architectures, on imported tables of every integer width."""
     folder, tables = tmp_path_factory.mktemp("published"), {}
     found = []
     for sample in json.loads((reference / "tfnas" / "fit_samples.json").read_text()):
@@ -205,7 +205,7 @@ def samples(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Sample
 def test_the_published_samples_are_fitted_within_two_hundredths_of_a_percent(
     samples: Samples,
 ) -> None:
-    """Those out of reach are refused with their bound."""
+    """Infeasible ones are refused with their bound."""
     for priced, start, sample in samples:
         target = sample["target_ms"]
         if sample["feasible"] == "yes":
@@ -222,7 +222,7 @@ def test_the_published_samples_are_fitted_within_two_hundredths_of_a_percent(
 
 
 def test_the_greedy_fit_is_the_published_one(samples: Samples) -> None:
-    """But that its last step is kept where the target is above the maximum."""
+    """Except that its last step is kept if the target is above the maximum."""
     for priced, start, sample in samples:
         fitted = fit_greedy(priced, start, sample["target_ms"], clamp=True)
         if sample["feasible"].startswith("target not reached"):
@@ -233,8 +233,8 @@ def test_the_greedy_fit_is_the_published_one(samples: Samples) -> None:
 
 
 def test_the_last_stages_move_by_single_channels(samples: Samples) -> None:
-    """The steps are those of the layers that move: alone, a stage of one layer ends at a width
-    whose next channel is over the target."""
+    """Steps depend only on the layers that move. A stage of one layer moves by single channels,
+    and ends at the last channel below the target."""
     for priced, start, sample in samples:
         if sample["feasible"] != "yes":
             continue
@@ -274,14 +274,14 @@ def _published(file: Path, path: Path) -> PricedSpace:
     space = make_space("tfnas", 224, 1000)
     foreign = read_foreign_table(file, "tfnas")
     origin = Origin("tfnas", file.name, 0, 0, 0, ())
-    included = (*space.stem, *space.tail)
+    included = (*space.stem, *space.head)
     import_table(foreign, path, device="published", origin=origin, included=included)
     return PricedSpace(space, LatencyTable.open(path))
 
 
 @pytest.fixture(scope="module")
 def opposed(tmp_path_factory: pytest.TempPathFactory) -> PricedSpace:
-    """The tiny space where what is fast has many weights, and weights beyond 30 kB are slow."""
+    """The tiny space where fast blocks have many weights, and weights beyond 30 kB are slow."""
 
     def prices(spec: BlockSpec) -> float:
         return 2.0 - 5e-5 * block_cost(spec).weight_bytes
@@ -306,7 +306,7 @@ def _every_choice(priced: PricedSpace, layer: Layer) -> list[Choice]:
     return [Choice(op, width) for op in layer.ops for width in priced.widths(layer, op)]
 
 
-def test_the_reach_of_a_space_is_that_of_enumeration(
+def test_the_feasible_range_of_a_space_equals_enumeration(
     priced: PricedSpace, opposed: PricedSpace
 ) -> None:
     """All 102,144 architectures of the tiny space; one of its layers may be left out."""
@@ -314,10 +314,10 @@ def test_the_reach_of_a_space_is_that_of_enumeration(
         first, second, last = [_every_choice(each, layer) for layer in each.space.layers]
         latencies_ms = _latencies_ms(each, [first, [*second, None], last])  # type: ignore[list-item]
         assert len(latencies_ms) == 32 * (56 + 1) * 56
-        assert each.reachable_ms() == pytest.approx((latencies_ms.min(), latencies_ms.max()))
+        assert each.feasible_ms() == pytest.approx((latencies_ms.min(), latencies_ms.max()))
 
 
-def test_the_reach_of_an_architecture_is_that_of_enumeration(
+def test_the_feasible_range_of_an_architecture_equals_enumeration(
     priced: PricedSpace, opposed: PricedSpace
 ) -> None:
     rng = np.random.default_rng(3)
@@ -338,14 +338,14 @@ def test_the_reach_of_an_architecture_is_that_of_enumeration(
             assert fit_greedy(each, drawn, low).latency_ms == pytest.approx(low)
 
 
-def test_the_nearest_target_of_a_refusal_is_reached(opposed: PricedSpace) -> None:
+def test_the_nearest_target_of_a_refusal_is_feasible(opposed: PricedSpace) -> None:
     widths = start_widths(opposed.space)
     log = LogProbabilities(
         [[[np.log(1 / 8)] * 8 for _ in layers] for layers in opposed.space.stages],
         [np.log(_rising(len(layers))).tolist() for layers in opposed.space.stages],
     )
     with pytest.raises(BudgetError) as caught:
-        derive(opposed, log, widths=widths, target_ms=0.9 * opposed.reachable_ms()[0])
+        derive(opposed, log, widths=widths, target_ms=0.9 * opposed.feasible_ms()[0])
     nearest_ms = caught.value.nearest_ms
     assert nearest_ms is not None
     for elastic in (True, False):
@@ -353,12 +353,12 @@ def test_the_nearest_target_of_a_refusal_is_reached(opposed: PricedSpace) -> Non
         assert found.latency_ms == pytest.approx(nearest_ms)
 
 
-def test_what_is_derived_near_the_least_latency_is_the_most_probable_of_enumeration(
+def test_the_derived_architecture_near_the_least_latency_equals_enumeration(
     opposed: PricedSpace,
 ) -> None:
-    """Of all operations and depths, the most probable whose widths reach the target."""
+    """The oracle is the most probable of all operations and depths whose widths meet the target."""
     space, rng = opposed.space, np.random.default_rng(4)
-    least_ms = opposed.reachable_ms()[0]
+    least_ms = opposed.feasible_ms()[0]
     widths = start_widths(space)
     for _ in range(5):
         log = LogProbabilities(
@@ -393,7 +393,7 @@ def test_what_is_derived_near_the_least_latency_is_the_most_probable_of_enumerat
 def test_efficient_widths_are_those_that_no_wider_one_beats(
     tiny_space: SearchSpace, tmp_path: Path, profile: DeviceProfile
 ) -> None:
-    """Where every second width is slow, only the fast ones are left."""
+    """If every second width is slow, only the fast widths remain."""
 
     def prices(spec: object) -> float:
         width = getattr(spec, "width", 0)
@@ -412,15 +412,15 @@ def test_a_table_of_another_space_is_refused(tiny_table: LatencyTable) -> None:
         PricedSpace(make_space("tfnas"), tiny_table)
 
 
-def test_what_is_derived_meets_the_target_though_the_most_probable_does_not(
+def test_the_derived_architecture_meets_the_target_if_the_most_probable_does_not(
     priced_tfnas: PricedSpace,
 ) -> None:
-    """Probabilities that favour the largest network, a target that only small ones meet."""
+    """Probabilities favour the largest network, and only small networks meet the target."""
     space = priced_tfnas.space
     log_ops = [[np.log(np.arange(1, 9) / 36).tolist() for _ in ls] for ls in space.stages]
     log_depths = [np.log(_rising(len(ls))).tolist() for ls in space.stages]
     widths = start_widths(space)
-    low, high = priced_tfnas.reachable_ms()
+    low, high = priced_tfnas.feasible_ms()
     for share in (0.0, 0.05, 0.3, 0.6):
         target = low + share * (high - low)
         log = LogProbabilities(log_ops, log_depths)
@@ -428,7 +428,7 @@ def test_what_is_derived_meets_the_target_though_the_most_probable_does_not(
         assert target * 0.995 <= fitted.latency_ms <= target * (1 + 1e-9)
 
 
-def test_a_reachable_target_keeps_the_most_probable_architecture(priced_tfnas: PricedSpace) -> None:
+def test_a_feasible_target_keeps_the_most_probable_architecture(priced_tfnas: PricedSpace) -> None:
     space = priced_tfnas.space
     rng = np.random.default_rng(0)
     log_ops = [[np.log(rng.dirichlet(np.ones(8))).tolist() for _ in ls] for ls in space.stages]
@@ -452,4 +452,4 @@ def _reach(priced: PricedSpace, architecture: object) -> tuple[float, float]:
         for stage, layers in zip(architecture.stages, priced.space.stages, strict=True)  # type: ignore[attr-defined]
         for choice, layer in zip(stage, layers, strict=False)
     ]
-    return reach_ms(priced, rows)
+    return width_range_ms(priced, rows)

@@ -14,7 +14,7 @@ from nas.optimize.blackbox import BLACK_BOXES, run
 from nas.optimize.blackbox.nsga2 import NSGA2Search
 from nas.optimize.blackbox.variation import Variation, crossover, mutate
 from nas.optimize.constraints import Constraint, Count, Limit
-from nas.optimize.encoding import Code, CodedSpace
+from nas.optimize.encoding import Code, EncodedSpace
 from nas.optimize.exact_solver import Scores, best_code
 from nas.spaces import SearchSpace, make_space
 from tests.conftest import make_mix_space, make_small_space, make_tiny_space
@@ -28,17 +28,17 @@ SPACES = {
 EVERY_BLACK_BOX = pytest.mark.parametrize("name", list(BLACK_BOXES))
 
 
-def _coded(space: SearchSpace, fraction: float) -> CodedSpace:
+def _encoded(space: SearchSpace, fraction: float) -> EncodedSpace:
     low, high = (network_cost(space.lower(a)).macs for a in (space.smallest(), space.largest()))
     budget = low + fraction * (high - low)
-    return CodedSpace(Constraint((Limit(Count(space, "macs"), budget),)))
+    return EncodedSpace(Constraint((Limit(Count(space, "macs"), budget),)))
 
 
-def _score(coded: CodedSpace, code: Code) -> float:
-    """Grows with the network, with a wrinkle for every layer and pair of layers."""
+def _score(encoded: EncodedSpace, code: Code) -> float:
+    """A score that grows with the network, with interactions of layers and pairs of layers."""
     rough = sum(np.sin(3.0 * n + 5.0 * i) for i, n in enumerate(code))
     pairs = sum(np.cos(a * b + i) for i, (a, b) in enumerate(pairwise(code)))
-    return coded.load(code) + 0.05 * float(rough) + 0.02 * float(pairs)
+    return encoded.load(code) + 0.05 * float(rough) + 0.02 * float(pairs)
 
 
 @EVERY_BLACK_BOX
@@ -48,53 +48,53 @@ def _score(coded: CodedSpace, code: Code) -> float:
 def test_every_proposal_is_feasible_and_new(
     name: str, space: str, seed: int, fraction: float
 ) -> None:
-    """Up to the last architecture of a small space, after which there is none."""
-    coded = _coded(SPACES[space], fraction)
-    black_box = BLACK_BOXES[name](coded, seed=seed)
+    """Proposals end after the last architecture of a small space."""
+    encoded = _encoded(SPACES[space], fraction)
+    black_box = BLACK_BOXES[name](encoded, seed=seed)
     for _ in range(30):
         code = black_box.ask()
         if code is None:
             break
         assert code not in black_box.scores
-        assert code == coded.canonical(code)
-        macs = network_cost(coded.space.lower(coded.decode(code))).macs
-        assert macs <= coded.budgets[0]
-        black_box.tell(code, _score(coded, code))
+        assert code == encoded.canonical(code)
+        macs = network_cost(encoded.space.lower(encoded.decode(code))).macs
+        assert macs <= encoded.budgets[0]
+        black_box.tell(code, _score(encoded, code))
 
 
 @EVERY_BLACK_BOX
-def test_a_whole_space_is_searched_and_then_left(name: str) -> None:
-    coded = _coded(SPACES["small"], 0.3)
-    listed = coded.all_codes(10_000)
+def test_a_search_ends_when_the_whole_space_is_evaluated(name: str) -> None:
+    encoded = _encoded(SPACES["small"], 0.3)
+    listed = encoded.all_codes(10_000)
     assert listed is not None
-    black_box = BLACK_BOXES[name](coded, seed=1)
-    run(black_box, lambda code: _score(coded, code), 1000)
+    black_box = BLACK_BOXES[name](encoded, seed=1)
+    run(black_box, lambda code: _score(encoded, code), 1000)
     assert set(black_box.scores) == {tuple(code) for code in listed.tolist()}
-    assert black_box.best[1] == max(_score(coded, tuple(code)) for code in listed.tolist())
+    assert black_box.best[1] == max(_score(encoded, tuple(code)) for code in listed.tolist())
 
 
 @EVERY_BLACK_BOX
 @pytest.mark.parametrize("space", ["tiny", "nasbench-macro"])
 def test_the_same_seed_and_scores_take_the_same_path(name: str, space: str) -> None:
-    """So a search that was interrupted goes on bit-exactly when its scores are told again."""
-    coded = _coded(SPACES[space], 0.4)
+    """So an interrupted search goes on bit-exactly if it gets its scores again."""
+    encoded = _encoded(SPACES[space], 0.4)
     paths = []
     for seed in (3, 3, 4):
-        black_box = BLACK_BOXES[name](coded, seed=seed)
-        run(black_box, lambda code: _score(coded, code), 45)
+        black_box = BLACK_BOXES[name](encoded, seed=seed)
+        run(black_box, lambda code: _score(encoded, code), 45)
         paths.append(list(black_box.scores.items()))
     assert paths[0] == paths[1] != paths[2]
 
 
 @pytest.mark.parametrize("name", [n for n in BLACK_BOXES if n not in ("random", "nsga2")])
 def test_searchers_beat_random_search(name: str) -> None:
-    coded = _coded(SPACES["nasbench-macro"], 0.5)
+    encoded = _encoded(SPACES["nasbench-macro"], 0.5)
 
     def found(name: str) -> float:
         scores = []
         for seed in range(5):
-            black_box = BLACK_BOXES[name](coded, seed=seed)
-            run(black_box, lambda code: _score(coded, code), 50)
+            black_box = BLACK_BOXES[name](encoded, seed=seed)
+            run(black_box, lambda code: _score(encoded, code), 50)
             scores.append(black_box.best[1])
         return float(np.mean(scores))
 
@@ -109,73 +109,73 @@ RATES = Variation(
 @EVERY_BLACK_BOX
 @pytest.mark.parametrize("space", SPACES)
 def test_published_rates_keep_the_constraint(name: str, space: str) -> None:
-    coded = _coded(SPACES[space], 0.3)
-    black_box = BLACK_BOXES[name](coded, seed=2, variation=RATES)
-    run(black_box, lambda code: _score(coded, code), 25)
-    assert all(coded.feasible(code) for code in black_box.scores)
-    assert all(code == coded.canonical(code) for code in black_box.scores)
+    encoded = _encoded(SPACES[space], 0.3)
+    black_box = BLACK_BOXES[name](encoded, seed=2, variation=RATES)
+    run(black_box, lambda code: _score(encoded, code), 25)
+    assert all(encoded.feasible(code) for code in black_box.scores)
+    assert all(code == encoded.canonical(code) for code in black_box.scores)
 
 
 @given(seed=st.integers(0, 2**31 - 1))
 @settings(max_examples=30)
 def test_a_crossover_at_a_point_takes_either_side_from_one_parent(seed: int) -> None:
-    """At the whole budget nothing is repaired; without left-out layers every code is canonical."""
-    coded, rng = _coded(SPACES["mix"], 1.0), np.random.default_rng(seed)
-    one, other = coded.random(rng), coded.random(rng)
-    child = crossover(coded, one, other, rng, variation=Variation(single_point=True))
+    """The full budget needs no repair. Without left-out layers every encoding is canonical."""
+    encoded, rng = _encoded(SPACES["mix"], 1.0), np.random.default_rng(seed)
+    one, other = encoded.random(rng), encoded.random(rng)
+    child = crossover(encoded, one, other, rng, variation=Variation(single_point=True))
     assert any(child == (*one[:p], *other[p:]) for p in range(1, len(one)))
 
 
 def test_a_mutation_rate_is_that_of_every_decision() -> None:
-    coded, rng = _coded(SPACES["mix"], 1.0), np.random.default_rng(0)
-    code = coded.random(rng)
+    encoded, rng = _encoded(SPACES["mix"], 1.0), np.random.default_rng(0)
+    code = encoded.random(rng)
     often = Variation(mutation_rate=0.9)
-    changed = [mutate(coded, code, rng, variation=often) for _ in range(400)]
+    changed = [mutate(encoded, code, rng, variation=often) for _ in range(400)]
     share = np.mean([[a != b for a, b in zip(code, m, strict=True)] for m in changed])
-    assert share == pytest.approx(0.9, abs=0.05)  # a choice may be drawn again
+    assert share == pytest.approx(0.9, abs=0.05)  # the same choice may be drawn again
 
 
 def test_children_of_two_parents_are_mutated_where_asked() -> None:
-    coded, rng = _coded(SPACES["mix"], 1.0), np.random.default_rng(0)
-    code = coded.random(rng)
+    encoded, rng = _encoded(SPACES["mix"], 1.0), np.random.default_rng(0)
+    code = encoded.random(rng)
     for rate in (0.0, 0.9):
         both = Variation(mutation_rate=rate, mutate_crossed=True)
-        made = [crossover(coded, code, code, rng, variation=both) for _ in range(50)]
+        made = [crossover(encoded, code, code, rng, variation=both) for _ in range(50)]
         assert sum(child != code for child in made) > 40
-        assert crossover(coded, code, code, rng, variation=Variation(mutation_rate=rate)) == code
+        assert crossover(encoded, code, code, rng, variation=Variation(mutation_rate=rate)) == code
 
 
 def test_a_mix_of_kernels_is_changed_by_one_kernel_or_drawn_anew() -> None:
-    coded, rng = _coded(SPACES["mix"], 1.0), np.random.default_rng(0)
-    choices = [choice.kernels or () for choice in coded.choices[0]]
+    encoded, rng = _encoded(SPACES["mix"], 1.0), np.random.default_rng(0)
+    choices = [choice.kernels or () for choice in encoded.choices[0]]
     start = choices.index((3, 3, 5))
     near = {(3, 3), (3, 5), (3, 3, 3), (3, 3, 7), (3, 5, 5), (3, 5, 7)}
     near |= {(3, 3, 3, 5), (3, 3, 5, 5), (3, 3, 5, 7)}
-    made = [choices[coded.change(0, start, rng)] for _ in range(2000)]
+    made = [choices[encoded.change(0, start, rng)] for _ in range(2000)]
     assert near < set(made)
     assert sum(kernels in near for kernels in made) / 2000 == pytest.approx(0.55, abs=0.05)
 
 
 def test_exact_search_finds_the_optimum_of_additive_scores() -> None:
-    coded, rng = _coded(SPACES["nasbench-macro"], 0.4), np.random.default_rng(0)
-    first = [rng.normal(size=3) for _ in coded.choices]
+    encoded, rng = _encoded(SPACES["nasbench-macro"], 0.4), np.random.default_rng(0)
+    first = [rng.normal(size=3) for _ in encoded.choices]
     # equal layers contribute equally, so that equal networks have equal scores
-    layers = coded.space.layers
-    scores = Scores.of_choices(coded, [first[layers.index(layer)] for layer in layers])
-    optimum = scores.of(coded, best_code(coded, scores))
-    black_box = BLACK_BOXES["exact"](coded, seed=0)
-    run(black_box, lambda code: scores.of(coded, code), 60)
+    layers = encoded.space.layers
+    scores = Scores.of_choices(encoded, [first[layers.index(layer)] for layer in layers])
+    optimum = scores.of(encoded, best_code(encoded, scores))
+    black_box = BLACK_BOXES["exact"](encoded, seed=0)
+    run(black_box, lambda code: scores.of(encoded, code), 60)
     assert black_box.best[1] == pytest.approx(optimum)
 
 
-def test_nothing_on_the_front_beats_another() -> None:
-    coded = _coded(SPACES["nasbench-macro"], 0.6)
-    search = NSGA2Search(coded, seed=0)
-    run(search, lambda code: _score(coded, code), 120)
-    front = [(coded.load(code), search.scores[code]) for code in search.front()]
+def test_no_architecture_on_the_front_beats_another() -> None:
+    encoded = _encoded(SPACES["nasbench-macro"], 0.6)
+    search = NSGA2Search(encoded, seed=0)
+    run(search, lambda code: _score(encoded, code), 120)
+    front = [(encoded.load(code), search.scores[code]) for code in search.front()]
     assert len(front) > 5
     assert front == sorted(front)
     assert all(a[1] < b[1] for a, b in pairwise(front))
-    everything = [(coded.load(code), score) for code, score in search.scores.items()]
+    everything = [(encoded.load(code), score) for code, score in search.scores.items()]
     for load, score in everything:
         assert any(other <= load and best >= score for other, best in front)

@@ -1,4 +1,4 @@
-"""Codes of architectures under a constraint, and the exact optimum of additive scores."""
+"""Encodings of architectures under a constraint, and the exact optimum of additive scores."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from latbench.tables.price_model import Breakpoint, PriceModel
 from latbench.units import parse_latency_ms
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import Constraint, Count, Latency, Limit, latency_limits
-from nas.optimize.encoding import Code, CodedSpace
+from nas.optimize.encoding import Code, EncodedSpace
 from nas.optimize.exact_solver import Scores, best_code
 from nas.spaces import SearchSpace, make_space
 from tests.conftest import make_small_space, make_tiny_space, random_price, write_table
 
 
-def _macs(space: SearchSpace, fraction: float) -> CodedSpace:
-    """The space under a budget so far between the fewest and the most MACs."""
+def _macs(space: SearchSpace, fraction: float) -> EncodedSpace:
+    """The space under a budget at a fraction between the fewest and the most MACs."""
     low, high = (network_cost(space.lower(a)).macs for a in (space.smallest(), space.largest()))
     budget = low + fraction * (high - low)
-    return CodedSpace(Constraint((Limit(Count(space, "macs"), budget),)))
+    return EncodedSpace(Constraint((Limit(Count(space, "macs"), budget),)))
 
 
 SPACES = {
@@ -42,44 +42,44 @@ EVERY_SPACE = pytest.mark.parametrize("name", SPACES)
 @EVERY_SPACE
 @pytest.mark.parametrize("fraction", FRACTIONS)
 def test_random_codes_are_feasible_and_read_back(name: str, fraction: float) -> None:
-    coded = _macs(SPACES[name], fraction)
+    encoded = _macs(SPACES[name], fraction)
     rng = np.random.default_rng(0)
     for _ in range(40):
-        code = coded.random(rng)
-        made = coded.decode(code)
-        assert coded.encode(made) == code == coded.canonical(code)
-        macs = network_cost(coded.space.lower(made)).macs
-        assert coded.amounts(code) == pytest.approx([macs])
-        assert macs <= coded.budgets[0]
-        assert coded.load(code) == pytest.approx(macs / coded.budgets[0])
-        assert coded.loads(np.array([code])) == pytest.approx([coded.load(code)])
+        code = encoded.random(rng)
+        made = encoded.decode(code)
+        assert encoded.encode(made) == code == encoded.canonical(code)
+        macs = network_cost(encoded.space.lower(made)).macs
+        assert encoded.amounts(code) == pytest.approx([macs])
+        assert macs <= encoded.budgets[0]
+        assert encoded.load(code) == pytest.approx(macs / encoded.budgets[0])
+        assert encoded.loads(np.array([code])) == pytest.approx([encoded.load(code)])
 
 
 @EVERY_SPACE
 def test_random_codes_are_diverse(name: str) -> None:
-    coded, rng = _macs(SPACES[name], 0.5), np.random.default_rng(1)
-    assert len({coded.random(rng) for _ in range(50)}) > 30
+    encoded, rng = _macs(SPACES[name], 0.5), np.random.default_rng(1)
+    assert len({encoded.random(rng) for _ in range(50)}) > 30
 
 
 def test_different_codes_are_different_networks() -> None:
-    """All of 6,561 architectures; leaving out one of two equal layers is one network."""
-    coded = _macs(make_space("nasbench-macro"), 1.0)
-    listed = coded.all_codes(10_000)
+    """All 6,561 architectures. Leaving out either of two equal layers gives one network."""
+    encoded = _macs(make_space("nasbench-macro"), 1.0)
+    listed = encoded.all_codes(10_000)
     assert listed is not None
-    networks = {coded.space.lower(coded.decode(tuple(code))) for code in listed.tolist()}
+    networks = {encoded.space.lower(encoded.decode(tuple(code))) for code in listed.tolist()}
     assert len(networks) == len(listed) == 9 * (3 * 7) ** 2
 
 
 @pytest.mark.parametrize("fraction", [0.02, 0.3, 1.0])
 def test_all_codes_are_those_reached_by_single_changes(fraction: float) -> None:
-    """Whatever is feasible is met, nothing twice, and then the search for new ones ends."""
-    coded, rng = _macs(SPACES["small"], fraction), np.random.default_rng(0)
-    listed = coded.all_codes(10_000)
+    """Every feasible encoding is found once, and then the search for new ones ends."""
+    encoded, rng = _macs(SPACES["small"], fraction), np.random.default_rng(0)
+    listed = encoded.all_codes(10_000)
     assert listed is not None
     known: set[Code] = set()
-    while (code := coded.nearest_new(coded.lightest, known, rng)) is not None:
+    while (code := encoded.nearest_new(encoded.lightest, known, rng)) is not None:
         assert code not in known
-        assert coded.feasible(code)
+        assert encoded.feasible(code)
         known.add(code)
     assert known == {tuple(row) for row in listed.tolist()}
 
@@ -109,68 +109,70 @@ def two_tables(tmp_path_factory: pytest.TempPathFactory) -> list[PricedSpace]:
 def test_latencies_on_several_devices_are_those_of_the_tables(
     two_tables: list[PricedSpace],
 ) -> None:
-    anything = CodedSpace(latency_limits(two_tables, 1e3))
+    anything = EncodedSpace(latency_limits(two_tables, 1e3))
     everything = anything.all_codes(10_000)
     assert everything is not None
     budget_ms = float(np.quantile(anything.loads(everything), 0.4, method="lower")) * 1.0001e3
-    coded = CodedSpace(latency_limits(two_tables, budget_ms))
-    assert len(coded.base) == 4
-    listed = coded.all_codes(10_000)
+    encoded = EncodedSpace(latency_limits(two_tables, budget_ms))
+    assert len(encoded.base) == 4
+    listed = encoded.all_codes(10_000)
     assert listed is not None
     feasible = {tuple(code) for code in listed.tolist()}
     for code in everything.tolist():
-        made = coded.decode(tuple(code))
+        made = encoded.decode(tuple(code))
         worst_ms = max(priced.latency_ms(made) for priced in two_tables)
-        assert coded.load(tuple(code)) == pytest.approx(worst_ms / budget_ms)
+        assert encoded.load(tuple(code)) == pytest.approx(worst_ms / budget_ms)
         assert (tuple(code) in feasible) == (worst_ms <= budget_ms)
     assert 0 < len(feasible) < len(everything)
 
 
 def test_an_infeasible_budget_is_refused_with_the_nearest(two_tables: list[PricedSpace]) -> None:
-    """The least latency over all architectures, of the device that is the slower one there."""
-    everything = CodedSpace(latency_limits(two_tables, 1e3))
+    """The nearest budget is the least latency of the slower device over all architectures."""
+    everything = EncodedSpace(latency_limits(two_tables, 1e3))
     listed = everything.all_codes(10_000)
     assert listed is not None
     nearest_ms = float(everything.loads(listed).min()) * 1e3
     with pytest.raises(BudgetError, match="out of reach") as caught:
-        CodedSpace(latency_limits(two_tables, 0.9 * nearest_ms))
+        EncodedSpace(latency_limits(two_tables, 0.9 * nearest_ms))
     assert caught.value.nearest_ms == pytest.approx(nearest_ms)
-    CodedSpace(latency_limits(two_tables, nearest_ms * (1 + 1e-9)))
+    EncodedSpace(latency_limits(two_tables, nearest_ms * (1 + 1e-9)))
     counted = Limit(Count(two_tables[0].space, "params"), 100)
     with pytest.raises(BudgetError, match=r"parameters of 0\.0001 M is out of reach"):
-        CodedSpace(Constraint((Limit(Latency(two_tables[0]), 1e3), counted)))
+        EncodedSpace(Constraint((Limit(Latency(two_tables[0]), 1e3), counted)))
 
 
 def test_limits_that_exclude_each_other_are_refused_with_the_nearest(
     two_tables: list[PricedSpace],
 ) -> None:
-    """Each alone can be kept, and what the refusal names can be kept together."""
+    """Each limit alone is feasible; the budgets that the refusal names are feasible together."""
     macs = Count(two_tables[0].space, "macs")
     latency = Latency(two_tables[1])  # small blocks are slow on this device
-    anything = CodedSpace(Constraint((Limit(latency, 1e3), Limit(macs, 1e12))))
+    anything = EncodedSpace(Constraint((Limit(latency, 1e3), Limit(macs, 1e12))))
     codes = anything.all_codes(10_000)
     assert codes is not None
     amounts = [anything.by_limit(tuple(code)) for code in codes.tolist()]
     least_ms, least_macs = (min(row[i][1] for row in amounts) for i in range(2))
     for limit in (Limit(latency, least_ms * 1.001), Limit(macs, least_macs * 1.001)):
-        CodedSpace(Constraint((limit,)))
+        EncodedSpace(Constraint((limit,)))
     with pytest.raises(BudgetError, match="are out of reach together") as caught:
-        CodedSpace(Constraint((Limit(latency, least_ms * 1.001), Limit(macs, least_macs * 1.001))))
+        EncodedSpace(
+            Constraint((Limit(latency, least_ms * 1.001), Limit(macs, least_macs * 1.001)))
+        )
     nearest_ms, nearest_m = caught.value.nearest_ms, caught.value.nearest_macs_m
     assert nearest_ms is not None and nearest_m is not None
     assert nearest_ms > least_ms * 1.001 or nearest_m * 1e6 > least_macs * 1.001
     roomier = Limit(latency, nearest_ms * 1.00001), Limit(macs, nearest_m * 1e6 * 1.00001)
-    CodedSpace(Constraint(roomier))
+    EncodedSpace(Constraint(roomier))
     said = re.search(r"ask for (.+ms) and (.+) M or more", str(caught.value))
     assert said
     enough = Limit(latency, parse_latency_ms(said[1])), Limit(macs, float(said[2]) * 1e6)
-    CodedSpace(Constraint(enough))
+    EncodedSpace(Constraint(enough))
 
 
-def _brute_force(coded: CodedSpace, scores: Scores) -> float:
-    """Over all codes of a space of fixed depth, canonical or not."""
-    codes = product(*(range(len(choices)) for choices in coded.choices))
-    return max(scores.of(coded, code) for code in codes if coded.feasible(code))
+def _brute_force(encoded: EncodedSpace, scores: Scores) -> float:
+    """The best score over all encodings of a space of fixed depth, canonical or not."""
+    codes = product(*(range(len(choices)) for choices in encoded.choices))
+    return max(scores.of(encoded, code) for code in codes if encoded.feasible(code))
 
 
 @settings(max_examples=60)
@@ -179,16 +181,14 @@ def _brute_force(coded: CodedSpace, scores: Scores) -> float:
     fraction=st.floats(0.0, 1.0, allow_subnormal=False),
     rounded=st.booleans(),
 )
-def test_the_exact_optimum_is_that_of_brute_force(
-    seed: int, fraction: float, rounded: bool
-) -> None:
+def test_the_exact_optimum_equals_brute_force(seed: int, fraction: float, rounded: bool) -> None:
     """Scores with and without ties, negative ones too."""
-    coded, rng = _macs(SPACES["small"], fraction), np.random.default_rng(seed)
-    rows = [rng.normal(size=len(choices)) for choices in coded.choices]
-    scores = Scores.of_choices(coded, [np.round(row) if rounded else row for row in rows])
-    found = best_code(coded, scores)
-    assert coded.feasible(found)
-    assert scores.of(coded, found) == pytest.approx(_brute_force(coded, scores))
+    encoded, rng = _macs(SPACES["small"], fraction), np.random.default_rng(seed)
+    rows = [rng.normal(size=len(choices)) for choices in encoded.choices]
+    scores = Scores.of_choices(encoded, [np.round(row) if rounded else row for row in rows])
+    found = best_code(encoded, scores)
+    assert encoded.feasible(found)
+    assert scores.of(encoded, found) == pytest.approx(_brute_force(encoded, scores))
 
 
 @settings(max_examples=30)
@@ -196,32 +196,32 @@ def test_the_exact_optimum_is_that_of_brute_force(
 def test_the_exact_optimum_holds_under_several_limits(
     two_tables: list[PricedSpace], seed: int, share: float
 ) -> None:
-    everything = CodedSpace(latency_limits(two_tables, 1e3))
+    everything = EncodedSpace(latency_limits(two_tables, 1e3))
     listed = everything.all_codes(10_000)
     assert listed is not None
     loads, rng = everything.loads(listed) * 1e3, np.random.default_rng(seed)
     budget_ms = float(loads.min() + share * np.ptp(loads)) * (1 + 1e-9)
-    coded = CodedSpace(latency_limits(two_tables, budget_ms))
-    scores = Scores.of_choices(coded, [rng.normal(size=len(c)) for c in coded.choices])
-    found = best_code(coded, scores)
-    assert coded.feasible(found)
-    assert scores.of(coded, found) == pytest.approx(_brute_force(coded, scores))
+    encoded = EncodedSpace(latency_limits(two_tables, budget_ms))
+    scores = Scores.of_choices(encoded, [rng.normal(size=len(c)) for c in encoded.choices])
+    found = best_code(encoded, scores)
+    assert encoded.feasible(found)
+    assert scores.of(encoded, found) == pytest.approx(_brute_force(encoded, scores))
 
 
 @settings(max_examples=10)
 @given(seed=st.integers(0, 2**31), fraction=st.floats(0.0, 1.0, allow_subnormal=False))
 def test_the_exact_optimum_chooses_depths(seed: int, fraction: float) -> None:
-    """No random code is better; without a limit every stage is the best of its depths."""
+    """No random encoding is better. Without a limit every stage has its best depth."""
     space = make_tiny_space()
-    coded, rng = _macs(space, fraction), np.random.default_rng(seed)
+    encoded, rng = _macs(space, fraction), np.random.default_rng(seed)
     scores = Scores(
-        [rng.normal(size=len(choices)) for choices in coded.choices],
-        [rng.normal(size=len(layers)) for layers in coded.stages],
+        [rng.normal(size=len(choices)) for choices in encoded.choices],
+        [rng.normal(size=len(layers)) for layers in encoded.stages],
     )
-    found = best_code(coded, scores)
-    assert coded.feasible(found)
-    assert scores.of(coded, found) >= _best_of_random(coded, scores, rng) - 1e-9
-    relaxed = CodedSpace(Constraint((Limit(Count(space, "macs"), 1e12),)))
+    found = best_code(encoded, scores)
+    assert encoded.feasible(found)
+    assert scores.of(encoded, found) >= _best_of_random(encoded, scores, rng) - 1e-9
+    relaxed = EncodedSpace(Constraint((Limit(Count(space, "macs"), 1e12),)))
     best = best_code(relaxed, scores)
     stages = zip(relaxed.stages, scores.depths, strict=True)
     expected = sum(
@@ -234,20 +234,22 @@ def test_the_exact_optimum_chooses_depths(seed: int, fraction: float) -> None:
     assert scores.of(relaxed, best) == pytest.approx(expected)
 
 
-def _best_of_random(coded: CodedSpace, scores: Scores, rng: np.random.Generator) -> float:
-    return max(scores.of(coded, coded.random(rng)) for _ in range(300))
+def _best_of_random(encoded: EncodedSpace, scores: Scores, rng: np.random.Generator) -> float:
+    return max(scores.of(encoded, encoded.random(rng)) for _ in range(300))
 
 
 def test_the_exact_optimum_of_a_published_space() -> None:
-    """18 layers with some hundred choices each: found, feasible, and no single change is better."""
-    coded, rng = _macs(make_space("tfnas", 32, 10), 0.3), np.random.default_rng(0)
+    """18 layers with hundreds of choices: the optimum is feasible, and no change improves it."""
+    encoded, rng = _macs(make_space("tfnas", 32, 10), 0.3), np.random.default_rng(0)
     rows = []
-    for choices in coded.choices:
+    for choices in encoded.choices:
         by_op = {choice.op: float(rng.normal()) for choice in choices}
         rows.append(np.array([by_op[c.op] + 0.002 * (c.width or 0) for c in choices]))
-    scores = Scores.of_choices(coded, rows)
-    found = best_code(coded, scores)
-    best = scores.of(coded, found)
-    assert coded.feasible(found)
-    near = [scores.of(coded, code) for code in coded.neighbours(found) if coded.feasible(code)]
+    scores = Scores.of_choices(encoded, rows)
+    found = best_code(encoded, scores)
+    best = scores.of(encoded, found)
+    assert encoded.feasible(found)
+    near = [
+        scores.of(encoded, code) for code in encoded.neighbours(found) if encoded.feasible(code)
+    ]
     assert best >= max(near) - 1e-9

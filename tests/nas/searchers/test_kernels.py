@@ -1,4 +1,4 @@
-"""Searches over kernels of unified blocks: expectations by enumeration, the best, what is drawn."""
+"""Searches over kernels of unified blocks: expectations, optima and draws."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from latbench.device import load_device
 from latbench.errors import InvalidValueError
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import Constraint, Count, Limit
-from nas.optimize.encoding import CodedSpace
+from nas.optimize.encoding import EncodedSpace
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.differentiable import DifferentiableRecipe
 from nas.searchers.kernels import KernelLoads, most_probable_kernels
@@ -49,7 +49,7 @@ def _constraint(share: float = 1.0) -> Constraint:
 
 
 def test_the_expected_load_equals_the_enumeration() -> None:
-    """Over all outcomes of one layer, the other being certain."""
+    """Over all outcomes of one layer; the other layer is certain."""
     constraint = _constraint()
     p = _probabilities(2, 0)
     p[1] = 0.0
@@ -66,12 +66,12 @@ def test_the_expected_load_equals_the_enumeration() -> None:
 
 
 def test_the_most_probable_kernels_equal_the_enumeration() -> None:
-    """The best feasible pair of count vectors, each by its likeliest choices."""
+    """The best feasible pair of multisets, each by its likeliest choices."""
     p = _probabilities(2, 3, sharp=2.0)
     p[:, 1:] = 0.0
     p[:, 1:3] = _probabilities(2, 4, sharp=2.0)[:, 1:3]  # three sub-blocks choose,
     p[:, 3:, SKIP] = 1.0  # the others are skipped
-    coded = CodedSpace(_constraint(0.3))
+    encoded = EncodedSpace(_constraint(0.3))
     best, best_score = None, -np.inf
     rows = [(*row, SKIP, SKIP, SKIP) for row in product(range(CHOICES), repeat=3) if row[0] != SKIP]
     scored = [
@@ -80,10 +80,10 @@ def test_the_most_probable_kernels_equal_the_enumeration() -> None:
     ]
     for (one, a), (other, b) in product(*scored):
         if a + b > best_score:
-            architecture = architecture_of(coded.space, [sorted(one), sorted(other)])
-            if coded.feasible(coded.encode(architecture)):
-                best, best_score = coded.encode(architecture), a + b
-    assert most_probable_kernels(coded, p) == best
+            architecture = architecture_of(encoded.space, [sorted(one), sorted(other)])
+            if encoded.feasible(encoded.encode(architecture)):
+                best, best_score = encoded.encode(architecture), a + b
+    assert most_probable_kernels(encoded, p) == best
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -146,7 +146,7 @@ CASES = [
 def test_a_search_over_kernels_ends_below_its_target_and_resumes_exactly(
     name: str, strategy: str, priced: PricedSpace, tmp_path: Path
 ) -> None:
-    low, high = priced.reachable_ms()
+    low, high = priced.feasible_ms()
     targets = [low + 0.4 * (high - low)]
 
     def search(folder: Path, stop_after: int | None = None) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Searches and trainings: resumed equals uninterrupted, budgets are met, data are right."""
+"""Searches and trainings: resumed equals uninterrupted, budgets are kept, data are correct."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ from tests.conftest import make_mix_space, make_small_space, make_tiny_space, wr
 from tests.nas.runs import Stop, stopping_after, tiny_data
 
 SPACES = {"sgnas": make_mix_space}
-"""The space that a searcher is tested on, where it is not the tiny one."""
+"""Search spaces for the tests of searchers that do not use the tiny space."""
 
 RECIPES: dict[str, Recipe] = {
     "sgnas": SGNASRecipe(
         budgets=5, priors=1, prior_candidates=2, selected_on=2, calibration_batches=1
     )
 }
-"""How a searcher is tested, where its own way takes long."""
+"""Recipes for the tests of searchers whose own recipe takes long."""
 
 
 FEW_OPS = ("k3_e3", "k5_e6", "k3_e6_se")  # of the tiny space's eight, so that steps are short
@@ -99,7 +99,7 @@ def _search(
 
 
 def _targets(priced: PricedSpace) -> list[float]:
-    low, high = priced.reachable_ms()
+    low, high = priced.feasible_ms()
     return [low + 0.35 * (high - low), low + 0.2 * (high - low)]
 
 
@@ -122,7 +122,7 @@ def test_a_resumed_search_is_bit_identical(name: str, priced: PricedSpace, tmp_p
 def test_a_search_whose_loss_is_no_number_ends_with_an_error(
     name: str, priced: PricedSpace, tmp_path: Path
 ) -> None:
-    """By a learning rate that is far too high; no line and no checkpoint says that it went well."""
+    """The learning rate is far too high. No metric and no checkpoint reports success."""
     family = SEARCHERS[name]
     assert family.recipe_kind is not None
     recipe = msgspec.structs.replace(RECIPES.get(name) or family.recipe_kind(), lr=1e30)
@@ -152,7 +152,7 @@ def _assert_equal(a: Any, b: Any) -> None:
 
 
 class _Device:
-    """Takes so much longer than its table says; fails when it has measured so often."""
+    """A device that is slower than its table by a factor, and fails after ``most`` measurements."""
 
     def __init__(self, priced: PricedSpace, *, factor: float, most: int = 100) -> None:
         self.priced = priced
@@ -167,16 +167,16 @@ class _Device:
         return self.factor * self.priced.table.predict(network).latency_ms
 
 
-EVERY_LANDER = pytest.mark.parametrize(
-    "name", [name for name in SEARCHERS if SEARCHERS[name].lands]
+EVERY_CORRECTING = pytest.mark.parametrize(
+    "name", [name for name in SEARCHERS if SEARCHERS[name].corrects_on_device]
 )
 
 
-@EVERY_LANDER
-def test_a_search_that_is_done_is_landed_later_without_training(
+@EVERY_CORRECTING
+def test_a_finished_search_is_corrected_later_without_training(
     name: str, priced: PricedSpace, tmp_path: Path
 ) -> None:
-    """The same command, with measuring: as if it had been asked for from the start."""
+    """The result is the same as with measurement from the start."""
     targets, run = _targets(priced), tmp_path / "run"
     asked = _search(name, priced, tmp_path / "at once", targets, _Device(priced, factor=1.1))
     predicted = _search(name, priced, run, targets)
@@ -196,7 +196,7 @@ def test_a_search_that_is_done_is_landed_later_without_training(
     assert _search(name, priced, run, targets) == predicted
 
 
-@EVERY_LANDER
+@EVERY_CORRECTING
 def test_a_search_killed_while_measuring_goes_on(
     name: str, priced: PricedSpace, tmp_path: Path
 ) -> None:
@@ -214,9 +214,11 @@ def test_a_search_killed_while_measuring_goes_on(
 
 
 @EVERY_SEARCHER
-def test_searchers_that_do_not_measure_say_what_does(name: str, priced: PricedSpace) -> None:
+def test_searchers_that_do_not_measure_name_the_command_that_does(
+    name: str, priced: PricedSpace
+) -> None:
     settings = SearchSettings(measure=lambda network, progress: 1.0)
-    if SEARCHERS[name].lands:
+    if SEARCHERS[name].corrects_on_device:
         with pytest.raises(InvalidValueError, match="torchrun"):
             SEARCHERS[name](priced, replace(settings, workers=Workers(0, 2)))
     else:
@@ -257,7 +259,7 @@ def test_an_infeasible_target_is_refused_before_training(
 ) -> None:
     with pytest.raises(BudgetError) as caught:
         _search(name, priced, tmp_path / "run", [1e-4])
-    assert caught.value.nearest_ms == priced.reachable_ms()[0]
+    assert caught.value.nearest_ms == priced.feasible_ms()[0]
     assert not (tmp_path / "run" / "checkpoint").exists()
 
 
@@ -266,14 +268,14 @@ LIMITED = pytest.mark.parametrize("name", [name for name in SEARCHERS if SEARCHE
 
 @pytest.fixture
 def countable(name: str, tmp_path: Path) -> PricedSpace:
-    """A space that a searcher can hold to limits: differentiable ones scale no widths to them."""
+    """A space on which a searcher can keep limits; differentiable searchers need fixed widths."""
     space = SPACES.get(name, make_small_space)()
     path = tmp_path / "t.sqlite"
     return PricedSpace(space, write_table(path, space, load_device("cpu-onnxruntime")))
 
 
 def _limit(space: SearchSpace, kind: Counted, share: float) -> Limit:
-    """So far between the least and the most that the space's networks have."""
+    """A limit at a fraction between the least and the greatest amount of the space."""
     low, high = (
         getattr(network_cost(space.lower(architecture)), kind)
         for architecture in (space.smallest(), space.largest())
@@ -287,9 +289,9 @@ def _limit(space: SearchSpace, kind: Counted, share: float) -> Limit:
 def test_a_search_under_limits_ends_within_them(
     name: str, kind: Counted, with_target: bool, countable: PricedSpace, tmp_path: Path
 ) -> None:
-    """Beside targets that leave nearly all of the space, and alone."""
+    """With targets that allow nearly all of the space, and alone."""
     limit = _limit(countable.space, kind, 0.3)
-    targets = [countable.reachable_ms()[1] * 0.99] if with_target else []
+    targets = [countable.feasible_ms()[1] * 0.99] if with_target else []
     (found,) = _search(name, countable, tmp_path / "run", targets, limits=(limit,))
     (file,) = (tmp_path / "run" / "architectures").iterdir()
     made = read_architecture(file)
@@ -321,7 +323,7 @@ BARE = pytest.mark.parametrize("name", [n for n in SEARCHERS if not SEARCHERS[n]
 
 @BARE
 def test_limits_need_no_table(name: str, tmp_path: Path) -> None:
-    """A search without a device: the same folder goes on, nothing is said of latency."""
+    """A search without a device resumes, and its results contain no latency."""
     space = SPACES.get(name, make_small_space)()
     limit = _limit(space, "macs", 0.3)
     (found,) = _search(name, space, tmp_path / "run", [], limits=(limit,))
@@ -340,7 +342,7 @@ def test_a_latency_needs_a_table(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "checkpoint").exists()
 
 
-def test_searchers_that_need_a_table_say_so() -> None:
+def test_searchers_that_need_a_table_refuse_a_space_without_one() -> None:
     for name in SEARCHERS:
         if SEARCHERS[name].needs_table:
             with pytest.raises(InvalidValueError, match="give --table"):
@@ -352,17 +354,17 @@ def test_searchers_that_need_a_table_say_so() -> None:
 
 @pytest.mark.parametrize("strategy", ["softmax", "gumbel"])
 def test_black_boxes_refuse_strategies_that_train_probabilities(strategy: str) -> None:
-    """They would stay as they began: nothing would be learnt from images."""
+    """Such probabilities would stay at their initial values, because no image trains them."""
     settings = SearchSettings(recipe=OneShotRecipe(strategy=strategy))
     with pytest.raises(InvalidValueError, match=f"--searcher {strategy}"):
         SEARCHERS["evolution"](make_small_space(), settings)
 
 
 @pytest.mark.parametrize("name", ["softmax", "gumbel"])
-def test_paths_train_the_weights_and_the_mixture_is_what_is_searched(
+def test_paths_train_the_weights_and_the_mixture_trains_the_logits(
     name: str, tmp_path: Path
 ) -> None:
-    """A step moves no weight beside its path, and the logits of all layers."""
+    """A step changes only weights of its path, and the logits of all layers."""
     space = make_small_space()
     limit = _limit(space, "macs", 0.5)
     checkpoints = []
@@ -457,7 +459,7 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_does_not_fit_leaves_the_last_one(tmp_path: Path) -> None:
-    """What a limit of file sizes does to a write, a full disk does."""
+    """A limit of file sizes makes a write fail like a full disk."""
     folder = RunFolder(tmp_path / "run", {})
     folder.save_checkpoint("last", {"epoch": 1})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

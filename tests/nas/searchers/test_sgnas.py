@@ -1,4 +1,4 @@
-"""Training a generator: what moves, what stays, what is asked, several devices."""
+"""Training of a generator: trained and frozen weights, requests, several devices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nas.evaluators.base import Evaluator
 from nas.evaluators.operations import OperationsJudge
 from nas.evaluators.unified_weights import Judge, trained_judge
 from nas.generator import Request, answers, device_of, load_generator, plane_of
-from nas.generator.kernel_counts import count_probabilities, counts_of
+from nas.generator.kernel_multisets import multiset_probabilities, multisets_of
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import one_hot
 from nas.optimize.constraints import Count, Limit
@@ -54,7 +54,7 @@ def devices(tmp_path: Path, profile: DeviceProfile) -> list[PricedSpace]:
 
 
 def test_budgets_are_asked_evenly_on_every_device(devices: list[PricedSpace]) -> None:
-    """A round asks for every place of every kind once, within its jitter."""
+    """A round has one request for each budget of the grid of each kind, within the jitter."""
     budgets = Budgets.of(devices[0].space, devices[:2], low=0.1, high=0.9)
     asked = budgets.epoch(5, 0.1, torch.Generator().manual_seed(0))
     round_ = [next(asked) for _ in range(5 * 5)]  # two devices, two counts, one pair
@@ -64,7 +64,7 @@ def test_budgets_are_asked_evenly_on_every_device(devices: list[PricedSpace]) ->
     by_kind: dict[tuple[str, str | None], list[float]] = {}
     for request in singles:
         (limit,) = request.limits
-        low, high = limit.costs.reach
+        low, high = limit.costs.feasible_range
         place = (limit.budget - low) / (high - low)
         by_kind.setdefault((limit.costs.kind, request.device), []).append(place)
     for places in by_kind.values():
@@ -90,9 +90,9 @@ def test_the_excess_is_of_the_budget_that_is_exceeded_most(devices: list[PricedS
     p[..., 1] = 1.0  # certain, so the expectation is a cost
     for place in (0.1, 0.9):
         request = Request((budgets.limit(latency, place), budgets.limit(macs, 0.5)), "one")
-        spans = [(c.reach[1] - c.reach[0]) / 2 for c in (latency, macs)]
+        spans = [(c.feasible_range[1] - c.feasible_range[0]) / 2 for c in (latency, macs)]
         over = [
-            (float(limit.costs.expected(count_probabilities(p))) - limit.budget) / span * RANGE
+            (float(limit.costs.expected(multiset_probabilities(p))) - limit.budget) / span * RANGE
             for limit, span in zip(request.limits, spans, strict=True)
         ]
         assert float(budgets.excess(request, p)) == pytest.approx(max(over), rel=1e-5)
@@ -145,7 +145,7 @@ def test_shipped_recipes_fit_a_space(name: str) -> None:
 def _search(devices: list[PricedSpace], folder: Path) -> Path:
     settings = SearchSettings(seed=1, recipe=RECIPE, others=tuple(devices[1:]))
     searcher = SGNASSearcher(devices[0], settings)
-    low, high = devices[0].reachable_ms()
+    low, high = devices[0].feasible_ms()
     targets = [low + place * (high - low) for place in (0.7, 0.3)]
     found = searcher.search(tiny_data(), targets, RunFolder(folder, {}))
     assert [result.target_ms for result in found] == targets
@@ -156,10 +156,10 @@ def _search(devices: list[PricedSpace], folder: Path) -> Path:
 def test_one_training_serves_several_devices_and_kinds(
     devices: list[PricedSpace], tmp_path: Path
 ) -> None:
-    """The file that a run leaves answers budgets on both devices, and of MACs."""
+    """The generator file of a run answers latencies on both devices, and MACs."""
     folder = _search(devices[:2], tmp_path / "run")
     alone = SGNASSearcher(devices[0], SearchSettings(seed=1, recipe=RECIPE, others=(devices[1],)))
-    assert alone.search(tiny_data(), [], RunFolder(folder, {})) == []  # needs no budget
+    assert alone.search(tiny_data(), [], RunFolder(folder, {})) == []  # a generator needs no target
     generator = load_generator(generator_file(folder))
     assert generator.label.devices == tuple(device_of(each.table) for each in devices[:2])
     budgets = Budgets.of(devices[0].space, devices[:2], low=0.3, high=0.6)
@@ -181,10 +181,10 @@ def separate(tmp_path: Path, profile: DeviceProfile) -> PricedSpace:
 def test_a_generator_learns_a_space_of_separate_operations(
     separate: PricedSpace, strategy: str, tmp_path: Path
 ) -> None:
-    """End to end: budgets hold, its file answers, and an interrupted run ends as a whole one."""
+    """Budgets hold, the file answers, and an interrupted run equals an uninterrupted one."""
     recipe = msgspec.structs.replace(RECIPE, strategy=strategy, imitation_steps=5)
     settings = SearchSettings(seed=1, recipe=recipe)
-    low, high = separate.reachable_ms()
+    low, high = separate.feasible_ms()
     targets = [low + place * (high - low) for place in (0.7, 0.3)]
 
     def search(folder: Path, *, stop_after: int | None = None) -> list[SearchResult]:
@@ -206,7 +206,7 @@ def test_a_generator_learns_a_space_of_separate_operations(
     assert search(tmp_path / "killed") == found
 
 
-def test_a_device_joins_a_space_of_separate_operations(
+def test_a_device_is_added_on_a_space_of_separate_operations(
     separate: PricedSpace, profile: DeviceProfile, tmp_path: Path
 ) -> None:
     folder = RunFolder(tmp_path / "run", {})
@@ -220,7 +220,7 @@ def test_a_device_joins_a_space_of_separate_operations(
 def test_gradients_reach_the_probabilities_of_a_supernet_of_operations(
     separate: PricedSpace, tmp_path: Path
 ) -> None:
-    """A certain choice is its path; what is improbable is not computed; weights are frozen."""
+    """A certain choice equals its path, improbable choices are skipped, weights are frozen."""
     judge = judge_of(RunFolder(tmp_path / "run", {}), separate.space, tiny_data(), RECIPE, seed=0)
     assert isinstance(judge, OperationsJudge)
     images = tiny_data().to_input(tiny_data().train.images[:4])  # type: ignore[attr-defined]
@@ -240,7 +240,7 @@ def test_gradients_reach_the_probabilities_of_a_supernet_of_operations(
 def test_without_a_table_a_generator_knows_macs_and_parameters(
     space: SearchSpace, devices: list[PricedSpace], tmp_path: Path
 ) -> None:
-    """As published, which knows no latency."""
+    """As published, without latency."""
     macs = Count(space, "macs")
     ends = [network_cost(space.lower(made)).macs for made in (space.smallest(), space.largest())]
     settings = SearchSettings(seed=1, recipe=RECIPE, limits=(Limit(macs, sum(ends) / 2),))
@@ -281,7 +281,7 @@ def test_data_that_does_not_fit_is_refused_before_anything_is_written(tmp_path: 
     SGNASSearcher(make_mix_space(), SearchSettings(recipe=smoothed)).check(tiny_data(), [])
 
 
-def test_strategies_that_choose_themselves_are_refused(separate: PricedSpace) -> None:
+def test_strategies_that_train_probabilities_are_refused(separate: PricedSpace) -> None:
     recipe = msgspec.structs.replace(RECIPE, strategy="softmax")
     with pytest.raises(InvalidValueError, match="uniform or fair"):
         SGNASSearcher(separate, SearchSettings(recipe=recipe))
@@ -304,7 +304,7 @@ def test_spaces_with_more_to_choose_are_refused_at_once(
 def test_imitation_teaches_the_priors_without_images(
     devices: list[PricedSpace], tmp_path: Path
 ) -> None:
-    """After an epoch of few steps it says nearly what the prior nearest to each budget says."""
+    """After a few steps the output is nearly the prior that is nearest to each budget."""
     priced, agreements = devices[0], []
     for steps in (0, 150):
         recipe = msgspec.structs.replace(
@@ -326,7 +326,7 @@ def test_imitation_teaches_the_priors_without_images(
 
 
 class _Additive(Evaluator):
-    """Scores that add up over layers, what matters being hidden from whoever asks."""
+    """Scores that add up over layers, by a rule that the search does not know."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -343,7 +343,7 @@ class _Additive(Evaluator):
 def test_priors_are_near_their_places_and_better_than_random_ones(
     devices: list[PricedSpace],
 ) -> None:
-    """Of as many networks judged, those that a model has chosen are ahead."""
+    """With equally many evaluations, networks chosen by the model score higher."""
     space = devices[0].space
     budgets = Budgets.of(space, devices[:2], low=0.05, high=0.95)
     places = (0.3, 0.5, 0.7)
@@ -361,17 +361,17 @@ def test_priors_are_near_their_places_and_better_than_random_ones(
                 plane, places, budgets.place, judge, candidates=20, rng=np.random.default_rng(1)
             )
         assert judge.evaluations <= len(places) * 20
-        counts = [counts_of(path) for path in found]
+        counts = [multisets_of(path) for path in found]
         at = [budgets.place(row) for row in counts]
         assert at == pytest.approx(places, abs=0.1)
         best[modelled] = [judge.score(architecture_of(space, path.tolist())) for path in found]
     assert all(a > b for a, b in zip(best[True], best[False], strict=True))
 
 
-def test_networks_judged_for_priors_are_not_judged_again(
+def test_networks_evaluated_for_priors_are_not_evaluated_again(
     devices: list[PricedSpace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that is killed among its priors goes on, and ends as one that was not."""
+    """A run that is killed while it finds priors goes on to the same result."""
     judged: list[Architecture] = []
     left, score = math.inf, Judge._score
 
@@ -417,7 +417,7 @@ def test_supernet_weights_stay_as_they_are_and_a_device_learns_its_vector_alone(
 
 
 def test_a_run_of_an_older_recipe_is_read(tmp_path: Path) -> None:
-    """Label smoothing was a setting of its own."""
+    """In older recipes label smoothing was a separate setting."""
     recipe = msgspec.to_builtins(RECIPE)
     for name in ("criterion", "options", "per_class", "held_out_from"):
         del recipe[name]

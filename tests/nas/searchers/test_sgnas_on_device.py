@@ -218,7 +218,7 @@ def test_a_search_goes_from_beginning_to_end(
     priced: PricedSpace, profile: DeviceProfile, tmp_path: Path, recorder: Recorder
 ) -> None:
     """A run on a GPU goes on, on the CPU as well, and a device joins it."""
-    low, high = priced.reachable_ms()
+    low, high = priced.feasible_ms()
     targets = [low + 0.6 * (high - low)]
     found = []
     for device in (on_pretend_gpu(), CPU):  # the second finds everything trained

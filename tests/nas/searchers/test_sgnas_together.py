@@ -44,7 +44,7 @@ def _search(name: str, table: Path, run: RunFolder, group: Workers, *, kill_afte
             os.kill(os.getpid(), signal.SIGKILL)
 
     priced = PricedSpace(SPACES[name](), LatencyTable.open(table))
-    low, high = priced.reachable_ms()
+    low, high = priced.feasible_ms()
     settings = SearchSettings(seed=3, recipe=RECIPE, workers=group)
     SGNASSearcher(priced, settings).search(tiny_data(), [(low + high) / 2], run, progress=progress)
 

@@ -1,4 +1,4 @@
-"""Variants of TF-NAS: paths, relaxations, derivations and recipes are what they say."""
+"""Variants of TF-NAS: paths, relaxations, derivations and recipes."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def _choices(space: SearchSpace, depth: DepthSearch, seed: int = 0) -> Choices:
 
 
 @EVERY_DEPTH
-def test_the_expected_latency_of_paths_is_that_of_enumeration(
+def test_the_expected_latency_of_paths_equals_enumeration(
     depth: DepthSearch, priced: PricedSpace
 ) -> None:
-    """Soft weights without noise against the sum over all places, each with its probability."""
+    """The oracle sums over all operations and depths with their probabilities, without noise."""
     space, widths = priced.space, start_widths(priced.space)
     choices = _choices(space, depth)
     log = choices.log_probabilities()
@@ -101,10 +101,10 @@ def test_the_expected_latency_of_paths_is_that_of_enumeration(
 
 
 @EVERY_DEPTH
-def test_a_path_through_the_supernet_is_the_network_read_off(
+def test_a_path_through_the_supernet_equals_its_network(
     depth: DepthSearch, tiny_space: SearchSpace
 ) -> None:
-    """With layers left out: the network of the remaining blocks gives the same logits."""
+    """With some layers left out, the network of the remaining blocks gives the same logits."""
     for seed in range(6):
         places = most_probable(_choices(tiny_space, depth, seed).log_probabilities())
         supernet = Supernet(tiny_space, start_widths=start_widths(tiny_space), seed=1)
@@ -140,10 +140,10 @@ def test_the_second_path_differs_from_the_first_as_its_name_says(tiny_space: Sea
 
 
 @EVERY_DEPTH
-def test_gradients_of_alphas_and_betas_are_those_of_differences(
+def test_gradients_of_alphas_and_betas_equal_finite_differences(
     depth: DepthSearch, priced: PricedSpace
 ) -> None:
-    """The whole objective, in double precision, at one step of an architecture's choices."""
+    """The gradient of the whole objective at one architecture step, in double precision."""
     priced = priced.only(lambda op: op in ("k3_e3", "k5_e6", "k3_e6_se"))
     space = priced.space
     torch.manual_seed(0)
@@ -174,7 +174,7 @@ def test_gradients_of_alphas_and_betas_are_those_of_differences(
 def _scored(
     space: SearchSpace, depth: DepthSearch, log: LogProbabilities
 ) -> Iterator[tuple[float, Places]]:
-    """All operations and depths, each with how probable it is."""
+    """All operations and depths with their log probabilities."""
     for choice in product(*[[*range(8), None] for _ in space.layers]):
         left = iter(choice)
         places = tuple(tuple(next(left) for _ in layers) for layers in space.stages)
@@ -204,7 +204,7 @@ EVERY_MODEL = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 
 @EVERY_DEPTH
 @EVERY_MODEL
-def test_what_is_derived_at_fixed_widths_is_the_most_probable_below_the_target(
+def test_the_derived_architecture_at_fixed_widths_is_the_most_probable_below_the_target(
     model: PriceModel, depth: DepthSearch, tmp_path: Path, profile: DeviceProfile
 ) -> None:
     """Against enumeration."""
@@ -226,17 +226,17 @@ def test_what_is_derived_at_fixed_widths_is_the_most_probable_below_the_target(
 
 @EVERY_DEPTH
 @EVERY_MODEL
-def test_the_most_probable_that_widths_bring_to_a_range_is_that_of_enumeration(
+def test_the_most_probable_whose_widths_cover_a_range_equals_enumeration(
     model: PriceModel, depth: DepthSearch, tmp_path: Path, profile: DeviceProfile
 ) -> None:
-    """All operations and depths, each with the least and the greatest latency of its widths."""
+    """All operations and depths with their least and greatest latency over widths."""
     space = make_tiny_space()
     priced = PricedSpace(space, write_table(tmp_path / "t.sqlite", space, profile, model=model))
     log = _choices(space, depth, seed=4).log_probabilities()
     scored = {places: score for score, places in _scored(space, depth, log)}
     reaches = {places: _reach_ms(priced, places) for places in scored}
     candidates = Candidates.of_any_width(priced, log)
-    low_ms, high_ms = priced.reachable_ms()
+    low_ms, high_ms = priced.feasible_ms()
     constrained = 0
     for share in (0.0, 0.05, 0.3, 0.7, 0.95, 1.0):
         for room in (0.0, 0.1, 0.4):
@@ -261,7 +261,7 @@ def test_the_most_probable_that_widths_bring_to_a_range_is_that_of_enumeration(
 def test_no_budget_is_left_that_widths_could_use(
     model: PriceModel, tmp_path: Path, profile: DeviceProfile
 ) -> None:
-    """The most probable is too fast at its widest; what is derived reaches the target."""
+    """The most probable is too fast at its widest; the derived one reaches the target."""
     space = make_tiny_space()
     priced = PricedSpace(space, write_table(tmp_path / "t.sqlite", space, profile, model=model))
     widths = start_widths(space)
@@ -270,7 +270,7 @@ def test_no_budget_is_left_that_widths_could_use(
         depths=[np.log([0.9, 0.1]).tolist(), [0.0]],
     )
     _, widest_ms = _reach_ms(priced, most_probable(log))
-    _, high_ms = priced.reachable_ms()
+    _, high_ms = priced.feasible_ms()
     for share in (0.2, 0.6, 1.0):
         target_ms = widest_ms + share * (high_ms - widest_ms)
         found = derive(priced, log, widths=widths, target_ms=target_ms)
@@ -289,8 +289,10 @@ def _reach_ms(priced: PricedSpace, places: Places) -> tuple[float, float]:
     return priced.fastest(chosen)[1], priced.slowest(chosen)[1]
 
 
-def test_undecided_operations_do_not_make_what_is_derived_shallow(priced: PricedSpace) -> None:
-    """All operations equal, betas for the deepest: it is kept wherever the target allows."""
+def test_undecided_operations_do_not_make_the_derived_architecture_shallow(
+    priced: PricedSpace,
+) -> None:
+    """With equal operations and betas for the deepest, it is kept if the target allows it."""
     space, widths = priced.space, start_widths(priced.space)
     log = LogProbabilities(
         ops=[[[math.log(1 / 8)] * 8 for _ in layers] for layers in space.stages],
@@ -368,7 +370,7 @@ def test_every_variant_ends_below_its_target_and_reports_its_argmax(
     recipe = TFNASRecipe(shift=0, **changes)  # type: ignore[arg-type]
     settings = SearchSettings(epochs=3, batch_size=16, seed=3, recipe=recipe)
     searcher = TFNASSearcher(priced, settings)
-    low, high = searcher.priced.reachable_ms()
+    low, high = searcher.priced.feasible_ms()
     target_ms = (low + high) / 2
     folder = RunFolder(tmp_path / "run", {})
     (found,) = searcher.search(tiny_data(), [target_ms], folder)
@@ -459,7 +461,7 @@ def _search_together(folder: Path, table: Path, target_ms: float, kill_after: in
 
 
 def _in_halves(priced: PricedSpace, folder: Path, target_ms: float) -> None:
-    """The search of both processes in one that averages gradients of half batches."""
+    """The same search in one process that averages the gradients of half batches."""
     run = RunFolder(folder, {})
     in_halves(
         lambda half: TFNASSearcher(priced, _settings(half)).search(tiny_data(), [target_ms], run)
@@ -469,8 +471,8 @@ def _in_halves(priced: PricedSpace, folder: Path, target_ms: float) -> None:
 def test_two_processes_are_one_that_averages_half_batches_and_survive_a_kill(
     priced: PricedSpace, tmp_path: Path
 ) -> None:
-    """Killed in the second epoch and started again, they end as two that were not."""
-    low, high = priced.reachable_ms()
+    """Killed in the second epoch and started again, they end with the same result."""
+    low, high = priced.feasible_ms()
     target_ms = (low + high) / 2
     table = priced.table.path
     assert run_together(_search_together, tmp_path / "whole", table, target_ms, 0) == [0, 0]

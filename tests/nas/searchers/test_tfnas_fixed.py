@@ -56,7 +56,7 @@ def _images(size: int) -> ImageData:
 
 
 def _target_ms(priced: PricedSpace, share: float = 0.4) -> float:
-    low, high = priced.reachable_ms()
+    low, high = priced.feasible_ms()
     return low + share * (high - low)
 
 
@@ -79,7 +79,7 @@ def _search(
 
 @pytest.mark.parametrize("name", list(SIZES))
 def test_spaces_without_widths_are_searched(name: str, tmp_path: Path) -> None:
-    """Layers of different numbers of operations, skips among them; ends below the target."""
+    """Layers have different numbers of operations, some a skip; results are below the target."""
     priced = _priced(make_space(name, SIZES[name], 10), tmp_path)
     target_ms = _target_ms(priced)
     settings = SearchSettings(epochs=2, batch_size=8, seed=1, recipe=TFNASRecipe(shift=0))
@@ -118,10 +118,10 @@ def test_a_resumed_search_is_bit_identical(small: PricedSpace, tmp_path: Path) -
                 assert torch.equal(value, theirs[part][key]), key
 
 
-def test_a_network_is_judged_after_its_norms_were_calibrated(
+def test_norms_are_calibrated_before_a_network_is_evaluated(
     small: PricedSpace, tmp_path: Path
 ) -> None:
-    """The score is that of the evaluator of one-shot searches on the search's own weights."""
+    """The score equals that of the evaluator of one-shot searches with the same weights."""
     data, target_ms = tiny_data(), _target_ms(small)
     (found,) = _search(small, data, [target_ms], tmp_path / "run")
     settings = SearchSettings(epochs=3, batch_size=8, seed=1, recipe=TFNASRecipe(shift=0))
@@ -153,7 +153,7 @@ def _search_together(folder: Path, table: Path, target_ms: float) -> None:
 
 
 def test_two_processes_hold_the_same_running_statistics(small: PricedSpace, tmp_path: Path) -> None:
-    """Each sees its own half of every batch; their statistics are averaged."""
+    """Each process gets half of every batch, and their statistics are averaged."""
     run = tmp_path / "run"
     assert run_together(_search_together, run, small.table.path, _target_ms(small)) == [0, 0]
     ours, theirs = (torch.load(run / f"{rank}.pt", weights_only=True) for rank in range(2))
@@ -163,8 +163,8 @@ def test_two_processes_hold_the_same_running_statistics(small: PricedSpace, tmp_
 
 
 @pytest.mark.parametrize("depth", ["sink-connecting", "skip-among", "skip-beside"])
-def test_depth_is_searched_where_there_is_one(depth: DepthSearch, tmp_path: Path) -> None:
-    """No widths, but stages that may be shortened: choices of depth learn, budgets hold."""
+def test_elastic_depth_is_searched(depth: DepthSearch, tmp_path: Path) -> None:
+    """Without widths but with elastic depth, choices of depth learn and budgets hold."""
     whole = make_small_space()
     stages = (whole.stages[0], *((layers[0],) for layers in whole.stages[1:]))
     priced = _priced(replace(whole, stages=stages, elastic_depth=True), tmp_path)
@@ -180,8 +180,8 @@ def test_depth_is_searched_where_there_is_one(depth: DepthSearch, tmp_path: Path
         assert learnt[name].std() > 0
 
 
-def test_a_network_is_cut_out_of_the_layers_that_it_stands_on(tmp_path: Path) -> None:
-    """With the second layer of a stage left out, the third is what remains."""
+def test_a_network_has_the_weights_of_the_layers_that_it_uses(tmp_path: Path) -> None:
+    """If the second layer of a stage is left out, the third one remains."""
     space = replace(make_small_space(), elastic_depth=True)
     priced = _priced(space, tmp_path)
     state = TFNASSearcher(priced, SearchSettings(recipe=TFNASRecipe(depth="skip-among"))).begin()
@@ -195,7 +195,7 @@ def test_a_network_is_cut_out_of_the_layers_that_it_stands_on(tmp_path: Path) ->
 
 
 def test_layers_of_fixed_depth_cannot_be_left_out(small: PricedSpace) -> None:
-    """Said when the searcher is made."""
+    """The error occurs when the searcher is made."""
     with pytest.raises(InvalidValueError, match="sink-connecting"):
         TFNASSearcher(small, SearchSettings(recipe=TFNASRecipe(depth="skip-beside")))
 
@@ -211,7 +211,7 @@ def test_spaces_of_unified_blocks_are_refused(
 
 
 def test_measuring_proposes_other_operations(small: PricedSpace, tmp_path: Path) -> None:
-    """On a device that takes a fifth longer than its table says."""
+    """The device takes a fifth longer than its table predicts."""
 
     def measure(network: Network, progress: Progress) -> float:
         return 1.2 * small.table.predict(network).latency_ms
@@ -220,14 +220,14 @@ def test_measuring_proposes_other_operations(small: PricedSpace, tmp_path: Path)
     (predicted,) = _search(small, tiny_data(), [target_ms], tmp_path / "predicted")
     (found,) = _search(small, tiny_data(), [target_ms], tmp_path / "measured", measure=measure)
     assert 1.2 * predicted.latency_ms > target_ms
-    assert found.landing is not None
-    assert found.landing.measured_ms == pytest.approx(1.2 * small.latency_ms(found.architecture))
-    assert found.landing.measured_ms <= target_ms
+    assert found.correction is not None
+    assert found.correction.measured_ms == pytest.approx(1.2 * small.latency_ms(found.architecture))
+    assert found.correction.measured_ms <= target_ms
     assert found.architecture != predicted.architecture
 
 
 def test_bi_sampling_trains_every_operation(small: PricedSpace) -> None:
-    """Both paths of every step reach weights, but for operations that have none."""
+    """Both paths of every step train weights, except for operations without weights."""
     settings = SearchSettings(recipe=TFNASRecipe(shift=0))
     searcher = TFNASSearcher(small, settings)
     state = searcher.begin()
@@ -242,7 +242,7 @@ def test_bi_sampling_trains_every_operation(small: PricedSpace) -> None:
 
 
 def test_faces_are_searched_on_mobilefacenet(tmp_path: Path) -> None:
-    """By the task's own loss, on a space of no widths."""
+    """The loss of the task trains a space without widths."""
     space = make_space("mobilefacenet", 16, 8)
     priced = _priced(space, tmp_path)
     write_faces(tmp_path)

@@ -1,4 +1,4 @@
-"""Settings of a TF-NAS search are the published values, and do what they say."""
+"""Settings of a TF-NAS search have the published values and the documented effects."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def priced(tmp_path_factory: pytest.TempPathFactory) -> PricedSpace:
     return whole.only(lambda op: op in FEW_OPS)
 
 
-def test_the_shipped_search_is_the_default_but_for_its_images() -> None:
-    """The defaults change small images; the recipe has what the code does to ImageNet's."""
+def test_the_shipped_recipe_equals_the_defaults_except_for_images() -> None:
+    """The defaults are for small images; the recipe has the code's values for ImageNet."""
     assert "tfnas-imagenet100" in shipped_recipes(TFNASRecipe)
     shipped = load_recipe(TFNASRecipe, "tfnas-imagenet100")
     assert shipped == replace(TFNASRecipe(), least_area=0.08, shift=0, jitter=0.4, hue=0.2)
 
 
-def test_the_shipped_search_has_the_values_of_the_published_code() -> None:
+def test_the_shipped_recipe_has_the_values_of_the_published_code() -> None:
     recipe = load_recipe(TFNASRecipe, "tfnas-imagenet100")
     assert (recipe.clip, recipe.alpha_clip) == (5.0, 5.0)
     assert recipe.restart_optimizers
@@ -76,7 +76,7 @@ def _begun(priced: PricedSpace, **changes: Any) -> tuple[TFNASSearcher, SearchSt
 
 
 def _gradient_norm(priced: PricedSpace, scale: float, **changes: Any) -> float:
-    """The norm of the gradient that an architecture step moves alphas and betas by."""
+    """Norm of the gradient of alphas and betas in an architecture step."""
     searcher, state = _begun(priced, **changes)
     searcher.objective = lambda loss, latency_ms, target_ms: scale * (loss + latency_ms)
     x, labels = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(8)
@@ -95,13 +95,13 @@ def test_the_gradients_of_alphas_and_betas_are_clipped_together(priced: PricedSp
 
 
 @pytest.mark.parametrize("restart", [True, False])
-def test_optimisers_begin_anew_with_every_epoch_if_asked(
+def test_optimisers_are_reset_at_every_epoch_if_asked(
     restart: bool, priced: PricedSpace, tmp_path: Path
 ) -> None:
     """Two epochs of four steps each after warm-up, an architecture step at every second."""
     recipe = TFNASRecipe(shift=0, restart_optimizers=restart)
     settings = SearchSettings(epochs=3, batch_size=16, seed=3, recipe=recipe)
-    low, high = priced.reachable_ms()
+    low, high = priced.feasible_ms()
     run = tmp_path / "run"
     TFNASSearcher(priced, settings).search(tiny_data(), [(low + high) / 2], RunFolder(run, {}))
     file = next(f for f in (run / "checkpoint").iterdir() if f.name != "warmup.pt")
@@ -122,7 +122,7 @@ def test_momentum_is_gone_when_an_epoch_begins(priced: PricedSpace) -> None:
 
 @pytest.mark.parametrize("kept", ["all", "in-use"])
 def test_new_widths_take_the_channels_that_the_recipe_names(kept: str, priced: PricedSpace) -> None:
-    """A strong channel that is not in use comes into use by the published rule alone."""
+    """Only the published rule takes a strong channel that is not in use."""
     _, state = _begun(priced, kept_channels=kept)
     places = most_probable(state.choices.log_probabilities())
     op = places[0][0]

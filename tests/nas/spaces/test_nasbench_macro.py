@@ -1,4 +1,4 @@
-"""NAS-Bench-Macro's space is the one whose networks the benchmark trained."""
+"""The space of NAS-Bench-Macro has the networks that the benchmark trained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_macs_and_parameters_of_all_networks_are_the_benchmarks(reference: Path)
     file = reference / "nasbench_macro" / "nas-bench-macro_cifar10.json"
     rows = json.loads(file.read_text())
     space = make_space("nasbench-macro")
-    fixed = sum((block_cost(spec) for spec in (*space.stem, *space.tail)), Cost())
+    fixed = sum((block_cost(spec) for spec in (*space.stem, *space.head)), Cost())
     by_layer: list[list[Cost]] = []
     for layer in space.layers:
         assert isinstance(layer, FixedLayer)

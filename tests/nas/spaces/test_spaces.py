@@ -208,19 +208,19 @@ def test_spaces_have_the_published_sizes(name: str, size: int) -> None:
 
 
 def test_published_spaces_are_the_published_rows(reference: Path) -> None:
-    """Shapes of every layer, operations in order, stem and tail channels."""
+    """Shapes of every layer, operations in order, stem and head channels."""
     published = json.loads((reference / "osnaslib" / "spaces.json").read_text())["spaces"]
     for name, rows in published.items():
         space = make_space(name)
         if name != "sgnas-proxyless":
             assert all(list(layer.ops) == rows["ops_in_order"] for layer in space.layers)
         largest = [spec.graph() for spec in space.lower(space.largest())]
-        inner = largest[len(space.stem) : len(largest) - len(space.tail)]
+        inner = largest[len(space.stem) : len(largest) - len(space.head)]
         shapes = [(g.input_shape, g.output_shape) for g in inner]
         assert [[i[0], o[0], -(-i[1] // o[1])] for i, o in shapes] == rows[
             "searchable_in_out_stride"
         ]
-        fixed = [*largest[: len(space.stem)], *largest[len(largest) - len(space.tail) :]]
+        fixed = [*largest[: len(space.stem)], *largest[len(largest) - len(space.head) :]]
         published_fixed = [
             row[1:3] for row in rows["first"] + rows["last"] if row[0] != "global_average"
         ]
@@ -245,9 +245,9 @@ def test_spread_networks_span_the_sizes_and_repeat() -> None:
 
 
 def test_random_networks_are_drawn_again_until_they_differ() -> None:
-    """Of a small space all there are, though fewer than were asked for."""
+    """A small space gives all of its networks, though fewer than asked for."""
     space = make_small_space()
-    # of two equal layers either may be left out: 3 * (1 + 2 + 4) * 3 * 3 networks
+    # either of two equal layers may be left out: 3 * (1 + 2 + 4) * 3 * 3 networks
     every = distinct_random(space, 500, np.random.default_rng(0))
     networks = {space.lower(architecture) for architecture in every}
     assert len(networks) == len(every) == 189
@@ -293,13 +293,13 @@ def test_a_choice_that_does_not_fit_is_named(
     "changes",
     [{"stages": []}, {"format": 2}, {"colour": "red"}, {"input_size": "big"}, {"classes": None}],
 )
-def test_what_is_no_architecture_is_refused(changes: dict[str, object]) -> None:
+def test_a_file_without_an_architecture_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(InvalidFileError):
         _check(_tfnas(**changes))
 
 
 def test_an_architecture_of_another_space_is_refused_though_its_operations_are_known() -> None:
-    """FBNet's two spaces have equal operations and depths; flat lists of layers are no way in."""
+    """The two FBNet spaces have equal operations and depths. Flat lists are refused too."""
     small, large = make_space("fbnet-s", 32, 10), make_space("fbnet-l", 32, 10)
     drawn = large.smallest()
     plain = drawn.as_dict()

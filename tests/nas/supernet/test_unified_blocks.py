@@ -22,8 +22,8 @@ def make_unified_space() -> SearchSpace:
     """Three layers in two stages, the second layer with a residual; 8 px."""
     stem = ConvBlock(3, 4, 3, 1, "relu6", 8)
     stages = ((MixLayer(4, 6, 2, 8), MixLayer(6, 6, 1, 4)), (MixLayer(6, 8, 1, 4),))
-    tail = (ConvBlock(8, 12, 1, 1, "relu6", 4), Classifier(12, 5, 4))
-    return SearchSpace("tiny", 8, 5, (stem,), stages, tail, elastic_depth=False)
+    head = (ConvBlock(8, 12, 1, 1, "relu6", 4), Classifier(12, 5, 4))
+    return SearchSpace("tiny", 8, 5, (stem,), stages, head, elastic_depth=False)
 
 
 def make_supernet(*, seed: int = 0) -> UnifiedSupernet:

@@ -129,7 +129,7 @@ def _faces_search(priced: PricedSpace, data: ImageData, name: str, folder: Path)
     changes = ["evaluations=6"] if name == "evolution" else []
     recipe = load_recipe(kind, None, changes) if kind is not None else None
     searcher = SEARCHERS[name](priced, SearchSettings(epochs=3, batch_size=8, recipe=recipe))
-    low_ms, high_ms = priced.reachable_ms()
+    low_ms, high_ms = priced.feasible_ms()
     target_ms = (low_ms + high_ms) / 2
     found = searcher.search(data.subset(48, seed=0), [target_ms], RunFolder(folder, {}))[0]
     assert found.latency_ms <= target_ms
@@ -167,7 +167,7 @@ def test_a_search_of_faces_reports_its_loss(
     searcher = SEARCHERS["random"](priced, SearchSettings(epochs=1, batch_size=8, recipe=recipe))
     (found,) = searcher.search(
         data.subset(48, seed=0),
-        [priced.reachable_ms()[1]],
+        [priced.feasible_ms()[1]],
         RunFolder(tmp_path / "run", {}),
         progress=lambda fraction, words: reported.append(words),
     )
@@ -205,7 +205,7 @@ def test_faces_are_searched_by_a_generator(
     small = ("generator_epochs=1", "budgets=3", "priors=1", "prior_candidates=2", "selected_on=2")
     recipe = load_recipe(SGNASRecipe, None, [*small, "held_out=0.4", "per_class=2"])
     searcher = SGNASSearcher(priced, SearchSettings(epochs=2, batch_size=8, recipe=recipe))
-    target_ms = sum(priced.reachable_ms()) / 2
+    target_ms = sum(priced.feasible_ms()) / 2
     run = tmp_path / "s"
     found = searcher.search(data, [target_ms], RunFolder(run, {}))[0]
     assert found.latency_ms <= target_ms

@@ -148,7 +148,7 @@ def test_two_machines_end_as_two_processes_of_one(tmp_path: Path) -> None:
     require_loopback()
     space = make_tiny_space()
     table = write_table(tmp_path / "t.sqlite", space, load_device("cpu-onnxruntime"))
-    target_ms = sum(PricedSpace(space, table).reachable_ms()) / 2
+    target_ms = sum(PricedSpace(space, table).feasible_ms()) / 2
     given = (table.path, target_ms)
     assert run_together(_search_and_train, tmp_path / "one", *given) == [0, 0]
 
@@ -218,7 +218,7 @@ def test_only_tensors_of_the_device_are_added_up(
     space = make_tiny_space()
     table = write_table(tmp_path / "t.sqlite", space, load_device("cpu-onnxruntime"))
     priced = PricedSpace(space, table)
-    target_ms = sum(priced.reachable_ms()) / 2
+    target_ms = sum(priced.feasible_ms()) / 2
     with pretend_gpu():
         device = on_pretend_gpu()
         group = Workers(0, 2, device.device)

@@ -45,8 +45,8 @@ def _space(*, elastic_depth: bool = False) -> SearchSpace:
         ("xception", ShuffleXception(12, 12, 1, "relu6", 4)),
     )
     stages = ((inverted(8, 12, 2, 8), inverted(12, 12, 1, 4)), (FixedLayer(shuffles),))
-    tail = (ConvBlock(12, 16, 1, 1, "relu6", 4), Classifier(16, 4, 4))
-    return SearchSpace("small", 8, 4, (stem,), stages, tail, elastic_depth=elastic_depth)
+    head = (ConvBlock(12, 16, 1, 1, "relu6", 4), Classifier(16, 4, 4))
+    return SearchSpace("small", 8, 4, (stem,), stages, head, elastic_depth=elastic_depth)
 
 
 def _data(images: int = 40) -> ImageData:

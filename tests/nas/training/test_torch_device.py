@@ -194,7 +194,7 @@ def test_searches_of_half_precision_go_on_bit_exactly(
     assert kind is not None
     changes = {"evaluations": 3} if name == "evolution" else {}
     recipe = kind(precision=precision, **changes)  # type: ignore[call-arg]
-    low, high = priced.reachable_ms()
+    low, high = priced.feasible_ms()
 
     def run(folder: str, stop_after: int | None = None) -> None:
         searcher = SEARCHERS[name](priced, SearchSettings(2, 8, 1, recipe))
@@ -247,4 +247,4 @@ def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_written
     priced = PricedSpace(space, table)
     searcher = TFNASSearcher(priced, SearchSettings(recipe=TFNASRecipe(precision="tf32")))
     with pytest.raises(InvalidValueError, match="tf32 is for CUDA"):
-        searcher.check(tiny_data(), [sum(priced.reachable_ms()) / 2])
+        searcher.check(tiny_data(), [sum(priced.feasible_ms()) / 2])

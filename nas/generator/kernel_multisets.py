@@ -1,10 +1,10 @@
-"""What a unified block costs depends on how many sub-blocks have each kernel, and on nothing else.
+"""Probabilities and costs of unified blocks by their multiset of kernels.
 
-Of the 3 * 4^5 = 3,072 outcomes of a layer's six sub-blocks 83 are distinct blocks, the *count
-vectors* ``nas.spaces.sgnas.COUNT_VECTORS``. So whatever is asked of all outcomes, the probability
-of each cost or the likeliest way to it, is asked of count vectors, one sub-block after another:
-the numbers of active kernels after i + 1 sub-blocks are those after i, or one more of the chosen
-kernel.
+The cost of a unified block depends only on how many of its sub-blocks have each kernel. The six
+sub-blocks of a layer have 3 * 4^5 = 3,072 outcomes, but only 83 distinct blocks: the multisets of
+kernels in ``nas.spaces.sgnas.KERNEL_MULTISETS``. So probabilities and best choices are computed for
+multisets instead of outcomes, one sub-block after another. The multiset after sub-block i + 1 is
+the multiset after sub-block i, or that multiset with the chosen kernel added.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.generator.constants import Constant
-from nas.spaces.sgnas import CHOICES, COUNT_VECTORS, KERNELS, SKIP, kernels_of
+from nas.spaces.sgnas import CHOICES, KERNEL_MULTISETS, KERNELS, SKIP, kernels_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_VECTORS = ((), *COUNT_VECTORS)
-"""All count vectors as ascending kernels, that of an empty layer first."""
+_MULTISETS = ((), *KERNEL_MULTISETS)
+"""All multisets as ascending kernels, beginning with the empty one."""
 
 
-class CountProbabilities:
-    """Probability of every count vector, where sub-blocks choose independently."""
+class MultisetProbabilities:
+    """Probability of every multiset of kernels, for sub-blocks that choose independently."""
 
     def __init__(self) -> None:
         self._before = Constant(torch.tensor(_before()))
@@ -38,15 +38,15 @@ class CountProbabilities:
         """A product of six small polynomials, differentiable.
 
         Args:
-            probabilities: Probabilities of choices, ``(..., B, 4)``; that of the first sub-block's
-                skip is 0.
+            probabilities: Probabilities of choices, ``(..., B, 4)``; the first sub-block skips with
+                probability 0.
 
         Returns:
-            ``(..., 83)``, in the order of ``COUNT_VECTORS``.
+            ``(..., 83)``, in the order of ``KERNEL_MULTISETS``.
         """
         before = self._before.at(probabilities.device)
-        # one place more than there are vectors, always 0: what no sub-block can come from
-        mass = probabilities.new_zeros(*probabilities.shape[:-2], len(_VECTORS) + 1)
+        # the last element is always 0: it stands for a predecessor that does not exist
+        mass = probabilities.new_zeros(*probabilities.shape[:-2], len(_MULTISETS) + 1)
         mass[..., 0] = 1.0
         for choices in probabilities.unbind(-2):
             came = _taken(mass, before)  # (..., 84, 4)
@@ -55,33 +55,34 @@ class CountProbabilities:
         return mass[..., 1:-1]
 
 
-def count_probabilities(probabilities: Tensor) -> Tensor:
-    """As ``CountProbabilities``, for a single use: what it needs is brought to a GPU every time."""
-    return CountProbabilities()(probabilities)
+def multiset_probabilities(probabilities: Tensor) -> Tensor:
+    """Like ``MultisetProbabilities``, for a single use: each call copies its indices to the GPU."""
+    return MultisetProbabilities()(probabilities)
 
 
 def _taken(mass: Tensor, before: Tensor) -> Tensor:
-    """Elements of the last axis, ``(..., 85)`` by ``(84, 4)`` to ``(..., 84, 4)``."""
+    """Select elements ``(84, 4)`` of the last axis: ``(..., 85)`` to ``(..., 84, 4)``."""
     if mass.device.type == "cpu":
         return mass[..., before]
-    # the gradient of indexing sorts its indices on a GPU, in a dozen calls; this one's adds them
+    # on a GPU the gradient of indexing takes a dozen calls to sort indices; index_select takes one
     return mass.index_select(-1, before.flatten()).reshape(*mass.shape[:-1], *before.shape)
 
 
 def nearest_choices(scores: Floats, chosen: Ints) -> tuple[Ints, Floats, Ints]:
-    """For every count vector of a layer the choices with those counts that change least.
+    """Choices that lead to each multiset of a layer with the fewest changes.
 
-    Among those that change equally many sub-blocks, the ones of greatest score.
+    If several choices need equally few changes, those of the greatest score are taken.
 
     Args:
         scores: Scores of choices, ``(B, 4)``.
         chosen: The present choice of every sub-block, ``(B,)``.
 
     Returns:
-        By count vector: changed sub-blocks ``(83,)``, score ``(83,)``, choices ``(83, B)``.
+        For each multiset the number of changed sub-blocks ``(83,)``, the score ``(83,)`` and the
+        choices ``(83, B)``.
     """
     before = _before()
-    nowhere = len(_VECTORS)
+    nowhere = len(_MULTISETS)
     changes = np.full(nowhere + 1, np.inf)
     changes[0] = 0.0
     score = np.zeros(nowhere + 1)
@@ -105,31 +106,31 @@ def nearest_choices(scores: Floats, chosen: Ints) -> tuple[Ints, Floats, Ints]:
     return changes[1:-1].astype(np.int64), score[1:-1], choices
 
 
-def counts_of(choices: Ints) -> Ints:
-    """Count vectors of choices ``(L, B)``, as places in ``COUNT_VECTORS``."""
-    return np.array([count_index(row) for row in choices.tolist()])
+def multisets_of(choices: Ints) -> Ints:
+    """Multisets of choices ``(L, B)``, as indices in ``KERNEL_MULTISETS``."""
+    return np.array([multiset_index(row) for row in choices.tolist()])
 
 
-def count_index(choices: Sequence[int]) -> int:
-    """Place in ``COUNT_VECTORS`` of what a layer's sub-blocks choose."""
+def multiset_index(choices: Sequence[int]) -> int:
+    """Index in ``KERNEL_MULTISETS`` of the choices of a layer's sub-blocks."""
     return _places()[tuple(sorted(kernels_of(choices)))] - 1
 
 
 @cache
 def _places() -> dict[tuple[int, ...], int]:
-    return {vector: place for place, vector in enumerate(_VECTORS)}
+    return {multiset: place for place, multiset in enumerate(_MULTISETS)}
 
 
 @cache
 def _before() -> Ints:
-    """Where each count vector comes from by each choice, ``(84, 4)``; 84 is nowhere."""
-    places, nowhere = _places(), len(_VECTORS)
+    """Index of the multiset before each choice, ``(84, 4)``; 84 if there is none."""
+    places, nowhere = _places(), len(_MULTISETS)
     before = np.full((nowhere, CHOICES), nowhere, dtype=np.int64)
-    for vector, place in places.items():
+    for multiset, place in places.items():
         before[place, SKIP] = place
         for choice, kernel in enumerate(KERNELS):
-            if kernel in vector:
-                rest = Counter(vector)
+            if kernel in multiset:
+                rest = Counter(multiset)
                 rest[kernel] -= 1
                 before[place, choice] = places[tuple(sorted(rest.elements()))]
     return before
