@@ -36,7 +36,7 @@ from nas.data import load_data
 from nas.data.images import Source
 from nas.data.images import generator as random_order
 from nas.evaluators.journal import Journaled
-from nas.evaluators.relaxed import RelaxedJudge
+from nas.evaluators.relaxed import AnyJudge
 from nas.generator import answers, load_generator, plane_of
 from nas.latency.priced_space import PricedSpace, labelled_space
 from nas.searchers.base import generator_file
@@ -124,7 +124,7 @@ def _measure(table: Path, files: dict[float, Path], record: Path) -> None:
 
 def _judge(
     options: argparse.Namespace,
-    judge: RelaxedJudge,
+    judge: AnyJudge,
     asked: dict[Path, dict[float, Path]],
     clock: Clock,
 ) -> dict[Path, list[tuple[float, list[float]]]]:
@@ -151,7 +151,7 @@ def _judge(
     return judged
 
 
-def _hits(judge: RelaxedJudge, files: list[Path], record: Path, clock: Clock) -> Hits:
+def _hits(judge: AnyJudge, files: list[Path], record: Path, clock: Clock) -> Hits:
     """Mask of the test images that each answer of two thirds classifies: ``(2, third, N)``."""
     if record.exists():
         found: Hits = np.load(record)["hits"]
@@ -168,7 +168,7 @@ def _hits(judge: RelaxedJudge, files: list[Path], record: Path, clock: Clock) ->
     return made
 
 
-def _judge_of(folder: Path, space: SearchSpace) -> RelaxedJudge:
+def _judge_of(folder: Path, space: SearchSpace) -> AnyJudge:
     """The run's supernet, judging on all test images, in an order by the run's seed."""
     config, recipe = read_run(folder)
     data = load_data(config["data"], input_size=space.input_size, classes=space.classes)
@@ -180,7 +180,7 @@ def _judge_of(folder: Path, space: SearchSpace) -> RelaxedJudge:
     return _on(judge, unseen)
 
 
-def _on(judge: RelaxedJudge, images: Source) -> RelaxedJudge:
+def _on(judge: AnyJudge, images: Source) -> AnyJudge:
     """The same supernet, judging on other images."""
     other = copy(judge)
     other.parts = replace(judge.parts, selection=images)

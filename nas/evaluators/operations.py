@@ -19,7 +19,6 @@ from nas.training.strategies.base import relaxed_of
 from nas.training.supernet_training import SupernetRecipe, train_supernet
 from nas.training.torch_device import CPU, TorchDevice
 from nas.training.unified_training import (
-    Parts,
     UnifiedRecipe,
     calibration_inputs,
     device_of,
@@ -28,30 +27,8 @@ from nas.training.unified_training import (
 )
 
 
-class OperationsJudge(RelaxedJudge):
-    """A trained supernet of separate operations; takes the arguments of ``RelaxedJudge``."""
-
-    def __init__(
-        self,
-        supernet: Supernet,
-        data: ImageData,
-        parts: Parts,
-        recipe: UnifiedRecipe,
-        *,
-        criterion: nn.Module,
-        torch_device: TorchDevice = CPU,
-        workers: Workers = ALONE,
-    ) -> None:
-        super().__init__(
-            supernet,
-            data,
-            parts,
-            recipe,
-            criterion=criterion,
-            torch_device=torch_device,
-            workers=workers,
-        )
-        self.supernet = supernet
+class OperationsJudge(RelaxedJudge[Supernet]):
+    """A trained supernet of separate operations."""
 
     def network(self, architecture: Architecture) -> nn.Module:
         network = self.supernet.cut(architecture)

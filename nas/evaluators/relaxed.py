@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,10 @@ from nas.training.distributed import ALONE, Workers
 from nas.training.torch_device import CPU, TorchDevice
 from nas.training.unified_training import Parts, UnifiedRecipe, device_of, selection_fitness
 
+S = TypeVar("S", bound=nn.Module)
 
-class RelaxedJudge(Evaluator):
+
+class RelaxedJudge(Evaluator, Generic[S]):
     """A frozen supernet with the images that train and evaluate generators.
 
     A score is the fitness of the calibrated network on the selection images. The data's task
@@ -36,7 +39,7 @@ class RelaxedJudge(Evaluator):
 
     def __init__(
         self,
-        supernet: nn.Module,
+        supernet: S,
         data: ImageData,
         parts: Parts,
         recipe: UnifiedRecipe,
@@ -46,6 +49,7 @@ class RelaxedJudge(Evaluator):
         workers: Workers = ALONE,
     ) -> None:
         super().__init__()
+        self.supernet = supernet
         supernet.requires_grad_(False).eval().zero_grad()  # frees the gradients of the last step
         self.criterion = criterion.requires_grad_(False).eval()
         self.data, self.parts, self.recipe = data, parts, recipe
@@ -98,3 +102,7 @@ class RelaxedJudge(Evaluator):
         Returns:
             ``(N, outputs)``, differentiable by the probabilities.
         """
+
+
+AnyJudge = RelaxedJudge[Any]
+"""A judge, whichever kind of supernet it has."""

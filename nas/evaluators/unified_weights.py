@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
+
 from torch import Tensor, nn
 
 from latbench.progress import Progress, silent
@@ -13,7 +16,6 @@ from nas.training.distributed import ALONE, Workers
 from nas.training.run_folder import RunFolder
 from nas.training.torch_device import CPU, TorchDevice
 from nas.training.unified_training import (
-    Parts,
     UnifiedRecipe,
     answer,
     divide,
@@ -22,39 +24,22 @@ from nas.training.unified_training import (
 )
 
 
-class Judge(RelaxedJudge):
-    """A trained unified supernet; takes the arguments of ``RelaxedJudge``."""
+class Judge(RelaxedJudge[UnifiedSupernet]):
+    """A trained unified supernet."""
 
-    def __init__(
-        self,
-        supernet: UnifiedSupernet,
-        data: ImageData,
-        parts: Parts,
-        recipe: UnifiedRecipe,
-        *,
-        criterion: nn.Module,
-        torch_device: TorchDevice = CPU,
-        workers: Workers = ALONE,
-    ) -> None:
-        super().__init__(
-            supernet,
-            data,
-            parts,
-            recipe,
-            criterion=criterion,
-            torch_device=torch_device,
-            workers=workers,
-        )
-        self.supernet = supernet
-        # a CPU skips choices of small probability; a GPU computes them to avoid waiting
-        self.mixture = supernet.frozen() if torch_device.is_gpu else supernet
+    @cached_property
+    def mixture(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Supernet that mixes choices.
+
+        A CPU skips choices of small probability; a GPU computes them to avoid waiting.
+        """
+        return self.supernet.frozen() if self.torch_device.is_gpu else self.supernet
 
     def network(self, architecture: Architecture) -> nn.Module:
         return answer(self.supernet, path_of(architecture), self.data, self.parts, self.recipe)
 
     def outputs(self, images: Tensor, probabilities: Tensor) -> Tensor:
-        found: Tensor = self.mixture(images, probabilities)
-        return found
+        return self.mixture(images, probabilities)
 
 
 def trained_judge(

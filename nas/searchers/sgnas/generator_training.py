@@ -46,7 +46,7 @@ from latbench.progress import Progress
 from nas.data.images import ImageData, generator
 from nas.evaluators.base import Evaluator
 from nas.evaluators.journal import Journaled
-from nas.evaluators.relaxed import RelaxedJudge
+from nas.evaluators.relaxed import AnyJudge
 from nas.generator import Generator, GeneratorLabel, Kind, Request, answers
 from nas.latency.priced_space import space_label
 from nas.recipes import Count, Fraction, Positive
@@ -166,7 +166,7 @@ class GeneratorTraining(Resumable):
 
     def __init__(
         self,
-        judge: RelaxedJudge,
+        judge: AnyJudge,
         space: SearchSpace,
         budgets: Budgets,
         recipe: SGNASRecipe,

@@ -24,7 +24,7 @@ from latbench.files import write_atomically
 from latbench.progress import Progress, silent
 from nas.data.images import ImageData
 from nas.evaluators.operations import trained_operations
-from nas.evaluators.relaxed import RelaxedJudge
+from nas.evaluators.relaxed import AnyJudge
 from nas.evaluators.unified_weights import trained_judge
 from nas.generator import (
     DecisionPlane,
@@ -97,9 +97,8 @@ class SGNASSearcher(Searcher):
             least_outcomes(request)
 
     def check_data(self, data: ImageData) -> None:
-        self.settings.torch_device.at(
-            self.recipe.computed_in
-        )  # raises an error if the device cannot
+        # raises an error where the device cannot compute in this precision
+        self.settings.torch_device.at(self.recipe.computed_in)
         unified_criterion(data, self.space.classes, self.recipe, seed=self.settings.seed)
         check_batches(self.recipe, self.settings.workers)
         divide(data, self.recipe, seed=self.settings.seed)
@@ -201,7 +200,7 @@ def judge_of(
     torch_device: TorchDevice = CPU,
     workers: Workers = ALONE,
     progress: Progress = silent,
-) -> RelaxedJudge:
+) -> AnyJudge:
     """Evaluator with the supernet of a run, which is trained or read from the run folder.
 
     Args:

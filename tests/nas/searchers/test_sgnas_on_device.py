@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latbench.device import DeviceProfile
-from nas.evaluators.relaxed import RelaxedJudge
+from nas.evaluators.relaxed import AnyJudge
 from nas.generator import answers, load_generator, raw_answers, save_generator
 from nas.latency.priced_space import PricedSpace
 from nas.searchers.base import SearchSettings, generator_file
@@ -144,7 +144,7 @@ def priced(request: pytest.FixtureRequest, tmp_path: Path, profile: DeviceProfil
     return PricedSpace(space, write_table(tmp_path / "table", space, profile))
 
 
-def _judge(priced: PricedSpace, folder: Path, device: TorchDevice) -> RelaxedJudge:
+def _judge(priced: PricedSpace, folder: Path, device: TorchDevice) -> AnyJudge:
     """A supernet that is trained by the first call for a folder, and read by others."""
     run = RunFolder(folder / "supernet", {})
     return judge_of(run, priced.space, tiny_data(), RECIPE, seed=0, torch_device=device)
