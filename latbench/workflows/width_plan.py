@@ -1,4 +1,4 @@
-"""Plan of which widths of a space's blocks are measured; the others are interpolated."""
+"""The choice of widths that are measured; the latencies of all other widths are interpolated."""
 
 from __future__ import annotations
 

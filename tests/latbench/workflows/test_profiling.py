@@ -216,7 +216,7 @@ def test_the_time_left_that_is_told_is_what_is_left(
     off: float,
 ) -> None:
     """Every visit takes a second: the last pass is finished, whatever the limit."""
-    clock, told = [0.0], []
+    clock, reports = [0.0], []
     monkeypatch.setattr(latbench.workflows.profiling, "monotonic", lambda: clock[0])
     monkeypatch.setattr(_Run, "_converged", lambda self: False)
 
@@ -237,10 +237,10 @@ def test_the_time_left_that_is_told_is_what_is_left(
         tmp_path / "t.sqlite",
         tiny_space,
         time_limit_s=limit_s,
-        progress=lambda fraction, words: told.append((clock[0], fraction, words)),
+        progress=lambda fraction, words: reports.append((clock[0], fraction, words)),
     )
     whole_s = clock[0]
-    *during, (_, last, words) = told
+    *during, (_, last, words) = reports
     assert (last, words) == (1.0, "fitting prices")
     for elapsed_s, fraction, words in during:
         assert fraction < 0.9 or elapsed_s > 0.8 * whole_s
