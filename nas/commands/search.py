@@ -133,17 +133,19 @@ def search(
     and variant; without a table the options do. Repeat the command to resume after an interruption.
     Under `torchrun --no-python`, all processes search together.
     """
+    import latbench
     import nas
     from nas.report.searches import show_search
 
     variant = nas.Variant(se, activation)
+    opened = [latbench.LatencyTable.open(table) for table in tables]
     searched = nas.choose_space(
-        space, tables, input_size=input_size, classes=classes, variant=variant
+        space, opened, input_size=input_size, classes=classes, variant=variant
     )
     with progress("searching") as shown:
         found = nas.search(
             searched,
-            tables,
+            opened,
             data=data,
             output=output,
             targets=targets,
