@@ -25,7 +25,7 @@ from nas.data import load_data
 from nas.recipes import load_recipe
 from nas.searchers.sgnas.budgets import Budgets
 from nas.searchers.sgnas.generator_training import GeneratorTraining, SGNASRecipe
-from nas.searchers.sgnas.search import judge_of
+from nas.searchers.sgnas.searcher import judge_of
 from nas.spaces import make_space
 from nas.training.run_folder import RunFolder
 

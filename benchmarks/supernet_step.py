@@ -22,7 +22,7 @@ from tfnas_sides import Shape, our_steps, plain_steps
 from latbench.environment import current_environment
 from latbench.report.terminal import print_lines, print_table
 from nas.recipes import load_recipe
-from nas.searchers.tfnas.search import TFNASRecipe
+from nas.searchers.tfnas.searcher import TFNASRecipe
 
 SHAPE = Shape(input_size=32, batch_size=32)
 WARMUP_STEPS = 3

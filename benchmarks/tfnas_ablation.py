@@ -27,7 +27,7 @@ from nas.data import load_data
 from nas.data.images import ImageData
 from nas.latency.priced_space import PricedSpace, labelled_space
 from nas.searchers import SearchSettings
-from nas.searchers.tfnas.search import TFNASRecipe, TFNASSearcher
+from nas.searchers.tfnas.searcher import TFNASRecipe, TFNASSearcher
 from nas.training import from_scratch as scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder

@@ -27,7 +27,7 @@ from latbench.tables.importers import ForeignEntry, ForeignTable
 from nas.data.images import generator
 from nas.latency.priced_space import PricedSpace, space_label
 from nas.searchers.base import SearchSettings
-from nas.searchers.tfnas.search import TFNASRecipe, TFNASSearcher
+from nas.searchers.tfnas.searcher import TFNASRecipe, TFNASSearcher
 from nas.spaces import Choice, SearchSpace
 from nas.spaces.tfnas import tfnas_strided
 from nas.training.memory import keep_freed_memory

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from latbench.tables import LatencyTable, Prediction, TableCheck
     from latbench.tables.comparison import TableDifference
     from latbench.workflows.devices import DeviceCheck, DeviceStatus, check_device, list_devices
-    from latbench.workflows.tables import check_table, compare_tables
+    from latbench.workflows.table_checks import check_table, compare_tables
 
 __version__ = "0.1.0"
 
@@ -54,8 +54,8 @@ _PLACES = {
     "TableCheck": "latbench.tables",
     "TableDifference": "latbench.tables.comparison",
     "check_device": "latbench.workflows.devices",
-    "check_table": "latbench.workflows.tables",
-    "compare_tables": "latbench.workflows.tables",
+    "check_table": "latbench.workflows.table_checks",
+    "compare_tables": "latbench.workflows.table_checks",
     "list_devices": "latbench.workflows.devices",
     "load_device": "latbench.device",
 }

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from nas.scaffold import Component, create
     from nas.searchers import SearchResult
     from nas.spaces import Architecture, SearchSpace, Variant, load_architecture, make_space
+    from nas.workflows.architecture_verification import (
+        Calibration,
+        VerifiedArchitectures,
+        calibrate,
+        verify,
+    )
     from nas.workflows.data import PackedImages, pack
     from nas.workflows.demo import DemoResult, run_demo
     from nas.workflows.export import ExportedModel, export
@@ -36,11 +42,10 @@ if TYPE_CHECKING:
         save_generator,
     )
     from nas.workflows.networks import SpaceSummary, cost, list_spaces, predict
-    from nas.workflows.profiling import ProfiledTable, forecast, profile
     from nas.workflows.search import SearchResults, choose_space, search
-    from nas.workflows.tables import import_table
+    from nas.workflows.space_profiling import ProfiledTable, forecast, profile
+    from nas.workflows.table_import import import_table
     from nas.workflows.training import TrainedNetwork, evaluate, train
-    from nas.workflows.verification import Calibration, VerifiedArchitectures, calibrate, verify
 
 __all__ = [
     "Architecture",
@@ -92,7 +97,7 @@ __all__ = [
 
 _PLACES = {
     "Architecture": "nas.spaces",
-    "Calibration": "nas.workflows.verification",
+    "Calibration": "nas.workflows.architecture_verification",
     "Component": "nas.scaffold",
     "DemoResult": "nas.workflows.demo",
     "ExportedModel": "nas.workflows.export",
@@ -102,16 +107,16 @@ _PLACES = {
     "Generator": "nas.generator",
     "ImageData": "nas.data.images",
     "PackedImages": "nas.workflows.data",
-    "ProfiledTable": "nas.workflows.profiling",
+    "ProfiledTable": "nas.workflows.space_profiling",
     "SearchResult": "nas.searchers",
     "SearchResults": "nas.workflows.search",
     "SearchSpace": "nas.spaces",
     "SpaceSummary": "nas.workflows.networks",
     "TrainedNetwork": "nas.workflows.training",
     "Variant": "nas.spaces",
-    "VerifiedArchitectures": "nas.workflows.verification",
+    "VerifiedArchitectures": "nas.workflows.architecture_verification",
     "adapt_generator": "nas.workflows.generation",
-    "calibrate": "nas.workflows.verification",
+    "calibrate": "nas.workflows.architecture_verification",
     "choose_space": "nas.workflows.search",
     "cost": "nas.workflows.networks",
     "create": "nas.scaffold",
@@ -119,10 +124,10 @@ _PLACES = {
     "evaluate": "nas.workflows.training",
     "export": "nas.workflows.export",
     "fit": "nas.workflows.fitting",
-    "forecast": "nas.workflows.profiling",
+    "forecast": "nas.workflows.space_profiling",
     "generate": "nas.workflows.generation",
     "import_generator": "nas.workflows.generation",
-    "import_table": "nas.workflows.tables",
+    "import_table": "nas.workflows.table_import",
     "list_spaces": "nas.workflows.networks",
     "load_architecture": "nas.spaces",
     "load_data": "nas.data",
@@ -130,12 +135,12 @@ _PLACES = {
     "make_space": "nas.spaces",
     "pack": "nas.workflows.data",
     "predict": "nas.workflows.networks",
-    "profile": "nas.workflows.profiling",
+    "profile": "nas.workflows.space_profiling",
     "run_demo": "nas.workflows.demo",
     "save_generator": "nas.workflows.generation",
     "search": "nas.workflows.search",
     "train": "nas.workflows.training",
-    "verify": "nas.workflows.verification",
+    "verify": "nas.workflows.architecture_verification",
 }
 
 if not TYPE_CHECKING:  # for a type checker the names above are all there are

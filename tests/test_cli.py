@@ -130,7 +130,9 @@ def test_verifying_draws_networks_that_differ_and_are_new(
     assert len(set(measured)) == len(measured) == 189 - len(fitted)
     assert not set(measured) & set(fitted)
     assert f"200 networks were asked for, and small has {len(measured)}" in err
-    monkeypatch.setattr("nas.workflows.verification.distinct_random", lambda *args, **kwargs: [])
+    monkeypatch.setattr(
+        "nas.workflows.architecture_verification.distinct_random", lambda *args, **kwargs: []
+    )
     code, refused = _json(run, "verify", "--random", 3, "--table", table)
     assert (code, refused["error"]["kind"]) == (2, "invalid-value")
 
@@ -226,7 +228,7 @@ def test_a_transfer_is_given_its_time_limit(
         limits_s.append(time_limit_s)
         raise MismatchError("asked enough")
 
-    monkeypatch.setattr("nas.workflows.profiling.transfer_space", transfer_space)
+    monkeypatch.setattr("nas.workflows.space_profiling.transfer_space", transfer_space)
     asked = ["profile", "cpu-onnxruntime", "tfnas", "--from", table]
     run(*asked, "-o", tmp_path / "new.sqlite", "--time-limit", "90s")
     assert limits_s == [90.0]

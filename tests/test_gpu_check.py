@@ -13,9 +13,9 @@ import torch
 
 from benchmarks.gpu.conditions import ROOT, environment
 from benchmarks.gpu.plan import ITEMS, Item, allowed_s
-from benchmarks.gpu.profiling import with_sweep
 from benchmarks.gpu.record import Record, read_record
 from benchmarks.gpu.running import DONE, FAILED, TIMED_OUT, run_item
+from benchmarks.gpu.table_error import with_sweep
 from benchmarks.gpu.text import text_of
 from benchmarks.gpu.transfers import count_events
 from benchmarks.sides import Side, SideFailed

@@ -22,7 +22,7 @@ from benchmarks.gpu.running import FAILED
 from benchmarks.sgnas_sides import SUPERNET, sgnas_step
 from benchmarks.tfnas_sides import Shape, our_steps
 from nas.searchers.tfnas.choices import Choices
-from nas.searchers.tfnas.search import TFNASRecipe
+from nas.searchers.tfnas.searcher import TFNASRecipe
 from nas.spaces import make_space
 from nas.training.strategies.kernel_paths import FairPaths
 from nas.training.torch_device import CPU, TorchDevice, find_torch_device

@@ -8,7 +8,7 @@ from benchmarks.gpu.conditions import Conditions
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.stepping import compare, serve_side
 from benchmarks.tfnas_sides import Shape, our_steps, plain_steps
-from nas.searchers.tfnas.search import TFNASRecipe
+from nas.searchers.tfnas.searcher import TFNASRecipe
 from nas.training.torch_device import TorchDevice
 
 _KINDS = ("weight", "architecture")

@@ -11,7 +11,7 @@ from latbench.blocks import parse_block
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable, StoredFit, TableCheck
 from latbench.tables.comparison import TableDifference
-from latbench.tables.export import entries
+from latbench.tables.formats import entries
 from latbench.tables.price_model import PriceModel
 from latbench.units import format_ms, format_s
 from latbench.workflows.devices import DeviceCheck, DeviceStatus

@@ -297,7 +297,7 @@ class LatencyTable:
 
     def as_dict(self) -> dict[str, Any]:
         """The table's description and its measured entries as plain JSON values."""
-        from latbench.tables.export import describe, entries
+        from latbench.tables.formats import describe, entries
 
         return describe(self) | {"entries": entries(self)}
 
@@ -314,7 +314,7 @@ class LatencyTable:
             MissingExtraError: The format needs a package that is not installed.
             InvalidFileError: The file cannot be written.
         """
-        from latbench.tables.export import write_table
+        from latbench.tables.formats import write_table
 
         write_table(self, Path(path), file_format)
 
@@ -326,12 +326,12 @@ class LatencyTable:
                 columns are empty.
 
         Returns:
-            A ``pandas.DataFrame`` with the columns ``latbench.tables.export.COLUMNS``.
+            A ``pandas.DataFrame`` with the columns ``latbench.tables.formats.COLUMNS``.
 
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        from latbench.tables.export import to_dataframe
+        from latbench.tables.formats import to_dataframe
 
         return to_dataframe(self, interpolated=interpolated)
 

@@ -24,7 +24,7 @@ def evaluate(run: Path, data: str, data_dir: Path | None, torch_device: str, as_
     """
     import nas
     from latbench.report.terminal import print_lines
-    from nas.report.training import metrics_in_words
+    from nas.report.metrics import metrics_in_words
 
     tested = nas.evaluate(run, data, data_dir=data_dir, torch_device=torch_device)
     emit(

@@ -67,7 +67,7 @@ def train(
     """
     import nas
     from latbench.report.terminal import print_lines
-    from nas.report.training import metrics_in_words
+    from nas.report.metrics import metrics_in_words
 
     with progress("training") as shown:
         trained = nas.train(

@@ -14,8 +14,8 @@ SEARCHERS: Registry[type[Searcher]] = Registry(
         "exact": "nas.searchers.one_shot:ExactSearcher",
         "softmax": "nas.searchers.differentiable:SoftmaxSearcher",
         "gumbel": "nas.searchers.differentiable:GumbelSearcher",
-        "sgnas": "nas.searchers.sgnas.search:SGNASSearcher",
-        "tfnas": "nas.searchers.tfnas.search:TFNASSearcher",
+        "sgnas": "nas.searchers.sgnas.searcher:SGNASSearcher",
+        "tfnas": "nas.searchers.tfnas.searcher:TFNASSearcher",
     },
     group="latbench.searchers",
 )

@@ -24,8 +24,8 @@ from latbench.workflows.verification import verify_apart
 from nas.data import load_data
 from nas.latency.priced_space import PricedSpace
 from nas.spaces import Architecture, make_space
-from nas.workflows.profiling import profile
 from nas.workflows.search import search
+from nas.workflows.space_profiling import profile
 from nas.workflows.training import train
 
 Stage = Callable[[str], AbstractContextManager[Progress]]

@@ -9,7 +9,7 @@ from latbench.errors import UnknownNameError
 from latbench.progress import Progress, silent
 from latbench.result import Result
 from latbench.units import as_latency_ms
-from latbench.workflows.tables import open_table
+from latbench.workflows.table_checks import open_table
 from nas.latency import correction
 from nas.latency.correction import Correction
 from nas.latency.priced_space import PricedSpace

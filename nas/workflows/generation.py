@@ -13,10 +13,10 @@ from latbench.cost import Cost, network_cost
 from latbench.progress import Progress, silent
 from latbench.result import Result
 from latbench.units import as_latency_ms, as_millions
-from latbench.workflows.tables import open_table
+from latbench.workflows.table_checks import open_table
 from nas import generator as generators
 from nas.generator import Generator, Kind, answering_space, answers, raw_answers, requests_for
-from nas.searchers.sgnas import search as sgnas
+from nas.searchers.sgnas import searcher as sgnas
 from nas.spaces import Architecture
 from nas.training.torch_device import TorchDevice
 from nas.workflows.data import as_data

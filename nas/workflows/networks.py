@@ -9,7 +9,7 @@ from typing import Any
 from latbench.cost import Cost, network_cost
 from latbench.result import Result
 from latbench.tables import Prediction
-from latbench.workflows.tables import open_table
+from latbench.workflows.table_checks import open_table
 from nas.latency.priced_space import space_label
 from nas.spaces import PLAIN, SPACES, SearchSpace, Variant, make_space
 from nas.workflows.inputs import AnyArchitecture, AnyTable, as_architecture

@@ -15,7 +15,7 @@ from latbench.progress import Progress, silent
 from latbench.result import Result
 from latbench.tables import LatencyTable
 from latbench.units import as_count, as_latency_ms
-from latbench.workflows.tables import open_table
+from latbench.workflows.table_checks import open_table
 from nas.latency import correction
 from nas.latency.correction import Measure
 from nas.latency.priced_space import PricedSpace, labelled_space, space_label

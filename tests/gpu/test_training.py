@@ -21,7 +21,7 @@ from nas.recipes import Precision, Recipe
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.one_shot import OneShotRecipe
 from nas.searchers.sgnas.generator_training import SGNASRecipe
-from nas.searchers.tfnas.search import TFNASRecipe, TFNASSearcher
+from nas.searchers.tfnas.searcher import TFNASRecipe, TFNASSearcher
 from nas.supernet.unified_blocks import UnifiedSupernet
 from nas.training import from_scratch as scratch
 from nas.training.recipe import TrainingRecipe

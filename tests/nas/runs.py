@@ -80,7 +80,7 @@ def run_together(work: Callable[..., None], *arguments: object) -> list[int]:
     """
     require_loopback()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nas.searchers.tfnas.search", "tests.conftest", __name__])
+    context.set_forkserver_preload(["nas.searchers.tfnas.searcher", "tests.conftest", __name__])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

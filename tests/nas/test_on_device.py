@@ -19,7 +19,7 @@ from nas.evaluators.shared_weights import SupernetEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Relaxed
 from nas.searchers import SEARCHERS, SearchSettings
-from nas.searchers.tfnas.search import SearchState, TFNASRecipe, TFNASSearcher
+from nas.searchers.tfnas.searcher import SearchState, TFNASRecipe, TFNASSearcher
 from nas.spaces import SearchSpace
 from nas.supernet.elastic import ElasticInvertedResidual
 from nas.supernet.mixed_operations import fixed_supernet, searchable_supernet

@@ -14,7 +14,7 @@ from latbench.device import load_device
 from latbench.environment import current_environment
 from latbench.tables import Estimate, LatencyTable, SpaceLabel, StoredFit
 from latbench.tables.alignment import MODULI, Alignment, WidthClass, first_widths
-from latbench.tables.export import entries
+from latbench.tables.formats import entries
 from latbench.tables.price_model import PriceModel
 from latbench.tables.width_curves import Curves
 

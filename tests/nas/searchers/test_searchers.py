@@ -38,7 +38,7 @@ from nas.searchers.base import phase_of, rounds_file
 from nas.searchers.differentiable import DifferentiableRecipe
 from nas.searchers.one_shot import OneShotRecipe
 from nas.searchers.sgnas.generator_training import SGNASRecipe
-from nas.searchers.tfnas.search import TFNASRecipe
+from nas.searchers.tfnas.searcher import TFNASRecipe
 from nas.spaces import SearchSpace
 from nas.spaces.architecture import read_architecture
 from nas.supernet.mixed_operations import fixed_supernet

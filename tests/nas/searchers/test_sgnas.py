@@ -29,8 +29,8 @@ from nas.searchers.sgnas import priors
 from nas.searchers.sgnas.budgets import RANGE, Budgets
 from nas.searchers.sgnas.generator_training import GeneratorTraining, SGNASRecipe
 from nas.searchers.sgnas.priors import find_priors
-from nas.searchers.sgnas.search import SGNASSearcher, adapt, judge_of, read_run
-from nas.searchers.tfnas.search import TFNASSearcher
+from nas.searchers.sgnas.searcher import SGNASSearcher, adapt, judge_of, read_run
+from nas.searchers.tfnas.searcher import TFNASSearcher
 from nas.spaces import Architecture, SearchSpace, make_space
 from nas.spaces.sgnas import KERNELS, architecture_of
 from nas.training.run_folder import RunFolder

@@ -19,7 +19,7 @@ from nas.latency.priced_space import PricedSpace
 from nas.searchers.base import SearchSettings, generator_file
 from nas.searchers.sgnas.budgets import Budgets
 from nas.searchers.sgnas.generator_training import GeneratorTraining, SGNASRecipe
-from nas.searchers.sgnas.search import SGNASSearcher, adapt, judge_of
+from nas.searchers.sgnas.searcher import SGNASSearcher, adapt, judge_of
 from nas.spaces import SearchSpace
 from nas.spaces.sgnas import SKIP, SUB_BLOCKS
 from nas.supernet.unified_blocks import UnifiedSupernet

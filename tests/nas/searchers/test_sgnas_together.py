@@ -16,7 +16,7 @@ from latbench.tables import LatencyTable
 from nas.latency.priced_space import PricedSpace
 from nas.searchers.base import SearchSettings
 from nas.searchers.sgnas.generator_training import SGNASRecipe
-from nas.searchers.sgnas.search import SGNASSearcher
+from nas.searchers.sgnas.searcher import SGNASSearcher
 from nas.spaces import SearchSpace
 from nas.training.distributed import Workers
 from nas.training.run_folder import RunFolder

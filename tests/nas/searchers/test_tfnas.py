@@ -34,7 +34,7 @@ from nas.searchers.derivation import (
     most_probable,
 )
 from nas.searchers.tfnas.choices import Choices, DepthSearch
-from nas.searchers.tfnas.search import TFNASRecipe, TFNASSearcher
+from nas.searchers.tfnas.searcher import TFNASRecipe, TFNASSearcher
 from nas.spaces import Choice, SearchSpace
 from nas.supernet.mixed_operations import Supernet, start_widths
 from nas.training.distributed import Workers

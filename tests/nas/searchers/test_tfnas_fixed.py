@@ -24,7 +24,7 @@ from nas.searchers import SearchSettings
 from nas.searchers.base import SearchResult
 from nas.searchers.derivation import architecture_at
 from nas.searchers.tfnas.choices import DepthSearch
-from nas.searchers.tfnas.search import SearchState, TFNASRecipe, TFNASSearcher
+from nas.searchers.tfnas.searcher import SearchState, TFNASRecipe, TFNASSearcher
 from nas.spaces import SearchSpace, make_space
 from nas.training.run_folder import RunFolder
 from tests.conftest import make_small_space, write_table

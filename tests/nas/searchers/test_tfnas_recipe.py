@@ -15,7 +15,7 @@ from nas.latency.priced_space import PricedSpace
 from nas.recipes import load_recipe, shipped_recipes
 from nas.searchers import SearchSettings
 from nas.searchers.derivation import most_probable
-from nas.searchers.tfnas.search import SearchState, TFNASRecipe, TFNASSearcher
+from nas.searchers.tfnas.searcher import SearchState, TFNASRecipe, TFNASSearcher
 from nas.spaces import Architecture, Choice
 from nas.supernet.elastic import ElasticInvertedResidual
 from nas.training.run_folder import RunFolder

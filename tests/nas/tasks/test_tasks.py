@@ -20,7 +20,7 @@ from nas.recipes import load_recipe
 from nas.searchers import SEARCHERS, SearchResult, SearchSettings
 from nas.searchers.one_shot import OneShotRecipe
 from nas.searchers.sgnas.generator_training import SGNASRecipe
-from nas.searchers.sgnas.search import SGNASSearcher
+from nas.searchers.sgnas.searcher import SGNASSearcher
 from nas.spaces import SearchSpace
 from nas.tasks import TASKS, task_of
 from nas.tasks.face_recognition import verify

@@ -21,7 +21,7 @@ from latbench.tables import LatencyTable
 from nas.data.images import generator
 from nas.latency.priced_space import PricedSpace
 from nas.searchers import SearchSettings
-from nas.searchers.tfnas.search import TFNASRecipe, TFNASSearcher
+from nas.searchers.tfnas.searcher import TFNASRecipe, TFNASSearcher
 from nas.training import distributed
 from nas.training import from_scratch as scratch
 from nas.training.distributed import ALONE, Workers, workers

@@ -13,7 +13,7 @@ from latbench.errors import InvalidValueError, LatbenchError, TorchDeviceError
 from nas.latency.priced_space import PricedSpace
 from nas.recipes import load_recipe
 from nas.searchers import SEARCHERS, SearchSettings
-from nas.searchers.tfnas.search import TFNASRecipe, TFNASSearcher
+from nas.searchers.tfnas.searcher import TFNASRecipe, TFNASSearcher
 from nas.training import from_scratch as scratch
 from nas.training.epochs import Report, Resumable, Values, run_epochs
 from nas.training.recipe import TrainingRecipe

@@ -11,7 +11,7 @@ import nas
 from latbench.device import DeviceProfile
 from latbench.errors import InvalidValueError, MismatchError
 from latbench.workflows import verification
-from nas.workflows.profiling import ProfiledTable
+from nas.workflows.space_profiling import ProfiledTable
 from tests.conftest import write_table
 
 

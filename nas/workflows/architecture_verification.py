@@ -20,7 +20,7 @@ from latbench.tables import LatencyTable, StoredFit
 from latbench.tables.price_model import PriceModel
 from latbench.workflows import verification
 from latbench.workflows.network_sweep import require_device
-from latbench.workflows.tables import open_table
+from latbench.workflows.table_checks import open_table
 from latbench.workflows.verification import Verification
 from nas.latency.priced_space import PricedSpace
 from nas.spaces import Architecture, distinct_random

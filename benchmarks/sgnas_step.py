@@ -1,6 +1,6 @@
 """What a step of the unified supernet takes, beside a plain implementation of it.
 
-    python benchmarks/sgnas.py [--rounds N] [--small] [--generator WEIGHTS.npz PRIOR.json]
+    python benchmarks/sgnas_step.py [--rounds N] [--small] [--generator WEIGHTS.npz PRIOR.json]
 
 At batch 64, 32 px and 100 classes on one thread, with the small-image form of the space. What the
 steps are, and what the plain implementation does, is in ``sgnas_sides.py``.
