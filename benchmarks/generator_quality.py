@@ -9,7 +9,7 @@ the answers are measured against the table in a process of their own; and each i
 random networks whose predicted latency is within 2 % of its own. Accuracies are the supernet's,
 batch norms calibrated, on test images, which no training and no selection has seen; the same images
 for all. The thirds of the budgets are compared on all test images, with the interval of the paired
-difference over images. A network is judged once; the same command goes on with what is missing.
+difference over images. A network is evaluated once; the same command goes on with what is missing.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from nas.data import load_data
 from nas.data.images import Source
 from nas.data.images import generator as random_order
 from nas.evaluators.journal import Journaled
-from nas.evaluators.relaxed import AnyJudge
+from nas.evaluators.relaxed import AnyRelaxedEvaluator
 from nas.generator import answers, load_generator, plane_of
 from nas.latency.priced_space import PricedSpace, labelled_space
 from nas.searchers.base import generator_file
 from nas.searchers.sgnas.budgets import Budgets
-from nas.searchers.sgnas.searcher import judge_of, read_run
+from nas.searchers.sgnas.searcher import evaluator_of, read_run
 from nas.spaces import Architecture, SearchSpace, load_architecture
 from nas.training.run_folder import RunFolder
 
@@ -53,7 +53,7 @@ _DRAWS = 1_000_000  # random networks, after which a latency counts as one that 
 
 
 def main() -> None:
-    """Answer, measure, judge, print."""
+    """Answer, measure, evaluate, print."""
     os.environ.setdefault("COLUMNS", "150")  # rich assumes 80 for a pipe
     options = _parse()
     torch.set_num_threads(options.threads)
@@ -63,17 +63,18 @@ def main() -> None:
     if not options.unmeasured:
         for path, files in asked.items():
             _measure(path, files, folder / f"measured-{path.stem}.json")
-    judge, clock = _judge_of(options.run, _priced(options.table[0]).space), Clock(options.hours)
+    evaluator = _evaluator_of(options.run, _priced(options.table[0]).space)
+    clock = Clock(options.hours)
     try:
         thirds = {
-            table: _hits(judge, [*files.values()], folder / f"thirds-{table.stem}.npz", clock)
+            table: _hits(evaluator, [*files.values()], folder / f"thirds-{table.stem}.npz", clock)
             for table, files in asked.items()
         }
-        judged = _judge(options, judge, asked, clock)
+        scores = _evaluate(options, evaluator, asked, clock)
     except TimeIsUp:
         print_lines(["the time is up: the same command goes on from here"])
         return
-    _print(options, asked, judged, thirds)
+    _print(options, asked, scores, thirds)
 
 
 def _parse() -> argparse.Namespace:
@@ -85,7 +86,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--random", type=int, default=100, help="networks beside each answer")
     parser.add_argument("--images", type=int, default=1000, help="test images")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--unmeasured", action="store_true", help="judge without measuring")
+    parser.add_argument("--unmeasured", action="store_true", help="evaluate without measuring")
     parser.add_argument("-o", "--output", type=Path, required=True)
     return parser.parse_args()
 
@@ -122,36 +123,36 @@ def _measure(table: Path, files: dict[float, Path], record: Path) -> None:
     write_atomically(record, done.stdout)
 
 
-def _judge(
+def _evaluate(
     options: argparse.Namespace,
-    judge: AnyJudge,
+    evaluator: AnyRelaxedEvaluator,
     asked: dict[Path, dict[float, Path]],
     clock: Clock,
 ) -> dict[Path, list[tuple[float, list[float]]]]:
     """By table, for each answer its accuracy and those of the random networks beside it."""
     priced = {table: _priced(table) for table in asked}
-    unseen = judge.parts.selection
+    unseen = evaluator.parts.selection
     some = unseen.take(torch.arange(min(options.images, len(unseen))))
-    scores = Journaled(
-        _on(judge, some),
+    journaled = Journaled(
+        _on(evaluator, some),
         options.output / f"scores-{options.images}.jsonl",
     )
 
     def score(architecture: Architecture) -> float:
         clock.check()
-        return scores.score(architecture)
+        return journaled.score(architecture)
 
-    judged: dict[Path, list[tuple[float, list[float]]]] = {table: [] for table in asked}
+    scores: dict[Path, list[tuple[float, list[float]]]] = {table: [] for table in asked}
     for number in range(options.budgets):  # in turn, so that what is done is of all devices
         for table, files in asked.items():
             answer = load_architecture(list(files.values())[number])
             latency_ms = priced[table].latency_ms(answer)
             near = _near(priced[table], latency_ms, options.random, seed=number)
-            judged[table].append((score(answer), [score(network) for network in near]))
-    return judged
+            scores[table].append((score(answer), [score(network) for network in near]))
+    return scores
 
 
-def _hits(judge: AnyJudge, files: list[Path], record: Path, clock: Clock) -> Hits:
+def _hits(evaluator: AnyRelaxedEvaluator, files: list[Path], record: Path, clock: Clock) -> Hits:
     """Mask of the test images that each answer of two thirds classifies: ``(2, third, N)``."""
     if record.exists():
         found: Hits = np.load(record)["hits"]
@@ -160,7 +161,7 @@ def _hits(judge: AnyJudge, files: list[Path], record: Path, clock: Clock) -> Hit
     rows = []
     for file in (*files[:third], *files[-third:]):
         clock.check()
-        rows.append(judge.hits(load_architecture(file)).numpy())
+        rows.append(evaluator.hits(load_architecture(file)).numpy())
     made = np.array(rows).reshape(2, third, -1)
     with BytesIO() as file:
         np.savez_compressed(file, hits=made)
@@ -168,22 +169,22 @@ def _hits(judge: AnyJudge, files: list[Path], record: Path, clock: Clock) -> Hit
     return made
 
 
-def _judge_of(folder: Path, space: SearchSpace) -> AnyJudge:
-    """The run's supernet, judging on all test images, in an order by the run's seed."""
+def _evaluator_of(folder: Path, space: SearchSpace) -> AnyRelaxedEvaluator:
+    """The run's supernet, evaluated on all test images, in an order by the run's seed."""
     config, recipe = read_run(folder)
     data = load_data(config["data"], input_size=space.input_size, classes=space.classes)
     if config["images"] is not None:
         data = data.subset(config["images"], seed=0)
-    judge = judge_of(RunFolder(folder, config), space, data, recipe, seed=config["seed"])
+    evaluator = evaluator_of(RunFolder(folder, config), space, data, recipe, seed=config["seed"])
     order = torch.randperm(len(data.test), generator=random_order(config["seed"]))
     unseen = data.test.take(order)
-    return _on(judge, unseen)
+    return _on(evaluator, unseen)
 
 
-def _on(judge: AnyJudge, images: Source) -> AnyJudge:
-    """The same supernet, judging on other images."""
-    other = copy(judge)
-    other.parts = replace(judge.parts, selection=images)
+def _on(evaluator: AnyRelaxedEvaluator, images: Source) -> AnyRelaxedEvaluator:
+    """The same supernet, evaluated on other images."""
+    other = copy(evaluator)
+    other.parts = replace(evaluator.parts, selection=images)
     return other
 
 
@@ -210,7 +211,7 @@ def _priced(table: Path) -> PricedSpace:
 def _print(
     options: argparse.Namespace,
     asked: dict[Path, dict[float, Path]],
-    judged: dict[Path, list[tuple[float, list[float]]]],
+    scores: dict[Path, list[tuple[float, list[float]]]],
     thirds: dict[Path, Hits],
 ) -> None:
     print_lines(
@@ -227,7 +228,7 @@ def _print(
         errors = [row["error"] for row in verified["rows"]] if verified else [None] * len(files)
         rows, ahead = [], 0
         for (budget, file), error, (score, others) in zip(
-            files.items(), errors, judged[table], strict=True
+            files.items(), errors, scores[table], strict=True
         ):
             predicted_ms = priced.latency_ms(load_architecture(file))
             median = float(np.median(others))

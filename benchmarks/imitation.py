@@ -25,7 +25,7 @@ from nas.data import load_data
 from nas.recipes import load_recipe
 from nas.searchers.sgnas.budgets import Budgets
 from nas.searchers.sgnas.generator_training import GeneratorTraining, SGNASRecipe
-from nas.searchers.sgnas.searcher import judge_of
+from nas.searchers.sgnas.searcher import evaluator_of
 from nas.spaces import make_space
 from nas.training.run_folder import RunFolder
 
@@ -61,7 +61,7 @@ def _rows(options: argparse.Namespace, seed: int) -> list[tuple[str, ...]]:
     rows = []
     with progress_bar("imitation") as progress:
         shared = RunFolder(options.output / f"{seed}", config)
-        judge = judge_of(shared, space, data, recipe, seed=seed, progress=progress)
+        evaluator = evaluator_of(shared, space, data, recipe, seed=seed, progress=progress)
         for steps in options.steps:
             changed = load_recipe(
                 SGNASRecipe, RECIPE, [*options.changes, f"imitation_steps={steps}"]
@@ -69,8 +69,8 @@ def _rows(options: argparse.Namespace, seed: int) -> list[tuple[str, ...]]:
             folder = RunFolder(options.output / f"{seed}-{steps}", {**config, "steps": steps})
             if (shared.path / PRIORS).exists():
                 shutil.copy(shared.path / PRIORS, folder.path)
-            GeneratorTraining(judge, space, budgets, changed, seed).run(folder, progress)
-            shutil.copy(folder.path / PRIORS, shared.path)  # the same for all, judged once
+            GeneratorTraining(evaluator, space, budgets, changed, seed).run(folder, progress)
+            shutil.copy(folder.path / PRIORS, shared.path)  # the same for all, evaluated once
             lines = (folder.path / "metrics.jsonl").read_text().splitlines()
             logged = [json.loads(line) for line in lines]
             kept = f"{max(line['score'] for line in logged):.3f}"

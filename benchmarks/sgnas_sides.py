@@ -93,7 +93,7 @@ def sgnas_step(
     model.eval().requires_grad_(whose == "plain, collecting")
     mixture: Callable[[Tensor, Tensor], Tensor] = model
     if isinstance(model, UnifiedSupernet) and device.is_gpu:
-        mixture = model.frozen()  # as judges do
+        mixture = model.frozen()  # as evaluators do
     logits = torch.zeros(layers, SUB_BLOCKS, SKIP + 1, device=place, requires_grad=True)
     adam = torch.optim.Adam([logits], lr=1e-3, betas=(0.5, 0.999))
     noise = generator(0)

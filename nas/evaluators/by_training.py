@@ -47,10 +47,10 @@ class ScratchEvaluator(Evaluator):
         torch_device: TorchDevice = CPU,
     ) -> None:
         super().__init__()
-        train, judged = data.held_out(held_out, seed=recipe.seed)
-        require_images(data, train, judged)
+        train, selection = data.held_out(held_out, seed=recipe.seed)
+        require_images(data, train, selection)
         self.space = space
-        self.data = replace(data, train=train, test=judged)
+        self.data = replace(data, train=train, test=selection)
         self._metric = task_of(data).metric
         self.recipe = recipe
         self.folder = folder

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from latbench.progress import Progress, silent
 from nas.data.images import ImageData
-from nas.evaluators.relaxed import RelaxedJudge
+from nas.evaluators.relaxed import RelaxedEvaluator
 from nas.spaces import Architecture, SearchSpace
 from nas.supernet.mixed_operations import Supernet, fixed_supernet
 from nas.supernet.unified_blocks import THRESHOLD
@@ -27,7 +27,7 @@ from nas.training.unified_training import (
 )
 
 
-class OperationsJudge(RelaxedJudge[Supernet]):
+class OperationsEvaluator(RelaxedEvaluator[Supernet]):
     """A trained supernet of separate operations."""
 
     def network(self, architecture: Architecture) -> nn.Module:
@@ -37,9 +37,11 @@ class OperationsJudge(RelaxedJudge[Supernet]):
         return network
 
     def outputs(self, images: Tensor, probabilities: Tensor) -> Tensor:
-        """Outputs as in ``RelaxedJudge``. As in the unified supernet, operations with a probability
-        of at most ``THRESHOLD`` are not computed. On a GPU they are computed and count as 0,
-        because reading probabilities would make the GPU wait.
+        """Outputs as in ``RelaxedEvaluator``.
+
+        As in the unified supernet, operations with a probability of at most ``THRESHOLD`` are not
+        computed. On a GPU they are computed and count as 0, because reading probabilities would
+        make the GPU wait.
         """
         flat = probabilities.squeeze(-2)
         if flat.device.type == "cpu":
@@ -69,7 +71,7 @@ def trained_operations(
     torch_device: TorchDevice = CPU,
     workers: Workers = ALONE,
     progress: Progress = silent,
-) -> OperationsJudge:
+) -> OperationsEvaluator:
     """Train the supernet of a run, or load it from the run's folder; return it as an evaluator.
 
     Args:
@@ -99,7 +101,7 @@ def trained_operations(
         torch_device=torch_device,
         progress=progress,
     )
-    return OperationsJudge(
+    return OperationsEvaluator(
         supernet,
         data,
         parts,

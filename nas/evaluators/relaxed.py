@@ -13,7 +13,7 @@ from nas.data.images import ImageData, batches, generator
 from nas.evaluators.base import Evaluator
 from nas.spaces import Architecture
 from nas.tasks import task_of
-from nas.tasks.base import JUDGED_AT_ONCE
+from nas.tasks.base import EVALUATION_BATCH_SIZE
 from nas.training.distributed import ALONE, Workers
 from nas.training.torch_device import CPU, TorchDevice
 from nas.training.unified_training import Parts, UnifiedRecipe, device_of, selection_fitness
@@ -21,7 +21,7 @@ from nas.training.unified_training import Parts, UnifiedRecipe, device_of, selec
 S = TypeVar("S", bound=nn.Module)
 
 
-class RelaxedJudge(Evaluator, Generic[S]):
+class RelaxedEvaluator(Evaluator, Generic[S]):
     """A frozen supernet with the images that train and evaluate generators.
 
     A score is the fitness of the calibrated network on the selection images. The data's task
@@ -71,7 +71,7 @@ class RelaxedJudge(Evaluator, Generic[S]):
                 "in data sets of classes only"
             )
         network = self.network(architecture)
-        shown = batches(self.parts.selection, JUDGED_AT_ONCE, generator(0), drop_last=False)
+        shown = batches(self.parts.selection, EVALUATION_BATCH_SIZE, generator(0), drop_last=False)
         inputs = task_of(self.data, device_of(network)).inputs(shown)
         return torch.cat([network(x).argmax(1) == labels for x, labels in inputs])
 
@@ -104,5 +104,5 @@ class RelaxedJudge(Evaluator, Generic[S]):
         """
 
 
-AnyJudge = RelaxedJudge[Any]
-"""A judge, whichever kind of supernet it has."""
+AnyRelaxedEvaluator = RelaxedEvaluator[Any]
+"""A relaxed evaluator with either kind of supernet."""

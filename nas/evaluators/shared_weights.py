@@ -33,7 +33,7 @@ class SupernetEvaluator(Evaluator):
         data: Data set of the images.
         criterion: Loss that the supernet was trained with.
         calibration: Training images that calibrate the norms.
-        judged: Images that give the score; not used for training or calibration.
+        selection: Images that give the score; not used for training or calibration.
         batch_size: Batch size of the calibration.
     """
 
@@ -44,7 +44,7 @@ class SupernetEvaluator(Evaluator):
         *,
         criterion: nn.Module,
         calibration: Source,
-        judged: Source,
+        selection: Source,
         batch_size: int = 64,
     ) -> None:
         super().__init__()
@@ -55,17 +55,17 @@ class SupernetEvaluator(Evaluator):
         shuffled = batches(calibration, batch_size, generator(0))
         shown = self.task.inputs(islice(shuffled, CALIBRATION_BATCHES))
         self.inputs = [images for images, _ in shown]
-        self.judged = judged
+        self.selection = selection
 
     def _score(self, architecture: Architecture) -> float:
-        return self.judge(network_of(self.supernet, architecture))
+        return self.evaluate(network_of(self.supernet, architecture))
 
     @torch.no_grad()
-    def judge(self, model: NetworkModule) -> float:
+    def evaluate(self, model: NetworkModule) -> float:
         """Calibrate the norms of a network cut out of the supernet, and return its fitness."""
         calibrate(model, self.inputs)
         self.criterion.eval()
-        return self.task.mean_fitness(model, self.judged, self.criterion)
+        return self.task.mean_fitness(model, self.selection, self.criterion)
 
 
 def network_of(supernet: Supernet | UnifiedSupernet, architecture: Architecture) -> NetworkModule:

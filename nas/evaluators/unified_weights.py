@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from latbench.progress import Progress, silent
 from nas.data.images import ImageData
-from nas.evaluators.relaxed import RelaxedJudge
+from nas.evaluators.relaxed import RelaxedEvaluator
 from nas.spaces import Architecture, SearchSpace, plain_space
 from nas.supernet.unified_blocks import UnifiedSupernet, path_of
 from nas.training.distributed import ALONE, Workers
@@ -24,7 +24,7 @@ from nas.training.unified_training import (
 )
 
 
-class Judge(RelaxedJudge[UnifiedSupernet]):
+class UnifiedEvaluator(RelaxedEvaluator[UnifiedSupernet]):
     """A trained unified supernet."""
 
     @cached_property
@@ -42,7 +42,7 @@ class Judge(RelaxedJudge[UnifiedSupernet]):
         return self.mixture(images, probabilities)
 
 
-def trained_judge(
+def trained_unified(
     folder: RunFolder,
     space: SearchSpace,
     data: ImageData,
@@ -52,7 +52,7 @@ def trained_judge(
     torch_device: TorchDevice = CPU,
     workers: Workers = ALONE,
     progress: Progress = silent,
-) -> Judge:
+) -> UnifiedEvaluator:
     """Train the supernet of a run, or load it from the run's folder; return it as an evaluator."""
     parts = divide(data, recipe, seed=seed)
     criterion = unified_criterion(data, space.classes, recipe, seed=seed)
@@ -68,7 +68,7 @@ def trained_judge(
         workers=workers,
         progress=progress,
     )
-    return Judge(
+    return UnifiedEvaluator(
         supernet,
         data,
         parts,

@@ -145,7 +145,7 @@ class DifferentiableSearcher(SupernetSearcher):
         self, data: ImageData, target_ms: float | None, folder: RunFolder, progress: Progress
     ) -> SearchResult:
         seed, space = self.settings.seed, self.space
-        train, judged = divided(data, self.recipe, seed=seed)
+        train, selection = divided(data, self.recipe, seed=seed)
         supernet = supernet_of(space, seed=seed, alike=self.recipe.alike)
         relaxation = make_strategy(self.relaxation, space)
         assert isinstance(relaxation, Relaxation)
@@ -169,7 +169,7 @@ class DifferentiableSearcher(SupernetSearcher):
         made, latency_ms = self._derived(relaxation, target_ms)
         write_atomically(architecture_file(folder.path, target_ms), made.to_json())
         evaluator = SupernetEvaluator(
-            supernet, data, criterion=criterion, calibration=train, judged=judged
+            supernet, data, criterion=criterion, calibration=train, selection=selection
         )
         score = evaluator.score(made)
         with folder.metrics() as metrics:

@@ -148,13 +148,13 @@ class OneShotSearcher(SupernetSearcher):
     ) -> list[SearchResult]:
         asked = budgets_of(targets_ms)
         encoded = [EncodedSpace(self.constraint(target_ms)) for target_ms in asked]
-        train, judged = divided(data, self.recipe, seed=self.settings.seed)
+        train, selection = divided(data, self.recipe, seed=self.settings.seed)
         criterion = self.train(
             data, folder, progress=lambda done, words: progress(_TRAINING * done, words)
         )
         evaluator = Journaled(
             SupernetEvaluator(
-                self.supernet, data, criterion=criterion, calibration=train, judged=judged
+                self.supernet, data, criterion=criterion, calibration=train, selection=selection
             ),
             folder.path / "evaluations.jsonl",
         )

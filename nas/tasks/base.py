@@ -14,7 +14,7 @@ from nas.criteria import make_criterion
 from nas.data.feed import Batch, feed
 from nas.data.images import ImageData, Source, batches, generator
 
-JUDGED_AT_ONCE = 256  # images per batch in an evaluation
+EVALUATION_BATCH_SIZE = 256  # images per batch in an evaluation
 
 Model = Callable[[Tensor], Tensor]
 """Normalised images ``(N, 3, S, S)`` to outputs ``(N, outputs)``, on the task's torch device."""
@@ -90,7 +90,7 @@ class Task(ABC):
     def mean_fitness(self, model: Model, source: Source, criterion: nn.Module) -> float:
         """The mean fitness on images that were held out from training."""
         counts, found = [], []  # read after everything is computed
-        shown = batches(source, JUDGED_AT_ONCE, generator(0), drop_last=False)
+        shown = batches(source, EVALUATION_BATCH_SIZE, generator(0), drop_last=False)
         for images, labels in self.inputs(shown):
             counts.append(len(labels))
             found.append(self.fitness(model(images), labels, criterion))

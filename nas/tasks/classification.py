@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.data.images import batches, generator
-from nas.tasks.base import JUDGED_AT_ONCE, Model, Task
+from nas.tasks.base import EVALUATION_BATCH_SIZE, Model, Task
 
 
 class Classification(Task):
@@ -30,7 +30,7 @@ class Classification(Task):
         """``top1`` and ``top5`` on the test images, fractions."""
         data = self.data
         hits = []  # read after everything is computed
-        shown = batches(data.test, JUDGED_AT_ONCE, generator(0), drop_last=False)
+        shown = batches(data.test, EVALUATION_BATCH_SIZE, generator(0), drop_last=False)
         for images, labels in self.inputs(shown):
             logits = model(images)
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]

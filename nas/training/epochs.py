@@ -317,7 +317,7 @@ class TrainingImages:
         mean = sum(values) / len(values)
         return self.workers.sum([mean / self.workers.count])[0]
 
-    def judged(self, source: Source, rng: torch.Generator) -> Iterator[Batch]:
+    def unaugmented(self, source: Source, rng: torch.Generator) -> Iterator[Batch]:
         """Endless batches of inputs and labels of other images, without augmentation."""
         drawn = endless_batches(source, self.batch_size, rng, per_class=self.per_class)
         for images, labels in feed(drawn, self.torch_device.device):

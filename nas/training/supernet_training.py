@@ -143,13 +143,13 @@ def train_supernet(
         lr = cosine(recipe.lr, epoch / recipe.epochs)
         set_lr(state.sgd, lr)
         order, shifts, paths, others = (generator(seed, epoch, use) for use in range(4))
-        judged = images.judged(held_out, others)
+        selection = images.unaugmented(held_out, others)
 
         def step(number: int, x: Tensor, labels: Tensor) -> Tensor:
             done = (epoch + number / images.steps) / recipe.epochs
             loss = state.weight_step(x, labels, paths, done, workers)
             if state.adam is not None and number % recipe.alpha_every == 0:
-                state.architecture_step(*next(judged), paths, done, objective, workers)
+                state.architecture_step(*next(selection), paths, done, objective, workers)
             return loss
 
         loss = images.show(step, report, order=order, shifts=shifts)

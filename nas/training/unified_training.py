@@ -215,11 +215,11 @@ def train_unified(
 
         loss = images.show(step, report, order=order, shifts=shifts)
         workers.average_buffers(supernet)
-        judged = [
+        scores = [
             fitness(supernet, path, data, parts, recipe, criterion=criterion, workers=workers)
             for path in watched
         ]
-        return {"loss": loss, "lr": sgd.param_groups[0]["lr"], "score": sum(judged) / len(judged)}
+        return {"loss": loss, "lr": sgd.param_groups[0]["lr"], "score": sum(scores) / len(scores)}
 
     run_epochs(
         state,

@@ -144,10 +144,10 @@ def evaluate(
     output = Path(run)
     architecture, space = _trained(output)
     loaded = as_data(data, architecture, data_dir=data_dir)
-    judges_on = as_torch_device(torch_device)
+    tested_on = as_torch_device(torch_device)
     model = scratch.load_model(space.lower(architecture), output / scratch.WEIGHTS)
-    with judges_on.guarded(work="the test", kept="the run is as it was"):
-        metrics = scratch.test(judges_on.place(model), loaded)
+    with tested_on.guarded(work="the test", kept="the run is as it was"):
+        metrics = scratch.test(tested_on.place(model), loaded)
     return TrainedNetwork(architecture, metrics, output)
 
 

@@ -265,7 +265,7 @@ def test_norms_are_calibrated_without_the_device(recorder: Recorder) -> None:
     _close(there, models[1])
 
 
-def test_a_network_is_cut_out_and_judged_on_the_device(recorder: Recorder) -> None:
+def test_a_network_is_cut_out_and_evaluated_on_the_device(recorder: Recorder) -> None:
     """The processor waits for the scores of all batches together, and for nothing else."""
     space, device, data = make_small_space(), on_pretend_gpu(), tiny_data(40)
     supernet = device.place(fixed_supernet(space, seed=0))
@@ -274,20 +274,20 @@ def test_a_network_is_cut_out_and_judged_on_the_device(recorder: Recorder) -> No
         data,
         criterion=nn.CrossEntropyLoss(),
         calibration=data.train,
-        judged=data.test,
+        selection=data.test,
         batch_size=16,
     )
     network = supernet.cut(space.largest())
     assert all(isinstance(value, DeviceTensor) for value in network.state_dict().values())
     recorder.clear()
-    score = evaluator.judge(network)
+    score = evaluator.evaluate(network)
     assert recorder.waits == ["_to_copy to the CPU"]
     here = SupernetEvaluator(
         fixed_supernet(space, seed=0),
         data,
         criterion=nn.CrossEntropyLoss(),
         calibration=data.train,
-        judged=data.test,
+        selection=data.test,
         batch_size=16,
     )
     assert score == pytest.approx(here.score(space.largest()), abs=0.03)

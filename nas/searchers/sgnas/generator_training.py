@@ -46,7 +46,7 @@ from latbench.progress import Progress
 from nas.data.images import ImageData, generator
 from nas.evaluators.base import Evaluator
 from nas.evaluators.journal import Journaled
-from nas.evaluators.relaxed import AnyJudge
+from nas.evaluators.relaxed import AnyRelaxedEvaluator
 from nas.generator import Generator, GeneratorLabel, Kind, Request, answers
 from nas.latency.priced_space import space_label
 from nas.recipes import Count, Fraction, Positive
@@ -71,7 +71,7 @@ _PRIORS_FILE = (
     "priors.jsonl"  # in the run folder: networks that were evaluated as candidates for priors
 )
 _STREAM = 7  # separates the draws of the generator from those of the supernet under the same seed
-_JUDGED = 12  # images that can be evaluated in the time of one training image of the generator
+_EVALUATED = 12  # images that can be evaluated in the time of one training image of the generator
 _IMITATED = 16  # requests in an imitation step
 
 
@@ -155,7 +155,7 @@ class GeneratorTraining(Resumable):
     """The training of one generator, with all of its state.
 
     Args:
-        judge: Evaluator with the frozen supernet.
+        evaluator: Evaluator with the frozen supernet.
         space: Space of the answers, in the variant of the tables.
         budgets: Budgets of the requests.
         recipe: Settings of the training.
@@ -166,7 +166,7 @@ class GeneratorTraining(Resumable):
 
     def __init__(
         self,
-        judge: AnyJudge,
+        evaluator: AnyRelaxedEvaluator,
         space: SearchSpace,
         budgets: Budgets,
         recipe: SGNASRecipe,
@@ -174,11 +174,11 @@ class GeneratorTraining(Resumable):
         *,
         generator: Generator | None = None,
     ) -> None:
-        self.judge, self.space, self.budgets = judge, space, budgets
+        self.evaluator, self.space, self.budgets = evaluator, space, budgets
         self.plane = budgets.plane
         self.recipe, self.seed = recipe, seed
         self.adapting = generator is not None
-        self.torch_device, self.workers = judge.torch_device, judge.workers
+        self.torch_device, self.workers = evaluator.torch_device, evaluator.workers
         self.generator = (generator or self._new_generator()).to(self.torch_device.device)
         trained = [self.generator.devices] if self.adapting else self.generator.parameters()
         self.adam = torch.optim.Adam(trained, lr=recipe.generator_lr, betas=recipe.generator_betas)
@@ -224,9 +224,9 @@ class GeneratorTraining(Resumable):
     @property
     def _priors_share(self) -> float:
         """Share of finding priors in the work."""
-        recipe, parts = self.recipe, self.judge.parts
-        judged = recipe.priors * recipe.prior_candidates * len(parts.selection)
-        return judged / (judged + _JUDGED * recipe.generator_epochs * len(parts.generator))
+        recipe, parts = self.recipe, self.evaluator.parts
+        evaluated = recipe.priors * recipe.prior_candidates * len(parts.selection)
+        return evaluated / (evaluated + _EVALUATED * recipe.generator_epochs * len(parts.generator))
 
     def _imitate(self, say: Callable[[str], None]) -> None:
         """Train the output towards the nearest prior of each budget, with the hardware loss."""
@@ -254,7 +254,7 @@ class GeneratorTraining(Resumable):
                 say(f"{words}, loss {float(loss.detach()):.2f}")
 
     def _one_epoch(self, report: Report) -> Values:
-        recipe, judge = self.recipe, self.judge
+        recipe, evaluator = self.recipe, self.evaluator
         order, shifts, noise, asked = (
             generator(self.seed, _STREAM, self.epoch, use) for use in range(4)
         )
@@ -268,8 +268,8 @@ class GeneratorTraining(Resumable):
             return loss
 
         images = TrainingImages(
-            judge.data,
-            judge.parts.generator,
+            evaluator.data,
+            evaluator.parts.generator,
             recipe.batch_size,
             recipe.shift,
             self.workers,
@@ -301,7 +301,7 @@ class GeneratorTraining(Resumable):
         gumbel = gumbel_noise(logits.shape, noise).to(logits.device, non_blocking=True)
         probabilities = ((logits.log_softmax(-1) + gumbel) / tau).softmax(-1)
         with self.torch_device.autocast():
-            loss = self.judge.criterion(self.judge.outputs(x, probabilities), labels)
+            loss = self.evaluator.criterion(self.evaluator.outputs(x, probabilities), labels)
         excess = self.budgets.excess(request, logits.softmax(-1))
         self.adam.zero_grad(set_to_none=True)
         self.scaler.scale(loss + self.recipe.hardware_loss(excess)).backward()
@@ -331,7 +331,7 @@ class GeneratorTraining(Resumable):
             errors += [abs(r / a - 1) for r, a in zip(raw, asked, strict=True)]
         requests = self.budgets.selected(self.recipe.selected_on)
         made = answers(self.generator, self.space, requests)
-        score = sum(self.judge.score(a.architecture) for a in made) / len(made)
+        score = sum(self.evaluator.score(a.architecture) for a in made) / len(made)
         if score >= self.best_score:
             self.best_score, self.best = score, self._copy()
         finite = [tau for tau in taus if math.isfinite(tau)]  # undefined if all costs are equal
@@ -368,15 +368,15 @@ class GeneratorTraining(Resumable):
 
     def _find_priors(self, folder: RunFolder | None, progress: Progress) -> Tensor:
         """Priors, one-hot ``(priors, L, G * C)``; the folder keeps all evaluated candidates."""
-        judge: Evaluator = self.judge
+        evaluator: Evaluator = self.evaluator
         if folder is not None:
-            judge = Journaled(judge, folder.path / _PRIORS_FILE, writes=self.workers.leads)
+            evaluator = Journaled(evaluator, folder.path / _PRIORS_FILE, writes=self.workers.leads)
             self.workers.wait()  # no process writes before all have read
         found = find_priors(
             self.plane,
             self.generator.label.priors,
             self.budgets.place,
-            judge,
+            evaluator,
             candidates=self.recipe.prior_candidates,
             rng=np.random.default_rng([self.seed, _STREAM]),
             progress=progress,

@@ -32,7 +32,7 @@ def find_priors(
     plane: DecisionPlane,
     places: Sequence[float],
     place_of: Callable[[Ints], float],
-    judge: Evaluator,
+    evaluator: Evaluator,
     *,
     candidates: int,
     rng: np.random.Generator,
@@ -44,7 +44,7 @@ def find_priors(
         plane: Decision plane of the space.
         places: Positions in the range.
         place_of: Gives the position of a network from its outcomes.
-        judge: Evaluator that scores networks.
+        evaluator: Evaluator that scores networks.
         candidates: Number of networks to evaluate for a position; half of them are random.
         rng: Draws networks.
         progress: Gets the fraction that is done, and a description.
@@ -59,15 +59,15 @@ def find_priors(
     scores: dict[int, float] = {}
     total = len(places) * candidates
 
-    def judged(numbers: Sequence[int]) -> list[int]:
+    def evaluated(numbers: Sequence[int]) -> list[int]:
         for i in numbers:
             if i not in scores:
-                scores[i] = judge.score(plane.chosen(drawn[i]))
+                scores[i] = evaluator.score(plane.chosen(drawn[i]))
             progress(len(scores) / total, f"priors, network {len(scores)} of {total}")
         return list(numbers)
 
     half = -(-candidates // 2)
-    first = [judged(order[:half].tolist()) for order in near]
+    first = [evaluated(order[:half].tolist()) for order in near]
     found = []
     for order, random in zip(near, first, strict=True):
         known = list(scores)
@@ -79,7 +79,7 @@ def find_priors(
             plane.features(outcomes[known]), targets, plane.features(outcomes[others])
         )
         promising = others[np.argsort(-expected, kind="stable")][: candidates - half]
-        tried = random + judged(promising.tolist())
+        tried = random + evaluated(promising.tolist())
         found.append(drawn[max(tried, key=scores.__getitem__)])
     return found
 

@@ -24,8 +24,8 @@ from latbench.files import write_atomically
 from latbench.progress import Progress, silent
 from nas.data.images import ImageData
 from nas.evaluators.operations import trained_operations
-from nas.evaluators.relaxed import AnyJudge
-from nas.evaluators.unified_weights import trained_judge
+from nas.evaluators.relaxed import AnyRelaxedEvaluator
+from nas.evaluators.unified_weights import trained_unified
 from nas.generator import (
     DecisionPlane,
     Generator,
@@ -132,7 +132,7 @@ class SGNASSearcher(Searcher):
         recipe, seed, space = self.recipe, self.settings.seed, self.space
         workers = self.settings.workers
         share = recipe.supernet_share(data)
-        judge = judge_of(
+        evaluator = evaluator_of(
             folder,
             space,
             data,
@@ -142,7 +142,7 @@ class SGNASSearcher(Searcher):
             workers=workers,
             progress=lambda fraction, words: progress(share * fraction, words),
         )
-        trained = GeneratorTraining(judge, space, self.budgets, recipe, seed).run(
+        trained = GeneratorTraining(evaluator, space, self.budgets, recipe, seed).run(
             folder,
             lambda fraction, words: progress(share + (1 - share) * fraction, words),
         )
@@ -158,7 +158,7 @@ class SGNASSearcher(Searcher):
                 if workers.leads:
                     write_atomically(file, made.to_json())
                 latency_ms = self.priced.latency_ms(made) if self.devices else None
-                score = judge.score(
+                score = evaluator.score(
                     made
                 )  # all processes evaluate together; then one writes the file
                 if metrics is not None:
@@ -190,7 +190,7 @@ def check_strategy(plane: DecisionPlane, recipe: SGNASRecipe) -> None:
         )
 
 
-def judge_of(
+def evaluator_of(
     folder: RunFolder,
     space: SearchSpace,
     data: ImageData,
@@ -200,7 +200,7 @@ def judge_of(
     torch_device: TorchDevice = CPU,
     workers: Workers = ALONE,
     progress: Progress = silent,
-) -> AnyJudge:
+) -> AnyRelaxedEvaluator:
     """Evaluator with the supernet of a run, which is trained or read from the run folder.
 
     Args:
@@ -217,7 +217,7 @@ def judge_of(
         MismatchError: The space has no decision plane for a generator.
     """
     if plane_of(space).name == "sub-blocks":
-        return trained_judge(
+        return trained_unified(
             folder,
             space,
             data,
@@ -293,7 +293,7 @@ def adapt(
     device = device_of(priced.table)
     budgets = Budgets.of(space, [priced], low=recipe.low, high=recipe.high).only(device)
     training = GeneratorTraining(
-        judge_of(
+        evaluator_of(
             folder,
             space,
             data,

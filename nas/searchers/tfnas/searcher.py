@@ -286,14 +286,14 @@ class TFNASSearcher(Searcher):
         tau = recipe.tau(epoch)
         lr = cosine(recipe.lr, epoch / recipe.epochs)
         set_lr(state.sgd, lr)
-        judged = work.images.judged(work.held_out, others)
+        selection = work.images.unaugmented(work.held_out, others)
         expected_ms: float | None = None
 
         def step(number: int, x: Tensor, labels: Tensor) -> Tensor:
             nonlocal expected_ms
             loss = self.weight_step(state, x, labels, noise, tau, both=target_ms is not None)
             if target_ms is not None and number % recipe.alpha_every == 0:
-                expected_ms = self.architecture_step(state, *next(judged), noise, tau, target_ms)
+                expected_ms = self.architecture_step(state, *next(selection), noise, tau, target_ms)
             return loss
 
         loss = work.images.show(step, report, order=order, shifts=shifts)
@@ -432,9 +432,9 @@ class TFNASSearcher(Searcher):
             work.images.data,
             criterion=state.criterion,
             calibration=work.images.source,
-            judged=work.held_out,
+            selection=work.held_out,
         )
-        return evaluator.judge(supernet.cut(found.architecture, found.places))
+        return evaluator.evaluate(supernet.cut(found.architecture, found.places))
 
 
 @dataclass(frozen=True)

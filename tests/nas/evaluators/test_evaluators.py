@@ -70,9 +70,13 @@ def _make_tabular(folder: Path) -> tuple[Evaluator, SearchSpace]:
 
 def _make_supernet(folder: Path) -> tuple[Evaluator, SearchSpace]:
     space, data = make_small_space(), tiny_data()
-    train, judged = data.held_out(0.3, seed=0)
+    train, selection = data.held_out(0.3, seed=0)
     made = SupernetEvaluator(
-        _supernet(space), data, criterion=nn.CrossEntropyLoss(), calibration=train, judged=judged
+        _supernet(space),
+        data,
+        criterion=nn.CrossEntropyLoss(),
+        calibration=train,
+        selection=selection,
     )
     return made, space
 

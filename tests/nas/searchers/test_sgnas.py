@@ -16,8 +16,8 @@ from latbench.device import DeviceProfile
 from latbench.errors import BudgetError, InvalidValueError, MismatchError, UnknownNameError
 from latbench.tables import LatencyTable
 from nas.evaluators.base import Evaluator
-from nas.evaluators.operations import OperationsJudge
-from nas.evaluators.unified_weights import Judge, trained_judge
+from nas.evaluators.operations import OperationsEvaluator
+from nas.evaluators.unified_weights import UnifiedEvaluator, trained_unified
 from nas.generator import Request, answers, device_of, load_generator, plane_of
 from nas.generator.kernel_multisets import multiset_probabilities, multisets_of
 from nas.latency.priced_space import PricedSpace
@@ -29,7 +29,7 @@ from nas.searchers.sgnas import priors
 from nas.searchers.sgnas.budgets import RANGE, Budgets
 from nas.searchers.sgnas.generator_training import GeneratorTraining, SGNASRecipe
 from nas.searchers.sgnas.priors import find_priors
-from nas.searchers.sgnas.searcher import SGNASSearcher, adapt, judge_of, read_run
+from nas.searchers.sgnas.searcher import SGNASSearcher, adapt, evaluator_of, read_run
 from nas.searchers.tfnas.searcher import TFNASSearcher
 from nas.spaces import Architecture, SearchSpace, make_space
 from nas.spaces.sgnas import KERNELS, architecture_of
@@ -221,19 +221,21 @@ def test_gradients_reach_the_probabilities_of_a_supernet_of_operations(
     separate: PricedSpace, tmp_path: Path
 ) -> None:
     """A certain choice equals its path, improbable choices are skipped, weights are frozen."""
-    judge = judge_of(RunFolder(tmp_path / "run", {}), separate.space, tiny_data(), RECIPE, seed=0)
-    assert isinstance(judge, OperationsJudge)
+    evaluator = evaluator_of(
+        RunFolder(tmp_path / "run", {}), separate.space, tiny_data(), RECIPE, seed=0
+    )
+    assert isinstance(evaluator, OperationsEvaluator)
     images = tiny_data().to_input(tiny_data().train.images[:4])  # type: ignore[attr-defined]
     plane = plane_of(separate.space)
     choices = torch.from_numpy(plane.random(np.random.default_rng(0)))
     certain = torch.nn.functional.one_hot(choices, plane.choices).float()
     path = one_hot(separate.space, plane.chosen(choices.numpy()))
-    assert torch.equal(judge.outputs(images, certain), judge.supernet(images, path))
+    assert torch.equal(evaluator.outputs(images, certain), evaluator.supernet(images, path))
     p = torch.full(certain.shape, 1 / 3, requires_grad=True)
-    judge.outputs(images, p).square().sum().backward()
+    evaluator.outputs(images, p).square().sum().backward()
     assert p.grad is not None
     assert (p.grad != 0).all()
-    assert all(w.grad is None for w in judge.supernet.parameters())
+    assert all(w.grad is None for w in evaluator.supernet.parameters())
 
 
 @pytest.mark.parametrize("space", [make_mix_space(), make_small_space()], ids=["mix", "separate"])
@@ -311,10 +313,10 @@ def test_imitation_teaches_the_priors_without_images(
             RECIPE, generator_epochs=1, imitation_steps=steps, generator_lr=3e-3
         )
         budgets = Budgets.of(priced.space, [priced], low=recipe.low, high=recipe.high)
-        judge = trained_judge(
+        evaluator = trained_unified(
             RunFolder(tmp_path / "run", {}), priced.space, tiny_data(), recipe, seed=1
         )
-        made = GeneratorTraining(judge, priced.space, budgets, recipe, 1).run(
+        made = GeneratorTraining(evaluator, priced.space, budgets, recipe, 1).run(
             None, lambda fraction, words: None
         )
         requests = [request for row in budgets.grid(9) for request in row]
@@ -347,24 +349,24 @@ def test_priors_are_near_their_places_and_better_than_random_ones(
     space = devices[0].space
     budgets = Budgets.of(space, devices[:2], low=0.05, high=0.95)
     places = (0.3, 0.5, 0.7)
-    judge = _Additive()
+    evaluator = _Additive()
     plane = budgets.plane
     best: dict[bool, list[float]] = {}
     for modelled in (False, True):
-        judge.evaluations = 0
+        evaluator.evaluations = 0
         with pytest.MonkeyPatch.context() as patch:
             if not modelled:
                 patch.setattr(
                     priors, "_expected", lambda known, scores, others: np.zeros(len(others))
                 )
             found = find_priors(
-                plane, places, budgets.place, judge, candidates=20, rng=np.random.default_rng(1)
+                plane, places, budgets.place, evaluator, candidates=20, rng=np.random.default_rng(1)
             )
-        assert judge.evaluations <= len(places) * 20
+        assert evaluator.evaluations <= len(places) * 20
         counts = [multisets_of(path) for path in found]
         at = [budgets.place(row) for row in counts]
         assert at == pytest.approx(places, abs=0.1)
-        best[modelled] = [judge.score(architecture_of(space, path.tolist())) for path in found]
+        best[modelled] = [evaluator.score(architecture_of(space, path.tolist())) for path in found]
     assert all(a > b for a, b in zip(best[True], best[False], strict=True))
 
 
@@ -372,25 +374,25 @@ def test_networks_evaluated_for_priors_are_not_evaluated_again(
     devices: list[PricedSpace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that is killed while it finds priors goes on to the same result."""
-    judged: list[Architecture] = []
-    left, score = math.inf, Judge._score
+    evaluated: list[Architecture] = []
+    left, score = math.inf, UnifiedEvaluator.score
 
-    def counted(self: Judge, architecture: Architecture) -> float:
-        if len(judged) >= left:
+    def counted(self: UnifiedEvaluator, architecture: Architecture) -> float:
+        if len(evaluated) >= left:
             raise Stop
-        judged.append(architecture)
+        evaluated.append(architecture)
         return score(self, architecture)
 
-    monkeypatch.setattr(Judge, "_score", counted)
+    monkeypatch.setattr(UnifiedEvaluator, "score", counted)
     whole = load_generator(generator_file(_search(devices[:2], tmp_path / "whole")))
-    at_once = judged.copy()
-    judged.clear()
+    at_once = evaluated.copy()
+    evaluated.clear()
     left = 3
     with pytest.raises(Stop):
         _search(devices[:2], tmp_path / "killed")
     left = math.inf
     ended = load_generator(generator_file(_search(devices[:2], tmp_path / "killed")))
-    assert judged == at_once
+    assert evaluated == at_once
     for name, value in whole.state_dict().items():
         assert torch.equal(value, ended.state_dict()[name])
 

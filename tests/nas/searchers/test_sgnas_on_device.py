@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latbench.device import DeviceProfile
-from nas.evaluators.relaxed import AnyJudge
+from nas.evaluators.relaxed import AnyRelaxedEvaluator
 from nas.generator import answers, load_generator, raw_answers, save_generator
 from nas.latency.priced_space import PricedSpace
 from nas.searchers.base import SearchSettings, generator_file
 from nas.searchers.sgnas.budgets import Budgets
 from nas.searchers.sgnas.generator_training import GeneratorTraining, SGNASRecipe
-from nas.searchers.sgnas.searcher import SGNASSearcher, adapt, judge_of
+from nas.searchers.sgnas.searcher import SGNASSearcher, adapt, evaluator_of
 from nas.spaces import SearchSpace
 from nas.spaces.sgnas import SKIP, SUB_BLOCKS
 from nas.supernet.unified_blocks import UnifiedSupernet
@@ -144,10 +144,10 @@ def priced(request: pytest.FixtureRequest, tmp_path: Path, profile: DeviceProfil
     return PricedSpace(space, write_table(tmp_path / "table", space, profile))
 
 
-def _judge(priced: PricedSpace, folder: Path, device: TorchDevice) -> AnyJudge:
+def _evaluator(priced: PricedSpace, folder: Path, device: TorchDevice) -> AnyRelaxedEvaluator:
     """A supernet that is trained by the first call for a folder, and read by others."""
     run = RunFolder(folder / "supernet", {})
-    return judge_of(run, priced.space, tiny_data(), RECIPE, seed=0, torch_device=device)
+    return evaluator_of(run, priced.space, tiny_data(), RECIPE, seed=0, torch_device=device)
 
 
 def test_a_generator_step_is_the_cpus_and_waits_for_nothing(
@@ -157,8 +157,8 @@ def test_a_generator_step_is_the_cpus_and_waits_for_nothing(
     budgets = Budgets.of(priced.space, [priced], low=0.1, high=0.9)
     made = []
     for device in (on_pretend_gpu(), CPU):
-        judge = _judge(priced, tmp_path, device)
-        training = GeneratorTraining(judge, priced.space, budgets, RECIPE, 0)
+        evaluator = _evaluator(priced, tmp_path, device)
+        training = GeneratorTraining(evaluator, priced.space, budgets, RECIPE, 0)
         # Adam makes a step of any gradient, of rounding errors as well
         training.adam = torch.optim.SGD(training.generator.parameters(), lr=1e-3)  # type: ignore[assignment]
         noise, asked = (torch.Generator().manual_seed(seed) for seed in (5, 6))
@@ -180,19 +180,19 @@ def test_a_generator_step_is_the_cpus_and_waits_for_nothing(
     _close(*made)
 
 
-def test_a_judge_scores_as_on_the_cpu(
+def test_a_supernet_scores_as_on_the_cpu(
     priced: PricedSpace, tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The network is cut, calibrated and judged on the device, and a score is read once."""
+    """The network is cut, calibrated and evaluated on the device, and a score is read once."""
     scores = []
     architecture = priced.space.largest()
     for device in (on_pretend_gpu(), CPU):
-        judge = _judge(priced, tmp_path, device)
-        monkeypatch.setattr("nas.tasks.base.JUDGED_AT_ONCE", 2)  # several batches
+        evaluator = _evaluator(priced, tmp_path, device)
+        monkeypatch.setattr("nas.tasks.base.EVALUATION_BATCH_SIZE", 2)  # several batches
         recorder.clear()
-        scores.append(judge.score(architecture))
+        scores.append(evaluator.score(architecture))
         assert len(recorder.waits) == (1 if device.is_gpu else 0)
-        hits = judge.hits(architecture)
+        hits = evaluator.hits(architecture)
         assert hits.device == device.device
     assert scores[0] == pytest.approx(scores[1])
 
@@ -202,7 +202,9 @@ def test_answers_are_those_of_the_generator_on_the_cpu(
 ) -> None:
     """And its file is the same, wherever it lies."""
     budgets = Budgets.of(priced.space, [priced], low=0.1, high=0.9)
-    training = GeneratorTraining(_judge(priced, tmp_path, CPU), priced.space, budgets, RECIPE, 0)
+    training = GeneratorTraining(
+        _evaluator(priced, tmp_path, CPU), priced.space, budgets, RECIPE, 0
+    )
     path = tmp_path / "generator"
     save_generator(training.generator, path)
     here, there = load_generator(path), load_generator(path)

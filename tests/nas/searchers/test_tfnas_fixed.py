@@ -132,7 +132,7 @@ def test_norms_are_calibrated_before_a_network_is_evaluated(
     assert any(name.endswith("running_mean") for name in saved["supernet"])
     train, held_out = data.held_out(0.2, seed=1)
     evaluator = SupernetEvaluator(
-        state.supernet, data, criterion=state.criterion, calibration=train, judged=held_out
+        state.supernet, data, criterion=state.criterion, calibration=train, selection=held_out
     )
     assert found.score == evaluator.score(found.architecture)
 

@@ -62,8 +62,8 @@ def test_verification_is_the_protocol_of_lfw() -> None:
     for f in range(10):
         best, best_right = 0.0, -1
         for i in range(400):
-            judged = (distances < i / 100) == same
-            right = int(judged[fold != f].sum())
+            predicted = (distances < i / 100) == same
+            right = int(predicted[fold != f].sum())
             if right > best_right:
                 best, best_right = i / 100, right
         accuracies.append(float(((distances < best) == same)[fold == f].float().mean()))

@@ -60,7 +60,7 @@ def test_searches_see_batches_of_p_classes_times_k_images() -> None:
     draws = torch.Generator().manual_seed(0)
     images.show(step, lambda done, loss: None, order=draws, shifts=draws)
     others = torch.Generator().manual_seed(1)
-    seen.append(next(images.judged(data.train, others))[1].bincount().unique().tolist())
+    seen.append(next(images.unaugmented(data.train, others))[1].bincount().unique().tolist())
     assert len(seen) == 11
     assert all(counts in ([0, 3], [3]) for counts in seen)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from latbench.errors import InvalidValueError
 from nas.data.images import ImageData, Split, image_data
-from nas.evaluators.unified_weights import Judge
+from nas.evaluators.unified_weights import UnifiedEvaluator
 from nas.spaces.sgnas import SKIP, SUB_BLOCKS, architecture_of
 from nas.supernet.unified_blocks import UnifiedSupernet
 from nas.training.calibration import calibrate
@@ -174,9 +174,10 @@ def test_an_answer_is_calibrated_and_the_supernet_stays_as_it_is(
     assert not network.training
     criterion = unified_criterion(data, 5, RECIPE, seed=2)
     score = fitness(supernet, path, data, parts, RECIPE, criterion=criterion)
-    judge = Judge(copy.deepcopy(supernet), data, parts, RECIPE, criterion=criterion)
+    evaluator = UnifiedEvaluator(copy.deepcopy(supernet), data, parts, RECIPE, criterion=criterion)
     architecture = architecture_of(make_unified_space(), path)
-    assert score == judge.score(architecture) == float(judge.hits(architecture).float().mean())
+    accuracy = float(evaluator.hits(architecture).float().mean())
+    assert score == evaluator.score(architecture) == accuracy
     assert all(torch.equal(before[name], value) for name, value in supernet.state_dict().items())
     cut = supernet.cut(path).state_dict()
     calibrated = network.state_dict()
