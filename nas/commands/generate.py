@@ -7,9 +7,9 @@ from typing import Literal
 
 import click
 
-from latbench.commands.options import FILE, FOLDER, LATENCY, MILLIONS, example, json_option
+from latbench.commands.options import FILE, MILLIONS, example, json_option
 from latbench.commands.output import emit
-from nas.commands.options import ACTIVATION
+from nas.commands.options import ACTIVATION, folder_option, se_option, targets_option
 
 
 @click.command(
@@ -25,13 +25,7 @@ from nas.commands.options import ACTIVATION
     metavar="TABLE",
     help="Latency table of the device, written by `latbench profile`.",
 )
-@click.option(
-    "--target",
-    "targets",
-    type=LATENCY,
-    multiple=True,
-    help="Largest latency, such as 15ms. The option can be repeated.",
-)
+@targets_option("The option can be repeated.")
 @click.option(
     "--target-macs",
     "macs",
@@ -53,19 +47,13 @@ from nas.commands.options import ACTIVATION
     is_flag=True,
     help="Print raw generator output, without the repair that enforces the budget.",
 )
-@click.option("--se", is_flag=True, help="Put squeeze-excite in every block.")
+@se_option()
 @click.option(
     "--activation",
     type=ACTIVATION,
     help="Activation of every block.  [default: the generator's own]",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=FOLDER,
-    metavar="FOLDER",
-    help="Folder for the architectures, one file each.",
-)
+@folder_option("for the architectures, one file each")
 @json_option
 def generate(
     generator: Path,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import click
 
-from latbench.commands.options import COUNT, FOLDER, Decorator, Named, named
+from latbench.commands.options import BATCH, COUNT, FOLDER, LATENCY, Decorator, Named, named
 
 
 def _spaces() -> Iterable[str]:
@@ -62,6 +62,22 @@ def widths_option(default: str) -> Decorator:
     )
 
 
+def se_option(where: str = "") -> Decorator:
+    """Option for squeeze-excite in every block."""
+    return click.option("--se", is_flag=True, help=f"Put squeeze-excite in every block{where}.")
+
+
+def targets_option(use: str) -> Decorator:
+    """Option for latencies not to exceed, with a sentence about the use of several."""
+    return click.option(
+        "--target",
+        "targets",
+        type=LATENCY,
+        multiple=True,
+        help=f"Largest latency, such as 15ms. {use}",
+    )
+
+
 def space_options(command: Callable[..., None]) -> Callable[..., None]:
     """Options that complete the name of a search space."""
     for option in (
@@ -72,11 +88,7 @@ def space_options(command: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             help="Activation of every block, in spaces where it can be chosen.",
         ),
-        click.option(
-            "--se",
-            is_flag=True,
-            help="Put squeeze-excite in every block, in spaces where it can be chosen.",
-        ),
+        se_option(", in spaces where it can be chosen"),
         click.option(
             "--classes",
             type=int,
@@ -130,6 +142,16 @@ def data_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def length_options(epochs: str, batch_size: str) -> Decorator:
+    """Options for the length of a training, with their help texts."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        command = click.option("--batch-size", type=BATCH, metavar="N", help=batch_size)(command)
+        return click.option("--epochs", type=COUNT, metavar="N", help=epochs)(command)
+
+    return decorate
+
+
 images_option = click.option(
     "--images",
     type=COUNT,
@@ -148,11 +170,16 @@ torch_device_option = click.option(
 )
 
 
-run_option = click.option(
-    "-o",
-    "--output",
-    type=FOLDER,
-    required=True,
-    metavar="RUN",
-    help="Folder of the run, new or to resume.",
-)
+def folder_option(of: str, *, metavar: str = "FOLDER", required: bool = False) -> Decorator:
+    """Option for the folder that a command writes into."""
+    return click.option(
+        "-o",
+        "--output",
+        type=FOLDER,
+        required=required,
+        metavar=metavar,
+        help=f"Folder {of}.",
+    )
+
+
+run_option = folder_option("of the run, new or to resume", metavar="RUN", required=True)

@@ -8,18 +8,12 @@ import click
 
 from latbench.commands.options import FOLDER, example, json_option
 from latbench.commands.output import emit, progress
+from nas.commands.options import folder_option
 
 
 @click.command(epilog=example("latbench pack imagenet -o imagenet-packed"))
 @click.argument("folder", type=FOLDER)
-@click.option(
-    "-o",
-    "--output",
-    type=FOLDER,
-    required=True,
-    metavar="FOLDER",
-    help="Folder for train.lmdb and val.lmdb.",
-)
+@folder_option("for train.lmdb and val.lmdb", required=True)
 @json_option
 def pack(folder: Path, output: Path, as_json: bool) -> None:
     """Pack a folder of images into LMDB files.

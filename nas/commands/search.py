@@ -8,10 +8,7 @@ from typing import Literal
 import click
 
 from latbench.commands.options import (
-    BATCH,
-    COUNT,
     FILE,
-    LATENCY,
     MANY,
     example,
     json_option,
@@ -23,10 +20,12 @@ from nas.commands.options import (
     SPACE,
     data_options,
     images_option,
+    length_options,
     recipe_option,
     run_option,
     set_option,
     space_options,
+    targets_option,
     torch_device_option,
     widths_option,
 )
@@ -56,13 +55,9 @@ from nas.commands.options import (
     "target holds. A search with only --max-macs or --max-params needs none.",
 )
 @space_options
-@click.option(
-    "--target",
-    "targets",
-    type=LATENCY,
-    multiple=True,
-    help="Largest latency, such as 15ms. Give one for each architecture to find. It is not needed "
-    "with the limits below, or to train a generator.",
+@targets_option(
+    "Give one for each architecture to find. It is not needed with the limits below, or to train a "
+    "generator."
 )
 @click.option(
     "--max-macs",
@@ -78,17 +73,9 @@ from nas.commands.options import (
 @widths_option("efficient")
 @data_options
 @images_option
-@click.option(
-    "--epochs",
-    type=COUNT,
-    metavar="N",
-    help="Number of epochs; the schedule is scaled to it.  [default: the recipe's]",
-)
-@click.option(
-    "--batch-size",
-    type=BATCH,
-    metavar="N",
-    help="Images a step.  [default: the recipe's]",
+@length_options(
+    epochs="Number of epochs; the schedule is scaled to it.  [default: the recipe's]",
+    batch_size="Images a step.  [default: the recipe's]",
 )
 @recipe_option
 @set_option

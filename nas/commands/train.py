@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from latbench.commands.options import BATCH, COUNT, FILE, SEED, example, json_option
+from latbench.commands.options import FILE, SEED, example, json_option
 from latbench.commands.output import emit, progress
 from nas.commands.options import (
     data_options,
     images_option,
+    length_options,
     recipe_option,
     run_option,
     set_option,
@@ -24,17 +25,9 @@ from nas.commands.options import (
 @images_option
 @recipe_option
 @set_option
-@click.option(
-    "--epochs",
-    type=COUNT,
-    metavar="N",
-    help="Number of epochs, instead of the recipe's.  [default: 30]",
-)
-@click.option(
-    "--batch-size",
-    type=BATCH,
-    metavar="N",
-    help="Images a step, instead of the recipe's.  [default: 64]",
+@length_options(
+    epochs="Number of epochs, instead of the recipe's.  [default: 30]",
+    batch_size="Images a step, instead of the recipe's.  [default: 64]",
 )
 @click.option(
     "--seed",
