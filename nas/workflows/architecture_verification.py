@@ -143,12 +143,7 @@ def verify(
         raise InvalidValueError("nothing to verify: name architectures, or give --random N")
     opened = open_table(table)
     priced = priced_by(opened, widths)
-    named: list[tuple[str, Architecture]] = []
-    for number, asked in enumerate(asked_for, start=1):
-        found, space = as_architecture(asked)
-        PricedSpace(space, opened)
-        name = f"network {number}" if isinstance(asked, Architecture) else Path(asked).name
-        named.append((name, found))
+    named = _named(asked_for, opened)
     if random:
         known = {*opened.networks, *(priced.space.lower(found) for _, found in named)}
         rng = np.random.default_rng(seed)
@@ -168,6 +163,23 @@ def verify(
         names=tuple(name for name, _ in named),
         tolerance=tolerance,
     )
+
+
+def _named(
+    architectures: Sequence[AnyArchitecture], table: LatencyTable
+) -> list[tuple[str, Architecture]]:
+    """Architectures with their names in printed results.
+
+    Raises:
+        MismatchError: An architecture is not of the table's space.
+    """
+    named = []
+    for number, asked in enumerate(architectures, start=1):
+        found, space = as_architecture(asked)
+        PricedSpace(space, table)
+        name = f"network {number}" if isinstance(asked, Architecture) else Path(asked).name
+        named.append((name, found))
+    return named
 
 
 def _draw(

@@ -23,7 +23,7 @@ from latbench.tables import LatencyTable
 from latbench.workflows.verification import verify_apart
 from nas.data import load_data
 from nas.latency.priced_space import PricedSpace
-from nas.spaces import Architecture, make_space
+from nas.spaces import Architecture, SearchSpace, make_space
 from nas.workflows.search import search
 from nas.workflows.space_profiling import profile
 from nas.workflows.training import train
@@ -87,19 +87,7 @@ def run_demo(output: str | Path, stage: Stage = silent_stage) -> DemoResult:
     """
     folder = Path(output)
     space = make_space(SPACE, INPUT_SIZE, CLASSES)
-    path = folder / "table.sqlite"
-    budget = folder / "budget.json"  # written once, when profiling is finished
-    if not budget.exists():
-        with stage("profile") as progress:
-            profiled = profile(DEVICE, space, path, time_limit=PROFILE_S, progress=progress)
-        if profiled.result.interrupted:
-            raise KeyboardInterrupt
-    priced = PricedSpace(space, LatencyTable.open(path), efficient=True)
-    if not budget.exists():
-        write_atomically(
-            budget, json.dumps({"target_ms": _target_ms(priced)}, allow_nan=False) + "\n"
-        )
-    target_ms = float(json.loads(budget.read_bytes())["target_ms"])
+    priced, target_ms = _profiled(space, folder, stage)
     data = load_data(DATA, input_size=INPUT_SIZE, classes=CLASSES)
     with stage("search") as progress:
         found = search(
@@ -123,7 +111,7 @@ def run_demo(output: str | Path, stage: Stage = silent_stage) -> DemoResult:
         )
     with stage("verify") as progress:
         network = space.lower(found.architecture)
-        verified = verify_apart(path, [network], progress=progress).networks[0]
+        verified = verify_apart(priced.table.path, [network], progress=progress).networks[0]
     predicted_ms = priced.latency_ms(found.architecture)
     measured_ms = verified.measured.estimate_ms
     return DemoResult(
@@ -134,6 +122,27 @@ def run_demo(output: str | Path, stage: Stage = silent_stage) -> DemoResult:
         error=predicted_ms / measured_ms - 1,
         architecture=found.architecture,
     )
+
+
+def _profiled(space: SearchSpace, folder: Path, stage: Stage) -> tuple[PricedSpace, float]:
+    """The space with the prices of this machine, and the target in ms; both stay in the folder.
+
+    Raises:
+        KeyboardInterrupt: The profiling was interrupted.
+    """
+    path = folder / "table.sqlite"
+    budget = folder / "budget.json"  # written once, when profiling is finished
+    if not budget.exists():
+        with stage("profile") as progress:
+            profiled = profile(DEVICE, space, path, time_limit=PROFILE_S, progress=progress)
+        if profiled.result.interrupted:
+            raise KeyboardInterrupt
+    priced = PricedSpace(space, LatencyTable.open(path), efficient=True)
+    if not budget.exists():
+        write_atomically(
+            budget, json.dumps({"target_ms": _target_ms(priced)}, allow_nan=False) + "\n"
+        )
+    return priced, float(json.loads(budget.read_bytes())["target_ms"])
 
 
 def _target_ms(priced: PricedSpace) -> float:

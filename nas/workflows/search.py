@@ -153,6 +153,8 @@ def search(
     uninterrupted one. Started by ``torchrun``, all processes search together. See docs/search.md
     for the quality of the searchers, docs/papers.md for differences from their papers.
 
+    Long because it describes every argument of a search.
+
     Args:
         space: A search space; or its name, if tables define input size and classes.
         tables: Latency tables of the space, or their paths: one for each device that a target
@@ -202,9 +204,7 @@ def search(
         "command": "search",
         "space": searched.name,
         "searcher": searcher,
-        "tables": [{"device": t.device.name, "space": str(t.space)} for t in opened]
-        or [{"space": str(space_label(searched))}],
-        "prices": [msgspec.to_builtins(t.price_model) for t in opened],
+        **_prices(searched, opened),
         "targets_ms": targets_ms,
         "max_macs": budgets[0],
         "max_params": budgets[1],
@@ -216,11 +216,7 @@ def search(
         "recipe": msgspec.to_builtins(chosen),
         "seed": seed,
     }
-    limits = tuple(
-        Limit(Count(searched, kind), most)
-        for kind, most in zip(COUNTED, budgets, strict=True)
-        if most is not None
-    )
+    limits = _limits(searched, budgets)
     with workers(trains_on) as group:
         asked = SearchSettings(
             epochs,
@@ -259,6 +255,24 @@ def _recipe(
     if name is None and not settings:
         return None
     raise InvalidValueError(f"{searcher} has no recipe: leave out --recipe and --set")
+
+
+def _prices(space: SearchSpace, tables: Sequence[LatencyTable]) -> dict[str, Any]:
+    """The part of a run's configuration that says how networks are priced."""
+    devices = [{"device": table.device.name, "space": str(table.space)} for table in tables]
+    return {
+        "tables": devices or [{"space": str(space_label(space))}],
+        "prices": [msgspec.to_builtins(table.price_model) for table in tables],
+    }
+
+
+def _limits(space: SearchSpace, budgets: Sequence[float | None]) -> tuple[Limit, ...]:
+    """Limits for the budgets that are given, in the order of ``COUNTED``."""
+    return tuple(
+        Limit(Count(space, kind), most)
+        for kind, most in zip(COUNTED, budgets, strict=True)
+        if most is not None
+    )
 
 
 def _measure(tables: Sequence[LatencyTable]) -> Measure:

@@ -70,6 +70,8 @@ def train(
     The same call with the same output resumes an interrupted training, and ends bit-identical to an
     uninterrupted one. Under ``torchrun``, all processes train together.
 
+    Long because it describes every argument of a training.
+
     Args:
         architecture: An architecture, or the path of its file.
         data: A data set, or its name.
