@@ -15,8 +15,9 @@ from PIL import Image, ImageDraw
 from benchmarks.gpu.conditions import Conditions
 from benchmarks.gpu.record import Record
 from nas.data import load_data
+from nas.data.augmentation import augment
 from nas.data.feed import Batch, feed
-from nas.data.images import ImageData, Split, augment, batches, generator
+from nas.data.images import ImageData, Split, batches, generator
 from nas.training.torch_device import TorchDevice, find_torch_device
 
 _WIDTH, _HEIGHT = 500, 375  # about what ImageNet's images have

@@ -1,31 +1,29 @@
-"""Data sets, images in memory, batches and augmentation.
+"""Data sets, images in memory, and batches.
 
 Small data sets are kept as bytes at the network's input size (``Split``), on the CPU or on the
 training device (``ImageData.to``). Images of large ones are decoded when they are drawn
-(``nas.data.stored``). Both are a ``Source``. A batch is converted to float and normalised when it
-is drawn.
+(``nas.data.stored``). Both are a ``Source``. A batch becomes normalised floats when it is drawn.
 
 Every draw comes from a CPU generator that is passed in, so one seed gives the same order and the
-same crops on every device. Images are augmented on their device. The draws of a batch are copied
-there in one small copy, and nothing waits for the device.
+same crops on every device. Nothing waits for the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, Self
+from typing import Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from latbench.errors import InvalidValueError
-from nas.data.colours import change_colours, draw_changes
 
 FEWEST_IMAGES = 8  # in each part of divided images, because batch norm needs a batch
 _MOST_BYTES = 4 << 30  # of images kept on a device,
 _FREE_SHARE = 0.25  # and share of its free memory; dividing the images copies them
+WHOLE = slice(None)  # the whole batch
 _RESIZE_CHUNK = 4096  # images resized at once; limits the floats in memory
 
 
@@ -244,10 +242,6 @@ def require_images(data: ImageData, *parts: Source) -> None:
         )
 
 
-WHOLE = slice(None)
-"""The whole batch."""
-
-
 def generator(*seed: int) -> torch.Generator:
     """A random generator that depends only on the given numbers, such as seed and epoch."""
     mixed = 0
@@ -330,76 +324,6 @@ def _balanced(
             shuffled = mine[torch.randperm(len(mine), generator=rng)]
             batch.append(shuffled.repeat(-(-per_class // len(mine)))[:per_class])
         yield torch.cat(batch)
-
-
-def augment(
-    images: Tensor,
-    rng: torch.Generator,
-    *,
-    flip: bool,
-    shift: int,
-    fill: Literal["edge", "black"] = "edge",
-    strength: float = 0.0,
-    hue: float = 0.0,
-) -> Tensor:
-    """Shift each image by up to ``shift`` pixels, mirror half of them, change colours.
-
-    Args:
-        images: uint8 ``(N, C, S, S)``.
-        rng: Generator of shifts, mirrors and colours.
-        flip: Whether to mirror images.
-        shift: Largest shift in pixels.
-        fill: Fill of the border; black is the published crop of CIFAR with padding 4.
-        strength: Strength of ``jitter``.
-        hue: Hue of ``jitter``; colours do not change if both are 0.
-    """
-    count = len(images)
-    offsets = torch.randint(-shift, shift + 1, (2, count), generator=rng)
-    mirrored = (torch.rand(count, generator=rng) if flip else torch.ones(count)) < 0.5
-    draws = [offsets.T, mirrored[:, None]]
-    if strength or hue:
-        draws.append(draw_changes(count, rng, strength=strength, hue=hue))
-    drawn = torch.cat(draws, dim=1).to(images.device, non_blocking=True)  # whole numbers as float
-    moved = _moved(images, drawn[:, :3].long(), shift=shift, fill=fill)
-    return change_colours(moved, drawn[:, 3:]) if strength or hue else moved
-
-
-def _moved(images: Tensor, moves: Tensor, *, shift: int, fill: Literal["edge", "black"]) -> Tensor:
-    """Images shifted and mirrored.
-
-    Args:
-        images: uint8 ``(N, C, S, S)``.
-        moves: Shift of rows and of columns, from -shift to shift, and whether an image is mirrored,
-            int64 ``(N, 3)``; on the images' device.
-        shift: Largest shift.
-        fill: Fill of the border.
-    """
-    count, _, size, _ = images.shape
-    down, across, mirrored = moves[:, :, None].unbind(1)  # (N, 1) each
-    steps = torch.arange(size, device=images.device)
-    rows, columns = down + steps, across + torch.where(mirrored > 0, size - 1 - steps, steps)
-    if fill == "edge":
-        rows, columns = rows.clamp_(0, size - 1), columns.clamp_(0, size - 1)
-    else:
-        images = F.pad(images, [shift] * 4)
-        rows, columns = rows + shift, columns + shift
-    which = torch.arange(count, device=images.device)[:, None, None]
-    # advanced indices around a slice put the channels last: (N, S, S, C)
-    return images[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
-def jitter(images: Tensor, rng: torch.Generator, *, strength: float, hue: float) -> Tensor:
-    """Change brightness, contrast, saturation and hue of each image at random.
-
-    Args:
-        images: uint8 ``(N, C, S, S)``.
-        rng: Generator of the factors.
-        strength: Brightness, contrast and saturation are multiplied by 1 - strength to
-            1 + strength, in this order.
-        hue: Largest rotation of the hue, as a fraction of the circle.
-    """
-    changes = draw_changes(len(images), rng, strength=strength, hue=hue)
-    return change_colours(images, changes.to(images.device, non_blocking=True))
 
 
 def resize(images: Tensor, input_size: int) -> Tensor:

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from latbench.errors import DivergedError, InvalidFileError
 from latbench.progress import Progress, silent
+from nas.data.augmentation import augment
 from nas.data.feed import Batch, feed
-from nas.data.images import ImageData, Source, augment, batches, endless_batches
+from nas.data.images import ImageData, Source, batches, endless_batches
 from nas.training.distributed import ALONE, Workers
 from nas.training.memory import keep_freed_memory
 from nas.training.run_folder import RunFolder

@@ -22,8 +22,9 @@ from latbench.errors import InvalidFileError, MismatchError
 from latbench.files import require_file, write_atomically
 from latbench.progress import Progress, silent
 from latbench.render.torch import NetworkModule
+from nas.data.augmentation import augment
 from nas.data.feed import feed
-from nas.data.images import ImageData, augment, batches, generator
+from nas.data.images import ImageData, batches, generator
 from nas.supernet.candidates import Initial, initialise
 from nas.tasks import task_of
 from nas.training.criterion import check_batches

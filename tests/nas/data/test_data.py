@@ -17,11 +17,12 @@ from torchvision.transforms import v2
 
 from latbench.errors import InvalidFileError, InvalidValueError
 from nas.data import DATASETS, load_data
+from nas.data.augmentation import augment, jitter
 from nas.data.cifar import cifar10, cifar100
 from nas.data.decoding import decode_centre, decode_crop, random_crop
 from nas.data.faces import faces
 from nas.data.imagenet import imagenet, pack_imagenet
-from nas.data.images import Source, Split, augment, batches, generator, jitter
+from nas.data.images import Source, Split, batches, generator
 from nas.data.stored import StoredSplit
 
 

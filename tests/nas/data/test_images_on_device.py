@@ -21,17 +21,16 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.v2 import functional
 
+from nas.data.augmentation import augment, jitter
 from nas.data.colours import all_at_once, change_colours, draw_changes
 from nas.data.feed import feed
 from nas.data.images import (
     ImageData,
     Pairs,
     Split,
-    augment,
     batches,
     endless_batches,
     generator,
-    jitter,
 )
 
 ROOT = Path(__file__).parents[3]

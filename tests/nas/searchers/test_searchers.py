@@ -27,8 +27,9 @@ from latbench.errors import (
 )
 from latbench.progress import Progress
 from nas.data import load_data
+from nas.data.augmentation import augment
 from nas.data.fashion_mnist import fashion_mnist, read_idx
-from nas.data.images import Split, augment, batches, generator, resize
+from nas.data.images import Split, batches, generator, resize
 from nas.latency.correction import Measure
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import COUNTED, Count, Counted, Limit

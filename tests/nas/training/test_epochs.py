@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from latbench.errors import DivergedError, InvalidFileError, InvalidValueError
-from nas.data.images import Split, augment, batches, generator
+from nas.data.augmentation import augment
+from nas.data.images import Split, batches, generator
 from nas.training.distributed import Workers
 from nas.training.epochs import Report, Resumable, TrainingImages, Values, resume, run_epochs
 from nas.training.run_folder import RunFolder
