@@ -98,6 +98,11 @@ class DecodingProcesses:
                 self._end = weakref.finalize(self, self._started.close)
             return self._started.submit(job, into)
 
+    @property
+    def programs(self) -> tuple[subprocess.Popen[bytes], ...]:
+        """The running processes; none before the first job."""
+        return () if self._started is None else self._started.programs
+
     def close(self) -> None:
         """End the processes after their jobs; the next job starts new ones."""
         with self._lock:
@@ -118,6 +123,10 @@ class _Started:
 
     def submit(self, job: Job, into: Pixels) -> Future[None]:
         return self._threads.submit(self._decode, job, into)
+
+    @property
+    def programs(self) -> tuple[subprocess.Popen[bytes], ...]:
+        return tuple(process.program for process in self._processes)
 
     def _decode(self, job: Job, into: Pixels) -> None:
         process = self._idle.get()  # every thread finds a process
@@ -140,7 +149,7 @@ class _Process:
     def __init__(self) -> None:
         self.connection, theirs = socket.socketpair()
         with theirs:
-            self._program = subprocess.Popen(
+            self.program = subprocess.Popen(
                 [sys.executable, "-m", _PROGRAM, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
@@ -168,7 +177,7 @@ class _Process:
             message = bytes(self._receive(memoryview(bytearray(length)))).decode(*TEXT)
         except (OSError, EOFError):
             raise RuntimeFailure(
-                f"a process that decodes images has ended (exit code {self._program.poll()}), as "
+                f"a process that decodes images has ended (exit code {self.program.poll()}), as "
                 "it does if memory is short; repeat the command to resume"
             ) from None
         raise InvalidFileError(message)
@@ -186,7 +195,7 @@ class _Process:
     def end(self) -> None:
         """Wait until the process ends, which it does after its socket is closed."""
         try:
-            self._program.wait(_END_S)
+            self.program.wait(_END_S)
         except subprocess.TimeoutExpired:
-            self._program.kill()
-            self._program.wait()
+            self.program.kill()
+            self.program.wait()

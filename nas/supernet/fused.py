@@ -107,7 +107,7 @@ class _ExpandDepthwise(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, kernel: Tensor, stride: int
     ) -> Tensor:
         wide = product(x, weight, bias).clamp_(0, 6)
-        kept = wide if _keeps(x) or x.shape[2] <= _KEPT_PIXELS else None
+        kept = wide if keeps_maps(x) or x.shape[2] <= _KEPT_PIXELS else None
         ctx.save_for_backward(x, weight, bias, kernel, kept)
         ctx.stride = stride
         return F.conv2d(wide, kernel, None, stride, kernel.shape[2] // 2, 1, len(kernel))
@@ -165,7 +165,7 @@ class _NormProject(torch.autograd.Function):
             x, gain, bias, running_mean, running_var, True, MOMENTUM, NORM_EPSILON
         )
         y.clamp_(0, 6)
-        kept = y if _keeps(x) else None
+        kept = y if keeps_maps(x) else None
         ctx.save_for_backward(x, gain, bias, mean, inverse_std, projection, kept)
         return product(y, projection)
 
@@ -312,7 +312,7 @@ class _FrozenMix(torch.autograd.Function):
             outputs.append(r.clamp_(0, 6))
         ctx.stride, ctx.count = stride, count
         ctx.save_for_backward(x, projection, *weights, *kernels, *outputs)
-        if _keeps(x):  # scale weights and sum narrow maps, so that the wide maps are read once
+        if keeps_maps(x):  # scale weights and sum narrow maps, so that the wide maps are read once
             parts = [
                 product(r, projection * weight.to(x.dtype)[:, None, None])
                 for r, weight in zip(outputs, weights, strict=True)
@@ -385,7 +385,7 @@ def _channel_products(a: Tensor, b: Tensor) -> Tensor:
     return found
 
 
-def _keeps(x: Tensor) -> bool:
+def keeps_maps(x: Tensor) -> bool:
     """Whether maps that could be recomputed are kept for the backward pass: True on a GPU."""
     return x.device.type != "cpu"
 
@@ -399,11 +399,12 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     TensorFloat-32.
     """
     if x.device.type == "cuda" and x.dtype in _GPU_TYPES:
-        return _matrix_product(x, weight, bias)
+        return matrix_product(x, weight, bias)
     return F.conv2d(x, weight, bias)
 
 
-def _matrix_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def matrix_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``product`` as a matrix product, on any device and in any precision."""
     turned = weight.flatten(1).t()
     flat = rows(x) @ turned if bias is None else torch.addmm(bias, rows(x), turned)
     return flat.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)

@@ -130,7 +130,7 @@ def workers(torch_device: TorchDevice = CPU) -> Iterator[Workers]:
             "--torch-device, or start without torchrun"
         )
     store, rank, count = next(rendezvous("env://"))
-    _require_one_kind(store, rank, count, device)
+    require_one_kind(store, rank, count, device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(
@@ -150,7 +150,7 @@ class _Store(Protocol):
     def get(self, key: str, /) -> bytes: ...
 
 
-def _require_one_kind(store: _Store, rank: int, count: int, device: torch.device) -> None:
+def require_one_kind(store: _Store, rank: int, count: int, device: torch.device) -> None:
     """Refuse to train on devices of different kinds: the slower ones would delay the others.
 
     Raises:

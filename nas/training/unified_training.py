@@ -171,7 +171,7 @@ def train_unified(
         lr=recipe.lr,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
-        fused=_is_fused(torch_device),
+        fused=updates_at_once(torch_device),
     )
     scaler = torch_device.scaler()
     state = Resumable(
@@ -284,7 +284,7 @@ def supernet_step(
     return mean_loss(losses)
 
 
-def _is_fused(torch_device: TorchDevice) -> bool | None:
+def updates_at_once(torch_device: TorchDevice) -> bool | None:
     """Whether an update is one call for all parameters; None, for the CPU, leaves it to torch.
 
     By default torch makes two calls for every parameter on a GPU as long as any of them was never
@@ -295,7 +295,7 @@ def _is_fused(torch_device: TorchDevice) -> bool | None:
 
 def _prepare(sgd: torch.optim.SGD, torch_device: TorchDevice) -> None:
     """Prepare an optimiser, possibly restored from another device, for this one."""
-    fused = _is_fused(torch_device)
+    fused = updates_at_once(torch_device)
     for group in sgd.param_groups:
         group["fused"] = fused
         if fused and group["momentum"]:  # a fused update needs all velocities from the start

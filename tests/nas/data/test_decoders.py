@@ -143,21 +143,20 @@ def test_a_process_that_dies_is_an_error_and_no_wait(tmp_path: Path) -> None:
 
 
 def _kill(processes: DecodingProcesses) -> None:
-    assert processes._started is not None
-    for process in processes._started._processes:
-        process._program.kill()
-        process._program.wait()
+    assert processes.programs
+    for program in processes.programs:
+        program.kill()
+        program.wait()
 
 
 def test_processes_end_when_nobody_holds_them(tmp_path: Path) -> None:
     processes = DecodingProcesses(2)
     decoded(processes, Job(write_images(tmp_path), (0,), CROPPED, 7))
-    assert processes._started is not None
-    programs = [process._program for process in processes._started._processes]
+    programs = processes.programs
     assert [program.poll() for program in programs] == [None, None]
     copy = pickle.loads(pickle.dumps(processes))
     assert copy.count == 2
-    assert copy._started is None
+    assert copy.programs == ()
     del processes
     assert [program.returncode for program in programs] == [0, 0]
     assert not threads()

@@ -248,8 +248,8 @@ def test_forms_for_a_gpu_are_those_of_the_plain_operations(
     name: str, types: tuple[torch.dtype, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Maps that are kept, and products of matrices in the place of convolutions."""
-    monkeypatch.setattr(fused, "_keeps", lambda x: True)
-    monkeypatch.setattr(fused, "product", lambda x, w, b=None: fused._matrix_product(x, w, b))
+    monkeypatch.setattr(fused, "keeps_maps", lambda x: True)
+    monkeypatch.setattr(fused, "product", lambda x, w, b=None: fused.matrix_product(x, w, b))
     test_gradients_under_autocast_are_those_of_the_plain_operations(
         name, types[: len(FUNCTIONS[name][2])], backward_inside=False, units=True
     )

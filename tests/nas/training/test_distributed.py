@@ -283,7 +283,7 @@ def test_devices_of_different_kinds_are_refused_in_every_process(
     def join(rank: int) -> str:
         device = torch.device("cpu") if kinds[rank] == "CPU" else torch.device("cuda", rank)
         with pytest.raises(InvalidValueError) as refused:
-            distributed._require_one_kind(store, rank, 2, device)
+            distributed.require_one_kind(store, rank, 2, device)
         return refused.value.message
 
     with ThreadPoolExecutor(2) as threads:

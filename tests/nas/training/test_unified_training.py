@@ -130,7 +130,7 @@ def test_a_training_goes_on_where_updates_are_one_call(
     """As on a GPU, whose updates need velocities of all parameters; and back again."""
     with pytest.raises(Stop):
         _train(tmp_path, stop_after=5)  # in the second of two epochs
-    monkeypatch.setattr("nas.training.unified_training._is_fused", lambda torch_device: True)
+    monkeypatch.setattr("nas.training.unified_training.updates_at_once", lambda torch_device: True)
     state = _train(tmp_path).state_dict()
     for name, value in trained[0].state_dict().items():
         torch.testing.assert_close(state[name], value, rtol=1e-4, atol=1e-5, msg=name)
