@@ -37,6 +37,7 @@ from nas.latency.priced_space import PricedSpace
 from nas.optimize.blackbox import BLACK_BOXES
 from nas.optimize.constraints import Constraint, Count, Latency, Limit, Quantity
 from nas.optimize.encoding import Code, EncodedSpace
+from nas.optimize.enumeration import all_codes
 from nas.spaces import make_space
 
 COUNTS = (50, 100, 200, 300)
@@ -179,7 +180,7 @@ def main() -> None:
         sys.exit("give --table TABLE, or --constraint macs")
     names = asked.searchers.split(",") if asked.searchers else [*BLACK_BOXES, *OUTSIDERS]
     everything = EncodedSpace(Constraint((Limit(quantity, 1e15),)))
-    listed = everything.all_codes(10_000)
+    listed = all_codes(everything, 10_000)
     assert listed is not None
     codes = [tuple(code) for code in listed.tolist()]
     table = {code: evaluator.score(everything.decode(code)) for code in codes}

@@ -23,7 +23,8 @@ from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable
 from latbench.units import format_ms
 from nas.latency.correction import Measure, correct_on_device, widths_of
-from nas.latency.priced_space import PricedSpace, labelled_space, profile_space
+from nas.latency.priced_space import PricedSpace, labelled_space
+from nas.latency.table_filling import profile_space
 from nas.latency.width_scaling import METHODS, fit_exact
 from nas.searchers import SEARCHERS
 from nas.spaces import Variant, load_architecture, make_space, space_of

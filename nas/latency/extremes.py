@@ -52,10 +52,10 @@ class Layers:
     addends: Sequence[Floats]
     base: Floats
 
-    @classmethod
-    def of_fixed_depth(cls, addends: Sequence[Floats], base: Floats) -> Layers:
+    @staticmethod
+    def of_fixed_depth(addends: Sequence[Floats], base: Floats) -> Layers:
         """Networks that keep all layers."""
-        return cls([range(len(addends))], [[len(addends)]], addends, base)
+        return Layers([range(len(addends))], [[len(addends)]], addends, base)
 
     def sums(self, code: Code) -> Floats:
         """All sums of the network of these choices, ``(pieces,)``."""
@@ -138,11 +138,16 @@ def _is_mean(row: Floats, one: Floats, other: Floats) -> bool:
     return bool(0 <= share <= 1 and off <= _SPANNED * np.abs(row).max())
 
 
-def pareto_rows(amounts: Floats) -> Indices:
+def pareto_rows(amounts: Floats, *, rivals: int = _RIVALS) -> Indices:
     """Indices of the Pareto front of rows ``(n, pieces)``, ascending.
 
-    A row is dropped if another one is at or below it in every piece. With more than two pieces a
-    few dominated rows may stay, which costs time but does not change any result.
+    A row is dropped if another one is at or below it in every piece. With more than two pieces and
+    more rows than rivals a few dominated rows may stay, which costs time but does not change any
+    optimum.
+
+    Args:
+        amounts: The rows.
+        rivals: With more than two pieces: number of rows to compare all others with.
     """
     order = np.lexsort((*amounts.T[::-1],))
     if len(order) and (amounts >= amounts[order[0]]).all():
@@ -153,7 +158,7 @@ def pareto_rows(amounts: Floats) -> Indices:
         return np.sort(order[last < least_before])
     alive = np.ones(len(order), dtype=bool)
     ranked = amounts[order]
-    for row in range(min(_RIVALS, len(order))):
+    for row in range(min(rivals, len(order))):
         if alive[row]:
             alive[row + 1 :] &= ~(ranked[row + 1 :] >= ranked[row]).all(axis=1)
     return np.sort(order[alive])

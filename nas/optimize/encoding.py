@@ -9,24 +9,22 @@ canonical encodings, so they evaluate no network twice.
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
 from functools import cached_property, partial
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latbench.errors import BudgetError
-from nas.latency.extremes import least_rest
+from nas.latency.extremes import Layers, least_rest, pareto_rows
 from nas.latency.partial_solutions import ABSENT, PartialSolutions
 from nas.optimize.constraints import Constraint, Floats, Limit
+from nas.optimize.infeasible import out_of_reach
 from nas.spaces import Architecture, Choice, Layer
 
 Code = tuple[int, ...]
 
 _DUAL_STEPS = 64  # steps of the search for weights of pieces
-_ROOM = 1.001  # factor that exceeds the rounding of a printed amount
 _ROUNDING = 1e-12  # sums of the same addends in another order differ in their last digits
 
 
@@ -45,6 +43,7 @@ class EncodedSpace:
         addends: Amounts that the choices of each layer add, ``(choices + 1, pieces)``. The last
             row is zero and belongs to ``ABSENT``.
         stages: Range of layers of every stage.
+        layers: The same choices and amounts, without rows for ``ABSENT``.
         lightest: Encoding of the least load.
     """
 
@@ -67,8 +66,16 @@ class EncodedSpace:
             for layer, choices in zip(space.layers, self.choices, strict=True)
         )
         self.stages = space.ranges
+        self.layers = Layers(
+            self.stages,
+            [space.depths(stage) for stage in range(len(self.stages))],
+            [table[:-1] for table in self.addends],
+            self.base,
+        )
         self._numbers = tuple({c: i for i, c in enumerate(row)} for row in self.choices)
         self.lightest = self._lightest()
+        if not self.feasible(self.lightest):
+            raise self._refusal()
 
     # encodings and architectures
 
@@ -163,36 +170,8 @@ class EncodedSpace:
         largest: Floats = (totals / self.budgets).max(axis=1)
         return largest
 
-    # random encodings, changes, lists
-
-    def random(self, rng: np.random.Generator) -> Code:
-        """Uniform depths and operations, then uniform widths; repaired if not feasible."""
-        code = [ABSENT] * len(self.choices)
-        for index, layers in enumerate(self.stages):
-            depths = self.space.depths(index)
-            for layer in layers[: int(rng.integers(depths.start, depths.stop))]:
-                code[layer] = self.draw(layer, rng)
-        return self.repair(tuple(code), rng)
-
-    def draw(self, layer: int, rng: np.random.Generator) -> int:
-        """Index of a random choice of a layer: a uniform operation, then a uniform width."""
-        groups = self._groups[layer]
-        group = groups[int(rng.integers(len(groups)))]
-        return group[int(rng.integers(len(group)))]
-
-    def change(self, layer: int, number: int, rng: np.random.Generator) -> int:
-        """Index of another choice for a layer, for a mutation.
-
-        A mix of kernels has one kernel added, dropped or resized, or all kernels drawn anew, with
-        equal probability. Any other choice is drawn anew.
-        """
-        near = self._mixes[layer].get(number)
-        if near and rng.random() < 0.5:
-            return near[int(rng.integers(len(near)))]
-        return self.draw(layer, rng)
-
     @cached_property
-    def _mixes(self) -> tuple[dict[int, tuple[int, ...]], ...]:
+    def near_mixes(self) -> tuple[dict[int, tuple[int, ...]], ...]:
         """For each layer and mix of kernels, the mixes that differ from it by one kernel."""
         known: dict[Layer, dict[int, tuple[int, ...]]] = {}
         for layer, choices in zip(self.space.layers, self.choices, strict=True):
@@ -205,7 +184,7 @@ class EncodedSpace:
         return tuple(known[layer] for layer in self.space.layers)
 
     @cached_property
-    def _groups(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    def groups(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
         """Indices of the choices of each operation, by layer."""
         return tuple(
             tuple(
@@ -215,115 +194,21 @@ class EncodedSpace:
             for choices in self.choices
         )
 
-    def repair(self, code: Code, rng: np.random.Generator) -> Code:
-        """A feasible canonical encoding near this one.
-
-        Layers are changed in random order until the encoding is feasible. Each gets a random choice
-        that makes it feasible or, if there is none, the choice of the lightest encoding. A stage
-        may get shorter. In the worst case the result is the lightest encoding.
-        """
-        if self.feasible(code):
-            return self.canonical(code)
-        mended = list(code)
-        for layer in rng.permutation(len(code)).tolist():
-            if mended[layer] == self.lightest[layer] or mended[layer] == ABSENT:
-                continue
-            if self.lightest[layer] == ABSENT:  # end the stage before this layer
-                stage = next(stage for stage in self.stages if layer in stage)
-                mended[layer : stage.stop] = [ABSENT] * (stage.stop - layer)
-            else:
-                mended[layer] = self._fitting(mended, layer, rng)
-            if self.feasible(tuple(mended)):
-                return self.canonical(tuple(mended))
-        return self.canonical(self.lightest)
-
-    def _fitting(self, code: Sequence[int], layer: int, rng: np.random.Generator) -> int:
-        """A random choice of a layer that makes the encoding feasible, or the lightest one's."""
-        without = [*code[:layer], ABSENT, *code[layer + 1 :]]
-        room = self.budgets - np.array(self.amounts(tuple(without)))
-        fits = np.flatnonzero((self.addends[layer][:-1] <= room).all(axis=1))
-        return int(rng.choice(fits)) if len(fits) else self.lightest[layer]
-
-    def neighbours(self, code: Code) -> Iterator[Code]:
-        """Canonical encodings, feasible or not, with one layer changed, added or removed."""
-        for index, layers in enumerate(self.stages):
-            depth = self.depths(code)[index]
-            changed = [layers[i] for i in range(depth)]
-            if depth + 1 in self.space.depths(index):
-                changed.append(layers[depth])
-            for layer in changed:
-                for number in range(len(self.choices[layer])):
-                    if number != code[layer]:
-                        yield self.canonical((*code[:layer], number, *code[layer + 1 :]))
-            if depth - 1 in self.space.depths(index):
-                last = layers[depth - 1]
-                yield self.canonical((*code[:last], ABSENT, *code[last + 1 :]))
-
-    def nearest_new(
-        self, code: Code, known: Collection[Code], rng: np.random.Generator
-    ) -> Code | None:
-        """The nearest feasible encoding that is not known, or None if all are known.
-
-        The search is breadth first over feasible encodings. It goes on only from known ones.
-        """
-        if code not in known:
-            return code
-        queue, seen = deque([code]), {code}
-        while queue:
-            around = list(self.neighbours(queue.popleft()))
-            for i in rng.permutation(len(around)).tolist():
-                near: Code = around[i]
-                if near not in seen and self.feasible(near):
-                    if near not in known:
-                        return near
-                    seen.add(near)
-                    queue.append(near)
-        return None
-
-    def all_codes(self, most: int) -> NDArray[np.int64] | None:
-        """All feasible canonical encodings, ``(codes, layers)``, or None if the space is too large.
-
-        Args:
-            most: Largest number of encodings, feasible or not, that a listed space may have.
-        """
-        paths = 1
-        stages = []
-        for index, layers in enumerate(self.stages):
-            rows: list[Code] = []
-            for depth in self.space.depths(index):
-                paths_here = np.prod([float(len(self.choices[i])) for i in layers[:depth]])
-                if len(rows) + paths_here > most:
-                    return None
-                rest = (ABSENT,) * (len(layers) - depth)
-                numbers = product(*(range(len(self.choices[i])) for i in layers[:depth]))
-                rows += [(*row, *rest) for row in numbers]
-            stages.append(rows)
-            paths *= len(rows)
-            if paths > most:
-                return None
-        codes = {self.canonical(sum(parts, ())) for parts in product(*stages)}
-        listed = np.array(sorted(codes), dtype=np.int64)
-        feasible = [self.feasible(tuple(row)) for row in listed.tolist()]
-        return listed[np.flatnonzero(feasible)]
-
     # feasibility of the constraint
 
     def _lightest(self) -> Code:
-        """The encoding of the least load; an error if it exceeds a budget.
+        """The encoding of the least load.
 
         The minimum of a weighted sum of pieces is found layer by layer. With several pieces the
         weights move towards the pieces that exceed their budgets most (ascent of the Lagrangian
         dual). Then dynamic programming looks for an even lighter encoding.
-
-        Raises:
-            BudgetError: No encoding keeps the constraint.
         """
         weights = np.full(len(self.base), 1 / len(self.base))
-        best = self._least(weights / self.budgets)
+        best = self.layers.least(weights / self.budgets)
         if len(self.base) > 1:
             bound = -np.inf
             for step in range(_DUAL_STEPS):
-                code = self._least(weights / self.budgets)
+                code = self.layers.least(weights / self.budgets)
                 loads = np.array(self.amounts(code)) / self.budgets
                 best = min(best, code, key=self.load)
                 if loads @ weights > bound:
@@ -331,8 +216,6 @@ class EncodedSpace:
                 weights = weights * np.exp((loads - loads.max()) / np.sqrt(step + 1))
                 weights = weights / weights.sum()
             best = self._lighter(best, tightest)
-        if not self.feasible(best):
-            raise self._refusal(best)
         return best
 
     def _lighter(self, best: Code, weights: Floats) -> Code:
@@ -346,10 +229,9 @@ class EncodedSpace:
             loads: Floats = amounts / self.budgets
             return np.concatenate([loads, (loads @ weights)[..., None]], axis=-1)
 
-        numbers = [undominated(np.zeros(len(rows) - 1), rows[:-1]) for rows in self.addends]
-        addends = [with_mean(rows[n]) for rows, n in zip(self.addends, numbers, strict=True)]
-        depths = [self.space.depths(index) for index in range(len(self.stages))]
-        rest = least_rest(self.stages, depths, addends)
+        numbers = [pareto_rows(rows, rivals=len(rows)) for rows in self.layers.addends]
+        addends = [with_mean(rows[n]) for rows, n in zip(self.layers.addends, numbers, strict=True)]
+        rest = least_rest(self.stages, self.layers.depths, addends)
         base, room = with_mean(self.base), np.ones(len(self.base) + 1)
         at_most = self.load(best) * (1 - _ROUNDING)
 
@@ -367,26 +249,14 @@ class EncodedSpace:
                     numbers[layer],
                     partial(lighter, rest=rest[stage][made]),
                 ).undominated(room)
-                if made in self.space.depths(stage):
+                if made in self.layers.depths[stage]:
                     end = alive.ended(0.0, len(layers) - made)
                     ended.append(lighter(end, rest=rest[stage + 1][0]))
             alive = PartialSolutions.joined(ended).undominated(room)
         codes = [tuple(row) for row in alive.codes.tolist()]
         return min([best, *codes], key=self.load)
 
-    def _least(self, weights: Floats) -> Code:
-        """The encoding with the least weighted sum of pieces."""
-        code = [ABSENT] * len(self.choices)
-        for index, layers in enumerate(self.stages):
-            sums = [self.addends[layer][:-1] @ weights for layer in layers]
-            least = np.cumsum([row.min() for row in sums])
-            depths = self.space.depths(index)
-            depth = min(depths, key=lambda d: float(least[d - 1]))
-            for layer, row in zip(layers[:depth], sums, strict=False):
-                code[layer] = int(row.argmin())
-        return tuple(code)
-
-    def _refusal(self, lightest: Code) -> BudgetError:
+    def _refusal(self) -> BudgetError:
         """The error for an infeasible constraint: one kind of quantity alone, or all together."""
         limits = self.constraint.limits
         kinds = dict.fromkeys(limit.quantity.kind for limit in limits)
@@ -397,47 +267,10 @@ class EncodedSpace:
                     EncodedSpace(Constraint(alone))
                 except BudgetError as refusal:
                     return refusal
-        found = self.by_limit(lightest)
-        if len(kinds) == 1:
-            found = [(limit, amount) for limit, amount in found if amount > limit.budget]
-        nearest: dict[str, float] = {}
-        for limit, amount in found:
-            nearest[limit.quantity.kind] = max(amount, nearest.get(limit.quantity.kind, 0.0))
-        asked = [
-            f"{each.quantity.name} of {each.quantity.format(each.budget)}" for each, _ in found
-        ]
-        least = [limit.quantity.format(amount) for limit, amount in found]
-        enough = [limit.quantity.format(amount * _ROOM) for limit, amount in found]
-        if len(kinds) == 1:
-            words = [
-                f"{what} is out of reach: the least of space {self.space.name} is {amount}"
-                for what, amount in zip(asked, least, strict=True)
-            ]
-            message = "; ".join(words)
-        else:
-            message = (
-                f"{' and '.join(asked)} are out of reach together: the nearest architecture of "
-                f"space {self.space.name} has {' and '.join(least)}"
-            )
-        return BudgetError(
-            f"{message}; ask for {' and '.join(enough)} or more",
-            nearest_ms=nearest.get("latency"),
-            nearest_macs_m=nearest["macs"] / 1e6 if "macs" in nearest else None,
-            nearest_params_m=nearest["params"] / 1e6 if "params" in nearest else None,
-        )
+        return out_of_reach(self.space.name, self.by_limit(self.lightest))
 
 
 def _differ_by_one(ours: Counter[int], theirs: Counter[int]) -> bool:
     """Whether two mixes differ by one kernel that is added, dropped or resized."""
     added, dropped = (theirs - ours).total(), (ours - theirs).total()
     return max(added, dropped) == 1
-
-
-def undominated(gains: Floats, addends: Floats) -> NDArray[np.int64]:
-    """Indices of the Pareto front of a layer's choices, by score and all amounts."""
-    order = np.lexsort((*addends.T, -gains))
-    kept: list[int] = []
-    for number in order.tolist():
-        if not any((addends[rival] <= addends[number]).all() for rival in kept):
-            kept.append(number)
-    return np.array(sorted(kept), dtype=np.int64)

@@ -3,7 +3,7 @@
 The problem is a multiple-choice knapsack. Dynamic programming over layers keeps the Pareto front of
 the partial solutions. A partial solution is also dropped if no completion of it can be better than
 the best known architecture; the Lagrangian relaxation of the remaining layers gives this bound
-(Fisher 1981). Budgets are added one by one, beginning with the one that is exceeded most, until the
+(Fisher 1981). Budgets are added one by one, starting with the one that is exceeded most, until the
 best architecture under the added budgets keeps all others as well.
 
 Glossary:
@@ -20,10 +20,10 @@ from functools import partial
 
 import numpy as np
 
-from nas.latency.extremes import least_rest
+from nas.latency.extremes import Layers, least_rest, pareto_rows
 from nas.latency.partial_solutions import ABSENT, PartialSolutions
 from nas.optimize.constraints import Floats
-from nas.optimize.encoding import Code, EncodedSpace, undominated
+from nas.optimize.encoding import Code, EncodedSpace
 
 _BISECTIONS = 60  # halvings of a multiplier's range
 _ROUNDS = 4  # rounds over the multipliers, if there are several
@@ -57,48 +57,26 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Sums:
+class Sums(Layers):
     """All networks that choices for layers can form, the costs of the choices, and budgets.
 
     Attributes:
-        stages: Range of layers of every stage.
-        depths: Possible numbers of layers of every stage.
-        addends: Amounts that the choices of each layer add, ``(choices, pieces)``; amounts may be
-            negative.
-        base: Amount that every network has, ``(pieces,)``.
         budgets: Budget of every piece, ``(pieces,)``.
     """
 
-    stages: Sequence[range]
-    depths: Sequence[Sequence[int]]
-    addends: Sequence[Floats]
-    base: Floats
     budgets: Floats
 
     @classmethod
     def of_codes(cls, encoded: EncodedSpace) -> Sums:
         """The sums and budgets of an encoded space."""
-        return cls(
-            encoded.stages,
-            [encoded.space.depths(index) for index in range(len(encoded.stages))],
-            [rows[:-1] for rows in encoded.addends],
-            encoded.base,
-            encoded.budgets,
-        )
+        layers = encoded.layers
+        return cls(layers.stages, layers.depths, layers.addends, layers.base, encoded.budgets)
 
     def only(self, pieces: Sequence[int]) -> Sums:
         """The same networks with only some of the pieces."""
         which = list(pieces)
         addends = [rows[:, which] for rows in self.addends]
         return Sums(self.stages, self.depths, addends, self.base[which], self.budgets[which])
-
-    def amounts(self, code: Code) -> Floats:
-        """Amounts of all pieces of an encoding, ``(pieces,)``."""
-        total = self.base.copy()
-        for rows, number in zip(self.addends, code, strict=True):
-            if number != ABSENT:
-                total += rows[number]
-        return total
 
     def joined(self, addends: Sequence[Floats], *, base: float, budget: float) -> Sums:
         """The same networks with one more piece; ``addends`` are ``(choices,)`` by layer."""
@@ -111,7 +89,7 @@ class Sums:
         )
 
     def feasible(self, code: Code) -> bool:
-        return bool((self.amounts(code) <= self.budgets).all())
+        return bool((self.sums(code) <= self.budgets).all())
 
 
 def best_code(encoded: EncodedSpace, scores: Scores) -> Code:
@@ -139,7 +117,7 @@ def best_of_sums(sums: Sums, scores: Scores, *, above: float = -np.inf) -> Code 
         found = _Solver(sums.only(counted), scores, above).solve()
         if found is None:
             return None
-        excess = (sums.amounts(found) - sums.budgets) / np.abs(sums.budgets)
+        excess = (sums.sums(found) - sums.budgets) / np.abs(sums.budgets)
         if excess.max() <= 0:
             return found
         counted.append(int(excess.argmax()))
@@ -152,7 +130,7 @@ class _Solver:
         self.sums, self.scores = sums, scores
         self.room = sums.budgets - sums.base
         self.numbers = [
-            undominated(gains, addends)
+            pareto_rows(np.column_stack([-gains, addends]), rivals=len(gains))
             for gains, addends in zip(scores.choices, sums.addends, strict=True)
         ]
         layers = range(len(self.numbers))
@@ -231,7 +209,7 @@ class _Solver:
                 for _ in range(_BISECTIONS):
                     code = self._relaxed(multipliers)
                     self._keep(code)
-                    left = float(self.sums.budgets[piece] - self.sums.amounts(code)[piece])
+                    left = float(self.sums.budgets[piece] - self.sums.sums(code)[piece])
                     if left >= 0:
                         high = multipliers[piece]
                     else:

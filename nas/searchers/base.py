@@ -13,8 +13,9 @@ from latbench.progress import Progress, silent
 from latbench.result import Result
 from nas.data.images import ImageData, require_images
 from nas.latency.correction import Correction, Measure
+from nas.latency.feasible_range import check_feasible
 from nas.latency.priced_space import PricedSpace
-from nas.latency.width_scaling import Fit, check_feasible
+from nas.latency.width_scaling import Fit
 from nas.optimize.constraints import Limit
 from nas.recipes import Recipe
 from nas.spaces import Architecture, SearchSpace

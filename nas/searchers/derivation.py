@@ -27,10 +27,11 @@ from numpy.typing import NDArray
 
 from nas.latency.correction import Propose, Range
 from nas.latency.extremes import pareto_rows
+from nas.latency.feasible_range import check_feasible
 from nas.latency.partial_solutions import ABSENT
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Places, Widths
-from nas.latency.width_scaling import Fit, check_feasible, fit_exact
+from nas.latency.width_scaling import Fit, fit_exact
 from nas.optimize.encoding import Code
 from nas.optimize.exact_solver import Scores, Sums, best_of_sums
 from nas.spaces import Architecture, Choice, SearchSpace

@@ -8,16 +8,9 @@ from pathlib import Path
 from latbench.errors import UnknownNameError
 from latbench.registry import Registry
 from nas.spaces.architecture import PLAIN, Architecture, Choice, Variant, read_architecture
-from nas.spaces.space import (
-    FixedLayer,
-    Layer,
-    SearchSpace,
-    WidthsOf,
-    aligned_widths,
-    distinct_random,
-    every_width,
-    spread_networks,
-)
+from nas.spaces.layer import FixedLayer, Layer, WidthsOf, aligned_widths, every_width
+from nas.spaces.sampling import distinct_random, spread_networks
+from nas.spaces.space import SearchSpace
 
 SPACES: Registry[Callable[[int | None, int | None, Variant], SearchSpace]] = Registry(
     "search space",

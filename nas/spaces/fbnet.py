@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from latbench.blocks import Classifier, ConvBlock
 from nas.spaces.architecture import PLAIN, Variant
+from nas.spaces.arguments import check_plain, chosen_shape
 from nas.spaces.rows import SKIP, Row, inverted_residuals, laid_out
-from nas.spaces.space import SearchSpace, check_plain, chosen_shape
+from nas.spaces.space import SearchSpace
 
 OPS = (
     *("k3_e1", "k3_e1_g2", "k3_e3", "k3_e6"),

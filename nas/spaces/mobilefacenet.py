@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from latbench.blocks import ConvBlock, GlobalAverage, output_shape
 from nas.spaces.architecture import PLAIN, Variant
+from nas.spaces.arguments import check_plain, chosen_shape
 from nas.spaces.rows import SKIP, Row, inverted_residuals, laid_out
-from nas.spaces.space import SearchSpace, check_plain, chosen_shape
+from nas.spaces.space import SearchSpace
 
 OPS = ("k3_e1", "k3_e2", "k3_e4", "k5_e1", "k5_e2", "k5_e4", SKIP)
 

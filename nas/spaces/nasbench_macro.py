@@ -16,8 +16,10 @@ from __future__ import annotations
 
 from latbench.blocks import Classifier, ConvBlock
 from nas.spaces.architecture import PLAIN, Variant
+from nas.spaces.arguments import check_plain, chosen_shape
+from nas.spaces.layer import FixedLayer
 from nas.spaces.rows import Row, inverted_residual, laid_out, skip
-from nas.spaces.space import FixedLayer, SearchSpace, check_plain, chosen_shape
+from nas.spaces.space import SearchSpace
 
 IDENTITY = "identity"
 OPS = ("k3_e3", "k5_e6")

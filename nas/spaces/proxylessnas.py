@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from latbench.blocks import Classifier, ConvBlock, InvertedResidual, output_shape
 from nas.spaces.architecture import PLAIN, Variant
+from nas.spaces.arguments import check_plain, chosen_shape
 from nas.spaces.rows import SKIP, Row, inverted_residuals, laid_out
-from nas.spaces.space import SearchSpace, check_plain, chosen_shape
+from nas.spaces.space import SearchSpace
 
 OPS = ("k3_e3", "k3_e6", "k5_e3", "k5_e6", "k7_e3", "k7_e6", SKIP)
 

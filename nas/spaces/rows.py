@@ -20,7 +20,7 @@ from latbench.blocks import (
     output_shape,
 )
 from latbench.blocks.graph import Activation
-from nas.spaces.space import FixedLayer, Layer
+from nas.spaces.layer import FixedLayer, Layer
 
 Row = tuple[int, int]
 """Output channels and stride of a layer."""

@@ -22,8 +22,10 @@ import numpy as np
 from latbench.blocks import Classifier, ConvBlock, MixedInvertedResidual, output_shape
 from nas.spaces import proxylessnas
 from nas.spaces.architecture import PLAIN, Architecture, Choice, Variant
+from nas.spaces.arguments import chosen_shape
+from nas.spaces.layer import Layer, WidthsOf, refuse
 from nas.spaces.rows import Row, laid_out
-from nas.spaces.space import Layer, SearchSpace, WidthsOf, chosen_shape, refuse
+from nas.spaces.space import SearchSpace
 
 KERNELS = (3, 5, 7)
 SUB_BLOCKS = 6

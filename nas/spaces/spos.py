@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from latbench.blocks import Classifier, ConvBlock, ShuffleUnit, ShuffleXception
 from nas.spaces.architecture import PLAIN, Variant
+from nas.spaces.arguments import check_plain, chosen_shape
+from nas.spaces.layer import FixedLayer
 from nas.spaces.rows import Row, laid_out
-from nas.spaces.space import FixedLayer, SearchSpace, check_plain, chosen_shape
+from nas.spaces.space import SearchSpace
 
 KERNELS = {"shuffle_k3": 3, "shuffle_k5": 5, "shuffle_k7": 7}
 XCEPTION = "xception"

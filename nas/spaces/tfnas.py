@@ -15,7 +15,9 @@ from itertools import product
 from latbench.blocks import BlockSpec, Classifier, ConvBlock, InvertedResidual, output_shape
 from latbench.blocks.graph import Activation
 from nas.spaces.architecture import PLAIN, Choice, Variant
-from nas.spaces.space import Layer, SearchSpace, check_plain, chosen_shape
+from nas.spaces.arguments import check_plain, chosen_shape
+from nas.spaces.layer import Layer
+from nas.spaces.space import SearchSpace
 
 # Table 1 of the paper: up to `depth` layers with `channels` outputs, the first with `stride`
 #        depth channels stride activation

@@ -11,7 +11,7 @@ from latbench.workflows.forecast import Forecast
 from latbench.workflows.profiling import ProfileResult
 from latbench.workflows.table_checks import open_table
 from latbench.workflows.transfer import TransferResult
-from nas.latency.priced_space import forecast_space, profile_space, transfer_space
+from nas.latency.table_filling import forecast_space, profile_space, transfer_space
 from nas.workflows.inputs import AnyDevice, AnySpace, AnyTable, as_profiler, as_space
 
 TIME_LIMIT = "20min"

@@ -11,6 +11,7 @@ import numpy as np
 from latbench.progress import Progress, silent
 from nas.optimize.blackbox.variation import DEFAULT, Variation
 from nas.optimize.encoding import Code, EncodedSpace
+from nas.optimize.enumeration import nearest_new
 
 
 class BlackBox(ABC):
@@ -40,7 +41,7 @@ class BlackBox(ABC):
 
     def ask(self) -> Code | None:
         """A feasible encoding without a score, or None if none is left."""
-        return self.encoded.nearest_new(self._propose(), self.scores, self.rng)
+        return nearest_new(self.encoded, self._propose(), self.scores, self.rng)
 
     def tell(self, code: Code, score: float) -> None:
         """Record a score; a greater score is better."""

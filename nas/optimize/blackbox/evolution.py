@@ -15,6 +15,7 @@ import numpy as np
 from nas.optimize.blackbox.base import BlackBox
 from nas.optimize.blackbox.variation import crossover, mutate
 from nas.optimize.encoding import Code
+from nas.optimize.random_codes import random_code
 
 _TRIES = 8  # children to draw before the nearest new one is taken
 
@@ -24,7 +25,7 @@ class Evolution(BlackBox):
 
     def _propose(self) -> Code:
         if len(self.scores) < self.variation.initial:
-            return self.encoded.random(self.rng)
+            return random_code(self.encoded, self.rng)
         parents = fittest(self)
         for _ in range(_TRIES):
             made = child(self, parents, self.rng)

@@ -18,6 +18,7 @@ from nas.optimize.blackbox.features import Features, squared_distances
 from nas.optimize.blackbox.variation import DEFAULT, Variation
 from nas.optimize.encoding import Code, EncodedSpace
 from nas.optimize.exact_solver import Scores, best_code
+from nas.optimize.random_codes import random_code
 
 _NOISE = 0.05  # share of the scores' variance that is due to interactions of layers
 
@@ -34,7 +35,7 @@ class ExactSearch(BlackBox):
 
     def _propose(self) -> Code:
         if len(self.scores) < self.variation.initial:
-            return self.encoded.random(self.rng)
+            return random_code(self.encoded, self.rng)
         codes, scores = np.array(list(self.scores)), np.array(list(self.scores.values()))
         z = (scores - scores.mean()) / (scores.std() or 1.0)
         layers = range(len(self.kernels))

@@ -20,6 +20,7 @@ from pymoo.core.sampling import Sampling
 from nas.optimize.blackbox.base import BlackBox
 from nas.optimize.blackbox.variation import DEFAULT, Variation, crossover, mutate
 from nas.optimize.encoding import Code, EncodedSpace
+from nas.optimize.random_codes import random_code
 
 POPULATION = 20  # small enough for some generations within a few hundred evaluations
 _BARREN = 3  # generations without a new encoding, after which the nearest new one is taken
@@ -59,7 +60,7 @@ class NSGA2Search(BlackBox):
             if self.children is None:  # pymoo found no child outside of the population
                 break
             self.waiting = list(self.children)[::-1]
-        return self.encoded.random(self.rng)
+        return random_code(self.encoded, self.rng)
 
     def _settle(self, individual: Any) -> None:
         code = individual.X[0]
@@ -81,7 +82,9 @@ class _Random(Sampling):  # type: ignore[misc]
         self.search = search
 
     def _do(self, problem: Problem, n_samples: int, *args: Any, **kwargs: Any) -> Any:
-        return _column([self.search.encoded.random(self.search.rng) for _ in range(n_samples)])
+        return _column(
+            [random_code(self.search.encoded, self.search.rng) for _ in range(n_samples)]
+        )
 
 
 class _Cross(Crossover):  # type: ignore[misc]

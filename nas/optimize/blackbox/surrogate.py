@@ -30,6 +30,8 @@ from nas.optimize.blackbox.features import Features, squared_distances
 from nas.optimize.blackbox.variation import DEFAULT, Variation
 from nas.optimize.constraints import Floats
 from nas.optimize.encoding import Code, EncodedSpace
+from nas.optimize.enumeration import all_codes
+from nas.optimize.random_codes import random_code
 
 _LISTED = 10_000  # largest number of encodings up to which all architectures are candidates
 _GENERATIONS, _CHILDREN = 4, 64  # of the evolution that looks for candidates in larger spaces
@@ -48,11 +50,11 @@ class SurrogateEvolution(BlackBox):
     def __init__(self, encoded: EncodedSpace, *, seed: int, variation: Variation = DEFAULT) -> None:
         super().__init__(encoded, seed=seed, variation=variation)
         self.process = GaussianProcess(Features(encoded))
-        self.listed = encoded.all_codes(_LISTED)
+        self.listed = all_codes(encoded, _LISTED)
 
     def _propose(self) -> Code:
         if len(self.scores) < self.variation.initial:
-            return self.encoded.random(self.rng)
+            return random_code(self.encoded, self.rng)
         self.process.fit(np.array(list(self.scores)), np.array(list(self.scores.values())))
         if self.listed is not None:
             candidates = self.listed
@@ -71,7 +73,7 @@ class SurrogateEvolution(BlackBox):
     def _evolved(self) -> tuple[NDArray[np.int64], Floats]:
         """Candidates and their expected improvements after some generations."""
         best_known = fittest(self)
-        pool = {self.encoded.random(self.rng): None for _ in range(_CHILDREN)}
+        pool = {random_code(self.encoded, self.rng): None for _ in range(_CHILDREN)}
         parents = best_known
         for _ in range(_GENERATIONS):
             pool |= {child(self, parents, self.rng): None for _ in range(_CHILDREN)}

@@ -8,6 +8,7 @@ import numpy as np
 
 from nas.latency.partial_solutions import ABSENT
 from nas.optimize.encoding import Code, EncodedSpace
+from nas.optimize.random_codes import changed_choice, random_choice, repaired
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,13 @@ def mutate(
     if variation.mutation_rate:
         changed = _at_rate(encoded, code, variation.mutation_rate, rng)
         if changed != code:
-            return encoded.repair(changed, rng)
+            return repaired(encoded, changed, rng)
     changed = code
     while True:
         decisions = _decisions(encoded, changed)
         changed = _change(encoded, changed, decisions[int(rng.integers(len(decisions)))], rng)
         if rng.random() < 0.5:
-            return encoded.repair(changed, rng)
+            return repaired(encoded, changed, rng)
 
 
 def crossover(
@@ -71,8 +72,8 @@ def crossover(
     if variation.mutate_crossed and variation.mutation_rate:
         crossed = _at_rate(encoded, crossed, variation.mutation_rate, rng)
     elif variation.mutate_crossed:
-        return mutate(encoded, encoded.repair(crossed, rng), rng, variation=variation)
-    return encoded.repair(crossed, rng)
+        return mutate(encoded, repaired(encoded, crossed, rng), rng, variation=variation)
+    return repaired(encoded, crossed, rng)
 
 
 def _crossed(
@@ -133,7 +134,7 @@ def _change(
     changed = list(code)
     kind, number = decision
     if kind == "layer":
-        changed[number] = encoded.change(number, changed[number], rng)
+        changed[number] = changed_choice(encoded, number, changed[number], rng)
         return tuple(changed)
     depths, layers = encoded.space.depths(number), encoded.stages[number]
     depth = int(rng.integers(depths.start, depths.stop))
@@ -141,5 +142,5 @@ def _change(
         if position >= depth:
             changed[layer] = ABSENT
         elif changed[layer] == ABSENT:
-            changed[layer] = encoded.draw(layer, rng)
+            changed[layer] = random_choice(encoded, layer, rng)
     return tuple(changed)

@@ -147,7 +147,7 @@ PROFILING = textwrap.dedent(
     from pathlib import Path
     from latbench.device import DeviceProfile, SweepProtocol
     from latbench.profilers import make_profiler
-    from nas.latency.priced_space import profile_space
+    from nas.latency.table_filling import profile_space
     import latbench.measure.lock
     from tests.conftest import make_tiny_space
 

@@ -33,7 +33,8 @@ from latbench.tables import LatencyTable, TableStore
 from latbench.tables.estimation import Drift
 from latbench.workflows.profiling import ProfileResult, _Run
 from latbench.workflows.verification import calibrate, verify, verify_apart
-from nas.latency.priced_space import PricedSpace, forecast_space, profile_space
+from nas.latency.priced_space import PricedSpace
+from nas.latency.table_filling import forecast_space, profile_space
 from nas.spaces import SearchSpace, every_width
 from tests.conftest import write_table
 

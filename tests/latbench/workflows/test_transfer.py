@@ -14,7 +14,7 @@ from latbench.measure.statistics import conformal_half_width
 from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable
 from latbench.workflows.transfer import _regress, transfer
-from nas.latency.priced_space import profile_space, transfer_space
+from nas.latency.table_filling import profile_space, transfer_space
 from nas.spaces import SearchSpace, spread_networks
 
 

@@ -73,16 +73,16 @@ def test_the_cheapest_network_may_be_least_in_no_sum() -> None:
 def test_many_layers_and_choices_that_trade_time_for_bytes_are_no_search_without_end(
     seed: int,
 ) -> None:
-    """Twenty layers of 800 choices, six knees inside what they add up to. A hundred thousand random
-    exchanges find nothing cheaper."""
+    """Twenty layers of 800 choices, six breakpoints inside what they add up to. A hundred thousand
+    random exchanges find nothing cheaper."""
     rng = np.random.default_rng(seed)
     megabytes = rng.uniform(0.1, 1, size=(20, 800, 1))
     prices_ms = 1.2 - megabytes + rng.uniform(0, 0.3, size=megabytes.shape)
     least, most = (float(ends.sum()) for ends in (megabytes.min(axis=1), megabytes.max(axis=1)))
-    knees = np.linspace(least, most, 8)[1:-1]
-    slopes_ms = rng.uniform(0.1, 0.6, size=len(knees))
+    breakpoints = np.linspace(least, most, 8)[1:-1]
+    slopes_ms = rng.uniform(0.1, 0.6, size=len(breakpoints))
     slopes = np.r_[0.0, np.cumsum(slopes_ms)]
-    base = np.r_[0.0, -np.cumsum(slopes_ms * knees)]
+    base = np.r_[0.0, -np.cumsum(slopes_ms * breakpoints)]
     network = Layers.of_fixed_depth(list(prices_ms + slopes * megabytes), base)
     code = cheapest(network)
     sums, cost = network.sums(code), network.cost(code)

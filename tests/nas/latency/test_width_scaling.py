@@ -25,7 +25,8 @@ from latbench.tables.importers import read_foreign_table
 from latbench.tables.price_model import Breakpoint, PriceModel
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Relaxed, expected_latency_ms, one_hot
-from nas.latency.width_scaling import SHAPE_TOLERANCE, fit_exact, fit_greedy, width_range_ms
+from nas.latency.width_options import SHAPE_TOLERANCE
+from nas.latency.width_scaling import fit_exact, fit_greedy, width_range_ms
 from nas.searchers.derivation import LogProbabilities, architecture_at, derive, most_probable
 from nas.spaces import Architecture, Choice, Layer, SearchSpace, make_space
 from nas.spaces.architecture import parse_architecture

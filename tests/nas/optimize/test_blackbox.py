@@ -15,7 +15,9 @@ from nas.optimize.blackbox.nsga2 import NSGA2Search
 from nas.optimize.blackbox.variation import Variation, crossover, mutate
 from nas.optimize.constraints import Constraint, Count, Limit
 from nas.optimize.encoding import Code, EncodedSpace
+from nas.optimize.enumeration import all_codes
 from nas.optimize.exact_solver import Scores, best_code
+from nas.optimize.random_codes import changed_choice, random_code
 from nas.spaces import SearchSpace, make_space
 from tests.conftest import make_mix_space, make_small_space, make_tiny_space
 
@@ -65,7 +67,7 @@ def test_every_proposal_is_feasible_and_new(
 @EVERY_BLACK_BOX
 def test_a_search_ends_when_the_whole_space_is_evaluated(name: str) -> None:
     encoded = _encoded(SPACES["small"], 0.3)
-    listed = encoded.all_codes(10_000)
+    listed = all_codes(encoded, 10_000)
     assert listed is not None
     black_box = BLACK_BOXES[name](encoded, seed=1)
     run(black_box, lambda code: _score(encoded, code), 1000)
@@ -121,14 +123,14 @@ def test_published_rates_keep_the_constraint(name: str, space: str) -> None:
 def test_a_crossover_at_a_point_takes_either_side_from_one_parent(seed: int) -> None:
     """The full budget needs no repair. Without left-out layers every encoding is canonical."""
     encoded, rng = _encoded(SPACES["mix"], 1.0), np.random.default_rng(seed)
-    one, other = encoded.random(rng), encoded.random(rng)
+    one, other = random_code(encoded, rng), random_code(encoded, rng)
     child = crossover(encoded, one, other, rng, variation=Variation(single_point=True))
     assert any(child == (*one[:p], *other[p:]) for p in range(1, len(one)))
 
 
 def test_a_mutation_rate_is_that_of_every_decision() -> None:
     encoded, rng = _encoded(SPACES["mix"], 1.0), np.random.default_rng(0)
-    code = encoded.random(rng)
+    code = random_code(encoded, rng)
     often = Variation(mutation_rate=0.9)
     changed = [mutate(encoded, code, rng, variation=often) for _ in range(400)]
     share = np.mean([[a != b for a, b in zip(code, m, strict=True)] for m in changed])
@@ -137,7 +139,7 @@ def test_a_mutation_rate_is_that_of_every_decision() -> None:
 
 def test_children_of_two_parents_are_mutated_where_asked() -> None:
     encoded, rng = _encoded(SPACES["mix"], 1.0), np.random.default_rng(0)
-    code = encoded.random(rng)
+    code = random_code(encoded, rng)
     for rate in (0.0, 0.9):
         both = Variation(mutation_rate=rate, mutate_crossed=True)
         made = [crossover(encoded, code, code, rng, variation=both) for _ in range(50)]
@@ -151,7 +153,7 @@ def test_a_mix_of_kernels_is_changed_by_one_kernel_or_drawn_anew() -> None:
     start = choices.index((3, 3, 5))
     near = {(3, 3), (3, 5), (3, 3, 3), (3, 3, 7), (3, 5, 5), (3, 5, 7)}
     near |= {(3, 3, 3, 5), (3, 3, 5, 5), (3, 3, 5, 7)}
-    made = [choices[encoded.change(0, start, rng)] for _ in range(2000)]
+    made = [choices[changed_choice(encoded, 0, start, rng)] for _ in range(2000)]
     assert near < set(made)
     assert sum(kernels in near for kernels in made) / 2000 == pytest.approx(0.55, abs=0.05)
 

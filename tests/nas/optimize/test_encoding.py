@@ -18,7 +18,9 @@ from latbench.units import parse_latency_ms
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import Constraint, Count, Latency, Limit, latency_limits
 from nas.optimize.encoding import Code, EncodedSpace
+from nas.optimize.enumeration import all_codes, nearest_new, neighbours
 from nas.optimize.exact_solver import Scores, best_code
+from nas.optimize.random_codes import random_code
 from nas.spaces import SearchSpace, make_space
 from tests.conftest import make_small_space, make_tiny_space, random_price, write_table
 
@@ -45,7 +47,7 @@ def test_random_codes_are_feasible_and_read_back(name: str, fraction: float) -> 
     encoded = _macs(SPACES[name], fraction)
     rng = np.random.default_rng(0)
     for _ in range(40):
-        code = encoded.random(rng)
+        code = random_code(encoded, rng)
         made = encoded.decode(code)
         assert encoded.encode(made) == code == encoded.canonical(code)
         macs = network_cost(encoded.space.lower(made)).macs
@@ -58,13 +60,13 @@ def test_random_codes_are_feasible_and_read_back(name: str, fraction: float) -> 
 @EVERY_SPACE
 def test_random_codes_are_diverse(name: str) -> None:
     encoded, rng = _macs(SPACES[name], 0.5), np.random.default_rng(1)
-    assert len({encoded.random(rng) for _ in range(50)}) > 30
+    assert len({random_code(encoded, rng) for _ in range(50)}) > 30
 
 
 def test_different_codes_are_different_networks() -> None:
     """All 6,561 architectures. Leaving out either of two equal layers gives one network."""
     encoded = _macs(make_space("nasbench-macro"), 1.0)
-    listed = encoded.all_codes(10_000)
+    listed = all_codes(encoded, 10_000)
     assert listed is not None
     networks = {encoded.space.lower(encoded.decode(tuple(code))) for code in listed.tolist()}
     assert len(networks) == len(listed) == 9 * (3 * 7) ** 2
@@ -74,10 +76,10 @@ def test_different_codes_are_different_networks() -> None:
 def test_all_codes_are_those_reached_by_single_changes(fraction: float) -> None:
     """Every feasible encoding is found once, and then the search for new ones ends."""
     encoded, rng = _macs(SPACES["small"], fraction), np.random.default_rng(0)
-    listed = encoded.all_codes(10_000)
+    listed = all_codes(encoded, 10_000)
     assert listed is not None
     known: set[Code] = set()
-    while (code := encoded.nearest_new(encoded.lightest, known, rng)) is not None:
+    while (code := nearest_new(encoded, encoded.lightest, known, rng)) is not None:
         assert code not in known
         assert encoded.feasible(code)
         known.add(code)
@@ -85,7 +87,7 @@ def test_all_codes_are_those_reached_by_single_changes(fraction: float) -> None:
 
 
 def test_large_spaces_are_not_listed() -> None:
-    assert _macs(make_space("tfnas", 32, 10), 0.5).all_codes(10_000) is None
+    assert all_codes(_macs(make_space("tfnas", 32, 10), 0.5), 10_000) is None
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +112,12 @@ def test_latencies_on_several_devices_are_those_of_the_tables(
     two_tables: list[PricedSpace],
 ) -> None:
     anything = EncodedSpace(latency_limits(two_tables, 1e3))
-    everything = anything.all_codes(10_000)
+    everything = all_codes(anything, 10_000)
     assert everything is not None
     budget_ms = float(np.quantile(anything.loads(everything), 0.4, method="lower")) * 1.0001e3
     encoded = EncodedSpace(latency_limits(two_tables, budget_ms))
     assert len(encoded.base) == 4
-    listed = encoded.all_codes(10_000)
+    listed = all_codes(encoded, 10_000)
     assert listed is not None
     feasible = {tuple(code) for code in listed.tolist()}
     for code in everything.tolist():
@@ -129,7 +131,7 @@ def test_latencies_on_several_devices_are_those_of_the_tables(
 def test_an_infeasible_budget_is_refused_with_the_nearest(two_tables: list[PricedSpace]) -> None:
     """The nearest budget is the least latency of the slower device over all architectures."""
     everything = EncodedSpace(latency_limits(two_tables, 1e3))
-    listed = everything.all_codes(10_000)
+    listed = all_codes(everything, 10_000)
     assert listed is not None
     nearest_ms = float(everything.loads(listed).min()) * 1e3
     with pytest.raises(BudgetError, match="out of reach") as caught:
@@ -148,7 +150,7 @@ def test_limits_that_exclude_each_other_are_refused_with_the_nearest(
     macs = Count(two_tables[0].space, "macs")
     latency = Latency(two_tables[1])  # small blocks are slow on this device
     anything = EncodedSpace(Constraint((Limit(latency, 1e3), Limit(macs, 1e12))))
-    codes = anything.all_codes(10_000)
+    codes = all_codes(anything, 10_000)
     assert codes is not None
     amounts = [anything.by_limit(tuple(code)) for code in codes.tolist()]
     least_ms, least_macs = (min(row[i][1] for row in amounts) for i in range(2))
@@ -197,7 +199,7 @@ def test_the_exact_optimum_holds_under_several_limits(
     two_tables: list[PricedSpace], seed: int, share: float
 ) -> None:
     everything = EncodedSpace(latency_limits(two_tables, 1e3))
-    listed = everything.all_codes(10_000)
+    listed = all_codes(everything, 10_000)
     assert listed is not None
     loads, rng = everything.loads(listed) * 1e3, np.random.default_rng(seed)
     budget_ms = float(loads.min() + share * np.ptp(loads)) * (1 + 1e-9)
@@ -235,7 +237,7 @@ def test_the_exact_optimum_chooses_depths(seed: int, fraction: float) -> None:
 
 
 def _best_of_random(encoded: EncodedSpace, scores: Scores, rng: np.random.Generator) -> float:
-    return max(scores.of(encoded, encoded.random(rng)) for _ in range(300))
+    return max(scores.of(encoded, random_code(encoded, rng)) for _ in range(300))
 
 
 def test_the_exact_optimum_of_a_published_space() -> None:
@@ -250,6 +252,6 @@ def test_the_exact_optimum_of_a_published_space() -> None:
     best = scores.of(encoded, found)
     assert encoded.feasible(found)
     near = [
-        scores.of(encoded, code) for code in encoded.neighbours(found) if encoded.feasible(code)
+        scores.of(encoded, code) for code in neighbours(encoded, found) if encoded.feasible(code)
     ]
     assert best >= max(near) - 1e-9

@@ -1,0 +1,25 @@
+"""Feasible range of latencies: refuse a target outside of it, and name the nearest one inside."""
+
+from __future__ import annotations
+
+from latbench.errors import BudgetError
+from latbench.units import format_ms
+
+_ROUNDING = 1e-9  # sums of the same prices in another order differ in their last digits
+
+
+def check_feasible(target_ms: float, low_ms: float, high_ms: float, *, what: str) -> None:
+    """Refuse a target outside of the feasible range.
+
+    Raises:
+        BudgetError: Carries the nearest bound as ``nearest_ms``.
+    """
+    if low_ms * (1 - _ROUNDING) <= target_ms <= high_ms * (1 + _ROUNDING):
+        return
+    nearest, inwards = (low_ms, 1 + 1e-5) if target_ms < low_ms else (high_ms, 1 - 1e-5)
+    raise BudgetError(
+        f"{format_ms(target_ms)} is out of reach: {what} takes {format_ms(low_ms)} to "
+        f"{format_ms(high_ms)} on this device; the nearest feasible "
+        f"target is {nearest * inwards:.6g}ms",
+        nearest_ms=nearest,
+    )
