@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from nas.data.images import generator
 from nas.spaces import SearchSpace
 from nas.spaces.sgnas import KERNELS, SKIP, SUB_BLOCKS, MixLayer
-from nas.supernet.unified_blocks import THRESHOLD, UnifiedSupernet
+from nas.supernet.unified_mixture import THRESHOLD
+from nas.supernet.unified_supernet import UnifiedSupernet
 from nas.training.strategies.kernel_paths import FairPaths
 from nas.training.torch_device import CPU, TorchDevice
 from nas.training.unified_training import supernet_step

@@ -10,7 +10,7 @@ from nas.data.images import ImageData
 from nas.evaluators.relaxed import RelaxedEvaluator
 from nas.spaces import Architecture, SearchSpace
 from nas.supernet.mixed_operations import Supernet, fixed_supernet
-from nas.supernet.unified_blocks import THRESHOLD
+from nas.supernet.unified_mixture import THRESHOLD
 from nas.training.calibration import calibrate
 from nas.training.distributed import ALONE, Workers
 from nas.training.run_folder import RunFolder

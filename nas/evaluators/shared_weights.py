@@ -11,8 +11,9 @@ from latbench.render.torch import NetworkModule
 from nas.data.images import ImageData, Source, batches, generator
 from nas.evaluators.base import Evaluator
 from nas.spaces import Architecture
+from nas.spaces.sgnas import path_of
 from nas.supernet.mixed_operations import Supernet
-from nas.supernet.unified_blocks import UnifiedSupernet, path_of
+from nas.supernet.unified_supernet import UnifiedSupernet
 from nas.tasks import task_of
 from nas.training.calibration import calibrate
 

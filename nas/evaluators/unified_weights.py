@@ -11,7 +11,8 @@ from latbench.progress import Progress, silent
 from nas.data.images import ImageData
 from nas.evaluators.relaxed import RelaxedEvaluator
 from nas.spaces import Architecture, SearchSpace, plain_space
-from nas.supernet.unified_blocks import UnifiedSupernet, path_of
+from nas.spaces.sgnas import path_of
+from nas.supernet.unified_supernet import UnifiedSupernet
 from nas.training.distributed import ALONE, Workers
 from nas.training.run_folder import RunFolder
 from nas.training.torch_device import CPU, TorchDevice

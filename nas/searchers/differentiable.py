@@ -47,8 +47,9 @@ from nas.searchers.base import (
     phase_of,
     recipe_of,
 )
-from nas.searchers.derivation import LogProbabilities, derive
+from nas.searchers.derivation import derive
 from nas.searchers.kernels import KernelLoads, most_probable_kernels
+from nas.searchers.scored_choices import LogProbabilities
 from nas.searchers.with_supernet import SupernetSearcher, divided, supernet_of
 from nas.spaces import Architecture, SearchSpace
 from nas.spaces.sgnas import is_unified

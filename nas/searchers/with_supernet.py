@@ -15,7 +15,7 @@ from nas.searchers.base import Searcher, budgets_of
 from nas.spaces import Layer, SearchSpace, aligned_widths, plain_space
 from nas.spaces.sgnas import is_unified
 from nas.supernet.mixed_operations import Supernet, searchable_supernet
-from nas.supernet.unified_blocks import UnifiedSupernet
+from nas.supernet.unified_supernet import UnifiedSupernet
 from nas.training.supernet_training import SupernetRecipe
 
 _ANY = 1 + 1e-6  # factor of the greatest latency: sums in another order differ in their last digits

@@ -18,7 +18,6 @@ Glossary:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,26 +26,32 @@ from torch import Tensor, nn
 from latbench.blocks.graph import NORM_EPSILON
 from nas.spaces.sgnas import SKIP, SUB_BLOCKS
 from nas.supernet.depthwise import reaching
-from nas.supernet.fused import MOMENTUM, frozen_expand, frozen_mix
+from nas.supernet.frozen_functions import frozen_expand, frozen_mix
+from nas.supernet.fused import MOMENTUM
 from nas.supernet.norms import folded, side_by_side
 from nas.supernet.precision import computed_in
-
-if TYPE_CHECKING:
-    from nas.supernet.unified_blocks import KernelChoice, SubBlock, UnifiedBlock, UnifiedSupernet
-
-THRESHOLD = 0.01  # choices of at most this probability are not computed, as published
+from nas.supernet.sub_blocks import SubBlockGroup
+from nas.supernet.unified_blocks import UnifiedBlock
+from nas.supernet.unified_mixture import THRESHOLD
 
 
 class FrozenSupernet:
     """All choices of a unified supernet, weighted by probabilities.
 
     Args:
-        supernet: A frozen supernet in evaluation mode. Its weights are prepared here, once.
+        stem: The layers before the first unified block, from images ``(N, 3, S, S)``.
+        blocks: Unified blocks in evaluation mode with frozen weights, prepared here, once.
+        head: The layers after the last unified block, to logits ``(N, classes)``.
     """
 
-    def __init__(self, supernet: UnifiedSupernet) -> None:
-        self._supernet = supernet
-        self._layers = [_FrozenBlock(cast("UnifiedBlock", block)) for block in supernet.layers]
+    def __init__(
+        self,
+        stem: Sequence[nn.Module],
+        blocks: Sequence[UnifiedBlock],
+        head: Sequence[nn.Module],
+    ) -> None:
+        self._stem, self._head = stem, head
+        self._layers = [_FrozenBlock(block) for block in blocks]
 
     def __call__(self, images: Tensor, probabilities: Tensor) -> Tensor:
         """``(N, 3, S, S)`` to logits ``(N, classes)``, differentiable by the probabilities.
@@ -62,11 +67,13 @@ class FrozenSupernet:
         # published: the rounded expected number of skips, half to even
         skips = chosen[..., SKIP].sum(-1).round().long().clamp_(0, SUB_BLOCKS - 1)
         bare = (chosen[..., :SKIP] > THRESHOLD).any(-1).sum(-1) == 1  # (L,)
-        x = self._supernet.begin(images)
+        x = images
+        for block in self._stem:
+            x = block(x)
         rows = zip(weights.unbind(), torch.split(skips, 1), torch.split(bare, 1), strict=True)
         for layer, row in zip(self._layers, rows, strict=True):
             x = layer(x, *row)
-        for block in self._supernet.tail:
+        for block in self._head:
             x = block(x)
         return x
 
@@ -76,27 +83,24 @@ class _FrozenBlock:
 
     @torch.no_grad()
     def __init__(self, block: UnifiedBlock) -> None:
-        subs = [cast("SubBlock", sub) for sub in block.sub_blocks]
+        group = SubBlockGroup(range(SUB_BLOCKS), range(SKIP), block.every_sub_block())
         self.stride, self.residual = block.stride, block.residual
-        expand = folded(
-            torch.cat([sub.expand.weight for sub in subs]), [sub.expand_norm for sub in subs]
-        )
-        project = torch.cat([sub.project.weight for sub in subs], dim=1)
-        self.constants = _Typed([*expand, project])
+        expand = folded(group.expansion(), group.expansion_norms())
+        self.constants = _Typed([*expand, group.projection()])
         # two variants for the first channels, chosen without a branch: without an expansion only
         # the first sub-block is in use, and it has norms of its own
         usual: list[Tensor] = []
         bare: list[Tensor] = []
         for c in range(SKIP):
-            choices = [cast("KernelChoice", sub.choices[c]) for sub in subs]
-            whole = folded(torch.cat([k.weight for k in choices]), [k.norm for k in choices])
-            own = folded(choices[0].weight, [choices[0].bare])
+            first = group.sub_blocks[0].choice(c)
+            whole = folded(group.kernel(c), group.kernel_norms(c))
+            own = folded(first.weight, [first.bare])
             usual += whole
             bare += [torch.cat([a, b[len(a) :]]) for a, b in zip(own, whole, strict=True)]
         self.shapes = [value.shape for value in usual]
         self.kernels = _Typed([torch.stack([_joined(usual), _joined(bare)])])
-        switched = [cast(nn.BatchNorm2d, norm) for norm in block.norms]
-        self.norms = torch.stack([torch.cat(side_by_side([norm])) for norm in switched])
+        switchable = [block.switchable_norm(skips) for skips in range(SUB_BLOCKS)]
+        self.norms = torch.stack([torch.cat(side_by_side([norm])) for norm in switchable])
 
     def __call__(self, x: Tensor, weights: Tensor, skips: Tensor, bare: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, out_channels, H / stride, W / stride)``.

@@ -1,4 +1,6 @@
-"""Parts of a unified block as functions with hand-written gradients.
+"""Parts of a unified block in training, as functions with hand-written gradients.
+
+``nas.supernet.frozen_functions`` has those for frozen weights.
 
 With plain autograd, tensors kept for the backward pass take most of a supernet's memory, and the
 backward pass most of its time. These functions keep small tensors, recompute cheap ones, and skip
@@ -14,8 +16,6 @@ them. That is still less than half of the memory that autograd would keep.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import reduce
 from typing import Any, cast
 
 import torch
@@ -25,12 +25,16 @@ from torch.autograd.function import once_differentiable
 
 from latbench.blocks.graph import NORM_EPSILON
 from nas.supernet.depthwise import input_gradient, weight_gradient
-from nas.supernet.pointwise import gradients, rows
+from nas.supernet.pointwise import gradients, product, rows
 from nas.supernet.precision import in_one_type, without_autocast
 
 MOMENTUM = 0.1  # share of a batch in the running statistics
-_KEPT_PIXELS = 8  # maps of at most this side are kept for the backward pass, on a CPU
-_GPU_TYPES = (torch.bfloat16, torch.half)  # in which products of matrices are fastest on a GPU
+KEPT_PIXELS = 8  # maps of at most this side are kept for the backward pass, on a CPU
+
+
+def keeps_maps(x: Tensor) -> bool:
+    """Whether maps that could be recomputed are kept for the backward pass: True on a GPU."""
+    return x.device.type != "cpu"
 
 
 class _Moments(torch.autograd.Function):
@@ -97,7 +101,7 @@ def relu6(x: Tensor) -> Tensor:
 class _ExpandDepthwise(torch.autograd.Function):
     """1x1 convolution, ReLU6 and depthwise convolution.
 
-    On a CPU, an intermediate map of more than ``_KEPT_PIXELS`` a side is not kept. The backward
+    On a CPU, an intermediate map of more than ``KEPT_PIXELS`` a side is not kept. The backward
     pass recomputes it: such maps come from few channels and take most of the memory.
     """
 
@@ -107,7 +111,7 @@ class _ExpandDepthwise(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, kernel: Tensor, stride: int
     ) -> Tensor:
         wide = product(x, weight, bias).clamp_(0, 6)
-        kept = wide if keeps_maps(x) or x.shape[2] <= _KEPT_PIXELS else None
+        kept = wide if keeps_maps(x) or x.shape[2] <= KEPT_PIXELS else None
         ctx.save_for_backward(x, weight, bias, kernel, kept)
         ctx.stride = stride
         return F.conv2d(wide, kernel, None, stride, kernel.shape[2] // 2, 1, len(kernel))
@@ -253,158 +257,3 @@ def norm_relu6(x: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, T
         without gradient.
     """
     return cast(tuple[Tensor, Tensor, Tensor], _NormReLU6.apply(x, gain, bias))
-
-
-class _FrozenExpand(torch.autograd.Function):
-    """1x1 convolution and ReLU6, or the input itself, differentiable only by the input."""
-
-    @staticmethod
-    @without_autocast
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, bare: Tensor) -> Tensor:
-        wide = product(x, weight, bias).clamp_(0, 6)
-        first = wide[:, : x.shape[1]]
-        first.copy_(torch.where(bare, x, first))
-        ctx.save_for_backward(wide, weight, bare)
-        return wide
-
-    @staticmethod
-    @once_differentiable
-    @without_autocast
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        wide, weight, bare = ctx.saved_tensors
-        by_wide = torch.ops.aten.hardtanh_backward(grad, wide, 0, 6)
-        by_x = product(by_wide, weight.transpose(0, 1))
-        return torch.where(bare, grad[:, : weight.shape[1]], by_x), None, None, None
-
-
-def frozen_expand(x: Tensor, weight: Tensor, bias: Tensor, bare: Tensor) -> Tensor:
-    """Expansion of all sub-blocks of a layer, or of none.
-
-    Args:
-        x: ``(N, C, H, W)``, channels last.
-        weight: ``(K, C, 1, 1)``, norms folded in.
-        bias: ``(K,)``.
-        bare: Bool ``(1,)``: whether there is no expansion. The first C channels of the result are
-            then ``x``, and the other channels must not be used.
-
-    Returns:
-        ``(N, K, H, W)``, differentiable by ``x``.
-    """
-    return cast(Tensor, _FrozenExpand.apply(*in_one_type(x, weight, bias), bare))
-
-
-class _FrozenMix(torch.autograd.Function):
-    """Weighted depthwise choices and projection, differentiable by input and weights alone.
-
-    It computes ``P sum_k p_k r_k`` with ``r_k = relu6(depthwise(x, kernel_k) + bias_k)``. It keeps
-    the r_k and nothing else of their size.
-    """
-
-    @staticmethod
-    @without_autocast
-    def forward(
-        ctx: Any, x: Tensor, stride: int, projection: Tensor, count: int, *rest: Tensor
-    ) -> Tensor:
-        weights, kernels, biases = rest[:count], rest[count : 2 * count], rest[2 * count :]
-        outputs = []
-        for kernel, bias in zip(kernels, biases, strict=True):
-            r = F.conv2d(x, kernel, bias, stride, kernel.shape[2] // 2, 1, len(kernel))
-            outputs.append(r.clamp_(0, 6))
-        ctx.stride, ctx.count = stride, count
-        ctx.save_for_backward(x, projection, *weights, *kernels, *outputs)
-        if keeps_maps(x):  # scale weights and sum narrow maps, so that the wide maps are read once
-            parts = [
-                product(r, projection * weight.to(x.dtype)[:, None, None])
-                for r, weight in zip(outputs, weights, strict=True)
-            ]
-            return reduce(Tensor.add_, parts)
-        total: Tensor | None = None
-        for r, weight in zip(outputs, weights, strict=True):
-            p = weight.to(x.dtype)[:, None, None]
-            total = r * p if total is None else total.addcmul_(r, p)
-        assert total is not None
-        return F.conv2d(total, projection)
-
-    @staticmethod
-    @once_differentiable
-    @without_autocast
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, projection, *rest = ctx.saved_tensors
-        count = ctx.count
-        weights, kernels, outputs = rest[:count], rest[count : 2 * count], rest[2 * count :]
-        # grad by the weighted sum: the transposed projection
-        wide = product(grad, projection.transpose(0, 1).contiguous())
-        by_x: Tensor | None = None
-        by_weights = []
-        for weight, kernel, r in zip(weights, kernels, outputs, strict=True):
-            by_weights.append(_channel_products(wide, r).to(weight.dtype))
-            if ctx.needs_input_grad[0]:
-                inside = torch.ops.aten.hardtanh_backward(wide, r, 0, 6)
-                scaled = kernel * weight.to(x.dtype)[:, None, None, None]
-                part = input_gradient(inside, x, scaled, ctx.stride)
-                by_x = part if by_x is None else by_x.add_(part)
-        return (by_x, None, None, None, *by_weights, *[None] * (2 * count))
-
-
-def frozen_mix(
-    x: Tensor,
-    kernels: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    projection: Tensor,
-    stride: int,
-) -> Tensor:
-    """Weighted depthwise choices and their projection, differentiable by x and weights alone.
-
-    Args:
-        x: ``(N, K, H, W)``, channels last.
-        kernels: A kernel for each choice, ``(K, 1, kernel, kernel)``, norms folded in.
-        biases: A bias for each choice, ``(K,)``.
-        weights: Weights of the channels for each choice, ``(K,)``; gradients have the same type.
-        projection: ``(D, K, 1, 1)``.
-        stride: Stride of the depthwise convolutions.
-    """
-    x, projection, *parts = in_one_type(x, projection, *kernels, *biases)
-    return cast(Tensor, _FrozenMix.apply(x, stride, projection, len(kernels), *weights, *parts))
-
-
-def _channel_products(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of a x b over images and pixels, by channel: ``(C,)``.
-
-    A batch norm with mean 0 and variance 1 computes the same as the gradient of its gain. It reads
-    each map once, whereas a product and a sum read and write three maps.
-    """
-    if a.device.type not in ("cpu", "cuda"):
-        return (a * b).sum((0, 2, 3))
-    # CUDA's norms require statistics in single precision, whatever the type of the maps
-    kept = a.dtype if a.device.type == "cpu" else torch.promote_types(a.dtype, torch.float)
-    zeros, ones = a.new_zeros(a.shape[1], dtype=kept), a.new_ones(a.shape[1], dtype=kept)
-    found: Tensor = torch.ops.aten.native_batch_norm_backward(
-        a, b, ones, zeros, ones, zeros, ones, False, 0.0, [False, True, False]
-    )[1]
-    return found
-
-
-def keeps_maps(x: Tensor) -> bool:
-    """Whether maps that could be recomputed are kept for the backward pass: True on a GPU."""
-    return x.device.type != "cpu"
-
-
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """1x1 convolution, ``(N, C, H, W)`` by ``(D, C, 1, 1)`` to ``(N, D, H, W)``.
-
-    In half precision on a GPU this is a matrix product. A matrix product adds the bias as it
-    writes, whereas a convolution adds it in a separate pass, and it needs no cuDNN plan for every
-    number of channels. In single precision, convolutions are faster on a GPU, because they may use
-    TensorFloat-32.
-    """
-    if x.device.type == "cuda" and x.dtype in _GPU_TYPES:
-        return matrix_product(x, weight, bias)
-    return F.conv2d(x, weight, bias)
-
-
-def matrix_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``product`` as a matrix product, on any device and in any precision."""
-    turned = weight.flatten(1).t()
-    flat = rows(x) @ turned if bias is None else torch.addmm(bias, rows(x), turned)
-    return flat.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)

@@ -1,7 +1,8 @@
-"""Pointwise convolutions of small channels-last maps, computed as matrix products.
+"""Pointwise convolutions of channels-last maps, computed as matrix products where that is faster.
 
-This is for the CPU only, where it avoids oneDNN's overhead for convolutions of few pixels. On a GPU
-the library's convolution is a matrix product already, and it follows torch's precision setting for
+``pointwise`` is for small maps on a CPU, where it avoids oneDNN's overhead for convolutions of few
+pixels. ``product`` is for half precision on a GPU. In single precision a GPU uses the library's
+convolution, which is a matrix product already. It follows torch's precision setting for
 convolutions, which allows TF32 where the setting for matrix products does not.
 """
 
@@ -15,6 +16,7 @@ from nas.supernet.precision import in_one_type
 
 _SMALL = 4  # pixels a side, up to which a matrix product is faster
 _SMALL_GRADIENT = 8  # the same limit for the gradient by the weight
+_GPU_TYPES = (torch.bfloat16, torch.half)  # in which products of matrices are fastest on a GPU
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -22,6 +24,26 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if x.device.type != "cpu" or x.shape[-1] > _SMALL:
         return F.conv2d(x, weight, bias)
     return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """1x1 convolution, ``(N, C, H, W)`` by ``(D, C, 1, 1)`` to ``(N, D, H, W)``.
+
+    In half precision on a GPU this is a matrix product. A matrix product adds the bias as it
+    writes, whereas a convolution adds it in a separate pass, and it needs no cuDNN plan for every
+    number of channels. In single precision, convolutions are faster on a GPU, because they may use
+    TensorFloat-32.
+    """
+    if x.device.type == "cuda" and x.dtype in _GPU_TYPES:
+        return matrix_product(x, weight, bias)
+    return F.conv2d(x, weight, bias)
+
+
+def matrix_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """1x1 convolution as a matrix product; shapes as in ``product``."""
+    turned = weight.flatten(1).t()
+    flat = rows(x) @ turned if bias is None else torch.addmm(bias, rows(x), turned)
+    return flat.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
 
 
 def gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

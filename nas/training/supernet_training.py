@@ -25,7 +25,7 @@ from latbench.progress import Progress, silent
 from nas.data.images import ImageData, Source, generator
 from nas.recipes import Count, NotNegative, Positive
 from nas.supernet.mixed_operations import Supernet, has_widths
-from nas.supernet.unified_blocks import UnifiedSupernet
+from nas.supernet.unified_supernet import UnifiedSupernet
 from nas.training.distributed import ALONE, Workers
 from nas.training.epochs import (
     Report,

@@ -29,7 +29,7 @@ from latbench.progress import Progress, silent
 from nas.data.images import ImageData, Source, batches, generator, require_images
 from nas.recipes import Count, Fraction, NotNegative, Positive, Share
 from nas.spaces import SearchSpace
-from nas.supernet.unified_blocks import Path, UnifiedSupernet
+from nas.supernet.unified_supernet import Path, UnifiedSupernet
 from nas.tasks import task_of
 from nas.training.calibration import calibrate
 from nas.training.criterion import check_batches, criterion_of

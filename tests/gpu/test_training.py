@@ -22,7 +22,7 @@ from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.one_shot import OneShotRecipe
 from nas.searchers.sgnas.generator_training import SGNASRecipe
 from nas.searchers.tfnas.searcher import TFNASRecipe, TFNASSearcher
-from nas.supernet.unified_blocks import UnifiedSupernet
+from nas.supernet.unified_supernet import UnifiedSupernet
 from nas.training import from_scratch as scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder

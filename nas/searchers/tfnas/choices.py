@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from latbench.errors import InvalidValueError
 from nas.latency.relaxation import Relaxed
-from nas.searchers.derivation import LogProbabilities
+from nas.searchers.scored_choices import LogProbabilities
 from nas.spaces import SearchSpace
 from nas.training.strategies.gumbel import gumbel_noise
 

@@ -15,7 +15,8 @@ from latbench.tables import LatencyTable
 from nas.latency.correction import ROUNDS, TOLERANCE, Range, Rounds, correct_on_device, widths_of
 from nas.latency.priced_space import PricedSpace
 from nas.latency.width_scaling import Fit, fit_exact
-from nas.searchers.derivation import LogProbabilities, proposals
+from nas.searchers.derivation import proposals
+from nas.searchers.scored_choices import LogProbabilities
 from nas.spaces import Architecture, SearchSpace, make_space
 from nas.supernet.mixed_operations import start_widths
 from tests.conftest import write_table

@@ -27,7 +27,8 @@ from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Relaxed, expected_latency_ms, one_hot
 from nas.latency.width_options import SHAPE_TOLERANCE
 from nas.latency.width_scaling import fit_exact, fit_greedy, width_range_ms
-from nas.searchers.derivation import LogProbabilities, architecture_at, derive, most_probable
+from nas.searchers.derivation import architecture_at, derive, most_probable
+from nas.searchers.scored_choices import LogProbabilities
 from nas.spaces import Architecture, Choice, Layer, SearchSpace, make_space
 from nas.spaces.architecture import parse_architecture
 from nas.supernet.mixed_operations import start_widths

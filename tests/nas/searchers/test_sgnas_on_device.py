@@ -22,7 +22,7 @@ from nas.searchers.sgnas.generator_training import GeneratorTraining, SGNASRecip
 from nas.searchers.sgnas.searcher import SGNASSearcher, adapt, evaluator_of
 from nas.spaces import SearchSpace
 from nas.spaces.sgnas import SKIP, SUB_BLOCKS
-from nas.supernet.unified_blocks import UnifiedSupernet
+from nas.supernet.unified_supernet import UnifiedSupernet
 from nas.training.run_folder import RunFolder
 from nas.training.strategies.kernel_paths import FairPaths
 from nas.training.torch_device import CPU, TorchDevice
@@ -68,7 +68,7 @@ def test_a_supernet_step_is_the_cpus_and_waits_for_nothing(
     folded_values: int, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the expansion's batch norm folded, as on the largest maps, and without."""
-    monkeypatch.setattr("nas.supernet.unified_blocks.FOLDED_VALUES", folded_values)
+    monkeypatch.setattr("nas.supernet.unified_path.FOLDED_VALUES", folded_values)
     trained = []
     for device in (on_pretend_gpu(), CPU):
         supernet = device.place(UnifiedSupernet(make_unified_space(), seed=0))

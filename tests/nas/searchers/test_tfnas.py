@@ -27,12 +27,11 @@ from nas.recipes import load_recipe
 from nas.searchers import SearchSettings
 from nas.searchers.derivation import (
     CLOSE_ENOUGH,
-    Candidates,
-    LogProbabilities,
     architecture_at,
     derive,
     most_probable,
 )
+from nas.searchers.scored_choices import LogProbabilities, ScoredChoices
 from nas.searchers.tfnas.choices import Choices, DepthSearch
 from nas.searchers.tfnas.searcher import TFNASRecipe, TFNASSearcher
 from nas.spaces import Choice, SearchSpace
@@ -235,7 +234,7 @@ def test_the_most_probable_whose_widths_cover_a_range_equals_enumeration(
     log = _choices(space, depth, seed=4).log_probabilities()
     scored = {places: score for score, places in _scored(space, depth, log)}
     reaches = {places: _reach_ms(priced, places) for places in scored}
-    candidates = Candidates.of_any_width(priced, log)
+    candidates = ScoredChoices.of_any_width(priced, log)
     low_ms, high_ms = priced.feasible_ms()
     constrained = 0
     for share in (0.0, 0.05, 0.3, 0.7, 0.95, 1.0):

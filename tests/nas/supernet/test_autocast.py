@@ -19,19 +19,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from latbench.blocks.graph import NORM_EPSILON
 from nas.spaces.sgnas import SKIP, SUB_BLOCKS
-from nas.supernet import fused
+from nas.supernet import frozen_functions, fused
 from nas.supernet.depthwise import depthwise, input_gradient, weight_gradient
+from nas.supernet.frozen_functions import frozen_expand, frozen_mix
 from nas.supernet.fused import (
     MOMENTUM,
     expand_depthwise,
-    frozen_expand,
-    frozen_mix,
     moments,
     norm_project,
     norm_relu6,
     relu6,
 )
-from nas.supernet.pointwise import gradients, pointwise
+from nas.supernet.pointwise import gradients, matrix_product, pointwise
 from tests.nas.supernet.test_unified_blocks import PATHS, make_supernet
 
 PRODUCTS = ("convolution", "convolution_backward", "mm", "addmm", "bmm", "linear")
@@ -248,8 +247,9 @@ def test_forms_for_a_gpu_are_those_of_the_plain_operations(
     name: str, types: tuple[torch.dtype, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Maps that are kept, and products of matrices in the place of convolutions."""
-    monkeypatch.setattr(fused, "keeps_maps", lambda x: True)
-    monkeypatch.setattr(fused, "product", lambda x, w, b=None: fused.matrix_product(x, w, b))
+    for module in (fused, frozen_functions):
+        monkeypatch.setattr(module, "keeps_maps", lambda x: True)
+        monkeypatch.setattr(module, "product", matrix_product)
     test_gradients_under_autocast_are_those_of_the_plain_operations(
         name, types[: len(FUNCTIONS[name][2])], backward_inside=False, units=True
     )

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from latbench.blocks import Classifier, ConvBlock
 from latbench.errors import InvalidValueError
 from nas.spaces import SearchSpace, Variant, make_space
-from nas.spaces.sgnas import KERNELS, SKIP, SUB_BLOCKS, MixLayer, architecture_of
+from nas.spaces.sgnas import KERNELS, SKIP, SUB_BLOCKS, MixLayer, architecture_of, path_of
 from nas.supernet.depthwise import depthwise
-from nas.supernet.unified_blocks import UnifiedBlock, UnifiedSupernet, path_of
+from nas.supernet.unified_blocks import UnifiedBlock
+from nas.supernet.unified_supernet import UnifiedSupernet
 
 
 def make_unified_space() -> SearchSpace:
@@ -120,7 +121,7 @@ def test_gradients_of_weights_are_those_of_the_network(
     kept_pixels: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folded norm, the fast depthwise gradient, maps computed anew: they change nothing."""
-    monkeypatch.setattr("nas.supernet.fused._KEPT_PIXELS", kept_pixels)
+    monkeypatch.setattr("nas.supernet.fused.KEPT_PIXELS", kept_pixels)
     path = PATHS[1]
     supernet = make_supernet().train()
     network = supernet.cut(path).train()

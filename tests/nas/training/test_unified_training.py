@@ -18,7 +18,7 @@ from latbench.errors import InvalidValueError
 from nas.data.images import ImageData, Split, image_data
 from nas.evaluators.unified_weights import UnifiedEvaluator
 from nas.spaces.sgnas import SKIP, SUB_BLOCKS, architecture_of
-from nas.supernet.unified_blocks import UnifiedSupernet
+from nas.supernet.unified_supernet import UnifiedSupernet
 from nas.training.calibration import calibrate
 from nas.training.optimizer import TensorFlowRMSprop
 from nas.training.run_folder import RunFolder
