@@ -237,6 +237,10 @@ class LatencyTable:
             e.noisy,
         )
 
+    def _is_noisy(self, spec: BlockSpec) -> bool:
+        estimate = self.estimates.get(spec) or self.curves.between(spec)
+        return estimate is not None and estimate.noisy and spec not in self._included
+
     def _source(self, estimate: Estimate) -> Literal["measured", "transferred", "imported"]:
         if estimate.visits:
             return "measured"
@@ -244,10 +248,12 @@ class LatencyTable:
 
     def _at(self, spec: BlockSpec, cold_ms: float | None, hot_ms: float) -> float:
         """Price of a block with these latencies; the hot latency replaces a missing cold one."""
-        return self.price_model.block_price_ms(
+        model = self.price_model
+        counted = model.near_ms_per_byte != 0  # counting takes longer than all else
+        return model.block_price_ms(
             cold_ms,
             hot_ms,
-            weight_bytes=block_cost(spec).weight_bytes,
+            weight_bytes=block_cost(spec).weight_bytes if counted else 0,
             misaligned=self.curves.misaligned(spec),
         )
 
@@ -290,7 +296,7 @@ class LatencyTable:
             not_finite=origin.not_finite if origin else 0,
             duplicates=origin.duplicates if origin else 0,
             negative=_keys(spec for spec in self.estimates if self.price_ms(spec) <= 0),
-            noisy=_keys(spec for spec in (*self.estimates, *between) if self.price(spec).noisy),
+            noisy=_keys(spec for spec in (*self.estimates, *between) if self._is_noisy(spec)),
             unpriced=self.unpriced,
             stale=tuple(now.differences(self.environment)) if now else (),
         )
