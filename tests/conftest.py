@@ -26,7 +26,7 @@ from latbench.tables import Estimate, LatencyTable, StoredFit, TableStore
 from latbench.tables.alignment import Alignment, WidthClass
 from latbench.tables.price_model import PriceModel
 from nas.latency.priced_space import space_label
-from nas.spaces import FixedLayer, SearchSpace
+from nas.spaces import FixedLayer, SearchSpace, make_space
 from nas.spaces.rows import inverted_residuals
 from nas.spaces.sgnas import MixLayer
 from nas.spaces.tfnas import TFNASLayer
@@ -187,3 +187,11 @@ def write_table(
 @pytest.fixture
 def tiny_table(tmp_path: Path, tiny_space: SearchSpace, profile: DeviceProfile) -> LatencyTable:
     return write_table(tmp_path / "tiny.sqlite", tiny_space, profile)
+
+
+@pytest.fixture(scope="session")
+def tfnas_table(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The file of a table of TF-NAS's space at 32 px; writing it takes longer than most tests."""
+    path = tmp_path_factory.mktemp("tfnas") / "tfnas.sqlite"
+    write_table(path, make_space("tfnas", 32, 10), load_device("cpu-onnxruntime"))
+    return path.read_bytes()
