@@ -139,6 +139,7 @@ class LatencyTable:
         self.origin = origin
         self.kept = kept
         self._included = included
+        self._doubt = fit.held_out_p95 or 0.0
         self._prices_ms: dict[BlockSpec, float | None] = dict.fromkeys(included, 0.0)
 
     @classmethod
@@ -228,7 +229,7 @@ class LatencyTable:
         measured = self.estimates.get(spec)
         e = measured or self.curves.between(spec)
         assert e is not None, "a price comes from an estimate"
-        doubt_ms = 0.0 if measured else (self.fit.held_out_p95 or 0.0) * middle_ms
+        doubt_ms = 0.0 if measured else self._doubt * middle_ms
         return Price(
             middle_ms,
             max(0.0, self._at(spec, e.cold_low_ms, e.hot_low_ms) - doubt_ms),
