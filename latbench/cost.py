@@ -60,7 +60,7 @@ class Cost:
         }
 
 
-@lru_cache(maxsize=16384)  # a space has some thousand distinct blocks
+@lru_cache(maxsize=65_536)  # with all its widths, a space has up to some ten thousand blocks
 def block_cost(spec: BlockSpec) -> Cost:
     """Cost of one block for one image."""
     return graph_cost(spec.graph())
@@ -73,21 +73,20 @@ def network_cost(network: Iterable[BlockSpec]) -> Cost:
 
 def graph_cost(graph: Graph) -> Cost:
     """Cost of a graph for one image."""
-    total = Cost()
+    conv_macs = linear_macs = params = activations = 0
     for node in graph.nodes:
         layer = node.layer
-        activation_bytes = BYTES_PER_FLOAT * prod(node.shape)
-        conv_macs = linear_macs = params = 0
+        activations += prod(node.shape)
         if isinstance(layer, Conv):
             weights = layer.out_channels * layer.kernel**2 * layer.in_channels // layer.groups
-            conv_macs = weights * node.shape[1] * node.shape[2]
-            params = weights + (layer.out_channels if layer.bias else 0)
+            conv_macs += weights * node.shape[1] * node.shape[2]
+            params += weights + (layer.out_channels if layer.bias else 0)
         elif isinstance(layer, Linear):
-            linear_macs = layer.in_features * layer.out_features
-            params = linear_macs + layer.out_features
+            weights = layer.in_features * layer.out_features
+            linear_macs += weights
+            params += weights + layer.out_features
         elif isinstance(layer, Norm):
-            params = 2 * layer.channels
+            params += 2 * layer.channels
         elif isinstance(layer, PReLU):
-            params = layer.channels
-        total += Cost(conv_macs, linear_macs, params, activation_bytes)
-    return total
+            params += layer.channels
+    return Cost(conv_macs, linear_macs, params, BYTES_PER_FLOAT * activations)

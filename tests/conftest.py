@@ -26,7 +26,7 @@ from latbench.tables import Estimate, LatencyTable, StoredFit, TableStore
 from latbench.tables.alignment import Alignment, WidthClass
 from latbench.tables.price_model import PriceModel
 from nas.latency.priced_space import space_label
-from nas.spaces import FixedLayer, SearchSpace
+from nas.spaces import FixedLayer, SearchSpace, make_space
 from nas.spaces.rows import inverted_residuals
 from nas.spaces.sgnas import MixLayer
 from nas.spaces.tfnas import TFNASLayer
@@ -102,6 +102,24 @@ def make_mix_space(layers: int = 2) -> SearchSpace:
     return SearchSpace("tiny-mix", 8, 10, (stem,), (rows,), head, elastic_depth=False)
 
 
+def make_quick_profile() -> DeviceProfile:
+    """The shipped profile with a protocol of as few calls as it allows."""
+    sweep = SweepProtocol(
+        warmup_calls=1,
+        hot_calls=1,
+        cold_calls=1,
+        block_dwell_ms=0,
+        network_dwell_ms=0,
+        min_passes=2,
+        max_passes=3,
+        networks=6,
+        network_visits=1,
+        verify_visits=2,
+        scan_passes=1,
+    )
+    return DeviceProfile(name="quick", runtime=load_device("cpu-onnxruntime").runtime, sweep=sweep)
+
+
 @pytest.fixture(autouse=True)
 def own_lock(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests run while somebody measures."""
@@ -124,21 +142,8 @@ def profile() -> DeviceProfile:
 
 
 @pytest.fixture
-def quick_profile(profile: DeviceProfile) -> DeviceProfile:
-    """The shipped profile with a protocol of as few calls as it allows."""
-    sweep = SweepProtocol(
-        warmup_calls=1,
-        hot_calls=1,
-        cold_calls=1,
-        block_dwell_ms=0,
-        network_dwell_ms=0,
-        min_passes=2,
-        max_passes=4,
-        networks=6,
-        network_visits=1,
-        verify_visits=2,
-    )
-    return DeviceProfile(name="quick", runtime=profile.runtime, sweep=sweep)
+def quick_profile() -> DeviceProfile:
+    return make_quick_profile()
 
 
 Prices = Callable[[BlockSpec], float]
@@ -182,3 +187,11 @@ def write_table(
 @pytest.fixture
 def tiny_table(tmp_path: Path, tiny_space: SearchSpace, profile: DeviceProfile) -> LatencyTable:
     return write_table(tmp_path / "tiny.sqlite", tiny_space, profile)
+
+
+@pytest.fixture(scope="session")
+def tfnas_table(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The file of a table of TF-NAS's space at 32 px; writing it takes longer than most tests."""
+    path = tmp_path_factory.mktemp("tfnas") / "tfnas.sqlite"
+    write_table(path, make_space("tfnas", 32, 10), load_device("cpu-onnxruntime"))
+    return path.read_bytes()

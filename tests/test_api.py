@@ -20,12 +20,10 @@ import nas
 from latbench.blocks import Network
 from latbench.device import DeviceProfile
 from latbench.errors import InvalidValueError, LatbenchError, UnknownNameError
-from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable
 from latbench.workflows import verification
-from nas.spaces import make_space
 from nas.workflows.inputs import as_list
-from tests.conftest import write_table
+from tests.latbench.workflows.test_profiling import PricedProfiler
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = pytest.mark.parametrize("package", [latbench, nas])
@@ -33,8 +31,10 @@ PUBLIC = [(package, name) for package in (latbench, nas) for name in package.__a
 
 
 @pytest.fixture
-def table(tmp_path: Path, profile: DeviceProfile) -> LatencyTable:
-    return write_table(tmp_path / "t.sqlite", make_space("tfnas", 32, 10), profile)
+def table(tmp_path: Path, tfnas_table: bytes) -> LatencyTable:
+    path = tmp_path / "t.sqlite"
+    path.write_bytes(tfnas_table)
+    return LatencyTable.open(path)
 
 
 def _documented(package: str) -> list[str]:
@@ -97,12 +97,13 @@ def test_a_public_name_that_needs_an_extra_names_it() -> None:
 def test_the_example_of_the_readme_runs_as_written(
     tmp_path: Path, quick_profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a device that is measured by as few calls as its protocol allows."""
+    """On a device that takes known times: the sum of the blocks' prices."""
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     sweep = msgspec.structs.replace(quick_profile.sweep, max_passes=2)
     quick = msgspec.structs.replace(quick_profile, sweep=sweep)
     monkeypatch.setattr("latbench.device.load_device", lambda name: quick)
+    monkeypatch.setattr("nas.workflows.inputs.make_profiler", PricedProfiler)
     monkeypatch.setattr(verification, "verify_apart", _verify_here)
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
@@ -123,7 +124,7 @@ def test_the_example_of_the_readme_runs_as_written(
 
 def _verify_here(path: Path, networks: list[Network], *, progress: object) -> object:
     opened = LatencyTable.open(path)
-    return verification.verify(make_profiler(opened.device), opened, networks)
+    return verification.verify(PricedProfiler(opened.device), opened, networks)
 
 
 def test_latencies_paths_and_architectures_are_taken_in_all_their_forms(

@@ -19,6 +19,7 @@ _RESAMPLES = (
     200  # the ends of a 95 % interval are then the fifth smallest and the fifth largest value
 )
 _CONFIDENCE = 0.95
+_MOST_AT_ONCE = 1_000_000  # resampled visits in memory
 
 
 def low_quantile(samples: Floats, quantile: float) -> Floats:
@@ -35,7 +36,9 @@ def bootstrap(samples: Floats, quantile: float, *, seed: int = 0) -> Floats:
     """
     count = samples.shape[-1]
     picks = np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))
-    return np.stack([low_quantile(samples[:, pick], quantile) for pick in picks])
+    parts = np.array_split(picks, max(1, picks.size * len(samples) // _MOST_AT_ONCE))
+    drawn = [low_quantile(samples[:, part], quantile).T for part in parts]
+    return np.ascontiguousarray(np.concatenate(drawn))
 
 
 def low_quantile_interval(

@@ -139,6 +139,7 @@ class LatencyTable:
         self.origin = origin
         self.kept = kept
         self._included = included
+        self._doubt = fit.held_out_p95 or 0.0
         self._prices_ms: dict[BlockSpec, float | None] = dict.fromkeys(included, 0.0)
 
     @classmethod
@@ -228,7 +229,7 @@ class LatencyTable:
         measured = self.estimates.get(spec)
         e = measured or self.curves.between(spec)
         assert e is not None, "a price comes from an estimate"
-        doubt_ms = 0.0 if measured else (self.fit.held_out_p95 or 0.0) * middle_ms
+        doubt_ms = 0.0 if measured else self._doubt * middle_ms
         return Price(
             middle_ms,
             max(0.0, self._at(spec, e.cold_low_ms, e.hot_low_ms) - doubt_ms),
@@ -237,6 +238,10 @@ class LatencyTable:
             e.noisy,
         )
 
+    def _is_noisy(self, spec: BlockSpec) -> bool:
+        estimate = self.estimates.get(spec) or self.curves.between(spec)
+        return estimate is not None and estimate.noisy and spec not in self._included
+
     def _source(self, estimate: Estimate) -> Literal["measured", "transferred", "imported"]:
         if estimate.visits:
             return "measured"
@@ -244,10 +249,12 @@ class LatencyTable:
 
     def _at(self, spec: BlockSpec, cold_ms: float | None, hot_ms: float) -> float:
         """Price of a block with these latencies; the hot latency replaces a missing cold one."""
-        return self.price_model.block_price_ms(
+        model = self.price_model
+        counted = model.near_ms_per_byte != 0  # counting takes longer than all else
+        return model.block_price_ms(
             cold_ms,
             hot_ms,
-            weight_bytes=block_cost(spec).weight_bytes,
+            weight_bytes=block_cost(spec).weight_bytes if counted else 0,
             misaligned=self.curves.misaligned(spec),
         )
 
@@ -290,7 +297,7 @@ class LatencyTable:
             not_finite=origin.not_finite if origin else 0,
             duplicates=origin.duplicates if origin else 0,
             negative=_keys(spec for spec in self.estimates if self.price_ms(spec) <= 0),
-            noisy=_keys(spec for spec in (*self.estimates, *between) if self.price(spec).noisy),
+            noisy=_keys(spec for spec in (*self.estimates, *between) if self._is_noisy(spec)),
             unpriced=self.unpriced,
             stale=tuple(now.differences(self.environment)) if now else (),
         )

@@ -151,7 +151,8 @@ PROFILING = textwrap.dedent(
     import latbench.measure.lock
     from tests.conftest import make_tiny_space
 
-    sweep = SweepProtocol(1, 1, 1, 0.0, 0.0, 2, int(sys.argv[2]), networks=6, network_visits=1)
+    sweep = SweepProtocol(1, 1, 1, 0.0, 0.0, 2, int(sys.argv[2]), networks=6, scan_passes=1,
+        network_visits=1)
     device = DeviceProfile(name="quick", runtime="onnxruntime", sweep=sweep)
     space = make_tiny_space()
     latbench.measure.lock.LOCK_FOLDER = Path(sys.argv[1]).parent
@@ -173,7 +174,7 @@ def test_killed_at_random_moments_no_finished_pass_is_lost(tmp_path: Path) -> No
     path = tmp_path / "killed.sqlite"
     moments = random.Random(4)
     seen = 0
-    for _ in range(4):
+    for _ in range(3):
         process = _start_profiling(path, 10_000)
         deadline = time.monotonic() + 60
         committed = seen

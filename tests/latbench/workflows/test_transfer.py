@@ -16,15 +16,15 @@ from latbench.tables import LatencyTable
 from latbench.workflows.transfer import _regress, transfer
 from nas.latency.table_filling import profile_space, transfer_space
 from nas.spaces import SearchSpace, spread_networks
+from tests.latbench.workflows.test_profiling import PricedProfiler
 
 
 def test_few_measurements_make_a_full_table(
     tmp_path: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
 ) -> None:
     """From one device to another of two threads: full, doubtful, and refined by profiling."""
-    profile_space(
-        make_profiler(quick_profile), tmp_path / "old.sqlite", tiny_space, time_limit_s=60
-    )
+    pretended = PricedProfiler(quick_profile)
+    profile_space(pretended, tmp_path / "old.sqlite", tiny_space, time_limit_s=1e-3)
     source = LatencyTable.open(tmp_path / "old.sqlite")
     other = msgspec.structs.replace(quick_profile, name="other", threads=2)
     profiler, path = make_profiler(other), tmp_path / "new.sqlite"
@@ -42,7 +42,7 @@ def test_few_measurements_make_a_full_table(
         assert price.low_ms < price.price_ms < price.high_ms
         assert table.estimates[spec].noisy
     assert not table.check(None).passed
-    profile_space(profiler, path, tiny_space, time_limit_s=60)
+    profile_space(profiler, path, tiny_space, time_limit_s=1e-3)
     refined = LatencyTable.open(path)
     assert {refined.price(spec).source for spec in refined.estimates} == {"measured"}
     assert refined.curves.alignment is not None
@@ -54,7 +54,7 @@ def test_a_transfer_keeps_to_its_time_and_goes_on(
 ) -> None:
     """One pass is made at least; the same call makes the rest."""
     profiler, space = make_profiler(quick_profile), tiny_fixed_space
-    profile_space(profiler, tmp_path / "old.sqlite", space, time_limit_s=1)
+    profile_space(profiler, tmp_path / "old.sqlite", space, time_limit_s=1e-3)
     source, path = LatencyTable.open(tmp_path / "old.sqlite"), tmp_path / "new.sqlite"
     networks = spread_networks(space, 6, seed=0)
     told: list[float] = []
@@ -81,7 +81,7 @@ def test_a_transfer_pools_no_visits_of_two_versions_of_a_runtime(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     profiler, space = make_profiler(quick_profile), tiny_fixed_space
-    profile_space(profiler, tmp_path / "old.sqlite", space, time_limit_s=1)
+    profile_space(profiler, tmp_path / "old.sqlite", space, time_limit_s=1e-3)
     source, path = LatencyTable.open(tmp_path / "old.sqlite"), tmp_path / "new.sqlite"
     networks = spread_networks(space, 6, seed=0)
     transfer(profiler, path, source, networks=networks, blocks=20, time_limit_s=1e-6)
@@ -96,7 +96,7 @@ def test_a_space_without_elastic_widths_is_transferred_too(
     tmp_path: Path, quick_profile: DeviceProfile, tiny_fixed_space: SearchSpace
 ) -> None:
     profiler, space = make_profiler(quick_profile), tiny_fixed_space
-    profile_space(profiler, tmp_path / "old.sqlite", space, time_limit_s=1)
+    profile_space(profiler, tmp_path / "old.sqlite", space, time_limit_s=1e-3)
     source = LatencyTable.open(tmp_path / "old.sqlite")
     networks = spread_networks(space, 6, seed=0)
     result = transfer(profiler, tmp_path / "new.sqlite", source, networks=networks, blocks=20)
