@@ -60,7 +60,7 @@ class Cost:
         }
 
 
-@lru_cache(maxsize=16384)  # a space has some thousand distinct blocks
+@lru_cache(maxsize=65536)  # TF-NAS at every width has 33 thousand distinct blocks
 def block_cost(spec: BlockSpec) -> Cost:
     """Cost of one block for one image."""
     return graph_cost(spec.graph())
