@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -228,7 +229,7 @@ class LatencyTable:
         measured = self.estimates.get(spec)
         e = measured or self.curves.between(spec)
         assert e is not None, "a price comes from an estimate"
-        doubt_ms = 0.0 if measured else (self.fit.held_out_p95 or 0.0) * middle_ms
+        doubt_ms = 0.0 if measured else self._doubt * middle_ms
         return Price(
             middle_ms,
             max(0.0, self._at(spec, e.cold_low_ms, e.hot_low_ms) - doubt_ms),
@@ -236,6 +237,11 @@ class LatencyTable:
             self._source(measured) if measured else "interpolated",
             e.noisy,
         )
+
+    @cached_property
+    def _doubt(self) -> float:
+        """Relative error of interpolation that most held-out widths stay below."""
+        return self.fit.held_out_p95 or 0.0
 
     def _source(self, estimate: Estimate) -> Literal["measured", "transferred", "imported"]:
         if estimate.visits:
