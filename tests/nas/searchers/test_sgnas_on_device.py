@@ -213,9 +213,7 @@ def test_answers_are_those_of_the_generator_on_the_cpu(
 ) -> None:
     """And its file is the same, wherever it lies."""
     budgets = Budgets.of(priced.space, [priced], low=0.1, high=0.9)
-    training = GeneratorTraining(
-        _evaluator(priced, trained, CPU), priced.space, budgets, RECIPE, 0
-    )
+    training = GeneratorTraining(_evaluator(priced, trained, CPU), priced.space, budgets, RECIPE, 0)
     path = tmp_path / "generator"
     save_generator(training.generator, path)
     here, there = load_generator(path), load_generator(path)
