@@ -120,7 +120,7 @@ class TableStore:
             with closing(db):
                 db.executescript(
                     f"PRAGMA application_id = {_APPLICATION_ID};"
-                    f"PRAGMA user_version = {SCHEMA_VERSION}; {_SCHEMA}"
+                    f"PRAGMA user_version = {SCHEMA_VERSION}; BEGIN; {_SCHEMA} COMMIT;"
                 )
                 store = cls(unfinished, db)
                 with db:

@@ -7,8 +7,10 @@ GPU a process, and other tests have another.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -80,27 +82,48 @@ def _device_types(values: Any) -> set[str]:
     return {tensor.device.type for tensor in tensors}
 
 
-def _apart(function: Callable[..., None], *arguments: int) -> None:
-    """Call a function of this module in a fresh process."""
-    values = ", ".join(map(repr, arguments))
-    code = f"from {__name__} import {function.__name__} as check; check({values})"
+CHECKS = {
+    "an epoch of grey images stays on the device": "check_an_epoch(1)",
+    "an epoch of colour images stays on the device": "check_an_epoch(3)",
+    "the watch sees a tensor left on the CPU and a wait": "check_the_watch()",
+    "a data set is placed once, and whole or not at all": "check_placing()",
+}
+
+
+@pytest.fixture(scope="module")
+def failures() -> dict[str, str]:
+    """Tracebacks of the checks that fail, by call. One fresh process makes all checks."""
+    code = f"from {__name__} import check_all; check_all()"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    made: dict[str, str | None] = json.loads(done.stdout.splitlines()[-1])
+    assert list(made) == list(CHECKS.values())
+    return {call: words for call, words in made.items() if words is not None}
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_an_epoch_of_images_on_a_device_stays_there(channels: int) -> None:
-    _apart(check_an_epoch, channels)
+@pytest.mark.parametrize("call", CHECKS.values(), ids=CHECKS)
+def test_on_a_device(call: str, failures: dict[str, str]) -> None:
+    assert call not in failures, failures[call]
 
 
-def test_the_watch_sees_a_tensor_left_on_the_cpu_and_a_wait() -> None:
-    _apart(check_the_watch)
-
-
-def test_a_data_set_is_placed_once_and_whole_or_not_at_all() -> None:
-    _apart(check_placing)
+def check_all() -> None:
+    """Print the traceback of every check, or null, as JSON."""
+    calls: dict[str, Callable[[], None]] = {
+        "check_an_epoch(1)": lambda: check_an_epoch(1),
+        "check_an_epoch(3)": lambda: check_an_epoch(3),
+        "check_the_watch()": check_the_watch,
+        "check_placing()": check_placing,
+    }
+    made: dict[str, str | None] = {}
+    for call, check in calls.items():
+        try:
+            check()
+            made[call] = None
+        except Exception:
+            made[call] = traceback.format_exc()
+    sys.stdout.write(json.dumps(made) + "\n")
 
 
 def check_an_epoch(channels: int) -> None:

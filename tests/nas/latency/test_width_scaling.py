@@ -259,7 +259,7 @@ def test_the_exact_fit_is_never_worse_than_the_greedy_one(
         _assert_no_worse(published, start, sample["target_ms"])
     tables = {id(published): published for published, _, _ in samples}.values()
     for drawn in (*tables, priced, priced_tfnas):
-        for _ in range(40):
+        for _ in range(10):
             start = drawn.space.random(rng)
             low, high = _reach(drawn, start)
             _assert_no_worse(drawn, start, low + rng.random() * (high - low))
@@ -362,7 +362,7 @@ def test_the_derived_architecture_near_the_least_latency_equals_enumeration(
     space, rng = opposed.space, np.random.default_rng(4)
     least_ms = opposed.feasible_ms()[0]
     widths = start_widths(space)
-    for _ in range(5):
+    for _ in range(2):
         log = LogProbabilities(
             [[np.log(rng.dirichlet(np.ones(8))).tolist() for _ in ls] for ls in space.stages],
             [np.log(rng.dirichlet(np.ones(len(ls)))).tolist() for ls in space.stages],

@@ -106,9 +106,13 @@ def _targets(priced: PricedSpace) -> list[float]:
 
 @EVERY_SEARCHER
 def test_a_resumed_search_is_bit_identical(name: str, priced: PricedSpace, tmp_path: Path) -> None:
-    """Stopped in warm-up, in the first search and in the second; weights, choices, results."""
+    """Stopped in warm-up, in the first search and in the second; weights, choices, results.
+
+    Results come in the order asked, and below their targets.
+    """
     targets = _targets(priced)
     whole = _search(name, priced, tmp_path / "whole", targets)
+    _assert_in_order_and_below(whole, targets, tmp_path / "whole")
     for stop_after in (3, 5, 9, 6):  # 4 steps an epoch, 3 epochs a target
         with pytest.raises(Stop):
             _search(name, priced, tmp_path / "cut", targets, stop_after=stop_after)
@@ -236,22 +240,18 @@ def _epochs(run: Path) -> list[tuple[str, int]]:
     return [(line["phase"], line["epoch"]) for line in _lines(run) if "loss" in line]
 
 
-@EVERY_SEARCHER
-def test_results_come_in_the_order_asked_and_below_their_targets(
-    name: str, priced: PricedSpace, tmp_path: Path
+def _assert_in_order_and_below(
+    found: list[dict[str, Any]], targets: list[float], run: Path
 ) -> None:
-    targets = _targets(priced)
-    found = _search(name, priced, tmp_path / "run", targets)
     assert [result["target_ms"] for result in found] == targets
     assert all(r["latency_ms"] <= r["target_ms"] for r in found)
-    assert {file.name for file in (tmp_path / "run").iterdir()} > {
+    assert {file.name for file in run.iterdir()} > {
         "config.json",
         "metrics.jsonl",
         "architectures",
         "checkpoint",
     }
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["derived_ms"] is not None
+    assert _lines(run)[-1]["derived_ms"] is not None
 
 
 @EVERY_SEARCHER
@@ -264,6 +264,13 @@ def test_an_infeasible_target_is_refused_before_training(
     assert not (tmp_path / "run" / "checkpoint").exists()
 
 
+LIMITED_CASES = [
+    (name, kind, with_target)
+    for row, name in enumerate(name for name in SEARCHERS if SEARCHERS[name].limited)
+    for column, kind in enumerate(COUNTED)
+    for with_target in (False, True)
+    if (row + column + with_target) % 2
+]  # every pair of searcher, count, and with or without a target
 LIMITED = pytest.mark.parametrize("name", [name for name in SEARCHERS if SEARCHERS[name].limited])
 
 
@@ -284,9 +291,7 @@ def _limit(space: SearchSpace, kind: Counted, share: float) -> Limit:
     return Limit(Count(space, kind), low + share * (high - low))
 
 
-@LIMITED
-@pytest.mark.parametrize("kind", COUNTED)
-@pytest.mark.parametrize("with_target", [True, False])
+@pytest.mark.parametrize(("name", "kind", "with_target"), LIMITED_CASES)
 def test_a_search_under_limits_ends_within_them(
     name: str, kind: Counted, with_target: bool, countable: PricedSpace, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latbench.device import DeviceProfile
+from latbench.device import DeviceProfile, load_device
 from nas.evaluators.relaxed import AnyRelaxedEvaluator
 from nas.generator import answers, load_generator, raw_answers, save_generator
 from nas.latency.priced_space import PricedSpace
@@ -138,10 +138,21 @@ def test_a_mixture_is_the_cpus_and_waits_for_nothing(
     torch.testing.assert_close(by_ours, by_theirs, rtol=1e-3, atol=1e-6)
 
 
-@pytest.fixture(params=[make_mix_space(), make_small_space()], ids=["unified", "separate"])
-def priced(request: pytest.FixtureRequest, tmp_path: Path, profile: DeviceProfile) -> PricedSpace:
+@pytest.fixture(
+    scope="module", params=[make_mix_space(), make_small_space()], ids=["unified", "separate"]
+)
+def priced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PricedSpace:
     space: SearchSpace = request.param
-    return PricedSpace(space, write_table(tmp_path / "table", space, profile))
+    path = tmp_path_factory.mktemp("tables") / "table"
+    return PricedSpace(space, write_table(path, space, load_device("cpu-onnxruntime")))
+
+
+@pytest.fixture(scope="module")
+def trained(priced: PricedSpace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a supernet that is trained on the CPU."""
+    folder = tmp_path_factory.mktemp("trained")
+    _evaluator(priced, folder, CPU)
+    return folder
 
 
 def _evaluator(priced: PricedSpace, folder: Path, device: TorchDevice) -> AnyRelaxedEvaluator:
@@ -151,13 +162,13 @@ def _evaluator(priced: PricedSpace, folder: Path, device: TorchDevice) -> AnyRel
 
 
 def test_a_generator_step_is_the_cpus_and_waits_for_nothing(
-    priced: PricedSpace, tmp_path: Path, recorder: Recorder
+    priced: PricedSpace, trained: Path, recorder: Recorder
 ) -> None:
     """For latencies, MACs, parameters, and latency and MACs together."""
     budgets = Budgets.of(priced.space, [priced], low=0.1, high=0.9)
     made = []
     for device in (on_pretend_gpu(), CPU):
-        evaluator = _evaluator(priced, tmp_path, device)
+        evaluator = _evaluator(priced, trained, device)
         training = GeneratorTraining(evaluator, priced.space, budgets, RECIPE, 0)
         # Adam makes a step of any gradient, of rounding errors as well
         training.adam = torch.optim.SGD(training.generator.parameters(), lr=1e-3)  # type: ignore[assignment]
@@ -181,13 +192,13 @@ def test_a_generator_step_is_the_cpus_and_waits_for_nothing(
 
 
 def test_a_supernet_scores_as_on_the_cpu(
-    priced: PricedSpace, tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+    priced: PricedSpace, trained: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network is cut, calibrated and evaluated on the device, and a score is read once."""
     scores = []
     architecture = priced.space.largest()
     for device in (on_pretend_gpu(), CPU):
-        evaluator = _evaluator(priced, tmp_path, device)
+        evaluator = _evaluator(priced, trained, device)
         monkeypatch.setattr("nas.tasks.base.EVALUATION_BATCH_SIZE", 2)  # several batches
         recorder.clear()
         scores.append(evaluator.score(architecture))
@@ -198,13 +209,11 @@ def test_a_supernet_scores_as_on_the_cpu(
 
 
 def test_answers_are_those_of_the_generator_on_the_cpu(
-    priced: PricedSpace, tmp_path: Path, recorder: Recorder
+    priced: PricedSpace, trained: Path, tmp_path: Path, recorder: Recorder
 ) -> None:
     """And its file is the same, wherever it lies."""
     budgets = Budgets.of(priced.space, [priced], low=0.1, high=0.9)
-    training = GeneratorTraining(
-        _evaluator(priced, tmp_path, CPU), priced.space, budgets, RECIPE, 0
-    )
+    training = GeneratorTraining(_evaluator(priced, trained, CPU), priced.space, budgets, RECIPE, 0)
     path = tmp_path / "generator"
     save_generator(training.generator, path)
     here, there = load_generator(path), load_generator(path)

@@ -22,10 +22,12 @@ from nas.workflows import demo
 def test_the_demo_goes_through_its_stages_and_goes_on(
     tmp_path: Path, quick_profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a device that is measured by few calls, in this process."""
+    """On a small space and a device that is measured by few calls, in this process."""
     sweep = msgspec.structs.replace(quick_profile.sweep, max_passes=2)
     device = msgspec.structs.replace(quick_profile, sweep=sweep)
     monkeypatch.setattr(demo, "DEVICE", device)
+    monkeypatch.setattr(demo, "SPACE", "nasbench-macro")
+    monkeypatch.setattr(demo, "INPUT_SIZE", 8)
     monkeypatch.setattr(demo, "SEARCH_IMAGES", 48)
     monkeypatch.setattr(demo, "SEARCH_EPOCHS", 2)
     monkeypatch.setattr(demo, "TRAIN_EPOCHS", 1)
