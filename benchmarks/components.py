@@ -25,63 +25,66 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
-import msgspec
 from cells import CONFIDENCE, Clock, Progress, TimeIsUp, heading, parser, results, run_cells, shown
+from component_cells import (
+    SUPERNET,
+    common_settings,
+    priced_space,
+    profile_missing_tables,
+    recipe_for,
+    run_cell,
+    target_ms,
+)
 
-from latbench.blocks import Network
-from latbench.cost import network_cost
-from latbench.errors import InvalidFileError, LatbenchError, UnknownNameError
-from latbench.files import write_atomically
+from latbench.errors import LatbenchError
 from latbench.report.terminal import print_lines, print_table
-from latbench.tables import LatencyTable
 from latbench.units import format_ms, parse_count
-from nas.data import load_data
-from nas.data.images import ImageData
-from nas.latency.priced_space import PricedSpace, labelled_space
-from nas.optimize.constraints import Count, Limit
-from nas.recipes import Recipe, load_recipe
-from nas.searchers import SEARCHERS, SearchSettings
-from nas.searchers.one_shot import OneShotRecipe, OneShotSearcher
-from nas.spaces import SPACES, SearchSpace, make_space
-from nas.tasks import task_of
-from nas.training import from_scratch as scratch
-from nas.training.recipe import TrainingRecipe
+from nas.searchers import SEARCHERS
+from nas.searchers.one_shot import OneShotRecipe
+from nas.spaces import SPACES
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import STRATEGIES
 
-SUPERNET = "supernet"
-_CHECKPOINT = Path("checkpoint") / "supernet.pt"
+CellRunner = Callable[[str, int, Path, Progress], dict[str, Any]]
+"""Runs a cell, given its name, seed, folder and a callback between steps."""
+
 _TIME_IS_UP = 75  # exit code of a cell that may go on (EX_TEMPFAIL)
 
 
 def main() -> None:
     """Run cells while there is time, then print what is done; or be one of them."""
     os.environ.setdefault("COLUMNS", "160")  # of a pipe rich assumes 80
-    options = _parse()
+    options = parse()
     if options.cell is not None:
-        _be_cell(options)
+        run_here(options)
         return
-    RunFolder(options.output / "settings", _settings(options))
     clock = Clock(options.hours)
-    refused = _prepared(options, clock)
-    run_cells(
-        options.output,
-        [cell for cell in _cells(options) if _space_of(cell[0]) not in refused],
-        lambda name, seed, run, tick: _apart(name, seed, clock),
-        clock,
-    )
+    compare(options, lambda name, seed, run, tick: run_apart(name, seed, clock), clock)
+
+
+def compare(options: argparse.Namespace, run: CellRunner, clock: Clock) -> None:
+    """Run cells while there is time, then print what is done.
+
+    Args:
+        options: Options of the command.
+        run: Runs one cell and returns its result.
+        clock: Ends the runs.
+    """
+    RunFolder(options.output / "settings", common_settings(options))
+    refused = profile_missing_tables(options, clock)
+    possible = [cell for cell in _cells(options) if _space_of(cell[0]) not in refused]
+    run_cells(options.output, possible, run, clock)
     _print(options, refused)
 
 
-def _parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Options of the command; those of this process if no arguments are given."""
     asked = parser(__doc__, one_target=False)
     asked.add_argument("--spaces", type=_names, default=list(SPACES), help="with commas between")
     asked.add_argument("--searchers", type=_names, default=list(SEARCHERS))
@@ -105,12 +108,12 @@ def _parse() -> argparse.Namespace:
     asked.add_argument("--device", default="cpu-onnxruntime", help="to profile missing tables on")
     asked.add_argument("--profile-time", default="5min", help="limit of one space's profiling")
     asked.add_argument("--cell", nargs=2, metavar=("NAME", "SEED"), help=argparse.SUPPRESS)
-    options = asked.parse_args()
+    options = asked.parse_args(arguments)
     try:
         _ = [SPACES[name] for name in options.spaces]
         _ = [SEARCHERS[name] for name in options.searchers]
         _ = [STRATEGIES[name] for name in options.strategies]
-        fitting = {name: _recipe(options, name) for name in options.searchers}
+        fitting = {name: recipe_for(options, name) for name in options.searchers}
         for name in options.recipe:
             if all(recipe is None or recipe[0] != name for recipe in fitting.values()):
                 asked.error(f"{name} is a recipe of none of these searchers")
@@ -121,25 +124,6 @@ def _parse() -> argparse.Namespace:
         options.batch_size = options.batch_size or 64
         options.evaluations = options.evaluations or 100
     return options
-
-
-def _recipe(options: argparse.Namespace, searcher: str) -> tuple[str, Recipe] | None:
-    """The first of the recipes given that is of the searcher's kind, with its name."""
-    kind = SEARCHERS[searcher].recipe_kind
-    for name in options.recipe:
-        try:
-            if kind is not None:
-                return name, load_recipe(kind, name)
-        except (InvalidFileError, UnknownNameError):
-            continue
-    return None
-
-
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    """What all cells of a folder have in common."""
-    keys = ("images", "epochs", "batch_size", "evaluations", "train_epochs", "fraction")
-    more = ("data", "input_size", "classes", "max_macs", "recipe")
-    return {key: getattr(options, key) for key in (*keys, *more)}
 
 
 def _names(text: str) -> list[str]:
@@ -169,42 +153,7 @@ def _space_of(cell: str) -> str:
     return cell.partition("_")[0]
 
 
-def _prepared(options: argparse.Namespace, clock: Clock) -> dict[str, str]:
-    """Profile the tables that are missing; return the spaces that these images do not fit."""
-    refused: dict[str, str] = {}
-    for space in options.spaces:
-        table = _table_file(options, space)
-        if options.max_macs is not None or table.exists():
-            continue
-        if options.tables is not None:
-            refused[space] = f"there is no {table}"
-            continue
-        part = table.with_suffix(".part.sqlite")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        command = [
-            *(sys.executable, "-m", "cli", "profile", options.device, space, "-o", part),
-            *("--input-size", options.input_size, "--classes", options.classes),
-            *("--time-limit", options.profile_time),
-        ]
-        try:
-            clock.check()
-        except TimeIsUp:
-            refused[space] = "the time was up before its table was profiled"
-            continue
-        done = subprocess.run([*map(str, command)], stderr=subprocess.PIPE, text=True, check=False)
-        if done.returncode == 0:
-            part.rename(table)
-        else:
-            refused[space] = done.stderr.strip().splitlines()[-1]
-    return refused
-
-
-def _table_file(options: argparse.Namespace, space: str) -> Path:
-    folder: Path = options.tables or options.output / "tables"
-    return folder / f"{space}.sqlite"
-
-
-def _apart(name: str, seed: int, clock: Clock) -> dict[str, Any]:
+def run_apart(name: str, seed: int, clock: Clock) -> dict[str, Any]:
     """A cell in a process of its own, by the same command.
 
     Raises:
@@ -221,147 +170,15 @@ def _apart(name: str, seed: int, clock: Clock) -> dict[str, Any]:
     return found
 
 
-def _be_cell(options: argparse.Namespace) -> None:
-    """Print a cell's result as JSON."""
+def run_here(options: argparse.Namespace) -> None:
+    """Run the one cell that the options name; print its result as JSON."""
     name, seed = options.cell[0], int(options.cell[1])
     run = options.output / "runs" / f"{name}-{seed}"
     try:
-        found = _cell(options, name, seed, run, Clock(options.hours).check)
+        found = run_cell(options, name, seed, run, Clock(options.hours).check)
     except TimeIsUp:
         sys.exit(_TIME_IS_UP)
     print(json.dumps(found, allow_nan=False))
-
-
-def _cell(
-    options: argparse.Namespace, name: str, seed: int, run: Path, tick: Progress
-) -> dict[str, Any]:
-    """Train a shared supernet, or search with one or without.
-
-    Raises:
-        TimeIsUp: Between two steps.
-    """
-    space, what, *strategies = name.split("_")
-    strategy = strategies[0] if strategies else None
-    kind = "random" if what == SUPERNET else what
-    given = _recipe(options, kind)
-    recipe = given[1] if given else None
-    if strategy is not None:
-        one_shot = recipe if isinstance(recipe, OneShotRecipe) else OneShotRecipe()
-        evaluations = options.evaluations or one_shot.evaluations
-        recipe = msgspec.structs.replace(one_shot, strategy=strategy, evaluations=evaluations)
-    searched = _searched(options, space)
-    targets_ms = [_target_ms(options, searched)] if isinstance(searched, PricedSpace) else []
-    data = _data(options)
-    try:
-        limits = _limits(options, searched)
-        settings = SearchSettings(options.epochs, options.batch_size, seed, recipe, limits=limits)
-        searcher = SEARCHERS[kind](searched, settings)
-        searcher.check(data, targets_ms)
-    except LatbenchError as error:
-        return {"refused": error.message}
-    label = {"cell": name, "seed": seed, "targets_ms": targets_ms}
-    folder = RunFolder(run, _settings(options) | label)
-    if what == SUPERNET:
-        assert isinstance(searcher, OneShotSearcher)
-        with _Stopwatch(run) as watch:
-            searcher.train(data, folder, progress=tick)
-        return {"seconds": watch.total_s, "peak_mib": _peak_mib()}
-    if strategy is not None:
-        _copy(run.parent / f"{space}_{SUPERNET}_{strategy}-{seed}" / _CHECKPOINT, run / _CHECKPOINT)
-    with _Stopwatch(run) as watch:
-        (found,) = searcher.search(data, targets_ms, folder, progress=tick)
-    network = searcher.space.lower(found.architecture)
-    result: dict[str, Any] = {
-        "score": found.score,
-        "macs_m": network_cost(network).macs / 1e6,
-        "seconds": watch.total_s,
-        "peak_mib": _peak_mib(),
-    }
-    if found.latency_ms is not None:
-        result["latency_ms"] = found.latency_ms
-    if options.train_epochs:
-        result["metric"] = _trained(options, network, data, run, seed, tick)
-    return result
-
-
-def _copy(shared: Path, own: Path) -> None:
-    """A whole copy or none, once."""
-    if not own.exists():
-        own.parent.mkdir(exist_ok=True)
-        part = own.with_suffix(".part")
-        shutil.copyfile(shared, part)
-        part.rename(own)
-
-
-def _trained(
-    options: argparse.Namespace,
-    network: Network,
-    data: ImageData,
-    run: Path,
-    seed: int,
-    tick: Progress,
-) -> float:
-    """The test metric of what was found, trained from scratch."""
-    batch_size = options.batch_size or TrainingRecipe().batch_size
-    recipe = TrainingRecipe(epochs=options.train_epochs, batch_size=batch_size, seed=seed)
-    folder = RunFolder(run / "train", {"epochs": options.train_epochs})
-    return scratch.train(network, data, recipe, folder, progress=tick)[task_of(data).metric]
-
-
-def _searched(options: argparse.Namespace, space: str) -> PricedSpace | SearchSpace:
-    """The space, seen through its table unless MACs are the budget."""
-    if options.max_macs is not None:
-        return make_space(space, options.input_size, options.classes)
-    return _priced(options, space)
-
-
-def _priced(options: argparse.Namespace, space: str) -> PricedSpace:
-    table = LatencyTable.open(_table_file(options, space))
-    return PricedSpace(labelled_space(table.space), table, efficient=True)
-
-
-def _limits(options: argparse.Namespace, searched: PricedSpace | SearchSpace) -> tuple[Limit, ...]:
-    if isinstance(searched, PricedSpace):
-        return ()
-    return (Limit(Count(searched, "macs"), options.max_macs),)
-
-
-def _data(options: argparse.Namespace) -> ImageData:
-    data = load_data(
-        options.data,
-        input_size=options.input_size,
-        classes=options.classes,
-        data_dir=options.data_dir,
-    )
-    return data.subset(options.images, seed=0)
-
-
-def _target_ms(options: argparse.Namespace, priced: PricedSpace) -> float:
-    low_ms, high_ms = priced.feasible_ms()
-    return low_ms + float(options.fraction) * (high_ms - low_ms)
-
-
-class _Stopwatch:
-    """Seconds of a piece of work, with those of its earlier parts, kept in a file."""
-
-    def __init__(self, run: Path) -> None:
-        self.file = run / "seconds.json"
-        self.total_s = json.loads(self.file.read_text()) if self.file.exists() else 0.0
-
-    def __enter__(self) -> _Stopwatch:
-        self._begin = monotonic()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.total_s += monotonic() - self._begin
-        write_atomically(self.file, json.dumps(self.total_s, allow_nan=False) + "\n")
-
-
-def _peak_mib() -> float:
-    """Peak resident memory of this process; ``getrusage`` would begin at its parent's."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (kib,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
-    return int(kib) / 1024
 
 
 # Printing
@@ -424,7 +241,7 @@ _COLUMNS = {
 def _print_spaces(spaces: list[str], options: argparse.Namespace) -> None:
     rows = []
     for name in spaces:
-        priced = _priced(options, name)
+        priced = priced_space(options, name)
         label, (low_ms, high_ms) = priced.table.space, priced.feasible_ms()
         rows.append(
             (
@@ -433,7 +250,7 @@ def _print_spaces(spaces: list[str], options: argparse.Namespace) -> None:
                 f"{float(priced.space.size()):.1e}",
                 priced.table.device.name,
                 f"{format_ms(low_ms)} to {format_ms(high_ms)}",
-                format_ms(_target_ms(options, priced)),
+                format_ms(target_ms(options, priced)),
             )
         )
     print_table(("space", "input", "architectures", "device", "reach", "target"), rows)

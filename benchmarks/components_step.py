@@ -3,7 +3,7 @@
     python benchmarks/components_step.py [--rounds N] [--batch N] [--space NAME ...]
 
 A step is forward, backward and update on a path of every layer's first operation, at 32 px and
-100 classes on one thread (batch 64 unless told otherwise), in every space of fixed operations.
+100 classes on one thread, in every space of fixed operations. A batch has 64 images by default.
 
 * ``ours``: the supernet as ``nas.training.supernet_training`` trains it: channels last,
   convolutions of ``nas.supernet.candidates``, one fused update.

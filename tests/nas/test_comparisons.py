@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,8 @@ RECIPES = {
 def compare(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> Any:
     """Run the benchmark of components in this process; return what it printed."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import cells
+    import component_cells
     import components
 
     for name, text in RECIPES.items():
@@ -35,18 +35,8 @@ def compare(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> Any
         given = [*("--hours", 1, "-o", tmp_path / "run"), *options]
         given += ["--epochs", 1, "--batch-size", 32, "--seeds", 1, "--max-macs", "27M"]
         monkeypatch.setenv("COLUMNS", "200")  # a row is a line
-        monkeypatch.setattr(sys, "argv", ["components.py", *map(str, given)])
-        parsed: list[argparse.Namespace] = []
-
-        def here(name: str, seed: int, clock: Any) -> dict[str, Any]:
-            if not parsed:
-                parsed.append(components._parse())
-            run = tmp_path / "run" / "runs" / f"{name}-{seed}"
-            found = components._cell(parsed[0], name, seed, run, clock.check)
-            return json.loads(json.dumps(found))
-
-        monkeypatch.setattr(components, "_apart", here)
-        components.main()
+        asked = components.parse([*map(str, given)])
+        components.compare(asked, partial(component_cells.run_cell, asked), cells.Clock(1))
         return str(capsys.readouterr().out)
 
     return call

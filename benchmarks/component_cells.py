@@ -1,0 +1,255 @@
+"""One cell of the comparison of components: a search, or the supernet that searches share.
+
+``components.py`` lists and prints the cells; ``options`` are the options of its command. A cell
+takes the recipe of its searcher, the table of its space, and the images, and returns its result as
+plain JSON values: score, counts, predicted latency, seconds, and peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import msgspec
+from cells import Clock, Progress, TimeIsUp
+
+from latbench.blocks import Network
+from latbench.cost import network_cost
+from latbench.errors import InvalidFileError, LatbenchError, UnknownNameError
+from latbench.files import write_atomically
+from latbench.tables import LatencyTable
+from nas.data import load_data
+from nas.data.images import ImageData
+from nas.latency.priced_space import PricedSpace, labelled_space
+from nas.optimize.constraints import Count, Limit
+from nas.recipes import Recipe, load_recipe
+from nas.searchers import SEARCHERS, Searcher, SearchSettings
+from nas.searchers.one_shot import OneShotRecipe, OneShotSearcher
+from nas.spaces import SearchSpace, make_space
+from nas.tasks import task_of
+from nas.training import from_scratch as scratch
+from nas.training.recipe import TrainingRecipe
+from nas.training.run_folder import RunFolder
+
+SUPERNET = "supernet"
+_CHECKPOINT = Path("checkpoint") / "supernet.pt"
+
+
+def recipe_for(options: argparse.Namespace, searcher: str) -> tuple[str, Recipe] | None:
+    """The first recipe of the command that is of the searcher's kind, with its name."""
+    kind = SEARCHERS[searcher].recipe_kind
+    for name in options.recipe:
+        try:
+            if kind is not None:
+                return name, load_recipe(kind, name)
+        except (InvalidFileError, UnknownNameError):
+            continue
+    return None
+
+
+def common_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What all cells of a folder have in common."""
+    keys = ("images", "epochs", "batch_size", "evaluations", "train_epochs", "fraction")
+    more = ("data", "input_size", "classes", "max_macs", "recipe")
+    return {key: getattr(options, key) for key in (*keys, *more)}
+
+
+def profile_missing_tables(options: argparse.Namespace, clock: Clock) -> dict[str, str]:
+    """Profile the tables that are missing.
+
+    Returns:
+        Spaces without a table, with the reasons.
+    """
+    refused: dict[str, str] = {}
+    for space in options.spaces:
+        table = _table_file(options, space)
+        if options.max_macs is not None or table.exists():
+            continue
+        if options.tables is not None:
+            refused[space] = f"there is no {table}"
+            continue
+        part = table.with_suffix(".part.sqlite")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        command = [
+            *(sys.executable, "-m", "cli", "profile", options.device, space, "-o", part),
+            *("--input-size", options.input_size, "--classes", options.classes),
+            *("--time-limit", options.profile_time),
+        ]
+        try:
+            clock.check()
+        except TimeIsUp:
+            refused[space] = "the time was up before its table was profiled"
+            continue
+        done = subprocess.run([*map(str, command)], stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode == 0:
+            part.rename(table)
+        else:
+            refused[space] = done.stderr.strip().splitlines()[-1]
+    return refused
+
+
+def priced_space(options: argparse.Namespace, space: str) -> PricedSpace:
+    """A space with the prices of its table."""
+    table = LatencyTable.open(_table_file(options, space))
+    return PricedSpace(labelled_space(table.space), table, efficient=True)
+
+
+def target_ms(options: argparse.Namespace, priced: PricedSpace) -> float:
+    """Target of a space: ``--fraction`` of the way from its lowest latency to its highest."""
+    low_ms, high_ms = priced.feasible_ms()
+    return low_ms + float(options.fraction) * (high_ms - low_ms)
+
+
+def _table_file(options: argparse.Namespace, space: str) -> Path:
+    folder: Path = options.tables or options.output / "tables"
+    return folder / f"{space}.sqlite"
+
+
+def run_cell(
+    options: argparse.Namespace, name: str, seed: int, run: Path, tick: Progress
+) -> dict[str, Any]:
+    """Train a shared supernet, or search with one or without.
+
+    Args:
+        options: Options of the command.
+        name: A space and a searcher, or ``supernet``; with a strategy where a supernet is shared.
+        seed: Seed of weights, paths and the order of images.
+        run: Folder of the cell's run.
+        tick: Called between two steps; may raise ``TimeIsUp``.
+
+    Returns:
+        The result; or the reason why these parts do not fit, as ``refused``.
+
+    Raises:
+        TimeIsUp: Between two steps.
+    """
+    space, what, *strategies = name.split("_")
+    strategy = strategies[0] if strategies else None
+    searched = _searched(options, space)
+    targets_ms = [target_ms(options, searched)] if isinstance(searched, PricedSpace) else []
+    data = _data(options)
+    try:
+        searcher = _searcher(options, what, searched, strategy=strategy, seed=seed)
+        searcher.check(data, targets_ms)
+    except LatbenchError as error:
+        return {"refused": error.message}
+    label = {"cell": name, "seed": seed, "targets_ms": targets_ms}
+    folder = RunFolder(run, common_settings(options) | label)
+    if what == SUPERNET:
+        assert isinstance(searcher, OneShotSearcher)
+        with _Stopwatch(run) as watch:
+            searcher.train(data, folder, progress=tick)
+        return {"seconds": watch.total_s, "peak_mib": _peak_mib()}
+    if strategy is not None:
+        _copy(run.parent / f"{space}_{SUPERNET}_{strategy}-{seed}" / _CHECKPOINT, run / _CHECKPOINT)
+    with _Stopwatch(run) as watch:
+        (found,) = searcher.search(data, targets_ms, folder, progress=tick)
+    network = searcher.space.lower(found.architecture)
+    result: dict[str, Any] = {
+        "score": found.score,
+        "macs_m": network_cost(network).macs / 1e6,
+        "seconds": watch.total_s,
+        "peak_mib": _peak_mib(),
+    }
+    if found.latency_ms is not None:
+        result["latency_ms"] = found.latency_ms
+    if options.train_epochs:
+        result["metric"] = _trained(options, network, data, run, seed, tick)
+    return result
+
+
+def _searcher(
+    options: argparse.Namespace,
+    what: str,
+    searched: PricedSpace | SearchSpace,
+    *,
+    strategy: str | None,
+    seed: int,
+) -> Searcher:
+    """The searcher of a cell; that of a shared supernet is ``random``."""
+    kind = "random" if what == SUPERNET else what
+    given = recipe_for(options, kind)
+    recipe = given[1] if given else None
+    if strategy is not None:
+        one_shot = recipe if isinstance(recipe, OneShotRecipe) else OneShotRecipe()
+        evaluations = options.evaluations or one_shot.evaluations
+        recipe = msgspec.structs.replace(one_shot, strategy=strategy, evaluations=evaluations)
+    limits = _limits(options, searched)
+    settings = SearchSettings(options.epochs, options.batch_size, seed, recipe, limits=limits)
+    return SEARCHERS[kind](searched, settings)
+
+
+def _searched(options: argparse.Namespace, space: str) -> PricedSpace | SearchSpace:
+    """The space, seen through its table unless MACs are the budget."""
+    if options.max_macs is not None:
+        return make_space(space, options.input_size, options.classes)
+    return priced_space(options, space)
+
+
+def _limits(options: argparse.Namespace, searched: PricedSpace | SearchSpace) -> tuple[Limit, ...]:
+    if isinstance(searched, PricedSpace):
+        return ()
+    return (Limit(Count(searched, "macs"), options.max_macs),)
+
+
+def _data(options: argparse.Namespace) -> ImageData:
+    data = load_data(
+        options.data,
+        input_size=options.input_size,
+        classes=options.classes,
+        data_dir=options.data_dir,
+    )
+    return data.subset(options.images, seed=0)
+
+
+def _copy(shared: Path, own: Path) -> None:
+    """A whole copy or none, once."""
+    if not own.exists():
+        own.parent.mkdir(exist_ok=True)
+        part = own.with_suffix(".part")
+        shutil.copyfile(shared, part)
+        part.rename(own)
+
+
+def _trained(
+    options: argparse.Namespace,
+    network: Network,
+    data: ImageData,
+    run: Path,
+    seed: int,
+    tick: Progress,
+) -> float:
+    """The test metric of what was found, trained from scratch."""
+    batch_size = options.batch_size or TrainingRecipe().batch_size
+    recipe = TrainingRecipe(epochs=options.train_epochs, batch_size=batch_size, seed=seed)
+    folder = RunFolder(run / "train", {"epochs": options.train_epochs})
+    return scratch.train(network, data, recipe, folder, progress=tick)[task_of(data).metric]
+
+
+class _Stopwatch:
+    """Seconds of a piece of work, with those of its earlier parts, kept in a file."""
+
+    def __init__(self, run: Path) -> None:
+        self.file = run / "seconds.json"
+        self.total_s = json.loads(self.file.read_text()) if self.file.exists() else 0.0
+
+    def __enter__(self) -> _Stopwatch:
+        self._begin = monotonic()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.total_s += monotonic() - self._begin
+        write_atomically(self.file, json.dumps(self.total_s, allow_nan=False) + "\n")
+
+
+def _peak_mib() -> float:
+    """Peak resident memory of this process; ``getrusage`` would begin at its parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (kib,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
+    return int(kib) / 1024
