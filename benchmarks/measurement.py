@@ -27,7 +27,7 @@ from latbench.profilers import Profiler, make_profiler
 from latbench.report.terminal import print_lines, print_table, progress_bar
 from latbench.tables import LatencyTable, TableStore
 from latbench.units import format_ms, format_s
-from latbench.workflows.verification import verify
+from latbench.workflows.verification import Verification, verify
 from nas.latency.priced_space import PricedSpace
 from nas.spaces import every_width, make_space
 
@@ -73,76 +73,92 @@ def _compare_networks(
     *,
     everything: Sequence[BlockSpec],
 ) -> None:
+    """Measure blocks the customary way and whole networks; print both predictions and their cost.
+
+    Args:
+        profiler: Profiler of the table's device.
+        table: The table.
+        networks: Networks that the table was not fitted on.
+        everything: All blocks of the space.
+    """
+    means_ms, customary_s = _customary_table(profiler, networks)
+    with progress_bar("networks") as progress:
+        verified = verify(profiler, table, networks, progress=progress)
+    measured = np.array([row.measured.estimate_ms for row in verified.networks])
+    summed = np.array([sum(means_ms[spec] for spec in network) for network in networks])
+    ours_s, calls = _profiling_cost(profiler, table)
+    # other widths are slower than those of the networks: the table knows by how much
+    whole_s = customary_s * _summed_ms(table, everything) / _summed_ms(table, [*means_ms])
+    errors = np.abs(summed / measured - 1)
+    customary_row = (
+        "customary: block alone, mean of 1000 calls",
+        f"{errors.mean():.1%}",
+        f"{errors.max():.1%}",
+        f"{kendall_tau(list(summed), list(measured)):.3f}",
+        f"{format_s(whole_s)} (extrapolated)",
+        f"{len(everything) * (WARMUP_CALLS + TIMED_CALLS):,}",
+    )
+    print_table(
+        ("networks", "mean error", "largest", "rank", "all widths", "calls"),
+        [customary_row, *_rows_of_table(verified, ours_s, calls)],
+    )
+    print_lines(
+        [
+            f"{len(networks)} networks of {format_ms(measured.min())} to "
+            f"{format_ms(measured.max())}; {len(means_ms)} blocks the customary way in "
+            f"{format_s(customary_s)}; a customary table of all {len(everything)} would take "
+            f"{whole_s / ours_s:.0f} times as long as this one took",
+            "",
+        ]
+    )
+
+
+def _customary_table(
+    profiler: Profiler, networks: Sequence[Network]
+) -> tuple[dict[BlockSpec, float], float]:
+    """Mean latency in ms of every block of the networks, measured alone; seconds it took."""
+    blocks = sorted({spec for network in networks for spec in network}, key=repr)
     with progress_bar("customary") as progress:
-        blocks = sorted({spec for network in networks for spec in network}, key=repr)
         begin, means_ms = perf_counter(), {}
         with device_lock(profiler.profile.device):
             for done, spec in enumerate(blocks):
                 means_ms[spec] = _customary_ms(profiler, spec)
                 progress((done + 1) / len(blocks), f"{done + 1} of {len(blocks)} blocks")
-        customary_s = perf_counter() - begin
-    with progress_bar("networks") as progress:
-        verified = verify(profiler, table, networks, progress=progress)
-    measured = np.array([row.measured.estimate_ms for row in verified.networks])
-    summed = np.array([sum(means_ms[spec] for spec in network) for network in networks])
-    errors = np.abs(summed / measured - 1)
+        return means_ms, perf_counter() - begin
+
+
+def _profiling_cost(profiler: Profiler, table: LatencyTable) -> tuple[float, int]:
+    """Seconds and calls of the profiling that filled the table."""
     with TableStore.open(table.path) as store:
         sweep = store.profiling()
         if sweep is None:
             raise SystemExit(f"{table.path} was not measured here: profile this machine first")
-        ours_s = store.timing(sweep)["seconds"]
         calls = sum(
             len(visit.hot_ns) + len(visit.cold_ns) + profiler.profile.sweep.warmup_calls
             for _, visit in store.visits(sweep)
         )
-    # other widths are slower than those of the networks: the table knows by how much
-    scale = _summed_ms(table, everything) / _summed_ms(table, blocks)
-    print_table(
-        ("networks", "mean error", "largest", "rank", "all widths", "calls"),
-        [
-            (
-                "customary: block alone, mean of 1000 calls",
-                f"{errors.mean():.1%}",
-                f"{errors.max():.1%}",
-                f"{kendall_tau(list(summed), list(measured)):.3f}",
-                f"{format_s(customary_s * scale)} (extrapolated)",
-                f"{len(everything) * (WARMUP_CALLS + TIMED_CALLS):,}",
-            ),
-            (
-                "this table, as measured",
-                f"{verified.mape:.1%}",
-                f"{verified.max_error:.1%}",
-                f"{verified.kendall_tau:.3f}",
-                format_s(ours_s),
-                f"{calls:,}",
-            ),
-            (
-                "this table, drift taken out",
-                _percent(verified.mape_drift_corrected),
-                _percent(verified.max_error_drift_corrected),
-                "",
-                "",
-                "",
-            ),
-            (
-                "floor: networks against themselves",
-                _percent(verified.floor),
-                "",
-                "",
-                "",
-                "",
-            ),
-        ],
-    )
-    print_lines(
-        [
-            f"{len(networks)} networks of {format_ms(measured.min())} to "
-            f"{format_ms(measured.max())}; {len(blocks)} blocks the customary way in "
-            f"{format_s(customary_s)}; a customary table of all {len(everything)} would take "
-            f"{customary_s * scale / ours_s:.0f} times as long as this one took",
-            "",
-        ]
-    )
+        return store.timing(sweep)["seconds"], calls
+
+
+def _rows_of_table(verified: Verification, ours_s: float, calls: int) -> list[tuple[str, ...]]:
+    """Errors of this project's table, and the floor of any."""
+    return [
+        (
+            "this table, as measured",
+            f"{verified.mape:.1%}",
+            f"{verified.max_error:.1%}",
+            f"{verified.kendall_tau:.3f}",
+            format_s(ours_s),
+            f"{calls:,}",
+        ),
+        (
+            "this table, drift taken out",
+            _percent(verified.mape_drift_corrected),
+            _percent(verified.max_error_drift_corrected),
+            *("", "", ""),
+        ),
+        ("floor: networks against themselves", _percent(verified.floor), *("", "", "", "")),
+    ]
 
 
 def _summed_ms(table: LatencyTable, blocks: Sequence[BlockSpec]) -> float:

@@ -69,37 +69,63 @@ def sgnas_step(
     place = device.device
     images = torch.randn(batch_size, 3, space.input_size, space.input_size).mul(scale).to(place)
     labels = torch.randint(space.classes, (batch_size,)).to(place)
-    layers = len(space.layers)
     model: UnifiedSupernet | PlainSupernet
     if whose == "ours":
         model = device.place(UnifiedSupernet(space, seed=0))
         images = images.contiguous(memory_format=device.memory_format)
     else:
         model = PlainSupernet(space).to(place)
+    batch, layers = (images, labels), len(space.layers)
     if kind == SUPERNET:
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.064, momentum=0.9, weight_decay=4e-4)
-        drawn = FairPaths(layers, np.random.default_rng(0))
-        fixed = drawn.step() if same_paths else None
-        criterion = nn.CrossEntropyLoss(label_smoothing=_SMOOTHING)
+        return _supernet_step(model, batch, layers, device=device, same_paths=same_paths)
+    model.requires_grad_(whose == "plain, collecting")
+    return _architecture_step(model, batch, layers, device=device)
 
-        def train() -> object:
-            batch, paths = (images, labels), fixed or drawn.step()
-            if isinstance(model, UnifiedSupernet):
-                return supernet_step(
-                    model, optimizer, *batch, paths, criterion=criterion, torch_device=device
-                )
-            return plain_step(model, optimizer, *batch, paths, criterion=criterion, device=device)
 
-        return train
-    model.eval().requires_grad_(whose == "plain, collecting")
+def _supernet_step(
+    model: UnifiedSupernet | PlainSupernet,
+    batch: tuple[Tensor, Tensor],
+    layers: int,
+    *,
+    device: TorchDevice,
+    same_paths: bool,
+) -> Callable[[], object]:
+    """A step that trains the supernet's weights on four fair paths."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.064, momentum=0.9, weight_decay=4e-4)
+    drawn = FairPaths(layers, np.random.default_rng(0))
+    fixed = drawn.step() if same_paths else None
+    criterion = nn.CrossEntropyLoss(label_smoothing=_SMOOTHING)
+
+    def step() -> object:
+        paths = fixed or drawn.step()
+        if isinstance(model, UnifiedSupernet):
+            return supernet_step(
+                model, optimizer, *batch, paths, criterion=criterion, torch_device=device
+            )
+        return plain_step(model, optimizer, *batch, paths, criterion=criterion, device=device)
+
+    return step
+
+
+def _architecture_step(
+    model: UnifiedSupernet | PlainSupernet,
+    batch: tuple[Tensor, Tensor],
+    layers: int,
+    *,
+    device: TorchDevice,
+) -> Callable[[], object]:
+    """A step that trains the logits of all choices; the supernet does not change."""
+    images, labels = batch
+    model.eval()
     mixture: Callable[[Tensor, Tensor], Tensor] = model
     if isinstance(model, UnifiedSupernet) and device.is_gpu:
         mixture = model.frozen()  # as evaluators do
+    place = device.device
     logits = torch.zeros(layers, SUB_BLOCKS, SKIP + 1, device=place, requires_grad=True)
     adam = torch.optim.Adam([logits], lr=1e-3, betas=(0.5, 0.999))
     noise = generator(0)
 
-    def architecture_step() -> object:
+    def step() -> object:
         gumbel = -torch.empty(logits.shape).exponential_(generator=noise).log()
         probabilities = ((logits + gumbel.to(place)) / _TAU).softmax(-1)
         adam.zero_grad()
@@ -109,7 +135,7 @@ def sgnas_step(
         adam.step()
         return loss.detach()
 
-    return architecture_step
+    return step
 
 
 def plain_step(
