@@ -88,6 +88,25 @@ def test_devices_and_spaces(run: Any) -> None:
     assert "2802" in run("spaces", "tfnas")[1]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("spaces", "tfnas", "-o", "a.json"), "-o needs --draw"),
+        (("spaces", "--draw", "random"), "--draw needs a space"),
+        (("profile", "cpu-onnxruntime", "tfnas"), "needs -o TABLE"),
+        (("pack", "images"), "Missing option '-o'"),
+        (("train", "a.json", "--data", "digits"), "Missing option '-o'"),
+        (("search", "spos", "--data", "digits"), "Missing option '-o'"),
+    ],
+)
+def test_options_that_are_missing_are_named(
+    run: Any, arguments: tuple[str, ...], words: str
+) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+
+
 def test_drawing_is_a_function_of_the_seed(run: Any) -> None:
     draws = [_json(run, "spaces", "tfnas", "--draw", "random", "--seed", s)[1] for s in (1, 1, 2)]
     assert draws[0] == draws[1] != draws[2]

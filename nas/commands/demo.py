@@ -6,20 +6,13 @@ from pathlib import Path
 
 import click
 
-from latbench.commands.options import FOLDER, example, json_option
+from latbench.commands.options import example, json_option
 from latbench.commands.output import emit, progress
+from nas.commands.options import folder_option
 
 
 @click.command(epilog=example("latbench demo -o runs/demo"))
-@click.option(
-    "-o",
-    "--output",
-    type=FOLDER,
-    default="runs/demo",
-    show_default=True,
-    metavar="FOLDER",
-    help="Folder for all results.",
-)
+@folder_option("for all results", default="runs/demo")
 @json_option
 def demo(output: Path, as_json: bool) -> None:
     """Profile, search, train and verify, in minutes.

@@ -23,12 +23,7 @@ def evaluate(run: Path, data: str, data_dir: Path | None, torch_device: str, as_
     task.
     """
     import nas
-    from latbench.report.terminal import print_lines
-    from nas.report.metrics import metrics_in_words
+    from nas.report.metrics import show_test
 
     tested = nas.evaluate(run, data, data_dir=data_dir, torch_device=torch_device)
-    emit(
-        tested.as_dict(),
-        as_json=as_json,
-        render=lambda: print_lines([metrics_in_words(tested.metrics)]),
-    )
+    emit(tested.as_dict(), as_json=as_json, render=lambda: show_test(tested))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import click
 
@@ -170,8 +171,11 @@ torch_device_option = click.option(
 )
 
 
-def folder_option(of: str, *, metavar: str = "FOLDER", required: bool = False) -> Decorator:
+def folder_option(
+    of: str, *, metavar: str = "FOLDER", required: bool = False, default: str | None = None
+) -> Decorator:
     """Option for the folder that a command writes into."""
+    shown: dict[str, Any] = {} if default is None else {"default": default, "show_default": True}
     return click.option(
         "-o",
         "--output",
@@ -179,6 +183,7 @@ def folder_option(of: str, *, metavar: str = "FOLDER", required: bool = False) -
         required=required,
         metavar=metavar,
         help=f"Folder {of}.",
+        **shown,  # a default of None would be a value, and nothing would be required
     )
 
 

@@ -22,6 +22,7 @@ from nas.commands.options import SPACE, space_options
 
 if TYPE_CHECKING:
     from latbench.device import DeviceProfile
+    from nas.spaces import SearchSpace
 
 
 @click.command(
@@ -72,20 +73,43 @@ def profile(
     resume.
     """
     import nas
-    from latbench.report.results import show_forecast, show_profiled
 
     made = nas.make_space(space, input_size, classes, nas.Variant(se, activation))
     if plan and source is not None:
         raise InvalidValueError("--plan is for a profiling without --from: leave out one of them")
     if plan:
-        expected = nas.forecast(device, made, time_limit=time_limit)
-        emit(expected.as_dict(), as_json=as_json, render=lambda: show_forecast(expected))
+        _plan(device, made, time_limit, as_json=as_json)
         return
     if output is None:
         raise InvalidValueError("profile needs -o TABLE, the latency table to fill or resume")
+    _fill(device, made, output, time_limit=time_limit, source=source, as_json=as_json)
+
+
+def _plan(device: DeviceProfile, space: SearchSpace, time_limit: float, *, as_json: bool) -> None:
+    """Print what a profiling would take."""
+    import nas
+    from latbench.report.results import show_forecast
+
+    expected = nas.forecast(device, space, time_limit=time_limit)
+    emit(expected.as_dict(), as_json=as_json, render=lambda: show_forecast(expected))
+
+
+def _fill(
+    device: DeviceProfile,
+    space: SearchSpace,
+    output: Path,
+    *,
+    time_limit: float,
+    source: Path | None,
+    as_json: bool,
+) -> None:
+    """Fill a table, print the result, and exit if it was interrupted."""
+    import nas
+    from latbench.report.results import show_profiled
+
     with progress("profiling" if source is None else "transferring") as shown:
         table = nas.profile(
-            device, made, output, time_limit=time_limit, source=source, progress=shown
+            device, space, output, time_limit=time_limit, source=source, progress=shown
         )
     reached = table.result
     emit(reached.as_dict(), as_json=as_json, render=lambda: show_profiled(reached, output))

@@ -120,19 +120,13 @@ def search(
     and variant; without a table the options do. Repeat the command to resume after an interruption.
     Under `torchrun --no-python`, all processes search together.
     """
-    import latbench
     import nas
     from nas.report.searches import show_search
 
-    variant = nas.Variant(se, activation)
-    opened = [latbench.LatencyTable.open(table) for table in tables]
-    searched = nas.choose_space(
-        space, opened, input_size=input_size, classes=classes, variant=variant
-    )
     with progress("searching") as shown:
         found = nas.search(
-            searched,
-            opened,
+            space,
+            tables,
             data=data,
             output=output,
             targets=targets,
@@ -140,6 +134,9 @@ def search(
             max_params=max_params,
             searcher=searcher,
             widths=widths,
+            input_size=input_size,
+            classes=classes,
+            variant=nas.Variant(se, activation),
             data_dir=data_dir,
             images=images,
             epochs=epochs,

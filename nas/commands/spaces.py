@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -11,6 +11,10 @@ from latbench.commands.options import example, json_option, named, output_file, 
 from latbench.commands.output import emit
 from latbench.errors import InvalidValueError
 from nas.commands.options import SPACE, space_options
+
+if TYPE_CHECKING:
+    from nas.spaces import Architecture
+    from nas.workflows.networks import SpaceSummary
 
 
 @click.command(
@@ -43,25 +47,33 @@ def spaces(
     number of distinct blocks that a profile prices.
     """
     import nas
-    from nas.report.networks import show_architecture, show_spaces
 
     variant = nas.Variant(se, activation)
-    if draw is None and output is not None:
-        raise InvalidValueError("-o needs --draw: there is nothing else to write")
     if draw is None:
-        found = nas.list_spaces(
+        if output is not None:
+            raise InvalidValueError("-o needs --draw: there is nothing else to write")
+        listed = nas.list_spaces(
             [name] if name else [], input_size=input_size, classes=classes, variant=variant
         )
-        rows = [space.as_dict() for space in found]
-        emit({"spaces": rows}, as_json=as_json, render=lambda: show_spaces(found))
-        return
-    if name is None:
-        raise InvalidValueError("--draw needs a space: latbench spaces NAME --draw ...")
-    drawn = nas.make_space(name, input_size, classes, variant).draw(draw, seed=seed)
-    if output is not None:
-        drawn.save(output)
-    emit(
-        {"architecture": drawn.as_dict()},
-        as_json=as_json,
-        render=lambda: show_architecture(drawn, output),
-    )
+        _show_list(listed, as_json=as_json)
+    else:
+        if name is None:
+            raise InvalidValueError("--draw needs a space: latbench spaces NAME --draw ...")
+        drawn = nas.make_space(name, input_size, classes, variant).draw(draw, seed=seed)
+        if output is not None:
+            drawn.save(output)
+        _show_drawn(drawn, output, as_json=as_json)
+
+
+def _show_list(listed: list[SpaceSummary], *, as_json: bool) -> None:
+    from nas.report.networks import show_spaces
+
+    rows = [space.as_dict() for space in listed]
+    emit({"spaces": rows}, as_json=as_json, render=lambda: show_spaces(listed))
+
+
+def _show_drawn(drawn: Architecture, output: Path | None, *, as_json: bool) -> None:
+    from nas.report.networks import show_architecture
+
+    found = {"architecture": drawn.as_dict()}
+    emit(found, as_json=as_json, render=lambda: show_architecture(drawn, output))

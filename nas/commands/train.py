@@ -59,8 +59,7 @@ def train(
     together.
     """
     import nas
-    from latbench.report.terminal import print_lines
-    from nas.report.metrics import metrics_in_words
+    from nas.report.metrics import show_training
 
     with progress("training") as shown:
         trained = nas.train(
@@ -77,5 +76,4 @@ def train(
             torch_device=torch_device,
             progress=shown,
         )
-    words = f"{metrics_in_words(trained.metrics)}; weights in {output}"
-    emit(trained.as_dict(), as_json=as_json, render=lambda: print_lines([words]))
+    emit(trained.as_dict(), as_json=as_json, render=lambda: show_training(trained))

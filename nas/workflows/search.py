@@ -136,6 +136,9 @@ def search(
     max_params: str | float | None = None,
     searcher: str = "tfnas",
     widths: str = "efficient",
+    input_size: int | None = None,
+    classes: int | None = None,
+    variant: Variant = PLAIN,
     data_dir: str | Path | None = None,
     images: int | None = None,
     epochs: int | None = None,
@@ -156,7 +159,7 @@ def search(
     Long because it describes every argument of a search.
 
     Args:
-        space: A search space; or its name, if tables define input size and classes.
+        space: A search space; or its name, which tables or the arguments below complete.
         tables: Latency tables of the space, or their paths: one for each device that a target
             holds on, or a single one. A search with limits on MACs or parameters only needs none.
         data: A data set, or its name. The images are divided: some train weights, others train or
@@ -168,6 +171,10 @@ def search(
         max_params: Parameters not to exceed at any target, such as ``"3M"``, or in ones.
         searcher: Name of the search algorithm, one of ``nas.searchers.SEARCHERS``.
         widths: ``efficient`` allows only efficient widths; ``any`` allows every width with a price.
+        input_size: Side of the input image in pixels, for a space given by name; must match the
+            tables if there are any.
+        classes: Number of classes, likewise.
+        variant: Settings of all blocks, likewise.
         data_dir: Folder of a named data set's files.
         images: Number of training images to draw; None takes all.
         epochs: Number of epochs; None keeps the recipe's.
@@ -189,10 +196,10 @@ def search(
         InvalidValueError: The searcher does not support the request, or there is no budget.
         DivergedError: A loss or a weight is not finite.
     """
+    opened = [open_table(table) for table in as_list(tables)]
+    searched = _complete(space, opened, input_size, classes, variant)
     family = SEARCHERS[searcher]
     trains_on = as_torch_device(torch_device)
-    opened = [open_table(table) for table in as_list(tables)]
-    searched = space if isinstance(space, SearchSpace) else choose_space(space, opened)
     priced = [PricedSpace(searched, table, efficient=widths == "efficient") for table in opened[:1]]
     priced += [priced_by(table, widths) for table in opened[1:]]
     chosen = _recipe(family, searcher, recipe, settings)
@@ -244,6 +251,24 @@ def search(
         bool(limits),
         generator if generator.exists() else None,
     )
+
+
+def _complete(
+    space: AnySpace,
+    tables: Sequence[LatencyTable],
+    input_size: int | None,
+    classes: int | None,
+    variant: Variant,
+) -> SearchSpace:
+    """The space of a search; a name is completed by the tables or by the other arguments."""
+    if isinstance(space, str):
+        return choose_space(space, tables, input_size=input_size, classes=classes, variant=variant)
+    if (input_size, classes, variant) != (None, None, PLAIN):
+        raise InvalidValueError(
+            f"{space.name} is a complete space: leave out input_size, classes and variant, or "
+            "give only its name"
+        )
+    return space
 
 
 def _recipe(

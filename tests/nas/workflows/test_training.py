@@ -56,6 +56,30 @@ def test_tables_say_which_space_is_searched(tmp_path: Path, profile: DeviceProfi
         nas.choose_space("spos", [table])
 
 
+def test_the_name_of_a_searched_space_is_completed_by_arguments(tmp_path: Path) -> None:
+    data = nas.load_data("digits", input_size=8, classes=10, images=48)
+
+    def search(space: nas.SearchSpace | str, input_size: int | None) -> nas.SearchResults:
+        return nas.search(
+            space,
+            data=data,
+            searcher="random",
+            max_macs="5M",
+            input_size=input_size,
+            epochs=1,
+            batch_size=16,
+            settings=["evaluations=2"],
+            output=tmp_path / "r",
+        )
+
+    found = search("nasbench-macro", 8)
+    assert found[0].architecture.input_size == 8
+    whole = nas.make_space("nasbench-macro", input_size=8, classes=10)
+    assert list(search(whole, None)) == list(found)
+    with pytest.raises(InvalidValueError, match="leave out input_size"):
+        search(whole, 8)
+
+
 def test_a_search_that_measures_needs_a_table(tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match="on which device"):
         nas.search(
