@@ -73,7 +73,7 @@ def run_cells(
         folder: Of results and runs.
         names: The cells.
         work: Does one, in a folder of its own, and returns its result.
-        clock: Tells when the time is up.
+        clock: Ends the work when the time is up.
         keep: Checkpoints of finished cells, which other cells may need; those of one search take
             half a gigabyte.
     """

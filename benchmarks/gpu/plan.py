@@ -27,7 +27,7 @@ class Item:
     least_s: float = 10.0
 
 
-# The most telling first. Times are those of an H200 with 16 cores. A step with new shapes takes up
+# The most useful first. Times are those of an H200 with 16 cores. A step with new shapes takes up
 # to 8 s there, and a first visit to a block 0.2 s. The first pass of a profile of TF-NAS alone
 # takes five minutes: a profile gets what is left, or runs alone by
 # `--only profile-b32 --minutes 10`.

@@ -190,7 +190,7 @@ def test_the_clock_is_up_and_the_environment_has_it() -> None:
     assert profiler.distrust() is None
 
 
-def test_a_gpu_without_room_is_told_in_one_line() -> None:
+def test_a_gpu_without_room_is_reported_in_one_line() -> None:
     """As where another process fills its memory."""
     import torch
 

@@ -243,7 +243,7 @@ def test_onnxruntime_without_cuda_says_what_to_install(monkeypatch: pytest.Monke
     ("clock", "highest", "trusted"),
     [(1050, 1400, True), (1049, 1400, False), (100, None, True), (None, 1400, True)],
 )
-def test_a_clock_below_three_quarters_of_the_highest_is_told_once(
+def test_a_clock_below_three_quarters_of_the_highest_is_reported_once(
     clock: int | None, highest: int | None, trusted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_driver(monkeypatch, Log())
@@ -417,7 +417,7 @@ def test_options_of_onnxruntime_that_would_spoil_a_table_are_refused(
     assert caught.value.path == f"$.options.{option}"
 
 
-def test_a_gpu_lost_during_a_call_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_lost_during_a_call_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever words the runtime has for it."""
     log = Log()
     library = install_driver(monkeypatch, log)
@@ -683,7 +683,7 @@ def test_tensorrt_goes_on_with_the_timings_of_earlier_builds(tensorrt_log: Log) 
     assert given == ["given 0 bytes of timings", "given 7 bytes of timings"]
 
 
-def test_what_tensorrt_refuses_is_told_in_one_line(
+def test_what_tensorrt_refuses_is_reported_in_one_line(
     tensorrt_log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("latbench.profilers.tensorrt._rendered", lambda *_: b"no model")

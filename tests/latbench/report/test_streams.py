@@ -59,7 +59,7 @@ def test_a_reader_that_leaves_ends_a_command_quietly() -> None:
         assert shell(left) == (0, "", "")
 
 
-def test_errors_are_told_where_they_can_be() -> None:
+def test_errors_are_reported_where_they_can_be() -> None:
     """The error of a command under --json goes to standard output, else to standard error."""
     code, out, err = shell(f"{LATBENCH} spaces nowhere --json")
     assert (code, json.loads(out)["error"]["kind"], err) == (2, "unknown-name", "")

@@ -7,7 +7,7 @@ import pytest
 from latbench.report import terminal
 
 
-def test_time_left_is_told_from_where_a_run_goes_on(
+def test_time_left_is_counted_from_where_a_run_resumes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What an earlier run had done was not done in this one's time."""

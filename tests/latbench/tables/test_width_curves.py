@@ -135,7 +135,7 @@ def test_a_class_that_no_block_was_measured_in_has_no_price() -> None:
     assert priced == [16, 24, 32]
 
 
-def test_a_class_missing_around_a_width_is_told_by_the_nearest_widths() -> None:
+def test_a_class_missing_around_a_width_is_estimated_from_the_nearest_widths() -> None:
     """Between a fast multiple of 4 and a slow odd width the truth may be either."""
     blocked = Alignment((WidthClass(4, 4), WidthClass(1, 1)))
     widths = {SHAPE: (32, 35, 64), SCANNED: (32, 33, 63, 64)}
