@@ -25,9 +25,10 @@ from nas.spaces import SearchSpace
 from nas.spaces.sgnas import KERNELS, SKIP, SUB_BLOCKS, MixLayer
 from nas.supernet.unified_mixture import THRESHOLD
 from nas.supernet.unified_supernet import UnifiedSupernet
+from nas.training.optimizer import start_velocities
 from nas.training.strategies.kernel_paths import FairPaths
 from nas.training.torch_device import CPU, TorchDevice
-from nas.training.unified_training import supernet_step
+from nas.training.unified_training import UnifiedRecipe, UnifiedTraining
 
 SUPERNET, ARCHITECTURE = "supernet step", "architecture step"
 STEPS = {
@@ -91,17 +92,18 @@ def _supernet_step(
     same_paths: bool,
 ) -> Callable[[], object]:
     """A step that trains the supernet's weights on four fair paths."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.064, momentum=0.9, weight_decay=4e-4)
     drawn = FairPaths(layers, np.random.default_rng(0))
     fixed = drawn.step() if same_paths else None
     criterion = nn.CrossEntropyLoss(label_smoothing=_SMOOTHING)
+    if isinstance(model, UnifiedSupernet):
+        recipe = UnifiedRecipe(lr=0.064, momentum=0.9, weight_decay=4e-4)
+        state = UnifiedTraining(model, criterion, recipe, seed=0, torch_device=device)
+        start_velocities(state.sgd)
+        return lambda: state.train_weights(*batch, fixed or drawn.step())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.064, momentum=0.9, weight_decay=4e-4)
 
     def step() -> object:
         paths = fixed or drawn.step()
-        if isinstance(model, UnifiedSupernet):
-            return supernet_step(
-                model, optimizer, *batch, paths, criterion=criterion, torch_device=device
-            )
         return plain_step(model, optimizer, *batch, paths, criterion=criterion, device=device)
 
     return step

@@ -97,6 +97,8 @@ def our_steps(shape: Shape, recipe: TFNASRecipe, device: TorchDevice = CPU) -> S
     searcher = TFNASSearcher(priced, SearchSettings(recipe=recipe, torch_device=device))
     target_ms = sum(priced.feasible_ms()) / 2
     state = searcher.begin()
+    state.strategy.tau = TAU
+    objective = searcher.objective_at(state, target_ms)
     images, labels = shape.batch()
     x = images.to(device.device).contiguous(memory_format=device.memory_format)
     labels, noise = labels.to(device.device), generator(0)
@@ -104,11 +106,11 @@ def our_steps(shape: Shape, recipe: TFNASRecipe, device: TorchDevice = CPU) -> S
     def weight_step() -> object:
         if shape.same_paths:
             noise.manual_seed(0)
-        return searcher.weight_step(state, x, labels, noise, TAU, both=True)
+        return state.weight_step(x, labels, rng=noise)
 
     return {
         "weight": weight_step,
-        "architecture": lambda: searcher.architecture_step(state, x, labels, noise, TAU, target_ms),
+        "architecture": lambda: state.architecture_step(x, labels, objective, rng=noise),
         "widths": lambda: searcher.scale(state, target_ms),
     }
 

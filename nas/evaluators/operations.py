@@ -12,6 +12,7 @@ from nas.spaces import Architecture, SearchSpace
 from nas.supernet.mixed_operations import Supernet, fixed_supernet
 from nas.supernet.unified_mixture import THRESHOLD
 from nas.training.calibration import calibrate
+from nas.training.criterion import criterion_of
 from nas.training.distributed import ALONE, Workers
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import make_strategy
@@ -23,7 +24,6 @@ from nas.training.unified_training import (
     calibration_inputs,
     device_of,
     divide,
-    unified_criterion,
 )
 
 
@@ -86,7 +86,7 @@ def trained_operations(
         progress: Callback with the fraction done and a short description.
     """
     parts = divide(data, recipe, seed=seed)
-    criterion = unified_criterion(data, space.classes, recipe, seed=seed)
+    criterion = criterion_of(data, space.classes, recipe, seed=seed, default="scratch")
     supernet = fixed_supernet(space, seed=seed)
     train_supernet(
         supernet,

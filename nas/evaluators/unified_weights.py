@@ -13,6 +13,7 @@ from nas.evaluators.relaxed import RelaxedEvaluator
 from nas.spaces import Architecture, SearchSpace, plain_space
 from nas.spaces.sgnas import path_of
 from nas.supernet.unified_supernet import UnifiedSupernet
+from nas.training.criterion import criterion_of
 from nas.training.distributed import ALONE, Workers
 from nas.training.run_folder import RunFolder
 from nas.training.torch_device import CPU, TorchDevice
@@ -21,7 +22,6 @@ from nas.training.unified_training import (
     answer,
     divide,
     train_unified,
-    unified_criterion,
 )
 
 
@@ -56,7 +56,7 @@ def trained_unified(
 ) -> UnifiedEvaluator:
     """Train the supernet of a run, or load it from the run's folder; return it as an evaluator."""
     parts = divide(data, recipe, seed=seed)
-    criterion = unified_criterion(data, space.classes, recipe, seed=seed)
+    criterion = criterion_of(data, space.classes, recipe, seed=seed, default="scratch")
     supernet = train_unified(
         plain_space(space),
         data,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -229,11 +229,18 @@ class Searcher(ABC):
         self,
         data: ImageData,
         targets_ms: Sequence[float],
-        folder: RunFolder,
+        folder: RunFolder | Callable[[], RunFolder],
         *,
         progress: Progress = silent,
     ) -> list[SearchResult]:
         """Find an architecture for each target, in the given order, or for the limits alone.
+
+        Args:
+            data: Data set of the images.
+            targets_ms: The targets in ms.
+            folder: Folder of the run; or a function that opens it, which is called after the
+                checks, so a refused search leaves no folder.
+            progress: Callback with the fraction done and a short description.
 
         An interrupted search goes on from its last finished epoch if it is called again with the
         same folder. Its results are bit-identical to those of an uninterrupted search.
@@ -244,10 +251,11 @@ class Searcher(ABC):
                 was trained.
         """
         self.check(data, targets_ms)
+        opened = folder if isinstance(folder, RunFolder) else folder()
         left = "its finished epochs are kept"
         with self.torch_device.guarded(work="the search", kept=left):
             placed = data.to(self.torch_device.device)
-            return self._search(placed, targets_ms, folder, progress)
+            return self._search(placed, targets_ms, opened, progress)
 
     def check(self, data: ImageData, targets_ms: Sequence[float]) -> None:
         """Refuse data and targets that do not fit this search, before anything is written.

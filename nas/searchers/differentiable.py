@@ -54,6 +54,7 @@ from nas.searchers.with_supernet import SupernetSearcher, divided, supernet_of
 from nas.spaces import Architecture, SearchSpace
 from nas.spaces.sgnas import is_unified
 from nas.supernet.mixed_operations import start_widths
+from nas.training.bilevel_settings import Objective
 from nas.training.criterion import criterion_of
 from nas.training.epochs import Values
 from nas.training.run_folder import RunFolder
@@ -65,7 +66,7 @@ from nas.training.strategies import (
 )
 from nas.training.strategies.base import Drawn
 from nas.training.strategies.kernel_paths import RelaxedKernels
-from nas.training.supernet_training import Objective, SupernetRecipe, train_supernet
+from nas.training.supernet_training import SupernetRecipe, train_supernet
 
 
 class DifferentiableRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="differentiable"):

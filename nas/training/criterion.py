@@ -7,7 +7,7 @@ options, or leaves the choice to the task of the data.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import nn
@@ -34,24 +34,33 @@ class Loss(Protocol):
     def per_class(self) -> int: ...
 
 
-def criterion_of(data: ImageData, outputs: int, recipe: Loss, *, seed: int = 0) -> nn.Module:
-    """The criterion of a search.
+def criterion_of(
+    data: ImageData,
+    outputs: int,
+    recipe: Loss,
+    *,
+    seed: int = 0,
+    default: Literal["search", "scratch"] = "search",
+) -> nn.Module:
+    """The criterion of a search or of a training from scratch.
 
     Args:
-        data: Data set; its task defines which criteria fit and which one is the default.
+        data: Data set; its task defines which criteria fit and which ones are the defaults.
         outputs: Number of outputs of the networks.
         recipe: Recipe with the name and the options of the criterion.
         seed: Seed of the criterion's own parameters.
+        default: Criterion if the recipe names none: the task's for searches, or for trainings
+            from scratch.
 
     Raises:
         LatbenchError: The criterion or an option is unknown, or it does not fit the task or the
             outputs.
     """
+    task = task_of(data)
+    usual = task.criterion_name if default == "search" else task.scratch_criterion
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return task_of(data).criterion(
-            outputs, name=recipe.criterion or None, options=recipe.options
-        )
+        return task.criterion(outputs, name=recipe.criterion or usual, options=recipe.options)
 
 
 def check_batches(recipe: Loss, workers: Workers = ALONE) -> None:

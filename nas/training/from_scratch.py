@@ -27,21 +27,14 @@ from nas.data.feed import feed
 from nas.data.images import ImageData, batches, generator
 from nas.supernet.candidates import Initial, initialise
 from nas.tasks import task_of
-from nas.training.criterion import check_batches
+from nas.training.criterion import check_batches, criterion_of
 from nas.training.distributed import ALONE, Workers
-from nas.training.epochs import (
-    Losses,
-    Report,
-    Resumable,
-    Values,
-    resume,
-    run_epochs,
-    scaler_part,
-)
+from nas.training.epochs import Resumable, Values, resume, run_epochs, scaler_part
 from nas.training.optimizer import TensorFlowRMSprop, cosine, set_lr
 from nas.training.recipe import TrainingRecipe
 from nas.training.regularisation import add_drop_connect, add_dropout
 from nas.training.run_folder import RunFolder
+from nas.training.steps import Losses, Report
 from nas.training.torch_device import CPU, TorchDevice
 
 WEIGHTS = "weights.safetensors"
@@ -268,12 +261,8 @@ def load_model(network: Network, weights: Path) -> NetworkModule:
 
 
 def _criterion(network: Network, data: ImageData, recipe: TrainingRecipe) -> nn.Module:
-    task = task_of(data)
-    return task.criterion(
-        network_graph(network[-1:]).output_shape[0],
-        name=recipe.criterion or task.scratch_criterion,
-        options=recipe.options,
-    )
+    outputs = network_graph(network[-1:]).output_shape[0]
+    return criterion_of(data, outputs, recipe, default="scratch")
 
 
 def _images_a_step(data: ImageData, recipe: TrainingRecipe) -> int:

@@ -27,6 +27,15 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
+def start_velocities(sgd: torch.optim.SGD) -> None:
+    """Give every parameter a velocity, which a fused update needs from the start."""
+    for group in sgd.param_groups:
+        if group["momentum"]:
+            for parameter in group["params"]:
+                if sgd.state[parameter].get("momentum_buffer") is None:
+                    sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
 class ElasticSGD(Optimizer):
     """SGD with momentum and weight decay, on the selected slices of elastic parameters.
 

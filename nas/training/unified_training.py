@@ -1,11 +1,12 @@
 """Training of SGNAS's unified supernet, and evaluation of its networks.
 
-Each step computes four fair paths (``nas.training.strategies.kernel_paths``), sums their gradients
-and makes one update. The criterion is the recipe's: label-smoothed cross entropy as published, or
-the angular margin for faces. Parameters of the criterion are trained with the weights. The learning
-rate falls along a cosine to zero over all steps (published: over far more steps than there are, so
-it hardly falls). Training images are divided into three parts: for weights, for the generator and
-for selection. The last part trains nothing.
+Each step of the training (``nas.training.bilevel``) computes four fair paths
+(``nas.training.strategies.kernel_paths``), sums their gradients and makes one update. The criterion
+is the recipe's: label-smoothed cross entropy as published, or the angular margin for faces.
+Parameters of the criterion are trained with the weights. The learning rate falls along a cosine to
+zero over all steps (published: over far more steps than there are, so it hardly falls). Training
+images are divided into three parts: for weights, for the generator and for selection. The last part
+trains nothing.
 
 A run resumes from its last finished epoch and ends bit-identical to an uninterrupted one. Under
 ``torchrun`` every process draws the same batches and paths, computes on its part of each batch and
@@ -14,12 +15,11 @@ averages gradients.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -31,23 +31,19 @@ from nas.recipes import Count, Fraction, NotNegative, Positive, Share
 from nas.spaces import SearchSpace
 from nas.supernet.unified_supernet import Path, UnifiedSupernet
 from nas.tasks import task_of
+from nas.training.bilevel import Bilevel, EpochResult, loss_and_lr
+from nas.training.bilevel_settings import Plan, Streams
 from nas.training.calibration import calibrate
 from nas.training.criterion import check_batches, criterion_of
 from nas.training.distributed import ALONE, Workers
-from nas.training.epochs import (
-    Report,
-    Resumable,
-    TrainingImages,
-    Values,
-    mean_loss,
-    resume,
-    run_epochs,
-    scaler_part,
-)
-from nas.training.optimizer import cosine, set_lr
+from nas.training.epochs import Values, resume
+from nas.training.gradients import add_gradients
+from nas.training.optimizer import start_velocities
 from nas.training.recipe import SearchRecipe
 from nas.training.run_folder import RunFolder
-from nas.training.strategies.kernel_paths import FairPaths
+from nas.training.steps import TrainingImages
+from nas.training.strategies.base import Drawn
+from nas.training.strategies.kernel_paths import FairPaths, FreshFairKernels
 from nas.training.torch_device import CPU, TorchDevice
 
 _PHASE = "supernet"
@@ -115,18 +111,6 @@ def divide(data: ImageData, recipe: UnifiedRecipe, *, seed: int) -> Parts:
     return parts
 
 
-def unified_criterion(
-    data: ImageData, outputs: int, recipe: UnifiedRecipe, *, seed: int
-) -> nn.Module:
-    """The loss of supernet and generator; see ``UnifiedRecipe``.
-
-    Raises:
-        LatbenchError: The same errors as ``criterion_of``.
-    """
-    name = recipe.criterion or task_of(data).scratch_criterion
-    return criterion_of(data, outputs, msgspec.structs.replace(recipe, criterion=name), seed=seed)
-
-
 def train_unified(
     space: SearchSpace,
     data: ImageData,
@@ -149,7 +133,7 @@ def train_unified(
         recipe: Constants of the training.
         folder: Folder for checkpoints and metrics; a run there is resumed.
         seed: Seed of weights, paths, order and augmentation.
-        criterion: The loss; its parameters are changed in place. ``unified_criterion`` if None.
+        criterion: The loss; its parameters are changed in place. that of ``UnifiedRecipe`` if None.
         torch_device: Device of the training; the criterion is moved there.
         workers: The processes that train together.
         progress: Callback with the fraction done and a short description.
@@ -159,129 +143,108 @@ def train_unified(
     """
     check_batches(recipe, workers)
     if criterion is None:
-        criterion = unified_criterion(data, space.classes, recipe, seed=seed)
-    torch_device.place(criterion)
+        criterion = criterion_of(data, space.classes, recipe, seed=seed, default="scratch")
     supernet = UnifiedSupernet(space, seed=seed)
     if recipe.alike:
         supernet.start_alike(recipe.alike)
-    torch_device.place(supernet)
-    learned = list(criterion.parameters())
-    sgd = torch.optim.SGD(
-        [*supernet.parameters(), *learned],
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        fused=updates_at_once(torch_device),
+    state = UnifiedTraining(
+        supernet, criterion, recipe, seed=seed, torch_device=torch_device, workers=workers
     )
-    scaler = torch_device.scaler()
-    state = Resumable(
-        supernet=supernet,
-        sgd=sgd,
-        criterion=criterion if learned else None,
-        **scaler_part(scaler),
-    )
-    resume(state, folder, _PHASE)
-    _prepare(sgd, torch_device)
-    images = TrainingImages(
-        data,
-        parts.weights,
-        recipe.batch_size,
-        recipe.shift,
-        workers,
-        per_class=recipe.per_class,
-        torch_device=torch_device,
-    )
+    state.resume(folder)
     watched = FairPaths(len(space.layers), np.random.default_rng([seed])).step()
 
-    def train_epoch(report: Report) -> Values:
-        supernet.train()
-        epoch = state.epoch
-        order, shifts = (generator(seed, epoch, use) for use in range(2))
-        drawn = FairPaths(len(space.layers), np.random.default_rng([seed, epoch]))
-
-        def step(number: int, x: Tensor, labels: Tensor) -> Tensor:
-            set_lr(sgd, cosine(recipe.lr, (epoch + number / images.steps) / recipe.epochs))
-            return supernet_step(
-                supernet,
-                sgd,
-                x,
-                labels,
-                drawn.step(),
-                criterion=criterion,
-                torch_device=torch_device,
-                scaler=scaler,
-                workers=workers,
-            )
-
-        loss = images.show(step, report, order=order, shifts=shifts)
-        workers.average_buffers(supernet)
-        scores = [
+    def scored(result: EpochResult) -> Values:
+        found = [
             fitness(supernet, path, data, parts, recipe, criterion=criterion, workers=workers)
             for path in watched
         ]
-        return {"loss": loss, "lr": sgd.param_groups[0]["lr"], "score": sum(scores) / len(scores)}
+        return {**loss_and_lr(result), "score": sum(found) / len(found)}
 
-    run_epochs(
-        state,
-        recipe.epochs,
-        train_epoch,
-        folder,
-        phase=_PHASE,
-        workers=workers,
-        torch_device=torch_device,
-        batch_size=recipe.batch_size,
-        progress=progress,
+    plan = Plan(
+        images=TrainingImages.of(
+            data, parts.weights, recipe, workers=workers, torch_device=torch_device
+        ),
+        streams=lambda epoch: Streams.of(seed, epoch),
+        epochs=recipe.epochs,
+        lr=recipe.lr,
+        lr_changes="step",
     )
+    state.run(plan, folder, phase=_PHASE, end_epoch=scored, progress=progress)
     return supernet.eval()
 
 
-def supernet_step(
-    supernet: UnifiedSupernet,
-    optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    labels: Tensor,
-    paths: list[list[list[int]]],
-    *,
-    criterion: nn.Module,
-    torch_device: TorchDevice = CPU,
-    scaler: torch.amp.GradScaler | None = None,
-    workers: Workers = ALONE,
-) -> Tensor:
-    """Do one update with the summed gradients of some paths; return their mean loss.
+class UnifiedTraining(Bilevel):
+    """State of the training: supernet, criterion and SGD; it has no architecture steps.
 
-    The part that all paths share is computed once, forward and backward.
+    The part that all paths of a step share is computed once, forward and backward.
 
     Args:
-        supernet: Supernet in training mode.
-        optimizer: Optimiser of the supernet and of the criterion's parameters.
-        images: This process's share of the normalised images, ``(B, 3, S, S)``.
-        labels: Labels ``(B,)``.
-        paths: Choices of the paths, ``(paths, layers, 6)``.
-        criterion: The loss.
-        torch_device: Device, which also sets the precision.
-        scaler: Scaler of the loss; if None, a new one for this step.
+        supernet: Supernet; moved to the device.
+        criterion: The loss; moved to the device.
+        recipe: Constants of the training.
+        seed: Seed of the paths.
+        torch_device: Device and precision of the steps.
         workers: The processes that train together.
-
-    Returns:
-        A scalar without gradient, on the device.
     """
-    scaler = scaler or torch_device.scaler()
-    optimizer.zero_grad(set_to_none=True)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    with torch_device.autocast():
-        begun = supernet.begin(images)
-    shared = begun.detach().requires_grad_()
-    losses = []
-    for path in paths:
-        with torch_device.autocast():
-            loss = criterion(supernet.finish(shared, path), labels)
-        _add_gradients(scaler.scale(loss), [*parameters, shared])
-        losses.append(loss.detach())
-    begun.backward(shared.grad)  # type: ignore[no-untyped-call]
-    workers.average_gradients(parameters)
-    scaler.step(optimizer)
-    scaler.update()
-    return mean_loss(losses)
+
+    supernet: UnifiedSupernet
+    sgd: torch.optim.SGD
+
+    def __init__(
+        self,
+        supernet: UnifiedSupernet,
+        criterion: nn.Module,
+        recipe: UnifiedRecipe,
+        *,
+        seed: int,
+        torch_device: TorchDevice = CPU,
+        workers: Workers = ALONE,
+    ) -> None:
+        torch_device.place(criterion)
+        torch_device.place(supernet)
+        learned = list(criterion.parameters())
+        sgd = torch.optim.SGD(
+            [*supernet.parameters(), *learned],
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            fused=updates_at_once(torch_device),
+        )
+        super().__init__(
+            supernet,
+            FreshFairKernels(supernet.space, seed),
+            criterion,
+            sgd=sgd,
+            torch_device=torch_device,
+            workers=workers,
+            parts={
+                "supernet": supernet,
+                "sgd": sgd,
+                "criterion": criterion if learned else None,
+            },
+        )
+
+    def resume(self, folder: RunFolder) -> None:
+        """Go on from a checkpoint if there is one, possibly of another device."""
+        resume(self, folder, _PHASE)
+        fused = updates_at_once(self.torch_device)
+        for group in self.sgd.param_groups:
+            group["fused"] = fused
+        if fused:
+            start_velocities(self.sgd)
+
+    def add_gradients(self, x: Tensor, labels: Tensor, drawn: Sequence[Drawn]) -> list[Tensor]:
+        with self.torch_device.autocast():
+            begun = self.supernet.begin(x)
+        shared = begun.detach().requires_grad_()
+        losses = []
+        for path in drawn:
+            with self.torch_device.autocast():
+                loss = self.criterion(self.supernet.finish(shared, path), labels)
+            add_gradients(self.scaler.scale(loss), [*self.parameters, shared])
+            losses.append(loss.detach())
+        begun.backward(shared.grad)  # type: ignore[no-untyped-call]
+        return losses
 
 
 def updates_at_once(torch_device: TorchDevice) -> bool | None:
@@ -291,50 +254,6 @@ def updates_at_once(torch_device: TorchDevice) -> bool | None:
     trained, and a parameter that few paths use is trained late.
     """
     return True if torch_device.device.type == "cuda" else None
-
-
-def _prepare(sgd: torch.optim.SGD, torch_device: TorchDevice) -> None:
-    """Prepare an optimiser, possibly restored from another device, for this one."""
-    fused = updates_at_once(torch_device)
-    for group in sgd.param_groups:
-        group["fused"] = fused
-        if fused and group["momentum"]:  # a fused update needs all velocities from the start
-            for parameter in group["params"]:
-                velocity = sgd.state[parameter].get("momentum_buffer")
-                if velocity is None:
-                    velocity = torch.zeros_like(parameter)
-                sgd.state[parameter]["momentum_buffer"] = velocity
-
-
-def _add_gradients(loss: Tensor, parameters: list[Tensor]) -> None:
-    """Add the gradients of a loss to those of the parameters, as ``backward`` does.
-
-    On a GPU this takes few calls; ``backward`` makes one for every parameter.
-    """
-    if loss.device.type == "cpu":
-        loss.backward()  # type: ignore[no-untyped-call]
-        return
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    totals: list[Tensor] = []
-    added: list[Tensor] = []
-    for parameter, part in zip(parameters, found, strict=True):
-        if part is None:
-            continue
-        alike = _lie_alike(part, parameter)  # the gradient may be a view of a larger one
-        grad = part if alike else torch.empty_like(parameter).copy_(part)
-        if parameter.grad is None:
-            parameter.grad = grad
-        else:
-            totals.append(parameter.grad)
-            added.append(grad)
-    if totals:
-        torch._foreach_add_(totals, added)
-
-
-def _lie_alike(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of one shape have the same memory layout."""
-    strides = zip(a.shape, a.stride(), b.stride(), strict=True)
-    return all(mine == theirs for size, mine, theirs in strides if size > 1)
 
 
 def answer(

@@ -28,7 +28,7 @@ from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
 from nas.training.strategies.kernel_paths import FairPaths
 from nas.training.torch_device import CPU, TorchDevice, find_torch_device
-from nas.training.unified_training import supernet_step
+from nas.training.unified_training import UnifiedRecipe, UnifiedTraining
 from tests.conftest import make_mix_space, make_tiny_space, write_table
 from tests.nas.runs import Stop, stopping_after, tiny_data
 
@@ -157,11 +157,14 @@ def tfnas_steps(device: TorchDevice, folder: Path, steps: int) -> list[float]:
     target_ms = sum(searcher.priced.feasible_ms()) / 2
     state = searcher.begin()
     x, labels = batch(tiny_data(), device)
-    noise = generator(0)
+    state.strategy.tau = 1.0
+    objective, noise = searcher.objective_at(state, target_ms), generator(0)
     values: list[float] = []
     for _ in range(steps):
-        values.append(float(searcher.weight_step(state, x, labels, noise, 1.0, both=True)))
-        values.append(float(searcher.architecture_step(state, x, labels, noise, 1.0, target_ms)))
+        values.append(float(state.weight_step(x, labels, rng=noise)))
+        cost = state.architecture_step(x, labels, objective, rng=noise)
+        assert cost is not None
+        values.append(float(cost))
     return values
 
 
@@ -184,14 +187,12 @@ def test_steps_of_tfnas_agree_with_the_cpu(gpu: TorchDevice, tmp_path: Path) -> 
 def unified_losses(device: TorchDevice, steps: int) -> list[float]:
     space = make_mix_space()
     supernet = device.place(UnifiedSupernet(space, seed=0))
-    sgd = torch.optim.SGD(supernet.parameters(), lr=0.02, momentum=0.9)
+    recipe = UnifiedRecipe(lr=0.02, momentum=0.9, weight_decay=0.0)
     x, labels = batch(tiny_data(), device)
     paths = FairPaths(len(space.layers), np.random.default_rng(0))
     criterion = nn.CrossEntropyLoss()
-    return [
-        float(supernet_step(supernet, sgd, x, labels, paths.step(), criterion=criterion))
-        for _ in range(steps)
-    ]
+    state = UnifiedTraining(supernet, criterion, recipe, seed=0, torch_device=device)
+    return [float(state.train_weights(x, labels, paths.step())) for _ in range(steps)]
 
 
 def test_steps_of_the_unified_supernet_agree_with_the_cpu(gpu: TorchDevice) -> None:
@@ -203,11 +204,12 @@ def test_steps_of_the_unified_supernet_agree_with_the_cpu(gpu: TorchDevice) -> N
 def test_a_weight_step_of_tfnas_never_waits_for_the_gpu(gpu: TorchDevice, tmp_path: Path) -> None:
     searcher = TFNASSearcher(priced_space("tfnas", tmp_path), SearchSettings(torch_device=gpu))
     state = searcher.begin()
+    state.strategy.tau = 1.0
     x, labels = batch(tiny_data(), gpu)
     noise = generator(0)
-    searcher.weight_step(state, x, labels, noise, 1.0, both=True)
+    state.weight_step(x, labels, rng=noise)
     with no_waits():
-        loss = searcher.weight_step(state, x, labels, noise, 1.0, both=True)
+        loss = state.weight_step(x, labels, rng=noise)
     assert torch.isfinite(loss)
 
 

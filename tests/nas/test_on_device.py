@@ -19,20 +19,23 @@ from nas.evaluators.shared_weights import SupernetEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Relaxed
 from nas.searchers import SEARCHERS, SearchSettings
+from nas.searchers.tfnas.bi_sampling import BiSampling
 from nas.searchers.tfnas.searcher import SearchState, TFNASRecipe, TFNASSearcher
 from nas.spaces import SearchSpace
 from nas.supernet.elastic import ElasticInvertedResidual
 from nas.supernet.mixed_operations import fixed_supernet, searchable_supernet
 from nas.training import from_scratch as scratch
+from nas.training.bilevel import Bilevel
+from nas.training.bilevel_settings import Objective
 from nas.training.calibration import calibrate
 from nas.training.distributed import ALONE
-from nas.training.epochs import Losses
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
+from nas.training.steps import Losses
 from nas.training.strategies import STRATEGIES, Relaxation
 from nas.training.strategies.base import on_device
 from nas.training.strategies.widths import RandomWidths
-from nas.training.supernet_training import Objective, SupernetRecipe, _State
+from nas.training.supernet_training import SupernetRecipe, supernet_state
 from nas.training.torch_device import CPU, TorchDevice
 from tests.conftest import make_small_space, make_tiny_space, write_table
 from tests.nas.pretend_gpu import DeviceTensor, Recorder, on_pretend_gpu, pretend_gpu
@@ -87,13 +90,16 @@ def _take_tfnas_steps(
 ) -> SearchState:
     """Steps of both kinds, and a scaling between them."""
     state, noise = searcher.begin(), generator(0)
+    state.strategy.tau = 2.0
     x, labels = _batch(device)
     low, high = searcher.priced.feasible_ms()
     for _ in range(2):
         watch("begin")
-        searcher.weight_step(state, x, labels, noise, 2.0, both=True)
+        state.weight_step(x, labels, rng=noise)
         watch("weights")
-        searcher.architecture_step(state, x, labels, noise, 2.0, (low + high) / 2)
+        state.architecture_step(
+            x, labels, searcher.objective_at(state, (low + high) / 2), rng=noise
+        )
         watch("choices")
         searcher.scale(state, (low + high) / 2)
         watch("scale")
@@ -155,26 +161,28 @@ def test_one_seed_draws_the_same_paths_on_every_device(
     second: str, priced: PricedSpace, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[list[Relaxed]] = [[], []]
+    draw = BiSampling.draw
     for paths, device in zip(drawn, (on_pretend_gpu(), CPU), strict=True):
         searcher = _tfnas(priced, device, second_path=second)
-        take = searcher.train_paths
 
-        def remember(*arguments: Any, paths: Any = paths, take: Any = take) -> Tensor:
-            paths.extend(arguments[3])
-            return take(*arguments)  # type: ignore[no-any-return]
+        def remember(strategy: BiSampling, *given: Any, paths: Any = paths) -> list[Relaxed]:
+            found = draw(strategy, *given)
+            paths.extend(found)
+            return found
 
-        monkeypatch.setattr(searcher, "train_paths", remember)
-        _take_tfnas_steps(searcher, device)
+        with monkeypatch.context() as patched:
+            patched.setattr(BiSampling, "draw", remember)
+            _take_tfnas_steps(searcher, device)
     assert len(drawn[0]) == len(drawn[1]) == (2 if second == "none" else 4)
     for ours, theirs in zip(*drawn, strict=True):
         assert ours.ops == theirs.ops
 
 
-def _strategy_state(name: str, device: TorchDevice, *, clip: float = 0.0) -> _State:
+def _strategy_state(name: str, device: TorchDevice, *, clip: float = 0.0) -> Bilevel:
     recipe = SupernetRecipe(epochs=2, batch_size=BATCH, lr=0.1, alpha_lr=0.1, clip=clip)
     space = make_small_space()
     supernet = fixed_supernet(space, seed=3)
-    return _State(
+    return supernet_state(
         supernet, STRATEGIES[name](space), nn.CrossEntropyLoss(), recipe, torch_device=device
     )
 
@@ -196,13 +204,13 @@ def test_steps_of_every_strategy_wait_for_nothing_but_the_gradient_of_the_choice
         for state, (where, rng) in steps.items():
             x, labels = _batch(where)
             recorder.clear()
-            losses.append(state.weight_step(x, labels, rng, 0.5, ALONE))
+            losses.append(state.weight_step(x, labels, rng=rng, progress=0.5))
             relaxes = isinstance(state.strategy, Relaxation)
             assert recorder.waits == []
             assert len(recorder.sent) == (relaxes and where is device)
             if relaxes:
                 recorder.clear()
-                state.architecture_step(x, labels, rng, 0.5, objective, ALONE)
+                state.architecture_step(x, labels, objective, rng=rng, progress=0.5)
                 assert len(recorder.sent) == len(recorder.waits) == (where is device)
         assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-4)
     _close(ours.supernet, expected.supernet)
@@ -216,11 +224,13 @@ def test_elastic_widths_are_drawn_and_trained_without_waiting(recorder: Recorder
     for device in (on_pretend_gpu(), CPU):
         supernet = searchable_supernet(space, seed=0)
         strategy = RandomWidths(STRATEGIES["sandwich"](space), lambda layer, op: [8, 16, 24])
-        state = _State(supernet, strategy, nn.CrossEntropyLoss(), recipe, torch_device=device)
+        state = supernet_state(
+            supernet, strategy, nn.CrossEntropyLoss(), recipe, torch_device=device
+        )
         x, labels = _batch(device)
         recorder.clear()
         for seed in range(2):
-            state.weight_step(x, labels, generator(seed), 0.0, ALONE)
+            state.weight_step(x, labels, rng=generator(seed))
         assert (recorder.sent, recorder.waits) == ([], [])
         states.append(state)
     _close(states[0].supernet, states[1].supernet)
@@ -351,10 +361,10 @@ def test_a_tensor_left_on_the_cpu_is_found(priced: PricedSpace, recorder: Record
     left = nn.Parameter(torch.randn(tuple(stem.weight.shape)))  # type: ignore[union-attr,arg-type]
     stem.weight = left
     with pytest.raises(RuntimeError, match="lies on the CPU"):
-        state.weight_step(x, labels, generator(0), 0.0, ALONE)
+        state.weight_step(x, labels, rng=generator(0))
     searcher = _tfnas(priced, device)
     with pytest.raises(RuntimeError, match="lies on the CPU"):
-        searcher.weight_step(searcher.begin(), x, labels.cpu(), generator(0), 2.0, both=True)
+        searcher.begin().weight_step(x, labels.cpu(), rng=generator(0))
     space = make_small_space()
     relaxed = STRATEGIES["softmax"](space).draw(generator(0), 0.0)[0]
     there, (cost,) = on_device(relaxed, x.device, torch.ones(()))

@@ -53,16 +53,9 @@ from nas.recipes import Count, Fraction, Positive
 from nas.searchers.sgnas.budgets import Budgets
 from nas.searchers.sgnas.priors import find_priors
 from nas.spaces import SearchSpace
-from nas.training.epochs import (
-    Report,
-    Resumable,
-    TrainingImages,
-    Values,
-    resume,
-    run_epochs,
-    scaler_part,
-)
+from nas.training.epochs import Resumable, Values, resume, run_epochs, scaler_part
 from nas.training.run_folder import RunFolder
+from nas.training.steps import Report, TrainingImages
 from nas.training.strategies.gumbel import gumbel_noise
 from nas.training.unified_training import UnifiedRecipe
 

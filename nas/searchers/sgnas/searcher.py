@@ -57,12 +57,12 @@ from nas.searchers.sgnas.budgets import Budgets
 from nas.searchers.sgnas.generator_training import GeneratorTraining, SGNASRecipe
 from nas.spaces import SearchSpace
 from nas.spaces.architecture import read_architecture
-from nas.training.criterion import check_batches
+from nas.training.criterion import check_batches, criterion_of
 from nas.training.distributed import ALONE, Workers
 from nas.training.run_folder import RunFolder, read_config
 from nas.training.strategies import Relaxation, make_strategy
 from nas.training.torch_device import CPU, TorchDevice
-from nas.training.unified_training import divide, unified_criterion
+from nas.training.unified_training import divide
 
 
 class SGNASSearcher(Searcher):
@@ -99,7 +99,9 @@ class SGNASSearcher(Searcher):
     def check_data(self, data: ImageData) -> None:
         # raises an error where the device cannot compute in this precision
         self.settings.torch_device.at(self.recipe.computed_in)
-        unified_criterion(data, self.space.classes, self.recipe, seed=self.settings.seed)
+        criterion_of(
+            data, self.space.classes, self.recipe, seed=self.settings.seed, default="scratch"
+        )
         check_batches(self.recipe, self.settings.workers)
         divide(data, self.recipe, seed=self.settings.seed)
 

@@ -50,11 +50,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from latbench.blocks import Network
 from latbench.files import write_atomically
@@ -64,7 +63,7 @@ from nas.data.images import ImageData, Source, generator, require_images
 from nas.evaluators.shared_weights import SupernetEvaluator
 from nas.latency.correction import Correction, Measure, Propose, Rounds, correct_on_device
 from nas.latency.priced_space import PricedSpace
-from nas.latency.relaxation import Relaxed, expected_latency_ms, path_of
+from nas.latency.relaxation import expected_latency_ms, path_of
 from nas.latency.width_scaling import fit_greedy
 from nas.recipes import Recipe
 from nas.searchers.base import (
@@ -90,17 +89,12 @@ from nas.searchers.tfnas.state import SearchState
 from nas.spaces.architecture import read_architecture
 from nas.supernet.mixed_operations import has_widths, require_separate
 from nas.tasks import Task, task_of
+from nas.training.bilevel import EpochResult
+from nas.training.bilevel_settings import Objective, Plan, Streams
 from nas.training.criterion import criterion_of
-from nas.training.epochs import (
-    Report,
-    TrainingImages,
-    Values,
-    resume,
-    run_epochs,
-)
-from nas.training.optimizer import cosine, set_lr
+from nas.training.epochs import Values, resume
 from nas.training.run_folder import RunFolder
-from nas.training.strategies.base import on_device
+from nas.training.steps import TrainingImages
 
 __all__ = ["SearchState", "TFNASRecipe", "TFNASSearcher"]
 
@@ -139,6 +133,7 @@ class TFNASSearcher(Searcher):
             criterion or nn.CrossEntropyLoss(),
             self.settings.seed,
             torch_device=self.torch_device,
+            workers=self.workers,
         )
 
     def _search(
@@ -151,17 +146,13 @@ class TFNASSearcher(Searcher):
         recipe, warmup = self.recipe, self.recipe.warmup_epochs
         train, held_out = data.held_out(recipe.held_out, seed=self.settings.seed)
         require_images(data, train, held_out)
-        images = TrainingImages(
-            data,
-            train,
-            recipe.batch_size,
-            recipe.shift,
-            self.workers,
-            per_class=recipe.per_class,
+        images = replace(
+            TrainingImages.of(
+                data, train, recipe, workers=self.workers, torch_device=self.torch_device
+            ),
             least_area=recipe.least_area,
             jitter=recipe.jitter,
             hue=recipe.hue,
-            torch_device=self.torch_device,
         )
         task = task_of(data, self.torch_device.device)
         work = _Work(images, held_out, task, folder)
@@ -179,34 +170,38 @@ class TFNASSearcher(Searcher):
 
     def _warm_up(self, work: _Work, progress: Progress) -> None:
         state = self._begin(work, _WARMUP)
-        run_epochs(
-            state,
-            self.recipe.warmup_epochs,
-            lambda report: self._epoch(state, work, report, stream=0),
+
+        def described(result: EpochResult) -> Values:
+            return {"loss": result.loss, "tau": state.strategy.tau, "lr": result.lr}
+
+        state.run(
+            self._plan(work, stream=0),
             work.folder,
             phase=_WARMUP,
-            workers=self.workers,
-            torch_device=self.torch_device,
-            batch_size=self.recipe.batch_size,
+            last=self.recipe.warmup_epochs,
+            end_epoch=described,
             progress=progress,
         )
+
+    def _train(self, work: _Work, target_ms: float, index: int, progress: Progress) -> SearchState:
+        """State at the end of the search for a target; goes on from warm-up or a checkpoint."""
+        phase = phase_of(target_ms)
+        state = self._begin(work, phase, _WARMUP)
+
+        def scaled(result: EpochResult) -> Values:
+            expected_ms = None if result.cost is None else float(result.cost)
+            values: Values = {"loss": result.loss, "tau": state.strategy.tau, "lr": result.lr}
+            return {**values, "expected_ms": expected_ms, **self.scale(state, target_ms)}
+
+        objective = self.objective_at(state, target_ms)
+        plan = self._plan(work, stream=index + 1, objective=objective)
+        state.run(plan, work.folder, phase=phase, end_epoch=scaled, progress=progress)
+        return state
 
     def _search_one(
         self, work: _Work, target_ms: float, index: int, progress: Progress
     ) -> SearchResult:
-        phase = phase_of(target_ms)
-        state = self._begin(work, phase, _WARMUP)
-        run_epochs(
-            state,
-            self.recipe.epochs,
-            lambda report: self._epoch(state, work, report, stream=index + 1, target_ms=target_ms),
-            work.folder,
-            phase=phase,
-            workers=self.workers,
-            torch_device=self.torch_device,
-            batch_size=self.recipe.batch_size,
-            progress=progress,
-        )
+        state = self._train(work, target_ms, index, progress)
         log, widths = state.choices.log_probabilities(), state.supernet.widths()
         likeliest = architecture_at(self.priced.space, most_probable(log), widths)
         argmax = Argmax(self.priced.latency_ms(likeliest), likeliest)
@@ -270,121 +265,31 @@ class TFNASSearcher(Searcher):
         resume(state, work.folder, *checkpoints)
         return state
 
-    def _epoch(
-        self,
-        state: SearchState,
-        work: _Work,
-        report: Report,
-        *,
-        stream: int,
-        target_ms: float | None = None,
-    ) -> Values:
-        """One epoch of weight steps; with a target also of architecture steps and scaling."""
-        recipe, seed, epoch = self.recipe, self.settings.seed, state.epoch
-        state.begin_epoch()
-        order, noise, shifts, others = (generator(seed, stream, epoch, use) for use in range(4))
-        tau = recipe.tau(epoch)
-        lr = cosine(recipe.lr, epoch / recipe.epochs)
-        set_lr(state.sgd, lr)
-        selection = work.images.unaugmented(work.held_out, others)
-        expected_ms: float | None = None
+    def objective_at(self, state: SearchState, target_ms: float) -> Objective:
+        """Objective of architecture steps: the loss combined with the expected latency."""
+        return Objective(
+            lambda relaxed: expected_latency_ms(self.priced, relaxed, state.supernet.widths()),
+            lambda loss, latency_ms: self.objective(loss, latency_ms, target_ms),
+            cost_first=True,
+        )
 
-        def step(number: int, x: Tensor, labels: Tensor) -> Tensor:
-            nonlocal expected_ms
-            loss = self.weight_step(state, x, labels, noise, tau, both=target_ms is not None)
-            if target_ms is not None and number % recipe.alpha_every == 0:
-                expected_ms = self.architecture_step(state, *next(selection), noise, tau, target_ms)
-            return loss
+    def _plan(self, work: _Work, *, stream: int, objective: Objective | None = None) -> Plan:
+        """Plan of the warm-up, or with an objective that of the search for a target."""
+        recipe, seed = self.recipe, self.settings.seed
 
-        loss = work.images.show(step, report, order=order, shifts=shifts)
-        self.workers.average_buffers(state.supernet)
-        values: Values = {"loss": loss, "tau": tau, "lr": lr}
-        if target_ms is not None:
-            values["expected_ms"] = expected_ms
-            values |= self.scale(state, target_ms)
-        return values
+        def streams(epoch: int) -> Streams:
+            order, noise, shifts, others = (generator(seed, stream, epoch, use) for use in range(4))
+            return Streams(order, shifts, noise, others)
 
-    def weight_step(
-        self,
-        state: SearchState,
-        x: Tensor,
-        labels: Tensor,
-        noise: torch.Generator,
-        tau: float,
-        *,
-        both: bool,
-    ) -> Tensor:
-        """Train the Gumbel path and, with ``both``, a second one; return the first's loss."""
-        first = state.choices.draw_first(noise, tau)
-        paths = [first]
-        if both and self.recipe.second_path != "none":
-            second = self.recipe.second_path
-            paths.append(state.choices.draw_second(first, second, noise, tau))
-        return self.train_paths(state, x, labels, [state.choices.path(path) for path in paths])
-
-    def train_paths(
-        self, state: SearchState, x: Tensor, labels: Tensor, paths: Sequence[Relaxed]
-    ) -> Tensor:
-        """One update by the summed gradients of some paths; return the first one's loss."""
-        state.sgd.zero_grad(set_to_none=True)
-        losses = []
-        for path in paths:
-            loss = self._task_loss(state, x, labels, path)
-            state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
-        self.workers.average_gradients(state.weights)
-        state.scaler.unscale_(state.sgd)
-        nn.utils.clip_grad_norm_(state.weights, self.recipe.clip)
-        state.scaler.step(state.sgd)
-        state.scaler.update()
-        return losses[0]
-
-    def architecture_step(
-        self,
-        state: SearchState,
-        x: Tensor,
-        labels: Tensor,
-        noise: torch.Generator,
-        tau: float,
-        target_ms: float,
-    ) -> float:
-        """Update alpha and beta; return the expected latency before the step in ms."""
-        relaxed = state.choices.soft(noise, tau)
-        latency_ms = expected_latency_ms(self.priced, relaxed, state.supernet.widths())
-        self.move_choices(state, x, labels, relaxed, latency_ms, target_ms)
-        return float(latency_ms.detach())
-
-    def move_choices(
-        self,
-        state: SearchState,
-        x: Tensor,
-        labels: Tensor,
-        relaxed: Relaxed,
-        latency_ms: Tensor,
-        target_ms: float,
-    ) -> None:
-        """Update alpha and beta by the loss of a relaxation and its expected latency."""
-        relaxed, (latency_ms,) = on_device(relaxed, x.device, latency_ms)
-        state.adam.zero_grad(set_to_none=True)
-        state.supernet.requires_grad_(False)  # no backward for frozen weights
-        state.criterion.requires_grad_(False)
-        loss = self._task_loss(state, x, labels, relaxed)
-        total = self.objective(loss, latency_ms, target_ms)
-        state.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-        state.supernet.requires_grad_(True)
-        state.criterion.requires_grad_(True)
-        self.workers.average_gradients(state.choices.parameters())
-        state.scaler.unscale_(state.adam)
-        if self.recipe.alpha_clip:
-            nn.utils.clip_grad_norm_(state.choices.parameters(), self.recipe.alpha_clip)
-        state.scaler.step(state.adam)
-        state.scaler.update()
-        state.choices.project()
-
-    def _task_loss(self, state: SearchState, x: Tensor, labels: Tensor, relaxed: Relaxed) -> Tensor:
-        with self.torch_device.autocast():
-            loss: Tensor = state.criterion(state.supernet(x, relaxed), labels)
-        return loss
+        return Plan(
+            images=work.images,
+            streams=streams,
+            epochs=recipe.epochs,
+            lr=recipe.lr,
+            held_out=None if objective is None else work.held_out,
+            alpha_every=recipe.alpha_every,
+            objective=objective,
+        )
 
     def scale(self, state: SearchState, target_ms: float) -> dict[str, float | None]:
         """Scale the derived architecture to the target, if widths are elastic; describe it.

@@ -68,6 +68,9 @@ class Strategy(nn.Module, ABC):
         super().__init__()
         self.space = space
 
+    def begin_epoch(self, epoch: int) -> None:  # most strategies need no preparation
+        """Prepare for an epoch, counted from 0."""
+
     @abstractmethod
     def draw(self, rng: torch.Generator, progress: float) -> Sequence[Drawn]:
         """The architectures that one weight step trains.
@@ -84,6 +87,9 @@ class Relaxation(Strategy):
     @abstractmethod
     def relaxed(self, rng: torch.Generator, progress: float) -> Drawn:
         """The mixture of all architectures, differentiable by the parameters."""
+
+    def project(self) -> None:  # logits need no projection
+        """Restore what must hold for the parameters, after each of their updates."""
 
 
 class DifferentiableStrategy(Relaxation):

@@ -99,6 +99,27 @@ class FairKernels(Strategy):
         self._paths.decks = [[list(deck) for deck in decks] for decks in state]
 
 
+class FreshFairKernels(Strategy):
+    """The fair paths of SGNAS, with new lists of kernels in every epoch; checkpoints need none.
+
+    Args:
+        space: A space of unified blocks.
+        seed: Seed of the paths, together with the epoch.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int) -> None:
+        super().__init__(space)
+        self._seed = seed
+        self.begin_epoch(0)
+
+    def begin_epoch(self, epoch: int) -> None:
+        rng = np.random.default_rng([self._seed, epoch])
+        self._paths = FairPaths(len(self.space.layers), rng)
+
+    def draw(self, rng: torch.Generator, progress: float) -> list[Path]:
+        return self._paths.step()
+
+
 class SandwichKernels(Strategy):
     """The smallest path, the largest and two random ones (Yu & Huang, ICCV 2019)."""
 

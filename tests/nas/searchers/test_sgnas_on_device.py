@@ -26,7 +26,7 @@ from nas.supernet.unified_supernet import UnifiedSupernet
 from nas.training.run_folder import RunFolder
 from nas.training.strategies.kernel_paths import FairPaths
 from nas.training.torch_device import CPU, TorchDevice
-from nas.training.unified_training import supernet_step
+from nas.training.unified_training import UnifiedRecipe, UnifiedTraining
 from tests.conftest import make_mix_space, make_small_space, write_table
 from tests.nas.pretend_gpu import DeviceTensor, Recorder, on_pretend_gpu, pretend_gpu
 from tests.nas.runs import tiny_data
@@ -72,21 +72,15 @@ def test_a_supernet_step_is_the_cpus_and_waits_for_nothing(
     trained = []
     for device in (on_pretend_gpu(), CPU):
         supernet = device.place(UnifiedSupernet(make_unified_space(), seed=0))
-        sgd = torch.optim.SGD(supernet.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+        recipe = UnifiedRecipe(lr=0.1, momentum=0.9, weight_decay=1e-4)
+        smoothed = nn.CrossEntropyLoss(label_smoothing=0.1)
+        state = UnifiedTraining(supernet, smoothed, recipe, seed=0, torch_device=device)
         drawn = FairPaths(3, np.random.default_rng(0))
         losses = []
         for number in range(3):
             images, labels = _batch(device, number)
             recorder.clear()
-            loss = supernet_step(
-                supernet,
-                sgd,
-                images,
-                labels,
-                drawn.step(),
-                criterion=nn.CrossEntropyLoss(label_smoothing=0.1),
-                torch_device=device,
-            )
+            loss = state.train_weights(images, labels, drawn.step())
             assert (recorder.sent, recorder.waits) == ([], [])
             assert not loss.requires_grad
             losses.append(float(_held(loss)))

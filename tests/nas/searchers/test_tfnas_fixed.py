@@ -229,7 +229,7 @@ def test_bi_sampling_trains_every_operation(small: PricedSpace) -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         x = torch.from_numpy(rng.normal(size=(8, 3, 8, 8))).float()
-        searcher.weight_step(state, x, torch.arange(8), noise, 5.0, both=True)
+        state.weight_step(x, torch.arange(8), rng=noise)
     changed: dict[str, Tensor] = dict(state.supernet.named_parameters())
     assert all(not torch.equal(value, changed[name]) for name, value in before.items())
 

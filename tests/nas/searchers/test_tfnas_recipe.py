@@ -80,7 +80,9 @@ def _gradient_norm(priced: PricedSpace, scale: float, **changes: Any) -> float:
     searcher, state = _begun(priced, **changes)
     searcher.objective = lambda loss, latency_ms, target_ms: scale * (loss + latency_ms)
     x, labels = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(8)
-    searcher.architecture_step(state, x, labels, torch.Generator().manual_seed(0), 1.0, 1.0)
+    state.strategy.tau = 1.0
+    objective = searcher.objective_at(state, 1.0)
+    state.architecture_step(x, labels, objective, rng=torch.Generator().manual_seed(0))
     grads = [p.grad for p in state.choices.parameters() if p.grad is not None]
     return float(torch.stack([grad.norm() for grad in grads]).norm())
 
@@ -111,10 +113,11 @@ def test_optimisers_are_reset_at_every_epoch_if_asked(
 
 def test_momentum_is_gone_when_an_epoch_begins(priced: PricedSpace) -> None:
     for restart in (True, False):
-        searcher, state = _begun(priced, restart_optimizers=restart)
+        _, state = _begun(priced, restart_optimizers=restart)
+        state.strategy.both = False
         x, labels = torch.randn(8, 3, 8, 8), torch.arange(8)
         noise = torch.Generator().manual_seed(0)
-        searcher.weight_step(state, x, labels, noise, 5.0, both=False)
+        state.weight_step(x, labels, rng=noise)
         assert state.sgd.state
         state.begin_epoch()
         assert bool(state.sgd.state) != restart

@@ -12,7 +12,7 @@ from latbench.errors import InvalidValueError, UnknownNameError
 from nas.criteria.focal import Focal
 from nas.training.criterion import check_batches, criterion_of
 from nas.training.distributed import Workers
-from nas.training.epochs import TrainingImages
+from nas.training.steps import TrainingImages
 from nas.training.supernet_training import SupernetRecipe
 from tests.nas.runs import tiny_data
 

@@ -229,8 +229,8 @@ def test_only_tensors_of_the_device_are_added_up(
             state, noise = searcher.begin(), generator(0)
             x = torch.randn(8, 3, 8, 8, generator=generator(1)).to(device.device)
             labels = torch.arange(8).to(device.device)
-            searcher.weight_step(state, x, labels, noise, 2.0, both=True)
-            searcher.architecture_step(state, x, labels, noise, 2.0, target_ms)
+            state.weight_step(x, labels, rng=noise)
+            state.architecture_step(x, labels, searcher.objective_at(state, target_ms), rng=noise)
             workers_of.average_buffers(nn.BatchNorm2d(3))
             ends.append({**state.supernet.state_dict(), **state.choices.state_dict()})
         assert group.sum([1.5, 2.0]) == [3.0, 4.0]

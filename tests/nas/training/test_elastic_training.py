@@ -12,12 +12,12 @@ from nas.latency.relaxation import Relaxed
 from nas.spaces import Architecture, Choice, SearchSpace, aligned_widths
 from nas.supernet.elastic import ElasticInvertedResidual
 from nas.supernet.mixed_operations import Supernet, searchable_supernet
-from nas.training.distributed import ALONE
+from nas.training.bilevel import Bilevel
 from nas.training.strategies import STRATEGIES, Strategy
 from nas.training.strategies.base import Relaxation
 from nas.training.strategies.sandwich import SandwichRule
 from nas.training.strategies.widths import RandomWidths
-from nas.training.supernet_training import SupernetRecipe, _State
+from nas.training.supernet_training import SupernetRecipe, supernet_state
 from tests.conftest import make_tiny_space
 
 RECIPE = SupernetRecipe(lr=0.1, momentum=0.9, weight_decay=0.1)
@@ -103,11 +103,11 @@ def test_channels_that_no_path_of_a_step_computes_wait_as_they_are(name: str) ->
     space, (x, labels) = make_tiny_space(), _batch()
     strategy = _Recorded(RandomWidths(STRATEGIES[name](space), aligned_widths))
     supernet = searchable_supernet(space, seed=3)
-    state = _State(supernet, strategy, nn.CrossEntropyLoss(), RECIPE)
+    state = supernet_state(supernet, strategy, nn.CrossEntropyLoss(), RECIPE)
     rng, waited = _rng(), 0
     for _ in range(8):
         before = _snapshot(state)
-        state.weight_step(x, labels, rng, 0.0, ALONE)
+        state.weight_step(x, labels, rng=rng)
         widest: dict[nn.Module, int] = {}
         for path in strategy.drawn[-1]:
             for place in path.computed():
@@ -124,10 +124,10 @@ def test_a_mixture_at_the_widths_of_the_start_leaves_the_channels_beyond(name: s
     for module in supernet.modules():
         if isinstance(module, ElasticInvertedResidual):
             module.use_first(module.spec.width // 2)
-    state = _State(supernet, STRATEGIES[name](space), nn.CrossEntropyLoss(), RECIPE)
+    state = supernet_state(supernet, STRATEGIES[name](space), nn.CrossEntropyLoss(), RECIPE)
     before, rng = _snapshot(state), _rng()
     for _ in range(3):
-        state.weight_step(x, labels, rng, 0.0, ALONE)
+        state.weight_step(x, labels, rng=rng)
     widths = {
         module: module.width
         for module in supernet.modules()
@@ -139,18 +139,18 @@ def test_a_mixture_at_the_widths_of_the_start_leaves_the_channels_beyond(name: s
 State = dict[nn.Parameter, tuple[Tensor, Tensor]]
 
 
-def _snapshot(state: _State) -> State:
+def _snapshot(state: Bilevel) -> State:
     """Every weight and its velocity."""
     return {p: (p.detach().clone(), _velocity(state, p).clone()) for p in state.parameters}
 
 
-def _velocity(state: _State, parameter: nn.Parameter) -> Tensor:
+def _velocity(state: Bilevel, parameter: nn.Parameter) -> Tensor:
     found: Tensor | None = state.sgd.state[parameter].get("momentum_buffer")
     return torch.zeros_like(parameter) if found is None else found
 
 
 def _assert_waited(
-    supernet: Supernet, state: _State, before: State, widest: dict[nn.Module, int]
+    supernet: Supernet, state: Bilevel, before: State, widest: dict[nn.Module, int]
 ) -> int:
     """How many operations had channels that waited."""
     waited = 0

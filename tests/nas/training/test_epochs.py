@@ -14,8 +14,9 @@ from latbench.errors import DivergedError, InvalidFileError, InvalidValueError
 from nas.data.augmentation import augment
 from nas.data.images import Split, batches, generator
 from nas.training.distributed import Workers
-from nas.training.epochs import Report, Resumable, TrainingImages, Values, resume, run_epochs
+from nas.training.epochs import Resumable, Values, resume, run_epochs
 from nas.training.run_folder import RunFolder
+from nas.training.steps import Report, TrainingImages
 from tests.nas.runs import tiny_data
 
 

@@ -23,14 +23,14 @@ from nas.spaces import FixedLayer, SearchSpace
 from nas.spaces.rows import inverted_residuals
 from nas.supernet.candidates import FastConv, FastPool
 from nas.supernet.mixed_operations import fixed_supernet
-from nas.training.distributed import ALONE
+from nas.training.bilevel_settings import Objective
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import STRATEGIES, DifferentiableStrategy
 from nas.training.strategies.fair import StrictFairness
 from nas.training.strategies.gumbel import GumbelSoftmax
 from nas.training.strategies.sandwich import SandwichRule
 from nas.training.strategies.uniform import UniformPath
-from nas.training.supernet_training import Objective, SupernetRecipe, _State, train_supernet
+from nas.training.supernet_training import SupernetRecipe, supernet_state, train_supernet
 
 RECIPE = SupernetRecipe(epochs=2, batch_size=8, lr=0.1, alpha_lr=0.1, shift=1)
 
@@ -132,8 +132,8 @@ def test_gradients_of_a_step_are_added_up_before_the_update() -> None:
     recipe = SupernetRecipe(lr=0.1, momentum=0.0, weight_decay=0.0)
     strategy = StrictFairness(space)
     supernet, twin = fixed_supernet(space, seed=3), fixed_supernet(space, seed=3)
-    state = _State(supernet, strategy, nn.CrossEntropyLoss(), recipe)
-    state.weight_step(x, labels, _rng(7), 0.0, ALONE)
+    state = supernet_state(supernet, strategy, nn.CrossEntropyLoss(), recipe)
+    state.weight_step(x, labels, rng=_rng(7))
     total = {name: torch.zeros_like(p) for name, p in twin.named_parameters()}
     for relaxed in strategy.draw(_rng(7), 0.0):
         twin.zero_grad()
@@ -169,7 +169,7 @@ def test_each_step_of_a_differentiable_strategy_moves_its_own(name: str) -> None
     space, (x, labels) = _space(), _batch()
     supernet, strategy = fixed_supernet(space, seed=3), STRATEGIES[name](space)
     assert isinstance(strategy, DifferentiableStrategy)
-    state = _State(supernet, strategy, nn.CrossEntropyLoss(), RECIPE)
+    state = supernet_state(supernet, strategy, nn.CrossEntropyLoss(), RECIPE)
 
     def moved(module: nn.Module, before: dict[str, Tensor]) -> list[bool]:
         return [not torch.equal(p, before[n]) for n, p in module.named_parameters()]
@@ -178,7 +178,7 @@ def test_each_step_of_a_differentiable_strategy_moves_its_own(name: str) -> None
         return {n: p.detach().clone() for n, p in module.named_parameters()}
 
     weights, choices = snapshot(supernet), snapshot(strategy)
-    state.weight_step(x, labels, _rng(), 0.0, ALONE)
+    state.weight_step(x, labels, rng=_rng())
     assert all(moved(supernet, weights))
     assert not any(moved(strategy, choices))
     weights, asked = snapshot(supernet), []
@@ -186,7 +186,7 @@ def test_each_step_of_a_differentiable_strategy_moves_its_own(name: str) -> None
         cost=lambda relaxed: asked.append(relaxed) or torch.zeros(()),
         total=lambda loss, cost: loss,
     )
-    state.architecture_step(x, labels, _rng(), 0.0, objective, ALONE)
+    state.architecture_step(x, labels, objective, rng=_rng())
     assert not any(moved(supernet, weights))
     assert moved(strategy, choices) == [True] * 3 + [len(b) > 1 for b in strategy.betas]
     assert len(asked) == 1
@@ -218,9 +218,9 @@ def test_a_path_is_the_network_that_is_cut_from_it() -> None:
     """In training and, with its running statistics, in evaluation."""
     space, (x, labels) = _space(), _batch()
     supernet = fixed_supernet(space, seed=3)
-    state = _State(supernet, UniformPath(space), nn.CrossEntropyLoss(), RECIPE)
+    state = supernet_state(supernet, UniformPath(space), nn.CrossEntropyLoss(), RECIPE)
     for seed in range(3):
-        state.weight_step(x, labels, _rng(seed), 0.0, ALONE)
+        state.weight_step(x, labels, rng=_rng(seed))
     for seed in range(4):
         architecture = space.random(np.random.default_rng(seed))
         path, network = one_hot(space, architecture), supernet.cut(architecture)

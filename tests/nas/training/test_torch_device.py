@@ -15,9 +15,10 @@ from nas.recipes import load_recipe
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.tfnas.searcher import TFNASRecipe, TFNASSearcher
 from nas.training import from_scratch as scratch
-from nas.training.epochs import Report, Resumable, Values, run_epochs
+from nas.training.epochs import Resumable, Values, run_epochs
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
+from nas.training.steps import Report
 from nas.training.torch_device import CPU, TorchDevice, find_torch_device
 from tests.conftest import make_small_space, write_table
 from tests.nas.runs import Stop, stopping_after, tiny_data

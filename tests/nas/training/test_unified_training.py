@@ -20,17 +20,17 @@ from nas.evaluators.unified_weights import UnifiedEvaluator
 from nas.spaces.sgnas import SKIP, SUB_BLOCKS, architecture_of
 from nas.supernet.unified_supernet import UnifiedSupernet
 from nas.training.calibration import calibrate
+from nas.training.criterion import criterion_of
 from nas.training.optimizer import TensorFlowRMSprop
 from nas.training.run_folder import RunFolder
 from nas.training.strategies.kernel_paths import BARE, FairPaths
 from nas.training.unified_training import (
     UnifiedRecipe,
+    UnifiedTraining,
     answer,
     divide,
     fitness,
-    supernet_step,
     train_unified,
-    unified_criterion,
 )
 from tests.nas.runs import Stop, stopping_after, tiny_data
 from tests.nas.supernet.test_unified_blocks import make_unified_space
@@ -94,9 +94,8 @@ def test_a_step_sums_the_gradients_of_its_paths() -> None:
     images, labels = torch.randn(8, 3, 8, 8), torch.randint(5, (8,))
     paths = FairPaths(3, np.random.default_rng(3)).step()
     ours, apart = (UnifiedSupernet(make_unified_space(), seed=0).train() for _ in range(2))
-    frozen = torch.optim.SGD(ours.parameters(), lr=0.0)
     smoothed = nn.CrossEntropyLoss(label_smoothing=0.1)
-    mean = supernet_step(ours, frozen, images, labels, paths, criterion=smoothed)
+    mean = UnifiedTraining(ours, smoothed, RECIPE, seed=0).train_weights(images, labels, paths)
     losses = [smoothed(apart(images, path), labels) for path in paths]
     sum(losses).backward()
     assert mean == pytest.approx(float(sum(losses).detach()) / 4, rel=1e-5)
@@ -172,7 +171,7 @@ def test_an_answer_is_calibrated_and_the_supernet_stays_as_it_is(
     path = [[0, 1, SKIP, SKIP, SKIP, SKIP]] * 3
     network = answer(supernet, path, data, parts, RECIPE)
     assert not network.training
-    criterion = unified_criterion(data, 5, RECIPE, seed=2)
+    criterion = criterion_of(data, 5, RECIPE, seed=2, default="scratch")
     score = fitness(supernet, path, data, parts, RECIPE, criterion=criterion)
     evaluator = UnifiedEvaluator(copy.deepcopy(supernet), data, parts, RECIPE, criterion=criterion)
     architecture = architecture_of(make_unified_space(), path)
@@ -235,10 +234,10 @@ def test_the_loss_is_that_of_the_recipe_or_the_published_one() -> None:
     data = data_of_five_classes()
     logits, labels = torch.randn(8, 5), torch.randint(5, (8,))
     published = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
-    assert unified_criterion(data, 5, RECIPE, seed=0)(logits, labels) == published
+    assert criterion_of(data, 5, RECIPE, seed=0, default="scratch")(logits, labels) == published
     plain = msgspec.structs.replace(RECIPE, criterion="cross-entropy")
     expected = nn.functional.cross_entropy(logits, labels)
-    assert unified_criterion(data, 5, plain, seed=0)(logits, labels) == expected
+    assert criterion_of(data, 5, plain, seed=0, default="scratch")(logits, labels) == expected
 
 
 def test_rmsprop_is_tensorflows_formula() -> None:
