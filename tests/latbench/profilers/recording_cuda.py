@@ -230,7 +230,7 @@ def install_nvml(
     highest: int | None = 1400,
     lost: bool = False,
 ) -> None:
-    """Put clocks in MHz in NVML's place; None is not told."""
+    """Put clocks in MHz in NVML's place; None is a clock that the board does not report."""
 
     class NVMLError(Exception):
         value = 15 if lost else 3

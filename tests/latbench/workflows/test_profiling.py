@@ -146,12 +146,14 @@ def test_a_visit_makes_the_calls_it_is_asked_for(profile: DeviceProfile) -> None
 def test_a_visit_takes_the_time_that_the_session_tells(profile: DeviceProfile) -> None:
     """Sessions on other devices have their own clock."""
 
-    class Told(_CountingSession):
+    class OwnClock(_CountingSession):
         def timed_call(self) -> int:
             self.call()
             return 7
 
-    taken = visit(Told(CountingProfiler(profile)), profile.sweep, dwell_ms=0, flush=lambda: None)
+    taken = visit(
+        OwnClock(CountingProfiler(profile)), profile.sweep, dwell_ms=0, flush=lambda: None
+    )
     assert {*taken.hot_ns, *taken.cold_ns} == {7}
 
 
@@ -186,12 +188,12 @@ def test_visits_that_are_distrusted_are_made_again(
 
     blocks = tiny_space.blocks()
     targets = [block_target(i, (b,), quick_profile.sweep) for i, b in enumerate(blocks)]
-    told: list[int] = []
+    reported: list[int] = []
     profiler = Unsteady(quick_profile)
-    record = sweep_pass(profiler, targets, number=0, on_visit=lambda done, _: told.append(done))
+    record = sweep_pass(profiler, targets, number=0, on_visit=lambda done, _: reported.append(done))
     assert sorted(id_ for id_, _ in record.visits) == list(range(len(blocks)))
     assert len(profiler.opened) == len(blocks) + 3
-    assert told == list(range(1, len(blocks) + 1))
+    assert reported == list(range(1, len(blocks) + 1))
     profiler.bad = 10**6
     with pytest.raises(RuntimeFailure, match="do not count: too hot"):
         sweep_pass(profiler, targets, number=1)
@@ -515,10 +517,10 @@ def test_a_process_of_its_own_verifies_and_passes_errors_on(
     tmp_path: Path, profiled: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
 ) -> None:
     network = tiny_space.lower(tiny_space.random(np.random.default_rng(7)))
-    told: list[float] = []
-    result = verify_apart(profiled, [network], progress=lambda fraction, _: told.append(fraction))
+    reported: list[float] = []
+    result = verify_apart(profiled, [network], progress=lambda fraction, _: reported.append(fraction))
     assert result.networks[0].predicted == LatencyTable.open(profiled).predict(network)
-    assert told[-1] == 1.0
+    assert reported[-1] == 1.0
     with pytest.raises(MismatchError, match="fitted on"):
         verify_apart(profiled, [next(iter(LatencyTable.open(profiled).networks))])
     unknown = msgspec.structs.replace(quick_profile, runtime="onnxrutnime")

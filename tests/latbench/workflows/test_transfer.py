@@ -57,7 +57,7 @@ def test_a_transfer_keeps_to_its_time_and_goes_on(
     profile_space(profiler, tmp_path / "old.sqlite", space, time_limit_s=1e-3)
     source, path = LatencyTable.open(tmp_path / "old.sqlite"), tmp_path / "new.sqlite"
     networks = spread_networks(space, 6, seed=0)
-    told: list[float] = []
+    reported: list[float] = []
     first = transfer(
         profiler,
         path,
@@ -65,10 +65,10 @@ def test_a_transfer_keeps_to_its_time_and_goes_on(
         networks=networks,
         blocks=20,
         time_limit_s=1e-6,
-        progress=lambda fraction, words: told.append(fraction),
+        progress=lambda fraction, words: reported.append(fraction),
     )
     assert (first.passes, first.complete) == (1, False)
-    assert told[-1] == 1.0
+    assert reported[-1] == 1.0
     assert all(estimate.noisy for estimate in LatencyTable.open(path).estimates.values())
     rest = transfer(profiler, path, source, networks=networks, blocks=20)
     assert (rest.passes, rest.complete) == (quick_profile.sweep.min_passes, True)
