@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import latbench.workflows.network_sweep
 import latbench.workflows.profiling
+import latbench.workflows.recorded_passes
 from latbench.blocks import Network
 from latbench.device import DeviceProfile, SweepProtocol
 from latbench.environment import Environment, Gpu, current_environment
@@ -31,6 +31,7 @@ from latbench.measure.visit import visit
 from latbench.profilers import PROFILERS, CacheFlusher, Flush, Profiler, Session, make_profiler
 from latbench.tables import LatencyTable, TableStore
 from latbench.tables.estimation import Drift
+from latbench.workflows.network_sweep import require_device
 from latbench.workflows.profiling import ProfileResult, _Run
 from latbench.workflows.verification import calibrate, verify, verify_apart
 from nas.latency.priced_space import PricedSpace
@@ -220,6 +221,81 @@ def test_what_could_not_be_done_as_asked_stays_in_the_table(
     assert LatencyTable.open(path).environment.remarks == ["It was not held."]
 
 
+def test_remarks_of_a_verification_and_a_calibration_stay_in_the_table(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_fixed_space: SearchSpace
+) -> None:
+    class Remarking(CountingProfiler):
+        said = ""
+
+        def remarks(self) -> list[str]:
+            return [self.said] if self.calls and self.said else []
+
+    path, profiler = tmp_path / "t.sqlite", Remarking(quick_profile)
+    _run(profiler, path, tiny_fixed_space, limit_s=1e-3)
+    rng = np.random.default_rng(7)
+    drawn = [tiny_fixed_space.lower(tiny_fixed_space.random(rng)) for _ in range(2)]
+    profiler.said = "It was not verified as asked."
+    verify(profiler, LatencyTable.open(path), drawn[:1])
+    profiler.said = "It was not calibrated as asked."
+    calibrate(profiler, LatencyTable.open(path), drawn[1:])
+    assert LatencyTable.open(path).environment.remarks == [
+        "It was not verified as asked.",
+        "It was not calibrated as asked.",
+    ]
+
+
+def test_the_environment_is_read_while_the_device_is_held(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_fixed_space: SearchSpace
+) -> None:
+    """Reading the clock of a GPU keeps it at work, which would disturb another measurement."""
+
+    class Asking(CountingProfiler):
+        asked = 0
+
+        def environment(self) -> Environment:
+            self.asked += 1
+            with pytest.raises(DeviceBusyError), device_lock("cpu"):
+                pass
+            return super().environment()
+
+    path, profiler = tmp_path / "t.sqlite", Asking(quick_profile)
+    _run(profiler, path, tiny_fixed_space, limit_s=1e-3)
+    rng = np.random.default_rng(7)
+    drawn = [tiny_fixed_space.lower(tiny_fixed_space.random(rng)) for _ in range(2)]
+    before = profiler.asked
+    verify(profiler, LatencyTable.open(path), drawn[:1])
+    calibrate(profiler, LatencyTable.open(path), drawn[1:])
+    require_device(profiler, LatencyTable.open(path))
+    assert profiler.asked == before + 3
+
+
+def test_a_time_limit_ends_a_slow_pass_between_two_visits(
+    tmp_path: Path,
+    quick_profile: DeviceProfile,
+    tiny_fixed_space: SearchSpace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Visits become ten times slower in the second pass; those that were made are kept."""
+    clock = [0.0]
+    monkeypatch.setattr(latbench.workflows.profiling, "monotonic", lambda: clock[0])
+
+    class Slow(CountingProfiler):
+        def open(self, network: Network) -> Session:
+            clock[0] += 1.0 if len(self.opened) < whole else 10.0
+            return super().open(network)
+
+    whole = len(tiny_fixed_space.blocks()) + quick_profile.sweep.networks
+    path, profiler = tmp_path / "t.sqlite", Slow(quick_profile)
+    result = _run(profiler, path, tiny_fixed_space, limit_s=2.0 * whole)
+    assert (result.stopped, result.passes) == ("time limit", 2)
+    assert 2 * whole <= clock[0] < 2 * whole + 10
+    assert result.measured == len(tiny_fixed_space.blocks())
+    with TableStore.open(path) as store:
+        visited = [id_ for id_, _ in store.visits(store.sweeps("profile", done=False)[0])]
+    assert len(visited) == len(profiler.opened)
+    assert len(set(visited)) == whole < len(visited) < 2 * whole
+
+
 def test_a_pass_visits_every_target_in_a_new_order(
     quick_profile: DeviceProfile, tiny_space: SearchSpace
 ) -> None:
@@ -253,7 +329,7 @@ def test_the_time_left_that_is_told_is_what_is_left(
     limit_s: float,
     off: float,
 ) -> None:
-    """Every visit takes a second: the last pass is finished, whatever the limit."""
+    """Every visit takes a second: the first pass is finished, whatever the limit."""
     clock, reports = [0.0], []
     monkeypatch.setattr(latbench.workflows.profiling, "monotonic", lambda: clock[0])
     monkeypatch.setattr(_Run, "_converged", lambda self: False)
@@ -269,7 +345,7 @@ def test_the_time_left_that_is_told_is_what_is_left(
         record.seconds = clock[0] - begin
         return record
 
-    monkeypatch.setattr(latbench.workflows.profiling, "sweep_pass", slow)
+    monkeypatch.setattr(latbench.workflows.recorded_passes, "sweep_pass", slow)
     sweep = msgspec.structs.replace(
         quick_profile.sweep, scan_passes=SweepProtocol().scan_passes, max_passes=4
     )
@@ -312,7 +388,9 @@ def test_a_table_goes_on_with_more_networks_and_loses_none(
     with TableStore.open(path) as store:
         first, seen = store.networks("profile"), visits(store)
     with monkeypatch.context() as patched:  # registered, and never visited
-        patched.setattr(latbench.workflows.profiling, "sweep_pass", _interrupted_at(_passes(path)))
+        patched.setattr(
+            latbench.workflows.recorded_passes, "sweep_pass", _interrupted_at(_passes(path))
+        )
         _run(profiler_of(9), path, tiny_space)
     verify(profiler_of(9), LatencyTable.open(path), drawn[2:])
     result = _run(profiler_of(9), path, tiny_space)
@@ -376,7 +454,7 @@ def test_an_interrupted_verification_goes_on_with_the_same_version_only(
             made.append(number)
             return sweep_pass(*args, number=number, **others)
 
-        monkeypatch.setattr(latbench.workflows.network_sweep, "sweep_pass", spied)
+        monkeypatch.setattr(latbench.workflows.recorded_passes, "sweep_pass", spied)
         with suppress(KeyboardInterrupt):
             verify(profiler, table, [network])
         return made
@@ -430,7 +508,7 @@ def test_ctrl_c_saves_the_finished_passes(
 ) -> None:
     path = tmp_path / "t.sqlite"
     monkeypatch.setattr(
-        latbench.workflows.profiling, "sweep_pass", _interrupted_at(SCAN_PASSES + 2)
+        latbench.workflows.recorded_passes, "sweep_pass", _interrupted_at(SCAN_PASSES + 2)
     )
     result = _run(PricedProfiler(quick_profile), path, tiny_space)
     assert (result.stopped, result.passes) == ("interrupted", SCAN_PASSES + 2)
@@ -466,7 +544,7 @@ def test_an_interrupt_before_the_first_pass_leaves_no_file(
     tiny_space: SearchSpace,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(latbench.workflows.profiling, "sweep_pass", _interrupted_at(0))
+    monkeypatch.setattr(latbench.workflows.recorded_passes, "sweep_pass", _interrupted_at(0))
     with pytest.raises(KeyboardInterrupt):
         _run(make_profiler(quick_profile), tmp_path / "t.sqlite", tiny_space)
     assert list(tmp_path.iterdir()) == []
@@ -572,7 +650,7 @@ def test_calibration_adds_networks_and_an_interval(
     path, before = profiled, LatencyTable.open(profiled)
     rng = np.random.default_rng(5)
     networks = [tiny_space.lower(tiny_space.random(rng)) for _ in range(12)]
-    monkeypatch.setattr(latbench.workflows.network_sweep, "sweep_pass", _interrupted_at(2))
+    monkeypatch.setattr(latbench.workflows.recorded_passes, "sweep_pass", _interrupted_at(2))
     with pytest.raises(KeyboardInterrupt):
         calibrate(profiler, before, networks)
     assert LatencyTable.open(path).fit == before.fit
