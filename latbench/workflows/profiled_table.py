@@ -17,6 +17,7 @@ from latbench.errors import MismatchError
 from latbench.measure.sweep import Target, block_target, network_target
 from latbench.profilers import Profiler
 from latbench.tables import SpaceLabel, TableStore
+from latbench.workflows.recorded_passes import renew_environment
 
 
 def open_or_create(path: Path, profiler: Profiler, space: SpaceLabel) -> TableStore:
@@ -46,7 +47,22 @@ def open_or_create(path: Path, profiler: Profiler, space: SpaceLabel) -> TableSt
     return store
 
 
-def require_same_machine(store: TableStore, now: Environment) -> None:
+def begin_profiling(store: TableStore, profiler: Profiler) -> int:
+    """Begin or resume the profiling sweep, and record the present environment.
+
+    Returns:
+        Id of the sweep.
+
+    Raises:
+        MismatchError: The table has visits from another machine or version.
+    """
+    environment = profiler.environment()
+    _require_same_machine(store, environment)
+    renew_environment(store, environment)
+    return store.begin_sweep("profile", environment)
+
+
+def _require_same_machine(store: TableStore, now: Environment) -> None:
     """Check that new visits come from the same machine and runtime version as earlier ones.
 
     Raises:

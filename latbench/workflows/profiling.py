@@ -26,13 +26,13 @@ from latbench.tables import SpaceLabel, StoredFit, TableStore
 from latbench.tables.estimation import work_out
 from latbench.tables.width_curves import Curves
 from latbench.workflows.profiled_table import (
+    begin_profiling,
     block_targets,
     join_networks,
     open_or_create,
     profile_targets,
-    require_same_machine,
 )
-from latbench.workflows.recorded_passes import record_pass, renew_environment
+from latbench.workflows.recorded_passes import record_pass
 from latbench.workflows.width_plan import WidthPlan, likely_blocks
 
 Stopped = Literal["converged", "time limit", "pass limit", "interrupted"]
@@ -124,10 +124,7 @@ def profile(
         with open_or_create(path, profiler, space) as store:
             run = None
             try:
-                environment = profiler.environment()
-                require_same_machine(store, environment)
-                renew_environment(store, environment)
-                sweep = store.begin_sweep("profile", environment)
+                sweep = begin_profiling(store, profiler)
                 join_networks(store, networks)
                 likely = len(likely_blocks(blocks))
                 run = _Run(profiler, store, sweep, begin, time_limit_s, progress, likely=likely)

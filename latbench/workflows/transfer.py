@@ -28,16 +28,16 @@ from latbench.measure.statistics import conformal_half_width
 from latbench.profilers import Profiler
 from latbench.progress import Progress, silent
 from latbench.result import Result
-from latbench.tables import Estimate, LatencyTable, StoredFit
+from latbench.tables import Estimate, LatencyTable, StoredFit, TableStore
 from latbench.tables.alignment import Alignment
 from latbench.tables.estimation import as_estimate, work_out
 from latbench.workflows.profiled_table import (
+    begin_profiling,
     join_networks,
     open_or_create,
     profile_targets,
-    require_same_machine,
 )
-from latbench.workflows.recorded_passes import make_passes, renew_environment
+from latbench.workflows.recorded_passes import make_passes
 
 Floats = NDArray[np.float64]
 
@@ -116,64 +116,44 @@ def transfer(
             another device, machine, version of the runtime or space.
         DeviceBusyError: Another process measures on the device.
     """
-    known, many = _transferable(source, blocks)
-    frequent = set(many)
-    features = _features(many, known)
-    chosen = [many[i] for i in _spread(features, blocks)]
-    chosen += [spec for spec in known if spec not in frequent]
+    known, old = _transferable(source, blocks)
+    features = _features(list(old), known)
+    chosen = _chosen(known, list(old), features, blocks=blocks)
     protocol = profiler.profile.sweep
     with (
         device_lock(profiler.profile.device),
         open_or_create(path, profiler, source.space) as store,
     ):
-        environment = profiler.environment()
-        require_same_machine(store, environment)
-        renew_environment(store, environment)
-        sweep = store.begin_sweep("profile", environment)
+        sweep = begin_profiling(store, profiler)
         store.add_blocks(chosen)
         join_networks(store, networks)
-        passes = protocol.min_passes
         make_passes(
             profiler,
             store,
             sweep,
             profile_targets(store, protocol),
-            passes=passes,
+            passes=protocol.min_passes,
             limit_s=time_limit_s,
             progress=progress,
         )
+        hot, cold = _predict_blocks(store, sweep, old, features, quantile=protocol.quantile)
         made = store.passes(sweep)
-        samples = Samples.of(store.visits(sweep))
-        ids = {spec: id_ for id_, spec in store.blocks().items()}
-        measured = {spec: ids[spec] for spec in many if ids.get(spec) in samples.hot_ms}
-        quantile = protocol.quantile
-        old = {spec: known[spec] for spec in many}
-        hot, cold = (
-            _predict(old, features, _by_block(samples, measured, quantile, cold=cold), cold=cold)
-            for cold in (False, True)
+        _store_predictions(store, source, hot, cold=cold)
+        return TransferResult(
+            blocks=len(known),
+            measured=len(chosen),
+            left_out_error=hot.left_out_error,
+            half_width=float(np.expm1(max(hot.half_width, cold.half_width))),
+            fit=work_out(store, protocol),
+            passes=made,
+            complete=made >= protocol.min_passes,
         )
-        store.add_blocks(many)
-        if source.curves.alignment is not None:
-            store.record_alignment(Alignment(source.curves.alignment.classes, error=None))
-        store.set_transferred(
-            {s: as_estimate(hot.latencies[s], cold.latencies[s], visits=0) for s in many}
-        )
-        fit = work_out(store, protocol)
-    return TransferResult(
-        blocks=len(known),
-        measured=len(chosen),
-        left_out_error=hot.left_out_error,
-        half_width=float(np.expm1(max(hot.half_width, cold.half_width))),
-        fit=fit,
-        passes=made,
-        complete=made >= passes,
-    )
 
 
 def _transferable(
     source: LatencyTable, blocks: int
-) -> tuple[dict[BlockSpec, Estimate], list[BlockSpec]]:
-    """Measured estimates of the source, and those of its blocks that are of a frequent kind.
+) -> tuple[dict[BlockSpec, Estimate], dict[BlockSpec, Estimate]]:
+    """Measured estimates of the source, and those among them of frequent kinds of block.
 
     Raises:
         MismatchError: The source has too few of these blocks.
@@ -186,7 +166,16 @@ def _transferable(
             f"{source.path} has {len(many)} measured blocks to transfer from, too few: at least "
             f"{2 * blocks} are needed"
         )
-    return known, many
+    return known, {spec: known[spec] for spec in many}
+
+
+def _chosen(
+    known: dict[BlockSpec, Estimate], many: Sequence[BlockSpec], features: Floats, *, blocks: int
+) -> list[BlockSpec]:
+    """Blocks to measure: some that differ among the frequent kinds, and all of rare kinds."""
+    frequent = set(many)
+    rare = [spec for spec in known if spec not in frequent]
+    return [many[i] for i in _spread(features, blocks)] + rare
 
 
 @dataclass(frozen=True)
@@ -202,6 +191,40 @@ class _Predicted:
     latencies: dict[BlockSpec, Interval]
     left_out_error: float
     half_width: float
+
+
+def _predict_blocks(
+    store: TableStore,
+    sweep: int,
+    old: dict[BlockSpec, Estimate],
+    features: Floats,
+    *,
+    quantile: float,
+) -> tuple[_Predicted, _Predicted]:
+    """Hot and cold latencies on the new device, from the measured ones among ``old``."""
+    samples = Samples.of(store.visits(sweep))
+    ids = {spec: id_ for id_, spec in store.blocks().items()}
+    measured = {spec: ids[spec] for spec in old if ids.get(spec) in samples.hot_ms}
+    hot, cold = (
+        _predict(old, features, _by_block(samples, measured, quantile, cold=cold), cold=cold)
+        for cold in (False, True)
+    )
+    return hot, cold
+
+
+def _store_predictions(
+    store: TableStore, source: LatencyTable, hot: _Predicted, *, cold: _Predicted
+) -> None:
+    """Store the predicted latencies, and the width classes of the source as not yet scanned."""
+    store.add_blocks(hot.latencies)
+    if source.curves.alignment is not None:
+        store.record_alignment(Alignment(source.curves.alignment.classes, error=None))
+    store.set_transferred(
+        {
+            spec: as_estimate(interval, cold.latencies[spec], visits=0)
+            for spec, interval in hot.latencies.items()
+        }
+    )
 
 
 def _by_block(
