@@ -18,7 +18,7 @@ from time import perf_counter
 import numpy as np
 
 from latbench.blocks import Network, network_graph
-from latbench.blocks.graph import fold_norms
+from latbench.blocks.norm_folding import fold_norms
 from latbench.environment import current_environment
 from latbench.render.onnx import render_onnx_apart
 from latbench.render.parameters import random_parameters

@@ -10,9 +10,10 @@ import msgspec
 from latbench.blocks.averages import AverageBlock, GlobalAverage
 from latbench.blocks.classifier import Classifier
 from latbench.blocks.conv import ConvBlock
-from latbench.blocks.graph import Graph, chain, fold_norms
+from latbench.blocks.graph import Graph, chain
 from latbench.blocks.inverted_residual import InvertedResidual
 from latbench.blocks.mixed import MixedInvertedResidual, sub_block_order
+from latbench.blocks.norm_folding import fold_norms
 from latbench.blocks.shuffle import ShuffleUnit, ShuffleXception
 from latbench.blocks.spec import (
     BlockSpec,

@@ -20,7 +20,7 @@ from latbench.blocks import Network
 from latbench.device import SweepProtocol
 from latbench.errors import RuntimeFailure
 from latbench.measure.visit import Visit, visit
-from latbench.profilers import Profiler
+from latbench.profilers import Flush, Profiler
 
 _MOST_DROPPED = 100  # successive visits: some seconds, in which a device may recover
 
@@ -86,6 +86,7 @@ def sweep_pass(
     targets: Sequence[Target],
     *,
     number: int,
+    may_skip: Callable[[int], bool] = lambda target_id: False,
     on_visit: Callable[[int, int], None] = lambda done, total: None,
 ) -> PassRecord:
     """Visit every target, in a random order that the number of the pass seeds.
@@ -96,12 +97,12 @@ def sweep_pass(
         profiler: Profiler that opens the sessions.
         targets: Targets to visit.
         number: Number of the pass, which seeds the order.
+        may_skip: Whether the pass may leave out a target; called with its id before each visit.
         on_visit: Callback after each visit, with the number of finished visits and of all visits.
 
     Raises:
         RuntimeFailure: The runtime refused a target, or too many successive visits were dropped.
     """
-    protocol = profiler.profile.sweep
     order = [target for target in targets for _ in range(target.visits)]
     shuffle = np.random.default_rng(number).permutation(len(order))
     flush, watch = profiler.cache_flusher(), profiler.watch()
@@ -115,20 +116,9 @@ def sweep_pass(
         queue = deque(order[index] for index in shuffle)
         while queue:
             target = queue.popleft()
-            opening = perf_counter()
-            session = profiler.open(target.network)
-            opened = perf_counter()
-            taken = visit(
-                session,
-                protocol,
-                dwell_ms=target.dwell_ms,
-                flush=flush if target.cold else None,
-                watch=watch,
-            )
-            closing = perf_counter()
-            session.close()
-            record.open_s += opened - opening + perf_counter() - closing
-            record.calls_s += taken.calls_ns / 1e9
+            if may_skip(target.id):
+                continue
+            taken = _visit_target(profiler, target, record, flush=flush, watch=watch)
             reason = profiler.distrust()
             if reason is None:
                 dropped = 0
@@ -144,3 +134,29 @@ def sweep_pass(
             gc.enable()
     record.seconds = perf_counter() - begin
     return record
+
+
+def _visit_target(
+    profiler: Profiler,
+    target: Target,
+    record: PassRecord,
+    *,
+    flush: Flush,
+    watch: Callable[[], None] | None,
+) -> Visit:
+    """Visit a target in a new session, and add the time that this took to the record."""
+    opening = perf_counter()
+    session = profiler.open(target.network)
+    opened = perf_counter()
+    taken = visit(
+        session,
+        profiler.profile.sweep,
+        dwell_ms=target.dwell_ms,
+        flush=flush if target.cold else None,
+        watch=watch,
+    )
+    closing = perf_counter()
+    session.close()
+    record.open_s += opened - opening + perf_counter() - closing
+    record.calls_s += taken.calls_ns / 1e9
+    return taken

@@ -20,7 +20,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from latbench.blocks import Network, network_graph
-from latbench.blocks.graph import INPUT, Graph, fold_norms
+from latbench.blocks.graph import INPUT, Graph
+from latbench.blocks.norm_folding import fold_norms
 from latbench.device import DeviceProfile, Precision
 from latbench.errors import InvalidValueError, RuntimeFailure
 from latbench.profilers.base import Profiler, Session

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latbench.blocks import Network, network_graph
-from latbench.blocks.graph import fold_norms
+from latbench.blocks.norm_folding import fold_norms
 from latbench.device import DeviceProfile
 from latbench.errors import RuntimeFailure
 from latbench.profilers.base import Profiler, Session, missing_package, read_options

@@ -33,9 +33,9 @@ from latbench.blocks.graph import (
     Pool,
     PReLU,
     Shuffle,
-    fold_norms,
     sliced_map,
 )
+from latbench.blocks.norm_folding import fold_norms
 from latbench.device import Precision
 from latbench.render.parameters import (
     Parameters,

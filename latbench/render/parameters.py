@@ -22,8 +22,8 @@ from latbench.blocks.graph import (
     Linear,
     Norm,
     PReLU,
-    foldable_norms,
 )
+from latbench.blocks.norm_folding import foldable_norms
 
 Array = NDArray[np.float32]
 Parameters = Mapping[str, Array]

@@ -108,7 +108,7 @@ def check_device(
     """
     profiler = make_profiler(device if isinstance(device, DeviceProfile) else load_device(device))
     seconds = as_duration_s(duration)
-    environment = profiler.environment()
     with device_lock(profiler.profile.device):
+        environment = profiler.environment()
         noise = check_noise(profiler, environment, seconds=seconds, progress=progress)
     return DeviceCheck(profiler.profile.name, profiler.profile.runtime, noise)

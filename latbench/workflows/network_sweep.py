@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from math import inf
-from time import monotonic
 
 from latbench.blocks import Network
 from latbench.cost import network_cost
@@ -19,17 +17,13 @@ from latbench.environment import Environment
 from latbench.errors import MismatchError
 from latbench.measure.lock import device_lock
 from latbench.measure.samples import Interval, Samples
-from latbench.measure.sweep import (
-    Target,
-    fraction_done,
-    network_target,
-    sweep_pass,
-)
+from latbench.measure.sweep import network_target
 from latbench.profilers import Profiler
 from latbench.progress import Progress, silent
 from latbench.tables import LatencyTable, TableStore
 from latbench.tables.estimation import Drift
 from latbench.tables.records import Purpose
+from latbench.workflows.recorded_passes import make_passes
 
 _VISITS_A_PASS = 2
 _RESUME_WITHIN_S = 3600.0  # older visits do not describe the present state of the machine
@@ -50,8 +44,21 @@ class MeasuredNetworks:
     floor: float | None
 
 
-def require_device(profiler: Profiler, table: LatencyTable) -> Environment:
+def require_device(profiler: Profiler, table: LatencyTable) -> None:
+    """Check that a table belongs to this device and machine; hold the device while reading it.
+
+    Raises:
+        MismatchError: The table belongs to another device or machine.
+        DeviceBusyError: Another process measures on the device.
+    """
+    with device_lock(profiler.profile.device):
+        present_environment(profiler, table)
+
+
+def present_environment(profiler: Profiler, table: LatencyTable) -> Environment:
     """Present environment, after a check that the table belongs to this device and machine.
+
+    The caller holds the device, because a GPU's clock is read while the GPU is kept at work.
 
     Raises:
         MismatchError: The table belongs to another device or machine.
@@ -90,10 +97,26 @@ def measure_networks(
         MismatchError: The table belongs to another device or machine.
         DeviceBusyError: Another process measures on the device.
     """
-    environment = require_device(profiler, table)
+    with device_lock(profiler.profile.device):
+        environment = present_environment(profiler, table)
+        return measure_held(
+            profiler, table, networks, environment=environment, purpose=purpose, progress=progress
+        )
+
+
+def measure_held(
+    profiler: Profiler,
+    table: LatencyTable,
+    networks: Sequence[Network],
+    *,
+    environment: Environment,
+    purpose: Purpose,
+    progress: Progress,
+) -> MeasuredNetworks:
+    """As ``measure_networks``, for a caller that holds the device and has read ``environment``."""
     protocol = profiler.profile.sweep
     passes = -(-protocol.verify_visits // _VISITS_A_PASS)
-    with device_lock(profiler.profile.device), TableStore.open(table.path) as store:
+    with TableStore.open(table.path) as store:
         ids = store.add_networks(networks, purpose)
         probes = {
             id_: network
@@ -120,46 +143,3 @@ def measure_networks(
         ),
         floor=samples.split_half_noise(ids, protocol.quantile),
     )
-
-
-def make_passes(
-    profiler: Profiler,
-    store: TableStore,
-    sweep: int,
-    targets: Sequence[Target],
-    *,
-    passes: int,
-    limit_s: float = inf,
-    progress: Progress,
-) -> None:
-    """Add passes to a sweep until it has ``passes``; each pass is committed when it is done.
-
-    Args:
-        profiler: Profiler of the device.
-        store: Table that stores the passes.
-        sweep: Id of the sweep.
-        targets: Targets that each pass visits.
-        passes: Final number of passes of the sweep.
-        limit_s: Wall time in s after which no pass is started; at least one pass is finished.
-        progress: Callback that reports the progress.
-    """
-    begin, first = monotonic(), store.passes(sweep)
-    taken_s: list[float] = []
-    for number in range(first, passes):
-        if taken_s and monotonic() - begin + taken_s[-1] / 2 > limit_s:
-            return
-
-        def visited(done: int, total: int, number: int = number) -> None:
-            elapsed_s, share = monotonic() - begin, done / total
-            spent_s = elapsed_s - sum(taken_s)
-            whole_s = spent_s / share
-            by_passes_s = (passes - number) * whole_s - spent_s
-            left_s = max(whole_s - spent_s, limit_s - elapsed_s)
-            done_part = (number + share) / passes
-            if left_s < by_passes_s:  # the time limit comes first
-                done_part = fraction_done(elapsed_s, left_s)
-            progress(done_part, f"pass {number + 1} of {passes}")
-
-        record = sweep_pass(profiler, targets, number=number, on_visit=visited)
-        store.add_pass(sweep, record)
-        taken_s.append(record.seconds)

@@ -15,28 +15,24 @@ from pathlib import Path
 from time import monotonic
 from typing import Literal
 
-import numpy as np
-from msgspec.structs import replace
-
 from latbench.blocks import BlockSpec, Network
-from latbench.device import SweepProtocol
-from latbench.environment import Environment
-from latbench.errors import MismatchError
 from latbench.measure.lock import device_lock
 from latbench.measure.samples import Samples
-from latbench.measure.sweep import (
-    Target,
-    block_target,
-    fraction_done,
-    network_target,
-    sweep_pass,
-)
+from latbench.measure.sweep import Target, fraction_done
 from latbench.profilers import Profiler
 from latbench.progress import Progress, silent
 from latbench.result import Result
 from latbench.tables import SpaceLabel, StoredFit, TableStore
 from latbench.tables.estimation import work_out
 from latbench.tables.width_curves import Curves
+from latbench.workflows.profiled_table import (
+    begin_profiling,
+    block_targets,
+    join_networks,
+    open_or_create,
+    profile_targets,
+)
+from latbench.workflows.recorded_passes import record_pass
 from latbench.workflows.width_plan import WidthPlan, likely_blocks
 
 Stopped = Literal["converged", "time limit", "pass limit", "interrupted"]
@@ -100,8 +96,9 @@ def profile(
     """Fill the table at ``path``, or continue to fill it, and fit its prices.
 
     All blocks share the time limit: a short limit makes every price less precise, but leaves none
-    out. At least one pass is always finished. An interrupt (``KeyboardInterrupt``) discards the
-    current pass and ends the run in the same way as a time limit.
+    out. At least one pass is always finished. When the time is up in a later pass, only blocks that
+    have no visit yet are still visited, and all visits are kept. An interrupt
+    (``KeyboardInterrupt``) discards the current pass and ends the run.
 
     Args:
         profiler: Profiler of the device.
@@ -127,14 +124,11 @@ def profile(
         with open_or_create(path, profiler, space) as store:
             run = None
             try:
-                environment = profiler.environment()
-                require_same_machine(store, environment)
-                renew_environment(store, environment)
-                sweep = store.begin_sweep("profile", environment)
+                sweep = begin_profiling(store, profiler)
                 join_networks(store, networks)
                 likely = len(likely_blocks(blocks))
                 run = _Run(profiler, store, sweep, begin, time_limit_s, progress, likely=likely)
-                stopped = run.measure(WidthPlan(store, blocks))
+                stopped = run.measure(WidthPlan(blocks))
                 if not run.samples.hot_ms.keys() & store.networks("profile").keys():
                     raise KeyboardInterrupt
             except BaseException:
@@ -144,88 +138,6 @@ def profile(
             progress(1.0, "fitting prices")
             fit = work_out(store, profiler.profile.sweep)
             return _result(store, run, fit, stopped, seconds=monotonic() - begin)
-
-
-def open_or_create(path: Path, profiler: Profiler, space: SpaceLabel) -> TableStore:
-    """Open the table at ``path`` for this device and space; create it if it does not exist.
-
-    Raises:
-        InvalidFileError: The file is not a latency table.
-        MismatchError: The table belongs to another device or space.
-    """
-    if not path.exists():
-        environment = profiler.environment()
-        return TableStore.create(
-            path, device=profiler.profile, space=space, environment=environment
-        )
-    store = TableStore.open(path)
-    try:
-        if not profiler.profile.same_device(store.device):
-            raise MismatchError(
-                f"{path} is a table of {store.device.name}, not of {profiler.profile.name} as it "
-                "is now: choose another file"
-            )
-        if store.space != space:
-            raise MismatchError(f"{path} prices {store.space}, not {space}: choose another file")
-    except MismatchError:
-        store.close()
-        raise
-    return store
-
-
-def renew_environment(store: TableStore, environment: Environment) -> None:
-    """Record the environment of a run; remarks of earlier runs are kept."""
-    remarks = [*store.environment.remarks, *environment.remarks]
-    store.record_environment(replace(environment, remarks=list(dict.fromkeys(remarks))))
-
-
-def keep_remarks(store: TableStore, profiler: Profiler) -> None:
-    """Record which requests the profiler could not follow so far."""
-    known = store.environment.remarks
-    if any(remark not in known for remark in profiler.remarks()):
-        renew_environment(store, replace(store.environment, remarks=profiler.remarks()))
-
-
-def join_networks(store: TableStore, networks: Sequence[Network]) -> None:
-    """Register the networks of a profiling.
-
-    A table that already has networks keeps them and their measurements, because prices are fitted
-    on them and drift is measured with them. If it has fewer than ``networks``, new ones are added
-    to reach the same number.
-    """
-    kept = store.networks("profile")
-    known = set(store.networks("profile", "calibration", "verification").values())
-    fresh = [network for network in dict.fromkeys(networks) if network not in known]
-    lacking = min(len(fresh), max(0, len(networks) - len(kept)))
-    spread = np.linspace(0, len(fresh) - 1, lacking).round().astype(int)
-    store.add_networks([fresh[i] for i in spread], "profile")
-
-
-def profile_targets(store: TableStore, protocol: SweepProtocol) -> list[Target]:
-    """All targets of a profiling pass: the registered blocks and the networks."""
-    visits = protocol.network_visits
-    return _block_targets(store, protocol) + [
-        network_target(id_, network, protocol, visits=visits)
-        for id_, network in store.networks("profile").items()
-    ]
-
-
-def _block_targets(store: TableStore, protocol: SweepProtocol) -> list[Target]:
-    return [block_target(id_, (spec,), protocol) for id_, spec in store.blocks().items()]
-
-
-def require_same_machine(store: TableStore, now: Environment) -> None:
-    """Check that new visits come from the same machine and runtime version as earlier ones.
-
-    Raises:
-        MismatchError: The table has visits from another machine or version.
-    """
-    differences = now.differences(store.environment)
-    if differences and store.profiling() is not None:
-        raise MismatchError(
-            f"{store.path} was measured elsewhere ({'; '.join(differences)}), and visits are not "
-            "pooled: choose another file"
-        )
 
 
 def _result(
@@ -305,7 +217,7 @@ class _Run:
         scanned = plan.scan()
         self.store.add_blocks(scanned)
         wanted = {(spec,) for spec in scanned}
-        blocks = _block_targets(self.store, self.protocol)
+        blocks = block_targets(self.store, self.protocol)
         targets = [target for target in blocks if target.network in wanted]
         scans = self.protocol.scan_passes
         while True:
@@ -320,7 +232,26 @@ class _Run:
                 return max(least_s, self.limit_s - self._elapsed_s())
 
             self._pass(targets, left_s, words="scanning widths")
-        plan.add_widths(scanned, self.samples, self.protocol.quantile)
+        registered = self.store.blocks()
+        ids = {spec: id_ for id_, spec in registered.items()}
+        fastest = self.samples.intervals([ids[s] for s in scanned], self.protocol.quantile)
+        first = plan.first({s: fastest[ids[s]].estimate_ms for s in scanned}, registered.values())
+        self.store.add_blocks(first.measured)
+        self.store.add_blocks(first.held_out, "held-out")
+        if first.alignment is not None:
+            self.store.record_alignment(first.alignment)
+
+    def _add_widths(self, plan: WidthPlan) -> bool:
+        """Register more widths where the curves need them; return whether there are any."""
+        alignment = self.store.alignment
+        if alignment is None:
+            return False
+        blocks = self.store.blocks("block")
+        intervals = self.samples.intervals(blocks, self.protocol.quantile)
+        hot = {blocks[id_]: interval for id_, interval in intervals.items()}
+        more = plan.more(hot, alignment, registered=len(blocks))
+        self.store.add_blocks(more)
+        return bool(more)
 
     def _passes(self, plan: WidthPlan) -> Stopped:
         targets = profile_targets(self.store, self.protocol)
@@ -331,7 +262,7 @@ class _Run:
                 return "pass limit"
             if done_here and self._elapsed_s() + self.pass_s / 2 > self.limit_s:
                 return "time limit"
-            if seen in _REFINE_AFTER and plan.refine(self.samples, self.protocol.quantile):
+            if seen in _REFINE_AFTER and self._add_widths(plan):
                 targets = profile_targets(self.store, self.protocol)
             if self._due(seen) and self._converged():
                 return "converged"
@@ -339,9 +270,14 @@ class _Run:
             def left_s(spent_s: float, pass_s: float, done_here: int = done_here) -> float:
                 by_passes_s = (self.protocol.max_passes - done_here) * pass_s - spent_s
                 by_limit_s = self.limit_s - self._elapsed_s()
-                return max(pass_s - spent_s, min(by_passes_s, by_limit_s))
+                left = min(by_passes_s, by_limit_s)
+                return left if done_here else max(pass_s - spent_s, left)
 
-            self._pass(targets, left_s, words=f"pass {seen + 1}")
+            def may_skip(target_id: int, done_here: int = done_here) -> bool:
+                is_up = done_here > 0 and self._elapsed_s() >= self.limit_s
+                return is_up and bool(self.samples.hot_ms.get(target_id))
+
+            self._pass(targets, left_s, may_skip=may_skip, words=f"pass {seen + 1}")
             done_here += 1
 
     def _whole_pass_s(self, block_s: float) -> float:
@@ -355,6 +291,7 @@ class _Run:
         targets: Sequence[Target],
         left_s: Callable[[float, float], float],
         *,
+        may_skip: Callable[[int], bool] = lambda target_id: False,
         words: str,
     ) -> None:
         """Make one pass and commit it.
@@ -362,11 +299,11 @@ class _Run:
         Args:
             targets: Targets to visit.
             left_s: Function of the time spent on this pass and its expected duration, both in s.
-                Returns the remaining time of the run in s. A started pass is always finished,
-                whatever the limit.
+                Returns the remaining time of the run in s.
+            may_skip: Whether the pass may leave out a target, by its id.
             words: Description of the current work.
         """
-        number, begin = self.store.passes(self.sweep), monotonic()
+        begin = monotonic()
 
         def visited(done: int, total: int) -> None:
             if done % 16 == 0 or done == total:
@@ -375,9 +312,14 @@ class _Run:
                 now = f"{words}, {done} of {total} visits"
                 self.progress(fraction_done(self._elapsed_s(), left), now)
 
-        record = sweep_pass(self.profiler, targets, number=number, on_visit=visited)
-        self.store.add_pass(self.sweep, record)
-        keep_remarks(self.store, self.profiler)
+        record = record_pass(
+            self.profiler,
+            self.store,
+            self.sweep,
+            targets,
+            may_skip=may_skip,
+            on_visit=visited,
+        )
         self.samples.add(record.visits)
         self.pass_s = record.seconds
 

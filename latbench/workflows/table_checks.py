@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
+from latbench.measure.lock import device_lock
 from latbench.profilers import PROFILERS, make_profiler
 from latbench.tables import LatencyTable, TableCheck, TableStore
 from latbench.tables.comparison import TableDifference, compare
@@ -26,12 +28,18 @@ def check_table(table: LatencyTable | str | Path) -> TableCheck:
 
     Raises:
         InvalidFileError: The file is not a latency table.
+        DeviceBusyError: The device is a GPU, and another process measures on it.
     """
     opened = open_table(table)
     if opened.origin is not None:
         return opened.check(None)
     unavailable = PROFILERS[opened.device.runtime].unavailable(opened.device)
-    now = make_profiler(opened.device).environment() if unavailable is None else None
+    if unavailable is not None:
+        return opened.check(None)
+    # a GPU is kept at work while its clock is read; the state of a CPU is read from files
+    held = device_lock(opened.device.device) if opened.device.device == "cuda" else nullcontext()
+    with held:
+        now = make_profiler(opened.device).environment()
     return opened.check(now)
 
 

@@ -28,18 +28,16 @@ from latbench.measure.statistics import conformal_half_width
 from latbench.profilers import Profiler
 from latbench.progress import Progress, silent
 from latbench.result import Result
-from latbench.tables import Estimate, LatencyTable, StoredFit
+from latbench.tables import Estimate, LatencyTable, StoredFit, TableStore
 from latbench.tables.alignment import Alignment
 from latbench.tables.estimation import as_estimate, work_out
-from latbench.workflows.network_sweep import make_passes
-from latbench.workflows.profiling import (
+from latbench.workflows.profiled_table import (
+    begin_profiling,
     join_networks,
-    keep_remarks,
     open_or_create,
     profile_targets,
-    renew_environment,
-    require_same_machine,
 )
+from latbench.workflows.recorded_passes import make_passes
 
 Floats = NDArray[np.float64]
 
@@ -118,6 +116,48 @@ def transfer(
             another device, machine, version of the runtime or space.
         DeviceBusyError: Another process measures on the device.
     """
+    known, old = _transferable(source, blocks)
+    features = _features(list(old), known)
+    chosen = _chosen(known, list(old), features, blocks=blocks)
+    protocol = profiler.profile.sweep
+    with (
+        device_lock(profiler.profile.device),
+        open_or_create(path, profiler, source.space) as store,
+    ):
+        sweep = begin_profiling(store, profiler)
+        store.add_blocks(chosen)
+        join_networks(store, networks)
+        make_passes(
+            profiler,
+            store,
+            sweep,
+            profile_targets(store, protocol),
+            passes=protocol.min_passes,
+            limit_s=time_limit_s,
+            progress=progress,
+        )
+        hot, cold = _predict_blocks(store, sweep, old, features, quantile=protocol.quantile)
+        made = store.passes(sweep)
+        _store_predictions(store, source, hot, cold=cold)
+        return TransferResult(
+            blocks=len(known),
+            measured=len(chosen),
+            left_out_error=hot.left_out_error,
+            half_width=float(np.expm1(max(hot.half_width, cold.half_width))),
+            fit=work_out(store, protocol),
+            passes=made,
+            complete=made >= protocol.min_passes,
+        )
+
+
+def _transferable(
+    source: LatencyTable, blocks: int
+) -> tuple[dict[BlockSpec, Estimate], dict[BlockSpec, Estimate]]:
+    """Measured estimates of the source, and those among them of frequent kinds of block.
+
+    Raises:
+        MismatchError: The source has too few of these blocks.
+    """
     known = {spec: e for spec, e in source.estimates.items() if e.cold_ms and source.origin is None}
     kinds = Counter(type(spec) for spec in known)
     many = [spec for spec in known if kinds[type(spec)] >= _MANY]
@@ -126,68 +166,104 @@ def transfer(
             f"{source.path} has {len(many)} measured blocks to transfer from, too few: at least "
             f"{2 * blocks} are needed"
         )
-    features = _features(many, known)
-    chosen = [many[i] for i in _spread(features, blocks)]
-    chosen += [spec for spec in known if kinds[type(spec)] < _MANY]
-    protocol = profiler.profile.sweep
-    with (
-        device_lock(profiler.profile.device),
-        open_or_create(path, profiler, source.space) as store,
-    ):
-        environment = profiler.environment()
-        require_same_machine(store, environment)
-        renew_environment(store, environment)
-        sweep = store.begin_sweep("profile", environment)
-        store.add_blocks(chosen)
-        join_networks(store, networks)
-        targets = profile_targets(store, protocol)
-        passes = protocol.min_passes
-        make_passes(
-            profiler,
-            store,
-            sweep,
-            targets,
-            passes=passes,
-            limit_s=time_limit_s,
-            progress=progress,
-        )
-        keep_remarks(store, profiler)
-        made = store.passes(sweep)
-        samples = Samples.of(store.visits(sweep))
-        ids = {spec: id_ for id_, spec in store.blocks().items()}
-        measured = [spec for spec in many if ids.get(spec) in samples.hot_ms]
-        rows = [many.index(spec) for spec in measured]
-        predicted, errors = {}, []
-        for cold in (False, True):
-            now = samples.intervals([ids[s] for s in measured], protocol.quantile, cold=cold)
-            new = np.array([now[ids[s]].estimate_ms for s in measured])
-            old = np.array([_latency(known[s], cold=cold) for s in measured])
-            ratios, left_out = _regress(features[rows], np.log(new / old), features)
-            half_width = conformal_half_width(left_out, _COVERAGE)
-            if half_width is None:  # too few blocks for a quantile: take the largest error
-                half_width = float(np.abs(left_out).max())
-            errors.append((float(np.mean(np.abs(np.expm1(left_out)))), half_width))
-            for spec, ratio in zip(many, np.exp(ratios), strict=True):
-                middle_ms = _latency(known[spec], cold=cold) * float(ratio)
-                predicted[spec, cold] = Interval(
-                    middle_ms, middle_ms * np.exp(-half_width), middle_ms * np.exp(half_width)
-                )
-        store.add_blocks(many)
-        if source.curves.alignment is not None:
-            store.record_alignment(Alignment(source.curves.alignment.classes, error=None))
-        store.set_transferred(
-            {s: as_estimate(predicted[s, False], predicted[s, True], visits=0) for s in many}
-        )
-        fit = work_out(store, protocol)
-    return TransferResult(
-        blocks=len(known),
-        measured=len(chosen),
-        left_out_error=errors[0][0],
-        half_width=float(np.expm1(max(width for _, width in errors))),
-        fit=fit,
-        passes=made,
-        complete=made >= passes,
+    return known, {spec: known[spec] for spec in many}
+
+
+def _chosen(
+    known: dict[BlockSpec, Estimate], many: Sequence[BlockSpec], features: Floats, *, blocks: int
+) -> list[BlockSpec]:
+    """Blocks to measure: some that differ among the frequent kinds, and all of rare kinds."""
+    frequent = set(many)
+    rare = [spec for spec in known if spec not in frequent]
+    return [many[i] for i in _spread(features, blocks)] + rare
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """Latencies predicted for the new device.
+
+    Attributes:
+        latencies: Latency of every block with its 95 % interval.
+        left_out_error: Mean absolute error of measured blocks left out of the regression.
+        half_width: Half width of the intervals, of the logarithm of a latency.
+    """
+
+    latencies: dict[BlockSpec, Interval]
+    left_out_error: float
+    half_width: float
+
+
+def _predict_blocks(
+    store: TableStore,
+    sweep: int,
+    old: dict[BlockSpec, Estimate],
+    features: Floats,
+    *,
+    quantile: float,
+) -> tuple[_Predicted, _Predicted]:
+    """Hot and cold latencies on the new device, from the measured ones among ``old``."""
+    samples = Samples.of(store.visits(sweep))
+    ids = {spec: id_ for id_, spec in store.blocks().items()}
+    measured = {spec: ids[spec] for spec in old if ids.get(spec) in samples.hot_ms}
+    hot, cold = (
+        _predict(old, features, _by_block(samples, measured, quantile, cold=cold), cold=cold)
+        for cold in (False, True)
     )
+    return hot, cold
+
+
+def _store_predictions(
+    store: TableStore, source: LatencyTable, hot: _Predicted, *, cold: _Predicted
+) -> None:
+    """Store the predicted latencies, and the width classes of the source as not yet scanned."""
+    store.add_blocks(hot.latencies)
+    if source.curves.alignment is not None:
+        store.record_alignment(Alignment(source.curves.alignment.classes, error=None))
+    store.set_transferred(
+        {
+            spec: as_estimate(interval, cold.latencies[spec], visits=0)
+            for spec, interval in hot.latencies.items()
+        }
+    )
+
+
+def _by_block(
+    samples: Samples, measured: dict[BlockSpec, int], quantile: float, *, cold: bool
+) -> dict[BlockSpec, float]:
+    """Measured latencies in ms, from the ids of the measured blocks."""
+    now = samples.intervals(measured.values(), quantile, cold=cold)
+    return {spec: now[id_].estimate_ms for spec, id_ in measured.items()}
+
+
+def _predict(
+    old: dict[BlockSpec, Estimate],
+    features: Floats,
+    measured_ms: dict[BlockSpec, float],
+    *,
+    cold: bool,
+) -> _Predicted:
+    """Predict latencies on the new device from those of measured blocks.
+
+    Args:
+        old: Estimates of all blocks on the old device.
+        features: Features of the same blocks, ``(blocks, features)``.
+        measured_ms: Latencies of some of the blocks on the new device.
+        cold: Whether the latencies are those of cold calls.
+    """
+    old_ms = {spec: _latency(estimate, cold=cold) for spec, estimate in old.items()}
+    rows = [row for row, spec in enumerate(old) if spec in measured_ms]
+    new, before = (np.array([ms[s] for s in measured_ms]) for ms in (measured_ms, old_ms))
+    ratios, left_out = _regress(features[rows], np.log(new / before), features)
+    half_width = conformal_half_width(left_out, _COVERAGE)
+    if half_width is None:  # too few blocks for a quantile: take the largest error
+        half_width = float(np.abs(left_out).max())
+    latencies = {}
+    for spec, ratio in zip(old, np.exp(ratios), strict=True):
+        middle_ms = old_ms[spec] * float(ratio)
+        latencies[spec] = Interval(
+            middle_ms, middle_ms * np.exp(-half_width), middle_ms * np.exp(half_width)
+        )
+    return _Predicted(latencies, float(np.mean(np.abs(np.expm1(left_out)))), half_width)
 
 
 def _features(specs: Sequence[BlockSpec], known: dict[BlockSpec, Estimate]) -> Floats:

@@ -14,6 +14,7 @@ import numpy as np
 from latbench.blocks import Network
 from latbench.cost import network_cost
 from latbench.errors import LatbenchError, MismatchError, RuntimeFailure
+from latbench.measure.lock import device_lock
 from latbench.measure.samples import Interval
 from latbench.measure.statistics import kendall_tau
 from latbench.profilers import Profiler, make_profiler
@@ -21,7 +22,12 @@ from latbench.progress import Progress, silent
 from latbench.result import Result
 from latbench.tables import LatencyTable, Prediction, StoredFit, TableStore
 from latbench.tables.estimation import work_out
-from latbench.workflows.network_sweep import MeasuredNetworks, measure_networks, require_device
+from latbench.workflows.network_sweep import (
+    MeasuredNetworks,
+    measure_held,
+    measure_networks,
+    present_environment,
+)
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,6 @@ def verify(
             networks, or a block of a network has no price.
         DeviceBusyError: Another process measures on the device.
     """
-    require_device(profiler, table)
     if any(network in table.networks for network in networks):
         raise MismatchError(
             "a network that the prices were fitted on cannot verify them: choose another one, or "
@@ -129,17 +134,26 @@ def calibrate(
             does not price a network.
         DeviceBusyError: Another process measures on the device.
     """
-    differences = require_device(profiler, table).differences(table.environment)
-    if differences:
-        raise MismatchError(
-            f"{table.path} was measured otherwise ({'; '.join(differences)}), and one fit is not "
-            "made on both: profile into another file"
-        )
-    for network in networks:
-        table.predict(network)
-    fresh = [network for network in networks if network not in table.networks]
-    if fresh:
-        measure_networks(profiler, table, fresh, purpose="calibration", progress=progress)
+    with device_lock(profiler.profile.device):
+        environment = present_environment(profiler, table)
+        differences = environment.differences(table.environment)
+        if differences:
+            raise MismatchError(
+                f"{table.path} was measured otherwise ({'; '.join(differences)}), and one fit is "
+                "not made on both: profile into another file"
+            )
+        for network in networks:
+            table.predict(network)
+        fresh = [network for network in networks if network not in table.networks]
+        if fresh:
+            measure_held(
+                profiler,
+                table,
+                fresh,
+                environment=environment,
+                purpose="calibration",
+                progress=progress,
+            )
     with TableStore.open(table.path) as store:
         return work_out(store, profiler.profile.sweep)
 

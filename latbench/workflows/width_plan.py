@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from latbench.blocks import BlockSpec, block_width, with_width
 from latbench.cost import block_cost
-from latbench.measure.samples import Samples
-from latbench.tables import TableStore
+from latbench.measure.samples import Interval
 from latbench.tables.alignment import (
     Alignment,
     WidthClass,
@@ -31,16 +31,31 @@ _SEED = 0
 _LIKELY = Alignment((WidthClass(4, 16), WidthClass(1, 1)))  # assumed before the scan
 
 
+@dataclass(frozen=True)
+class FirstBlocks:
+    """Blocks to measure after the scan.
+
+    Attributes:
+        measured: Blocks that are measured and priced.
+        held_out: Blocks that are measured only to check the interpolation.
+        alignment: Width classes of the runtime; None if no width is elastic.
+    """
+
+    measured: list[BlockSpec]
+    held_out: list[BlockSpec]
+    alignment: Alignment | None
+
+
 class WidthPlan:
     """Chooses the blocks to measure: a scan, then the first widths, then more widths.
 
+    It only chooses: it neither measures nor stores.
+
     Args:
-        store: Table in which the chosen blocks are registered.
         blocks: All blocks that need a price.
     """
 
-    def __init__(self, store: TableStore, blocks: Sequence[BlockSpec]) -> None:
-        self.store = store
+    def __init__(self, blocks: Sequence[BlockSpec]) -> None:
         self.rigid, self.widths = _by_shape(blocks)
 
     def scan(self) -> list[BlockSpec]:
@@ -61,25 +76,27 @@ class WidthPlan:
             for width in half[i][1][:SCANNED_WIDTHS]
         ]
 
-    def add_widths(self, scanned: Sequence[BlockSpec], samples: Samples, quantile: float) -> None:
-        """Find the classes from the scan, then register the first widths and held-out widths.
+    def first(
+        self, scanned_ms: Mapping[BlockSpec, float], registered: Collection[BlockSpec]
+    ) -> FirstBlocks:
+        """Find the classes from the scan, then choose the first widths and held-out widths.
 
         If no width is elastic, there are no classes, and every block is measured.
+
+        Args:
+            scanned_ms: Measured latency of every scanned block.
+            registered: Blocks in the table; none of them is held out.
         """
         if not self.widths:
-            self.store.add_blocks(self.rigid)
-            return
-        ids = {spec: id_ for id_, spec in self.store.blocks().items()}
-        fastest = samples.intervals([ids[spec] for spec in scanned], quantile)
+            return FirstBlocks(self.rigid, [], None)
         by_curve: dict[BlockSpec, dict[int, float]] = defaultdict(dict)
-        for spec in scanned:
+        for spec, latency_ms in scanned_ms.items():
             width = block_width(spec)
             if width is not None:
-                by_curve[with_width(spec, 0)][width] = fastest[ids[spec]].estimate_ms
+                by_curve[with_width(spec, 0)][width] = latency_ms
         alignment = discover_alignment(list(by_curve.values()))
         first = _first_blocks(self.widths, alignment)
-        self.store.add_blocks([*self.rigid, *first])
-        known = set(self.store.blocks().values())
+        known = {*registered, *self.rigid, *first}
         free = [
             spec
             for shape, widths in self.widths.items()
@@ -88,23 +105,21 @@ class WidthPlan:
         ]
         count = min(len(free), round(HELD_OUT_SHARE * len(first)))
         drawn = np.random.default_rng(_SEED).choice(len(free), size=count, replace=False)
-        self.store.add_blocks([free[i] for i in drawn], "held-out")
-        self.store.record_alignment(alignment)
+        return FirstBlocks([*self.rigid, *first], [free[i] for i in drawn], alignment)
 
-    def refine(self, samples: Samples, quantile: float) -> bool:
-        """Register more widths where the neighbours of a measured width predict it badly.
+    def more(
+        self, hot: Mapping[BlockSpec, Interval], alignment: Alignment, *, registered: int
+    ) -> list[BlockSpec]:
+        """Choose more widths where the neighbours of a measured width predict it badly.
 
-        Returns:
-            Whether any width was registered.
+        Args:
+            hot: Hot latencies measured so far.
+            alignment: Width classes of the runtime.
+            registered: Number of blocks in the table, held-out ones excluded.
         """
-        alignment = self.store.alignment
-        blocks = self.store.blocks("block")
-        if alignment is None or not self.widths:
-            return False
-        hot = samples.intervals(blocks, quantile)
         curves = Curves(
             alignment,
-            {blocks[id_]: as_estimate(interval, None, visits=0) for id_, interval in hot.items()},
+            {spec: as_estimate(interval, None, visits=0) for spec, interval in hot.items()},
         )
         wanted = sorted(
             (
@@ -117,10 +132,8 @@ class WidthPlan:
             ),
             key=lambda found: -found[0],
         )
-        room = round(MEASURED_SHARE * sum(map(len, self.widths.values()))) - len(blocks)
-        more = [with_width(shape, width) for _, shape, width in wanted[: max(0, room)]]
-        self.store.add_blocks(more)
-        return bool(more)
+        room = round(MEASURED_SHARE * sum(map(len, self.widths.values()))) - registered
+        return [with_width(shape, width) for _, shape, width in wanted[: max(0, room)]]
 
 
 def _macs(shape: BlockSpec, widths: Sequence[int]) -> int:

@@ -20,13 +20,13 @@ def test_all_shipped_devices_are_listed_with_what_they_lack() -> None:
 
 
 def test_a_device_is_checked_by_profile_or_name(quick_profile: DeviceProfile) -> None:
-    shown: list[str] = []
+    reported: list[str] = []
     found = latbench.check_device(
-        quick_profile, duration=0.1, progress=lambda done, words: shown.append(words)
+        quick_profile, duration=0.1, progress=lambda done, words: reported.append(words)
     )
     assert found.name == "quick"
     assert found.tolerance == found.as_dict()["tolerance"] > 0
-    assert shown
+    assert reported
     with pytest.raises(UnknownNameError, match="did you mean 'cpu-onnxruntime'"):
         latbench.check_device("cpu-onnxruntim")
 

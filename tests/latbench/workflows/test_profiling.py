@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import latbench.workflows.network_sweep
 import latbench.workflows.profiling
+import latbench.workflows.recorded_passes
 from latbench.blocks import Network
 from latbench.device import DeviceProfile, SweepProtocol
 from latbench.environment import Environment, Gpu, current_environment
@@ -31,6 +31,7 @@ from latbench.measure.visit import visit
 from latbench.profilers import PROFILERS, CacheFlusher, Flush, Profiler, Session, make_profiler
 from latbench.tables import LatencyTable, TableStore
 from latbench.tables.estimation import Drift
+from latbench.workflows.network_sweep import require_device
 from latbench.workflows.profiling import ProfileResult, _Run
 from latbench.workflows.verification import calibrate, verify, verify_apart
 from nas.latency.priced_space import PricedSpace
@@ -146,12 +147,14 @@ def test_a_visit_makes_the_calls_it_is_asked_for(profile: DeviceProfile) -> None
 def test_a_visit_takes_the_time_that_the_session_tells(profile: DeviceProfile) -> None:
     """Sessions on other devices have their own clock."""
 
-    class Told(_CountingSession):
+    class OwnClock(_CountingSession):
         def timed_call(self) -> int:
             self.call()
             return 7
 
-    taken = visit(Told(CountingProfiler(profile)), profile.sweep, dwell_ms=0, flush=lambda: None)
+    taken = visit(
+        OwnClock(CountingProfiler(profile)), profile.sweep, dwell_ms=0, flush=lambda: None
+    )
     assert {*taken.hot_ns, *taken.cold_ns} == {7}
 
 
@@ -186,12 +189,12 @@ def test_visits_that_are_distrusted_are_made_again(
 
     blocks = tiny_space.blocks()
     targets = [block_target(i, (b,), quick_profile.sweep) for i, b in enumerate(blocks)]
-    told: list[int] = []
+    reported: list[int] = []
     profiler = Unsteady(quick_profile)
-    record = sweep_pass(profiler, targets, number=0, on_visit=lambda done, _: told.append(done))
+    record = sweep_pass(profiler, targets, number=0, on_visit=lambda done, _: reported.append(done))
     assert sorted(id_ for id_, _ in record.visits) == list(range(len(blocks)))
     assert len(profiler.opened) == len(blocks) + 3
-    assert told == list(range(1, len(blocks) + 1))
+    assert reported == list(range(1, len(blocks) + 1))
     profiler.bad = 10**6
     with pytest.raises(RuntimeFailure, match="do not count: too hot"):
         sweep_pass(profiler, targets, number=1)
@@ -216,6 +219,81 @@ def test_what_could_not_be_done_as_asked_stays_in_the_table(
     assert LatencyTable.open(path).environment.remarks == ["It was not held."]
     _run(Remarking(quick_profile), path, tiny_space)
     assert LatencyTable.open(path).environment.remarks == ["It was not held."]
+
+
+def test_remarks_of_a_verification_and_a_calibration_stay_in_the_table(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_fixed_space: SearchSpace
+) -> None:
+    class Remarking(CountingProfiler):
+        said = ""
+
+        def remarks(self) -> list[str]:
+            return [self.said] if self.calls and self.said else []
+
+    path, profiler = tmp_path / "t.sqlite", Remarking(quick_profile)
+    _run(profiler, path, tiny_fixed_space, limit_s=1e-3)
+    rng = np.random.default_rng(7)
+    drawn = [tiny_fixed_space.lower(tiny_fixed_space.random(rng)) for _ in range(2)]
+    profiler.said = "It was not verified as asked."
+    verify(profiler, LatencyTable.open(path), drawn[:1])
+    profiler.said = "It was not calibrated as asked."
+    calibrate(profiler, LatencyTable.open(path), drawn[1:])
+    assert LatencyTable.open(path).environment.remarks == [
+        "It was not verified as asked.",
+        "It was not calibrated as asked.",
+    ]
+
+
+def test_the_environment_is_read_while_the_device_is_held(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_fixed_space: SearchSpace
+) -> None:
+    """Reading the clock of a GPU keeps it at work, which would disturb another measurement."""
+
+    class Asking(CountingProfiler):
+        asked = 0
+
+        def environment(self) -> Environment:
+            self.asked += 1
+            with pytest.raises(DeviceBusyError), device_lock("cpu"):
+                pass
+            return super().environment()
+
+    path, profiler = tmp_path / "t.sqlite", Asking(quick_profile)
+    _run(profiler, path, tiny_fixed_space, limit_s=1e-3)
+    rng = np.random.default_rng(7)
+    drawn = [tiny_fixed_space.lower(tiny_fixed_space.random(rng)) for _ in range(2)]
+    before = profiler.asked
+    verify(profiler, LatencyTable.open(path), drawn[:1])
+    calibrate(profiler, LatencyTable.open(path), drawn[1:])
+    require_device(profiler, LatencyTable.open(path))
+    assert profiler.asked == before + 3
+
+
+def test_a_time_limit_ends_a_slow_pass_between_two_visits(
+    tmp_path: Path,
+    quick_profile: DeviceProfile,
+    tiny_fixed_space: SearchSpace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Visits become ten times slower in the second pass; those that were made are kept."""
+    clock = [0.0]
+    monkeypatch.setattr(latbench.workflows.profiling, "monotonic", lambda: clock[0])
+
+    class Slow(CountingProfiler):
+        def open(self, network: Network) -> Session:
+            clock[0] += 1.0 if len(self.opened) < whole else 10.0
+            return super().open(network)
+
+    whole = len(tiny_fixed_space.blocks()) + quick_profile.sweep.networks
+    path, profiler = tmp_path / "t.sqlite", Slow(quick_profile)
+    result = _run(profiler, path, tiny_fixed_space, limit_s=2.0 * whole)
+    assert (result.stopped, result.passes) == ("time limit", 2)
+    assert 2 * whole <= clock[0] < 2 * whole + 10
+    assert result.measured == len(tiny_fixed_space.blocks())
+    with TableStore.open(path) as store:
+        visited = [id_ for id_, _ in store.visits(store.sweeps("profile", done=False)[0])]
+    assert len(visited) == len(profiler.opened)
+    assert len(set(visited)) == whole < len(visited) < 2 * whole
 
 
 def test_a_pass_visits_every_target_in_a_new_order(
@@ -251,7 +329,7 @@ def test_the_time_left_that_is_told_is_what_is_left(
     limit_s: float,
     off: float,
 ) -> None:
-    """Every visit takes a second: the last pass is finished, whatever the limit."""
+    """Every visit takes a second: the first pass is finished, whatever the limit."""
     clock, reports = [0.0], []
     monkeypatch.setattr(latbench.workflows.profiling, "monotonic", lambda: clock[0])
     monkeypatch.setattr(_Run, "_converged", lambda self: False)
@@ -267,7 +345,7 @@ def test_the_time_left_that_is_told_is_what_is_left(
         record.seconds = clock[0] - begin
         return record
 
-    monkeypatch.setattr(latbench.workflows.profiling, "sweep_pass", slow)
+    monkeypatch.setattr(latbench.workflows.recorded_passes, "sweep_pass", slow)
     sweep = msgspec.structs.replace(
         quick_profile.sweep, scan_passes=SweepProtocol().scan_passes, max_passes=4
     )
@@ -310,7 +388,9 @@ def test_a_table_goes_on_with_more_networks_and_loses_none(
     with TableStore.open(path) as store:
         first, seen = store.networks("profile"), visits(store)
     with monkeypatch.context() as patched:  # registered, and never visited
-        patched.setattr(latbench.workflows.profiling, "sweep_pass", _interrupted_at(_passes(path)))
+        patched.setattr(
+            latbench.workflows.recorded_passes, "sweep_pass", _interrupted_at(_passes(path))
+        )
         _run(profiler_of(9), path, tiny_space)
     verify(profiler_of(9), LatencyTable.open(path), drawn[2:])
     result = _run(profiler_of(9), path, tiny_space)
@@ -374,7 +454,7 @@ def test_an_interrupted_verification_goes_on_with_the_same_version_only(
             made.append(number)
             return sweep_pass(*args, number=number, **others)
 
-        monkeypatch.setattr(latbench.workflows.network_sweep, "sweep_pass", spied)
+        monkeypatch.setattr(latbench.workflows.recorded_passes, "sweep_pass", spied)
         with suppress(KeyboardInterrupt):
             verify(profiler, table, [network])
         return made
@@ -428,7 +508,7 @@ def test_ctrl_c_saves_the_finished_passes(
 ) -> None:
     path = tmp_path / "t.sqlite"
     monkeypatch.setattr(
-        latbench.workflows.profiling, "sweep_pass", _interrupted_at(SCAN_PASSES + 2)
+        latbench.workflows.recorded_passes, "sweep_pass", _interrupted_at(SCAN_PASSES + 2)
     )
     result = _run(PricedProfiler(quick_profile), path, tiny_space)
     assert (result.stopped, result.passes) == ("interrupted", SCAN_PASSES + 2)
@@ -464,7 +544,7 @@ def test_an_interrupt_before_the_first_pass_leaves_no_file(
     tiny_space: SearchSpace,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(latbench.workflows.profiling, "sweep_pass", _interrupted_at(0))
+    monkeypatch.setattr(latbench.workflows.recorded_passes, "sweep_pass", _interrupted_at(0))
     with pytest.raises(KeyboardInterrupt):
         _run(make_profiler(quick_profile), tmp_path / "t.sqlite", tiny_space)
     assert list(tmp_path.iterdir()) == []
@@ -515,10 +595,12 @@ def test_a_process_of_its_own_verifies_and_passes_errors_on(
     tmp_path: Path, profiled: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
 ) -> None:
     network = tiny_space.lower(tiny_space.random(np.random.default_rng(7)))
-    told: list[float] = []
-    result = verify_apart(profiled, [network], progress=lambda fraction, _: told.append(fraction))
+    reported: list[float] = []
+    result = verify_apart(
+        profiled, [network], progress=lambda fraction, _: reported.append(fraction)
+    )
     assert result.networks[0].predicted == LatencyTable.open(profiled).predict(network)
-    assert told[-1] == 1.0
+    assert reported[-1] == 1.0
     with pytest.raises(MismatchError, match="fitted on"):
         verify_apart(profiled, [next(iter(LatencyTable.open(profiled).networks))])
     unknown = msgspec.structs.replace(quick_profile, runtime="onnxrutnime")
@@ -570,7 +652,7 @@ def test_calibration_adds_networks_and_an_interval(
     path, before = profiled, LatencyTable.open(profiled)
     rng = np.random.default_rng(5)
     networks = [tiny_space.lower(tiny_space.random(rng)) for _ in range(12)]
-    monkeypatch.setattr(latbench.workflows.network_sweep, "sweep_pass", _interrupted_at(2))
+    monkeypatch.setattr(latbench.workflows.recorded_passes, "sweep_pass", _interrupted_at(2))
     with pytest.raises(KeyboardInterrupt):
         calibrate(profiler, before, networks)
     assert LatencyTable.open(path).fit == before.fit

@@ -57,7 +57,7 @@ def test_a_transfer_keeps_to_its_time_and_goes_on(
     profile_space(profiler, tmp_path / "old.sqlite", space, time_limit_s=1e-3)
     source, path = LatencyTable.open(tmp_path / "old.sqlite"), tmp_path / "new.sqlite"
     networks = spread_networks(space, 6, seed=0)
-    fractions: list[float] = []
+    reported: list[float] = []
     first = transfer(
         profiler,
         path,
@@ -65,10 +65,10 @@ def test_a_transfer_keeps_to_its_time_and_goes_on(
         networks=networks,
         blocks=20,
         time_limit_s=1e-6,
-        progress=lambda fraction, words: fractions.append(fraction),
+        progress=lambda fraction, words: reported.append(fraction),
     )
     assert (first.passes, first.complete) == (1, False)
-    assert fractions[-1] == 1.0
+    assert reported[-1] == 1.0
     assert all(estimate.noisy for estimate in LatencyTable.open(path).estimates.values())
     rest = transfer(profiler, path, source, networks=networks, blocks=20)
     assert (rest.passes, rest.complete) == (quick_profile.sweep.min_passes, True)
@@ -106,7 +106,7 @@ def test_a_space_without_elastic_widths_is_transferred_too(
     assert table.curves.alignment is None
 
 
-def test_a_table_of_few_blocks_is_not_transferred(
+def test_a_table_of_few_blocks_tells_nothing(
     tmp_path: Path, quick_profile: DeviceProfile, tiny_table: LatencyTable, tiny_space: SearchSpace
 ) -> None:
     networks = spread_networks(tiny_space, 6, seed=0)
