@@ -237,15 +237,16 @@ def search(
             trains_on,
         )
         made = family(priced[0] if priced else searched, asked)
-        made.check(loaded, targets_ms)
-        folder = run_folder(output, config, group)
         shown = progress if group.leads else silent
-        found = made.search(loaded, targets_ms, folder, progress=shown)
-    generator = generator_file(folder.path)
+        found = made.search(
+            loaded, targets_ms, lambda: run_folder(output, config, group), progress=shown
+        )
+    folder = Path(output)
+    generator = generator_file(folder)
     return SearchResults(
         tuple(found),
         tuple(network_cost(searched.lower(result.architecture)) for result in found),
-        folder.path,
+        folder,
         loaded.name,
         loaded.task,
         bool(limits),

@@ -235,7 +235,7 @@ def install_nvml(
     class NVMLError(Exception):
         value = 15 if lost else 3
 
-    def tells(value: int | None) -> Callable[..., int]:
+    def reporting(value: int | None) -> Callable[..., int]:
         def answer(*_: object) -> int:
             if value is None or lost:
                 raise NVMLError
@@ -257,7 +257,7 @@ def install_nvml(
         "HwThermalSlowdown": 16,
         "HwPowerBrakeSlowdown": 32,
     }
-    clocks = {1: tells(clock), 2: tells(2600)}
+    clocks = {1: reporting(clock), 2: reporting(2600)}
     members: dict[str, Any] = {
         "NVMLError": NVMLError,
         "NVML_ERROR_GPU_IS_LOST": 15,
@@ -267,9 +267,9 @@ def install_nvml(
         "nvmlDeviceGetHandleByPciBusId": handle,
         "nvmlSystemGetDriverVersion": lambda: "600.1",
         "nvmlDeviceGetClockInfo": lambda _, kind: clocks[kind](),
-        "nvmlDeviceGetMaxClockInfo": tells(highest),
-        "nvmlDeviceGetEnforcedPowerLimit": tells(700_000),
-        "nvmlDeviceGetCurrentClocksEventReasons": tells(1 | 8),
+        "nvmlDeviceGetMaxClockInfo": reporting(highest),
+        "nvmlDeviceGetEnforcedPowerLimit": reporting(700_000),
+        "nvmlDeviceGetCurrentClocksEventReasons": reporting(1 | 8),
         **{f"nvmlClocksEventReason{name}": bit for name, bit in reasons.items()},
     }
     vars(nvml).update(members)
