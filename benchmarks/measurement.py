@@ -27,7 +27,7 @@ from latbench.profilers import Profiler, make_profiler
 from latbench.report.terminal import print_lines, print_table, progress_bar
 from latbench.tables import LatencyTable, TableStore
 from latbench.units import format_ms, format_s
-from latbench.workflows.verification import Verification, verify
+from latbench.workflows.network_errors import Verification, verify
 from nas.latency.priced_space import PricedSpace
 from nas.spaces import every_width, make_space
 

@@ -21,7 +21,7 @@ from latbench.blocks import Network
 from latbench.device import DeviceProfile
 from latbench.errors import InvalidValueError, LatbenchError, UnknownNameError
 from latbench.tables import LatencyTable
-from latbench.workflows import verification
+from latbench.workflows import network_errors
 from nas.workflows.inputs import as_list
 from tests.latbench.workflows.test_profiling import PricedProfiler
 
@@ -104,7 +104,7 @@ def test_the_example_of_the_readme_runs_as_written(
     quick = msgspec.structs.replace(quick_profile, sweep=sweep)
     monkeypatch.setattr("latbench.device.load_device", lambda name: quick)
     monkeypatch.setattr("nas.workflows.inputs.make_profiler", PricedProfiler)
-    monkeypatch.setattr(verification, "verify_apart", _verify_here)
+    monkeypatch.setattr(network_errors, "verify_apart", _verify_here)
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
     table, found, fitted = names["table"], names["found"], names["fitted"]
@@ -124,7 +124,7 @@ def test_the_example_of_the_readme_runs_as_written(
 
 def _verify_here(path: Path, networks: list[Network], *, progress: object) -> object:
     opened = LatencyTable.open(path)
-    return verification.verify(PricedProfiler(opened.device), opened, networks)
+    return network_errors.verify(PricedProfiler(opened.device), opened, networks)
 
 
 def test_latencies_paths_and_architectures_are_taken_in_all_their_forms(

@@ -145,7 +145,7 @@ def test_verifying_draws_networks_that_differ_and_are_new(
         raise MismatchError("measured enough")
 
     for where in ("verify", "verify_apart"):  # in this process, or in one without torch
-        monkeypatch.setattr(f"latbench.workflows.verification.{where}", verify)
+        monkeypatch.setattr(f"latbench.workflows.network_errors.{where}", verify)
     _, _, err = run("verify", "--random", 200, "--table", table)
     assert len(set(measured)) == len(measured) == 189 - len(fitted)
     assert not set(measured) & set(fitted)

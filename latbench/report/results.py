@@ -16,9 +16,9 @@ from latbench.tables.price_model import PriceModel
 from latbench.units import format_ms, format_s
 from latbench.workflows.devices import DeviceCheck, DeviceStatus
 from latbench.workflows.forecast import Forecast
+from latbench.workflows.network_errors import Verification
 from latbench.workflows.profiling import ProfileResult
 from latbench.workflows.transfer import TransferResult
-from latbench.workflows.verification import Verification
 
 NOTATION = (
     "blocks: k kernel, s stride, channels in-out, w width, se channels of squeeze-excite, "
@@ -244,7 +244,9 @@ def show_calibration(fit: StoredFit, *, before: PriceModel, path: Path) -> None:
     )
 
 
-def show_verification(names: Sequence[str], result: Verification, *, tolerance: float) -> None:
+def show_verification(
+    names: Sequence[str], result: Verification, *, tolerance: float, passed: bool
+) -> None:
     """Print a row for every network, then the verdict."""
     print_table(
         ("network", "predicted", "measured", "error", "drift out"),
@@ -259,7 +261,7 @@ def show_verification(names: Sequence[str], result: Verification, *, tolerance: 
             for name, row in zip(names, result.networks, strict=True)
         ],
     )
-    verdict = "within" if result.mape <= tolerance else "beyond"
+    verdict = "within" if passed else "beyond"
     lines = [
         f"mean error {result.mape:.1%}, {verdict} the tolerance of {tolerance:.1%}; "
         f"largest {result.max_error:.1%}, bias {result.bias:+.1%}",

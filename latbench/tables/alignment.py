@@ -1,14 +1,11 @@
-"""Latency over width: alignment classes, measured widths, interpolation inside a class.
+"""Alignment classes of widths, and how they are found.
 
 The latency of a block is not a smooth function of its elastic width. ONNX Runtime on a CPU takes
 three times as long for a width that is not a multiple of 4. For multiples of 4, its latency rises
 in steps of 16. Other runtimes have other steps. Widths therefore form **classes**: a class holds
 the widths that are divisible by its divisor but not by any larger divisor of the alignment. Inside
 a class, latency depends only on the width rounded up to a multiple of the step of the class. This
-function is smooth enough to interpolate between **measured widths**. Nothing is ever extrapolated.
-
-A class is normally interpolated from its own measured widths alone. If it has no measured widths on
-both sides of a width, all classes together give a rougher value, which is marked as rough.
+function is smooth enough to interpolate, which ``latbench.tables.width_curves`` does.
 
 The divisors and steps of a runtime are found by a scan: all widths in a range are measured for a
 few blocks, and the alignment is chosen that predicts each width best from the others.
@@ -17,15 +14,11 @@ few blocks, and the alignment is chosen that predicts each width best from the o
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import combinations
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
-
-Floats = NDArray[np.float64]
 
 MODULI = (1, 2, 4, 8, 16, 32)
 _SIMPLER = 1.15  # a simpler alignment is as good if its error is within this factor of the least
@@ -69,133 +62,6 @@ class Alignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             for c in self.classes
         ]
         return ", then ".join(named)
-
-
-class WidthCurve:
-    """Values over width: known at some widths, interpolated between them.
-
-    Args:
-        alignment: The runtime's classes.
-        known: Measured values by width, each ``(values,)``.
-    """
-
-    def __init__(self, alignment: Alignment, known: Mapping[int, Floats]) -> None:
-        self.known = known
-        self._alignment = alignment
-        grouped: dict[WidthClass, dict[int, list[Floats]]] = defaultdict(lambda: defaultdict(list))
-        for width, values in known.items():
-            group = alignment.class_of(width)
-            grouped[group][group.abscissa(width)].append(values)
-        self._knots = {
-            group: (
-                np.array(sorted(by_abscissa), dtype=np.float64),
-                np.array([np.mean(by_abscissa[x], axis=0) for x in sorted(by_abscissa)]),
-            )
-            for group, by_abscissa in grouped.items()
-        }  # (known,) and (known, values)
-
-    def at(self, width: int) -> Floats | None:
-        """Measured or interpolated values at a width; None outside the class's measured range."""
-        if width in self.known:
-            return self.known[width]
-        group = self._alignment.class_of(width)
-        if group not in self._knots:
-            return None
-        xs, ys = self._knots[group]
-        x = group.abscissa(width)
-        if not xs[0] <= x <= xs[-1]:
-            return None
-        upper = int(np.searchsorted(xs, x))
-        if xs[upper] == x:
-            result: Floats = ys[upper]
-            return result
-        share = (x - xs[upper - 1]) / (xs[upper] - xs[upper - 1])
-        between: Floats = (1 - share) * ys[upper - 1] + share * ys[upper]
-        return between
-
-    def around(self, width: int) -> tuple[Floats, Floats, Floats] | None:
-        """Rough values at a width from all classes together; None outside the measured range.
-
-        Returns:
-            Values interpolated between the nearest measured widths below and above, then the
-            values at each of these two. Classes may differ by a factor, so the true values may lie
-            anywhere between the two.
-        """
-        below = max((w for w in self.known if w <= width), default=None)
-        above = min((w for w in self.known if w >= width), default=None)
-        if below is None or above is None:
-            return None
-        low, high = self.known[below], self.known[above]
-        share = (width - below) / (above - below) if above > below else 0.0
-        return (1 - share) * low + share * high, low, high
-
-    def step(self, width: int) -> tuple[WidthClass, int]:
-        """Class and multiple of its step; widths that share both have the same latency."""
-        group = self._alignment.class_of(width)
-        return group, group.abscissa(width)
-
-    def left_out_error(self, width: int) -> float | None:
-        """Relative error at a measured width when it is left out; None at an end of the curve."""
-        rest = {w: v for w, v in self.known.items() if w != width}
-        predicted = WidthCurve(self._alignment, rest).at(width)
-        if predicted is None:
-            return None
-        return float(predicted[0] / self.known[width][0] - 1)
-
-
-def first_widths(widths: Sequence[int], alignment: Alignment, *, count: int) -> list[int]:
-    """Widths to measure first: both ends of every class and evenly spaced widths between them.
-
-    Both ends of the whole range are always included, whatever the step of their class is: the step
-    comes from a scan and may be wrong.
-
-    Args:
-        widths: All widths of the curve, ascending.
-        alignment: The runtime's classes.
-        count: Measured widths per class; a class with fewer widths has all of them measured.
-    """
-    found = {widths[0], widths[-1]}
-    for members in _by_abscissa(widths, alignment).values():
-        positions = np.unique(np.linspace(0, len(members) - 1, count).round().astype(int))
-        abscissae = sorted(members)
-        found.update(members[abscissae[i]] for i in positions)
-    return sorted(found)
-
-
-def refined_widths(
-    widths: Sequence[int], curve: WidthCurve, alignment: Alignment, *, tolerance: float
-) -> list[tuple[float, int]]:
-    """Widths to measure next, on both sides of a measured width that the others predict badly.
-
-    Returns:
-        Pairs of an error and a width. The error is the absolute relative error at the badly
-        predicted neighbour. The width has not been measured yet.
-    """
-    found: dict[int, float] = {}
-    for group, members in _by_abscissa(widths, alignment).items():
-        abscissae = sorted(members)
-        known = sorted({group.abscissa(w) for w in curve.known if alignment.class_of(w) == group})
-        for before, inner, after in zip(known, known[1:], known[2:], strict=False):
-            here = [w for w in curve.known if alignment.class_of(w) == group]
-            width = next(w for w in here if group.abscissa(w) == inner)
-            error = abs(curve.left_out_error(width) or 0.0)
-            if error <= tolerance:
-                continue
-            for low, high in ((before, inner), (inner, after)):
-                between = [x for x in abscissae if low < x < high]
-                if between:
-                    middle = members[between[len(between) // 2]]
-                    found[middle] = max(error, found.get(middle, 0.0))
-    return sorted(((error, width) for width, error in found.items()), reverse=True)
-
-
-def _by_abscissa(widths: Iterable[int], alignment: Alignment) -> dict[WidthClass, dict[int, int]]:
-    """Widest width of every multiple of the step, by class."""
-    found: dict[WidthClass, dict[int, int]] = defaultdict(dict)
-    for width in widths:
-        group = alignment.class_of(width)
-        found[group][group.abscissa(width)] = width
-    return found
 
 
 def discover_alignment(scans: Sequence[Mapping[int, float]]) -> Alignment:

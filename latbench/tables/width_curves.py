@@ -1,4 +1,4 @@
-"""Estimates at all widths of a table's blocks: measured or interpolated.
+"""Latency over width: interpolation within a class, and estimates at all widths of a table.
 
 Every width between two measured widths of a block has an estimate. It is normally interpolated
 between measured widths of the same class. If the class was not measured on both sides of the width,
@@ -14,10 +14,85 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from latbench.blocks import BlockSpec, block_width, with_width
-from latbench.tables.alignment import Alignment, Floats, WidthClass, WidthCurve
+from latbench.tables.alignment import Alignment, WidthClass
 from latbench.tables.records import Estimate
+
+Floats = NDArray[np.float64]
+
+
+class WidthCurve:
+    """Values over width: known at some widths, interpolated between them.
+
+    Args:
+        alignment: The runtime's classes.
+        known: Measured values by width, each ``(values,)``.
+    """
+
+    def __init__(self, alignment: Alignment, known: Mapping[int, Floats]) -> None:
+        self.known = known
+        self._alignment = alignment
+        grouped: dict[WidthClass, dict[int, list[Floats]]] = defaultdict(lambda: defaultdict(list))
+        for width, values in known.items():
+            group = alignment.class_of(width)
+            grouped[group][group.abscissa(width)].append(values)
+        self._knots = {
+            group: (
+                np.array(sorted(by_abscissa), dtype=np.float64),
+                np.array([np.mean(by_abscissa[x], axis=0) for x in sorted(by_abscissa)]),
+            )
+            for group, by_abscissa in grouped.items()
+        }  # (known,) and (known, values)
+
+    def at(self, width: int) -> Floats | None:
+        """Measured or interpolated values at a width; None outside the class's measured range."""
+        if width in self.known:
+            return self.known[width]
+        group = self._alignment.class_of(width)
+        if group not in self._knots:
+            return None
+        xs, ys = self._knots[group]
+        x = group.abscissa(width)
+        if not xs[0] <= x <= xs[-1]:
+            return None
+        upper = int(np.searchsorted(xs, x))
+        if xs[upper] == x:
+            result: Floats = ys[upper]
+            return result
+        share = (x - xs[upper - 1]) / (xs[upper] - xs[upper - 1])
+        between: Floats = (1 - share) * ys[upper - 1] + share * ys[upper]
+        return between
+
+    def around(self, width: int) -> tuple[Floats, Floats, Floats] | None:
+        """Rough values at a width from all classes together; None outside the measured range.
+
+        Returns:
+            Values interpolated between the nearest measured widths below and above, then the
+            values at each of these two. Classes may differ by a factor, so the true values may lie
+            anywhere between the two.
+        """
+        below = max((w for w in self.known if w <= width), default=None)
+        above = min((w for w in self.known if w >= width), default=None)
+        if below is None or above is None:
+            return None
+        low, high = self.known[below], self.known[above]
+        share = (width - below) / (above - below) if above > below else 0.0
+        return (1 - share) * low + share * high, low, high
+
+    def step(self, width: int) -> tuple[WidthClass, int]:
+        """Class and multiple of its step; widths that share both have the same latency."""
+        group = self._alignment.class_of(width)
+        return group, group.abscissa(width)
+
+    def left_out_error(self, width: int) -> float | None:
+        """Relative error at a measured width when it is left out; None at an end of the curve."""
+        rest = {w: v for w, v in self.known.items() if w != width}
+        predicted = WidthCurve(self._alignment, rest).at(width)
+        if predicted is None:
+            return None
+        return float(predicted[0] / self.known[width][0] - 1)
 
 
 class Curves:

@@ -11,14 +11,9 @@ import numpy as np
 from latbench.blocks import BlockSpec, block_width, with_width
 from latbench.cost import block_cost
 from latbench.measure.samples import Interval
-from latbench.tables.alignment import (
-    Alignment,
-    WidthClass,
-    discover_alignment,
-    first_widths,
-    refined_widths,
-)
+from latbench.tables.alignment import Alignment, WidthClass, discover_alignment
 from latbench.tables.estimation import as_estimate
+from latbench.tables.measured_widths import first_widths, refined_widths
 from latbench.tables.width_curves import Curves
 
 SCANNED_BLOCKS = 4  # number of blocks whose widths are scanned to find the runtime's classes

@@ -69,7 +69,9 @@ def verify(
     emit(
         found.as_dict(),
         as_json=as_json,
-        render=lambda: show_verification(found.names, found, tolerance=tolerance),
+        render=lambda: show_verification(
+            found.names, found, tolerance=tolerance, passed=found.passed
+        ),
     )
     if not found.passed:
         sys.exit(EXIT_FAILED_CHECK)

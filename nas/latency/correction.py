@@ -22,8 +22,8 @@ from latbench.files import write_atomically
 from latbench.profilers import make_profiler
 from latbench.progress import Progress
 from latbench.tables import LatencyTable
+from latbench.workflows.network_errors import verify_apart
 from latbench.workflows.network_sweep import require_device
-from latbench.workflows.verification import verify_apart
 from nas.latency.priced_space import PricedSpace
 from nas.latency.width_scaling import Fit, Method, fit_exact
 from nas.spaces import Architecture

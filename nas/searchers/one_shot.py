@@ -28,7 +28,7 @@ from nas.evaluators.journal import Journaled
 from nas.evaluators.shared_weights import SupernetEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.blackbox import BLACK_BOXES, BlackBox, run
-from nas.optimize.blackbox.variation import Variation
+from nas.optimize.blackbox.variation import DEFAULT, Variation
 from nas.optimize.encoding import Code, EncodedSpace
 from nas.recipes import Count, Fraction, Recipe
 from nas.searchers.base import (
@@ -75,12 +75,12 @@ class OneShotRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="one-shot"):
     alike: Fraction = 0.0
     evaluations: Count = 200
     surrogate: bool = True
-    initial_population: Count = 10
-    parents: Count = 10
-    crossovers: Fraction = 0.5
-    mutation_rate: Fraction = 0.0
-    mutate_crossed: bool = False
-    single_point: bool = False
+    initial_population: Count = DEFAULT.initial
+    parents: Count = DEFAULT.parents
+    crossovers: Fraction = DEFAULT.crossovers
+    mutation_rate: Fraction = DEFAULT.mutation_rate
+    mutate_crossed: bool = DEFAULT.mutate_crossed
+    single_point: bool = DEFAULT.single_point
 
     @property
     def variation(self) -> Variation:

@@ -1,4 +1,4 @@
-"""Verification and calibration of a table by measuring whole networks."""
+"""Verification of a table at architectures, with its verdict; calibration at architectures."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from latbench.progress import Progress, silent
 from latbench.result import Result
 from latbench.tables import LatencyTable, StoredFit
 from latbench.tables.price_model import PriceModel
-from latbench.workflows import verification
+from latbench.workflows import network_errors
+from latbench.workflows.network_errors import Verification
 from latbench.workflows.network_sweep import require_device
 from latbench.workflows.table_checks import open_table
-from latbench.workflows.verification import Verification
 from nas.latency.priced_space import PricedSpace
 from nas.spaces import Architecture, distinct_random
 from nas.workflows.inputs import AnyArchitecture, AnyTable, as_architecture, as_list, priced_by
@@ -206,8 +206,8 @@ def _measure(table: LatencyTable, networks: Sequence[Network], progress: Progres
     profiler = make_profiler(table.device)
     require_device(profiler, table)
     if "torch" in sys.modules:
-        return verification.verify_apart(table.path, networks, progress=progress)
-    return verification.verify(profiler, table, networks, progress=progress)
+        return network_errors.verify_apart(table.path, networks, progress=progress)
+    return network_errors.verify(profiler, table, networks, progress=progress)
 
 
 def calibrate(
@@ -242,5 +242,5 @@ def calibrate(
     rng = np.random.default_rng([seed, CALIBRATION_STREAM])
     drawn = _draw(priced, networks, rng)
     lowered = [priced.space.lower(found) for found in drawn]
-    fit = verification.calibrate(profiler, opened, lowered, progress=progress)
+    fit = network_errors.calibrate(profiler, opened, lowered, progress=progress)
     return Calibration(fit, opened.price_model)

@@ -20,7 +20,7 @@ from latbench.files import write_atomically
 from latbench.progress import Progress, silent
 from latbench.result import Result
 from latbench.tables import LatencyTable
-from latbench.workflows.verification import verify_apart
+from latbench.workflows.network_errors import verify_apart
 from nas.data import load_data
 from nas.latency.priced_space import PricedSpace
 from nas.spaces import Architecture, SearchSpace, make_space

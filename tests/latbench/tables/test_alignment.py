@@ -9,14 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latbench.tables.alignment import (
-    Alignment,
-    WidthClass,
-    WidthCurve,
-    discover_alignment,
-    first_widths,
-    refined_widths,
-)
+from latbench.tables.alignment import Alignment, WidthClass, discover_alignment
+from latbench.tables.measured_widths import first_widths, refined_widths
+from latbench.tables.width_curves import WidthCurve
 
 BLOCKED = Alignment((WidthClass(4, 16), WidthClass(1, 1)))
 

@@ -13,8 +13,9 @@ from latbench.blocks import BlockSpec, InvertedResidual, block_width, with_width
 from latbench.device import load_device
 from latbench.environment import current_environment
 from latbench.tables import Estimate, LatencyTable, SpaceLabel, StoredFit
-from latbench.tables.alignment import MODULI, Alignment, WidthClass, first_widths
+from latbench.tables.alignment import MODULI, Alignment, WidthClass
 from latbench.tables.formats import entries
+from latbench.tables.measured_widths import first_widths
 from latbench.tables.price_model import PriceModel
 from latbench.tables.width_curves import Curves
 

@@ -31,9 +31,9 @@ from latbench.measure.visit import visit
 from latbench.profilers import PROFILERS, CacheFlusher, Flush, Profiler, Session, make_profiler
 from latbench.tables import LatencyTable, TableStore
 from latbench.tables.estimation import Drift
+from latbench.workflows.network_errors import calibrate, verify, verify_apart
 from latbench.workflows.network_sweep import require_device
 from latbench.workflows.profiling import ProfileResult, _Run
-from latbench.workflows.verification import calibrate, verify, verify_apart
 from nas.latency.priced_space import PricedSpace
 from nas.latency.table_filling import forecast_space, profile_space
 from nas.spaces import SearchSpace, every_width

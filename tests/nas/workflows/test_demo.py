@@ -14,7 +14,7 @@ from latbench.device import DeviceProfile
 from latbench.profilers import make_profiler
 from latbench.progress import Progress, silent
 from latbench.tables import LatencyTable
-from latbench.workflows import verification
+from latbench.workflows import network_errors
 from nas.latency.correction import Measure
 from nas.workflows import demo
 
@@ -34,7 +34,7 @@ def test_the_demo_goes_through_its_stages_and_goes_on(
 
     def verify_here(path: Path, networks: list[object], *, progress: Progress) -> object:
         opened = LatencyTable.open(path)
-        return verification.verify(make_profiler(opened.device), opened, networks)  # type: ignore[arg-type]
+        return network_errors.verify(make_profiler(opened.device), opened, networks)  # type: ignore[arg-type]
 
     def as_predicted(opened: LatencyTable) -> Measure:
         return lambda network, progress: 0.996 * opened.predict(network).latency_ms

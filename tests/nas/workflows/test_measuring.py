@@ -10,7 +10,7 @@ import pytest
 import nas
 from latbench.device import DeviceProfile
 from latbench.errors import InvalidValueError, MismatchError
-from latbench.workflows import verification
+from latbench.workflows import network_errors
 from nas.workflows.space_profiling import ProfiledTable
 from tests.conftest import write_table
 
@@ -98,7 +98,7 @@ def test_a_process_that_may_have_trained_does_not_measure(
         assert path == profiled.path
         raise Apart
 
-    monkeypatch.setattr(verification, "verify_apart", apart)
+    monkeypatch.setattr(network_errors, "verify_apart", apart)
     monkeypatch.setitem(sys.modules, "torch", sys)
     with pytest.raises(Apart):
         nas.verify([], profiled, random=1)

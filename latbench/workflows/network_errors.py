@@ -1,4 +1,4 @@
-"""Verification and calibration: whole networks are measured and compared with predictions."""
+"""Errors of a table at whole networks that are measured now; calibration on such networks."""
 
 from __future__ import annotations
 
