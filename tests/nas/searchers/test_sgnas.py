@@ -25,10 +25,12 @@ from nas.latency.relaxation import one_hot
 from nas.optimize.constraints import Count, Limit
 from nas.recipes import load_recipe, shipped_recipes
 from nas.searchers.base import SearchResult, SearchSettings, generator_file
+from nas.searchers.sgnas.adaptation import adapt
 from nas.searchers.sgnas.budgets import RANGE, Budgets
-from nas.searchers.sgnas.generator_training import GeneratorTraining, SGNASRecipe
+from nas.searchers.sgnas.generator_training import GeneratorTraining
 from nas.searchers.sgnas.priors import find_priors
-from nas.searchers.sgnas.searcher import SGNASSearcher, adapt, evaluator_of, read_run
+from nas.searchers.sgnas.recipe import SGNASRecipe, read_run
+from nas.searchers.sgnas.searcher import SGNASSearcher, evaluator_of
 from nas.searchers.tfnas.searcher import TFNASSearcher
 from nas.spaces import Architecture, SearchSpace, make_space
 from nas.spaces.sgnas import KERNELS, architecture_of

@@ -17,9 +17,11 @@ from nas.evaluators.relaxed import AnyRelaxedEvaluator
 from nas.generator import answers, load_generator, raw_answers, save_generator
 from nas.latency.priced_space import PricedSpace
 from nas.searchers.base import SearchSettings, generator_file
+from nas.searchers.sgnas.adaptation import adapt
 from nas.searchers.sgnas.budgets import Budgets
-from nas.searchers.sgnas.generator_training import GeneratorTraining, SGNASRecipe
-from nas.searchers.sgnas.searcher import SGNASSearcher, adapt, evaluator_of
+from nas.searchers.sgnas.generator_training import GeneratorTraining
+from nas.searchers.sgnas.recipe import SGNASRecipe
+from nas.searchers.sgnas.searcher import SGNASSearcher, evaluator_of
 from nas.spaces import SearchSpace
 from nas.spaces.sgnas import SKIP, SUB_BLOCKS
 from nas.supernet.unified_supernet import UnifiedSupernet
