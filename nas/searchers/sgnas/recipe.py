@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import msgspec
-import torch
 from torch import Tensor
 
 from latbench.errors import InvalidFileError
+from nas.criteria.hardware import squared_distance
 from nas.data.images import ImageData
 from nas.recipes import Count, Fraction, Positive
 from nas.training.run_folder import read_config
@@ -77,14 +77,15 @@ class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
         return self.tau_start * float((self.tau_end / self.tau_start) ** progress)
 
     def hardware_loss(self, excess: Tensor) -> Tensor:
-        """Loss of an expected cost with this excess over its budget; negative below the budget."""
-        # tensors, because a number would be copied to the GPU in every step
-        factor = torch.where(
-            excess > 0, torch.full_like(excess, self.overshoot), torch.ones_like(excess)
+        """Loss of the excess of an expected cost over its budget; 0 within the tolerance."""
+        loss: Tensor = squared_distance(
+            excess,
+            weight=self.hardware_weight,
+            over=self.overshoot,
+            above=excess > self.tolerance,
+            below=excess < -self.tolerance,
         )
-        inside = excess.abs() <= self.tolerance
-        loss = self.hardware_weight * factor * excess.square()
-        return torch.where(inside, torch.zeros_like(loss), loss)
+        return loss
 
     def scaled(self, epochs: int | None, batch_size: int | None) -> Self:
         """The recipe with other epochs; those of the generator change in proportion."""

@@ -15,6 +15,7 @@ from latbench.cost import network_cost
 from latbench.device import DeviceProfile
 from latbench.errors import BudgetError, InvalidValueError, MismatchError, UnknownNameError
 from latbench.tables import LatencyTable
+from nas.criteria import hardware
 from nas.evaluators.base import Evaluator
 from nas.evaluators.operations import OperationsEvaluator
 from nas.evaluators.unified_weights import UnifiedEvaluator, trained_unified
@@ -82,6 +83,9 @@ def test_the_hardware_loss_is_the_published_one_in_its_units() -> None:
     excess = torch.tensor([0.05, -0.1, 2.0, -2.0])
     expected = [0.0, 0.0, 3e-4 * 4 * 1.2, 3e-4 * 4]
     assert recipe.hardware_loss(excess).tolist() == pytest.approx(expected)
+    for each in (0.05, -0.05, 0.2, -0.2, 7.0):  # an objective of one cost has the same form
+        loss = float(recipe.hardware_loss(torch.tensor(each)))
+        assert loss == pytest.approx(hardware.sgnas(0.0, each, 0.0))
 
 
 def test_the_excess_is_of_the_budget_that_is_exceeded_most(devices: list[PricedSpace]) -> None:
