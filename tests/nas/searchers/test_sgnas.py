@@ -28,6 +28,7 @@ from nas.recipes import load_recipe, shipped_recipes
 from nas.searchers.base import SearchResult, SearchSettings, generator_file
 from nas.searchers.sgnas.adaptation import adapt
 from nas.searchers.sgnas.budgets import RANGE, Budgets
+from nas.searchers.sgnas.generator_state import GeneratorState, new_generator
 from nas.searchers.sgnas.generator_training import GeneratorTraining
 from nas.searchers.sgnas.priors import find_priors
 from nas.searchers.sgnas.recipe import SGNASRecipe, read_run
@@ -330,6 +331,25 @@ def test_imitation_teaches_the_priors_without_images(
         wanted = made.prior_choices()[made.nearest_priors(requests)]
         agreements.append(float((said == wanted).float().mean()))
     assert agreements[1] > max(0.9, agreements[0] + 0.1)
+
+
+def test_the_best_weights_are_kept_and_are_part_of_a_checkpoint() -> None:
+    """If two scores are equal, the later weights are kept."""
+    space = make_mix_space()
+    budgets = Budgets.of(space, (), low=RECIPE.low, high=RECIPE.high)
+
+    def new_state() -> GeneratorState:
+        return GeneratorState(new_generator(space, budgets, recipe=RECIPE, seed=0), RECIPE)
+
+    state = new_state()
+    for mark, score in ((1.0, 0.5), (2.0, 0.5), (3.0, 0.4)):
+        state.generator.priors.fill_(mark)
+        state.keep_if_best(score)
+    restored = new_state()
+    restored.load(state.save())
+    assert restored.best_score == 0.5
+    assert (restored.generator.priors == 3.0).all()  # the training goes on from its last weights
+    assert (restored.best_generator().priors == 2.0).all()
 
 
 class _Additive(Evaluator):
