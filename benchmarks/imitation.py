@@ -24,7 +24,8 @@ from latbench.report.terminal import print_lines, print_table, progress_bar
 from nas.data import load_data
 from nas.recipes import load_recipe
 from nas.searchers.sgnas.budgets import Budgets
-from nas.searchers.sgnas.generator_training import GeneratorTraining, SGNASRecipe
+from nas.searchers.sgnas.generator_training import GeneratorTraining
+from nas.searchers.sgnas.recipe import SGNASRecipe
 from nas.searchers.sgnas.searcher import evaluator_of
 from nas.spaces import make_space
 from nas.training.run_folder import RunFolder

@@ -128,9 +128,29 @@ def squared(
     distance = cost - target
     if abs(distance) <= tolerance:
         return task_loss
-    return task_loss + weight * (over if distance > 0 else 1.0) * distance**2
+    above = bool(distance > 0)
+    return task_loss + squared_distance(
+        distance, weight=weight, over=over, above=above, below=not above
+    )
 
 
 def sgnas(task_loss: Value, cost: Value, target: float, *, weight: float = 3e-4) -> Value:
     """SGNAS (Huang & Chu, CVPR 2021): ``squared``, times 1.2 above the target, 0 within 0.1."""
     return squared(task_loss, cost, target, weight=weight, over=1.2, tolerance=0.1)
+
+
+def squared_distance(
+    distance: Value, *, weight: float, over: float, above: Value, below: Value
+) -> Value:
+    """``weight * distance ** 2``, times ``over`` above the target.
+
+    Args:
+        distance: Cost minus target: a number, or a tensor with one element for each cost.
+        weight: Weight of the squared distance.
+        over: Factor above the target.
+        above: Whether the cost counts as above its target: a bool, or a bool tensor of the shape of
+            ``distance``. A tensor is not read, so a GPU does not wait. With a bool the factors are
+            multiplied in double precision, and with a tensor in single precision.
+        below: Whether the cost counts as below its target. The loss is 0 if it is neither.
+    """
+    return weight * (over * above + below) * distance**2

@@ -16,7 +16,8 @@ from latbench.units import as_latency_ms, as_millions
 from latbench.workflows.table_checks import open_table
 from nas import generator as generators
 from nas.generator import Generator, Kind, answering_space, answers, raw_answers, requests_for
-from nas.searchers.sgnas import searcher as sgnas
+from nas.searchers.sgnas.adaptation import adapt
+from nas.searchers.sgnas.recipe import read_run
 from nas.spaces import Architecture
 from nas.training.torch_device import TorchDevice
 from nas.workflows.data import as_data
@@ -227,10 +228,10 @@ def adapt_generator(
         MismatchError: The generator knows the device already, or the table is for another space.
     """
     folder, trains_on = Path(run), as_torch_device(torch_device)
-    config, recipe = sgnas.read_run(folder)
+    config, recipe = read_run(folder)
     priced = priced_by(open_table(table), "any")
     loaded = as_data(config["data"], priced.space, data_dir=data_dir, images=config["images"])
-    return sgnas.adapt(
+    return adapt(
         run_folder(folder, config),
         priced,
         loaded,

@@ -20,7 +20,7 @@ from nas.latency.priced_space import PricedSpace
 from nas.recipes import Precision, Recipe
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.one_shot import OneShotRecipe
-from nas.searchers.sgnas.generator_training import SGNASRecipe
+from nas.searchers.sgnas.recipe import SGNASRecipe
 from nas.searchers.tfnas.searcher import TFNASRecipe, TFNASSearcher
 from nas.supernet.unified_supernet import UnifiedSupernet
 from nas.training import from_scratch as scratch

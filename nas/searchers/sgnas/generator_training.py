@@ -21,7 +21,8 @@ Differences from the published code, which has MACs only:
   two budgets the one that is exceeded most counts.
 * Budgets cover 0.05 to 0.95 of the feasible range on a device, not only a part of it.
 * Priors are found for the present supernet (``nas.searchers.sgnas.priors``); there are five.
-* Before the first epoch the generator may learn to output its priors (``imitation_steps``).
+* Before the first epoch the generator may learn to output its priors
+  (``nas.searchers.sgnas.imitation``).
 * The supernet is in evaluation mode and without gradients to its weights.
 
 Under ``torchrun`` every process draws the same budgets and noise, computes on its part of each
@@ -31,121 +32,39 @@ results are combined, so all have the same scores.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Self
+from collections.abc import Callable
+from dataclasses import asdict
 
-import msgspec
 import numpy as np
 import torch
-import torch.nn.functional as F
-from scipy.stats import kendalltau
 from torch import Tensor
 
 from latbench.progress import Progress
-from nas.data.images import ImageData, generator
+from nas.data.images import generator
 from nas.evaluators.base import Evaluator
 from nas.evaluators.journal import Journaled
 from nas.evaluators.relaxed import AnyRelaxedEvaluator
-from nas.generator import Generator, GeneratorLabel, Kind, Request, answers
-from nas.latency.priced_space import space_label
-from nas.recipes import Count, Fraction, Positive
+from nas.generator import Generator, Request
 from nas.searchers.sgnas.budgets import Budgets
+from nas.searchers.sgnas.generator_evaluation import evaluate_generator
+from nas.searchers.sgnas.generator_state import GeneratorState, new_generator
+from nas.searchers.sgnas.imitation import imitate
 from nas.searchers.sgnas.priors import find_priors
+from nas.searchers.sgnas.recipe import SGNASRecipe
 from nas.spaces import SearchSpace
-from nas.training.epochs import Resumable, Values, resume, run_epochs, scaler_part
+from nas.training.epochs import Values, resume, run_epochs
 from nas.training.run_folder import RunFolder
 from nas.training.steps import Report, TrainingImages
 from nas.training.strategies.gumbel import gumbel_noise
-from nas.training.unified_training import UnifiedRecipe
 
 _PHASE = "generator"
-_PRIORS_FILE = (
-    "priors.jsonl"  # in the run folder: networks that were evaluated as candidates for priors
-)
+_PRIORS_FILE = "priors.jsonl"  # in the run folder: the evaluated candidates for priors
 _STREAM = 7  # separates the draws of the generator from those of the supernet under the same seed
 _EVALUATED = 12  # images that can be evaluated in the time of one training image of the generator
-_IMITATED = 16  # requests in an imitation step
 
 
-class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
-    """Settings of the training of supernet and generator.
-
-    The defaults are the published values for ImageNet, except for the range of budgets and the
-    number of priors. docs/papers.md lists the differences.
-
-    Attributes:
-        generator_epochs: Epochs of the generator, over the images held out from the supernet.
-        generator_lr: Learning rate of Adam.
-        generator_betas: Decay rates of Adam's moments.
-        tau_start: Temperature in the first epoch; then it falls geometrically.
-        tau_end: Temperature in the last epoch; 5 x 0.95 ** 49 in the published code.
-        low: Lower end of the budgets, as a fraction of the feasible range.
-        high: Upper end of the budgets, as a fraction of the feasible range.
-        strategy: Strategy that draws paths to train a supernet of separate operations, a name in
-            ``STRATEGIES``; empty is uniform. A unified supernet always has its own fair paths.
-        budgets: Size of the budget grid of each kind; published is 270 to 450 in steps of 5.
-        jitter: Largest distance from the grid, in steps; published is 0.5 of 5.
-        hardware_weight: Factor of the squared distance from the budget.
-        overshoot: Factor of the hardware loss above the budget.
-        tolerance: Distance from the budget that has no loss.
-        priors: Number of priors, spread over the range.
-        prior_candidates: Number of networks to evaluate for each prior.
-        imitation_steps: Number of steps without images before the first epoch. They train the
-            generator to output the priors nearest to some budgets, with the hardware loss added.
-            Published is 0.
-        selected_on: Number of answers to evaluate after an epoch.
-    """
-
-    strategy: str = ""
-    generator_epochs: Count = 50
-    generator_lr: Positive = 1e-3
-    generator_betas: tuple[float, float] = (0.5, 0.999)
-    tau_start: Positive = 5.0
-    tau_end: Positive = 0.405
-    low: Fraction = 0.05
-    high: Fraction = 0.95
-    budgets: Annotated[int, msgspec.Meta(ge=2)] = 37
-    jitter: Fraction = 0.1
-    hardware_weight: Positive = 3e-4
-    overshoot: Positive = 1.2
-    tolerance: Fraction = 0.1
-    priors: Count = 5
-    prior_candidates: Count = 8
-    imitation_steps: Annotated[int, msgspec.Meta(ge=0)] = 0
-    selected_on: Count = 5
-
-    def supernet_share(self, data: ImageData) -> float:
-        """Share of the supernet in all training images of the search."""
-        count = len(data.train)
-        rest = count * self.held_out if self.held_out_from == "train" else len(data.test)
-        seen = self.epochs * (count - rest if self.held_out_from == "train" else count)
-        return seen / (seen + self.generator_epochs * rest * (1 - self.selection))
-
-    def tau(self, epoch: int) -> float:
-        """Temperature of Gumbel softmax in an epoch."""
-        progress = epoch / max(1, self.generator_epochs - 1)
-        return self.tau_start * float((self.tau_end / self.tau_start) ** progress)
-
-    def hardware_loss(self, excess: Tensor) -> Tensor:
-        """Loss of an expected cost with this excess over its budget; negative below the budget."""
-        # tensors, because a number would be copied to the GPU in every step
-        factor = torch.where(
-            excess > 0, torch.full_like(excess, self.overshoot), torch.ones_like(excess)
-        )
-        inside = excess.abs() <= self.tolerance
-        loss = self.hardware_weight * factor * excess.square()
-        return torch.where(inside, torch.zeros_like(loss), loss)
-
-    def scaled(self, epochs: int | None, batch_size: int | None) -> Self:
-        """The recipe with other epochs; those of the generator change in proportion."""
-        made = super().scaled(epochs, batch_size)
-        share = self.generator_epochs * made.epochs / self.epochs
-        return msgspec.structs.replace(made, generator_epochs=max(1, round(share)))
-
-
-class GeneratorTraining(Resumable):
-    """The training of one generator, with all of its state.
+class GeneratorTraining:
+    """The training of one generator.
 
     Args:
         evaluator: Evaluator with the frozen supernet.
@@ -172,13 +91,12 @@ class GeneratorTraining(Resumable):
         self.recipe, self.seed = recipe, seed
         self.adapting = generator is not None
         self.torch_device, self.workers = evaluator.torch_device, evaluator.workers
-        self.generator = (generator or self._new_generator()).to(self.torch_device.device)
-        trained = [self.generator.devices] if self.adapting else self.generator.parameters()
-        self.adam = torch.optim.Adam(trained, lr=recipe.generator_lr, betas=recipe.generator_betas)
-        self.scaler = self.torch_device.scaler()
-        super().__init__(generator=self.generator, adam=self.adam, **scaler_part(self.scaler))
-        self.best_score = -math.inf
-        self.best = self._copy()
+        self.state = GeneratorState(
+            generator or new_generator(space, budgets, recipe=recipe, seed=seed),
+            recipe,
+            devices_only=self.adapting,
+            torch_device=self.torch_device,
+        )
 
     def run(self, folder: RunFolder | None, progress: Progress) -> Generator:
         """Train to the end, and return the generator of the best epoch.
@@ -188,20 +106,16 @@ class GeneratorTraining(Resumable):
                 None keeps no files.
             progress: Gets the fraction that is done, and a description.
         """
-        resumed = folder is not None and resume(self, folder, _PHASE)
+        resumed = folder is not None and resume(self.state, folder, _PHASE)
         share = 0.0 if self.adapting else self._priors_share
         if not resumed and not self.adapting:
-            self.generator.priors.copy_(
+            self.state.generator.priors.copy_(
                 self._find_priors(folder, lambda fraction, words: progress(share * fraction, words))
             )
             if self.recipe.imitation_steps:
-                self._imitate(lambda words: progress(share, words))
-                imitated = self._select()  # imitation may be better than all epochs
-                if folder is not None and self.workers.leads:
-                    with folder.metrics() as metrics:
-                        metrics.log("imitation", 0, imitated)
+                self._imitate(folder, lambda words: progress(share, words))
         run_epochs(
-            self,
+            self.state,
             self.recipe.generator_epochs,
             self._one_epoch,
             folder,
@@ -211,8 +125,7 @@ class GeneratorTraining(Resumable):
             batch_size=self.recipe.batch_size,
             progress=lambda fraction, words: progress(share + (1 - share) * fraction, words),
         )
-        self.generator.load_state_dict(self.best)
-        return self.generator.eval()
+        return self.state.best_generator()
 
     @property
     def _priors_share(self) -> float:
@@ -221,38 +134,46 @@ class GeneratorTraining(Resumable):
         evaluated = recipe.priors * recipe.prior_candidates * len(parts.selection)
         return evaluated / (evaluated + _EVALUATED * recipe.generator_epochs * len(parts.generator))
 
-    def _imitate(self, say: Callable[[str], None]) -> None:
-        """Train the output towards the nearest prior of each budget, with the hardware loss."""
-        recipe, known = self.recipe, self.generator.prior_choices()
-        drawn = generator(self.seed, _STREAM)
-        requests = self.budgets.epoch(recipe.budgets, recipe.jitter, drawn)
-        for number in range(recipe.imitation_steps):
-            asked = [next(requests) for _ in range(_IMITATED)]
-            logits = self.plane.masked(self.generator(asked))
-            wanted = known[self.generator.nearest_priors(asked).to(known.device)]
-            excess = [
-                self.budgets.excess(request, each)
-                for request, each in zip(asked, logits.softmax(-1), strict=True)
-            ]
-            hardware = recipe.hardware_loss(torch.stack(excess)).mean()
-            loss = F.cross_entropy(logits.flatten(0, 2), wanted.flatten()) + hardware
-            self.adam.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.workers.average_gradients(self.generator.parameters())
-            self.adam.step()
-            words = f"imitation, step {number + 1} of {recipe.imitation_steps}"
-            if self.torch_device.is_gpu:  # reading the loss would wait for the GPU
-                say(words)
-            else:
-                say(f"{words}, loss {float(loss.detach()):.2f}")
+    def _find_priors(self, folder: RunFolder | None, progress: Progress) -> Tensor:
+        """Priors, one-hot ``(priors, L, G * C)``; the folder keeps all evaluated candidates."""
+        evaluator: Evaluator = self.evaluator
+        if folder is not None:
+            evaluator = Journaled(evaluator, folder.path / _PRIORS_FILE, writes=self.workers.leads)
+            self.workers.wait()  # no process writes before all have read
+        found = find_priors(
+            self.plane,
+            self.state.generator.label.priors,
+            self.budgets.place,
+            evaluator,
+            candidates=self.recipe.prior_candidates,
+            rng=np.random.default_rng([self.seed, _STREAM]),
+            progress=progress,
+        )
+        return self.plane.one_hot(torch.from_numpy(np.array(found)))
+
+    def _imitate(self, folder: RunFolder | None, say: Callable[[str], None]) -> None:
+        """Imitate the priors, and evaluate the result: it may be better than all epochs."""
+        imitate(
+            self.state,
+            self.budgets,
+            recipe=self.recipe,
+            rng=generator(self.seed, _STREAM),
+            torch_device=self.torch_device,
+            workers=self.workers,
+            say=say,
+        )
+        imitated = self._evaluate()
+        if folder is not None and self.workers.leads:
+            with folder.metrics() as metrics:
+                metrics.log("imitation", 0, imitated)
 
     def _one_epoch(self, report: Report) -> Values:
         recipe, evaluator = self.recipe, self.evaluator
         order, shifts, noise, asked = (
-            generator(self.seed, _STREAM, self.epoch, use) for use in range(4)
+            generator(self.seed, _STREAM, self.state.epoch, use) for use in range(4)
         )
         requests = self.budgets.epoch(recipe.budgets, recipe.jitter, asked)
-        tau = recipe.tau(self.epoch)
+        tau = recipe.tau(self.state.epoch)
         excesses: list[Tensor] = []
 
         def step(number: int, x: Tensor, labels: Tensor) -> Tensor:
@@ -272,7 +193,7 @@ class GeneratorTraining(Resumable):
         loss = images.show(step, report, order=order, shifts=shifts)
         errors = torch.stack(excesses).abs().cpu().tolist()
         expected_error = sum(errors) / len(errors)
-        return {"loss": loss, "expected_error": expected_error, "tau": tau, **self._select()}
+        return {"loss": loss, "expected_error": expected_error, "tau": tau, **self._evaluate()}
 
     def step(
         self, x: Tensor, labels: Tensor, request: Request, *, noise: torch.Generator, tau: float
@@ -290,98 +211,31 @@ class GeneratorTraining(Resumable):
             The loss on the images and the excess of the expected cost: scalars on the device,
             without gradient.
         """
-        logits = self.plane.masked(self.generator([request])[0])
+        state = self.state
+        logits = self.plane.masked(state.generator([request])[0])
         gumbel = gumbel_noise(logits.shape, noise).to(logits.device, non_blocking=True)
         probabilities = ((logits.log_softmax(-1) + gumbel) / tau).softmax(-1)
         with self.torch_device.autocast():
             loss = self.evaluator.criterion(self.evaluator.outputs(x, probabilities), labels)
         excess = self.budgets.excess(request, logits.softmax(-1))
-        self.adam.zero_grad(set_to_none=True)
-        self.scaler.scale(loss + self.recipe.hardware_loss(excess)).backward()
+        state.adam.zero_grad(set_to_none=True)
+        state.scaler.scale(loss + self.recipe.hardware_loss(excess)).backward()
         if self.adapting:
-            assert self.generator.devices.grad is not None
-            self.generator.devices.grad[:-1] = 0  # the vectors of known devices do not change
-        self.workers.average_gradients(self.generator.parameters())
-        self.scaler.step(self.adam)
-        self.scaler.update()
+            assert state.generator.devices.grad is not None
+            state.generator.devices.grad[:-1] = 0  # the vectors of known devices do not change
+        self.workers.average_gradients(state.generator.parameters())
+        state.scaler.step(state.adam)
+        state.scaler.update()
         return loss.detach(), excess.detach()
 
-    def _select(self) -> Values:
-        """Evaluate the epoch, and keep its generator if its answers are the best so far.
-
-        Returns:
-            ``score`` is the mean accuracy of the answers. ``kendall_tau`` is the rank correlation
-            between budgets and costs of the raw output, averaged over kinds of cost.
-            ``raw_error`` is the relative distance of these costs from the budgets.
-        """
-        rows = self.budgets.grid(self.recipe.budgets)
-        taus, errors = [], []
-        for row in rows:
-            costs = row[0].limits[0].costs
-            asked = [request.limits[0].budget for request in row]
-            raw = [costs.of(self.plane.outcomes_of(each)) for each in self._decoded(row)]
-            taus.append(float(kendalltau(asked, raw).statistic))
-            errors += [abs(r / a - 1) for r, a in zip(raw, asked, strict=True)]
-        requests = self.budgets.selected(self.recipe.selected_on)
-        made = answers(self.generator, self.space, requests)
-        score = sum(self.evaluator.score(a.architecture) for a in made) / len(made)
-        if score >= self.best_score:
-            self.best_score, self.best = score, self._copy()
-        finite = [tau for tau in taus if math.isfinite(tau)]  # undefined if all costs are equal
-        return {
-            "score": score,
-            "kendall_tau": sum(finite) / len(finite) if finite else None,
-            "raw_error": sum(errors) / len(errors),
-        }
-
-    @torch.no_grad()
-    def _decoded(self, requests: Sequence[Request]) -> Any:
-        return self.plane.decode(self.generator(requests)).cpu().numpy()
-
-    def _new_generator(self) -> Generator:
-        recipe, plane = self.recipe, self.plane
-        counted = tuple(costs.kind for costs in self.budgets.counts)
-        kinds: tuple[Kind, ...] = ("latency", *counted) if self.budgets.latencies else counted
-        places = np.linspace(recipe.low, recipe.high, recipe.priors + 2)[1:-1].tolist()
-        label = GeneratorLabel(
-            format=1,
-            form="conditioned",
-            space=space_label(self.space),
-            low=recipe.low,
-            high=recipe.high,
-            kinds=kinds,
-            devices=tuple(self.budgets.latencies),
-            priors=tuple(places),
-            plane=self.plane.name,
+    def _evaluate(self) -> Values:
+        """Evaluate the generator, and keep its weights if its answers are the best so far."""
+        found = evaluate_generator(
+            self.state.generator,
+            self.evaluator,
+            space=self.space,
+            budgets=self.budgets,
+            recipe=self.recipe,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            width = plane.decisions * plane.choices
-            return Generator(label, torch.zeros(len(places), len(self.space.layers), width))
-
-    def _find_priors(self, folder: RunFolder | None, progress: Progress) -> Tensor:
-        """Priors, one-hot ``(priors, L, G * C)``; the folder keeps all evaluated candidates."""
-        evaluator: Evaluator = self.evaluator
-        if folder is not None:
-            evaluator = Journaled(evaluator, folder.path / _PRIORS_FILE, writes=self.workers.leads)
-            self.workers.wait()  # no process writes before all have read
-        found = find_priors(
-            self.plane,
-            self.generator.label.priors,
-            self.budgets.place,
-            evaluator,
-            candidates=self.recipe.prior_candidates,
-            rng=np.random.default_rng([self.seed, _STREAM]),
-            progress=progress,
-        )
-        return self.plane.one_hot(torch.from_numpy(np.array(found)))
-
-    def _copy(self) -> dict[str, Tensor]:
-        return {name: value.clone() for name, value in self.generator.state_dict().items()}
-
-    def save(self) -> dict[str, Any]:
-        return {**super().save(), "best": self.best, "best_score": self.best_score}
-
-    def load(self, saved: dict[str, Any]) -> None:
-        super().load(saved)
-        self.best, self.best_score = saved["best"], saved["best_score"]
+        self.state.keep_if_best(found.score)
+        return asdict(found)

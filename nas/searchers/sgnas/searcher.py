@@ -4,7 +4,8 @@ First the supernet is trained: a unified one (``nas.training.unified_training``)
 operations (``nas.training.supernet_training``; the generator of OSNASLib). Then its weights are
 frozen and the generator is trained (``nas.searchers.sgnas.generator_training``). It gets a budget
 and outputs an architecture, which is repaired to keep the budget exactly
-(``nas.generator.answers``). For a new device only its vector is trained (``adapt``).
+(``nas.generator.answers``). For a new device only its vector is trained
+(``nas.searchers.sgnas.adaptation``).
 
 Both trainings are data parallel under ``torchrun``.
 """
@@ -13,13 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
-from typing import Any, ClassVar
-
-import msgspec
+from typing import ClassVar
 
 from latbench.cost import Cost, block_cost
-from latbench.errors import InvalidFileError, InvalidValueError
+from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
 from latbench.progress import Progress, silent
 from nas.data.images import ImageData
@@ -28,17 +26,14 @@ from nas.evaluators.relaxed import AnyRelaxedEvaluator
 from nas.evaluators.unified_weights import trained_unified
 from nas.generator import (
     DecisionPlane,
-    Generator,
     PlaneLimit,
     Request,
     answers,
+    device_of,
     least_outcomes,
-    load_generator,
     plane_of,
-    require_table,
     save_generator,
 )
-from nas.generator.generator import device_of
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import Constraint, Limit, latency_limits
 from nas.optimize.encoding import EncodedSpace
@@ -54,12 +49,13 @@ from nas.searchers.base import (
     recipe_of,
 )
 from nas.searchers.sgnas.budgets import Budgets
-from nas.searchers.sgnas.generator_training import GeneratorTraining, SGNASRecipe
+from nas.searchers.sgnas.generator_training import GeneratorTraining
+from nas.searchers.sgnas.recipe import SGNASRecipe
 from nas.spaces import SearchSpace
 from nas.spaces.architecture import read_architecture
 from nas.training.criterion import check_batches, criterion_of
 from nas.training.distributed import ALONE, Workers
-from nas.training.run_folder import RunFolder, read_config
+from nas.training.run_folder import RunFolder
 from nas.training.strategies import Relaxation, make_strategy
 from nas.training.torch_device import CPU, TorchDevice
 from nas.training.unified_training import divide
@@ -240,73 +236,3 @@ def evaluator_of(
         workers=workers,
         progress=progress,
     )
-
-
-def read_run(run: Path) -> tuple[dict[str, Any], SGNASRecipe]:
-    """Configuration and recipe of a run folder.
-
-    Raises:
-        InvalidFileError: The folder does not hold a run of this searcher.
-    """
-    config = read_config(run)
-    if config.get("searcher") != "sgnas":
-        raise InvalidFileError(f"{run} holds no run of `latbench search --searcher sgnas`")
-    recipe = msgspec.convert(_renewed(config["recipe"]), SGNASRecipe)
-    return config, recipe.scaled(config["epochs"], config["batch_size"])
-
-
-def _renewed(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe in the present form. In older runs label smoothing was a separate setting."""
-    if "smoothing" not in recipe:
-        return recipe
-    kept = {name: value for name, value in recipe.items() if name != "smoothing"}
-    options = {"smoothing": recipe["smoothing"]}
-    return {**kept, "criterion": "label-smoothing", "options": options}
-
-
-def adapt(
-    folder: RunFolder,
-    priced: PricedSpace,
-    data: ImageData,
-    recipe: SGNASRecipe,
-    *,
-    seed: int,
-    torch_device: TorchDevice = CPU,
-    progress: Progress = silent,
-) -> Generator:
-    """The generator of a finished run with one more device, whose vector alone is trained.
-
-    Args:
-        folder: Folder of the run; its supernet evaluates.
-        priced: The space with the prices of the new device.
-        data: Data of the run.
-        recipe: Recipe of the run, with the number of generator epochs for the new device.
-        seed: Seed of the run.
-        torch_device: Device for the training, in the precision of the recipe.
-        progress: Gets the fraction that is done, and a description.
-
-    Raises:
-        LatbenchError: The run is not finished, knows the device already, or has another space.
-    """
-    known = load_generator(generator_file(folder.path))
-    require_table(known, priced.table)
-    space, torch_device = priced.space, torch_device.at(recipe.computed_in)
-    data = data.to(torch_device.device)
-    device = device_of(priced.table)
-    budgets = Budgets.of(space, [priced], low=recipe.low, high=recipe.high).only(device)
-    training = GeneratorTraining(
-        evaluator_of(
-            folder,
-            space,
-            data,
-            recipe,
-            seed=seed,
-            torch_device=torch_device,
-        ),
-        space,
-        budgets,
-        recipe,
-        seed,
-        generator=known.with_device(device),
-    )
-    return training.run(None, progress)

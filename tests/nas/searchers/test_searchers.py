@@ -38,7 +38,7 @@ from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.base import phase_of, rounds_file
 from nas.searchers.differentiable import DifferentiableRecipe
 from nas.searchers.one_shot import OneShotRecipe
-from nas.searchers.sgnas.generator_training import SGNASRecipe
+from nas.searchers.sgnas.recipe import SGNASRecipe
 from nas.searchers.tfnas.searcher import TFNASRecipe
 from nas.spaces import SearchSpace
 from nas.spaces.architecture import read_architecture

@@ -15,6 +15,7 @@ from latbench.cost import network_cost
 from latbench.device import DeviceProfile
 from latbench.errors import BudgetError, InvalidValueError, MismatchError, UnknownNameError
 from latbench.tables import LatencyTable
+from nas.criteria import hardware
 from nas.evaluators.base import Evaluator
 from nas.evaluators.operations import OperationsEvaluator
 from nas.evaluators.unified_weights import UnifiedEvaluator, trained_unified
@@ -25,10 +26,13 @@ from nas.latency.relaxation import one_hot
 from nas.optimize.constraints import Count, Limit
 from nas.recipes import load_recipe, shipped_recipes
 from nas.searchers.base import SearchResult, SearchSettings, generator_file
+from nas.searchers.sgnas.adaptation import adapt
 from nas.searchers.sgnas.budgets import RANGE, Budgets
-from nas.searchers.sgnas.generator_training import GeneratorTraining, SGNASRecipe
+from nas.searchers.sgnas.generator_state import GeneratorState, new_generator
+from nas.searchers.sgnas.generator_training import GeneratorTraining
 from nas.searchers.sgnas.priors import find_priors
-from nas.searchers.sgnas.searcher import SGNASSearcher, adapt, evaluator_of, read_run
+from nas.searchers.sgnas.recipe import SGNASRecipe, read_run
+from nas.searchers.sgnas.searcher import SGNASSearcher, evaluator_of
 from nas.searchers.tfnas.searcher import TFNASSearcher
 from nas.spaces import Architecture, SearchSpace, make_space
 from nas.spaces.sgnas import KERNELS, architecture_of
@@ -80,6 +84,9 @@ def test_the_hardware_loss_is_the_published_one_in_its_units() -> None:
     excess = torch.tensor([0.05, -0.1, 2.0, -2.0])
     expected = [0.0, 0.0, 3e-4 * 4 * 1.2, 3e-4 * 4]
     assert recipe.hardware_loss(excess).tolist() == pytest.approx(expected)
+    for each in (0.05, -0.05, 0.2, -0.2, 7.0):  # an objective of one cost has the same form
+        loss = float(recipe.hardware_loss(torch.tensor(each)))
+        assert loss == pytest.approx(hardware.sgnas(0.0, each, 0.0))
 
 
 def test_the_excess_is_of_the_budget_that_is_exceeded_most(devices: list[PricedSpace]) -> None:
@@ -324,6 +331,25 @@ def test_imitation_teaches_the_priors_without_images(
         wanted = made.prior_choices()[made.nearest_priors(requests)]
         agreements.append(float((said == wanted).float().mean()))
     assert agreements[1] > max(0.9, agreements[0] + 0.1)
+
+
+def test_the_best_weights_are_kept_and_are_part_of_a_checkpoint() -> None:
+    """If two scores are equal, the later weights are kept."""
+    space = make_mix_space()
+    budgets = Budgets.of(space, (), low=RECIPE.low, high=RECIPE.high)
+
+    def new_state() -> GeneratorState:
+        return GeneratorState(new_generator(space, budgets, recipe=RECIPE, seed=0), RECIPE)
+
+    state = new_state()
+    for mark, score in ((1.0, 0.5), (2.0, 0.5), (3.0, 0.4)):
+        state.generator.priors.fill_(mark)
+        state.keep_if_best(score)
+    restored = new_state()
+    restored.load(state.save())
+    assert restored.best_score == 0.5
+    assert (restored.generator.priors == 3.0).all()  # the training goes on from its last weights
+    assert (restored.best_generator().priors == 2.0).all()
 
 
 class _Additive(Evaluator):

@@ -17,9 +17,11 @@ from nas.evaluators.relaxed import AnyRelaxedEvaluator
 from nas.generator import answers, load_generator, raw_answers, save_generator
 from nas.latency.priced_space import PricedSpace
 from nas.searchers.base import SearchSettings, generator_file
+from nas.searchers.sgnas.adaptation import adapt
 from nas.searchers.sgnas.budgets import Budgets
-from nas.searchers.sgnas.generator_training import GeneratorTraining, SGNASRecipe
-from nas.searchers.sgnas.searcher import SGNASSearcher, adapt, evaluator_of
+from nas.searchers.sgnas.generator_training import GeneratorTraining
+from nas.searchers.sgnas.recipe import SGNASRecipe
+from nas.searchers.sgnas.searcher import SGNASSearcher, evaluator_of
 from nas.spaces import SearchSpace
 from nas.spaces.sgnas import SKIP, SUB_BLOCKS
 from nas.supernet.unified_supernet import UnifiedSupernet
@@ -165,7 +167,7 @@ def test_a_generator_step_is_the_cpus_and_waits_for_nothing(
         evaluator = _evaluator(priced, trained, device)
         training = GeneratorTraining(evaluator, priced.space, budgets, RECIPE, 0)
         # Adam makes a step of any gradient, of rounding errors as well
-        training.adam = torch.optim.SGD(training.generator.parameters(), lr=1e-3)  # type: ignore[assignment]
+        training.state.adam = torch.optim.SGD(training.state.generator.parameters(), lr=1e-3)  # type: ignore[assignment]
         noise, asked = (torch.Generator().manual_seed(seed) for seed in (5, 6))
         drawn = budgets.epoch(2, 0.1, asked)
         requests = [next(drawn) for _ in range(2 * 4)]  # two of every kind
@@ -181,7 +183,7 @@ def test_a_generator_step_is_the_cpus_and_waits_for_nothing(
                     numbers, gumbel = recorder.sent
                     assert numbers == 7  # three budgets, which are limited, the nearest prior
                     assert gumbel == training.plane.allowed.numel()
-        made.append(training.generator)
+        made.append(training.state.generator)
     _close(*made)
 
 
@@ -209,7 +211,7 @@ def test_answers_are_those_of_the_generator_on_the_cpu(
     budgets = Budgets.of(priced.space, [priced], low=0.1, high=0.9)
     training = GeneratorTraining(_evaluator(priced, trained, CPU), priced.space, budgets, RECIPE, 0)
     path = tmp_path / "generator"
-    save_generator(training.generator, path)
+    save_generator(training.state.generator, path)
     here, there = load_generator(path), load_generator(path)
     there.to(on_pretend_gpu().device)
     for row in budgets.grid(3):

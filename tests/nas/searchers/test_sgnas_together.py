@@ -15,7 +15,7 @@ from latbench.errors import InvalidValueError
 from latbench.tables import LatencyTable
 from nas.latency.priced_space import PricedSpace
 from nas.searchers.base import SearchSettings
-from nas.searchers.sgnas.generator_training import SGNASRecipe
+from nas.searchers.sgnas.recipe import SGNASRecipe
 from nas.searchers.sgnas.searcher import SGNASSearcher
 from nas.spaces import SearchSpace
 from nas.training.distributed import Workers

@@ -19,7 +19,7 @@ from nas.latency.priced_space import PricedSpace
 from nas.recipes import load_recipe
 from nas.searchers import SEARCHERS, SearchResult, SearchSettings
 from nas.searchers.one_shot import OneShotRecipe
-from nas.searchers.sgnas.generator_training import SGNASRecipe
+from nas.searchers.sgnas.recipe import SGNASRecipe
 from nas.searchers.sgnas.searcher import SGNASSearcher
 from nas.spaces import SearchSpace
 from nas.tasks import TASKS, task_of

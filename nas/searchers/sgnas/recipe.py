@@ -1,0 +1,116 @@
+"""Settings of SGNAS: training of the supernet, training of the generator, and its losses.
+
+The defaults are the published values for ImageNet, except for the range of budgets and the number
+of priors. docs/papers.md lists every difference between paper, code and this project.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import msgspec
+from torch import Tensor
+
+from latbench.errors import InvalidFileError
+from nas.criteria.hardware import squared_distance
+from nas.data.images import ImageData
+from nas.recipes import Count, Fraction, Positive
+from nas.training.run_folder import read_config
+from nas.training.unified_training import UnifiedRecipe
+
+
+class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
+    """Settings of the training of supernet and generator.
+
+    Attributes:
+        generator_epochs: Epochs of the generator, over the images held out from the supernet.
+        generator_lr: Learning rate of Adam.
+        generator_betas: Decay rates of Adam's moments.
+        tau_start: Temperature in the first epoch; then it falls geometrically.
+        tau_end: Temperature in the last epoch; 5 x 0.95 ** 49 in the published code.
+        low: Lower end of the budgets, as a fraction of the feasible range.
+        high: Upper end of the budgets, as a fraction of the feasible range.
+        strategy: Strategy that draws paths to train a supernet of separate operations, a name in
+            ``STRATEGIES``; empty is uniform. A unified supernet always has its own fair paths.
+        budgets: Size of the budget grid of each kind; published is 270 to 450 in steps of 5.
+        jitter: Largest distance from the grid, in steps; published is 0.5 of 5.
+        hardware_weight: Factor of the squared distance from the budget.
+        overshoot: Factor of the hardware loss above the budget.
+        tolerance: Distance from the budget that has no loss.
+        priors: Number of priors, spread over the range.
+        prior_candidates: Number of networks to evaluate for each prior.
+        imitation_steps: Number of steps without images before the first epoch. They train the
+            generator to output the priors nearest to some budgets, with the hardware loss added.
+            Published is 0.
+        selected_on: Number of answers to evaluate after an epoch.
+    """
+
+    strategy: str = ""
+    generator_epochs: Count = 50
+    generator_lr: Positive = 1e-3
+    generator_betas: tuple[float, float] = (0.5, 0.999)
+    tau_start: Positive = 5.0
+    tau_end: Positive = 0.405
+    low: Fraction = 0.05
+    high: Fraction = 0.95
+    budgets: Annotated[int, msgspec.Meta(ge=2)] = 37
+    jitter: Fraction = 0.1
+    hardware_weight: Positive = 3e-4
+    overshoot: Positive = 1.2
+    tolerance: Fraction = 0.1
+    priors: Count = 5
+    prior_candidates: Count = 8
+    imitation_steps: Annotated[int, msgspec.Meta(ge=0)] = 0
+    selected_on: Count = 5
+
+    def supernet_share(self, data: ImageData) -> float:
+        """Share of the supernet in all training images of the search."""
+        count = len(data.train)
+        rest = count * self.held_out if self.held_out_from == "train" else len(data.test)
+        seen = self.epochs * (count - rest if self.held_out_from == "train" else count)
+        return seen / (seen + self.generator_epochs * rest * (1 - self.selection))
+
+    def tau(self, epoch: int) -> float:
+        """Temperature of Gumbel softmax in an epoch."""
+        progress = epoch / max(1, self.generator_epochs - 1)
+        return self.tau_start * float((self.tau_end / self.tau_start) ** progress)
+
+    def hardware_loss(self, excess: Tensor) -> Tensor:
+        """Loss of the excess of an expected cost over its budget; 0 within the tolerance."""
+        loss: Tensor = squared_distance(
+            excess,
+            weight=self.hardware_weight,
+            over=self.overshoot,
+            above=excess > self.tolerance,
+            below=excess < -self.tolerance,
+        )
+        return loss
+
+    def scaled(self, epochs: int | None, batch_size: int | None) -> Self:
+        """The recipe with other epochs; those of the generator change in proportion."""
+        made = super().scaled(epochs, batch_size)
+        share = self.generator_epochs * made.epochs / self.epochs
+        return msgspec.structs.replace(made, generator_epochs=max(1, round(share)))
+
+
+def read_run(run: Path) -> tuple[dict[str, Any], SGNASRecipe]:
+    """Configuration and recipe of a run folder.
+
+    Raises:
+        InvalidFileError: The folder does not hold a run of this searcher.
+    """
+    config = read_config(run)
+    if config.get("searcher") != "sgnas":
+        raise InvalidFileError(f"{run} holds no run of `latbench search --searcher sgnas`")
+    recipe = msgspec.convert(_renewed(config["recipe"]), SGNASRecipe)
+    return config, recipe.scaled(config["epochs"], config["batch_size"])
+
+
+def _renewed(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe in the present form. In older runs label smoothing was a separate setting."""
+    if "smoothing" not in recipe:
+        return recipe
+    kept = {name: value for name, value in recipe.items() if name != "smoothing"}
+    options = {"smoothing": recipe["smoothing"]}
+    return {**kept, "criterion": "label-smoothing", "options": options}
