@@ -21,6 +21,10 @@ from latbench.files import utf8
 from latbench.report.streams import ReaderLeft, drop_output, prepare_streams, require_output, say
 
 _SECTIONS = {
+    "Measure your own networks": {
+        "bench": "nas.commands.bench:bench",
+        "explain": "nas.commands.explain:explain",
+    },
     "Measure a device": {
         "devices": "latbench.commands.devices:devices",
         "profile": "nas.commands.profile:profile",

@@ -21,41 +21,51 @@ if TYPE_CHECKING:
     from latbench.progress import Progress
     from latbench.tables import LatencyTable, Prediction, TableCheck
     from latbench.tables.comparison import TableDifference
+    from latbench.workflows.bench import Bench, bench
     from latbench.workflows.devices import DeviceCheck, DeviceStatus, check_device, list_devices
+    from latbench.workflows.explanation import Explanation, explain
     from latbench.workflows.table_checks import check_table, compare_tables
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bench",
     "DeviceCheck",
     "DeviceProfile",
     "DeviceStatus",
+    "Explanation",
     "LatbenchError",
     "LatencyTable",
     "Prediction",
     "Progress",
     "TableCheck",
     "TableDifference",
+    "bench",
     "check_device",
     "check_table",
     "compare_tables",
+    "explain",
     "list_devices",
     "load_device",
 ]
 
 _PLACES = {
+    "Bench": "latbench.workflows.bench",
     "DeviceCheck": "latbench.workflows.devices",
     "DeviceProfile": "latbench.device",
     "DeviceStatus": "latbench.workflows.devices",
+    "Explanation": "latbench.workflows.explanation",
     "LatbenchError": "latbench.errors",
     "LatencyTable": "latbench.tables",
     "Prediction": "latbench.tables",
     "Progress": "latbench.progress",
     "TableCheck": "latbench.tables",
     "TableDifference": "latbench.tables.comparison",
+    "bench": "latbench.workflows.bench",
     "check_device": "latbench.workflows.devices",
     "check_table": "latbench.workflows.table_checks",
     "compare_tables": "latbench.workflows.table_checks",
+    "explain": "latbench.workflows.explanation",
     "list_devices": "latbench.workflows.devices",
     "load_device": "latbench.device",
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
-from latbench.blocks import BlockSpec, Graph
+from latbench.blocks import BlockSpec, Graph, Segment
 from latbench.blocks.graph import Conv, Linear, Norm, PReLU
 
 BYTES_PER_FLOAT = 4
@@ -63,6 +63,8 @@ class Cost:
 @lru_cache(maxsize=65_536)  # TF-NAS at every width has 33 thousand distinct blocks
 def block_cost(spec: BlockSpec) -> Cost:
     """Cost of one block for one image."""
+    if isinstance(spec, Segment):
+        return Cost(spec.conv_macs, spec.linear_macs, spec.params, spec.activation_bytes)
     return graph_cost(spec.graph())
 
 

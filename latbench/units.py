@@ -42,6 +42,20 @@ def parse_duration_s(text: str) -> float:
     return _parse(text, _S_PER, what="duration", example="150s, 20min or 2h")
 
 
+def parse_percent(text: str) -> float:
+    """Read a percentage such as ``3%``; return a fraction.
+
+    Raises:
+        InvalidValueError: The sign is missing, or the number is not positive.
+    """
+    number, sign, rest = _spelled(text).strip().partition("%")
+    if not sign or rest:
+        raise InvalidValueError(
+            f"{utf8(text)!r} is not a percentage: type a number with its sign, 3%"
+        )
+    return _parse(number, {"": 0.01}, what="percentage", example="3%")
+
+
 def as_latency_ms(latency: str | float) -> float:
     """A latency as text with its unit, such as ``"15ms"``, or as a number of milliseconds.
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         save_generator,
     )
     from nas.workflows.networks import SpaceSummary, cost, list_spaces, predict
+    from nas.workflows.own_models import bench, explain
     from nas.workflows.search import SearchResults, choose_space, search
     from nas.workflows.space_profiling import ProfiledTable, forecast, profile
     from nas.workflows.table_import import import_table
@@ -68,12 +69,14 @@ __all__ = [
     "Variant",
     "VerifiedArchitectures",
     "adapt_generator",
+    "bench",
     "calibrate",
     "choose_space",
     "cost",
     "create",
     "describe_generator",
     "evaluate",
+    "explain",
     "export",
     "fit",
     "forecast",
@@ -116,12 +119,14 @@ _PLACES = {
     "Variant": "nas.spaces",
     "VerifiedArchitectures": "nas.workflows.architecture_verification",
     "adapt_generator": "nas.workflows.generation",
+    "bench": "nas.workflows.own_models",
     "calibrate": "nas.workflows.architecture_verification",
     "choose_space": "nas.workflows.search",
     "cost": "nas.workflows.networks",
     "create": "nas.scaffold",
     "describe_generator": "nas.workflows.generation",
     "evaluate": "nas.workflows.training",
+    "explain": "nas.workflows.own_models",
     "export": "nas.workflows.export",
     "fit": "nas.workflows.fitting",
     "forecast": "nas.workflows.space_profiling",

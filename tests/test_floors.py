@@ -20,6 +20,7 @@ FLOORS = {
         ("registry",),
         ("blocks", "device", "environment"),
         ("cost", "render"),
+        ("models",),
         ("profilers",),
         ("measure",),
         ("tables",),

@@ -14,6 +14,7 @@ from latbench.blocks.graph import Graph, chain
 from latbench.blocks.inverted_residual import InvertedResidual
 from latbench.blocks.mixed import MixedInvertedResidual, sub_block_order
 from latbench.blocks.norm_folding import fold_norms
+from latbench.blocks.segment import Segment
 from latbench.blocks.shuffle import ShuffleUnit, ShuffleXception
 from latbench.blocks.spec import (
     BlockSpec,
@@ -35,6 +36,7 @@ BLOCKS: Registry[type[Any]] = Registry(
         "global-average": "latbench.blocks.averages:GlobalAverage",
         "inverted-residual": "latbench.blocks.inverted_residual:InvertedResidual",
         "mixed-inverted-residual": "latbench.blocks.mixed:MixedInvertedResidual",
+        "segment": "latbench.blocks.segment:Segment",
         "shuffle": "latbench.blocks.shuffle:ShuffleUnit",
         "shuffle-xception": "latbench.blocks.shuffle:ShuffleXception",
     },
@@ -90,6 +92,7 @@ __all__ = [
     "InvertedResidual",
     "MixedInvertedResidual",
     "Network",
+    "Segment",
     "ShuffleUnit",
     "ShuffleXception",
     "block_key",

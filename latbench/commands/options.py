@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from latbench.errors import UnknownNameError
-from latbench.units import parse_count, parse_duration_s, parse_latency_ms, parse_millions
+from latbench.errors import InvalidValueError, UnknownNameError
+from latbench.files import utf8
+from latbench.units import (
+    parse_count,
+    parse_duration_s,
+    parse_latency_ms,
+    parse_millions,
+    parse_percent,
+)
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 """A function that adds an option to a command."""
@@ -60,11 +68,34 @@ class Device(click.ParamType[Any]):
         return load_device(value) if value else None
 
 
+class Shape(click.ParamType[Any]):
+    """The shape of a named input, such as ``input=1x3x224x224``."""
+
+    name = "shape"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int, ...]]:
+        if not isinstance(value, str):
+            return value  # type: ignore[no-any-return]
+        name, sign, sizes = value.rpartition("=")
+        match = re.fullmatch(r"[0-9]+(?:x[0-9]+)*", sizes)
+        shape = tuple(map(int, sizes.split("x"))) if match else ()
+        if not sign or not shape or not all(shape) or max(shape) >= 1 << 31:
+            raise InvalidValueError(
+                f"{utf8(value)!r} is not a shape: type the input's name and its sizes, such as "
+                "input=1x3x224x224"
+            )
+        return name, shape
+
+
 LATENCY = Amount("latency", parse_latency_ms)
 DURATION = Amount("duration", parse_duration_s)
 MANY = Amount("count", parse_count)
 MILLIONS = Amount("count", parse_millions)
+PERCENT = Amount("percentage", parse_percent)
 DEVICE = Device()
+SHAPE = Shape()
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 COUNT = click.IntRange(min=1)

@@ -20,7 +20,8 @@ from latbench.blocks import Network
 from latbench.device import SweepProtocol
 from latbench.errors import RuntimeFailure
 from latbench.measure.visit import Visit, visit
-from latbench.profilers import Flush, Profiler
+from latbench.models.onnx_model import OnnxModel
+from latbench.profilers import Flush, Profiler, open_session
 
 _MOST_DROPPED = 100  # successive visits: some seconds, in which a device may recover
 
@@ -33,7 +34,7 @@ def fraction_done(elapsed_s: float, left_s: float) -> float:
 
 @dataclass(frozen=True)
 class Target:
-    """A block (as a network of one block) or a whole network to visit.
+    """A block (as a network of one block), a whole network or an ONNX model to visit.
 
     Attributes:
         id: Number under which the visits are stored.
@@ -43,7 +44,7 @@ class Target:
     """
 
     id: int
-    network: Network
+    network: Network | OnnxModel
     visits: int
     dwell_ms: float
     cold: bool = True
@@ -146,7 +147,7 @@ def _visit_target(
 ) -> Visit:
     """Visit a target in a new session, and add the time that this took to the record."""
     opening = perf_counter()
-    session = profiler.open(target.network)
+    session = open_session(profiler, target.network)
     opened = perf_counter()
     taken = visit(
         session,

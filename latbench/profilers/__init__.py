@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from latbench.blocks import Network
+from latbench.blocks.segment import Segment
 from latbench.device import IMPORTED, DeviceProfile
 from latbench.errors import RuntimeFailure
+from latbench.models.joining import join
+from latbench.models.onnx_model import OnnxModel
 from latbench.profilers.base import CacheFlusher, Flush, Profiler, Session
 from latbench.registry import Registry
 
@@ -37,4 +41,24 @@ def make_profiler(profile: DeviceProfile) -> Profiler:
     return family(profile)
 
 
-__all__ = ["PROFILERS", "CacheFlusher", "Flush", "Profiler", "Session", "make_profiler"]
+def open_session(profiler: Profiler, network: Network | OnnxModel) -> Session:
+    """Load a network of blocks or of segments, or an ONNX model.
+
+    Raises:
+        RuntimeFailure: The runtime refused it.
+    """
+    if isinstance(network, OnnxModel):
+        return profiler.open_model(network)
+    segments = [spec for spec in network if isinstance(spec, Segment)]
+    return profiler.open_model(join(segments)) if segments else profiler.open(network)
+
+
+__all__ = [
+    "PROFILERS",
+    "CacheFlusher",
+    "Flush",
+    "Profiler",
+    "Session",
+    "make_profiler",
+    "open_session",
+]

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from latbench.blocks import Network
 from latbench.device import DeviceProfile
 from latbench.environment import Environment, current_environment, l2_bytes
-from latbench.errors import InvalidValueError, MissingExtraError, offence
+from latbench.errors import InvalidValueError, MissingExtraError, RuntimeFailure, offence
+from latbench.models.onnx_model import OnnxModel
 from latbench.profilers.measured import MeasuredGpu
 
 Options = TypeVar("Options", bound=msgspec.Struct)
@@ -94,6 +95,17 @@ class Profiler(ABC):
         Raises:
             RuntimeFailure: The runtime refused the network.
         """
+
+    def open_model(self, model: OnnxModel) -> Session:
+        """Load an ONNX model.
+
+        Raises:
+            RuntimeFailure: The runtime refused the model, or cannot load ONNX models.
+        """
+        raise RuntimeFailure(
+            f"{self.profile.runtime} does not load ONNX models: measure {model.name} under "
+            "onnxruntime or openvino"
+        )
 
     def environment(self) -> Environment:
         """Present state of the device and the software, including ``remarks``."""

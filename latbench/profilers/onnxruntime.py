@@ -10,10 +10,11 @@ the rest would run on the processor.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from functools import lru_cache
 from io import StringIO
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -24,14 +25,25 @@ from latbench.blocks.graph import INPUT, Graph
 from latbench.blocks.norm_folding import fold_norms
 from latbench.device import DeviceProfile, Precision
 from latbench.errors import InvalidValueError, RuntimeFailure
+from latbench.models.onnx_model import OnnxModel
 from latbench.profilers.base import Profiler, Session
 from latbench.profilers.cuda import no_nvml
 from latbench.profilers.driver import GPU_INDEX, cuda_driver
 from latbench.profilers.gpu import no_gpu
 from latbench.profilers.timer import GpuTimer
-from latbench.render.onnx import ELEMENT_TYPES, OUTPUT, render_onnx_apart
+from latbench.render.onnx import ELEMENT_TYPES, render_onnx_apart
 from latbench.render.parameters import random_input, random_parameters
 
+Array = NDArray[Any]
+
+_ELEMENTS = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+}
 _CUDA_PROVIDER = "CUDAExecutionProvider"
 _SET_HERE = {
     "device_id": "CUDA_VISIBLE_DEVICES chooses the GPU",
@@ -41,40 +53,48 @@ _ERROR_ONLY = 3  # ONNX Runtime's severity: say nothing below errors
 
 
 class OnnxRuntimeSession(Session):
-    """A session whose input and output are bound once, so that a call does nothing else."""
+    """A session whose inputs and outputs are bound once, so that a call does nothing else.
 
-    def __init__(self, session: ort.InferenceSession, image: np.ndarray) -> None:
+    Args:
+        session: Session of ONNX Runtime.
+        inputs: Values of the inputs by name.
+    """
+
+    def __init__(self, session: ort.InferenceSession, inputs: Mapping[str, Array]) -> None:
         self._session = session
         self._binding = session.io_binding()
-        self._binding.bind_cpu_input(INPUT, image)
-        shape = session.get_outputs()[0].shape
-        self._output = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32)
-        self._binding.bind_ortvalue_output(OUTPUT, self._output)
+        for name, values in inputs.items():
+            self._binding.bind_cpu_input(name, values)
+        _bind_outputs(self._binding, session, "cpu")
 
     def call(self) -> None:
-        self._session.run_with_iobinding(self._binding)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise _refused(error) from error
 
     def output(self) -> NDArray[np.float32]:
-        values: NDArray[np.float32] = self._output.numpy()
-        return values
+        return _first_output(self._binding)
 
     def close(self) -> None:
-        del self._binding, self._session, self._output
+        del self._binding, self._session
 
 
 class OnnxRuntimeCudaSession(Session):
-    """The same on a GPU: input and output lie in its memory, and calls are timed there."""
+    """The same on a GPU: inputs and outputs lie in its memory, and calls are timed there."""
 
-    def __init__(self, session: ort.InferenceSession, image: np.ndarray, timer: GpuTimer) -> None:
+    def __init__(
+        self, session: ort.InferenceSession, inputs: Mapping[str, Array], timer: GpuTimer
+    ) -> None:
         self._session, self._timer = session, timer
         self._binding = session.io_binding()
-        self._image = ort.OrtValue.ortvalue_from_numpy(image, "cuda", GPU_INDEX)
-        self._binding.bind_ortvalue_input(INPUT, self._image)
-        shape = session.get_outputs()[0].shape
-        self._output = ort.OrtValue.ortvalue_from_shape_and_type(
-            shape, image.dtype, "cuda", GPU_INDEX
-        )
-        self._binding.bind_ortvalue_output(OUTPUT, self._output)
+        self._inputs = {
+            name: ort.OrtValue.ortvalue_from_numpy(values, "cuda", GPU_INDEX)
+            for name, values in inputs.items()
+        }
+        for name, value in self._inputs.items():
+            self._binding.bind_ortvalue_input(name, value)
+        _bind_outputs(self._binding, session, "cuda")
         self._binding.synchronize_inputs()
         self._run_options = ort.RunOptions()
         # else a run waits for the GPU, and the event after it is recorded late
@@ -90,14 +110,31 @@ class OnnxRuntimeCudaSession(Session):
             return self._timer.timed_ns(self._enqueue)
 
     def output(self) -> NDArray[np.float32]:
-        values: NDArray[np.float32] = self._output.numpy().astype(np.float32)
-        return values
+        return _first_output(self._binding)
 
     def close(self) -> None:
-        del self._binding, self._session, self._image, self._output
+        del self._binding, self._session, self._inputs
 
     def _enqueue(self) -> None:
         self._session.run_with_iobinding(self._binding, self._run_options)
+
+
+def _bind_outputs(binding: ort.IOBinding, session: ort.InferenceSession, device: str) -> None:
+    """Bind all outputs, those of known shape to memory that calls use again."""
+    for output in session.get_outputs():
+        element = _ELEMENTS.get(output.type)
+        if element is not None and all(isinstance(size, int) for size in output.shape):
+            memory = ort.OrtValue.ortvalue_from_shape_and_type(
+                output.shape, element, device, GPU_INDEX
+            )
+            binding.bind_ortvalue_output(output.name, memory)
+        else:
+            binding.bind_output(output.name, device, GPU_INDEX)
+
+
+def _first_output(binding: ort.IOBinding) -> NDArray[np.float32]:
+    values: Array = binding.get_outputs()[0].numpy()
+    return values.astype(np.float32, copy=False)
 
 
 @contextmanager
@@ -108,8 +145,11 @@ def _refusals() -> Iterator[None]:
     except RuntimeFailure:
         raise
     except Exception as error:
-        why = " ".join(str(error).split())
-        raise RuntimeFailure(f"ONNX Runtime refused the network: {why}") from error
+        raise _refused(error) from error
+
+
+def _refused(error: Exception) -> RuntimeFailure:
+    return RuntimeFailure(f"ONNX Runtime refused the network: {' '.join(str(error).split())}")
 
 
 @contextmanager
@@ -158,15 +198,29 @@ class OnnxRuntimeProfiler(Profiler):
         graph, model = _rendered(network, profile.batch_size, profile.precision)
         element = ELEMENT_TYPES[profile.precision]
         weights = {k: v.astype(element, copy=False) for k, v in random_parameters(graph).items()}
+        image = random_input((profile.batch_size, *graph.input_shape)).astype(element, copy=False)
+        return self._open(model, weights, {INPUT: image})
+
+    def open_model(self, model: OnnxModel) -> Session:
+        return self._open(model.graph, model.weights, model.random_inputs())
+
+    def stream(self) -> int:
+        return cuda_driver().new_stream()
+
+    def versions(self) -> dict[str, str]:
+        return {"onnxruntime": ort.__version__, "numpy": np.__version__}
+
+    def _open(
+        self, model: bytes, weights: Mapping[str, Array], inputs: Mapping[str, Array]
+    ) -> Session:
         options = self._session_options()
         options.add_external_initializers(
             list(weights), [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
         )
-        image = random_input((profile.batch_size, *graph.input_shape)).astype(element, copy=False)
         if self.gpu is None:
             with _refusals():
                 session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-                return OnnxRuntimeSession(session, image)
+                return OnnxRuntimeSession(session, inputs)
         with _refusals_on_gpu():
             timer = self.gpu.timer
             said = loaded_libraries()
@@ -174,13 +228,7 @@ class OnnxRuntimeProfiler(Profiler):
             session = ort.InferenceSession(model, options, providers=[provider])
             if _CUDA_PROVIDER not in session.get_providers():  # it falls back without an error
                 raise _not_loaded(said)
-            return OnnxRuntimeCudaSession(session, image, timer)
-
-    def stream(self) -> int:
-        return cuda_driver().new_stream()
-
-    def versions(self) -> dict[str, str]:
-        return {"onnxruntime": ort.__version__, "numpy": np.__version__}
+            return OnnxRuntimeCudaSession(session, inputs, timer)
 
     def _session_options(self) -> ort.SessionOptions:
         options = ort.SessionOptions()

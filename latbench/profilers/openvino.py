@@ -12,6 +12,7 @@ memory and imported at later visits. An import creates memory and kernels anew, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from latbench.blocks import Network, network_graph
 from latbench.device import DeviceProfile
 from latbench.environment import memory_bytes
 from latbench.errors import RuntimeFailure
+from latbench.models.onnx_model import OnnxModel
 from latbench.profilers.base import Profiler, Session, missing_package
 from latbench.render.onnx import render_onnx
 from latbench.render.parameters import random_input
@@ -35,14 +37,27 @@ _TO_CHANNELS_LAST, _TO_CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
 class OpenvinoSession(Session):
-    """A request whose input is bound once, so that a call does nothing else."""
+    """A request whose inputs are bound once, so that a call does nothing else.
 
-    def __init__(self, compiled: openvino.CompiledModel, image: NDArray[np.float32]) -> None:
+    Args:
+        compiled: Compiled network.
+        inputs: Values of the inputs in the network's order.
+        channels_last: Whether a map comes out channels last.
+    """
+
+    def __init__(
+        self,
+        compiled: openvino.CompiledModel,
+        inputs: Sequence[NDArray[Any]],
+        *,
+        channels_last: bool = True,
+    ) -> None:
         import openvino
 
-        self._compiled = compiled
+        self._compiled, self._channels_last = compiled, channels_last
         self._request = compiled.create_infer_request()
-        self._request.set_input_tensor(openvino.Tensor(image))  # a copy, which the request owns
+        for index, values in enumerate(inputs):  # copies, which the request owns
+            self._request.set_input_tensor(index, openvino.Tensor(values))
 
     def call(self) -> None:
         try:
@@ -51,8 +66,10 @@ class OpenvinoSession(Session):
             raise _refused(error) from error
 
     def output(self) -> NDArray[np.float32]:
-        values: NDArray[np.float32] = self._request.get_output_tensor().data.copy()
-        return values.transpose(_TO_CHANNELS_FIRST) if values.ndim == 4 else values
+        values: NDArray[np.float32] = self._request.get_output_tensor(0).data.copy()
+        if self._channels_last and values.ndim == 4:
+            return values.transpose(_TO_CHANNELS_FIRST)
+        return values
 
     def close(self) -> None:
         del self._request, self._compiled
@@ -71,7 +88,7 @@ class OpenvinoProfiler(Profiler):
             "CPU_DENORMALS_OPTIMIZATION": True,
             **profile.options,
         }
-        self._compiled: dict[Network, bytes] = {}
+        self._compiled: dict[Network | str, bytes] = {}
         self._room_bytes = memory_bytes() // _SHARE_KEPT
 
     @staticmethod
@@ -82,15 +99,22 @@ class OpenvinoProfiler(Profiler):
 
     def open(self, network: Network) -> Session:
         try:
-            kept = self._compiled.get(network)
-            if kept is None:
-                compiled = self._compile(network)
-            else:
-                compiled = _core().import_model(kept, _DEVICE, self._properties)
+            compiled = self._kept(network) or self._compile(
+                network, _channels_last(_rendered(network, self.profile.batch_size))
+            )
             batch_size, height, width, channels = compiled.inputs[0].shape
             image = random_input((batch_size, channels, height, width))
             image = np.ascontiguousarray(image.transpose(_TO_CHANNELS_LAST))
-            return OpenvinoSession(compiled, image)
+            return OpenvinoSession(compiled, [image])
+        except RuntimeError as error:
+            raise _refused(error) from error
+
+    def open_model(self, model: OnnxModel) -> Session:
+        try:
+            compiled = self._kept(model.digest) or self._compile(model.digest, _read(model))
+            values = model.random_inputs()
+            inputs = [values[next(iter(port.names & values.keys()))] for port in compiled.inputs]
+            return OpenvinoSession(compiled, inputs, channels_last=False)
         except RuntimeError as error:
             raise _refused(error) from error
 
@@ -99,14 +123,16 @@ class OpenvinoProfiler(Profiler):
 
         return {"openvino": openvino.__version__, "numpy": np.__version__}
 
-    def _compile(self, network: Network) -> openvino.CompiledModel:
-        compiled = _core().compile_model(
-            _channels_last(_rendered(network, self.profile.batch_size)), _DEVICE, self._properties
-        )
+    def _kept(self, key: Network | str) -> openvino.CompiledModel | None:
+        kept = self._compiled.get(key)
+        return None if kept is None else _core().import_model(kept, _DEVICE, self._properties)
+
+    def _compile(self, key: Network | str, model: openvino.Model) -> openvino.CompiledModel:
+        compiled = _core().compile_model(model, _DEVICE, self._properties)
         exported: bytes = compiled.export_model().getvalue()
         if len(exported) <= self._room_bytes:
             self._room_bytes -= len(exported)
-            self._compiled[network] = exported
+            self._compiled[key] = exported
         return compiled
 
 
@@ -121,6 +147,15 @@ def _core() -> openvino.Core:
 def _rendered(network: Network, batch_size: int) -> bytes:
     model: bytes = render_onnx(network_graph(network), batch_size=batch_size).SerializeToString()
     return model
+
+
+def _read(model: OnnxModel) -> openvino.Model:
+    whole = model.whole()
+    if whole is not None:
+        return _core().read_model(whole)
+    read = _core().read_model(model.path)  # weights of more than 2 GiB stay in their files
+    read.reshape({each.name: each.shape for each in model.inputs})
+    return read
 
 
 def _channels_last(onnx_model: bytes) -> openvino.Model:

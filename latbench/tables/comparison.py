@@ -159,14 +159,36 @@ def _change(
     )
     low, high = map(float, np.quantile(drawn_new / drawn_old, (0.025, 0.975)))
     low, high = min(low, ratio), max(high, ratio)
-    verdict: Verdict = "UNSURE"
-    if p_value < SIGNIFICANCE and ratio > 1 + tolerance:
-        verdict = "SLOWER"
-    elif p_value < SIGNIFICANCE and ratio < 1 / (1 + tolerance):
-        verdict = "FASTER"
-    elif 1 / (1 + tolerance) <= low and high <= 1 + tolerance:
-        verdict = "SAME"
+    verdict = verdict_on(ratio, low, high, p_value=p_value, tolerance=tolerance)
     return BlockChange(spec, ratio, low, high, p_value, verdict)
+
+
+def verdict_on(
+    ratio: float,
+    low: float,
+    high: float,
+    *,
+    p_value: float,
+    tolerance: float,
+    significance: float = SIGNIFICANCE,
+) -> Verdict:
+    """Verdict on a ratio of latencies, after over before, with its interval.
+
+    Args:
+        ratio: The ratio.
+        low: Lower end of its 95 % interval.
+        high: Upper end of its 95 % interval.
+        p_value: p-value of the rank test, corrected for the number of comparisons.
+        tolerance: Largest relative change that does not matter.
+        significance: p-value below which a change is believed.
+    """
+    if p_value < significance and ratio > 1 + tolerance:
+        return "SLOWER"
+    if p_value < significance and ratio < 1 / (1 + tolerance):
+        return "FASTER"
+    if 1 / (1 + tolerance) <= low and high <= 1 + tolerance:
+        return "SAME"
+    return "UNSURE"
 
 
 def rank_test(x: Floats, y: Floats) -> float:
@@ -190,9 +212,29 @@ def rank_test(x: Floats, y: Floats) -> float:
     return erfc(distance / sqrt(2 * variance))
 
 
+def signed_rank_test(differences: Floats) -> float:
+    """Two-sided p-value of the signed-rank test (Wilcoxon, 1945), by the normal approximation.
+
+    Args:
+        differences: Differences of pairs that were measured together, such as in one pass.
+    """
+    apart = differences[differences != 0]
+    if not len(apart):
+        return 1.0
+    n = len(apart)
+    _, inverse, counts = np.unique(np.abs(apart), return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]  # ties share their mean rank
+    ties = float((counts**3 - counts).sum())
+    variance = n * (n + 1) * (2 * n + 1) / 24 - ties / 48
+    distance = max(0.0, abs(float(ranks[apart > 0].sum()) - n * (n + 1) / 4) - 0.5)
+    return erfc(distance / sqrt(2 * variance))
+
+
 def adjusted(p_values: Sequence[float]) -> list[float]:
     """p-values after the correction of Benjamini and Hochberg, in the same order."""
     p = np.array(p_values)
+    if not len(p):
+        return []
     order = np.argsort(p)
     scaled = p[order] * len(p) / np.arange(1, len(p) + 1)
     monotone = np.minimum.accumulate(scaled[::-1])[::-1]

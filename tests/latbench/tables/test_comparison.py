@@ -14,7 +14,7 @@ from latbench.errors import MismatchError
 from latbench.measure.sweep import PassRecord
 from latbench.measure.visit import Visit
 from latbench.tables import SpaceLabel, TableStore
-from latbench.tables.comparison import adjusted, compare, rank_test
+from latbench.tables.comparison import adjusted, compare, rank_test, signed_rank_test
 from nas.spaces import SearchSpace
 
 LABEL = SpaceLabel("tiny", 8, 10)
@@ -80,5 +80,12 @@ def test_statistics_equal_scipys() -> None:
         expected = scipy.stats.mannwhitneyu(x, y, method="asymptotic").pvalue
         assert rank_test(x, y) == pytest.approx(expected)
     p = rng.random(40)
+    for scale in (1, 100):  # with ties and zeros, and without
+        pairs = np.round(scale * rng.normal(0.3, 1, 40))
+        options = {"method": "asymptotic", "correction": True, "zero_method": "wilcox"}
+        expected = scipy.stats.wilcoxon(pairs, **options).pvalue
+        assert signed_rank_test(pairs) == pytest.approx(expected)
+    assert signed_rank_test(np.zeros(5)) == 1
+    assert adjusted([]) == []
     assert adjusted(list(p)) == pytest.approx(scipy.stats.false_discovery_control(p))
     assert rank_test(np.ones(5), np.ones(6)) == 1.0

@@ -1,0 +1,275 @@
+"""Reading of an ONNX file: checks, static shapes, weights apart.
+
+Nothing in the file is executed, and no library of custom operators is loaded. Sizes that the file
+claims are compared with the bytes that are there before memory is allocated. What cannot be
+measured is refused in one line that names the node or tensor and the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.inliner
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import ModelProto, TensorProto, ValueInfoProto, external_data_helper, helper, numpy_helper
+
+from latbench.environment import memory_bytes
+from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError
+from latbench.files import require_file
+from latbench.models.onnx_model import OnnxModel, Tensor, Values, element_count, reference
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes of inputs, by name."""
+
+_WHAT = "an ONNX model"
+_KEPT_ELEMENTS = 1024  # smaller initializers stay in the graph: shapes, axes, scales
+_CONTROL_FLOW = {"Loop", "If", "Scan", "SequenceMap"}
+_FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+
+
+def read_model(
+    path: str | Path, *, shapes: Shapes | None = None, batch_size: int | None = None
+) -> OnnxModel:
+    """Read an ONNX file.
+
+    Args:
+        path: File of the model; external data lies beside it.
+        shapes: Shapes of inputs whose shape the file leaves open, by name. Names of other models'
+            inputs are ignored.
+        batch_size: First dimension of inputs whose first dimension alone is open.
+
+    Raises:
+        InvalidFileError: The file is not an ONNX model, is damaged, or has something that cannot be
+            measured: no weights, weights that are NaN, control flow, text.
+        InvalidValueError: A shape is missing or does not fit.
+    """
+    path = Path(path)
+    model = _parse(path)
+    _refuse_unmeasurable(model, path)
+    weights = _take_weights(model, path)
+    inputs = _fix_inputs(model, path, shapes or {}, batch_size)
+    model = _infer_shapes(model, path)
+    return OnnxModel(path.name, path, model.SerializeToString(), weights, inputs)
+
+
+def _parse(path: Path) -> ModelProto:
+    """The model without external data, after the checks of the ``onnx`` package."""
+    require_file(path, what=_WHAT)
+    if path.stat().st_size == 0:
+        raise InvalidFileError(f"{path} is not {_WHAT}: it is empty")
+    try:
+        model = onnx.load_model(path, load_external_data=False)
+    except (DecodeError, ValueError, OSError) as error:
+        raise InvalidFileError(
+            f"{path} is not {_WHAT}, or it is truncated: it cannot be decoded"
+        ) from error
+    if not model.graph.node:
+        raise InvalidFileError(f"{path} is not {_WHAT}: it has no nodes")
+    _require_external_files(model, path)
+    try:
+        onnx.checker.check_model(str(path))
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise InvalidFileError(f"{path} is not a valid ONNX model: {_first_line(error)}") from error
+    return onnx.inliner.inline_local_functions(model) if model.functions else model
+
+
+def _require_external_files(model: ModelProto, path: Path) -> None:
+    """Refuse a model whose external data is missing, shorter than claimed, or elsewhere."""
+    folder = path.resolve().parent
+    for tensor in _tensors(model):
+        if not external_data_helper.uses_external_data(tensor):
+            continue
+        info = external_data_helper.ExternalDataInfo(tensor)
+        file = (folder / info.location).resolve()
+        if not file.is_relative_to(folder):
+            raise InvalidFileError(
+                f"{path} reads the weight {tensor.name} from {info.location}, outside of its folder"
+            )
+        if not file.is_file():
+            raise InvalidFileError(
+                f"{path} has no weights: its file {info.location} is missing; put it beside the "
+                "model"
+            )
+        begin = int(info.offset or 0)
+        length = file.stat().st_size - begin if info.length is None else int(info.length)
+        if length < _claimed_bytes(tensor) or begin + length > file.stat().st_size:
+            raise InvalidFileError(
+                f"{path} is damaged: its weight {tensor.name} is longer than its data in "
+                f"{info.location}"
+            )
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """All tensors of the graph: initializers and constants."""
+    yield from model.graph.initializer
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def _claimed_bytes(tensor: TensorProto) -> int:
+    try:
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    except (KeyError, ValueError):
+        return 0
+    if dtype.name in {"int4", "uint4", "float4_e2m1fn"}:  # two elements a byte
+        return element_count(tensor) // 2
+    return element_count(tensor) * dtype.itemsize
+
+
+def _refuse_unmeasurable(model: ModelProto, path: Path) -> None:
+    for index, node in enumerate(model.graph.node):
+        if node.op_type in _CONTROL_FLOW and node.domain in ("", "ai.onnx"):
+            raise InvalidFileError(
+                f"{path} has control flow, node {node.name or index} ({node.op_type}): its latency "
+                "depends on its input; export the model without it"
+            )
+    if not any(map(_is_weight, _tensors(model))):
+        raise InvalidFileError(
+            f"{path} has no weights: export it with its parameters (torch: export_params=True)"
+        )
+    own = {tensor.name for tensor in model.graph.initializer}
+    for value in (*model.graph.input, *model.graph.output):
+        kind = value.type.WhichOneof("value")
+        if value.name in own:
+            continue
+        if kind != "tensor_type":
+            raise InvalidFileError(f"{path} has {value.name}, which is not a tensor but {kind}")
+        if value.type.tensor_type.elem_type == TensorProto.STRING:
+            raise InvalidFileError(
+                f"{path} has text in {value.name}: export the network without its tokenizer"
+            )
+
+
+def _is_weight(tensor: TensorProto) -> bool:
+    return element_count(tensor) > 1 and tensor.data_type not in (
+        TensorProto.INT64,
+        TensorProto.STRING,
+        TensorProto.BOOL,
+    )
+
+
+def _take_weights(model: ModelProto, path: Path) -> dict[str, Values]:
+    """Take large initializers out of the graph, which then refers to them by name."""
+    weights: dict[str, Values] = {}
+    folder = str(path.resolve().parent)
+    for tensor in model.graph.initializer:
+        try:
+            if not tensor.HasField("raw_data") and element_count(tensor) > memory_bytes():
+                raise ValueError("it claims more elements than there is memory")
+            values = numpy_helper.to_array(tensor, folder)
+        except (ValueError, TypeError, RuntimeError, OSError) as error:
+            raise InvalidFileError(
+                f"{path} is damaged: its weight {tensor.name} has a size or type that does not "
+                f"fit its data ({_first_line(error)})"
+            ) from error
+        if tensor.data_type in _FLOATS and np.isnan(values).any():
+            raise InvalidFileError(
+                f"{path} has a weight {tensor.name} that is not a number (NaN): its training "
+                "diverged or its export failed"
+            )
+        if element_count(tensor) >= _KEPT_ELEMENTS:
+            weights[tensor.name] = values
+            tensor.CopyFrom(
+                reference(tensor.name, tensor.data_type, tuple(tensor.dims), values.nbytes)
+            )
+        elif external_data_helper.uses_external_data(tensor):
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    return weights
+
+
+def _fix_inputs(
+    model: ModelProto, path: Path, shapes: Shapes, batch_size: int | None
+) -> tuple[Tensor, ...]:
+    """Give every input its static shape, in place."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = []
+    for value in model.graph.input:
+        if value.name not in weights:
+            shape = _static_shape(value, path, shapes.get(value.name), batch_size)
+            element = value.type.tensor_type.elem_type
+            dims = value.type.tensor_type.shape.dim
+            for dim, size in zip(dims, shape, strict=True):
+                dim.dim_value = size
+            inputs.append(Tensor(value.name, shape, helper.tensor_dtype_to_np_dtype(element)))
+    if not inputs:
+        raise InvalidFileError(f"{path} has no input: there is nothing to compute")
+    return tuple(inputs)
+
+
+def _static_shape(
+    value: ValueInfoProto, path: Path, given: tuple[int, ...] | None, batch_size: int | None
+) -> tuple[int, ...]:
+    tensor = value.type.tensor_type
+    stated = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
+    stated = [size if size is None or size > 0 else None for size in stated]
+    words = "x".join(
+        str(size) if size is not None else dim.dim_param or "?"
+        for size, dim in zip(stated, tensor.shape.dim, strict=True)
+    )
+    if given is not None:
+        fits = len(given) == len(stated) and all(
+            size in (None, wanted) for size, wanted in zip(stated, given, strict=True)
+        )
+        if not fits:
+            raise InvalidValueError(
+                f"{path}: the shape {'x'.join(map(str, given))} does not fit the input "
+                f"{value.name}, which is {words}"
+            )
+        return given
+    if batch_size is not None and stated and stated[0] is None:
+        stated[0] = batch_size
+    if None in stated:
+        example = "x".join(str(size or (224 if at else 1)) for at, size in enumerate(stated))
+        raise InvalidValueError(
+            f"{path} leaves the shape of its input {value.name} open ({words}): give it, such as "
+            f"--shape {value.name}={example}"
+        )
+    if batch_size is not None and len(stated) > 1 and stated[0] != batch_size:
+        raise InvalidValueError(
+            f"{path} has the fixed batch size {stated[0]} at its input {value.name} ({words}): "
+            f"leave out the batch size {batch_size}, or export the model with an open one"
+        )
+    return tuple(size for size in stated if size is not None)
+
+
+def _infer_shapes(model: ModelProto, path: Path) -> ModelProto:
+    """The model with the static shapes of all tensors that ``onnx`` can infer.
+
+    Raises:
+        InvalidValueError: The shapes of the inputs do not fit the graph.
+        InvalidFileError: A tensor is larger than the memory.
+    """
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        raise InvalidValueError(
+            f"{path}: the shapes of its inputs do not fit its layers: {_first_line(error)}"
+        ) from error
+    limit = memory_bytes()
+    for value in (*inferred.graph.value_info, *inferred.graph.output):
+        tensor = value.type.tensor_type
+        sizes = [dim.dim_value for dim in tensor.shape.dim if dim.HasField("dim_value")]
+        if prod(sizes) > limit:
+            raise InvalidFileError(
+                f"{path} has a tensor {value.name} of {'x'.join(map(str, sizes))} elements, which "
+                "is more than the memory of this machine"
+            )
+    return inferred
+
+
+def _first_line(error: Exception) -> str:
+    """The text of an error of the ``onnx`` package in one line."""
+    text = str(error)
+    if isinstance(error, LatbenchError):
+        text = error.message
+    return " ".join(text.split())[:300]

@@ -1,0 +1,322 @@
+"""Cutting of an ONNX model into segments, where exactly one activation is live.
+
+A cut is a tensor that every path from input to output passes. Residual blocks, squeeze-excite and
+branches therefore stay whole. Segments without a convolution, a matrix product or a pooling join
+their predecessor, because runtimes fuse them. Before the cut, ONNX Runtime's own optimiser folds
+constants and batch norms; it is a dependency already and keeps to standard operators at the level
+used here.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+
+from latbench.blocks.segment import Segment
+from latbench.errors import InvalidFileError, RuntimeFailure
+from latbench.models.onnx_model import OnnxModel, element_count, reference
+
+_INPUT, _OUTPUT = "input", "output"
+_HEAVY = {
+    *("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv", "DeformConv"),
+    *("Gemm", "MatMul", "MatMulInteger", "QLinearMatMul", "Einsum", "Attention"),
+    *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool"),
+    *("ReduceMean", "ReduceMax", "ReduceSum", "Resize", "LSTM", "GRU", "RNN"),
+}
+_SHOWN_OPERATORS = 4
+_ALIGNED = 4  # channels, the narrowest blocks of channels that CPU runtimes compute at once
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A segment at its place in a model.
+
+    Attributes:
+        name: Name of the place, from the names of the nodes.
+        nodes: Names of the nodes, in the order of execution.
+        segment: What is computed there.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    segment: Segment
+
+
+def cut(model: OnnxModel) -> tuple[Piece, ...]:
+    """Cut a model into segments.
+
+    Raises:
+        InvalidFileError: The model has several inputs or outputs whose paths never meet in one
+            tensor, or a tensor of unknown shape.
+        RuntimeFailure: ONNX Runtime cannot read the model.
+    """
+    graph = _Graph(_optimised(model), model)
+    runs = _joined(graph, _runs(graph))
+    names = _names(graph, runs)
+    return tuple(
+        Piece(name, tuple(graph.label(number) for number in run), graph.segment(run))
+        for name, run in zip(names, runs, strict=True)
+    )
+
+
+def _optimised(model: OnnxModel) -> ModelProto:
+    """The model after ONNX Runtime's basic optimisations, which fold constants and norms."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 3
+    options.add_external_initializers(
+        list(model.weights),
+        [ort.OrtValue.ortvalue_from_numpy(value) for value in model.weights.values()],
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimised.onnx"
+        options.optimized_model_filepath = str(path)
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", "weights.bin"
+        )
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
+        )
+        try:
+            ort.InferenceSession(model.graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            why = " ".join(str(error).split())
+            raise RuntimeFailure(f"ONNX Runtime cannot read {model.name}: {why}") from error
+        found: ModelProto = onnx.load_model(path, load_external_data=False)
+    try:
+        inferred: ModelProto = onnx.shape_inference.infer_shapes(found, data_prop=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        return found  # operators that onnx does not know: shapes as ONNX Runtime wrote them
+    return inferred
+
+
+class _Graph:
+    """A model as nodes that depend on its inputs, with the shapes of all tensors."""
+
+    def __init__(self, proto: ModelProto, model: OnnxModel) -> None:
+        self.name, self.proto = model.name, proto
+        graph = proto.graph
+        self.weights = {tensor.name: tensor for tensor in graph.initializer}
+        self.values: dict[str, ValueInfoProto] = {
+            value.name: value for value in (*graph.value_info, *graph.input, *graph.output)
+        }
+        self.inputs = [value.name for value in graph.input if value.name not in self.weights]
+        self.outputs = [value.name for value in graph.output]
+        live = set(self.inputs)
+        self.nodes: list[NodeProto] = []
+        self.constants: dict[str, NodeProto] = {}  # by output: nodes that no input reaches
+        for node in graph.node:
+            if live.intersection(node.input):
+                self.nodes.append(node)
+                live.update(node.output)
+            else:
+                self.constants.update(dict.fromkeys(node.output, node))
+        self.live = live
+
+    def label(self, number: int) -> str:
+        """Name of a node; its operator and number if it has none."""
+        node = self.nodes[number]
+        return node.name or f"{node.op_type}_{number}"
+
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        """Static shape of an activation."""
+        value = self.values.get(tensor)
+        dims = None if value is None else value.type.tensor_type.shape.dim
+        if dims is None or not all(dim.HasField("dim_value") for dim in dims):
+            raise InvalidFileError(
+                f"{self.name} has a tensor {tensor} whose shape depends on values: it cannot be cut"
+            )
+        return tuple(dim.dim_value for dim in dims)
+
+    def ends(self, run: Sequence[int]) -> tuple[list[str], list[str]]:
+        """Activations that a run of nodes reads from outside, and those it gives to others."""
+        inside = set(run)
+        made = {name for number in run for name in self.nodes[number].output}
+        read = dict.fromkeys(
+            name
+            for number in run
+            for name in self.nodes[number].input
+            if name in self.live and name not in made
+        )
+        elsewhere = {
+            name
+            for number, node in enumerate(self.nodes)
+            if number not in inside
+            for name in node.input
+        }
+        given = [
+            name
+            for number in run
+            for name in self.nodes[number].output
+            if name in elsewhere or name in self.outputs
+        ]
+        return list(read), given
+
+    def segment(self, run: Sequence[int]) -> Segment:
+        """The segment of a run of nodes, with canonical names."""
+        read, given = self.ends(run)
+        if len(read) != 1 or len(given) != 1:
+            raise InvalidFileError(
+                f"{self.name} has {len(read)} inputs and {len(given)} outputs around "
+                f"{self.label(run[0])}: only models with one of each can be cut"
+            )
+        renamed = {read[0]: _INPUT, given[0]: _OUTPUT}
+        nodes: list[NodeProto] = []
+        weights: list[TensorProto] = []
+
+        def rename(name: str) -> str:
+            if not name:
+                return name
+            if name not in renamed:
+                renamed[name] = f"t{len(renamed)}"
+                if name in self.weights:
+                    weights.append(_without_values(self.weights[name], renamed[name]))
+                elif name in self.constants:
+                    add(self.constants[name])
+            return renamed[name]
+
+        def add(node: NodeProto) -> None:
+            copied = NodeProto()
+            copied.CopyFrom(node)
+            copied.name, copied.doc_string = "", ""
+            del copied.metadata_props[:]
+            copied.input[:] = [rename(name) for name in node.input]
+            copied.output[:] = [rename(name) for name in node.output]
+            nodes.append(copied)
+
+        for number in run:
+            add(self.nodes[number])
+        ops = [self.nodes[number].op_type for number in run]
+        made = {name for number in run for name in self.nodes[number].output if name}
+        conv_macs, linear_macs = self._macs(run)
+        return Segment(
+            self._serialised(nodes, weights, read[0], given[0]),
+            self.shape(read[0]),
+            self.shape(given[0]),
+            _in_words(ops),
+            conv_macs,
+            linear_macs,
+            sum(element_count(weight) for weight in weights if element_count(weight) > 1),
+            sum(4 * prod(self.shape(name)) for name in made),
+        )
+
+    def _serialised(
+        self, nodes: list[NodeProto], weights: list[TensorProto], read: str, given: str
+    ) -> bytes:
+        ends = []
+        for name, canonical in ((read, _INPUT), (given, _OUTPUT)):
+            element = self.values[name].type.tensor_type.elem_type
+            ends.append(helper.make_tensor_value_info(canonical, element, self.shape(name)))
+        graph = helper.make_graph(nodes, "segment", ends[:1], ends[1:], weights)
+        model: ModelProto = helper.make_model(
+            graph, opset_imports=self.proto.opset_import, ir_version=self.proto.ir_version
+        )
+        serialised: bytes = model.SerializeToString(deterministic=True)
+        return serialised
+
+    def _macs(self, run: Iterable[int]) -> tuple[int, int]:
+        """Multiply-accumulates of convolutions and of matrix products, for the whole batch."""
+        conv = linear = 0
+        for number in run:
+            node = self.nodes[number]
+            if node.op_type in ("Conv", "FusedConv"):
+                weight = self.weights.get(node.input[1])
+                kernel = tuple(weight.dims) if weight is not None else self.shape(node.input[1])
+                conv += prod(self.shape(node.output[0])) * prod(kernel[1:])
+            elif node.op_type in ("Gemm", "MatMul"):
+                attributes = {a.name: a.i for a in node.attribute}
+                read = self.shape(node.input[0])
+                shared = read[-2] if attributes.get("transA") else read[-1]
+                linear += prod(self.shape(node.output[0])) * shared
+        return conv, linear
+
+
+def _without_values(tensor: TensorProto, name: str) -> TensorProto:
+    """A weight as reference; integers and single numbers keep their values, which have meaning."""
+    floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+    if tensor.data_type not in floats or element_count(tensor) <= 1:
+        kept = TensorProto()
+        kept.CopyFrom(tensor)
+        kept.name = name
+        return kept
+    size_bytes = element_count(tensor) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return reference(name, tensor.data_type, tuple(tensor.dims), size_bytes)
+
+
+def _runs(graph: _Graph) -> list[list[int]]:
+    """Nodes between cuts, in the order of execution."""
+    left = Counter(name for node in graph.nodes for name in set(node.input) if name in graph.live)
+    left.update(graph.outputs)  # outputs stay live to the end
+    live = {name for name in graph.inputs if left[name]}
+    runs: list[list[int]] = []
+    run: list[int] = []
+    for number, node in enumerate(graph.nodes):
+        run.append(number)
+        live.update(name for name in node.output if left[name])
+        for name in set(node.input):
+            if name in live:
+                left[name] -= 1
+                if not left[name]:
+                    live.discard(name)
+        if len(live) == 1:
+            runs.append(run)
+            run = []
+    if run:
+        runs.append(run)
+    return runs
+
+
+def _joined(graph: _Graph, runs: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Runs, those without a heavy operator joined to their predecessor."""
+    joined: list[list[int]] = []
+    for run in runs:
+        heavy = any(graph.nodes[number].op_type in _HEAVY for number in run)
+        first_is_light = len(joined) == 1 and not any(
+            graph.nodes[number].op_type in _HEAVY for number in joined[0]
+        )
+        if joined and (not heavy or first_is_light):
+            joined[-1].extend(run)
+        else:
+            joined.append(list(run))
+    return joined
+
+
+def _names(graph: _Graph, runs: Sequence[Sequence[int]]) -> list[str]:
+    """Distinct names of runs: the name of their first heavy node, else of their first node."""
+    names = []
+    for run in runs:
+        heavy = [number for number in run if graph.nodes[number].op_type in _HEAVY]
+        names.append(graph.label((heavy or list(run))[0]))
+    repeated = Counter(names)
+    return [
+        name if repeated[name] == 1 else f"{name} ({place})"
+        for place, name in enumerate(names, start=1)
+    ]
+
+
+def _in_words(ops: Sequence[str]) -> str:
+    """Operators in words, repetitions once: ``Conv Clip Add``."""
+    distinct = list(dict.fromkeys(ops))
+    shown = " ".join(distinct[:_SHOWN_OPERATORS])
+    more = len(ops) - min(len(distinct), _SHOWN_OPERATORS)
+    return shown + (f" and {more} more" if more else "")
+
+
+def misaligned_channels(segment: Segment) -> list[int]:
+    """Numbers of channels of a segment's convolutions that are not multiples of 4.
+
+    The three channels of an image do not count.
+    """
+    graph = onnx.load_model_from_string(segment.model).graph
+    weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    shapes = [weights.get(node.input[1], ()) for node in graph.node if node.op_type == "Conv"]
+    channels = {size for shape in shapes for size in shape[:2] if size > 3}
+    return sorted(size for size in channels if size % _ALIGNED)

@@ -1,0 +1,98 @@
+"""Terminal output of networks that were compared or explained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from latbench.report.results import percent
+from latbench.report.terminal import print_lines, print_table
+from latbench.units import format_ms
+from latbench.workflows.bench import Bench, ModelLatency
+from latbench.workflows.explanation import Explanation
+
+
+def show_bench(compared: Sequence[Bench]) -> None:
+    """Print the latencies on each device, their verdicts and the noise of the machine."""
+    for found in compared:
+        print_table(
+            (found.device, "latency", "interval", "to the first", "interval", ""),
+            [_comparison(row) for row in found.rows],
+        )
+        print_table(
+            ("", "p50", "p90", "p99", "load", "memory"), [_details(row) for row in found.rows]
+        )
+        print_lines(_remarks(found))
+
+
+def _comparison(row: ModelLatency) -> tuple[str, ...]:
+    first = row.verdict == "BASELINE"
+    return (
+        row.model,
+        format_ms(row.latency_ms),
+        f"±{percent(_half_width(row.low_ms, row.high_ms))}",
+        "" if first else f"{row.ratio:.3f}",
+        "" if first else f"±{percent(_half_width(row.ratio_low, row.ratio_high))}",
+        "" if first else row.verdict,
+    )
+
+
+def _half_width(low: float, high: float) -> float:
+    """Half the width of a 95 % interval, relative to its middle."""
+    return (high - low) / (high + low)
+
+
+def _details(row: ModelLatency) -> tuple[str, ...]:
+    return (
+        row.model,
+        *(format_ms(value) for value in (row.p50_ms, row.p90_ms, row.p99_ms)),
+        format_ms(row.load_ms),
+        "unknown" if row.peak_mb is None else f"{row.peak_mb:.0f} MB",
+    )
+
+
+def _remarks(found: Bench) -> list[str]:
+    noise = found.noise
+    lines = [
+        f"{noise.passes} passes; the machine was {noise.verdict}: two halves of the sweep differ "
+        f"by {percent(noise.split_half)}, and an ordinary call takes {percent(noise.slowdown)} "
+        "more than an undisturbed one"
+    ]
+    if any(row.verdict == "UNSURE" for row in found.rows):
+        lines.append(
+            f"UNSURE: the interval of the ratio leaves open whether the change exceeds "
+            f"{percent(found.tolerance)}; measure for longer (--time-limit) or stop other work"
+        )
+    return lines
+
+
+def show_explanation(found: Explanation) -> None:
+    """Print the segments of a network, then their sum beside the measured whole."""
+    print_table(
+        ("segment", "latency", "interval", "share", "MACs", "GMAC/s", "GB/s"),
+        [
+            (
+                part.name,
+                format_ms(part.latency_ms),
+                f"±{percent(_half_width(part.low_ms, part.high_ms))}",
+                percent(part.share),
+                f"{part.macs_m:.1f} M",
+                f"{part.gmacs_per_s:.1f}",
+                f"{part.gbytes_per_s:.1f}",
+            )
+            for part in found.segments
+        ],
+    )
+    lines = [f"{part.name}: {part.advice}" for part in found.segments if part.advice]
+    if found.predicted_ms is None:
+        lines.append(
+            f"the sum is not a prediction: it errs by {percent(found.left_out_error)} on chains "
+            "of segments that were left out; measure for longer (--time-limit)"
+        )
+    else:
+        lines.append(f"the segments add up to {format_ms(found.predicted_ms)}")
+    if found.measured_ms is not None:
+        lines.append(
+            f"the whole network was measured at {format_ms(found.measured_ms)} "
+            f"({found.measured_low_ms:.4g} to {found.measured_high_ms:.4g})"
+        )
+    print_lines(lines)

@@ -1,0 +1,269 @@
+"""Where the milliseconds of a network go: prices of its segments beside the measured whole.
+
+Segments measured alone add up to more than the network: each call has its own overhead, and inside
+a network weights are cold. So segments are profiled like the blocks of a search space: one sweep
+visits them, the network and chains of its segments, and prices are fitted on the last two.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latbench.blocks import BlockSpec, Network, Segment
+from latbench.cost import block_cost
+from latbench.device import DeviceProfile, load_device
+from latbench.environment import l2_bytes
+from latbench.errors import InvalidValueError, MismatchError
+from latbench.models.segments import Piece, cut, misaligned_channels
+from latbench.profilers import make_profiler
+from latbench.progress import Progress, silent
+from latbench.result import Result
+from latbench.tables import LatencyTable, Price, SpaceLabel
+from latbench.tables.price_model import MIN_NETWORKS
+from latbench.units import as_duration_s
+from latbench.workflows.bench import AnyModel, read_any
+from latbench.workflows.profiling import profile
+
+_CHAINS = 15  # with the network itself as many as a profiling of a space has
+_SHORTEST = 0.25  # of the network, shortest chain
+_LEFT_OUT_LIMIT = 0.05  # mean error of networks left out, above which the sum is not trusted
+_NEAR_LEAST = 2.0  # times the cheapest segment, below which a latency is mostly overhead
+_CACHES = 8  # times the L2 cache, above which weights are read from memory
+_FAR_BELOW = 0.4  # of the rate reached elsewhere
+
+
+@dataclass(frozen=True)
+class SegmentLatency:
+    """Part of a network's latency.
+
+    Attributes:
+        name: Name of the segment's main operator, or of the block.
+        nodes: Names of its nodes; empty for a block.
+        latency_ms: Price of the segment inside the network.
+        low_ms: Lower end of its 95 % interval.
+        high_ms: Upper end of its 95 % interval.
+        share: Part of the sum over segments.
+        macs_m: Multiply-accumulates in millions.
+        gmacs_per_s: Rate of multiply-accumulates, in 10^9 a second.
+        gbytes_per_s: Rate at which weights and outputs are moved, in 10^9 bytes a second.
+        advice: What is wrong with the segment; None if nothing was found.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+    share: float
+    macs_m: float
+    gmacs_per_s: float
+    gbytes_per_s: float
+    advice: str | None
+
+
+@dataclass(frozen=True, repr=False)
+class Explanation(Result):
+    """Latency of a network by segment.
+
+    Attributes:
+        predicted_ms: Latency according to the prices of the segments; None if the prices err by
+            more than 5 % on chains that were left out of their fit.
+        measured_ms: Measured latency of the whole network; None if the table does not have it.
+        measured_low_ms: Lower end of its 95 % interval.
+        measured_high_ms: Upper end of its 95 % interval.
+        segments: Parts in the order of execution.
+        left_out_error: Mean error of chains of segments that were left out of the fit.
+    """
+
+    predicted_ms: float | None
+    measured_ms: float | None
+    measured_low_ms: float | None
+    measured_high_ms: float | None
+    segments: tuple[SegmentLatency, ...]
+    left_out_error: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The latencies as plain JSON values."""
+        return asdict(self)
+
+
+def explain(
+    model: AnyModel,
+    device: DeviceProfile | str | Path | None = None,
+    *,
+    table: LatencyTable | str | Path | None = None,
+    output: str | Path | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    batch_size: int | None = None,
+    time_limit: str | float = "2min",
+    progress: Progress = silent,
+) -> Explanation:
+    """Say where the latency of a network comes from.
+
+    Args:
+        model: An ONNX model, the path of its file, or a network of block specs.
+        device: A device profile, its name or its path; the network is measured there.
+        table: Instead of a device, a table that prices the network's segments or blocks.
+        output: With a device, path of the latency table of the segments; the same call resumes
+            from it. By default the table is not kept.
+        shapes: Shapes of inputs that a file leaves open, by name of the input.
+        batch_size: Number of images a call, for a file that leaves its first dimension open.
+        time_limit: Duration of the measurement, as text such as ``"2min"`` or in seconds.
+        progress: Callback that reports the progress.
+
+    Raises:
+        InvalidFileError: The file is not an ONNX model, or cannot be cut into segments.
+        InvalidValueError: Neither or both of device and table are given.
+        MismatchError: The table does not price the network.
+        RuntimeFailure: The runtime refused a segment.
+        DeviceBusyError: Another process measures on the device.
+    """
+    if (device is None) == (table is None):
+        raise InvalidValueError("give a device to measure on, or a table to read, and not both")
+    read = read_any(model, shapes, batch_size)
+    pieces = _block_pieces(read) if isinstance(read, tuple) else list(cut(read))
+    if table is not None:
+        opened = table if isinstance(table, LatencyTable) else LatencyTable.open(table)
+        return _explain(pieces, opened)
+    profiled = device if isinstance(device, DeviceProfile) else load_device(str(device))
+    limit_s = as_duration_s(time_limit)
+    if output is not None:
+        return _measure(pieces, profiled, Path(output), limit_s, progress)
+    with tempfile.TemporaryDirectory() as folder:
+        return _measure(pieces, profiled, Path(folder) / "segments.sqlite", limit_s, progress)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A place of a network: a piece of a model, or a block."""
+
+    name: str
+    nodes: tuple[str, ...]
+    segment: BlockSpec
+
+
+def _block_pieces(network: Network) -> list[Piece | _Part]:
+    return [_Part(f"{place}: {spec}", (), spec) for place, spec in enumerate(network, start=1)]
+
+
+def _measure(
+    pieces: Sequence[Piece | _Part],
+    device: DeviceProfile,
+    path: Path,
+    limit_s: float,
+    progress: Progress,
+) -> Explanation:
+    """Profile the segments of a network into a table, and explain the network by it."""
+    network: Network = tuple(piece.segment for piece in pieces)
+    networks = [network, *chains(network, _CHAINS, seed=0)]
+    if len(networks) < MIN_NETWORKS:
+        raise InvalidValueError(
+            f"the network has {len(network)} segments, which are too few to tell apart: measure "
+            "the whole with `latbench bench`"
+        )
+    profile(
+        make_profiler(device),
+        path,
+        _label(network),
+        blocks=list(dict.fromkeys(network)),
+        networks=networks,
+        time_limit_s=limit_s,
+        progress=progress,
+    )
+    return _explain(pieces, LatencyTable.open(path))
+
+
+def chains(network: Network, count: int, *, seed: int) -> list[Network]:
+    """Distinct contiguous parts of a network, drawn at random, of at least a quarter of its length.
+
+    The network itself is not among them. Short networks have fewer than ``count``.
+    """
+    length, shortest = len(network), max(1, round(len(network) * _SHORTEST))
+    ends = [(i, j) for i in range(length) for j in range(i + shortest, length + 1)]
+    parts = [part for part in dict.fromkeys(network[i:j] for i, j in ends) if part != network]
+    picks = np.random.default_rng(seed).permutation(len(parts))[:count]
+    return [parts[pick] for pick in picks]
+
+
+def _label(network: Network) -> SpaceLabel:
+    """Label of the table of a network's segments."""
+    digest = sha256(repr(network).encode()).hexdigest()[:8]
+    last = network[-1]
+    classes = last.output_shape[-1] if isinstance(last, Segment) and last.output_shape else 1
+    return SpaceLabel(f"model-{digest}", network[0].input_size, classes)
+
+
+def _explain(pieces: Sequence[Piece | _Part], table: LatencyTable) -> Explanation:
+    network: Network = tuple(piece.segment for piece in pieces)
+    try:
+        prices = [table.price(spec) for spec in network]
+    except MismatchError as error:
+        raise MismatchError(
+            f"{table.path} does not price this network: measure it with --device ({error.message})"
+        ) from error
+    total_ms = sum(price.price_ms for price in prices)
+    rates = [_rates(spec, price) for spec, price in zip(network, prices, strict=True)]
+    best = tuple(max(each[kind] for each in rates) for kind in range(2))
+    least_ms = min(price.price_ms for price in prices)
+    left_out = table.price_model.loo_error
+    trusted = left_out is None or left_out <= _LEFT_OUT_LIMIT
+    measured = table.networks.get(network)
+    return Explanation(
+        table.predict(network).latency_ms if trusted else None,
+        measured.hot_ms if measured else None,
+        measured.hot_low_ms if measured else None,
+        measured.hot_high_ms if measured else None,
+        tuple(
+            SegmentLatency(
+                piece.name,
+                piece.nodes,
+                price.price_ms,
+                price.low_ms,
+                price.high_ms,
+                price.price_ms / total_ms,
+                block_cost(spec).macs / 1e6,
+                *rate,
+                _advice(spec, rate, best, near_least=price.price_ms < _NEAR_LEAST * least_ms),
+            )
+            for piece, spec, price, rate in zip(pieces, network, prices, rates, strict=True)
+        ),
+        left_out,
+    )
+
+
+Rates = tuple[float, float]
+"""Achieved 10^9 multiply-accumulates and bytes a second."""
+
+
+def _rates(spec: BlockSpec, price: Price) -> Rates:
+    cost = block_cost(spec)
+    seconds = max(price.price_ms, 1e-6) / 1e3
+    moved = cost.weight_bytes + cost.activation_bytes
+    return cost.macs / seconds / 1e9, moved / seconds / 1e9
+
+
+def _advice(
+    spec: BlockSpec, rate: Rates, best: tuple[float, ...], *, near_least: bool
+) -> str | None:
+    """The likeliest cause of a low rate; None if the rate is not low."""
+    shares = [own / max(top, 1e-9) for own, top in zip(rate, best, strict=True)]
+    if max(shares) >= _FAR_BELOW:
+        return None
+    if isinstance(spec, Segment):
+        odd = misaligned_channels(spec)
+        if odd:
+            return f"channels {', '.join(map(str, odd))} are not multiples of 4: round them up"
+    if near_least:
+        return "it is mostly the overhead of a call: merge it with a neighbour"
+    if isinstance(spec, Segment) and {"Transpose", "Reshape"} & set(spec.operators.split()):
+        return "it changes the layout of its data"
+    if block_cost(spec).weight_bytes > _CACHES * l2_bytes():
+        return "its weights exceed the caches and are read from memory"
+    return f"it reaches {shares[0]:.0%} of the fastest segment's rate of multiply-accumulates"

@@ -1,0 +1,123 @@
+"""``latbench bench``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from latbench.commands.options import (
+    COUNT,
+    DEVICE,
+    DURATION,
+    FILE,
+    PERCENT,
+    SHAPE,
+    example,
+    json_option,
+)
+from latbench.commands.output import EXIT_FAILED_CHECK, emit, progress
+
+if TYPE_CHECKING:
+    from latbench.device import DeviceProfile
+    from latbench.workflows.bench import Bench
+
+_TOLERANCE = 0.02
+
+
+@click.command(
+    epilog=example(
+        "latbench bench before.onnx after.onnx --device cpu-onnxruntime",
+        "latbench bench model.onnx --device cpu-openvino --shape input=1x3x224x224",
+        "latbench bench main.onnx branch.onnx --fail-if-slower 3% --junit latency.xml",
+    )
+)
+@click.argument("models", nargs=-1, required=True, type=FILE)
+@click.option(
+    "--device",
+    "devices",
+    type=DEVICE,
+    multiple=True,
+    default=["cpu-onnxruntime"],
+    show_default=True,
+    metavar="DEVICE",
+    help="Device profile to measure on, a shipped name or a file; repeat it for several.",
+)
+@click.option(
+    "--shape",
+    "shapes",
+    type=SHAPE,
+    multiple=True,
+    metavar="NAME=1x3x224x224",
+    help="Shape of an input that a file leaves open; repeat it for several inputs.",
+)
+@click.option(
+    "--batch-size",
+    type=COUNT,
+    metavar="N",
+    help="Images a call, for files that leave their first dimension open and for architectures.",
+)
+@click.option(
+    "--time-limit",
+    type=DURATION,
+    default="60s",
+    show_default=True,
+    help="How long each device measures, unless intervals are within 1 % before.",
+)
+@click.option(
+    "--fail-if-slower",
+    "slower",
+    type=PERCENT,
+    metavar="PERCENT",
+    help="Exit with 1 if a network is slower than the first by more than this.  [default: never]",
+)
+@click.option("--junit", type=FILE, metavar="FILE", help="File for the verdicts as JUnit XML.")
+@json_option
+def bench(
+    models: tuple[Path, ...],
+    devices: tuple[DeviceProfile, ...],
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    batch_size: int | None,
+    time_limit: float,
+    slower: float | None,
+    junit: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure networks side by side.
+
+    MODELS are ONNX files, or architectures as JSON files. All are measured in one shuffled sweep
+    and compared with the first: SAME, FASTER, SLOWER, or UNSURE if the machine is too noisy to
+    say. Changes of 2 % or less count as SAME, unless --fail-if-slower gives another limit.
+    """
+    import nas
+    from latbench.report.comparisons import show_bench
+
+    compared = []
+    for device in devices:
+        with progress(f"measuring on {device.name}") as shown:
+            found = nas.bench(
+                models,
+                device,
+                shapes=dict(shapes),
+                batch_size=batch_size,
+                time_limit=time_limit,
+                tolerance=_TOLERANCE if slower is None else slower,
+                progress=shown,
+            )
+        compared.append(found)
+    if junit is not None:
+        from latbench.report.junit import write_junit
+
+        write_junit(junit, compared)
+    emit(_as_dict(compared), as_json=as_json, render=lambda: show_bench(compared))
+    if slower is not None and not all(found.passed for found in compared):
+        sys.exit(EXIT_FAILED_CHECK)
+
+
+def _as_dict(compared: Sequence[Bench]) -> dict[str, Any]:
+    if len(compared) == 1:
+        return compared[0].as_dict()
+    return {"devices": [found.as_dict() for found in compared]}

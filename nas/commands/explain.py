@@ -1,0 +1,99 @@
+"""``latbench explain``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from latbench.commands.options import (
+    COUNT,
+    DEVICE,
+    DURATION,
+    FILE,
+    SHAPE,
+    example,
+    json_option,
+    output_file,
+)
+from latbench.commands.output import emit, progress
+
+if TYPE_CHECKING:
+    from latbench.device import DeviceProfile
+
+
+@click.command(
+    epilog=example(
+        "latbench explain model.onnx --device cpu-onnxruntime",
+        "latbench explain model.onnx --device cpu-onnxruntime -o segments.sqlite",
+        "latbench explain model.onnx --table segments.sqlite",
+    )
+)
+@click.argument("model", type=FILE)
+@click.option(
+    "--device",
+    type=DEVICE,
+    metavar="DEVICE",
+    help="Device profile to measure on, a shipped name or a file.",
+)
+@click.option(
+    "--table",
+    type=FILE,
+    metavar="TABLE",
+    help="Table to read instead, which -o of this command or `latbench profile` wrote.",
+)
+@click.option(
+    "--shape",
+    "shapes",
+    type=SHAPE,
+    multiple=True,
+    metavar="NAME=1x3x224x224",
+    help="Shape of an input that the file leaves open; repeat it for several inputs.",
+)
+@click.option(
+    "--batch-size",
+    type=COUNT,
+    metavar="N",
+    help="Images a call, for a file that leaves its first dimension open.",
+)
+@click.option(
+    "--time-limit",
+    type=DURATION,
+    default="2min",
+    show_default=True,
+    help="How long to measure with --device.",
+)
+@output_file("the latency table of the segments", required=False)
+@json_option
+def explain(
+    model: Path,
+    device: DeviceProfile | None,
+    table: Path | None,
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    batch_size: int | None,
+    time_limit: float,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Show where the milliseconds of a network go.
+
+    MODEL is an ONNX file, or an architecture as a JSON file. It is cut where a single tensor is
+    live. Its segments, chains of them and the whole are measured in one shuffled sweep; the prices
+    of the segments are fitted on the chains, so that they add up to the whole.
+    """
+    import nas
+    from latbench.report.comparisons import show_explanation
+
+    with progress("explaining") as shown:
+        found = nas.explain(
+            model,
+            device,
+            table=table,
+            output=output,
+            shapes=dict(shapes),
+            batch_size=batch_size,
+            time_limit=time_limit,
+            progress=shown,
+        )
+    emit(found.as_dict(), as_json=as_json, render=lambda: show_explanation(found))

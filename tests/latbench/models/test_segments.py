@@ -1,0 +1,192 @@
+"""Segments of ONNX models: where they are cut, what counts as equal, and what they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from latbench.blocks import Segment, block_key, parse_block
+from latbench.cost import network_cost
+from latbench.device import DeviceProfile, load_device
+from latbench.errors import InvalidFileError, MismatchError
+from latbench.models import OnnxModel, read_model
+from latbench.models.joining import join, random_weight
+from latbench.models.segments import Piece, cut, misaligned_channels
+from latbench.profilers import make_profiler, open_session
+from tests.latbench.models.small import model_of, save
+
+FLOAT = np.dtype(np.float32)
+
+
+class _Builder:
+    """A model built node by node; weights are those that joined segments have."""
+
+    def __init__(self, channels: int = 8, size: int = 8) -> None:
+        self.nodes: list[NodeProto] = []
+        self.weights: list[TensorProto] = []
+        self.input = helper.make_tensor_value_info(
+            "x", TensorProto.FLOAT, (1, channels, size, size)
+        )
+        self.channels = {"x": channels}
+
+    def add(self, op: str, *inputs: str, channels: int | None = None, **attributes: object) -> str:
+        name = f"{op.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
+        self.channels[name] = channels or self.channels[inputs[0]]
+        return name
+
+    def weight(self, shape: tuple[int, ...]) -> str:
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(random_weight(shape, FLOAT), name))
+        return name
+
+    def conv(self, x: str, channels: int, kernel: int = 3, stride: int = 1) -> str:
+        weight = self.weight((channels, self.channels[x], kernel, kernel))
+        pads = [kernel // 2] * 4
+        return self.add("Conv", x, weight, channels=channels, strides=[stride, stride], pads=pads)
+
+    def build(self, output: str) -> ModelProto:
+        self.nodes[-1].output[0] = "y"
+        assert output == self.nodes[-1].name
+        return model_of(self.nodes, inputs=[self.input], weights=self.weights, rank=4)
+
+
+def residual_network(channels: int = 16) -> ModelProto:
+    """A convolution, two equal residual blocks, a block with squeeze-excite, a last convolution."""
+    b = _Builder()
+    x = b.add("Relu", b.conv("x", channels))
+    for _ in range(2):
+        inner = b.conv(b.add("Relu", b.conv(x, channels)), channels)
+        x = b.add("Relu", b.add("Add", inner, x))
+    gate = b.add("Sigmoid", b.conv(b.add("GlobalAveragePool", x), channels, kernel=1))
+    x = b.add("Mul", x, gate)
+    return b.build(b.conv(x, 12, stride=2))
+
+
+def _read(model: ModelProto, folder: Path) -> OnnxModel:
+    return read_model(save(model, folder / "m.onnx"))
+
+
+def _output(model: OnnxModel | Sequence[Segment], device: str = "cpu-onnxruntime") -> np.ndarray:
+    network = model if isinstance(model, OnnxModel) else tuple(model)
+    session = open_session(make_profiler(load_device(device)), network)
+    session.call()
+    found = session.output().copy()
+    session.close()
+    return found
+
+
+def _segments(pieces: Sequence[Piece]) -> tuple[Segment, ...]:
+    return tuple(piece.segment for piece in pieces)
+
+
+def test_blocks_with_branches_stay_whole_and_pointwise_operators_join(tmp_path: Path) -> None:
+    pieces = cut(_read(residual_network(), tmp_path))
+    assert [len(piece.nodes) for piece in pieces] == [2, 5, 5, 4, 1]
+    assert [piece.name for piece in pieces] == [
+        "conv_0",
+        "conv_2",
+        "conv_7",
+        "globalaveragepool_12",
+        "conv_16",
+    ]
+
+
+def test_every_node_is_in_one_segment(tmp_path: Path) -> None:
+    model = residual_network()
+    named = [name for piece in cut(_read(model, tmp_path)) for name in piece.nodes]
+    assert sorted(named) == sorted(node.name for node in model.graph.node)
+
+
+def test_segments_in_a_row_compute_what_the_model_computes(tmp_path: Path) -> None:
+    model = _read(residual_network(), tmp_path)
+    segments = _segments(cut(model))
+    expected = _output(model)
+    scale = np.abs(expected).max()
+    for device in ("cpu-onnxruntime", "cpu-openvino"):
+        np.testing.assert_allclose(_output(segments, device), expected, atol=2e-5 * scale)
+    x = next(iter(model.random_inputs().values()))
+    for segment in segments:
+        joined = join([segment])
+        whole = joined.whole()
+        assert whole is not None
+        session = ort.InferenceSession(whole, providers=["CPUExecutionProvider"])
+        (x,) = session.run(None, {"input": x})
+        assert x.shape == segment.output_shape
+    np.testing.assert_allclose(x, expected, atol=2e-5 * scale)
+
+
+def test_equal_segments_are_one_block_whatever_their_weights_are(tmp_path: Path) -> None:
+    model = residual_network()
+    for number, weight in enumerate(model.graph.initializer):
+        values = numpy_helper.to_array(weight) * (number + 1)
+        weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    _, first, second, *_ = _segments(cut(_read(model, tmp_path)))
+    assert first == second
+    assert len({first, second}) == 1
+    assert parse_block(block_key(first)) == second
+
+
+@pytest.mark.parametrize("changed", ["channels", "stride", "operator"])
+def test_segments_that_compute_something_else_differ(changed: str, tmp_path: Path) -> None:
+    def segment(channels: int = 16, stride: int = 1, operator: str = "Relu") -> Segment:
+        b = _Builder()
+        model = b.build(b.add(operator, b.conv("x", channels, stride=stride)))
+        return _segments(cut(_read(model, tmp_path)))[0]
+
+    other = {"channels": 17, "stride": 2, "operator": "Sigmoid"}[changed]
+    assert segment() != segment(**{changed: other})  # type: ignore[arg-type]
+    assert segment() == segment()
+
+
+def test_costs_are_counted_from_the_operators(tmp_path: Path) -> None:
+    cost = network_cost(_segments(cut(_read(residual_network(), tmp_path))))
+    weights = 16 * 8 * 9 + 4 * 16 * 16 * 9 + 16 * 16 + 12 * 16 * 9
+    assert cost.params == weights
+    assert cost.conv_macs == 64 * (16 * 8 * 9 + 4 * 16 * 16 * 9) + 16 * 16 + 16 * 12 * 16 * 9
+    assert cost.linear_macs == 0
+
+
+def test_norms_are_folded_and_constants_computed(tmp_path: Path) -> None:
+    b = _Builder()
+    x = b.conv("x", 8)
+    norm = [b.weight((8,)) for _ in range(4)]
+    x = b.add("BatchNormalization", x, *norm)
+    shape = b.add("Shape", x)
+    model = b.build(b.add("Reshape", x, shape))
+    (piece,) = cut(_read(model, tmp_path))
+    assert "Shape" not in piece.segment.operators
+    assert "BatchNormalization" not in piece.segment.operators
+
+
+def test_a_model_of_two_inputs_is_cut_after_they_meet_or_refused(tmp_path: Path) -> None:
+    b = _Builder()
+    second = helper.make_tensor_value_info("z", TensorProto.FLOAT, (1, 8, 8, 8))
+    model = b.build(b.conv(b.add("Add", "x", "z"), 8))
+    model.graph.input.append(second)
+    with pytest.raises(InvalidFileError, match="2 inputs and 1 outputs around add_0"):
+        cut(_read(model, tmp_path))
+
+
+def test_segments_that_do_not_fit_are_not_joined(tmp_path: Path) -> None:
+    first, *_, last = _segments(cut(_read(residual_network(), tmp_path)))
+    with pytest.raises(MismatchError, match="does not read what"):
+        join([last, first])
+
+
+def test_misaligned_channels_are_found(tmp_path: Path) -> None:
+    b = _Builder(channels=3)
+    model = b.build(b.conv(b.conv("x", 37), 16))
+    first, second = _segments(cut(_read(model, tmp_path)))
+    assert misaligned_channels(first) == misaligned_channels(second) == [37]
+
+
+def test_a_segment_names_itself(profile: DeviceProfile, tmp_path: Path) -> None:
+    segment = _segments(cut(_read(residual_network(), tmp_path)))[1]
+    assert str(segment).startswith("Conv Relu Add and 2 more 1x16x8x8 to 1x16x8x8 (")
+    assert segment.input_size == 8

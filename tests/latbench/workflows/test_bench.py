@@ -1,0 +1,203 @@
+"""Comparison of networks: verdicts follow from true latencies, whatever the machine does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from latbench.blocks import Classifier, ConvBlock, Network
+from latbench.device import DeviceProfile
+from latbench.errors import InvalidValueError, RuntimeFailure
+from latbench.models import OnnxModel, read_model
+from latbench.profilers import CacheFlusher, Profiler, Session
+from latbench.report.junit import write_junit
+from latbench.workflows import bench as workflow
+from latbench.workflows.bench import Bench, bench
+from latbench.workflows.footprint import Footprint, measure_footprint
+from tests.latbench.models.small import conv_model, save
+
+NETWORK: Network = (ConvBlock(3, 8, 3, 1, "relu", 8), Classifier(8, 10, 8))
+
+
+class _Machine(Profiler):
+    """A machine whose models have true latencies, and whose state changes from pass to pass.
+
+    Args:
+        true_ms: True latency by name of the model.
+        spread: Mean of the time that other work adds to a call, as a fraction.
+        swing: Standard deviation of a factor that a whole pass has in common.
+        seed: Seed of the machine's noise.
+    """
+
+    def __init__(
+        self,
+        profile: DeviceProfile,
+        true_ms: dict[str, float],
+        *,
+        spread: float = 0.004,
+        swing: float = 0.05,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(profile)
+        self.true_ms, self.spread, self.swing = true_ms, spread, swing
+        self.rng = np.random.default_rng(seed)
+        self.factor = 1.0
+
+    @staticmethod
+    def unavailable(profile: DeviceProfile) -> str | None:
+        return None
+
+    def warm_up(self) -> None:
+        self.factor = float(np.exp(self.rng.normal(0, self.swing)))
+
+    def cache_flusher(self) -> CacheFlusher:
+        return CacheFlusher(4)
+
+    def open(self, network: Network) -> Session:
+        raise AssertionError("only models are measured here")
+
+    def open_model(self, model: OnnxModel) -> Session:
+        return _Call(self, self.true_ms[model.name])
+
+    def versions(self) -> dict[str, str]:
+        return {}
+
+
+class _Call(Session):
+    def __init__(self, machine: _Machine, true_ms: float) -> None:
+        self.machine, self.true_ms = machine, true_ms
+
+    def call(self) -> None:
+        return
+
+    def timed_call(self) -> int:
+        added = self.machine.rng.exponential(self.machine.spread)
+        return round(self.true_ms * 1e6 * self.machine.factor * (1 + added))
+
+    def output(self) -> NDArray[np.float32]:
+        raise AssertionError("nothing is computed here")
+
+    def close(self) -> None:
+        return
+
+
+Measure = Callable[..., Bench]
+
+
+@pytest.fixture
+def measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quick_profile: DeviceProfile
+) -> Measure:
+    """Compare models of given true latencies on a machine of some noise."""
+    monkeypatch.setattr(workflow, "measure_footprint", lambda *_: Footprint(5.0, 40.0))
+    monkeypatch.setattr(workflow, "_DWELL_MS", 0.0)
+
+    def measure(*true_ms: float, tolerance: float = 0.02, **noise: Any) -> Bench:
+        names = [f"{number}.onnx" for number, _ in enumerate(true_ms)]
+        machine = _Machine(quick_profile, dict(zip(names, true_ms, strict=True)), **noise)
+        monkeypatch.setattr(workflow, "make_profiler", lambda profile: machine)
+        models = [read_model(save(conv_model(), tmp_path / name)) for name in names]
+        return bench(models, quick_profile, tolerance=tolerance, time_limit="1ms")
+
+    return measure
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_network_against_itself_is_the_same(measured: Measure, seed: int) -> None:
+    assert measured(10.0, 10.0, seed=seed).rows[1].verdict == "SAME"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_three_percent_are_found_although_passes_differ_by_more(
+    measured: Measure, seed: int
+) -> None:
+    found = measured(10.0, 10.3, 9.7, seed=seed)
+    assert [row.verdict for row in found.rows] == ["BASELINE", "SLOWER", "FASTER"]
+    assert not found.passed
+    for row, ratio in zip(found.rows, (1, 1.03, 0.97), strict=True):
+        assert row.ratio_low <= row.ratio <= row.ratio_high
+        assert row.ratio == pytest.approx(ratio, abs=0.006)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_loaded_machine_is_unsure_rather_than_wrong(measured: Measure, seed: int) -> None:
+    found = measured(10.0, 10.0, 10.3, spread=0.5, seed=seed)
+    assert found.rows[1].verdict in ("UNSURE", "SAME")
+    assert found.rows[2].verdict in ("UNSURE", "SLOWER")
+
+
+def test_a_smaller_change_than_the_tolerance_is_the_same(measured: Measure) -> None:
+    assert measured(10.0, 10.3, tolerance=0.05).rows[1].verdict == "SAME"
+
+
+def test_quantiles_are_those_of_all_calls(measured: Measure) -> None:
+    row = measured(10.0, swing=0.0, spread=0.5).rows[0]
+    assert row.low_ms <= row.latency_ms <= row.high_ms
+    assert row.latency_ms < row.p50_ms < row.p90_ms < row.p99_ms
+    assert row.p50_ms == pytest.approx(10 * (1 + 0.5 * np.log(2)), rel=0.3)
+
+
+def test_a_quiet_machine_is_told_from_a_noisy_one(measured: Measure) -> None:
+    assert measured(10.0, swing=0.0).noise.verdict == "quiet"
+    assert measured(10.0, spread=4.0).noise.verdict == "noisy"
+
+
+def test_networks_of_blocks_and_files_are_measured_together(
+    tmp_path: Path, quick_profile: DeviceProfile
+) -> None:
+    path = save(conv_model(shape=("n", 3, 8, 8)), tmp_path / "m.onnx")
+    found = bench([path, NETWORK], quick_profile, batch_size=2, time_limit="1ms")
+    assert [row.model for row in found.rows] == ["m.onnx", "network 2"]
+    assert all(row.latency_ms > 0 and row.load_ms > 0 for row in found.rows)
+    assert all(row.peak_mb is not None and row.peak_mb >= 0 for row in found.rows)
+
+
+def test_memory_grows_by_at_least_the_weights(tmp_path: Path, quick_profile: DeviceProfile) -> None:
+    weight = np.zeros((1 << 18, 3, 3, 3), np.float32)  # 28 MB
+    model = read_model(save(conv_model(shape=(1, 3, 4, 4), weight=weight), tmp_path / "m.onnx"))
+    footprint = measure_footprint(quick_profile, model)
+    assert footprint.peak_mb is not None
+    assert 28 <= footprint.peak_mb <= 280
+
+
+def test_a_refusal_comes_out_of_the_process_that_opens(
+    tmp_path: Path, quick_profile: DeviceProfile
+) -> None:
+    model = read_model(
+        save(conv_model(shape=(1, "c", 8, 8)), tmp_path / "m.onnx"), shapes={"x": (1, 5, 8, 8)}
+    )
+    with pytest.raises(RuntimeFailure, match="refused the network"):
+        measure_footprint(quick_profile, model)
+
+
+def test_wrong_input_is_refused(tmp_path: Path, quick_profile: DeviceProfile) -> None:
+    with pytest.raises(InvalidValueError, match="at least one"):
+        bench([], quick_profile)
+    path = save(conv_model(), tmp_path / "m.onnx")
+    with pytest.raises(InvalidValueError, match="no model has an input 'z': the inputs are x"):
+        bench(path, quick_profile, shapes={"z": (1,)})
+
+
+def test_verdicts_are_test_cases_of_ci_systems(measured: Measure, tmp_path: Path) -> None:
+    write_junit(tmp_path / "j.xml", [measured(10.0, 10.0, 10.5)])
+    suite = ElementTree.parse(tmp_path / "j.xml").getroot()[0]
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("3", "1", "0")
+    assert [case.find("failure") is not None for case in suite] == [False, False, True]
+
+
+def test_the_result_is_the_documented_object(measured: Measure) -> None:
+    plain = json.loads(json.dumps(measured(10.0, 10.5).as_dict()))
+    assert set(plain) == {"device", "rows", "noise"}
+    columns = "model latency_ms low_ms high_ms p50_ms p90_ms p99_ms load_ms peak_mb"
+    assert set(plain["rows"][0]) == {
+        *columns.split(),
+        *("ratio", "ratio_low", "ratio_high", "verdict"),
+    }
+    assert (plain["rows"][0]["verdict"], plain["rows"][0]["ratio"]) == ("BASELINE", 1)

@@ -1,0 +1,137 @@
+"""Explanation of a network's latency: parts that add up, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from latbench.blocks import Network
+from latbench.device import DeviceProfile
+from latbench.errors import InvalidValueError, MismatchError
+from latbench.measure import sweep
+from latbench.models import read_model
+from latbench.models.segments import cut
+from latbench.profilers import Profiler, Session
+from latbench.workflows.explanation import chains, explain
+from tests.conftest import random_price
+from tests.latbench.models.small import conv_model, save
+from tests.latbench.models.test_segments import residual_network
+
+KEYS = {"name", "nodes", "latency_ms", "low_ms", "high_ms", "share", "macs_m", "advice"}
+
+
+class _PricedCall(Session):
+    """A session of a network that takes the sum of its blocks' prices."""
+
+    def __init__(self, network: Network) -> None:
+        self.call_ns = round(1e6 * sum(map(random_price, network)))
+
+    def call(self) -> None:
+        return
+
+    def timed_call(self) -> int:
+        return self.call_ns
+
+    def output(self) -> NDArray[np.float32]:
+        raise AssertionError("nothing is computed here")
+
+    def close(self) -> None:
+        return
+
+
+@pytest.fixture
+def priced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runtime on which a network takes the sum of its segments' prices."""
+
+    def open_session(profiler: Profiler, network: Network) -> Session:
+        return _PricedCall(network)
+
+    monkeypatch.setattr(sweep, "open_session", open_session)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return save(residual_network(), tmp_path / "model.onnx")
+
+
+@pytest.mark.usefixtures("priced")
+def test_parts_have_their_prices_and_add_up_to_the_whole(
+    path: Path, quick_profile: DeviceProfile
+) -> None:
+    found = explain(path, quick_profile, time_limit="1s")
+    prices = [random_price(piece.segment) for piece in cut(read_model(path))]
+    assert [part.latency_ms for part in found.segments] == pytest.approx(prices, rel=0.02)
+    assert sum(part.share for part in found.segments) == pytest.approx(1)
+    assert found.predicted_ms == pytest.approx(sum(prices), rel=0.02)
+    assert found.measured_ms == pytest.approx(sum(prices), rel=1e-4)
+    assert found.left_out_error == pytest.approx(0, abs=0.02)
+    for part in found.segments:
+        assert part.low_ms <= part.latency_ms <= part.high_ms
+        assert part.gmacs_per_s == pytest.approx(part.macs_m / part.latency_ms)
+
+
+@pytest.mark.usefixtures("priced")
+def test_the_result_is_the_documented_object(path: Path, quick_profile: DeviceProfile) -> None:
+    plain = json.loads(json.dumps(explain(path, quick_profile, time_limit="1s").as_dict()))
+    assert {"predicted_ms", "measured_ms", "measured_low_ms", "measured_high_ms"} < set(plain)
+    assert all(set(part) >= KEYS for part in plain["segments"])
+    assert plain["segments"][0]["name"] == "conv_0"
+    assert plain["segments"][0]["nodes"] == ["conv_0", "relu_1"]
+
+
+@pytest.mark.usefixtures("priced")
+def test_a_table_that_was_kept_explains_again_and_no_other_network(
+    path: Path, tmp_path: Path, quick_profile: DeviceProfile
+) -> None:
+    table = tmp_path / "t.sqlite"
+    measured = explain(path, quick_profile, output=table, time_limit="1s")
+    assert explain(path, table=table).as_dict() == measured.as_dict()
+    other = save(conv_model(), tmp_path / "other.onnx")
+    with pytest.raises(MismatchError, match="does not price this network: measure it"):
+        explain(other, table=table)
+    with pytest.raises(MismatchError, match="model-"):
+        explain(
+            save(residual_network(channels=24), tmp_path / "wider.onnx"),
+            quick_profile,
+            output=table,
+            time_limit="1s",
+        )
+
+
+def test_a_real_runtime_is_explained(path: Path, quick_profile: DeviceProfile) -> None:
+    found = explain(path, quick_profile, time_limit="1ms")
+    assert found.measured_ms is not None
+    assert found.measured_ms > 0
+    assert all(part.latency_ms > 0 for part in found.segments)
+
+
+def test_a_device_or_a_table_is_needed_and_not_both(
+    path: Path, tmp_path: Path, quick_profile: DeviceProfile
+) -> None:
+    with pytest.raises(InvalidValueError, match="not both"):
+        explain(path)
+    with pytest.raises(InvalidValueError, match="not both"):
+        explain(path, quick_profile, table=tmp_path / "t.sqlite")
+
+
+def test_a_network_of_one_segment_has_nothing_to_explain(
+    tmp_path: Path, quick_profile: DeviceProfile
+) -> None:
+    single = save(conv_model(), tmp_path / "single.onnx")
+    with pytest.raises(InvalidValueError, match="1 segments, which are too few"):
+        explain(single, quick_profile, output=tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+
+
+def test_chains_are_contiguous_and_distinct_and_not_short() -> None:
+    network = tuple(range(20))
+    drawn = chains(network, 200, seed=1)  # type: ignore[arg-type]
+    assert all(chain == tuple(range(chain[0], chain[-1] + 1)) for chain in drawn)
+    assert {len(chain) for chain in drawn} == set(range(5, 20))
+    assert len(set(drawn)) == len(drawn) == sum(21 - length for length in range(5, 20))
+    assert chains(network, 15, seed=1) == chains(network, 15, seed=1)  # type: ignore[arg-type]
+    assert len(chains(network, 15, seed=1)) == 15  # type: ignore[arg-type]

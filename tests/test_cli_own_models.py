@@ -1,0 +1,158 @@
+"""``latbench bench`` and ``explain``: contract of their output and exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cli
+from latbench.cost import block_cost
+from latbench.device import load_device
+from nas.spaces import make_space
+from tests.conftest import write_table
+from tests.latbench.models.small import conv_model, save
+from tests.latbench.models.test_segments import residual_network
+
+COLUMNS = {
+    *("model", "latency_ms", "low_ms", "high_ms", "p50_ms", "p90_ms", "p99_ms"),
+    *("load_ms", "peak_mb", "ratio", "ratio_low", "ratio_high", "verdict"),
+}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command in this process; return exit code, standard output and error."""
+
+    def call(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["latbench", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        code = ended.value.code
+        return int(code or 0), out, err
+
+    return call
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> tuple[Path, Path]:
+    """A model, and one of sixteen times the work."""
+    large = conv_model(shape=(1, 3, 96, 96), channels=128)
+    return save(conv_model(), tmp_path / "a.onnx"), save(large, tmp_path / "b.onnx")
+
+
+def test_models_and_architectures_are_compared_with_the_first(
+    run: Any, models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    space = make_space("nasbench-macro", 8, 10)
+    space.smallest().save(tmp_path / "c.json")
+    code, out, _ = run("bench", *models, tmp_path / "c.json", "--time-limit", "100ms", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert set(found) == {"device", "rows", "noise"}
+    assert found["device"] == "cpu-onnxruntime"
+    assert [row["model"] for row in found["rows"]] == ["a.onnx", "b.onnx", "c.json"]
+    assert all(set(row) == COLUMNS for row in found["rows"])
+    assert [row["verdict"] for row in found["rows"][:2]] == ["BASELINE", "SLOWER"]
+    assert found["rows"][0]["ratio"] == 1
+
+
+def test_a_slower_network_fails_a_gate_and_is_reported(
+    run: Any, models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    gate = ("--fail-if-slower", "3%", "--junit", tmp_path / "j.xml")
+    code, out, _ = run("bench", *models, "--time-limit", "100ms", *gate)
+    assert code == 1
+    assert "SLOWER" in out
+    assert "failure" in (tmp_path / "j.xml").read_text()
+
+
+def test_several_devices_give_an_object_each(run: Any, models: tuple[Path, Path]) -> None:
+    devices = ("--device", "cpu-onnxruntime", "--device", "cpu-openvino")
+    code, out, _ = run("bench", models[0], *devices, "--time-limit", "100ms", "--json")
+    assert code == 0
+    assert [each["device"] for each in json.loads(out)["devices"]] == [
+        "cpu-onnxruntime",
+        "cpu-openvino",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--shape", "x=1x0x8x8"), "is not a shape"),
+        (("--shape", "1x3x8x8"), "is not a shape"),
+        (("--shape", "z=1x3x8x8"), "no model has an input 'z'"),
+        (("--fail-if-slower", "3"), "is not a percentage"),
+        (("--fail-if-slower", "-3%"), "is not a percentage"),
+        (("--batch-size", "2"), "fixed batch size 1"),
+        (("--device", "cpu-onnx"), "unknown device profile"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    run: Any, models: tuple[Path, Path], tmp_path: Path, options: tuple[str, str], said: str
+) -> None:
+    code, out, err = run("bench", models[0], *options, "--junit", tmp_path / "j.xml")
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "j.xml").exists()
+
+
+def test_a_network_is_explained_by_a_device_and_then_by_its_table(run: Any, tmp_path: Path) -> None:
+    model, kept = save(residual_network(), tmp_path / "m.onnx"), tmp_path / "t.sqlite"
+    device = ("--device", "cpu-onnxruntime", "--time-limit", "1ms")
+    code, out, _ = run("explain", model, *device, "-o", kept, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert sum(part["share"] for part in found["segments"]) == pytest.approx(1)
+    assert found["segments"][0]["nodes"] == ["conv_0", "relu_1"]
+    code, out, _ = run("explain", model, "--table", kept, "--json")
+    assert json.loads(out) == found
+    code, out, _ = run("explain", model, "--table", kept)
+    assert code == 0
+    assert "conv_16" in out
+    assert "the whole network was measured at" in out
+
+
+def test_an_architecture_is_explained_by_its_spaces_table(run: Any, tmp_path: Path) -> None:
+    space = make_space("nasbench-macro", 8, 10)
+    table = write_table(tmp_path / "t.sqlite", space, load_device("cpu-onnxruntime"))
+    space.smallest().save(tmp_path / "a.json")
+    code, out, _ = run("explain", tmp_path / "a.json", "--table", table.path, "--json")
+    found = json.loads(out)
+    assert code == 0
+    network = space.lower(space.smallest())
+    assert [part["macs_m"] for part in found["segments"]] == [
+        block_cost(spec).macs / 1e6 for spec in network
+    ]
+    assert found["measured_ms"] is None
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "it is empty"),
+        (b"weights: none\n", "is not an ONNX model"),
+        (b"\x80\x04\x95\x10\x00.", "is not an ONNX model"),
+        (None, "leaves the shape of its input x open"),
+    ],
+)
+@pytest.mark.parametrize("command", ["bench", "explain"])
+def test_a_bad_model_is_one_line_and_nothing_is_written(
+    run: Any, tmp_path: Path, command: str, content: bytes | None, said: str
+) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(conv_model(shape=(1, 3, "h", "w")).SerializeToString())
+    if content is not None:
+        path.write_bytes(content)
+    written = ("-o", tmp_path / "t") if command == "explain" else ("--junit", tmp_path / "t")
+    code, out, err = run(command, path, "--device", "cpu-onnxruntime", *written)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [path]
