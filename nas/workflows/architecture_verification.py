@@ -205,7 +205,7 @@ def _measure(table: LatencyTable, networks: Sequence[Network], progress: Progres
     """Measure here, or in a new process if this one may have trained, which would slow it down."""
     profiler = make_profiler(table.device)
     require_device(profiler, table)
-    if "torch" in sys.modules:
+    if sys.modules.get("torch") is not None:  # None: its import is blocked
         return network_errors.verify_apart(table.path, networks, progress=progress)
     return network_errors.verify(profiler, table, networks, progress=progress)
 

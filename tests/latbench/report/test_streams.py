@@ -46,10 +46,17 @@ def test_a_result_that_is_lost_is_an_error_in_one_line(command: str) -> None:
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["spaces spos", "spaces spos --json", "spaces nowhere --json"])
-def test_without_standard_error_or_input_a_command_goes_on(command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "cases"),
+    [
+        ("spaces spos", ["2>&-", "<&-", "2>&- <&-", "2>/dev/full"]),
+        ("spaces spos --json", ["2>&- <&-"]),
+        ("spaces nowhere --json", ["2>&- <&-"]),
+    ],
+)
+def test_without_standard_error_or_input_a_command_goes_on(command: str, cases: list[str]) -> None:
     expected = shell(f"{LATBENCH} {command}")
-    for closed in ("2>&-", "<&-", "2>&- <&-", "2>/dev/full"):
+    for closed in cases:
         assert shell(f"{LATBENCH} {command} {closed}") == expected
 
 
