@@ -9,14 +9,14 @@ values that are read back, and operations whose result's shape depends on values
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import (
     _setup_privateuseone_for_python_backend as register_device,
 )
@@ -134,8 +134,8 @@ class Recorder(TorchDispatchMode):
     ) -> object:
         kwargs = dict(kwargs or {})
         name = func.overloadpacket.__name__
-        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        there = [value for value in given if isinstance(value, DeviceTensor)]
+        given = [*_tensors(args), *_tensors(kwargs.values())]
+        there = any(isinstance(value, DeviceTensor) for value in given)
         wanted = kwargs.get("device")
         to_device = wanted is not None and torch.device(wanted).type == NAME
         if not there and not to_device:
@@ -148,13 +148,13 @@ class Recorder(TorchDispatchMode):
             self._require_there(func, given)
         if name in _WAITING or (name in ("index", "index_put_") and _masks(args)):
             self.waits.append(name)
-        found = func(*tree_map(_real, args), **tree_map(_real, kwargs))
+        found = func(*map(_real, args), **{key: _real(value) for key, value in kwargs.items()})
         if name == "_to_copy" and wanted is not None and not to_device:
             return found
         if name == "copy_" and not isinstance(args[0], DeviceTensor):
             return args[0]
-        made = tree_map(lambda v: DeviceTensor(v) if isinstance(v, Tensor) else v, found)
-        if not there:
+        made = _wrapped(found)
+        if not (there and _aliases(func)):
             return made
         return return_and_correct_aliasing(func, args, kwargs, made)
 
@@ -176,8 +176,32 @@ class Recorder(TorchDispatchMode):
                 )
 
 
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Tensors among the arguments of an operation, and in its lists."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
 def _real(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)([_real(each) for each in value])
     return value.held if isinstance(value, DeviceTensor) else value
+
+
+def _wrapped(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)([_wrapped(each) for each in value])
+    return DeviceTensor(value) if isinstance(value, Tensor) else value
+
+
+@cache
+def _aliases(func: Any) -> bool:
+    """Whether an operation returns, or changes, one of its arguments."""
+    schema = func._schema
+    return any(value.alias_info for value in (*schema.arguments, *schema.returns))
 
 
 def _masks(args: Sequence[Any]) -> bool:

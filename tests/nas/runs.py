@@ -19,6 +19,12 @@ from nas.training.distributed import Workers, workers
 from nas.training.run_folder import RunFolder
 
 TOGETHER_S = 120.0  # after which processes that wait for each other are ended
+PRELOADED = (
+    "nas.searchers.sgnas.searcher",
+    "nas.searchers.tfnas.searcher",
+    "tests.conftest",
+    "torch._dynamo",  # which torch imports at the first step of an optimiser
+)
 
 
 def tiny_data(
@@ -80,7 +86,7 @@ def run_together(work: Callable[..., None], *arguments: object) -> list[int]:
     """
     require_loopback()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nas.searchers.tfnas.searcher", "tests.conftest", __name__])
+    context.set_forkserver_preload([*PRELOADED, __name__])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -83,6 +83,7 @@ def _search(
     targets: list[float],
     measure: Measure | None = None,
     *,
+    epochs: int = 4,
     limits: tuple[Limit, ...] = (),
     stop_after: int | None = None,
 ) -> list[dict[str, Any]]:
@@ -91,7 +92,7 @@ def _search(
     if family.recipe_kind is OneShotRecipe:
         recipe = OneShotRecipe(evaluations=12)
     settings = SearchSettings(
-        epochs=4, batch_size=16, seed=3, recipe=recipe, measure=measure, limits=limits
+        epochs=epochs, batch_size=16, seed=3, recipe=recipe, measure=measure, limits=limits
     )
     searcher = family(priced, settings)
     progress = stopping_after(stop_after)
@@ -298,7 +299,7 @@ def test_a_search_under_limits_ends_within_them(
     """With targets that allow nearly all of the space, and alone."""
     limit = _limit(countable.space, kind, 0.3)
     targets = [countable.feasible_ms()[1] * 0.99] if with_target else []
-    (found,) = _search(name, countable, tmp_path / "run", targets, limits=(limit,))
+    (found,) = _search(name, countable, tmp_path / "run", targets, epochs=1, limits=(limit,))
     (file,) = (tmp_path / "run" / "architectures").iterdir()
     made = read_architecture(file)
     cost = network_cost(countable.space.lower(made))
@@ -332,12 +333,12 @@ def test_limits_need_no_table(name: str, tmp_path: Path) -> None:
     """A search without a device resumes, and its results contain no latency."""
     space = SPACES.get(name, make_small_space)()
     limit = _limit(space, "macs", 0.3)
-    (found,) = _search(name, space, tmp_path / "run", [], limits=(limit,))
+    (found,) = _search(name, space, tmp_path / "run", [], epochs=1, limits=(limit,))
     (file,) = (tmp_path / "run" / "architectures").iterdir()
     made = read_architecture(file)
     assert network_cost(space.lower(made)).macs <= limit.budget
     assert found["latency_ms"] is None and found["target_ms"] is None
-    assert _search(name, space, tmp_path / "run", [], limits=(limit,)) == [found]
+    assert _search(name, space, tmp_path / "run", [], epochs=1, limits=(limit,)) == [found]
 
 
 @BARE

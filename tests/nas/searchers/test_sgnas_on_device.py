@@ -35,9 +35,10 @@ from tests.nas.runs import tiny_data
 from tests.nas.supernet.test_unified_blocks import make_supernet, make_unified_space
 
 BATCH = 8
+IMAGES = tiny_data(40)
 RECIPE = SGNASRecipe(
-    epochs=1, generator_epochs=2, batch_size=16, budgets=5, priors=2, prior_candidates=2,
-    selected_on=2, calibration_batches=1, imitation_steps=2,
+    epochs=1, generator_epochs=1, batch_size=8, held_out=0.5, budgets=3, priors=2,
+    prior_candidates=2, selected_on=2, calibration_batches=1, imitation_steps=1,
 )  # fmt: skip
 
 
@@ -79,7 +80,7 @@ def test_a_supernet_step_is_the_cpus_and_waits_for_nothing(
         state = UnifiedTraining(supernet, smoothed, recipe, seed=0, torch_device=device)
         drawn = FairPaths(3, np.random.default_rng(0))
         losses = []
-        for number in range(3):
+        for number in range(2):
             images, labels = _batch(device, number)
             recorder.clear()
             loss = state.train_weights(images, labels, drawn.step())
@@ -154,7 +155,7 @@ def trained(priced: PricedSpace, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def _evaluator(priced: PricedSpace, folder: Path, device: TorchDevice) -> AnyRelaxedEvaluator:
     """A supernet that is trained by the first call for a folder, and read by others."""
     run = RunFolder(folder / "supernet", {})
-    return evaluator_of(run, priced.space, tiny_data(), RECIPE, seed=0, torch_device=device)
+    return evaluator_of(run, priced.space, IMAGES, RECIPE, seed=0, torch_device=device)
 
 
 def test_a_generator_step_is_the_cpus_and_waits_for_nothing(
@@ -231,13 +232,13 @@ def test_a_search_goes_from_beginning_to_end(
     for device in (on_pretend_gpu(), CPU):  # the second finds everything trained
         settings = SearchSettings(seed=1, recipe=RECIPE, torch_device=device)
         folder = RunFolder(tmp_path / "run", {})
-        found += SGNASSearcher(priced, settings).search(tiny_data(), targets, folder)
+        found += SGNASSearcher(priced, settings).search(IMAGES, targets, folder)
     assert found[0].architecture == found[1].architecture
     assert found[0].score == pytest.approx(found[1].score)
     assert load_generator(generator_file(folder.path)).priors.device.type == "cpu"
     other = msgspec.structs.replace(profile, name="other")
     table = write_table(tmp_path / "other", priced.space, other)
     added = PricedSpace(priced.space, table)
-    made = adapt(folder, added, tiny_data(), RECIPE, seed=1, torch_device=on_pretend_gpu())
+    made = adapt(folder, added, IMAGES, RECIPE, seed=1, torch_device=on_pretend_gpu())
     assert made.devices.device == on_pretend_gpu().device
     assert len(made.label.devices) == 2

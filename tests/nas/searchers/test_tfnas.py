@@ -372,7 +372,7 @@ def test_every_variant_ends_below_its_target_and_reports_its_argmax(
     low, high = searcher.priced.feasible_ms()
     target_ms = (low + high) / 2
     folder = RunFolder(tmp_path / "run", {})
-    (found,) = searcher.search(tiny_data(), [target_ms], folder)
+    (found,) = searcher.search(tiny_data(40), [target_ms], folder)
     assert found.latency_ms <= target_ms
     assert found.argmax is not None
     assert priced.latency_ms(found.argmax.architecture) == found.argmax.latency_ms

@@ -31,6 +31,7 @@ from tests.conftest import make_small_space, write_table
 from tests.nas.runs import Stop, run_of_both, run_together, stopping_after, tiny_data
 from tests.nas.tasks.test_tasks import write_faces
 
+IMAGES = tiny_data(40)
 # the smallest input of a space with skips, and of one whose operations are few
 SIZES = {"proxylessnas": 16, "nasbench-macro": 8}
 
@@ -75,7 +76,7 @@ def test_spaces_without_widths_are_searched(name: str, tmp_path: Path) -> None:
     """Layers have different numbers of operations, some a skip; results are below the target."""
     priced = _priced(make_space(name, SIZES[name], 10), tmp_path)
     target_ms = _target_ms(priced)
-    settings = SearchSettings(epochs=2, batch_size=8, seed=1, recipe=TFNASRecipe(shift=0))
+    settings = SearchSettings(epochs=2, batch_size=16, seed=1, recipe=TFNASRecipe(shift=0))
     searcher = TFNASSearcher(priced, settings)
     folder = RunFolder(tmp_path / "run", {})
     (found,) = searcher.search(_images(SIZES[name]), [target_ms], folder)
@@ -95,11 +96,11 @@ def small(tmp_path: Path) -> PricedSpace:
 def test_a_resumed_search_is_bit_identical(small: PricedSpace, tmp_path: Path) -> None:
     """Running statistics and optimisers included."""
     targets = [_target_ms(small), _target_ms(small, 0.2)]
-    whole = _search(small, tiny_data(), targets, tmp_path / "whole")
-    for stop_after in (3, 12, 25):
+    whole = _search(small, IMAGES, targets, tmp_path / "whole")
+    for stop_after in (2, 6, 11):
         with pytest.raises(Stop):
-            _search(small, tiny_data(), targets, tmp_path / "cut", stop_after=stop_after)
-    cut = _search(small, tiny_data(), targets, tmp_path / "cut")
+            _search(small, IMAGES, targets, tmp_path / "cut", stop_after=stop_after)
+    cut = _search(small, IMAGES, targets, tmp_path / "cut")
     assert [found.as_dict() for found in cut] == [found.as_dict() for found in whole]
     for file in (tmp_path / "whole" / "checkpoint").iterdir():
         ours, theirs = (
@@ -115,7 +116,7 @@ def test_norms_are_calibrated_before_a_network_is_evaluated(
     small: PricedSpace, tmp_path: Path
 ) -> None:
     """The score equals that of the evaluator of one-shot searches with the same weights."""
-    data, target_ms = tiny_data(), _target_ms(small)
+    data, target_ms = IMAGES, _target_ms(small)
     (found,) = _search(small, data, [target_ms], tmp_path / "run")
     settings = SearchSettings(epochs=3, batch_size=8, seed=1, recipe=TFNASRecipe(shift=0))
     state = TFNASSearcher(small, settings).begin()
@@ -164,7 +165,7 @@ def test_elastic_depth_is_searched(depth: DepthSearch, tmp_path: Path) -> None:
     for share in (0.0, 0.9):
         target_ms = _target_ms(priced, share)
         run = tmp_path / f"run-{share}"
-        (found,) = _search(priced, tiny_data(), [target_ms], run, depth=depth)
+        (found,) = _search(priced, IMAGES, [target_ms], run, depth=depth)
         assert found.latency_ms <= target_ms * (1 + 1e-9)
         file = next(f for f in (run / "checkpoint").iterdir() if f.name != "warmup.pt")
         learnt = torch.load(file, weights_only=True)["choices"]
@@ -210,8 +211,8 @@ def test_measuring_proposes_other_operations(small: PricedSpace, tmp_path: Path)
         return 1.2 * small.table.predict(network).latency_ms
 
     target_ms = _target_ms(small, 0.6)
-    (predicted,) = _search(small, tiny_data(), [target_ms], tmp_path / "predicted")
-    (found,) = _search(small, tiny_data(), [target_ms], tmp_path / "measured", measure=measure)
+    (predicted,) = _search(small, IMAGES, [target_ms], tmp_path / "predicted")
+    (found,) = _search(small, IMAGES, [target_ms], tmp_path / "measured", measure=measure)
     assert 1.2 * predicted.latency_ms > target_ms
     assert found.correction is not None
     assert found.correction.measured_ms == pytest.approx(1.2 * small.latency_ms(found.architecture))

@@ -34,46 +34,34 @@ from tests.nas.runs import require_loopback, run_of_both, run_together, tiny_dat
 from tests.nas.training.test_from_scratch import NETWORK, make_data
 
 ROOT = Path(__file__).parents[3]
-LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
-WORK = """
-import sys, torch
-from torch import nn
-from nas.training.distributed import workers
 
-with workers() as group:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
-    unused = nn.Parameter(torch.ones(3))
-    x, y = torch.randn(8, 4), torch.randint(2, (8,))
-    part = group.share(8)
-    loss = nn.functional.cross_entropy(model(x[part]), y[part])
-    loss.backward()
-    group.average_gradients([*model.parameters(), unused])
-    group.average_buffers(model)
-    total = group.sum([loss.item(), 1.0])
-    group.wait()
-    torch.save({
-        "grads": [p.grad for p in model.parameters()],
-        "buffers": dict(model.named_buffers()),
-        "unused": unused.grad,
-        "total": total,
-        "leads": group.leads,
-    }, f"{sys.argv[1]}/{group.rank}.pt")
-"""
+def _average(folder: Path) -> None:
+    """Gradients, statistics and sums of half a batch, averaged in the processes of this group."""
+    with workers() as group:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+        unused = nn.Parameter(torch.ones(3))
+        x, y = torch.randn(8, 4), torch.randint(2, (8,))
+        part = group.share(8)
+        loss = nn.functional.cross_entropy(model(x[part]), y[part])
+        loss.backward()
+        group.average_gradients([*model.parameters(), unused])
+        group.average_buffers(model)
+        total = group.sum([loss.item(), 1.0])
+        group.wait()
+        found = {
+            "grads": [p.grad for p in model.parameters()],
+            "buffers": dict(model.named_buffers()),
+            "unused": unused.grad,
+            "total": total,
+            "leads": group.leads,
+        }
+        torch.save(found, folder / f"{group.rank}.pt")
 
 
 def test_two_processes_average_what_one_computes_in_two_halves(tmp_path: Path) -> None:
-    require_loopback()
-    script = tmp_path / "work.py"
-    script.write_text(WORK)
-    subprocess.run(
-        [sys.executable, *LAUNCH, str(script), str(tmp_path)],
-        check=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        timeout=120,
-    )
+    assert run_together(_average, tmp_path) == [0, 0]
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     x, y = torch.randn(8, 4), torch.randint(2, (8,))
