@@ -41,6 +41,9 @@ Floats = NDArray[np.float64]
 AnyModel = OnnxModel | Network | str | Path
 """An ONNX model, the path of its file, or a network of block specs."""
 
+TOLERANCE = 0.02
+"""Largest relative change of a latency that does not matter, unless another one is asked for."""
+
 _MIN_PASSES = 20  # with fewer, an interval means nothing
 _MAX_PASSES = 400
 _PRECISE = 0.01  # relative half width of intervals at which the sweep ends
@@ -143,7 +146,7 @@ def bench(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     batch_size: int | None = None,
     time_limit: str | float = "60s",
-    tolerance: float = 0.02,
+    tolerance: float = TOLERANCE,
     progress: Progress = silent,
 ) -> Bench:
     """Measure networks in one interleaved sweep and compare them with the first.

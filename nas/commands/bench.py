@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from latbench.device import DeviceProfile
     from latbench.workflows.bench import Bench
 
-_TOLERANCE = 0.02
-
 
 @click.command(
     epilog=example(
@@ -90,7 +88,7 @@ def bench(
 
     MODELS are ONNX files, or architectures as JSON files. All are measured in one shuffled sweep
     and compared with the first: SAME, FASTER, SLOWER, or UNSURE if the machine is too noisy to
-    say. Changes of 2 % or less count as SAME, unless --fail-if-slower gives another limit.
+    say. A small change counts as SAME; --fail-if-slower says how small.
     """
     import nas
     from latbench.report.comparisons import show_bench
@@ -104,8 +102,8 @@ def bench(
                 shapes=dict(shapes),
                 batch_size=batch_size,
                 time_limit=time_limit,
-                tolerance=_TOLERANCE if slower is None else slower,
                 progress=shown,
+                **({} if slower is None else {"tolerance": slower}),
             )
         compared.append(found)
     if junit is not None:

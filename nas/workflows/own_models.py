@@ -9,7 +9,7 @@ import latbench
 from latbench.blocks import Network
 from latbench.models import OnnxModel
 from latbench.progress import Progress, silent
-from latbench.workflows.bench import Bench
+from latbench.workflows.bench import TOLERANCE, Bench
 from latbench.workflows.explanation import Explanation
 from nas.spaces import Architecture
 from nas.workflows.inputs import AnyDevice, AnyTable, as_architecture, as_list
@@ -25,7 +25,7 @@ def bench(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     batch_size: int | None = None,
     time_limit: str | float = "60s",
-    tolerance: float = 0.02,
+    tolerance: float = TOLERANCE,
     progress: Progress = silent,
 ) -> Bench:
     """Measure ONNX models and architectures in one sweep and compare them with the first.
