@@ -21,6 +21,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from latbench.profilers.cuda import pycuda_driver
@@ -324,9 +325,12 @@ class RecordingOnnxRuntime(ModuleType):
             synchronize_inputs=lambda: log("wait for inputs"),
             synchronize_outputs=lambda: log("wait for outputs"),
         )
+        (given,) = onnx.load_model_from_string(model).graph.output
+        element = onnx.TensorProto.DataType.Name(given.type.tensor_type.elem_type).lower()
+        output = SimpleNamespace(name=given.name, shape=[2, 10], type=f"tensor({element})")
         return SimpleNamespace(
             io_binding=lambda: binding,
-            get_outputs=lambda: [SimpleNamespace(shape=[2, 10])],
+            get_outputs=lambda: [output],
             get_providers=lambda: names,
             run_with_iobinding=lambda *_: log("run"),
         )
