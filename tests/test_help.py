@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from inspect import Parameter, signature
+from typing import Any
 
 import click
 import pytest
 
 import cli
+import latbench
+import nas
 from latbench.commands.group import LazyGroup
 from latbench.tables.importers import IMPORTERS
 from nas.data import DATASETS
@@ -99,3 +103,34 @@ def test_the_help_lists_all_names_that_an_option_takes(
 
 def test_the_help_of_new_lists_all_kinds() -> None:
     assert set(KINDS) <= set(re.findall(r"\w+", COMMANDS["latbench new"].help or ""))
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "latbench bench": nas.bench,
+    "latbench calibrate": nas.calibrate,
+    "latbench devices": latbench.check_device,
+    "latbench evaluate": nas.evaluate,
+    "latbench explain": nas.explain,
+    "latbench fit": nas.fit,
+    "latbench generate": nas.generate,
+    "latbench generator adapt": nas.adapt_generator,
+    "latbench profile": nas.profile,
+    "latbench search": nas.search,
+    "latbench train": nas.train,
+    "latbench verify": nas.verify,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_an_option_and_the_functions_argument_have_one_default(name: str) -> None:
+    """Help must not import the functions, so the defaults stand in both places."""
+    arguments = signature(FUNCTIONS[name]).parameters
+    for option in COMMANDS[name].params:
+        argument = arguments.get(option.name or "")
+        if argument is None or option.multiple:
+            continue
+        typed, meant = option.default, argument.default
+        if not isinstance(typed, str | int | float) or meant in (None, Parameter.empty):
+            continue  # one of them has no default
+        convert = option.type.convert
+        assert convert(typed, option, None) == convert(meant, option, None), option.name

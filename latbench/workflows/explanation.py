@@ -36,7 +36,8 @@ _SHORTEST = 0.25  # of the network, shortest chain
 _LEFT_OUT_LIMIT = 0.05  # mean error of networks left out, above which the sum is not trusted
 _NEAR_LEAST = 2.0  # times the cheapest segment, below which a latency is mostly overhead
 _CACHES = 8  # times the L2 cache, above which weights are read from memory
-_FAR_BELOW = 0.4  # of the rate reached elsewhere
+_GOOD = 0.75  # quantile of the segments' rates that a slow one is compared with
+_FAR_BELOW = 0.4  # of that rate
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ def _explain(pieces: Sequence[Piece | _Part], table: LatencyTable) -> Explanatio
         ) from error
     total_ms = sum(price.price_ms for price in prices)
     rates = [_rates(spec, price) for spec, price in zip(network, prices, strict=True)]
-    best = tuple(max(each[kind] for each in rates) for kind in range(2))
+    good = np.quantile(rates, _GOOD, axis=0).tolist()
     least_ms = min(price.price_ms for price in prices)
     left_out = table.price_model.loo_error
     trusted = left_out is None or left_out <= _LEFT_OUT_LIMIT
@@ -230,7 +231,7 @@ def _explain(pieces: Sequence[Piece | _Part], table: LatencyTable) -> Explanatio
                 price.price_ms / total_ms,
                 block_cost(spec).macs / 1e6,
                 *rate,
-                _advice(spec, rate, best, near_least=price.price_ms < _NEAR_LEAST * least_ms),
+                _advice(spec, rate, good, near_least=price.price_ms < _NEAR_LEAST * least_ms),
             )
             for piece, spec, price, rate in zip(pieces, network, prices, rates, strict=True)
         ),
@@ -249,11 +250,9 @@ def _rates(spec: BlockSpec, price: Price) -> Rates:
     return cost.macs / seconds / 1e9, moved / seconds / 1e9
 
 
-def _advice(
-    spec: BlockSpec, rate: Rates, best: tuple[float, ...], *, near_least: bool
-) -> str | None:
+def _advice(spec: BlockSpec, rate: Rates, good: Sequence[float], *, near_least: bool) -> str | None:
     """The likeliest cause of a low rate; None if the rate is not low."""
-    shares = [own / max(top, 1e-9) for own, top in zip(rate, best, strict=True)]
+    shares = [own / max(top, 1e-9) for own, top in zip(rate, good, strict=True)]
     if max(shares) >= _FAR_BELOW:
         return None
     if isinstance(spec, Segment):
@@ -266,4 +265,4 @@ def _advice(
         return "it changes the layout of its data"
     if block_cost(spec).weight_bytes > _CACHES * l2_bytes():
         return "its weights exceed the caches and are read from memory"
-    return f"it reaches {shares[0]:.0%} of the fastest segment's rate of multiply-accumulates"
+    return f"it reaches {shares[0]:.0%} of the fast segments' rate of multiply-accumulates"

@@ -23,7 +23,7 @@ from tests.latbench.models.small import model_of, save
 FLOAT = np.dtype(np.float32)
 
 
-class _Builder:
+class Builder:
     """A model built node by node; weights are those that joined segments have."""
 
     def __init__(self, channels: int = 8, size: int = 8) -> None:
@@ -58,7 +58,7 @@ class _Builder:
 
 def residual_network(channels: int = 16) -> ModelProto:
     """A convolution, two equal residual blocks, a block with squeeze-excite, a last convolution."""
-    b = _Builder()
+    b = Builder()
     x = b.add("Relu", b.conv("x", channels))
     for _ in range(2):
         inner = b.conv(b.add("Relu", b.conv(x, channels)), channels)
@@ -135,7 +135,7 @@ def test_equal_segments_are_one_block_whatever_their_weights_are(tmp_path: Path)
 @pytest.mark.parametrize("changed", ["channels", "stride", "operator"])
 def test_segments_that_compute_something_else_differ(changed: str, tmp_path: Path) -> None:
     def segment(channels: int = 16, stride: int = 1, operator: str = "Relu") -> Segment:
-        b = _Builder()
+        b = Builder()
         model = b.build(b.add(operator, b.conv("x", channels, stride=stride)))
         return _segments(cut(_read(model, tmp_path)))[0]
 
@@ -153,7 +153,7 @@ def test_costs_are_counted_from_the_operators(tmp_path: Path) -> None:
 
 
 def test_norms_are_folded_and_constants_computed(tmp_path: Path) -> None:
-    b = _Builder()
+    b = Builder()
     x = b.conv("x", 8)
     norm = [b.weight((8,)) for _ in range(4)]
     x = b.add("BatchNormalization", x, *norm)
@@ -165,7 +165,7 @@ def test_norms_are_folded_and_constants_computed(tmp_path: Path) -> None:
 
 
 def test_a_model_of_two_inputs_is_cut_after_they_meet_or_refused(tmp_path: Path) -> None:
-    b = _Builder()
+    b = Builder()
     second = helper.make_tensor_value_info("z", TensorProto.FLOAT, (1, 8, 8, 8))
     model = b.build(b.conv(b.add("Add", "x", "z"), 8))
     model.graph.input.append(second)
@@ -180,7 +180,7 @@ def test_segments_that_do_not_fit_are_not_joined(tmp_path: Path) -> None:
 
 
 def test_misaligned_channels_are_found(tmp_path: Path) -> None:
-    b = _Builder(channels=3)
+    b = Builder(channels=3)
     model = b.build(b.conv(b.conv("x", 37), 16))
     first, second = _segments(cut(_read(model, tmp_path)))
     assert misaligned_channels(first) == misaligned_channels(second) == [37]

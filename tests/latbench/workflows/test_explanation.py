@@ -14,21 +14,21 @@ from latbench.device import DeviceProfile
 from latbench.errors import InvalidValueError, MismatchError
 from latbench.measure import sweep
 from latbench.models import read_model
-from latbench.models.segments import cut
+from latbench.models.segments import cut, misaligned_channels
 from latbench.profilers import Profiler, Session
 from latbench.workflows.explanation import chains, explain
 from tests.conftest import random_price
 from tests.latbench.models.small import conv_model, save
-from tests.latbench.models.test_segments import residual_network
+from tests.latbench.models.test_segments import Builder, residual_network
 
 KEYS = {"name", "nodes", "latency_ms", "low_ms", "high_ms", "share", "macs_m", "advice"}
 
 
 class _PricedCall(Session):
-    """A session of a network that takes the sum of its blocks' prices."""
+    """A session whose calls take a given time."""
 
-    def __init__(self, network: Network) -> None:
-        self.call_ns = round(1e6 * sum(map(random_price, network)))
+    def __init__(self, price_ms: float) -> None:
+        self.call_ns = round(1e6 * price_ms)
 
     def call(self) -> None:
         return
@@ -48,7 +48,7 @@ def priced(monkeypatch: pytest.MonkeyPatch) -> None:
     """A runtime on which a network takes the sum of its segments' prices."""
 
     def open_session(profiler: Profiler, network: Network) -> Session:
-        return _PricedCall(network)
+        return _PricedCall(sum(map(random_price, network)))
 
     monkeypatch.setattr(sweep, "open_session", open_session)
 
@@ -72,6 +72,27 @@ def test_parts_have_their_prices_and_add_up_to_the_whole(
     for part in found.segments:
         assert part.low_ms <= part.latency_ms <= part.high_ms
         assert part.gmacs_per_s == pytest.approx(part.macs_m / part.latency_ms)
+
+
+def test_what_makes_a_segment_slow_is_said(
+    tmp_path: Path, quick_profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = Builder()
+    x = "x"
+    for channels in (16, 16, 17, 16, 16, 16, 16):
+        x = builder.conv(x, channels)
+    path = save(builder.build(x), tmp_path / "m.onnx")
+    pieces = cut(read_model(path))
+    price = {piece.segment: 2.0 if misaligned_channels(piece.segment) else 0.05 for piece in pieces}
+
+    def open_session(profiler: Profiler, network: Network) -> Session:
+        return _PricedCall(sum(price[spec] for spec in network))  # type: ignore[index]
+
+    monkeypatch.setattr(sweep, "open_session", open_session)
+    found = explain(path, quick_profile, time_limit="1s")
+    slow = [part.advice for part in found.segments if part.advice]
+    assert slow == ["channels 17 are not multiples of 4: round them up"] * 2
+    assert [part.advice is None for part in found.segments].count(False) == 2
 
 
 @pytest.mark.usefixtures("priced")
