@@ -261,6 +261,8 @@ class LatencyTable:
     def predict(self, network: Iterable[BlockSpec]) -> Prediction:
         """Predict the latency of a whole network, for the whole batch, with its 90 % interval.
 
+        Left-out errors of 100 % and more bound nothing: the interval is then None.
+
         Raises:
             MismatchError: The table does not price one of its blocks.
         """
@@ -270,7 +272,7 @@ class LatencyTable:
             footprint_bytes += self.footprint_bytes(spec)
         latency_ms = self.price_model.network_latency_ms(prices_ms, footprint_bytes)
         half_width = self.price_model.half_width() if self.fit.calibrated else None
-        if half_width is None:
+        if half_width is None or half_width >= 1:
             return Prediction(latency_ms)
         return Prediction(latency_ms, latency_ms / (1 + half_width), latency_ms / (1 - half_width))
 

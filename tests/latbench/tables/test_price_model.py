@@ -9,8 +9,10 @@ import pytest
 import scipy.optimize
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace as replace_fields
 
 from latbench.errors import InvalidValueError
+from latbench.tables import LatencyTable, StoredFit, TableStore
 from latbench.tables.price_model import (
     Breakpoint,
     NetworkSample,
@@ -19,6 +21,7 @@ from latbench.tables.price_model import (
     nonnegative_least_squares,
     predict_sample_ms,
 )
+from nas.spaces import SearchSpace
 
 
 def _samples(
@@ -87,6 +90,20 @@ def test_the_interval_covers_fresh_networks() -> None:
     ]
     assert 0.8 < np.mean(inside) < 0.99
     assert fit_price(samples[:6]).half_width() is None
+
+
+@pytest.mark.parametrize(("error", "bounded"), [(0.5, True), (1.0, False), (1.5, False)])
+def test_errors_of_a_hundred_percent_bound_no_latency(
+    tiny_table: LatencyTable, tiny_space: SearchSpace, error: float, bounded: bool
+) -> None:
+    model = replace_fields(tiny_table.price_model, left_out_errors=(error,) * 20)
+    with TableStore.open(tiny_table.path) as store:
+        store.set_results(store.estimates(), StoredFit(model, calibrated=True))
+    network = tiny_space.lower(tiny_space.smallest())
+    found = LatencyTable.open(tiny_table.path).predict(network)
+    assert (found.low_ms is not None, found.high_ms is not None) == (bounded, bounded)
+    if found.high_ms is not None:
+        assert found.high_ms > found.latency_ms
 
 
 def test_bounded_least_squares_equal_scipys() -> None:

@@ -639,7 +639,7 @@ def test_drift_is_taken_out_in_the_right_direction(
 
 
 def test_calibration_adds_networks_and_an_interval(
-    profiled: Path,
+    tmp_path: Path,
     quick_profile: DeviceProfile,
     tiny_space: SearchSpace,
     monkeypatch: pytest.MonkeyPatch,
@@ -648,8 +648,10 @@ def test_calibration_adds_networks_and_an_interval(
     sweep = msgspec.structs.replace(
         quick_profile.sweep, hot_calls=3, network_visits=2, verify_visits=8
     )
-    profiler = make_profiler(msgspec.structs.replace(quick_profile, sweep=sweep))
-    path, before = profiled, LatencyTable.open(profiled)
+    profiler = PricedProfiler(msgspec.structs.replace(quick_profile, sweep=sweep))
+    path = tmp_path / "t.sqlite"
+    _run(profiler, path, tiny_space)
+    before = LatencyTable.open(path)
     rng = np.random.default_rng(5)
     networks = [tiny_space.lower(tiny_space.random(rng)) for _ in range(12)]
     monkeypatch.setattr(latbench.workflows.recorded_passes, "sweep_pass", _interrupted_at(2))
