@@ -46,7 +46,7 @@ def _details(row: ModelLatency) -> tuple[str, ...]:
         row.model,
         *(format_ms(value) for value in (row.p50_ms, row.p90_ms, row.p99_ms)),
         format_ms(row.load_ms),
-        "unknown" if row.peak_mb is None else f"{row.peak_mb:.0f} MB",
+        f"{row.peak_mb:.0f} MB",
     )
 
 

@@ -66,7 +66,7 @@ class ModelLatency:
         p99_ms: 99 % quantile of all calls.
         load_ms: Time to open the network, in a process of its own with its weights in memory.
         peak_mb: Growth of that process's memory, or of the GPU's, by opening and calling, in
-            10^6 bytes; None if the system does not report it.
+            10^6 bytes.
         ratio: Latency relative to the first network: median over passes of the ratio of the
             fastest calls.
         ratio_low: Lower end of the 95 % interval of the ratio.
@@ -83,7 +83,7 @@ class ModelLatency:
     p90_ms: float
     p99_ms: float
     load_ms: float
-    peak_mb: float | None
+    peak_mb: float
     ratio: float
     ratio_low: float
     ratio_high: float

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 
 from latbench.blocks import Network
 from latbench.cost import network_cost
-from latbench.errors import LatbenchError, MismatchError, RuntimeFailure
+from latbench.errors import MismatchError
 from latbench.measure.lock import device_lock
 from latbench.measure.samples import Interval
 from latbench.measure.statistics import kendall_tau
@@ -22,6 +19,7 @@ from latbench.progress import Progress, silent
 from latbench.result import Result
 from latbench.tables import LatencyTable, Prediction, StoredFit, TableStore
 from latbench.tables.estimation import work_out
+from latbench.workflows.apart import run_apart
 from latbench.workflows.network_sweep import (
     MeasuredNetworks,
     measure_held,
@@ -174,35 +172,13 @@ def verify_apart(
         OSError: A file cannot be read or written, for example on a full disk.
         sqlite3.Error: The table cannot be read or written.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_verify_child, args=(theirs, path, networks))
-    process.start()
-    theirs.close()
-    try:
-        while True:
-            message = ours.recv()
-            if isinstance(message, Verification):
-                return message
-            if isinstance(message, Exception):
-                raise message
-            progress(*message)
-    except EOFError:
-        raise RuntimeFailure("the measuring process ended before it was done") from None
-    finally:
-        process.terminate()
-        process.join()
-        ours.close()
+    died = "the measuring process ended before it was done"
+    return run_apart(_verify_at, path, networks, died=died, progress=progress)
 
 
-def _verify_child(pipe: Connection, path: Path, networks: Sequence[Network]) -> None:
-    """Body of the process of ``verify_apart``: sends progress, then the result or the error."""
-    try:
-        table = LatencyTable.open(path)
-        profiler = make_profiler(table.device)
-        pipe.send(verify(profiler, table, networks, progress=lambda *now: pipe.send(now)))
-    except (LatbenchError, OSError, sqlite3.Error) as error:
-        pipe.send(error)
+def _verify_at(path: Path, networks: Sequence[Network], progress: Progress) -> Verification:
+    table = LatencyTable.open(path)
+    return verify(make_profiler(table.device), table, networks, progress=progress)
 
 
 def _summarise(
