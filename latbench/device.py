@@ -116,6 +116,27 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self == msgspec.structs.replace(other, sweep=self.sweep)
 
 
+AnyDevice = DeviceProfile | str | Path
+"""A device profile, its shipped name, or the path of its file."""
+
+
+def as_device(device: AnyDevice, *, batch_size: int | None = None) -> DeviceProfile:
+    """A device profile; it is read if its name or path is given.
+
+    Args:
+        device: The profile, its name or its path.
+        batch_size: Number of images a call, instead of the profile's.
+
+    Raises:
+        UnknownNameError: There is no such device profile.
+        InvalidFileError: The file is not a device profile.
+    """
+    profile = device if isinstance(device, DeviceProfile) else load_device(device)
+    if batch_size is None:
+        return profile
+    return msgspec.structs.replace(profile, batch_size=batch_size)
+
+
 def shipped_profiles() -> list[str]:
     """Names of the profiles that come with the package."""
     names = (file.name for file in resources.files(_PACKAGE).iterdir())

@@ -173,6 +173,11 @@ class DeviceBusyError(LatbenchError):
     kind = "device-busy"
 
 
+def in_one_line(error: Exception, *, most: int | None = None) -> str:
+    """The text of another library's error in one line, of at most so many characters."""
+    return " ".join(str(error).split())[:most]
+
+
 def offence(message: str) -> str | None:
     """JSON path of the value that the message of a schema error names; None if it names none."""
     place = re.search(r"`(\$.*?)`", message)

@@ -93,16 +93,6 @@ class OnnxModel:
         }
 
 
-def reference(name: str, data_type: int, shape: tuple[int, ...], size_bytes: int) -> TensorProto:
-    """An initializer whose values are passed by name when the model is loaded."""
-    tensor = TensorProto(name=name, data_type=data_type, dims=shape)
-    tensor.data_location = TensorProto.EXTERNAL
-    where = {"location": "memory", "offset": "0", "length": str(size_bytes)}
-    for key, text in where.items():
-        tensor.external_data.add(key=key, value=text)
-    return tensor
-
-
 def element_count(tensor: TensorProto) -> int:
     """Number of elements that a tensor claims to have."""
     return prod(tensor.dims)

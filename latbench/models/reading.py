@@ -18,9 +18,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto, ValueInfoProto, external_data_helper, helper, numpy_helper
 
 from latbench.environment import memory_bytes
-from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError
+from latbench.errors import InvalidFileError, InvalidValueError, in_one_line
 from latbench.files import require_file
-from latbench.models.onnx_model import OnnxModel, Tensor, Values, element_count, reference
+from latbench.models.onnx_model import OnnxModel, Tensor, Values, element_count
+from latbench.render.onnx import reference
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of inputs, by name."""
@@ -28,6 +29,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 _WHAT = "an ONNX model"
 _KEPT_ELEMENTS = 1024  # smaller initializers stay in the graph: shapes, axes, scales
 _CONTROL_FLOW = {"Loop", "If", "Scan", "SequenceMap"}
+_SHOWN = 300  # characters of another library's error
 _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
@@ -73,7 +75,10 @@ def _parse(path: Path) -> ModelProto:
     try:
         onnx.checker.check_model(str(path))
     except (onnx.checker.ValidationError, ValueError) as error:
-        raise InvalidFileError(f"{path} is not a valid ONNX model: {_first_line(error)}") from error
+        raise InvalidFileError(
+            f"{path} is not a valid ONNX model: "
+            f"{in_one_line(error, most=_SHOWN)}"
+        ) from error
     return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 
@@ -167,7 +172,7 @@ def _take_weights(model: ModelProto, path: Path) -> dict[str, Values]:
         except (ValueError, TypeError, RuntimeError, OSError) as error:
             raise InvalidFileError(
                 f"{path} is damaged: its weight {tensor.name} has a size or type that does not "
-                f"fit its data ({_first_line(error)})"
+                f"fit its data ({in_one_line(error, most=_SHOWN)})"
             ) from error
         if tensor.data_type in _FLOATS and np.isnan(values).any():
             raise InvalidFileError(
@@ -176,9 +181,7 @@ def _take_weights(model: ModelProto, path: Path) -> dict[str, Values]:
             )
         if element_count(tensor) >= _KEPT_ELEMENTS:
             weights[tensor.name] = values
-            tensor.CopyFrom(
-                reference(tensor.name, tensor.data_type, tuple(tensor.dims), values.nbytes)
-            )
+            tensor.CopyFrom(reference(tensor.name, tuple(tensor.dims), tensor.data_type))
         elif external_data_helper.uses_external_data(tensor):
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     return weights
@@ -253,7 +256,8 @@ def _infer_shapes(model: ModelProto, path: Path) -> ModelProto:
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise InvalidValueError(
-            f"{path}: the shapes of its inputs do not fit its layers: {_first_line(error)}"
+            f"{path}: the shapes of its inputs do not fit its layers: "
+            f"{in_one_line(error, most=_SHOWN)}"
         ) from error
     limit = memory_bytes()
     for value in (*inferred.graph.value_info, *inferred.graph.output):
@@ -265,11 +269,3 @@ def _infer_shapes(model: ModelProto, path: Path) -> ModelProto:
                 "is more than the memory of this machine"
             )
     return inferred
-
-
-def _first_line(error: Exception) -> str:
-    """The text of an error of the ``onnx`` package in one line."""
-    text = str(error)
-    if isinstance(error, LatbenchError):
-        text = error.message
-    return " ".join(text.split())[:300]

@@ -20,9 +20,10 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from latbench.blocks.segment import Segment
-from latbench.errors import InvalidFileError, RuntimeFailure
-from latbench.models.onnx_model import OnnxModel, element_count, reference
+from latbench.blocks import BlockSpec, Segment
+from latbench.errors import InvalidFileError, RuntimeFailure, in_one_line
+from latbench.models.onnx_model import OnnxModel, element_count
+from latbench.render.onnx import reference
 
 _INPUT, _OUTPUT = "input", "output"
 _HEAVY = {
@@ -37,17 +38,17 @@ _ALIGNED = 4  # channels, the narrowest blocks of channels that CPU runtimes com
 
 @dataclass(frozen=True)
 class Piece:
-    """A segment at its place in a model.
+    """A segment at its place in a model, or a block in a network.
 
     Attributes:
-        name: Name of the place, from the names of the nodes.
-        nodes: Names of the nodes, in the order of execution.
+        name: Name of the place.
+        nodes: Names of the model's nodes, in the order of execution; none for a block.
         segment: What is computed there.
     """
 
     name: str
     nodes: tuple[str, ...]
-    segment: Segment
+    segment: BlockSpec
 
 
 def cut(model: OnnxModel) -> tuple[Piece, ...]:
@@ -88,8 +89,9 @@ def _optimised(model: OnnxModel) -> ModelProto:
         try:
             ort.InferenceSession(model.graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions share no base class
-            why = " ".join(str(error).split())
-            raise RuntimeFailure(f"ONNX Runtime cannot read {model.name}: {why}") from error
+            raise RuntimeFailure(
+                f"ONNX Runtime cannot read {model.name}: {in_one_line(error)}"
+            ) from error
         found: ModelProto = onnx.load_model(path, load_external_data=False)
     try:
         inferred: ModelProto = onnx.shape_inference.infer_shapes(found, data_prop=True)
@@ -247,8 +249,7 @@ def _without_values(tensor: TensorProto, name: str) -> TensorProto:
         kept.CopyFrom(tensor)
         kept.name = name
         return kept
-    size_bytes = element_count(tensor) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return reference(name, tensor.data_type, tuple(tensor.dims), size_bytes)
+    return reference(name, tuple(tensor.dims), tensor.data_type)
 
 
 def _runs(graph: _Graph) -> list[list[int]]:

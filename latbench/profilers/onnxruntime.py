@@ -24,7 +24,7 @@ from latbench.blocks import Network, network_graph
 from latbench.blocks.graph import INPUT, Graph
 from latbench.blocks.norm_folding import fold_norms
 from latbench.device import DeviceProfile, Precision
-from latbench.errors import InvalidValueError, RuntimeFailure
+from latbench.errors import InvalidValueError, RuntimeFailure, in_one_line
 from latbench.models.onnx_model import OnnxModel
 from latbench.profilers.base import Profiler, Session
 from latbench.profilers.cuda import no_nvml
@@ -149,7 +149,7 @@ def _refusals() -> Iterator[None]:
 
 
 def _refused(error: Exception) -> RuntimeFailure:
-    return RuntimeFailure(f"ONNX Runtime refused the network: {' '.join(str(error).split())}")
+    return RuntimeFailure(f"ONNX Runtime refused the network: {in_one_line(error)}")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from latbench.blocks import Network, network_graph
 from latbench.device import DeviceProfile
 from latbench.environment import memory_bytes
-from latbench.errors import RuntimeFailure
+from latbench.errors import RuntimeFailure, in_one_line
 from latbench.models.onnx_model import OnnxModel
 from latbench.profilers.base import Profiler, Session, missing_package
 from latbench.render.onnx import render_onnx
@@ -175,4 +175,4 @@ def _channels_last(onnx_model: bytes) -> openvino.Model:
 
 def _refused(error: RuntimeError) -> RuntimeFailure:
     """OpenVINO's message is a trace of several lines."""
-    return RuntimeFailure(f"OpenVINO refused the network: {' '.join(str(error).split())}")
+    return RuntimeFailure(f"OpenVINO refused the network: {in_one_line(error)}")

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from latbench.blocks import Network, network_graph
 from latbench.blocks.graph import INPUT
 from latbench.device import DeviceProfile, Precision
-from latbench.errors import RuntimeFailure
+from latbench.errors import RuntimeFailure, in_one_line
 from latbench.files import cache_folder
 from latbench.profilers.base import Profiler, Session, missing_package, read_options
 from latbench.profilers.built import BuiltFiles
@@ -193,7 +193,7 @@ class TensorrtProfiler(Profiler):
                 f"TensorRT refused the network: the GPU has no room for it; {cuda_driver().room()}"
             ) from error
         except driver.Error as error:
-            why = cuda_driver().why_lost() or " ".join(str(error).split())
+            why = cuda_driver().why_lost() or in_one_line(error)
             raise RuntimeFailure(f"TensorRT refused the network: {why}") from error
 
     def stream(self) -> int:

@@ -99,7 +99,7 @@ def render_onnx_apart(
     the model and out of it again. Batch norms are not folded.
     """
     references = [
-        _reference(f"{node.name}.{name}", shape, precision)
+        reference(f"{node.name}.{name}", shape, _ONNX_TYPES[precision])
         for node in graph.nodes
         for name, shape in parameter_shapes(node.layer).items()
     ]
@@ -237,11 +237,17 @@ def _tensor(name: str, value: np.ndarray | np.float32, precision: Precision) -> 
     return tensor
 
 
-def _reference(name: str, shape: tuple[int, ...], precision: Precision) -> onnx.TensorProto:
-    """Tensor whose values are passed by name when the model is loaded."""
-    tensor = onnx.TensorProto(name=name, data_type=_ONNX_TYPES[precision], dims=shape)
+def reference(name: str, shape: tuple[int, ...], data_type: int) -> onnx.TensorProto:
+    """Tensor whose values are passed by name when the model is loaded.
+
+    Args:
+        name: Name of the tensor.
+        shape: Its shape.
+        data_type: Its type, a value of ``TensorProto.DataType``.
+    """
+    tensor = onnx.TensorProto(name=name, data_type=data_type, dims=shape)
     tensor.data_location = TensorProto.EXTERNAL
-    length = ELEMENT_TYPES[precision].itemsize * prod(shape)
+    length = helper.tensor_dtype_to_np_dtype(data_type).itemsize * prod(shape)
     where = {"location": "memory", "offset": "0", "length": str(length)}
     for key, text in where.items():
         tensor.external_data.add(key=key, value=text)

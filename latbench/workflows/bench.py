@@ -16,12 +16,11 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Literal
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from latbench.blocks import Network
-from latbench.device import DeviceProfile, load_device
+from latbench.device import AnyDevice, as_device
 from latbench.errors import InvalidValueError
 from latbench.measure.lock import device_lock
 from latbench.measure.samples import Samples
@@ -140,7 +139,7 @@ class Bench(Result):
 
 def bench(
     models: Sequence[AnyModel] | AnyModel,
-    device: DeviceProfile | str | Path = "cpu-onnxruntime",
+    device: AnyDevice = "cpu-onnxruntime",
     *,
     names: Sequence[str] | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
@@ -171,9 +170,7 @@ def bench(
         RuntimeFailure: The runtime refused a model.
         DeviceBusyError: Another process measures on the device.
     """
-    profile = device if isinstance(device, DeviceProfile) else load_device(device)
-    if batch_size is not None:
-        profile = msgspec.structs.replace(profile, batch_size=batch_size)
+    profile = as_device(device, batch_size=batch_size)
     profiler = make_profiler(profile)
     limit_s = as_duration_s(time_limit)
     read = [read_any(each, shapes, batch_size) for each in _listed(models)]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from latbench.device import DeviceProfile, load_device, shipped_profiles
+from latbench.device import AnyDevice, DeviceProfile, as_device, load_device, shipped_profiles
 from latbench.errors import LatbenchError
 from latbench.measure.lock import device_lock
 from latbench.measure.noise import NoiseCheck, check_noise
@@ -89,7 +88,7 @@ def _status(profile: DeviceProfile) -> DeviceStatus:
 
 
 def check_device(
-    device: DeviceProfile | str | Path,
+    device: AnyDevice,
     *,
     duration: str | float = "60s",
     progress: Progress = silent,
@@ -106,7 +105,7 @@ def check_device(
         MissingExtraError: Its runtime is not installed.
         DeviceBusyError: Another process measures on the device.
     """
-    profiler = make_profiler(device if isinstance(device, DeviceProfile) else load_device(device))
+    profiler = make_profiler(as_device(device))
     seconds = as_duration_s(duration)
     with device_lock(profiler.profile.device):
         environment = profiler.environment()

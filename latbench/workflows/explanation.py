@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from latbench.blocks import BlockSpec, Network, Segment
 from latbench.cost import block_cost
-from latbench.device import DeviceProfile, load_device
+from latbench.device import AnyDevice, DeviceProfile, as_device
 from latbench.environment import l2_bytes
 from latbench.errors import InvalidValueError, MismatchError
 from latbench.models.segments import Piece, cut, misaligned_channels
@@ -30,6 +29,7 @@ from latbench.tables.price_model import MIN_NETWORKS
 from latbench.units import as_duration_s
 from latbench.workflows.bench import AnyModel, read_any
 from latbench.workflows.profiling import profile
+from latbench.workflows.table_checks import open_table
 
 _CHAINS = 15  # with the network itself as many as a profiling of a space has
 _SHORTEST = 0.25  # of the network, shortest chain
@@ -90,14 +90,10 @@ class Explanation(Result):
     segments: tuple[SegmentLatency, ...]
     left_out_error: float | None
 
-    def as_dict(self) -> dict[str, Any]:
-        """The latencies as plain JSON values."""
-        return asdict(self)
-
 
 def explain(
     model: AnyModel,
-    device: DeviceProfile | str | Path | None = None,
+    device: AnyDevice | None = None,
     *,
     table: LatencyTable | str | Path | None = None,
     output: str | Path | None = None,
@@ -115,7 +111,8 @@ def explain(
         output: With a device, path of the latency table of the segments; the same call resumes
             from it. By default the table is not kept.
         shapes: Shapes of inputs that a file leaves open, by name of the input.
-        batch_size: Number of images a call, for a file that leaves its first dimension open.
+        batch_size: Number of images a call, for a file that leaves its first dimension open and
+            for a network of block specs.
         time_limit: Duration of the measurement, as text such as ``"2min"`` or in seconds.
         progress: Callback that reports the progress.
 
@@ -129,11 +126,11 @@ def explain(
     if (device is None) == (table is None):
         raise InvalidValueError("give a device to measure on, or a table to read, and not both")
     read = read_any(model, shapes, batch_size)
-    pieces = _block_pieces(read) if isinstance(read, tuple) else list(cut(read))
+    pieces = _block_pieces(read) if isinstance(read, tuple) else cut(read)
     if table is not None:
-        opened = table if isinstance(table, LatencyTable) else LatencyTable.open(table)
-        return _explain(pieces, opened)
-    profiled = device if isinstance(device, DeviceProfile) else load_device(str(device))
+        return _explain(pieces, open_table(table))
+    assert device is not None
+    profiled = as_device(device, batch_size=batch_size)
     limit_s = as_duration_s(time_limit)
     if output is not None:
         return _measure(pieces, profiled, Path(output), limit_s, progress)
@@ -141,21 +138,12 @@ def explain(
         return _measure(pieces, profiled, Path(folder) / "segments.sqlite", limit_s, progress)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A place of a network: a piece of a model, or a block."""
-
-    name: str
-    nodes: tuple[str, ...]
-    segment: BlockSpec
-
-
-def _block_pieces(network: Network) -> list[Piece | _Part]:
-    return [_Part(f"{place}: {spec}", (), spec) for place, spec in enumerate(network, start=1)]
+def _block_pieces(network: Network) -> tuple[Piece, ...]:
+    return tuple(Piece(f"{place}: {spec}", (), spec) for place, spec in enumerate(network, start=1))
 
 
 def _measure(
-    pieces: Sequence[Piece | _Part],
+    pieces: Sequence[Piece],
     device: DeviceProfile,
     path: Path,
     limit_s: float,
@@ -201,7 +189,7 @@ def _label(network: Network) -> SpaceLabel:
     return SpaceLabel(f"model-{digest}", network[0].input_size, classes)
 
 
-def _explain(pieces: Sequence[Piece | _Part], table: LatencyTable) -> Explanation:
+def _explain(pieces: Sequence[Piece], table: LatencyTable) -> Explanation:
     network: Network = tuple(piece.segment for piece in pieces)
     try:
         prices = [table.price(spec) for spec in network]

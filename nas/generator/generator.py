@@ -29,7 +29,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from latbench.errors import InvalidFileError, MismatchError, UnknownNameError, offence
+from latbench.errors import InvalidFileError, MismatchError, UnknownNameError, in_one_line, offence
 from latbench.files import read_bytes, write_atomically
 from latbench.tables import LatencyTable, SpaceLabel
 from nas.generator.expected_costs import Kind
@@ -286,7 +286,7 @@ def load_generator(path: Path) -> Generator:
             f"{path} is no generator: {error}", path=offence(str(error))
         ) from error
     except (SafetensorError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = in_one_line(error, most=200)
         raise InvalidFileError(f"{path} is a damaged generator: {reason}") from error
     return generator.eval()
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latbench.errors import InvalidFileError, MismatchError
+from latbench.errors import InvalidFileError, MismatchError, in_one_line
 from latbench.files import read_bytes, read_text
 from latbench.tables import SpaceLabel
 from nas.generator.generator import Generator, GeneratorLabel
@@ -63,7 +63,7 @@ def import_generator(weights: Path, prior: Path) -> Generator:
     try:
         generator.network.load_state_dict(_read_arrays(weights))
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = in_one_line(error, most=200)
         raise InvalidFileError(f"{weights} is not {_WEIGHTS}: {reason}") from error
     return generator.eval()
 

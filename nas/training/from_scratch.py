@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from latbench.blocks import Network, network_graph
-from latbench.errors import InvalidFileError, MismatchError
+from latbench.errors import InvalidFileError, MismatchError, in_one_line
 from latbench.files import require_file, write_atomically
 from latbench.progress import Progress, silent
 from latbench.render.torch import NetworkModule
@@ -255,7 +255,7 @@ def load_model(network: Network, weights: Path) -> NetworkModule:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = in_one_line(error, most=200)
         raise MismatchError(f"{weights} holds weights of another network: {reason}") from error
     return model
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latbench.device import DeviceProfile, load_device
+from latbench.device import AnyDevice, as_device
 from latbench.profilers import Profiler, make_profiler
 from latbench.tables import LatencyTable
 from nas.latency.priced_space import PricedSpace, labelled_space
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 AnyArchitecture = Architecture | str | Path
 """An architecture, or the path of its file."""
-
-AnyDevice = DeviceProfile | str | Path
-"""A device profile, its shipped name, or the path of its file."""
 
 AnySpace = SearchSpace | str
 """A search space; or its name, which means its published input size and classes."""
@@ -46,7 +43,7 @@ def as_profiler(device: AnyDevice) -> Profiler:
         UnknownNameError: There is no such device profile.
         MissingExtraError: The device's runtime is not installed.
     """
-    return make_profiler(device if isinstance(device, DeviceProfile) else load_device(device))
+    return make_profiler(as_device(device))
 
 
 def as_space(space: AnySpace) -> SearchSpace:

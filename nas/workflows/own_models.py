@@ -7,12 +7,13 @@ from pathlib import Path
 
 import latbench
 from latbench.blocks import Network
+from latbench.device import AnyDevice
 from latbench.models import OnnxModel
 from latbench.progress import Progress, silent
 from latbench.workflows.bench import TOLERANCE, Bench
 from latbench.workflows.explanation import Explanation
 from nas.spaces import Architecture
-from nas.workflows.inputs import AnyDevice, AnyTable, as_architecture, as_list
+from nas.workflows.inputs import AnyTable, as_architecture, as_list
 
 AnyModel = OnnxModel | Architecture | str | Path
 """An ONNX model or an architecture, or the path of its file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from latbench.device import AnyDevice
 from latbench.progress import Progress, silent
 from latbench.tables import LatencyTable
 from latbench.units import as_duration_s
@@ -12,7 +13,7 @@ from latbench.workflows.profiling import ProfileResult
 from latbench.workflows.table_checks import open_table
 from latbench.workflows.transfer import TransferResult
 from nas.latency.table_filling import forecast_space, profile_space, transfer_space
-from nas.workflows.inputs import AnyDevice, AnySpace, AnyTable, as_profiler, as_space
+from nas.workflows.inputs import AnySpace, AnyTable, as_profiler, as_space
 
 TIME_LIMIT = "20min"
 

@@ -16,8 +16,9 @@ from latbench.measure import sweep
 from latbench.models import read_model
 from latbench.models.segments import cut, misaligned_channels
 from latbench.profilers import Profiler, Session
+from latbench.tables import LatencyTable
 from latbench.workflows.explanation import chains, explain
-from tests.conftest import random_price
+from tests.conftest import make_small_space, random_price
 from tests.latbench.models.small import conv_model, save
 from tests.latbench.models.test_segments import Builder, residual_network
 
@@ -128,6 +129,15 @@ def test_a_real_runtime_is_explained(path: Path, quick_profile: DeviceProfile) -
     assert found.measured_ms is not None
     assert found.measured_ms > 0
     assert all(part.latency_ms > 0 for part in found.segments)
+
+
+def test_a_batch_is_that_of_the_network_and_of_its_table(
+    tmp_path: Path, quick_profile: DeviceProfile
+) -> None:
+    space = make_small_space()
+    network, table = space.lower(space.largest()), tmp_path / "t.sqlite"
+    explain(network, quick_profile, output=table, batch_size=4, time_limit="1ms")
+    assert LatencyTable.open(table).device.batch_size == 4
 
 
 def test_a_device_or_a_table_is_needed_and_not_both(
