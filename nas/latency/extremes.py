@@ -22,7 +22,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.latency.partial_solutions import ABSENT, PartialSolutions
+from nas.latency.partial_solutions import ABSENT, PartialSolutions, unbeaten
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -156,12 +156,7 @@ def pareto_rows(amounts: Floats, *, rivals: int = _RIVALS) -> Indices:
         last = amounts[order, -1]
         least_before = np.r_[np.inf, np.minimum.accumulate(last)[:-1]]
         return np.sort(order[last < least_before])
-    alive = np.ones(len(order), dtype=bool)
-    ranked = amounts[order]
-    for row in range(min(rivals, len(order))):
-        if alive[row]:
-            alive[row + 1 :] &= ~(ranked[row + 1 :] >= ranked[row]).all(axis=1)
-    return np.sort(order[alive])
+    return np.sort(order[unbeaten(amounts[order], rivals)])
 
 
 def _branch_and_bound(network: Layers, spanning: Indices) -> Code:

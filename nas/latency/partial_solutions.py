@@ -85,12 +85,7 @@ class PartialSolutions:
             lightest_before = np.minimum.accumulate(kept.amounts[:, 0])
             kept = kept.where(np.r_[True, kept.amounts[1:, 0] < lightest_before[:-1]])
         else:
-            alive = np.ones(len(kept.scores), dtype=bool)
-            for row in range(min(_RIVALS, len(alive))):
-                if alive[row]:
-                    beaten = (kept.amounts[row + 1 :] >= kept.amounts[row]).all(axis=1)
-                    alive[row + 1 :] &= ~beaten
-            kept = kept.where(alive)
+            kept = kept.where(unbeaten(kept.amounts, _RIVALS))
         if len(kept.scores) > _MOST:
             bins = np.ceil(kept.amounts / np.abs(room) * _MOST).max(axis=1)
             kept = kept.where(np.sort(np.unique(bins, return_index=True)[1]))
@@ -110,3 +105,17 @@ class PartialSolutions:
             np.concatenate([part.scores for part in parts]),
             np.concatenate([part.codes for part in parts]),
         )
+
+
+def unbeaten(rows: Floats, rivals: int) -> NDArray[np.bool_]:
+    """Which rows no earlier one is at or below in every piece; the best rows come first.
+
+    Args:
+        rows: The amounts, ``(n, pieces)``.
+        rivals: Number of rows that all later ones are compared with.
+    """
+    alive = np.ones(len(rows), dtype=bool)
+    for row in range(min(rivals, len(rows))):
+        if alive[row]:
+            alive[row + 1 :] &= ~(rows[row + 1 :] >= rows[row]).all(axis=1)
+    return alive
