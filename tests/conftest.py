@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import hypothesis
 import numpy as np
 import pytest
 
+import cli
 from latbench.blocks import (
     BlockSpec,
     Classifier,
@@ -195,3 +198,18 @@ def tfnas_table(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("tfnas") / "tfnas.sqlite"
     write_table(path, make_space("tfnas", 32, 10), load_device("cpu-onnxruntime"))
     return path.read_bytes()
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command in this process; return exit code, standard output and error."""
+
+    def call(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["latbench", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        code = ended.value.code
+        return int(code or 0), out, err
+
+    return call

@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 import pytest
 
-import cli
 from latbench.blocks import BlockSpec, Network
 from latbench.cost import block_cost, network_cost
 from latbench.device import DeviceProfile
@@ -37,21 +36,6 @@ def _priced(path: Path) -> PricedSpace:
     """The space of a table with its prices, at every width."""
     opened = LatencyTable.open(path)
     return PricedSpace(labelled_space(opened.space), opened)
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command in this process; return exit code, standard output and error."""
-
-    def call(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["latbench", *map(str, args)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        code = ended.value.code
-        return int(code or 0), out, err
-
-    return call
 
 
 @pytest.fixture

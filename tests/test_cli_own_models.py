@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import cli
 from latbench.cost import block_cost
 from latbench.device import load_device
 from nas.spaces import make_space
@@ -21,21 +19,6 @@ COLUMNS = {
     *("model", "latency_ms", "low_ms", "high_ms", "p50_ms", "p90_ms", "p99_ms"),
     *("load_ms", "peak_mb", "ratio", "ratio_low", "ratio_high", "verdict"),
 }
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command in this process; return exit code, standard output and error."""
-
-    def call(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["latbench", *map(str, args)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        code = ended.value.code
-        return int(code or 0), out, err
-
-    return call
 
 
 @pytest.fixture

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from latbench.commands.options import (
-    COUNT,
     DEVICE,
     DURATION,
     FILE,
     PERCENT,
-    SHAPE,
     example,
     json_option,
 )
 from latbench.commands.output import EXIT_FAILED_CHECK, emit, progress
+from nas.commands.options import model_options
 
 if TYPE_CHECKING:
     from latbench.device import DeviceProfile
@@ -44,20 +43,7 @@ if TYPE_CHECKING:
     metavar="DEVICE",
     help="Device profile to measure on, a shipped name or a file; repeat it for several.",
 )
-@click.option(
-    "--shape",
-    "shapes",
-    type=SHAPE,
-    multiple=True,
-    metavar="NAME=1x3x224x224",
-    help="Shape of an input that a file leaves open; repeat it for several inputs.",
-)
-@click.option(
-    "--batch-size",
-    type=COUNT,
-    metavar="N",
-    help="Images a call, for files that leave their first dimension open and for architectures.",
-)
+@model_options
 @click.option(
     "--time-limit",
     type=DURATION,

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from latbench.commands.options import (
-    COUNT,
     DEVICE,
     DURATION,
     FILE,
-    SHAPE,
     example,
     json_option,
     output_file,
 )
 from latbench.commands.output import emit, progress
+from nas.commands.options import model_options
 
 if TYPE_CHECKING:
     from latbench.device import DeviceProfile
@@ -43,20 +42,7 @@ if TYPE_CHECKING:
     metavar="TABLE",
     help="Table to read instead, which -o of this command or `latbench profile` wrote.",
 )
-@click.option(
-    "--shape",
-    "shapes",
-    type=SHAPE,
-    multiple=True,
-    metavar="NAME=1x3x224x224",
-    help="Shape of an input that the file leaves open; repeat it for several inputs.",
-)
-@click.option(
-    "--batch-size",
-    type=COUNT,
-    metavar="N",
-    help="Images a call, for a file that leaves its first dimension open.",
-)
+@model_options
 @click.option(
     "--time-limit",
     type=DURATION,

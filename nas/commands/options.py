@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from latbench.commands.options import BATCH, COUNT, FOLDER, LATENCY, Decorator, Named, named
+from latbench.commands.options import BATCH, COUNT, FOLDER, LATENCY, SHAPE, Decorator, Named, named
 
 
 def _spaces() -> Iterable[str]:
@@ -50,6 +50,24 @@ DATA_SET = Named("data set", _data_sets, "NAME")
 KIND = Named("kind", _kinds, "KIND")
 FORMAT = Named("table format", _formats, "FORMAT")
 ACTIVATION = named("activation", "relu6", "hswish")
+
+
+def model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options ``--shape`` and ``--batch-size`` of ONNX files, as ``shapes``, ``batch_size``."""
+    command = click.option(
+        "--batch-size",
+        type=COUNT,
+        metavar="N",
+        help="Images a call, for files that leave their first dimension open and architectures.",
+    )(command)
+    return click.option(
+        "--shape",
+        "shapes",
+        type=SHAPE,
+        multiple=True,
+        metavar="NAME=1x3x224x224",
+        help="Shape of an input that a file leaves open; repeat it for several inputs.",
+    )(command)
 
 
 def widths_option(default: str) -> Decorator:
