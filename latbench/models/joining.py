@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from hashlib import sha256
 from math import prod, sqrt
 from pathlib import Path
 from typing import Any
@@ -20,34 +22,35 @@ from latbench.render.parameters import random_input
 _INPUT = "input"
 
 
-def join(network: Sequence[Segment]) -> OnnxModel:
+@dataclass(frozen=True, eq=False)
+class JoinedModel(OnnxModel):
+    """A model whose weights follow from its graph."""
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the graph."""
+        return sha256(self.graph).hexdigest()
+
+
+def join(network: Sequence[Segment]) -> JoinedModel:
     """The model that computes one segment after the other.
 
     Weights are random numbers of a sane scale; a latency does not depend on them.
 
     Args:
-        network: Segments, each of which reads what its predecessor gives.
+        network: Segments in the order of execution: each reads the output of the one before it.
 
     Raises:
-        MismatchError: A segment does not fit its predecessor.
+        MismatchError: A segment does not fit the one before it.
     """
-    graph, element = _joined(tuple(network))
-    model = onnx.load_model_from_string(graph)
-    weights = {
-        tensor.name: random_weight(
-            tuple(tensor.dims), helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        )
-        for tensor in model.graph.initializer
-        if external_data_helper.uses_external_data(tensor)
-    }
-    dtype = helper.tensor_dtype_to_np_dtype(element)
-    inputs = (Tensor(_INPUT, network[0].input_shape, dtype),)
-    return OnnxModel(str(network[0]), Path(), graph, weights, inputs)
+    graph, read, weights = _joined(tuple(network))
+    values = {each.name: random_weight(each.shape, each.dtype) for each in weights}
+    return JoinedModel(str(network[0]), Path(), graph, values, (read,))
 
 
 @lru_cache(maxsize=1024)  # every pass of a sweep needs them, and they have some KB
-def _joined(network: tuple[Segment, ...]) -> tuple[bytes, int]:
-    """The serialised model without weights, and the element type of its input."""
+def _joined(network: tuple[Segment, ...]) -> tuple[bytes, Tensor, tuple[Tensor, ...]]:
+    """The serialised model without the values of its weights, its input and these weights."""
     nodes: list[onnx.NodeProto] = []
     weights: list[TensorProto] = []
     models = [onnx.load_model_from_string(segment.model) for segment in network]
@@ -75,7 +78,20 @@ def _joined(network: tuple[Segment, ...]) -> tuple[bytes, int]:
         opset_imports=models[0].opset_import,
         ir_version=models[0].ir_version,
     )
-    return joined.SerializeToString(), first.type.tensor_type.elem_type
+    apart = [tensor for tensor in weights if external_data_helper.uses_external_data(tensor)]
+    read_type = helper.tensor_dtype_to_np_dtype(first.type.tensor_type.elem_type)
+    return (
+        joined.SerializeToString(),
+        Tensor(_INPUT, network[0].input_shape, read_type),
+        tuple(
+            Tensor(
+                tensor.name,
+                tuple(tensor.dims),
+                helper.tensor_dtype_to_np_dtype(tensor.data_type),
+            )
+            for tensor in apart
+        ),
+    )
 
 
 def random_weight(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:

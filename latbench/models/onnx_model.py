@@ -25,7 +25,7 @@ PROTOBUF_LIMIT_BYTES = (1 << 31) - (1 << 20)
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input of a model.
+    """An input or a weight of a model.
 
     Attributes:
         name: Name in the graph.

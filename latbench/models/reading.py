@@ -76,8 +76,7 @@ def _parse(path: Path) -> ModelProto:
         onnx.checker.check_model(str(path))
     except (onnx.checker.ValidationError, ValueError) as error:
         raise InvalidFileError(
-            f"{path} is not a valid ONNX model: "
-            f"{in_one_line(error, most=_SHOWN)}"
+            f"{path} is not a valid ONNX model: {in_one_line(error, most=_SHOWN)}"
         ) from error
     return onnx.inliner.inline_local_functions(model) if model.functions else model
 

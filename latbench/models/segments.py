@@ -10,7 +10,7 @@ used here.
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -122,6 +122,10 @@ class _Graph:
             else:
                 self.constants.update(dict.fromkeys(node.output, node))
         self.live = live
+        self.readers: dict[str, set[int]] = defaultdict(set)  # by tensor: nodes that read it
+        for number, node in enumerate(self.nodes):
+            for name in node.input:
+                self.readers[name].add(number)
 
     def label(self, number: int) -> str:
         """Name of a node; its operator and number if it has none."""
@@ -148,17 +152,11 @@ class _Graph:
             for name in self.nodes[number].input
             if name in self.live and name not in made
         )
-        elsewhere = {
-            name
-            for number, node in enumerate(self.nodes)
-            if number not in inside
-            for name in node.input
-        }
         given = [
             name
             for number in run
             for name in self.nodes[number].output
-            if name in elsewhere or name in self.outputs
+            if name in self.outputs or not self.readers[name] <= inside
         ]
         return list(read), given
 

@@ -67,7 +67,7 @@ CREATE TABLE estimates (
     visits INTEGER NOT NULL,
     noisy INTEGER NOT NULL
 );
-CREATE TABLE told (                -- transferred estimates of blocks that are not measured yet
+CREATE TABLE told (                -- estimates from another table, for blocks not measured here
     target INTEGER PRIMARY KEY REFERENCES targets (id),
     hot_ms REAL NOT NULL, hot_low_ms REAL NOT NULL, hot_high_ms REAL NOT NULL,
     cold_ms REAL, cold_low_ms REAL, cold_high_ms REAL,
