@@ -12,9 +12,7 @@ import pytest
 from nas.recipes import shipped_recipes
 from nas.searchers import SEARCHERS
 from tests.nas.data.test_data import write_identities
-from tests.test_cli import _json, run
-
-__all__ = ["run"]  # the fixture
+from tests.test_cli import _json
 
 # what makes a run of any recipe short, by the fields of its kind
 SHORT = {

@@ -13,9 +13,7 @@ import pytest
 
 from tests.nas.data.test_data import write_identities, write_imagenet, write_pairs
 from tests.nas.runs import require_loopback
-from tests.test_cli import ROOT, _json, run
-
-__all__ = ["run"]  # the fixture
+from tests.test_cli import ROOT, _json
 
 SMALL = ("--input-size", 32)
 
