@@ -54,6 +54,16 @@ def test_a_slower_network_fails_a_gate_and_is_reported(
     assert "failure" in (tmp_path / "j.xml").read_text()
 
 
+def test_a_report_that_cannot_be_written_loses_no_result(
+    run: Any, models: tuple[Path, Path]
+) -> None:
+    blocked = models[0] / "j.xml"  # a file stands where its folder should be
+    code, out, err = run("bench", *models, "--time-limit", "100ms", "--junit", blocked)
+    assert code == 2
+    assert "SLOWER" in out
+    assert "cannot write" in err
+
+
 def test_several_devices_give_an_object_each(run: Any, models: tuple[Path, Path]) -> None:
     devices = ("--device", "cpu-onnxruntime", "--device", "cpu-openvino")
     code, out, _ = run("bench", models[0], *devices, "--time-limit", "100ms", "--json")

@@ -92,11 +92,11 @@ def bench(
                 **({} if slower is None else {"tolerance": slower}),
             )
         compared.append(found)
-    if junit is not None:
+    emit(_as_dict(compared), as_json=as_json, render=lambda: show_bench(compared))
+    if junit is not None:  # after the result, which a file that cannot be written must not lose
         from latbench.report.junit import write_junit
 
         write_junit(junit, compared)
-    emit(_as_dict(compared), as_json=as_json, render=lambda: show_bench(compared))
     if slower is not None and not all(found.passed for found in compared):
         sys.exit(EXIT_FAILED_CHECK)
 
