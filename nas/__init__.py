@@ -21,12 +21,6 @@ if TYPE_CHECKING:
     from nas.scaffold import Component, create
     from nas.searchers import SearchResult
     from nas.spaces import Architecture, SearchSpace, Variant, load_architecture, make_space
-    from nas.workflows.architecture_verification import (
-        Calibration,
-        VerifiedArchitectures,
-        calibrate,
-        verify,
-    )
     from nas.workflows.data import PackedImages, pack
     from nas.workflows.demo import DemoResult, run_demo
     from nas.workflows.export import ExportedModel, export
@@ -47,6 +41,12 @@ if TYPE_CHECKING:
     from nas.workflows.space_profiling import ProfiledTable, forecast, profile
     from nas.workflows.table_import import import_table
     from nas.workflows.training import TrainedNetwork, evaluate, train
+    from nas.workflows.verification import (
+        Calibration,
+        VerifiedArchitectures,
+        calibrate,
+        verify,
+    )
 
 __all__ = [
     "Architecture",
@@ -100,7 +100,7 @@ __all__ = [
 
 _PLACES = {
     "Architecture": "nas.spaces",
-    "Calibration": "nas.workflows.architecture_verification",
+    "Calibration": "nas.workflows.verification",
     "Component": "nas.scaffold",
     "DemoResult": "nas.workflows.demo",
     "ExportedModel": "nas.workflows.export",
@@ -117,10 +117,10 @@ _PLACES = {
     "SpaceSummary": "nas.workflows.networks",
     "TrainedNetwork": "nas.workflows.training",
     "Variant": "nas.spaces",
-    "VerifiedArchitectures": "nas.workflows.architecture_verification",
+    "VerifiedArchitectures": "nas.workflows.verification",
     "adapt_generator": "nas.workflows.generation",
     "bench": "nas.workflows.own_models",
-    "calibrate": "nas.workflows.architecture_verification",
+    "calibrate": "nas.workflows.verification",
     "choose_space": "nas.workflows.search",
     "cost": "nas.workflows.networks",
     "create": "nas.scaffold",
@@ -145,7 +145,7 @@ _PLACES = {
     "save_generator": "nas.workflows.generation",
     "search": "nas.workflows.search",
     "train": "nas.workflows.training",
-    "verify": "nas.workflows.architecture_verification",
+    "verify": "nas.workflows.verification",
 }
 
 if not TYPE_CHECKING:  # for a type checker the names above are all there are

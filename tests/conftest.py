@@ -13,6 +13,7 @@ from zlib import crc32
 import hypothesis
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import cli
 from latbench.blocks import (
@@ -20,15 +21,22 @@ from latbench.blocks import (
     Classifier,
     ConvBlock,
     InvertedResidual,
+    Network,
     block_key,
     block_width,
 )
 from latbench.device import DeviceProfile, SweepProtocol, load_device
 from latbench.environment import Environment, current_environment
+from latbench.measure import sweep
+from latbench.profilers import Profiler, Session
+from latbench.progress import Progress, silent
 from latbench.tables import Estimate, LatencyTable, StoredFit, TableStore
 from latbench.tables.alignment import Alignment, WidthClass
 from latbench.tables.price_model import PriceModel
+from latbench.workflows import profiling
+from latbench.workflows.profiling import ProfileResult
 from nas.latency.priced_space import space_label
+from nas.latency.table_contents import space_contents
 from nas.spaces import FixedLayer, SearchSpace, make_space
 from nas.spaces.rows import inverted_residuals
 from nas.spaces.sgnas import MixLayer
@@ -149,6 +157,19 @@ def quick_profile() -> DeviceProfile:
     return make_quick_profile()
 
 
+def profile_space(
+    profiler: Profiler,
+    path: Path,
+    space: SearchSpace,
+    *,
+    time_limit_s: float,
+    progress: Progress = silent,
+) -> ProfileResult:
+    """Fill the table of a space, or continue to fill it."""
+    contents = space_contents(space, profiler.profile.sweep.networks)
+    return profiling.profile(profiler, path, contents, time_limit_s=time_limit_s, progress=progress)
+
+
 Prices = Callable[[BlockSpec], float]
 
 
@@ -156,6 +177,35 @@ def random_price(spec: BlockSpec) -> float:
     """A price in ms that depends on the block alone and grows with its width."""
     draw = np.random.default_rng(crc32(block_key(spec).encode())).uniform(0.01, 0.02)
     return float(draw) + 0.002 * (block_width(spec) or 0)
+
+
+class PricedSession(Session):
+    """A session whose calls take a given time."""
+
+    def __init__(self, price_ms: float) -> None:
+        self.call_ns = round(1e6 * price_ms)
+
+    def call(self) -> None:
+        return
+
+    def timed_call(self) -> int:
+        return self.call_ns
+
+    def output(self) -> NDArray[np.float32]:
+        raise AssertionError("nothing is computed here")
+
+    def close(self) -> None:
+        return
+
+
+@pytest.fixture
+def priced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runtime on which a network takes the sum of its segments' prices."""
+
+    def open_session(profiler: Profiler, network: Network) -> Session:
+        return PricedSession(sum(map(random_price, network)))
+
+    monkeypatch.setattr(sweep, "open_session", open_session)
 
 
 def write_table(

@@ -23,11 +23,16 @@ from latbench.tables import LatencyTable
 from latbench.units import format_ms
 from nas.latency.correction import Measure, correct_on_device, widths_of
 from nas.latency.priced_space import PricedSpace, labelled_space
-from nas.latency.table_filling import profile_space
 from nas.latency.width_scaling import METHODS, fit_exact
 from nas.searchers import SEARCHERS
 from nas.spaces import Variant, load_architecture, make_space, space_of
-from tests.conftest import make_small_space, make_tiny_space, random_price, write_table
+from tests.conftest import (
+    make_small_space,
+    make_tiny_space,
+    profile_space,
+    random_price,
+    write_table,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -134,9 +139,7 @@ def test_verifying_draws_networks_that_differ_and_are_new(
     assert len(set(measured)) == len(measured) == 189 - len(fitted)
     assert not set(measured) & set(fitted)
     assert f"200 networks were asked for, and small has {len(measured)}" in err
-    monkeypatch.setattr(
-        "nas.workflows.architecture_verification.distinct_random", lambda *args, **kwargs: []
-    )
+    monkeypatch.setattr("nas.workflows.verification.distinct_random", lambda *args, **kwargs: [])
     code, refused = _json(run, "verify", "--random", 3, "--table", table)
     assert (code, refused["error"]["kind"]) == (2, "invalid-value")
 
@@ -228,12 +231,22 @@ def test_a_transfer_is_given_its_time_limit(
 ) -> None:
     limits_s: list[float] = []
 
-    def transfer_space(*args: Any, time_limit_s: float, **rest: Any) -> Any:
+    def transfer(*args: Any, time_limit_s: float, **rest: Any) -> Any:
         limits_s.append(time_limit_s)
         raise MismatchError("asked enough")
 
-    monkeypatch.setattr("nas.workflows.space_profiling.transfer_space", transfer_space)
-    asked = ["profile", "cpu-onnxruntime", "tfnas", "--from", table]
+    monkeypatch.setattr("nas.workflows.space_profiling.transfer", transfer)
+    asked = [
+        "profile",
+        "cpu-onnxruntime",
+        "tfnas",
+        "--input-size",
+        32,
+        "--classes",
+        10,
+        "--from",
+        table,
+    ]
     run(*asked, "-o", tmp_path / "new.sqlite", "--time-limit", "90s")
     assert limits_s == [90.0]
     code, refused = _json(run, *asked, "--plan")

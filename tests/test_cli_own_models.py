@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 
 from latbench.cost import block_cost
 from latbench.device import load_device
+from latbench.models import read_model
+from latbench.models.segments import cut
 from nas.spaces import make_space
-from tests.conftest import write_table
+from tests.conftest import random_price, write_table
 from tests.latbench.models.small import conv_model, save
 from tests.latbench.models.test_segments import residual_network
 
@@ -19,6 +22,20 @@ COLUMNS = {
     *("model", "latency_ms", "low_ms", "high_ms", "p50_ms", "p90_ms", "p99_ms"),
     *("load_ms", "peak_mb", "ratio", "ratio_low", "ratio_high", "verdict"),
 }
+
+
+QUICK = """
+name = "quick"
+runtime = "onnxruntime"
+[sweep]
+network_dwell_ms = 0.1
+min_passes = 1
+max_passes = 1
+scan_passes = 1
+network_visits = 1
+verify_visits = 2
+networks = 6
+"""
 
 
 @pytest.fixture
@@ -149,3 +166,48 @@ def test_a_bad_model_is_one_line_and_nothing_is_written(
     assert said in err
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.usefixtures("priced")
+def test_a_model_is_profiled_predicted_and_verified(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)  # so that this process measures
+    model, table = save(residual_network(), tmp_path / "m.onnx"), tmp_path / "t.sqlite"
+    device = tmp_path / "quick.toml"
+    device.write_text(QUICK)
+    code, out, _ = run("profile", device, model, "-o", table, "--time-limit", "1ms", "--json")
+    assert (code, json.loads(out)["interpolated"]) == (0, 0)
+    code, out, _ = run("predict", model, "--table", table, "--json")
+    assert code == 0
+    expected_ms = sum(random_price(piece.segment) for piece in cut(read_model(model)))
+    assert json.loads(out)["latency_ms"] == pytest.approx(expected_ms, rel=0.02)
+    code, out, _ = run("verify", model, "--table", table, "--json")
+    found = json.loads(out)
+    assert (code, found["passed"]) == (0, True)
+    assert found["rows"][0]["model"] == "m.onnx"
+    assert found["rows"][0]["measured_ms"] == pytest.approx(expected_ms)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--classes", 10), "leave them out for an ONNX file"),
+        (("--shape", "image=1x8x8x8"), "no model has an input 'image'"),
+    ],
+)
+def test_options_that_a_model_does_not_have_are_refused(
+    run: Any, tmp_path: Path, options: tuple[Any, ...], said: str
+) -> None:
+    model = save(residual_network(), tmp_path / "m.onnx")
+    code, _, err = run("profile", "cpu-onnxruntime", model, "-o", tmp_path / "t", *options)
+    assert code == 2
+    assert said in err
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_space_has_no_shapes(run: Any, tmp_path: Path) -> None:
+    shaped = ("--shape", "x=1x3x8x8", "-o", tmp_path / "t")
+    code, _, err = run("profile", "cpu-onnxruntime", "tfnas", *shaped)
+    assert code == 2
+    assert "--shape is for the inputs of an ONNX model" in err

@@ -7,7 +7,7 @@ measured is refused in one line that names the node or tensor and the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 
@@ -56,6 +56,20 @@ def read_model(
     inputs = _fix_inputs(model, path, shapes or {}, batch_size)
     model = _infer_shapes(model, path)
     return OnnxModel(path.name, path, model.SerializeToString(), weights, inputs)
+
+
+def require_inputs(names: Iterable[str], models: Sequence[OnnxModel]) -> None:
+    """Check that every name is one of an input.
+
+    Raises:
+        InvalidValueError: No model has an input of this name.
+    """
+    known = sorted({each.name for model in models for each in model.inputs})
+    for name in names:
+        if name not in known:
+            raise InvalidValueError(
+                f"no model has an input {name!r}: the inputs are {', '.join(known)}", choices=known
+            )
 
 
 def _parse(path: Path) -> ModelProto:

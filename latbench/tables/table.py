@@ -161,7 +161,8 @@ class LatencyTable:
             blocks = store.blocks("block")
             measured = {spec: by_id[id_] for id_, spec in blocks.items() if id_ in by_id}
             held_out = store.blocks("held-out")
-            networks = store.networks("profile", "calibration", "verification")
+            # in the order of the fit, for its left-out errors
+            networks = store.networks("profile") | store.networks("calibration", "verification")
             return cls(
                 path,
                 device=store.device,
@@ -270,7 +271,21 @@ class LatencyTable:
         for spec in network:
             prices_ms += self.price_ms(spec)
             footprint_bytes += self.footprint_bytes(spec)
-        latency_ms = self.price_model.network_latency_ms(prices_ms, footprint_bytes)
+        return self._predicted(self.price_model.network_latency_ms(prices_ms, footprint_bytes))
+
+    def predict_left_out(self, network: Network) -> Prediction:
+        """Predict the latency of a network that the prices were fitted on, by a fit without it.
+
+        Raises:
+            MismatchError: The prices were not fitted on this network.
+        """
+        errors = dict(zip(self.networks, self.price_model.left_out_errors, strict=True))
+        if network not in errors:
+            raise MismatchError(f"{self.path} was not fitted on this network")
+        return self._predicted(self.networks[network].hot_ms * (1 + errors[network]))
+
+    def _predicted(self, latency_ms: float) -> Prediction:
+        """A latency with its 90 % interval."""
         half_width = self.price_model.half_width() if self.fit.calibrated else None
         if half_width is None or half_width >= 1:
             return Prediction(latency_ms)

@@ -27,7 +27,7 @@ from latbench.measure.samples import Samples
 from latbench.measure.statistics import bootstrap, low_quantile_interval
 from latbench.measure.sweep import Target, fraction_done, sweep_pass
 from latbench.measure.visit import Visit
-from latbench.models import OnnxModel, read_model
+from latbench.models import OnnxModel, read_model, require_inputs
 from latbench.profilers import Profiler, make_profiler
 from latbench.progress import Progress, silent
 from latbench.result import Result
@@ -174,7 +174,7 @@ def bench(
     profiler = make_profiler(profile)
     limit_s = as_duration_s(time_limit)
     read = [read_any(each, shapes, batch_size) for each in _listed(models)]
-    _require_used(shapes, read)
+    require_inputs(shapes or {}, [model for model in read if isinstance(model, OnnxModel)])
     labels = list(names) if names is not None else _labels(read)
     with device_lock(profile.device):
         footprints = []
@@ -210,18 +210,6 @@ def read_any(
     if isinstance(model, str | Path):
         return read_model(model, shapes=shapes, batch_size=batch_size)
     return model
-
-
-def _require_used(
-    shapes: Mapping[str, tuple[int, ...]] | None, read: Sequence[OnnxModel | Network]
-) -> None:
-    known = {each.name for model in read if isinstance(model, OnnxModel) for each in model.inputs}
-    for name in shapes or {}:
-        if name not in known:
-            raise InvalidValueError(
-                f"no model has an input {name!r}: the inputs are {', '.join(sorted(known))}",
-                choices=sorted(known),
-            )
 
 
 def _labels(read: Sequence[OnnxModel | Network]) -> list[str]:

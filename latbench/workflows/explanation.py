@@ -10,30 +10,27 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
-from latbench.blocks import BlockSpec, Network, Segment
+from latbench.blocks import BlockSpec, Segment
 from latbench.cost import block_cost
 from latbench.device import AnyDevice, DeviceProfile, as_device
 from latbench.environment import l2_bytes
-from latbench.errors import InvalidValueError, MismatchError
+from latbench.errors import InvalidValueError
+from latbench.models import OnnxModel, require_inputs
 from latbench.models.segments import Piece, cut, misaligned_channels
 from latbench.profilers import make_profiler
 from latbench.progress import Progress, silent
 from latbench.result import Result
-from latbench.tables import LatencyTable, Price, SpaceLabel
-from latbench.tables.price_model import MIN_NETWORKS
+from latbench.tables import LatencyTable, Price
 from latbench.units import as_duration_s
 from latbench.workflows.bench import AnyModel, read_any
+from latbench.workflows.model_tables import is_trusted, model_contents, segments_priced_by
 from latbench.workflows.profiling import profile
 from latbench.workflows.table_checks import open_table
 
-_CHAINS = 15  # with the network itself as many as a profiling of a space has
-_SHORTEST = 0.25  # of the network, shortest chain
-_LEFT_OUT_LIMIT = 0.05  # mean error of networks left out, above which the sum is not trusted
 _NEAR_LEAST = 2.0  # times the cheapest segment, below which a latency is mostly overhead
 _CACHES = 8  # times the L2 cache, above which weights are read from memory
 _GOOD = 0.75  # quantile of the segments' rates that a slow one is compared with
@@ -125,12 +122,12 @@ def explain(
     """
     if (device is None) == (table is None):
         raise InvalidValueError("give a device to measure on, or a table to read, and not both")
-    read = read_any(model, shapes, batch_size)
-    pieces = _block_pieces(read) if isinstance(read, tuple) else cut(read)
     if table is not None:
-        return _explain(pieces, open_table(table))
+        opened = open_table(table)
+        return _explain(_pieces(model, shapes, batch_size or opened.device.batch_size), opened)
     assert device is not None
     profiled = as_device(device, batch_size=batch_size)
+    pieces = _pieces(model, shapes, profiled.batch_size)
     limit_s = as_duration_s(time_limit)
     if output is not None:
         return _measure(pieces, profiled, Path(output), limit_s, progress)
@@ -138,8 +135,15 @@ def explain(
         return _measure(pieces, profiled, Path(folder) / "segments.sqlite", limit_s, progress)
 
 
-def _block_pieces(network: Network) -> tuple[Piece, ...]:
-    return tuple(Piece(f"{place}: {spec}", (), spec) for place, spec in enumerate(network, start=1))
+def _pieces(
+    model: AnyModel, shapes: Mapping[str, tuple[int, ...]] | None, batch_size: int
+) -> tuple[Piece, ...]:
+    """Segments of an ONNX model, or blocks of a network."""
+    read = read_any(model, shapes, batch_size)
+    if isinstance(read, OnnxModel):
+        require_inputs(shapes or {}, [read])
+        return cut(read)
+    return tuple(Piece(f"{at}: {spec}", (), spec) for at, spec in enumerate(read, start=1))
 
 
 def _measure(
@@ -150,62 +154,21 @@ def _measure(
     progress: Progress,
 ) -> Explanation:
     """Profile the segments of a network into a table, and explain the network by it."""
-    network: Network = tuple(piece.segment for piece in pieces)
-    networks = [network, *chains(network, _CHAINS, seed=0)]
-    if len(networks) < MIN_NETWORKS:
-        raise InvalidValueError(
-            f"the network has {len(network)} segments, which are too few to tell apart: measure "
-            "the whole with `latbench bench`"
-        )
-    profile(
-        make_profiler(device),
-        path,
-        _label(network),
-        blocks=list(dict.fromkeys(network)),
-        networks=networks,
-        time_limit_s=limit_s,
-        progress=progress,
-    )
+    contents = model_contents(tuple(piece.segment for piece in pieces), device.sweep.networks)
+    profile(make_profiler(device), path, contents, time_limit_s=limit_s, progress=progress)
     return _explain(pieces, LatencyTable.open(path))
 
 
-def chains(network: Network, count: int, *, seed: int) -> list[Network]:
-    """Distinct contiguous parts of a network, drawn at random, of at least a quarter of its length.
-
-    The network itself is not among them. Short networks have fewer than ``count``.
-    """
-    length, shortest = len(network), max(1, round(len(network) * _SHORTEST))
-    ends = [(i, j) for i in range(length) for j in range(i + shortest, length + 1)]
-    parts = [part for part in dict.fromkeys(network[i:j] for i, j in ends) if part != network]
-    picks = np.random.default_rng(seed).permutation(len(parts))[:count]
-    return [parts[pick] for pick in picks]
-
-
-def _label(network: Network) -> SpaceLabel:
-    """Label of the table of a network's segments."""
-    digest = sha256(repr(network).encode()).hexdigest()[:8]
-    last = network[-1]
-    classes = last.output_shape[-1] if isinstance(last, Segment) and last.output_shape else 1
-    return SpaceLabel(f"model-{digest}", network[0].input_size, classes)
-
-
 def _explain(pieces: Sequence[Piece], table: LatencyTable) -> Explanation:
-    network: Network = tuple(piece.segment for piece in pieces)
-    try:
-        prices = [table.price(spec) for spec in network]
-    except MismatchError as error:
-        raise MismatchError(
-            f"{table.path} does not price this network: measure it with --device ({error.message})"
-        ) from error
+    network = segments_priced_by(pieces, table)
+    prices = [table.price(spec) for spec in network]
     total_ms = sum(price.price_ms for price in prices)
     rates = [_rates(spec, price) for spec, price in zip(network, prices, strict=True)]
     good = np.quantile(rates, _GOOD, axis=0).tolist()
     least_ms = min(price.price_ms for price in prices)
-    left_out = table.price_model.loo_error
-    trusted = left_out is None or left_out <= _LEFT_OUT_LIMIT
     measured = table.networks.get(network)
     return Explanation(
-        table.predict(network).latency_ms if trusted else None,
+        table.predict(network).latency_ms if is_trusted(table) else None,
         measured.hot_ms if measured else None,
         measured.hot_low_ms if measured else None,
         measured.hot_high_ms if measured else None,
@@ -223,7 +186,7 @@ def _explain(pieces: Sequence[Piece], table: LatencyTable) -> Explanation:
             )
             for piece, spec, price, rate in zip(pieces, network, prices, rates, strict=True)
         ),
-        left_out,
+        table.price_model.loo_error,
     )
 
 

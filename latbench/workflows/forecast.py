@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from latbench.blocks import BlockSpec, Network
 from latbench.cost import network_cost
 from latbench.measure.lock import device_lock
 from latbench.measure.sweep import block_target, network_target, sweep_pass
 from latbench.profilers import Profiler
 from latbench.result import Result
+from latbench.workflows.profiled_table import TableContents
 from latbench.workflows.width_plan import likely_blocks
 
 _SAMPLED = 40  # number of blocks that a forecast visits
@@ -43,13 +42,7 @@ class Forecast(Result):
     memory_mib: int
 
 
-def forecast(
-    profiler: Profiler,
-    *,
-    blocks: Sequence[BlockSpec],
-    networks: Sequence[Network],
-    time_limit_s: float,
-) -> Forecast:
+def forecast(profiler: Profiler, contents: TableContents, *, time_limit_s: float) -> Forecast:
     """Predict the duration and memory of ``profile`` by visiting a sample of its targets.
 
     Raises:
@@ -57,7 +50,8 @@ def forecast(
         RuntimeFailure: The runtime refused a block.
     """
     protocol = profiler.profile.sweep
-    measured = likely_blocks(blocks)
+    networks = contents.networks
+    measured = likely_blocks(contents.blocks)
     rng = np.random.default_rng(0)
     drawn = rng.choice(len(measured), size=min(_SAMPLED, len(measured)), replace=False)
     sample = [block_target(0, (measured[i],), protocol) for i in drawn]
@@ -69,7 +63,7 @@ def forecast(
     pass_s = len(measured) * block_s + len(networks) * protocol.network_visits * network_s
     largest = max(network_cost(network).weight_bytes for network in networks)
     return Forecast(
-        blocks=len(blocks),
+        blocks=len(contents.blocks),
         measured=len(measured),
         networks=len(networks),
         pass_s=pass_s,

@@ -20,6 +20,7 @@ from latbench.result import Result
 from latbench.tables import LatencyTable, Prediction, StoredFit, TableStore
 from latbench.tables.estimation import work_out
 from latbench.workflows.apart import run_apart
+from latbench.workflows.model_tables import is_model_table, table_model
 from latbench.workflows.network_sweep import (
     MeasuredNetworks,
     measure_held,
@@ -88,7 +89,8 @@ def verify(
     Args:
         profiler: Profiler of the table's device.
         table: Table to verify.
-        networks: Networks of the table's space. The prices must not be fitted on any of them.
+        networks: Networks of the table's space or model. The prices must not be fitted on any of
+            them; only the model itself is predicted by a fit without it.
         progress: Callback that reports the progress.
 
     Raises:
@@ -96,14 +98,21 @@ def verify(
             networks, or a block of a network has no price.
         DeviceBusyError: Another process measures on the device.
     """
-    if any(network in table.networks for network in networks):
-        raise MismatchError(
-            "a network that the prices were fitted on cannot verify them: choose another one, or "
-            "draw new ones by --random N"
-        )
-    predicted = [table.predict(network) for network in networks]
+    predicted = [_predict(table, network) for network in networks]
     found = measure_networks(profiler, table, networks, purpose="verification", progress=progress)
     return _summarise(networks, predicted, found)
+
+
+def _predict(table: LatencyTable, network: Network) -> Prediction:
+    """Prediction of a network by prices that were fitted without it."""
+    if network not in table.networks:
+        return table.predict(network)
+    if is_model_table(table) and network == table_model(table):
+        return table.predict_left_out(network)
+    raise MismatchError(
+        "a network that the prices were fitted on cannot verify them: choose another one, or draw "
+        "new ones by --random N"
+    )
 
 
 def calibrate(

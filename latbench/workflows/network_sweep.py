@@ -89,7 +89,8 @@ def measure_networks(
     Args:
         profiler: Profiler of the table's device.
         table: Table that stores the visits.
-        networks: Networks to measure; none of them was visited in the profiling.
+        networks: Networks to measure. One that was visited in the profiling is no probe of the
+            drift.
         purpose: Purpose of the sweep.
         progress: Callback that reports the progress.
 
@@ -121,7 +122,8 @@ def measure_held(
         probes = {
             id_: network
             for id_, network in store.networks("profile").items()
-            if network in table.networks  # an interrupted run may have registered more
+            # an interrupted run may have registered more
+            if network in table.networks and id_ not in ids
         }
         common = (sorted(ids), environment.differences(table.environment))
         detail = sha256(repr(common).encode()).hexdigest()

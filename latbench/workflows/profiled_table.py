@@ -6,11 +6,12 @@ Profiling and transfer both fill it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from latbench.blocks import Network
+from latbench.blocks import BlockSpec, Network
 from latbench.device import SweepProtocol
 from latbench.environment import Environment
 from latbench.errors import MismatchError
@@ -18,6 +19,22 @@ from latbench.measure.sweep import Target, block_target, network_target
 from latbench.profilers import Profiler
 from latbench.tables import SpaceLabel, TableStore
 from latbench.workflows.recorded_passes import renew_environment
+
+
+@dataclass(frozen=True)
+class TableContents:
+    """What a latency table is filled with.
+
+    Attributes:
+        label: Label of the search space or of the model.
+        blocks: Blocks to price. Among blocks that differ only in width, some are measured and the
+            others are interpolated.
+        networks: Networks to fit the prices on, made of ``blocks`` only.
+    """
+
+    label: SpaceLabel
+    blocks: Sequence[BlockSpec]
+    networks: Sequence[Network]
 
 
 def open_or_create(path: Path, profiler: Profiler, space: SpaceLabel) -> TableStore:

@@ -15,17 +15,17 @@ from pathlib import Path
 from time import monotonic
 from typing import Literal
 
-from latbench.blocks import BlockSpec, Network
 from latbench.measure.lock import device_lock
 from latbench.measure.samples import Samples
 from latbench.measure.sweep import Target, fraction_done
 from latbench.profilers import Profiler
 from latbench.progress import Progress, silent
 from latbench.result import Result
-from latbench.tables import SpaceLabel, StoredFit, TableStore
+from latbench.tables import StoredFit, TableStore
 from latbench.tables.estimation import work_out
 from latbench.tables.width_curves import Curves
 from latbench.workflows.profiled_table import (
+    TableContents,
     begin_profiling,
     block_targets,
     join_networks,
@@ -86,10 +86,8 @@ class ProfileResult(Result):
 def profile(
     profiler: Profiler,
     path: Path,
-    space: SpaceLabel,
+    contents: TableContents,
     *,
-    blocks: Sequence[BlockSpec],
-    networks: Sequence[Network],
     time_limit_s: float,
     progress: Progress = silent,
 ) -> ProfileResult:
@@ -104,11 +102,9 @@ def profile(
         profiler: Profiler of the device.
         path: Table file. It is created if it does not exist, and removed again if no pass was
             finished.
-        space: Label of the search space, stored in the table.
-        blocks: Blocks to price. Among blocks that differ only in width, some are measured and the
-            others are interpolated. Earlier measurements in the table are kept and extended.
-        networks: Networks to fit prices on, made of ``blocks`` only. A table that already has
-            networks keeps them; new ones are added only up to this number.
+        contents: Blocks to price and networks to fit the prices on. Earlier measurements in the
+            table are kept and extended. A table that already has networks keeps them; new ones are
+            added only up to the number asked for.
         time_limit_s: Wall time of this run, in s.
         progress: Callback that reports the progress.
 
@@ -121,14 +117,14 @@ def profile(
     begin = monotonic()
     with device_lock(profiler.profile.device):
         is_new = not path.exists()
-        with open_or_create(path, profiler, space) as store:
+        with open_or_create(path, profiler, contents.label) as store:
             run = None
             try:
                 sweep = begin_profiling(store, profiler)
-                join_networks(store, networks)
-                likely = len(likely_blocks(blocks))
+                join_networks(store, contents.networks)
+                likely = len(likely_blocks(contents.blocks))
                 run = _Run(profiler, store, sweep, begin, time_limit_s, progress, likely=likely)
-                stopped = run.measure(WidthPlan(blocks))
+                stopped = run.measure(WidthPlan(contents.blocks))
                 if not run.samples.hot_ms.keys() & store.networks("profile").keys():
                     raise KeyboardInterrupt
             except BaseException:

@@ -7,7 +7,17 @@ from typing import Any
 
 import click
 
-from latbench.commands.options import BATCH, COUNT, FOLDER, LATENCY, SHAPE, Decorator, Named, named
+from latbench.commands.options import (
+    BATCH,
+    COUNT,
+    FILE,
+    FOLDER,
+    LATENCY,
+    SHAPE,
+    Decorator,
+    Named,
+    named,
+)
 
 
 def _spaces() -> Iterable[str]:
@@ -52,6 +62,30 @@ FORMAT = Named("table format", _formats, "FORMAT")
 ACTIVATION = named("activation", "relu6", "hswish")
 
 
+class SpaceOrModel(Named):
+    """The name of a search space, or the path of an ONNX file, which ends with ``.onnx``."""
+
+    def __init__(self) -> None:
+        super().__init__("search space", _spaces, "SPACE|MODEL.onnx")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if str(value).lower().endswith(".onnx"):
+            return FILE.convert(value, param, ctx)
+        return super().convert(value, param, ctx)
+
+
+SPACE_OR_MODEL = SpaceOrModel()
+
+shape_option = click.option(
+    "--shape",
+    "shapes",
+    type=SHAPE,
+    multiple=True,
+    metavar="NAME=1x3x224x224",
+    help="Shape of an input that an ONNX file leaves open; repeat it for several inputs.",
+)
+
+
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options ``--shape`` and ``--batch-size`` of ONNX files, as ``shapes``, ``batch_size``."""
     command = click.option(
@@ -60,14 +94,7 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
         metavar="N",
         help="Images a call, for files that leave their first dimension open and architectures.",
     )(command)
-    return click.option(
-        "--shape",
-        "shapes",
-        type=SHAPE,
-        multiple=True,
-        metavar="NAME=1x3x224x224",
-        help="Shape of an input that a file leaves open; repeat it for several inputs.",
-    )(command)
+    return shape_option(command)
 
 
 def widths_option(default: str) -> Decorator:

@@ -18,7 +18,7 @@ from latbench.commands.options import (
 )
 from latbench.commands.output import EXIT_INTERRUPTED, emit, progress
 from latbench.errors import InvalidValueError
-from nas.commands.options import SPACE, space_options
+from nas.commands.options import SPACE_OR_MODEL, shape_option, space_options
 
 if TYPE_CHECKING:
     from latbench.device import DeviceProfile
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     epilog=example(
         "latbench profile cpu-onnxruntime tfnas --input-size 32 --classes 10 -o t.sqlite",
         "latbench profile cpu-onnxruntime tfnas --plan",
+        "latbench profile cpu-onnxruntime model.onnx --time-limit 2min -o t.sqlite",
     )
 )
 @click.argument("device", type=DEVICE)
-@click.argument("space", type=SPACE)
+@click.argument("space", type=SPACE_OR_MODEL)
 @output_file("the latency table, new or to resume", required=False)
 @space_options
+@shape_option
 @click.option(
     "--time-limit",
     type=DURATION,
@@ -55,12 +57,13 @@ if TYPE_CHECKING:
 @json_option
 def profile(
     device: DeviceProfile,
-    space: str,
+    space: str | Path,
     output: Path | None,
     input_size: int | None,
     classes: int | None,
     se: bool,
     activation: Literal["relu6", "hswish"],
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
     time_limit: float,
     source: Path | None,
     plan: bool,
@@ -68,39 +71,66 @@ def profile(
 ) -> None:
     """Measure a device into a latency table.
 
-    DEVICE is a name that `latbench devices` lists, or the file of a device profile. SPACE is a
-    search space; its blocks are measured on the device. Stop it with Ctrl-C; repeat the command to
-    resume.
+    DEVICE is a name that `latbench devices` lists, or the file of a device profile. Its blocks are
+    those of the search space SPACE, or the segments of MODEL.onnx. Stop it with Ctrl-C; repeat the
+    command to resume.
     """
-    import nas
-
-    made = nas.make_space(space, input_size, classes, nas.Variant(se, activation))
+    made = _made(space, input_size, classes, se, activation)
     if plan and source is not None:
         raise InvalidValueError("--plan is for a profiling without --from: leave out one of them")
     if plan:
-        _plan(device, made, time_limit, as_json=as_json)
+        _plan(device, made, dict(shapes), time_limit, as_json=as_json)
         return
     if output is None:
         raise InvalidValueError("profile needs -o TABLE, the latency table to fill or resume")
-    _fill(device, made, output, time_limit=time_limit, source=source, as_json=as_json)
+    _fill(device, made, output, dict(shapes), time_limit, source, as_json=as_json)
 
 
-def _plan(device: DeviceProfile, space: SearchSpace, time_limit: float, *, as_json: bool) -> None:
+def _made(
+    space: str | Path,
+    input_size: int | None,
+    classes: int | None,
+    se: bool,
+    activation: Literal["relu6", "hswish"],
+) -> SearchSpace | Path:
+    """The search space of a name and its options, or the path of a model."""
+    import nas
+
+    variant = nas.Variant(se, activation)
+    if not isinstance(space, Path):
+        return nas.make_space(space, input_size, classes, variant)
+    if (input_size, classes, variant) != (None, None, nas.Variant()):
+        raise InvalidValueError(
+            "--input-size, --classes, --se and --activation complete the name of a search space: "
+            "leave them out for an ONNX file"
+        )
+    return space
+
+
+def _plan(
+    device: DeviceProfile,
+    space: SearchSpace | Path,
+    shapes: dict[str, tuple[int, ...]],
+    time_limit: float,
+    *,
+    as_json: bool,
+) -> None:
     """Print what a profiling would take."""
     import nas
     from latbench.report.results import show_forecast
 
-    expected = nas.forecast(device, space, time_limit=time_limit)
+    expected = nas.forecast(device, space, shapes=shapes, time_limit=time_limit)
     emit(expected.as_dict(), as_json=as_json, render=lambda: show_forecast(expected))
 
 
 def _fill(
     device: DeviceProfile,
-    space: SearchSpace,
+    space: SearchSpace | Path,
     output: Path,
-    *,
+    shapes: dict[str, tuple[int, ...]],
     time_limit: float,
     source: Path | None,
+    *,
     as_json: bool,
 ) -> None:
     """Fill a table, print the result, and exit if it was interrupted."""
@@ -109,7 +139,13 @@ def _fill(
 
     with progress("profiling" if source is None else "transferring") as shown:
         table = nas.profile(
-            device, space, output, time_limit=time_limit, source=source, progress=shown
+            device,
+            space,
+            output,
+            shapes=shapes,
+            time_limit=time_limit,
+            source=source,
+            progress=shown,
         )
     reached = table.result
     emit(reached.as_dict(), as_json=as_json, render=lambda: show_profiled(reached, output))

@@ -17,53 +17,58 @@ from latbench.commands.options import (
     tolerance_option,
 )
 from latbench.commands.output import EXIT_FAILED_CHECK, emit, progress
-from nas.commands.options import widths_option
+from nas.commands.options import shape_option, widths_option
 
 
 @click.command(
     epilog=example(
         "latbench verify --random 24 --seed 7 --table t.sqlite",
         "latbench verify arch.json --table t.sqlite",
+        "latbench verify model.onnx --table t.sqlite",
     )
 )
-@click.argument("architectures", nargs=-1, type=FILE)
+@click.argument("networks", nargs=-1, type=FILE)
 @click.option(
     "--random",
     type=COUNT,
     metavar="N",
     default=None,
-    help="Number of random networks to verify as well.",
+    help="Number of random networks to verify as well; for a model, of chains of its segments.",
 )
 @seed_option
 @widths_option("efficient")
 @tolerance_option("Mean error that is allowed")
 @table_option
+@shape_option
 @json_option
 def verify(
-    architectures: tuple[Path, ...],
+    networks: tuple[Path, ...],
     random: int | None,
     seed: int,
     widths: str,
     tolerance: float,
     table: Path,
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
     as_json: bool,
 ) -> None:
     """Measure networks and compare with a table.
 
-    ARCHITECTURES are files of the table's space. The result separates the machine's drift since the
-    profiling from the table's error. The exit code is 1 if the mean error exceeds the tolerance.
+    NETWORKS are architectures of the table's space, or ONNX files. The result separates the
+    machine's drift since the profiling from the table's error. The exit code is 1 if the mean error
+    exceeds the tolerance.
     """
     import nas
     from latbench.report.results import show_verification
 
     with progress("verifying") as shown:
         found = nas.verify(
-            architectures,
+            networks,
             table,
             random=random or 0,
             seed=seed,
             widths=widths,
             tolerance=tolerance,
+            shapes=dict(shapes),
             progress=shown,
         )
     emit(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from latbench.device import AnyDevice, as_device
+from latbench.models import OnnxModel, read_model, require_inputs
+from latbench.models.segments import Piece, cut
 from latbench.profilers import Profiler, make_profiler
 from latbench.tables import LatencyTable
 from nas.latency.priced_space import PricedSpace, labelled_space
@@ -18,8 +20,14 @@ if TYPE_CHECKING:
 AnyArchitecture = Architecture | str | Path
 """An architecture, or the path of its file."""
 
+AnyOnnx = OnnxModel | str | Path
+"""An ONNX model, or the path of its file, which ends with ``.onnx``."""
+
 AnySpace = SearchSpace | str
 """A search space; or its name, which means its published input size and classes."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes of inputs that an ONNX file leaves open, by name of the input."""
 
 AnyTable = LatencyTable | str | Path
 """A latency table, or the path of its file."""
@@ -34,6 +42,30 @@ def as_architecture(architecture: AnyArchitecture) -> tuple[Architecture, Search
     if not isinstance(architecture, Architecture):
         architecture = load_architecture(architecture)
     return architecture, space_of(architecture)
+
+
+def is_onnx(given: object) -> TypeGuard[AnyOnnx]:
+    """Whether an input is an ONNX model, or a path that ends with ``.onnx``."""
+    if isinstance(given, str | Path):
+        return Path(given).suffix.lower() == ".onnx"
+    return isinstance(given, OnnxModel)
+
+
+def as_pieces(model: AnyOnnx, *, shapes: Shapes | None, batch_size: int) -> tuple[Piece, ...]:
+    """The segments of an ONNX model.
+
+    Args:
+        model: An ONNX model, or the path of its file.
+        shapes: Shapes of inputs that the file leaves open.
+        batch_size: First dimension of inputs whose first dimension alone is open.
+
+    Raises:
+        LatbenchError: The file cannot be read, or the model cannot be cut.
+    """
+    if not isinstance(model, OnnxModel):
+        model = read_model(model, shapes=shapes, batch_size=batch_size)
+        require_inputs(shapes or {}, [model])
+    return cut(model)
 
 
 def as_profiler(device: AnyDevice) -> Profiler:

@@ -9,10 +9,19 @@ from typing import Any
 from latbench.cost import Cost, network_cost
 from latbench.result import Result
 from latbench.tables import Prediction
+from latbench.workflows.model_tables import predict_model
 from latbench.workflows.table_checks import open_table
 from nas.latency.priced_space import space_label
 from nas.spaces import PLAIN, SPACES, SearchSpace, Variant, make_space
-from nas.workflows.inputs import AnyArchitecture, AnyTable, as_architecture
+from nas.workflows.inputs import (
+    AnyArchitecture,
+    AnyOnnx,
+    AnyTable,
+    Shapes,
+    as_architecture,
+    as_pieces,
+    is_onnx,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,21 +105,28 @@ def cost(architecture: AnyArchitecture) -> Cost:
     return network_cost(space.lower(found))
 
 
-def predict(architecture: AnyArchitecture, table: AnyTable) -> Prediction:
-    """Latency of an architecture in ms according to a table, with its 90 % interval.
+def predict(
+    network: AnyArchitecture | AnyOnnx, table: AnyTable, *, shapes: Shapes | None = None
+) -> Prediction:
+    """Latency of a network in ms according to a table, with its 90 % interval.
 
     The latency is for the whole batch of the device profile. There is no interval before a
     calibration (``nas.calibrate``).
 
     Args:
-        architecture: An architecture, or the path of its file.
-        table: A latency table of the architecture's space, or its path.
+        network: An architecture or an ONNX model, or the path of its file.
+        table: A latency table of the architecture's space or of the model, or its path.
+        shapes: Shapes of inputs that an ONNX file leaves open, by name of the input.
 
     Raises:
-        LatbenchError: A file is not an architecture or not a table.
-        MismatchError: The table is for another space, or has no price for a block.
+        LatbenchError: A file cannot be read, or is not an architecture or a table.
+        MismatchError: The table is for another space, has no price for a block, or errs by more
+            than 5 % on parts of the model that were left out of its fit.
     """
-    found, space = as_architecture(architecture)
     opened = open_table(table)
+    if is_onnx(network):
+        pieces = as_pieces(network, shapes=shapes, batch_size=opened.device.batch_size)
+        return predict_model(pieces, opened)
+    found, space = as_architecture(network)  # type: ignore[arg-type]
     opened.require_space(space_label(space))
     return opened.predict(space.lower(found))

@@ -1,19 +1,33 @@
-"""Profiling of a device for a search space: fill, resume or plan a latency table."""
+"""Profiling of a device for a search space or a model: fill, resume or plan a latency table."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from latbench.device import AnyDevice
+from latbench.device import AnyDevice, DeviceProfile
+from latbench.errors import InvalidValueError
 from latbench.progress import Progress, silent
 from latbench.tables import LatencyTable
 from latbench.units import as_duration_s
+from latbench.workflows import forecast as planning
+from latbench.workflows import profiling
 from latbench.workflows.forecast import Forecast
+from latbench.workflows.model_tables import model_contents
+from latbench.workflows.profiled_table import TableContents
 from latbench.workflows.profiling import ProfileResult
 from latbench.workflows.table_checks import open_table
-from latbench.workflows.transfer import TransferResult
-from nas.latency.table_filling import forecast_space, profile_space, transfer_space
-from nas.workflows.inputs import AnySpace, AnyTable, as_profiler, as_space
+from latbench.workflows.transfer import TransferResult, transfer
+from nas.latency.table_contents import space_contents
+from nas.workflows.inputs import (
+    AnyOnnx,
+    AnySpace,
+    AnyTable,
+    Shapes,
+    as_pieces,
+    as_profiler,
+    as_space,
+    is_onnx,
+)
 
 TIME_LIMIT = "20min"
 
@@ -30,14 +44,15 @@ class ProfiledTable(LatencyTable):
 
 def profile(
     device: AnyDevice,
-    space: AnySpace,
+    space: AnySpace | AnyOnnx,
     output: str | Path,
     *,
+    shapes: Shapes | None = None,
     time_limit: str | float = TIME_LIMIT,
     source: AnyTable | None = None,
     progress: Progress = silent,
 ) -> ProfiledTable:
-    """Measure the blocks of a space on a device; fill or resume a latency table.
+    """Measure the blocks of a space or a model on a device; fill or resume a latency table.
 
     Ctrl-C ends a profiling like its time limit does, once every block has a price. The same call
     resumes from the file. Profile before you train in the same process: memory and threads left by
@@ -45,12 +60,14 @@ def profile(
 
     Args:
         device: A device profile, its name or its path.
-        space: A search space, or its name.
+        space: A search space or its name; or an ONNX model or the path of its file, whose segments
+            are then the blocks.
         output: Path of the latency table; created if it does not exist.
+        shapes: Shapes of inputs that the model's file leaves open, by name of the input.
         time_limit: Wall time, such as ``"8min"``, or in seconds. Every block still gets a price,
             but a rougher one. One pass over all blocks is always finished.
-        source: Another device's table of this space. Most entries are then predicted from it, and
-            few blocks are measured.
+        source: Another device's table of this space or model. Most entries are then predicted from
+            it, and few blocks are measured.
         progress: Callback with the fraction done and a short description.
 
     Raises:
@@ -60,17 +77,22 @@ def profile(
         MismatchError: The table at ``output`` is of another device, machine or space.
         RuntimeFailure: The runtime refused a block.
     """
-    profiler, made, path = as_profiler(device), as_space(space), Path(output)
+    profiler, path = as_profiler(device), Path(output)
+    contents = _contents(space, profiler.profile, shapes)
     result: ProfileResult | TransferResult
     limit_s = as_duration_s(time_limit)
     if source is None:
-        result = profile_space(profiler, path, made, time_limit_s=limit_s, progress=progress)
+        result = profiling.profile(
+            profiler, path, contents, time_limit_s=limit_s, progress=progress
+        )
     else:
-        result = transfer_space(
+        opened = open_table(source)
+        opened.require_space(contents.label)
+        result = transfer(
             profiler,
             path,
-            made,
-            open_table(source),
+            opened,
+            networks=contents.networks,
             time_limit_s=limit_s,
             progress=progress,
         )
@@ -80,13 +102,18 @@ def profile(
 
 
 def forecast(
-    device: AnyDevice, space: AnySpace, *, time_limit: str | float = TIME_LIMIT
+    device: AnyDevice,
+    space: AnySpace | AnyOnnx,
+    *,
+    shapes: Shapes | None = None,
+    time_limit: str | float = TIME_LIMIT,
 ) -> Forecast:
     """Say what ``profile`` would take, from a visit to a sample of the blocks.
 
     Args:
         device: A device profile, its name or its path.
-        space: A search space, or its name.
+        space: A search space or its name; or an ONNX model or the path of its file.
+        shapes: Shapes of inputs that the model's file leaves open, by name of the input.
         time_limit: Wall time that the profiling would have, such as ``"8min"``, or in seconds.
 
     Raises:
@@ -95,4 +122,20 @@ def forecast(
         DeviceBusyError: Another process measures on the device.
     """
     limit_s = as_duration_s(time_limit)
-    return forecast_space(as_profiler(device), as_space(space), time_limit_s=limit_s)
+    profiler = as_profiler(device)
+    contents = _contents(space, profiler.profile, shapes)
+    return planning.forecast(profiler, contents, time_limit_s=limit_s)
+
+
+def _contents(
+    space: AnySpace | AnyOnnx, device: DeviceProfile, shapes: Shapes | None
+) -> TableContents:
+    """What the table of a space or a model is filled with."""
+    if is_onnx(space):
+        pieces = as_pieces(space, shapes=shapes, batch_size=device.batch_size)
+        network = tuple(piece.segment for piece in pieces)
+        return model_contents(network, device.sweep.networks)
+    if shapes:
+        raise InvalidValueError("--shape is for the inputs of an ONNX model: leave it out")
+    made = as_space(space)  # type: ignore[arg-type]
+    return space_contents(made, device.sweep.networks)

@@ -147,9 +147,8 @@ PROFILING = textwrap.dedent(
     from pathlib import Path
     from latbench.device import DeviceProfile, SweepProtocol
     from latbench.profilers import make_profiler
-    from nas.latency.table_filling import profile_space
     import latbench.measure.lock
-    from tests.conftest import make_tiny_space
+    from tests.conftest import make_tiny_space, profile_space
 
     sweep = SweepProtocol(1, 1, 1, 0.0, 0.0, 2, int(sys.argv[2]), networks=6, scan_passes=1,
         network_visits=1)

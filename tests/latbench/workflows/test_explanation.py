@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from latbench.blocks import Network
 from latbench.device import DeviceProfile
@@ -17,41 +15,12 @@ from latbench.models import read_model
 from latbench.models.segments import cut, misaligned_channels
 from latbench.profilers import Profiler, Session
 from latbench.tables import LatencyTable
-from latbench.workflows.explanation import chains, explain
-from tests.conftest import make_small_space, random_price
+from latbench.workflows.explanation import explain
+from tests.conftest import PricedSession, make_small_space, random_price
 from tests.latbench.models.small import conv_model, save
 from tests.latbench.models.test_segments import Builder, residual_network
 
 KEYS = {"name", "nodes", "latency_ms", "low_ms", "high_ms", "share", "macs_m", "advice"}
-
-
-class _PricedCall(Session):
-    """A session whose calls take a given time."""
-
-    def __init__(self, price_ms: float) -> None:
-        self.call_ns = round(1e6 * price_ms)
-
-    def call(self) -> None:
-        return
-
-    def timed_call(self) -> int:
-        return self.call_ns
-
-    def output(self) -> NDArray[np.float32]:
-        raise AssertionError("nothing is computed here")
-
-    def close(self) -> None:
-        return
-
-
-@pytest.fixture
-def priced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A runtime on which a network takes the sum of its segments' prices."""
-
-    def open_session(profiler: Profiler, network: Network) -> Session:
-        return _PricedCall(sum(map(random_price, network)))
-
-    monkeypatch.setattr(sweep, "open_session", open_session)
 
 
 @pytest.fixture
@@ -87,7 +56,7 @@ def test_what_makes_a_segment_slow_is_said(
     price = {piece.segment: 2.0 if misaligned_channels(piece.segment) else 0.05 for piece in pieces}
 
     def open_session(profiler: Profiler, network: Network) -> Session:
-        return _PricedCall(sum(price[spec] for spec in network))  # type: ignore[index]
+        return PricedSession(sum(price[spec] for spec in network))  # type: ignore[index]
 
     monkeypatch.setattr(sweep, "open_session", open_session)
     found = explain(path, quick_profile, time_limit="1s")
@@ -113,7 +82,9 @@ def test_a_table_that_was_kept_explains_again_and_no_other_network(
     measured = explain(path, quick_profile, output=table, time_limit="1s")
     assert explain(path, table=table).as_dict() == measured.as_dict()
     other = save(conv_model(), tmp_path / "other.onnx")
-    with pytest.raises(MismatchError, match="does not price this network: measure it"):
+    with pytest.raises(
+        MismatchError, match=r"does not price .* profile this model into another file"
+    ):
         explain(other, table=table)
     with pytest.raises(MismatchError, match="model-"):
         explain(
@@ -156,13 +127,3 @@ def test_a_network_of_one_segment_has_nothing_to_explain(
     with pytest.raises(InvalidValueError, match="1 segments, which are too few"):
         explain(single, quick_profile, output=tmp_path / "t")
     assert not (tmp_path / "t").exists()
-
-
-def test_chains_are_contiguous_and_distinct_and_not_short() -> None:
-    network = tuple(range(20))
-    drawn = chains(network, 200, seed=1)  # type: ignore[arg-type]
-    assert all(chain == tuple(range(chain[0], chain[-1] + 1)) for chain in drawn)
-    assert {len(chain) for chain in drawn} == set(range(5, 20))
-    assert len(set(drawn)) == len(drawn) == sum(21 - length for length in range(5, 20))
-    assert chains(network, 15, seed=1) == chains(network, 15, seed=1)  # type: ignore[arg-type]
-    assert len(chains(network, 15, seed=1)) == 15  # type: ignore[arg-type]

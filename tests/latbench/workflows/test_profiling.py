@@ -31,13 +31,20 @@ from latbench.measure.visit import visit
 from latbench.profilers import PROFILERS, CacheFlusher, Flush, Profiler, Session, make_profiler
 from latbench.tables import LatencyTable, TableStore
 from latbench.tables.estimation import Drift
+from latbench.workflows.forecast import forecast
 from latbench.workflows.network_errors import calibrate, verify, verify_apart
 from latbench.workflows.network_sweep import require_device
 from latbench.workflows.profiling import ProfileResult, _Run
 from nas.latency.priced_space import PricedSpace
-from nas.latency.table_filling import forecast_space, profile_space
+from nas.latency.table_contents import space_contents
 from nas.spaces import SearchSpace, every_width
-from tests.conftest import make_quick_profile, make_tiny_space, random_price, write_table
+from tests.conftest import (
+    make_quick_profile,
+    make_tiny_space,
+    profile_space,
+    random_price,
+    write_table,
+)
 
 SCAN_PASSES = 1  # of the quick profile
 
@@ -321,7 +328,7 @@ def test_profiling_resumes_where_it_was(
 
 
 @pytest.mark.parametrize(("limit_s", "off"), [(1e-3, 0.02), (1500.0, 0.4), (1e9, 0.1)])
-def test_the_time_left_that_is_told_is_what_is_left(
+def test_the_time_left_that_is_shown_is_what_is_left(
     tmp_path: Path,
     quick_profile: DeviceProfile,
     tiny_space: SearchSpace,
@@ -576,7 +583,9 @@ def test_a_space_without_elastic_widths_is_measured_whole(
     """Two expansions of one shape are two operations, and nothing lies between them."""
     space, path = tiny_fixed_space, tmp_path / "t.sqlite"
     profiler = make_profiler(quick_profile)
-    assert forecast_space(profiler, space, time_limit_s=60).measured == len(space.blocks())
+    assert forecast(profiler, space_contents(space, 6), time_limit_s=60).measured == len(
+        space.blocks()
+    )
     result = _run(profiler, path, space)
     assert (result.measured, result.interpolated) == (len(space.blocks()), 0)
     assert (result.alignment, result.heldout_error) == ("no elastic widths", None)
@@ -739,7 +748,7 @@ def test_a_forecast_opens_few_sessions_and_writes_nothing(
     tmp_path: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
 ) -> None:
     profiler = CountingProfiler(quick_profile)
-    expected = forecast_space(profiler, tiny_space, time_limit_s=60)
+    expected = forecast(profiler, space_contents(tiny_space, 6), time_limit_s=60)
     assert len(profiler.opened) < 100
     assert expected.blocks == len(tiny_space.blocks(every_width))
     done = _run(CountingProfiler(quick_profile), tmp_path / "t.sqlite", tiny_space)

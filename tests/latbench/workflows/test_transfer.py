@@ -14,8 +14,8 @@ from latbench.measure.statistics import conformal_half_width
 from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable
 from latbench.workflows.transfer import _regress, transfer
-from nas.latency.table_filling import profile_space, transfer_space
 from nas.spaces import SearchSpace, spread_networks
+from tests.conftest import profile_space
 from tests.latbench.workflows.test_profiling import PricedProfiler
 
 
@@ -28,7 +28,8 @@ def test_few_measurements_make_a_full_table(
     source = LatencyTable.open(tmp_path / "old.sqlite")
     other = msgspec.structs.replace(quick_profile, name="other", threads=2)
     profiler, path = make_profiler(other), tmp_path / "new.sqlite"
-    result = transfer_space(profiler, path, tiny_space, source)
+    networks = spread_networks(tiny_space, 6, seed=0)
+    result = transfer(profiler, path, source, networks=networks)
     table = LatencyTable.open(path)
     assert result.measured < 60 < result.blocks == len(source.estimates)
     assert table.device == other

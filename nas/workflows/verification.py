@@ -1,4 +1,4 @@
-"""Verification of a table at architectures, with its verdict; calibration at architectures."""
+"""Verification of a table at whole networks, with its verdict; calibration at networks."""
 
 from __future__ import annotations
 
@@ -19,12 +19,29 @@ from latbench.result import Result
 from latbench.tables import LatencyTable, StoredFit
 from latbench.tables.price_model import PriceModel
 from latbench.workflows import network_errors
+from latbench.workflows.model_tables import (
+    chains,
+    is_model_table,
+    part_name,
+    segments_priced_by,
+    table_model,
+)
 from latbench.workflows.network_errors import Verification
 from latbench.workflows.network_sweep import require_device
 from latbench.workflows.table_checks import open_table
 from nas.latency.priced_space import PricedSpace
 from nas.spaces import Architecture, distinct_random
-from nas.workflows.inputs import AnyArchitecture, AnyTable, as_architecture, as_list, priced_by
+from nas.workflows.inputs import (
+    AnyArchitecture,
+    AnyOnnx,
+    AnyTable,
+    Shapes,
+    as_architecture,
+    as_list,
+    as_pieces,
+    is_onnx,
+    priced_by,
+)
 
 CALIBRATION_STREAM = 2  # gives other networks than ``verify`` draws with the same seed
 
@@ -46,15 +63,15 @@ _SUMMARY = (
 
 @dataclass(frozen=True, repr=False)
 class VerifiedArchitectures(Verification):
-    """Measured latencies of architectures against a table's predictions; errors are fractions.
+    """Measured latencies of networks against a table's predictions; errors are fractions.
 
     Attributes:
-        architectures: Architectures that were measured.
-        names: Name of each architecture in printed results.
+        architectures: Architecture of each network; None for an ONNX model and parts of it.
+        names: Name of each network in printed results.
         tolerance: Mean absolute error that is allowed.
     """
 
-    architectures: tuple[Architecture, ...]
+    architectures: tuple[Architecture | None, ...]
     names: tuple[str, ...]
     tolerance: float
 
@@ -64,10 +81,10 @@ class VerifiedArchitectures(Verification):
         return self.mape <= self.tolerance
 
     def as_dict(self) -> dict[str, Any]:
-        """One row per architecture, and the verdict, as plain JSON values."""
+        """One row per network, and the verdict, as plain JSON values."""
         rows = [
-            {
-                "architecture": architecture.as_dict(),
+            ({"architecture": architecture.as_dict()} if architecture else {"model": name})
+            | {
                 "predicted_ms": row.predicted.latency_ms,
                 "low_ms": row.predicted.low_ms,
                 "high_ms": row.predicted.high_ms,
@@ -77,7 +94,9 @@ class VerifiedArchitectures(Verification):
                 "error": row.error,
                 "error_drift_corrected": row.error_drift_corrected,
             }
-            for architecture, row in zip(self.architectures, self.networks, strict=True)
+            for architecture, name, row in zip(
+                self.architectures, self.names, self.networks, strict=True
+            )
         ]
         return {"rows": rows} | {name: getattr(self, name) for name in _SUMMARY}
 
@@ -107,93 +126,119 @@ class Calibration(Result):
         }
 
 
+@dataclass(frozen=True)
+class _Named:
+    """A network with its name in results, and its architecture if it has one."""
+
+    name: str
+    network: Network
+    architecture: Architecture | None = None
+
+
 def verify(
-    architectures: AnyArchitecture | Sequence[AnyArchitecture],
+    networks: AnyArchitecture | AnyOnnx | Sequence[AnyArchitecture | AnyOnnx],
     table: AnyTable,
     *,
     random: int = 0,
     seed: int = 0,
     widths: str = "efficient",
     tolerance: float = 0.05,
+    shapes: Shapes | None = None,
     progress: Progress = silent,
 ) -> VerifiedArchitectures:
     """Measure whole networks on the table's device, and compare with what the table predicts.
 
     If torch is loaded, a separate process measures: memory and threads left by a training would
-    slow down the measurements.
+    slow down the measurements. The prices of a model's table are fitted on the model too; its
+    prediction here comes from a fit without it.
 
     Args:
-        architectures: Architectures of the table's space, or paths of their files; several or one.
+        networks: Architectures of the table's space or ONNX models, or paths of their files;
+            several or one.
         table: A latency table of this machine, or its path.
-        random: Number of random networks to measure as well.
+        random: Number of random networks to measure as well; for a table of a model, chains of its
+            segments.
         seed: Seed of the random networks.
         widths: Widths of the random networks: ``efficient``, or ``any`` width with a price.
         tolerance: Mean absolute error that is allowed, a fraction.
+        shapes: Shapes of inputs that an ONNX file leaves open, by name of the input.
         progress: Callback with the fraction done and a short description.
 
     Raises:
         InvalidValueError: There is nothing to verify.
-        MismatchError: The table is for another device, machine or space, or its prices were fitted
-            on one of the networks.
+        MismatchError: The table is for another device, machine, space or model, or its prices were
+            fitted on one of the networks.
         MissingExtraError: The device's runtime is not installed.
         DeviceBusyError: Another process measures on the device.
     """
-    asked_for = as_list(architectures)
+    asked_for = as_list(networks)
     if not asked_for and not random:
-        raise InvalidValueError("nothing to verify: name architectures, or give --random N")
+        raise InvalidValueError("nothing to verify: name networks, or give --random N")
     opened = open_table(table)
-    priced = priced_by(opened, widths)
-    named = _named(asked_for, opened)
+    named = [_named(each, number, opened, shapes) for number, each in enumerate(asked_for, start=1)]
     if random:
-        known = {*opened.networks, *(priced.space.lower(found) for _, found in named)}
-        rng = np.random.default_rng(seed)
-        drawn = _draw(priced, random, rng, without=known)
+        known = {*opened.networks, *(each.network for each in named)}
+        drawn = _draw(opened, random, seed, widths, without=known)
         if not drawn and not named:
             raise InvalidValueError(
-                f"the prices were fitted on every network of {priced.space.name} that can be "
+                f"the prices were fitted on every network of {opened.space.name} that can be "
                 "drawn, so none can verify them: profile a larger space, or choose "
                 "--widths any"
             )
-        named += [(f"random {index + 1}", found) for index, found in enumerate(drawn)]
-    networks = [priced.space.lower(found) for _, found in named]
-    measured = _measure(opened, networks, progress)
+        named += drawn
+    measured = _measure(opened, [each.network for each in named], progress)
     return VerifiedArchitectures(
         **vars(measured),
-        architectures=tuple(found for _, found in named),
-        names=tuple(name for name, _ in named),
+        architectures=tuple(each.architecture for each in named),
+        names=tuple(each.name for each in named),
         tolerance=tolerance,
     )
 
 
 def _named(
-    architectures: Sequence[AnyArchitecture], table: LatencyTable
-) -> list[tuple[str, Architecture]]:
-    """Architectures with their names in printed results.
+    asked: AnyArchitecture | AnyOnnx, number: int, table: LatencyTable, shapes: Shapes | None
+) -> _Named:
+    """A network to verify.
 
     Raises:
-        MismatchError: An architecture is not of the table's space.
+        MismatchError: The table does not price it.
     """
-    named = []
-    for number, asked in enumerate(architectures, start=1):
-        found, space = as_architecture(asked)
-        PricedSpace(space, table)
-        name = f"network {number}" if isinstance(asked, Architecture) else Path(asked).name
-        named.append((name, found))
-    return named
+    name = Path(asked).name if isinstance(asked, str | Path) else f"network {number}"
+    if is_onnx(asked):
+        pieces = as_pieces(asked, shapes=shapes, batch_size=table.device.batch_size)
+        return _Named(name, segments_priced_by(pieces, table))
+    found, space = as_architecture(asked)  # type: ignore[arg-type]
+    PricedSpace(space, table)
+    return _Named(name, space.lower(found), found)
 
 
 def _draw(
-    priced: PricedSpace,
+    table: LatencyTable,
     count: int,
-    rng: np.random.Generator,
+    seed: int | Sequence[int],
+    widths: str,
     *,
     without: Collection[Network] = (),
-) -> list[Architecture]:
-    """Random architectures of different networks; fewer if the space does not have so many."""
-    drawn = distinct_random(priced.space, count, rng, priced.widths, without=without)
+) -> list[_Named]:
+    """Distinct random networks; fewer if the space or the model does not have so many."""
+    if is_model_table(table):
+        whole = table_model(table)
+        drawn = [
+            _Named(part_name(whole, part), part)
+            for part in chains(whole, count, seed=seed, without=without)
+        ]
+    else:
+        priced = priced_by(table, widths)
+        rng = np.random.default_rng(seed)
+        drawn = [
+            _Named(f"random {number}", priced.space.lower(found), found)
+            for number, found in enumerate(
+                distinct_random(priced.space, count, rng, priced.widths, without=without), start=1
+            )
+        ]
     if 0 < len(drawn) < count:
         warnings.warn(
-            f"{count} networks were asked for, and {priced.space.name} has {len(drawn)} that are "
+            f"{count} networks were asked for, and {table.space.name} has {len(drawn)} that are "
             "different and new: these are measured",
             LatbenchWarning,
             stacklevel=3,
@@ -226,7 +271,7 @@ def calibrate(
 
     Args:
         table: A latency table of this machine, or its path.
-        networks: Number of networks to add.
+        networks: Number of networks to add; for a table of a model, of chains of its segments.
         seed: Seed of the networks; ``verify`` draws other networks with the same seed.
         widths: Widths of the networks: ``efficient``, or ``any`` width with a price.
         progress: Callback with the fraction done and a short description.
@@ -238,9 +283,8 @@ def calibrate(
     """
     opened = open_table(table)
     profiler = make_profiler(opened.device)
-    priced = priced_by(opened, widths)
-    rng = np.random.default_rng([seed, CALIBRATION_STREAM])
-    drawn = _draw(priced, networks, rng)
-    lowered = [priced.space.lower(found) for found in drawn]
-    fit = network_errors.calibrate(profiler, opened, lowered, progress=progress)
+    drawn = _draw(opened, networks, [seed, CALIBRATION_STREAM], widths)
+    fit = network_errors.calibrate(
+        profiler, opened, [each.network for each in drawn], progress=progress
+    )
     return Calibration(fit, opened.price_model)
