@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 import torchvision
+from cells import Clock, Progress, heading, parser, results, run_cells
 
 import nas
-from benchmarks.cells import Clock, Progress, heading, parser, results, run_cells
 from latbench.device import load_device
 from latbench.models import read_model
 from latbench.models.segments import cut
@@ -123,25 +123,25 @@ def _measured(path: Path, run: Path, device: str, limit: str, progress: Progress
 
 
 def _show(found: dict[str, Row]) -> None:
-    columns = ("network", "segments", "import", "measured", "error", "left out", "parts left out")
+    columns = ("network", "segments", "read", "measured", "error", "left out", "parts")
     print_table(
         columns,
         [
             (
                 name,
-                f"{row.segments}, {row.distinct} distinct",
+                f"{row.segments} ({row.distinct})",
                 f"{row.import_s:.1f} s",
                 f"{format_ms(row.measured_ms)} ±{row.half_width:.1%}",
                 f"{row.error:+.1%}",
                 f"{row.error_left_out:+.1%}",
-                f"{row.left_out_error:.1%}" + ("" if row.trusted else ", no prediction"),
+                f"{row.left_out_error:.1%}" + ("" if row.trusted else " !"),
             )
             for name, row in found.items()
         ],
     )
     predicted = [row for row in found.values() if row.trusted]
     lines = [
-        f"{len(found)} networks, {len(found) - len(predicted)} without a prediction because parts "
+        f"{len(found)} networks, {len(found) - len(predicted)} without a prediction (!) because parts "
         "left out of the fit err by more than 5 %"
     ]
     for words, errors in (
