@@ -141,8 +141,8 @@ def _show(found: dict[str, Row]) -> None:
     )
     predicted = [row for row in found.values() if row.trusted]
     lines = [
-        f"{len(found)} networks, {len(found) - len(predicted)} without a prediction (!) because parts "
-        "left out of the fit err by more than 5 %"
+        f"{len(found)} networks; {len(found) - len(predicted)} without a prediction (!), because "
+        "parts left out of the fit err by more than 5 %"
     ]
     for words, errors in (
         ("fitted on the whole too", [abs(row.error) for row in predicted]),
