@@ -23,6 +23,7 @@ lint: $(READY)
 format: $(READY)
 	"$(BIN)/ruff" check --fix .
 	"$(BIN)/ruff" format .
+	"$(BIN)/python" .ci/modules.py
 
 # the versions that everything above installs, resolved anew from pyproject.toml
 lock:

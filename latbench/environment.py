@@ -1,4 +1,4 @@
-"""Environment of a measurement: machine, clocks, versions, date."""
+"""Environment of a measurement, as tables record it: machine, governor, clocks, versions, date."""
 
 from __future__ import annotations
 

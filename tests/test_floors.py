@@ -6,6 +6,7 @@ Imports: cli -> nas -> latbench, and along the floors inside each.
 from __future__ import annotations
 
 import ast
+import runpy
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -134,6 +135,11 @@ def test_black_box_searchers_and_benchmarks_of_them_need_no_torch() -> None:
     paths += [ROOT / "nas" / "evaluators" / f"{name}.py" for name in ("base", "journal", "tabular")]
     for path in paths:
         assert "torch" not in {name.split(".")[0] for name in _imports(path)}, path
+
+
+def test_the_page_of_modules_is_up_to_date() -> None:
+    written = (ROOT / "docs" / "modules.md").read_text(encoding="utf-8")
+    assert runpy.run_path(str(ROOT / ".ci" / "modules.py"))["page"]() == written
 
 
 def test_json_is_written_for_strict_readers() -> None:

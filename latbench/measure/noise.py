@@ -1,4 +1,4 @@
-"""Noise check of a device: repeated measurement of a few reference targets for about a minute.
+"""Noise check of a device (`devices --check`): reference networks measured for a minute, advice.
 
 Three reference targets separate three kinds of noise: a block whose data fits the cache of its
 core, a network whose weights fit the shared caches, and a network whose weights do not. On a shared

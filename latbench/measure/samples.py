@@ -1,4 +1,4 @@
-"""Samples of a sweep: the fastest call of each visit."""
+"""Samples of a sweep, the fastest call of each visit: their intervals and split-half noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparison of two tables of the same blocks, before and after a change: which are slower?
+"""Comparison of two tables of the same blocks (`table diff`): which blocks are slower?
 
 A block counts as changed if two conditions hold. First, a rank test over its visits (Mann and
 Whitney, 1947) finds a difference, after the correction of Benjamini and Hochberg (1995) for testing

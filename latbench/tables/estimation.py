@@ -1,4 +1,4 @@
-"""Estimation: compute a table's estimates and prices from its visits, after every measurement.
+"""Estimation: a table's estimates and prices from its visits, and the drift between sweeps.
 
 The machine changes between two sweeps, so their latencies cannot be compared directly. The networks
 of the profiling are visited in every sweep. Their latencies now and then give the drift, which

@@ -1,4 +1,4 @@
-"""List of the devices that can run here, and noise check of a device."""
+"""List of the devices that can run here; call of the noise check of one."""
 
 from __future__ import annotations
 

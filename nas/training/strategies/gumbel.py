@@ -1,4 +1,4 @@
-"""Differentiable search by Gumbel softmax (FBNet: Wu et al., CVPR 2019, Eq. 6).
+"""Gumbel softmax and its temperature (FBNet: Wu et al., CVPR 2019, Eq. 6).
 
 Glossary:
 
