@@ -78,6 +78,7 @@ def bench(
     """
     import nas
     from latbench.report.comparisons import show_bench
+    from latbench.workflows.bench import TOLERANCE
 
     compared = []
     for device in devices:
@@ -89,7 +90,7 @@ def bench(
                 batch_size=batch_size,
                 time_limit=time_limit,
                 progress=shown,
-                **({} if slower is None else {"tolerance": slower}),
+                tolerance=TOLERANCE if slower is None else slower,
             )
         compared.append(found)
     emit(_as_dict(compared), as_json=as_json, render=lambda: show_bench(compared))
