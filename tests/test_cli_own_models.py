@@ -74,11 +74,13 @@ def test_a_slower_network_fails_a_gate_and_is_reported(
 def test_a_report_that_cannot_be_written_loses_no_result(
     run: Any, models: tuple[Path, Path]
 ) -> None:
+    """With --json, standard output has the result alone."""
     blocked = models[0] / "j.xml"  # a file stands where its folder should be
-    code, out, err = run("bench", *models, "--time-limit", "100ms", "--junit", blocked)
+    code, out, err = run("bench", *models, "--time-limit", "1ms", "--junit", blocked, "--json")
     assert code == 2
-    assert "SLOWER" in out
+    assert [row["verdict"] for row in json.loads(out)["rows"]] == ["BASELINE", "SLOWER"]
     assert "cannot write" in err
+    assert err.count("\n") == 1
 
 
 def test_several_devices_give_an_object_each(run: Any, models: tuple[Path, Path]) -> None:

@@ -17,7 +17,7 @@ from latbench.commands.options import (
     example,
     json_option,
 )
-from latbench.commands.output import EXIT_FAILED_CHECK, emit, progress
+from latbench.commands.output import EXIT_FAILED_CHECK, after_result, emit, progress
 from nas.commands.options import model_options
 
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ def bench(
     if junit is not None:  # after the result, which a file that cannot be written must not lose
         from latbench.report.junit import write_junit
 
-        write_junit(junit, compared)
+        with after_result():
+            write_junit(junit, compared)
     if slower is not None and not all(found.passed for found in compared):
         sys.exit(EXIT_FAILED_CHECK)
 
