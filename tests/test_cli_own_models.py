@@ -17,6 +17,7 @@ from nas.spaces import make_space
 from tests.conftest import random_price, write_table
 from tests.latbench.models.small import conv_model, save
 from tests.latbench.models.test_segments import residual_network
+from tests.latbench.report.test_overlay import explained
 
 COLUMNS = {
     *("model", "latency_ms", "low_ms", "high_ms", "p50_ms", "p90_ms", "p99_ms"),
@@ -74,11 +75,13 @@ def test_a_slower_network_fails_a_gate_and_is_reported(
 def test_a_report_that_cannot_be_written_loses_no_result(
     run: Any, models: tuple[Path, Path]
 ) -> None:
+    """With --json, standard output has the result alone."""
     blocked = models[0] / "j.xml"  # a file stands where its folder should be
-    code, out, err = run("bench", *models, "--time-limit", "100ms", "--junit", blocked)
+    code, out, err = run("bench", *models, "--time-limit", "1ms", "--junit", blocked, "--json")
     assert code == 2
-    assert "SLOWER" in out
+    assert [row["verdict"] for row in json.loads(out)["rows"]] == ["BASELINE", "SLOWER"]
     assert "cannot write" in err
+    assert err.count("\n") == 1
 
 
 def test_several_devices_give_an_object_each(run: Any, models: tuple[Path, Path]) -> None:
@@ -127,6 +130,33 @@ def test_a_network_is_explained_by_a_device_and_then_by_its_table(run: Any, tmp_
     assert code == 0
     assert "conv_16" in out
     assert "the whole network was measured at" in out
+
+
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_an_overlay_is_written_after_the_result(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: tuple[str, ...]
+) -> None:
+    """If it cannot be written, the result is printed all the same."""
+    path, overlay = tmp_path / "m.onnx", tmp_path / "o.json"
+    found = explained(residual_network(), path)
+    monkeypatch.setattr("nas.explain", lambda *_, **__: found)
+    options = ("--device", "cpu-onnxruntime", *as_json, "--overlay")
+    code, out, err = run("explain", path, *options, overlay)
+    assert (code, err) == (0, "")
+    assert json.loads(overlay.read_text())["results"]["conv_0"]["segment"] == "conv_0"
+    if not as_json:
+        assert "17 of 17 nodes of the file have a latency" in out
+    code, out, err = run("explain", path, *options, path / "o.json")
+    assert code == 2
+    assert err.startswith(f"latbench: cannot write {path / 'o.json'}")
+    assert err.count("\n") == 1
+    assert "conv_0" in (json.loads(out)["segments"][0]["nodes"] if as_json else out)
+
+
+def test_an_architecture_has_no_overlay(run: Any, tmp_path: Path) -> None:
+    code, out, err = run("explain", "a.json", "--table", "t", "--overlay", tmp_path / "o.json")
+    assert (code, out) == (2, "")
+    assert "leave out --overlay" in err
 
 
 def test_an_architecture_is_explained_by_its_spaces_table(run: Any, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ HEAVY = {"torch", "torchvision", "sklearn", "scipy", "matplotlib", "openvino", "
 # the only modules of latbench that may import something heavy, and what
 HEAVY_ROOMS = {
     "latbench/render/torch.py": {"torch"},
+    "latbench/models/torch_modules.py": {"torch"},
     "latbench/profilers/pytorch.py": {"torch"},
     "latbench/profilers/pytorch_cuda.py": {"torch"},
     "latbench/profilers/openvino.py": {"openvino"},

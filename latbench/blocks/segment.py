@@ -19,13 +19,15 @@ class Segment(
 ):
     """A piece of an ONNX model with one input and one output.
 
+    The first piece of a model has all inputs of the model, and the last one all outputs.
+
     Equal segments have equal operators, attributes, shapes and types; the values of their weights
     may differ. Tensors have canonical names, so equal segments have equal bytes.
 
     Attributes:
         model: Serialised ``ModelProto`` without the values of its weights.
-        input_shape: Shape of the input.
-        output_shape: Shape of the output.
+        input_shape: Shape of the input, of the first one if there are several.
+        output_shape: Shape of the output, of the first one if there are several.
         operators: Operators in words, such as ``Conv Relu``.
         conv_macs: Multiply-accumulates of convolutions, for the whole batch.
         linear_macs: Multiply-accumulates of matrix products, for the whole batch.

@@ -48,6 +48,18 @@ def emit(result: dict[str, Any], *, as_json: bool, render: Callable[[], None]) -
         render()
 
 
+@contextmanager
+def after_result() -> Iterator[None]:
+    """Context manager for work after ``emit``: an error is a line on standard error.
+
+    Standard output has the result already, and with ``--json`` it holds one object.
+    """
+    try:
+        yield
+    except LatbenchError as error:
+        fail(error, as_json=False)
+
+
 def json_line(value: object) -> str:
     """JSON as one line of ASCII without lone surrogates."""
     text = json.dumps(value, allow_nan=False)

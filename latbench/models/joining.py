@@ -12,14 +12,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, external_data_helper, helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, external_data_helper, helper
 
 from latbench.blocks.segment import Segment
 from latbench.errors import MismatchError
 from latbench.models.onnx_model import OnnxModel, Tensor, Values
 from latbench.render.parameters import random_input
-
-_INPUT = "input"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +33,8 @@ class JoinedModel(OnnxModel):
 def join(network: Sequence[Segment]) -> JoinedModel:
     """The model that computes one segment after the other.
 
+    The first segment may have several inputs, and the last one several outputs.
+
     Weights are random numbers of a sane scale; a latency does not depend on them.
 
     Args:
@@ -43,22 +43,28 @@ def join(network: Sequence[Segment]) -> JoinedModel:
     Raises:
         MismatchError: A segment does not fit the one before it.
     """
-    graph, read, weights = _joined(tuple(network))
+    graph, inputs, weights = _joined(tuple(network))
     values = {each.name: random_weight(each.shape, each.dtype) for each in weights}
-    return JoinedModel(str(network[0]), Path(), graph, values, (read,))
+    return JoinedModel(str(network[0]), Path(), graph, values, inputs)
 
 
 @lru_cache(maxsize=1024)  # every pass of a sweep needs them, and they have some KB
-def _joined(network: tuple[Segment, ...]) -> tuple[bytes, Tensor, tuple[Tensor, ...]]:
-    """The serialised model without the values of its weights, its input and these weights."""
+def _joined(
+    network: tuple[Segment, ...],
+) -> tuple[bytes, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The serialised model without the values of its weights, its inputs and these weights."""
     nodes: list[onnx.NodeProto] = []
     weights: list[TensorProto] = []
     models = [onnx.load_model_from_string(segment.model) for segment in network]
-    read = _INPUT
+    inputs, outputs = list(models[0].graph.input), list(models[-1].graph.output)
+    read = [each.name for each in inputs]
     for place, (model, segment) in enumerate(zip(models, network, strict=True)):
-        if place and network[place - 1].output_shape != segment.input_shape:
+        own = [each.name for each in model.graph.input]
+        if place and not (
+            len(read) == len(own) == 1 and network[place - 1].output_shape == segment.input_shape
+        ):
             raise MismatchError(f"{segment} does not read what {network[place - 1]} gives")
-        names = {_INPUT: read, "": ""}
+        names = {"": "", **dict(zip(own, read, strict=True))}
 
         def placed(name: str, place: int = place, names: dict[str, str] = names) -> str:
             return names.setdefault(name, f"{place}.{name}")
@@ -70,28 +76,28 @@ def _joined(network: tuple[Segment, ...]) -> tuple[bytes, Tensor, tuple[Tensor, 
             node.input[:] = [placed(name) for name in node.input]
             node.output[:] = [placed(name) for name in node.output]
             nodes.append(node)
-        read = placed(model.graph.output[0].name)
-    first, last = models[0].graph.input[0], models[-1].graph.output[0]
-    last.name = read
+        read = [placed(each.name) for each in model.graph.output]
+    for each, name in zip(outputs, read, strict=True):
+        each.name = name
     joined: ModelProto = helper.make_model(
-        helper.make_graph(nodes, "segments", [first], [last], weights),
+        helper.make_graph(nodes, "segments", inputs, outputs, weights),
         opset_imports=models[0].opset_import,
         ir_version=models[0].ir_version,
     )
     apart = [tensor for tensor in weights if external_data_helper.uses_external_data(tensor)]
-    read_type = helper.tensor_dtype_to_np_dtype(first.type.tensor_type.elem_type)
     return (
         joined.SerializeToString(),
-        Tensor(_INPUT, network[0].input_shape, read_type),
-        tuple(
-            Tensor(
-                tensor.name,
-                tuple(tensor.dims),
-                helper.tensor_dtype_to_np_dtype(tensor.data_type),
-            )
-            for tensor in apart
-        ),
+        tuple(_tensor(each.name, _dims(each), each.type.tensor_type.elem_type) for each in inputs),
+        tuple(_tensor(each.name, each.dims, each.data_type) for each in apart),
     )
+
+
+def _dims(value: ValueInfoProto) -> list[int]:
+    return [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
+def _tensor(name: str, dims: Sequence[int], element: int) -> Tensor:
+    return Tensor(name, tuple(dims), helper.tensor_dtype_to_np_dtype(element))
 
 
 def random_weight(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:

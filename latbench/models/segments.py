@@ -4,7 +4,7 @@ A cut is a tensor that every path from input to output passes. Residual blocks, 
 branches therefore stay whole. Segments without a convolution, a matrix product or a pooling join
 their predecessor, because runtimes fuse them. Before the cut, ONNX Runtime's own optimiser folds
 constants and batch norms; it is a dependency already and keeps to standard operators at the level
-used here.
+used here. The first segment reads all inputs of the model, and the last one makes all outputs.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _HEAVY = {
     *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool"),
     *("ReduceMean", "ReduceMax", "ReduceSum", "Resize", "LSTM", "GRU", "RNN"),
 }
+_FEW = 3  # segments, fewer of which cannot be told apart by chains of them
 _SHOWN_OPERATORS = 4
 _ALIGNED = 4  # channels, the narrowest blocks of channels that CPU runtimes compute at once
 
@@ -55,12 +56,17 @@ def cut(model: OnnxModel) -> tuple[Piece, ...]:
     """Cut a model into segments.
 
     Raises:
-        InvalidFileError: The model has several inputs or outputs whose paths never meet in one
-            tensor, or a tensor of unknown shape.
+        InvalidFileError: The model has a tensor of unknown shape, an output that depends on no
+            input, or several inputs or outputs whose tensors live through most of it.
         RuntimeFailure: ONNX Runtime cannot read the model.
     """
     graph = _Graph(_optimised(model), model)
     runs = _joined(graph, _runs(graph))
+    if len(runs) < _FEW and len(graph.inputs) + len(graph.outputs) > 2:
+        raise InvalidFileError(
+            f"{model.name} is cut where one tensor is live, which gives {len(runs)} of at least "
+            f"{_FEW} segments: {graph.lives()}; measure the whole with `latbench bench`"
+        )
     names = _names(graph, runs)
     return tuple(
         Piece(name, tuple(graph.label(number) for number in run), graph.segment(run))
@@ -132,6 +138,15 @@ class _Graph:
         node = self.nodes[number]
         return node.name or f"{node.op_type}_{number}"
 
+    def lives(self) -> str:
+        """Last readers of the inputs and makers of the outputs, in words."""
+        last = {name: max(self.readers[name]) for name in self.inputs if self.readers[name]}
+        made = {name: at for at, node in enumerate(self.nodes) for name in node.output}
+        words = [f"the input {name} is read until {self.label(at)}" for name, at in last.items()]
+        given = [name for name in self.outputs if name in made]
+        words += [f"the output {name} is made at {self.label(made[name])}" for name in given]
+        return ", ".join(words)
+
     def shape(self, tensor: str) -> tuple[int, ...]:
         """Static shape of an activation."""
         value = self.values.get(tensor)
@@ -163,12 +178,13 @@ class _Graph:
     def segment(self, run: Sequence[int]) -> Segment:
         """The segment of a run of nodes, with canonical names."""
         read, given = self.ends(run)
-        if len(read) != 1 or len(given) != 1:
+        if not read or not given:
             raise InvalidFileError(
-                f"{self.name} has {len(read)} inputs and {len(given)} outputs around "
-                f"{self.label(run[0])}: only models with one of each can be cut"
+                f"{self.name} has outputs that depend on no input, at {self.label(run[0])}: it "
+                "cannot be cut"
             )
-        renamed = {read[0]: _INPUT, given[0]: _OUTPUT}
+        inputs, outputs = _numbered(_INPUT, read), _numbered(_OUTPUT, given)
+        renamed = {**inputs, **outputs}
         nodes: list[NodeProto] = []
         weights: list[TensorProto] = []
 
@@ -198,7 +214,7 @@ class _Graph:
         made = {name for number in run for name in self.nodes[number].output if name}
         conv_macs, linear_macs = self._macs(run)
         return Segment(
-            self._serialised(nodes, weights, read[0], given[0]),
+            self._serialised(nodes, weights, inputs, outputs),
             self.shape(read[0]),
             self.shape(given[0]),
             _in_words(ops),
@@ -209,13 +225,18 @@ class _Graph:
         )
 
     def _serialised(
-        self, nodes: list[NodeProto], weights: list[TensorProto], read: str, given: str
+        self, nodes: list[NodeProto], weights: list[TensorProto], *ends: dict[str, str]
     ) -> bytes:
-        ends = []
-        for name, canonical in ((read, _INPUT), (given, _OUTPUT)):
-            element = self.values[name].type.tensor_type.elem_type
-            ends.append(helper.make_tensor_value_info(canonical, element, self.shape(name)))
-        graph = helper.make_graph(nodes, "segment", ends[:1], ends[1:], weights)
+        inputs, outputs = (
+            [
+                helper.make_tensor_value_info(
+                    canonical, self.values[name].type.tensor_type.elem_type, self.shape(name)
+                )
+                for name, canonical in each.items()
+            ]
+            for each in ends
+        )
+        graph = helper.make_graph(nodes, "segment", inputs, outputs, weights)
         model: ModelProto = helper.make_model(
             graph, opset_imports=self.proto.opset_import, ir_version=self.proto.ir_version
         )
@@ -237,6 +258,11 @@ class _Graph:
                 shared = read[-2] if attributes.get("transA") else read[-1]
                 linear += prod(self.shape(node.output[0])) * shared
         return conv, linear
+
+
+def _numbered(name: str, names: Sequence[str]) -> dict[str, str]:
+    """Canonical names of tensors, by their names: ``input``, ``input_2``, ``input_3``."""
+    return {each: f"{name}_{at}" if at > 1 else name for at, each in enumerate(names, start=1)}
 
 
 def _without_values(tensor: TensorProto, name: str) -> TensorProto:

@@ -153,6 +153,11 @@ def _read(model: OnnxModel) -> openvino.Model:
     whole = model.whole()
     if whole is not None:
         return _core().read_model(whole)
+    if not model.path.is_file():
+        raise RuntimeFailure(
+            f"{model.name} has weights of more than 2 GiB, which OpenVINO reads from a file only: "
+            "export it and give the file"
+        )
     read = _core().read_model(model.path)  # weights of more than 2 GiB stay in their files
     read.reshape({each.name: each.shape for each in model.inputs})
     return read

@@ -9,12 +9,13 @@ of the two low quantiles had 5.9 %.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,13 @@ from latbench.measure.statistics import bootstrap, low_quantile_interval
 from latbench.measure.sweep import Target, fraction_done, sweep_pass
 from latbench.measure.visit import Visit
 from latbench.models import OnnxModel, read_model, require_inputs
+from latbench.models.torch_modules import (
+    Example,
+    TorchModule,
+    is_torch_module,
+    read_module,
+    require_example,
+)
 from latbench.profilers import Profiler, make_profiler
 from latbench.progress import Progress, silent
 from latbench.result import Result
@@ -37,8 +45,8 @@ from latbench.workflows.footprint import Footprint, measure_footprint
 
 Floats = NDArray[np.float64]
 
-AnyModel = OnnxModel | Network | str | Path
-"""An ONNX model, the path of its file, or a network of block specs."""
+AnyModel: TypeAlias = "OnnxModel | Network | TorchModule | str | Path"
+"""An ONNX model, the path of its file, a torch module, or a network of block specs."""
 
 TOLERANCE = 0.02
 """Largest relative change of a latency that does not matter, unless another one is asked for."""
@@ -142,6 +150,7 @@ def bench(
     device: AnyDevice = "cpu-onnxruntime",
     *,
     names: Sequence[str] | None = None,
+    example: Example | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     batch_size: int | None = None,
     time_limit: str | float = "60s",
@@ -153,9 +162,12 @@ def bench(
     The sweep ends when all intervals are within 1 %, or at the time limit.
 
     Args:
-        models: ONNX models, paths of their files, or networks of block specs.
+        models: ONNX models, paths of their files, torch modules, or networks of block specs.
         device: A device profile, its name or its path.
-        names: Names in the result; by default the files' names.
+        names: Names in the result; by default the files' names and the modules' classes. Names
+            that occur several times are numbered.
+        example: Input of the torch modules, which are exported in evaluation mode: a tensor, or
+            several as a tuple or by name of the argument.
         shapes: Shapes of inputs that files leave open, by name of the input.
         batch_size: Number of images a call, for models that leave their first dimension open and
             for networks of block specs; by default the device's, and files must fix theirs.
@@ -166,16 +178,19 @@ def bench(
 
     Raises:
         InvalidFileError: A file is not an ONNX model or cannot be measured.
-        InvalidValueError: There is no model, or a shape is missing or does not fit.
+        InvalidValueError: There is no model, a torch module cannot be exported, or a shape is
+            missing or does not fit.
         RuntimeFailure: The runtime refused a model.
         DeviceBusyError: Another process measures on the device.
     """
     profile = as_device(device, batch_size=batch_size)
     profiler = make_profiler(profile)
     limit_s = as_duration_s(time_limit)
-    read = [read_any(each, shapes, batch_size) for each in _listed(models)]
+    listed = _listed(models)
+    require_example(listed, example)
+    read = [read_any(each, shapes, batch_size, example=example) for each in listed]
     require_inputs(shapes or {}, [model for model in read if isinstance(model, OnnxModel)])
-    labels = list(names) if names is not None else _labels(read)
+    labels = _distinct(names if names is not None else _labels(read))
     with device_lock(profile.device):
         footprints = []
         for index, network in enumerate(read):
@@ -188,7 +203,8 @@ def bench(
 
 
 def _listed(models: Sequence[AnyModel] | AnyModel) -> list[AnyModel]:
-    single = isinstance(models, str | Path | OnnxModel) or _is_network(models)
+    single = isinstance(models, str | Path | OnnxModel)
+    single = single or is_torch_module(models) or _is_network(models)
     listed: list[Any] = [models] if single else list(models)  # type: ignore[arg-type]
     if not listed:
         raise InvalidValueError("there is no model to measure: give at least one")
@@ -196,20 +212,30 @@ def _listed(models: Sequence[AnyModel] | AnyModel) -> list[AnyModel]:
 
 
 def _is_network(models: object) -> bool:
-    return isinstance(models, tuple) and bool(models) and hasattr(models[0], "graph")
+    listed = isinstance(models, tuple) and bool(models) and not is_torch_module(models[0])
+    return listed and hasattr(models[0], "graph")  # type: ignore[index]
 
 
 def read_any(
-    model: AnyModel, shapes: Mapping[str, tuple[int, ...]] | None, batch_size: int | None
+    model: AnyModel,
+    shapes: Mapping[str, tuple[int, ...]] | None,
+    batch_size: int | None,
+    *,
+    example: Example | None = None,
 ) -> OnnxModel | Network:
-    """The network of a workflow: an ONNX file is read, anything else is a network already.
+    """The network of a workflow: an ONNX file is read, a torch module exported with its example.
 
     Raises:
-        LatbenchError: The file cannot be measured, or a shape is missing or does not fit.
+        LatbenchError: The model cannot be exported or measured, or a shape is missing or does not
+            fit.
     """
     if isinstance(model, str | Path):
         return read_model(model, shapes=shapes, batch_size=batch_size)
-    return model
+    if isinstance(model, OnnxModel | tuple):
+        return model
+    require_example([model], example)
+    assert example is not None
+    return read_module(model, example, shapes=shapes, batch_size=batch_size)
 
 
 def _labels(read: Sequence[OnnxModel | Network]) -> list[str]:
@@ -217,6 +243,16 @@ def _labels(read: Sequence[OnnxModel | Network]) -> list[str]:
         model.name if isinstance(model, OnnxModel) else f"network {number}"
         for number, model in enumerate(read, start=1)
     ]
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, those that occur several times with a number."""
+    counted: Counter[str] = Counter()
+    numbered = []
+    for name in names:
+        counted[name] += 1
+        numbered.append(f"{name} ({counted[name]})" if names.count(name) > 1 else name)
+    return numbered
 
 
 def _sweep(

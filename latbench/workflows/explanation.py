@@ -21,6 +21,7 @@ from latbench.environment import l2_bytes
 from latbench.errors import InvalidValueError
 from latbench.models import OnnxModel, require_inputs
 from latbench.models.segments import Piece, cut, misaligned_channels
+from latbench.models.torch_modules import Example, is_torch_module, require_example
 from latbench.profilers import make_profiler
 from latbench.progress import Progress, silent
 from latbench.result import Result
@@ -94,6 +95,7 @@ def explain(
     *,
     table: LatencyTable | str | Path | None = None,
     output: str | Path | None = None,
+    example: Example | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     batch_size: int | None = None,
     time_limit: str | float = "2min",
@@ -102,11 +104,13 @@ def explain(
     """Say where the latency of a network comes from.
 
     Args:
-        model: An ONNX model, the path of its file, or a network of block specs.
+        model: An ONNX model, the path of its file, a torch module, or a network of block specs.
         device: A device profile, its name or its path; the network is measured there.
         table: Instead of a device, a table that prices the network's segments or blocks.
         output: With a device, path of the latency table of the segments; the same call resumes
             from it. By default the table is not kept.
+        example: Input of a torch module, which is exported in evaluation mode: a tensor, or
+            several as a tuple or by name of the argument.
         shapes: Shapes of inputs that a file leaves open, by name of the input.
         batch_size: Number of images a call, for a file that leaves its first dimension open and
             for a network of block specs.
@@ -115,19 +119,22 @@ def explain(
 
     Raises:
         InvalidFileError: The file is not an ONNX model, or cannot be cut into segments.
-        InvalidValueError: Neither or both of device and table are given.
+        InvalidValueError: Neither or both of device and table are given, or a torch module cannot
+            be exported.
         MismatchError: The table does not price the network.
         RuntimeFailure: The runtime refused a segment.
         DeviceBusyError: Another process measures on the device.
     """
     if (device is None) == (table is None):
         raise InvalidValueError("give a device to measure on, or a table to read, and not both")
+    require_example([model], example)
     if table is not None:
         opened = open_table(table)
-        return _explain(_pieces(model, shapes, batch_size or opened.device.batch_size), opened)
+        pieces = _pieces(model, shapes, batch_size, example=example, device=opened.device)
+        return _explain(pieces, opened)
     assert device is not None
     profiled = as_device(device, batch_size=batch_size)
-    pieces = _pieces(model, shapes, profiled.batch_size)
+    pieces = _pieces(model, shapes, batch_size, example=example, device=profiled)
     limit_s = as_duration_s(time_limit)
     if output is not None:
         return _measure(pieces, profiled, Path(output), limit_s, progress)
@@ -136,10 +143,17 @@ def explain(
 
 
 def _pieces(
-    model: AnyModel, shapes: Mapping[str, tuple[int, ...]] | None, batch_size: int
+    model: AnyModel,
+    shapes: Mapping[str, tuple[int, ...]] | None,
+    batch_size: int | None,
+    *,
+    example: Example | None,
+    device: DeviceProfile,
 ) -> tuple[Piece, ...]:
     """Segments of an ONNX model, or blocks of a network."""
-    read = read_any(model, shapes, batch_size)
+    if batch_size is None and not is_torch_module(model):  # a module has that of its example
+        batch_size = device.batch_size
+    read = read_any(model, shapes, batch_size, example=example)
     if isinstance(read, OnnxModel):
         require_inputs(shapes or {}, [read])
         return cut(read)

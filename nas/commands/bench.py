@@ -17,7 +17,7 @@ from latbench.commands.options import (
     example,
     json_option,
 )
-from latbench.commands.output import EXIT_FAILED_CHECK, emit, progress
+from latbench.commands.output import EXIT_FAILED_CHECK, after_result, emit, progress
 from nas.commands.options import model_options
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def bench(
     """
     import nas
     from latbench.report.comparisons import show_bench
+    from latbench.workflows.bench import TOLERANCE
 
     compared = []
     for device in devices:
@@ -89,14 +90,15 @@ def bench(
                 batch_size=batch_size,
                 time_limit=time_limit,
                 progress=shown,
-                **({} if slower is None else {"tolerance": slower}),
+                tolerance=TOLERANCE if slower is None else slower,
             )
         compared.append(found)
     emit(_as_dict(compared), as_json=as_json, render=lambda: show_bench(compared))
     if junit is not None:  # after the result, which a file that cannot be written must not lose
         from latbench.report.junit import write_junit
 
-        write_junit(junit, compared)
+        with after_result():
+            write_junit(junit, compared)
     if slower is not None and not all(found.passed for found in compared):
         sys.exit(EXIT_FAILED_CHECK)
 

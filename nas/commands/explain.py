@@ -15,7 +15,7 @@ from latbench.commands.options import (
     json_option,
     output_file,
 )
-from latbench.commands.output import emit, progress
+from latbench.commands.output import after_result, emit, progress
 from nas.commands.options import model_options
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     epilog=example(
         "latbench explain model.onnx --device cpu-onnxruntime",
         "latbench explain model.onnx --device cpu-onnxruntime -o segments.sqlite",
-        "latbench explain model.onnx --table segments.sqlite",
+        "latbench explain model.onnx --table segments.sqlite --overlay latencies.json",
     )
 )
 @click.argument("model", type=FILE)
@@ -51,6 +51,12 @@ if TYPE_CHECKING:
     help="How long to measure with --device.",
 )
 @output_file("the latency table of the segments", required=False)
+@click.option(
+    "--overlay",
+    type=FILE,
+    metavar="FILE",
+    help="File for the latencies as node data of Model Explorer, for an ONNX file.",
+)
 @json_option
 def explain(
     model: Path,
@@ -60,6 +66,7 @@ def explain(
     batch_size: int | None,
     time_limit: float,
     output: Path | None,
+    overlay: Path | None,
     as_json: bool,
 ) -> None:
     """Show where the milliseconds of a network go.
@@ -69,8 +76,11 @@ def explain(
     of the segments are fitted on the chains, so that they add up to the whole.
     """
     import nas
+    from latbench.errors import InvalidValueError
     from latbench.report.comparisons import show_explanation
 
+    if overlay is not None and model.suffix.lower() == ".json":
+        raise InvalidValueError("an overlay is for the nodes of an ONNX file: leave out --overlay")
     with progress("explaining") as shown:
         found = nas.explain(
             model,
@@ -83,3 +93,12 @@ def explain(
             progress=shown,
         )
     emit(found.as_dict(), as_json=as_json, render=lambda: show_explanation(found))
+    if overlay is None:
+        return
+    from latbench.report.overlay import write_overlay
+    from latbench.report.terminal import print_lines
+
+    with after_result():
+        marked, nodes = write_overlay(overlay, model, found)
+    if not as_json:
+        print_lines([f"wrote {overlay}: {marked} of {nodes} nodes of the file have a latency"])

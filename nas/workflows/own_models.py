@@ -1,28 +1,31 @@
-"""Comparison and explanation of the latency of ONNX models and architectures."""
+"""Comparison and explanation of the latency of ONNX models, torch modules and architectures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import latbench
 from latbench.blocks import Network
 from latbench.device import AnyDevice
 from latbench.models import OnnxModel
+from latbench.models.torch_modules import Example, TorchModule, is_torch_module
 from latbench.progress import Progress, silent
 from latbench.workflows.bench import TOLERANCE, Bench
 from latbench.workflows.explanation import Explanation
 from nas.spaces import Architecture
 from nas.workflows.inputs import AnyTable, as_architecture, as_list
 
-AnyModel = OnnxModel | Architecture | str | Path
-"""An ONNX model or an architecture, or the path of its file."""
+AnyModel: TypeAlias = "OnnxModel | Architecture | TorchModule | str | Path"
+"""An ONNX model or an architecture, or the path of its file; or a torch module."""
 
 
 def bench(
     models: Sequence[AnyModel] | AnyModel,
     device: AnyDevice = "cpu-onnxruntime",
     *,
+    example: Example | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     batch_size: int | None = None,
     time_limit: str | float = "60s",
@@ -32,9 +35,10 @@ def bench(
     """Measure ONNX models and architectures in one sweep and compare them with the first.
 
     Args:
-        models: ONNX models, architectures, or paths of their files. A path that ends with
-            ``.json`` is one of an architecture.
+        models: ONNX models, architectures, or paths of their files; or torch modules. A path that
+            ends with ``.json`` is one of an architecture.
         device: A device profile, its name or its path.
+        example: Input of the torch modules; see ``latbench.bench``.
         shapes: Shapes of inputs that ONNX files leave open, by name of the input.
         batch_size: Number of images a call; see ``latbench.bench``.
         time_limit: Duration of the sweep, as text such as ``"60s"`` or in seconds.
@@ -44,11 +48,12 @@ def bench(
     Raises:
         LatbenchError: A model cannot be read or measured; see ``latbench.bench``.
     """
-    listed = as_list(models)
+    listed = [models] if is_torch_module(models) else as_list(models)  # some are iterable
     return latbench.bench(
         [_network(model) for model in listed],
         device,
         names=[_name(model, number) for number, model in enumerate(listed, start=1)],
+        example=example,
         shapes=shapes,
         batch_size=batch_size,
         time_limit=time_limit,
@@ -63,6 +68,7 @@ def explain(
     *,
     table: AnyTable | None = None,
     output: str | Path | None = None,
+    example: Example | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     batch_size: int | None = None,
     time_limit: str | float = "2min",
@@ -71,11 +77,12 @@ def explain(
     """Say where the latency of an ONNX model or an architecture comes from.
 
     Args:
-        model: An ONNX model or an architecture, or the path of its file. A path that ends with
-            ``.json`` is one of an architecture.
+        model: An ONNX model or an architecture, or the path of its file; or a torch module. A path
+            that ends with ``.json`` is one of an architecture.
         device: A device profile, its name or its path; the network is measured there.
         table: Instead of a device, a table that prices the network's segments or blocks.
         output: With a device, path of the latency table of the segments, which is kept.
+        example: Input of a torch module; see ``latbench.explain``.
         shapes: Shapes of inputs that an ONNX file leaves open, by name of the input.
         batch_size: Number of images a call, for a file that leaves its first dimension open.
         time_limit: Duration of the measurement, as text such as ``"2min"`` or in seconds.
@@ -89,6 +96,7 @@ def explain(
         device,
         table=table,
         output=output,
+        example=example,
         shapes=shapes,
         batch_size=batch_size,
         time_limit=time_limit,
@@ -102,7 +110,7 @@ def _is_architecture(model: AnyModel) -> bool:
     return isinstance(model, Architecture)
 
 
-def _network(model: AnyModel) -> OnnxModel | Network | str | Path:
+def _network(model: AnyModel) -> OnnxModel | Network | TorchModule | str | Path:
     if _is_architecture(model):
         architecture, space = as_architecture(model)  # type: ignore[arg-type]
         return space.lower(architecture)
@@ -112,4 +120,6 @@ def _network(model: AnyModel) -> OnnxModel | Network | str | Path:
 def _name(model: AnyModel, number: int) -> str:
     if isinstance(model, str | Path):
         return Path(model).name
+    if is_torch_module(model):
+        return type(model).__name__
     return model.name if isinstance(model, OnnxModel) else f"architecture {number}"

@@ -81,6 +81,15 @@ def _output(model: OnnxModel | Sequence[Segment], device: str = "cpu-onnxruntime
     return found
 
 
+def _session(model: OnnxModel) -> ort.InferenceSession:
+    return ort.InferenceSession(model.whole(), providers=["CPUExecutionProvider"])
+
+
+def _outputs(model: OnnxModel) -> list[np.ndarray]:
+    outputs: list[np.ndarray] = _session(model).run(None, model.random_inputs())
+    return outputs
+
+
 def _segments(pieces: Sequence[Piece]) -> tuple[Segment, ...]:
     return tuple(piece.segment for piece in pieces)
 
@@ -164,12 +173,43 @@ def test_norms_are_folded_and_constants_computed(tmp_path: Path) -> None:
     assert "BatchNormalization" not in piece.segment.operators
 
 
-def test_a_model_of_two_inputs_is_cut_after_they_meet_or_refused(tmp_path: Path) -> None:
+def test_the_first_segment_has_all_inputs_and_the_last_all_outputs(tmp_path: Path) -> None:
     b = Builder()
-    second = helper.make_tensor_value_info("z", TensorProto.FLOAT, (1, 8, 8, 8))
-    model = b.build(b.conv(b.add("Add", "x", "z"), 8))
-    model.graph.input.append(second)
-    with pytest.raises(InvalidFileError, match="2 inputs and 1 outputs around add_0"):
+    z = helper.make_tensor_value_info("z", TensorProto.FLOAT, (1, 8, 1, 1))
+    x = b.conv(b.add("Add", "x", "z"), 8)
+    for _ in range(2):
+        x = b.add("Relu", b.conv(x, 8))
+    pooled = b.add("GlobalAveragePool", x)
+    proto = b.build(b.conv(x, 8))
+    proto.graph.input.append(z)
+    proto.graph.output.append(
+        helper.make_tensor_value_info(pooled, TensorProto.FLOAT, (1, 8, 1, 1))
+    )
+    model = _read(proto, tmp_path)
+    segments = _segments(cut(model))
+    joined = [join([segment]) for segment in segments]
+    ends = [(len(each.inputs), len(_session(each).get_outputs())) for each in joined]
+    assert ends == [(2, 1), (1, 1), (1, 1), (1, 2)]
+    whole = join(segments)
+    assert [each.shape for each in whole.inputs] == [(1, 8, 8, 8), (1, 8, 1, 1)]
+    found = {values.shape: values for values in _outputs(whole)}
+    for expected in _outputs(model):
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(found[expected.shape], expected, atol=2e-5 * scale)
+    with pytest.raises(MismatchError, match="does not read what"):
+        join([segments[-1], segments[-1]])
+
+
+def test_a_mask_that_lives_through_the_model_is_named(tmp_path: Path) -> None:
+    b = Builder()
+    mask = helper.make_tensor_value_info("mask", TensorProto.FLOAT, (1, 8, 8, 8))
+    x = "x"
+    for _ in range(4):
+        x = b.add("Mul", b.conv(x, 8), "mask")
+    model = b.build(x)
+    model.graph.input.append(mask)
+    said = "gives 1 of at least 3 segments: the input x is read until conv_0, the input mask is "
+    with pytest.raises(InvalidFileError, match=f"{said}read until mul_7, the output y is made"):
         cut(_read(model, tmp_path))
 
 

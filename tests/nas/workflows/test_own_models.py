@@ -1,0 +1,62 @@
+"""``nas.bench`` and ``nas.explain`` of torch modules, beside files."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+import nas
+from latbench.device import DeviceProfile
+from latbench.errors import InvalidValueError
+from latbench.models import read_model
+from latbench.workflows import bench as workflow
+from latbench.workflows.footprint import Footprint
+from tests.latbench.models.small import conv_model, save
+
+needs_exporter = pytest.mark.skipif(
+    find_spec("onnxscript") is None, reason="onnxscript is not installed"
+)
+IMAGE = torch.rand(2, 3, 8, 8)
+
+
+def _module() -> torch.nn.Sequential:
+    layers = [torch.nn.Conv2d(3, 16, 3), *(torch.nn.Conv2d(16, 16, 3, padding=1) for _ in range(3))]
+    return torch.nn.Sequential(*layers)
+
+
+def test_modules_are_compared_with_files_under_distinct_names(
+    tmp_path: Path, quick_profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sequence of layers is one network, although it can be iterated."""
+    module, path = _module(), save(conv_model(), tmp_path / "m.onnx")
+    monkeypatch.setattr(workflow, "read_module", lambda *_, **__: read_model(path))
+    monkeypatch.setattr(workflow, "measure_footprint", lambda *_: Footprint(5.0, 40.0))
+    monkeypatch.setattr(workflow, "_DWELL_MS", 0.0)
+    found = nas.bench([module, path, module], quick_profile, example=IMAGE, time_limit="1ms")
+    assert [row.model for row in found.rows] == ["Sequential (1)", "m.onnx", "Sequential (2)"]
+    alone = nas.bench(module, quick_profile, example=IMAGE, time_limit="1ms")
+    assert [row.model for row in alone.rows] == ["Sequential"]
+
+
+@needs_exporter
+def test_a_module_is_explained_at_the_batch_size_of_its_example(
+    quick_profile: DeviceProfile,
+) -> None:
+    found = nas.explain(_module(), quick_profile, example=IMAGE, time_limit="1ms")
+    assert [part.macs_m for part in found.segments] == pytest.approx(
+        [2 * 36 * 16 * 3 * 9 / 1e6] + 3 * [2 * 36 * 16 * 16 * 9 / 1e6]
+    )
+
+
+@pytest.mark.parametrize("work", [nas.bench, nas.explain])
+def test_a_module_needs_an_example_and_a_file_has_its_own(
+    tmp_path: Path, quick_profile: DeviceProfile, work: object
+) -> None:
+    path = save(conv_model(), tmp_path / "m.onnx")
+    with pytest.raises(InvalidValueError, match="Sequential is a torch module"):
+        work(_module(), quick_profile)  # type: ignore[operator]
+    with pytest.raises(InvalidValueError, match="there is no module"):
+        work(path, quick_profile, example=IMAGE)  # type: ignore[operator]
