@@ -45,6 +45,11 @@ class Segment(
     activation_bytes: int = 0
 
     @property
+    def macs(self) -> int:
+        """Multiply-accumulates, for the whole batch."""
+        return self.conv_macs + self.linear_macs
+
+    @property
     def input_size(self) -> int:
         """Side of the input map in pixels; the last dimension for other tensors."""
         return self.input_shape[-1] if self.input_shape else 1

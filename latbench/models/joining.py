@@ -17,6 +17,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, external_data_helper, 
 from latbench.blocks.segment import Segment
 from latbench.errors import MismatchError
 from latbench.models.onnx_model import OnnxModel, Tensor, Values
+from latbench.render.onnx import IR_VERSION, OPSET
 from latbench.render.parameters import random_input
 
 
@@ -90,6 +91,54 @@ def _joined(
         tuple(_tensor(each.name, _dims(each), each.type.tensor_type.elem_type) for each in inputs),
         tuple(_tensor(each.name, each.dims, each.data_type) for each in apart),
     )
+
+
+def merge(first: Segment, second: Segment) -> Segment:
+    """One segment that computes two segments after each other.
+
+    Equal pairs give equal segments. The second segment has one input, and the first one output.
+
+    Raises:
+        MismatchError: The second segment does not read what the first one gives.
+    """
+    graph, _, _ = _joined((first, second))
+    model = onnx.load_model_from_string(graph)
+    model.graph.name = "segment"
+    ends = (*model.graph.input, *model.graph.output)
+    names = {each.name: each.name.partition(".")[2] or each.name for each in ends}
+    inner = [*(name for node in model.graph.node for name in (*node.input, *node.output))]
+    inner += [tensor.name for tensor in model.graph.initializer]
+    for name in inner:
+        if name:
+            names.setdefault(name, f"t{len(names)}")
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for named in (*model.graph.initializer, *ends):
+        named.name = names[named.name]
+    return Segment(
+        model.SerializeToString(deterministic=True),
+        first.input_shape,
+        second.output_shape,
+        f"{first.operators}, {second.operators}",
+        first.conv_macs + second.conv_macs,
+        first.linear_macs + second.linear_macs,
+        first.params + second.params,
+        first.activation_bytes + second.activation_bytes,
+    )
+
+
+def empty_segment() -> Segment:
+    """A segment of one operator on one number: its latency is the overhead of a call."""
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, (1,)) for name in ("input", "output")
+    ]
+    node = helper.make_node("Relu", ["input"], ["output"])
+    graph = helper.make_graph([node], "segment", ends[:1], ends[1:])
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+    )
+    return Segment(model.SerializeToString(deterministic=True), (1,), (1,), "Relu")
 
 
 def _dims(value: ValueInfoProto) -> list[int]:

@@ -28,7 +28,12 @@ from latbench.result import Result
 from latbench.tables import LatencyTable, Price
 from latbench.units import as_duration_s
 from latbench.workflows.bench import AnyModel, read_any
-from latbench.workflows.model_tables import is_trusted, model_contents, segments_priced_by
+from latbench.workflows.model_tables import (
+    is_trusted,
+    model_contents,
+    pieces_priced_by,
+    pieces_to_price,
+)
 from latbench.workflows.profiling import profile
 from latbench.workflows.table_checks import open_table
 
@@ -168,13 +173,16 @@ def _measure(
     progress: Progress,
 ) -> Explanation:
     """Profile the segments of a network into a table, and explain the network by it."""
-    contents = model_contents(tuple(piece.segment for piece in pieces), device.sweep.networks)
-    profile(make_profiler(device), path, contents, time_limit_s=limit_s, progress=progress)
+    profiler = make_profiler(device)
+    joined = pieces_to_price(profiler, path, pieces, progress=progress)
+    contents = model_contents(joined, device.sweep.networks, whole=pieces)
+    profile(profiler, path, contents, time_limit_s=limit_s, progress=progress)
     return _explain(pieces, LatencyTable.open(path))
 
 
 def _explain(pieces: Sequence[Piece], table: LatencyTable) -> Explanation:
-    network = segments_priced_by(pieces, table)
+    pieces = pieces_priced_by(pieces, table)
+    network = tuple(piece.segment for piece in pieces)
     prices = [table.price(spec) for spec in network]
     total_ms = sum(price.price_ms for price in prices)
     rates = [_rates(spec, price) for spec, price in zip(network, prices, strict=True)]

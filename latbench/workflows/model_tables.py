@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 
 from latbench.blocks import Network, Segment
 from latbench.errors import InvalidValueError, MismatchError
 from latbench.models.segments import Piece
-from latbench.tables import LatencyTable, Prediction, SpaceLabel
+from latbench.profilers import Profiler
+from latbench.progress import Progress, silent
+from latbench.tables import LatencyTable, Prediction, SpaceLabel, TableStore
 from latbench.tables.price_model import MIN_NETWORKS
+from latbench.workflows.fused_segments import join_fused, joined_where
 from latbench.workflows.profiled_table import TableContents
 
 _PREFIX = "model-"  # of a label's name, before the digest of the network
@@ -23,23 +27,60 @@ _SHORTEST = 0.25  # of the network, shortest chain
 _LEFT_OUT_LIMIT = 0.05  # mean error of networks left out, above which the sum is not trusted
 
 
-def model_contents(network: Network, count: int) -> TableContents:
+def pieces_to_price(
+    profiler: Profiler, path: Path, pieces: Sequence[Piece], *, progress: Progress = silent
+) -> tuple[Piece, ...]:
+    """Pieces of a model as a table prices them: neighbours that the runtime fuses are joined.
+
+    Args:
+        profiler: Profiler of the device.
+        path: Table of the model. If it exists, its networks say which neighbours were joined;
+            otherwise this is measured.
+        pieces: Segments of the model, in the order of execution.
+        progress: Callback that reports the progress.
+
+    Raises:
+        InvalidFileError: The file is not a latency table.
+        DeviceBusyError: Another process measures on the device.
+        RuntimeFailure: The runtime refused a segment.
+    """
+    if path.exists():
+        with TableStore.open(path) as store:
+            known = {spec for network in store.networks("profile").values() for spec in network}
+        if known:
+            return joined_where(pieces, known.__contains__)
+    joined = join_fused(profiler, pieces, progress=progress)
+    few = len(chains(_network(joined), MIN_NETWORKS, seed=0)) < MIN_NETWORKS
+    return tuple(pieces) if few else joined
+
+
+def model_contents(
+    pieces: Sequence[Piece], count: int, *, whole: Sequence[Piece] | None = None
+) -> TableContents:
     """Segments to price, and networks to fit the prices on: the model and chains of its segments.
 
     Args:
-        network: Segments or blocks of the model, in the order of execution.
+        pieces: Segments or blocks of the model, in the order of execution.
         count: Number of networks; short models have fewer.
+        whole: The pieces before fused neighbours were joined, which identify the model; ``pieces``
+            if None.
 
     Raises:
         InvalidValueError: The model has too few segments.
     """
+    network = _network(pieces)
     networks = [network, *chains(network, count - 1, seed=0)]
     if len(networks) < MIN_NETWORKS:
         raise InvalidValueError(
             f"the network has {len(network)} segments, which are too few to tell apart: measure "
             "the whole with `latbench bench`"
         )
-    return TableContents(_label(network), list(dict.fromkeys(network)), networks)
+    label = _label(_network(whole or pieces))
+    return TableContents(label, list(dict.fromkeys(network)), networks)
+
+
+def _network(pieces: Sequence[Piece]) -> Network:
+    return tuple(piece.segment for piece in pieces)
 
 
 def chains(
@@ -86,25 +127,25 @@ def table_model(table: LatencyTable) -> Network:
     Raises:
         MismatchError: The table was filled for a search space.
     """
-    for network in table.networks:
-        if is_model_table(table) and _label(network) == table.space:
-            return network
-    raise MismatchError(f"{table.path} prices {table.space}, which is not one model")
+    if not is_model_table(table):
+        raise MismatchError(f"{table.path} prices {table.space}, which is not one model")
+    return next(iter(table.networks))  # the first that was registered
 
 
-def segments_priced_by(pieces: Sequence[Piece], table: LatencyTable) -> Network:
-    """The network of a model's pieces, after a check that a table prices each of them.
+def pieces_priced_by(pieces: Sequence[Piece], table: LatencyTable) -> tuple[Piece, ...]:
+    """Pieces of a model as a table prices them.
 
     Raises:
         MismatchError: The table does not price a segment.
     """
-    for piece in pieces:
+    joined = joined_where(pieces, table.__contains__)
+    for piece in joined:
         if piece.segment not in table:
             raise MismatchError(
                 f"{table.path} does not price {piece.name} ({piece.segment}): it was filled for "
                 f"{table.space}; profile this model into another file"
             )
-    return tuple(piece.segment for piece in pieces)
+    return joined
 
 
 def is_trusted(table: LatencyTable) -> bool:
@@ -120,7 +161,7 @@ def predict_model(pieces: Sequence[Piece], table: LatencyTable) -> Prediction:
         MismatchError: The table does not price a segment, or its prices err by more than 5 % on
             chains left out of their fit.
     """
-    network = segments_priced_by(pieces, table)
+    network = _network(pieces_priced_by(pieces, table))
     if not is_trusted(table):
         raise MismatchError(
             f"{table.path} gives no latency: on chains left out of its fit it errs by "

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from latbench.device import AnyDevice, DeviceProfile
 from latbench.errors import InvalidValueError
+from latbench.models.segments import Piece
 from latbench.progress import Progress, silent
 from latbench.tables import LatencyTable
 from latbench.units import as_duration_s
 from latbench.workflows import forecast as planning
 from latbench.workflows import profiling
 from latbench.workflows.forecast import Forecast
-from latbench.workflows.model_tables import model_contents
+from latbench.workflows.model_tables import (
+    model_contents,
+    pieces_priced_by,
+    pieces_to_price,
+)
 from latbench.workflows.profiled_table import TableContents
 from latbench.workflows.profiling import ProfileResult
 from latbench.workflows.table_checks import open_table
@@ -78,15 +84,21 @@ def profile(
         RuntimeFailure: The runtime refused a block.
     """
     profiler, path = as_profiler(device), Path(output)
-    contents = _contents(space, profiler.profile, shapes)
+    opened = None if source is None else open_table(source)
+
+    def join(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+        if opened is not None:
+            return pieces_priced_by(pieces, opened)
+        return pieces_to_price(profiler, path, pieces, progress=progress)
+
+    contents = _contents(space, profiler.profile, shapes, join=join)
     result: ProfileResult | TransferResult
     limit_s = as_duration_s(time_limit)
-    if source is None:
+    if opened is None:
         result = profiling.profile(
             profiler, path, contents, time_limit_s=limit_s, progress=progress
         )
     else:
-        opened = open_table(source)
         opened.require_space(contents.label)
         result = transfer(
             profiler,
@@ -128,13 +140,23 @@ def forecast(
 
 
 def _contents(
-    space: AnySpace | AnyOnnx, device: DeviceProfile, shapes: Shapes | None
+    space: AnySpace | AnyOnnx,
+    device: DeviceProfile,
+    shapes: Shapes | None,
+    *,
+    join: Callable[[Sequence[Piece]], tuple[Piece, ...]] = tuple,
 ) -> TableContents:
-    """What the table of a space or a model is filled with."""
+    """What the table of a space or a model is filled with.
+
+    Args:
+        space: A search space, or an ONNX model.
+        device: The device profile.
+        shapes: Shapes of inputs that the model's file leaves open.
+        join: Joins segments of the model that are priced as one.
+    """
     if is_onnx(space):
         pieces = as_pieces(space, shapes=shapes, batch_size=device.batch_size)
-        network = tuple(piece.segment for piece in pieces)
-        return model_contents(network, device.sweep.networks)
+        return model_contents(join(pieces), device.sweep.networks, whole=pieces)
     if shapes:
         raise InvalidValueError("--shape is for the inputs of an ONNX model: leave it out")
     made = as_space(space)  # type: ignore[arg-type]

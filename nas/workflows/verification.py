@@ -23,7 +23,7 @@ from latbench.workflows.model_tables import (
     chains,
     is_model_table,
     part_name,
-    segments_priced_by,
+    pieces_priced_by,
     table_model,
 )
 from latbench.workflows.network_errors import Verification
@@ -206,7 +206,8 @@ def _named(
     name = Path(asked).name if isinstance(asked, str | Path) else f"network {number}"
     if is_onnx(asked):
         pieces = as_pieces(asked, shapes=shapes, batch_size=table.device.batch_size)
-        return _Named(name, segments_priced_by(pieces, table))
+        priced = pieces_priced_by(pieces, table)
+        return _Named(name, tuple(piece.segment for piece in priced))
     found, space = as_architecture(asked)  # type: ignore[arg-type]
     PricedSpace(space, table)
     return _Named(name, space.lower(found), found)
