@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import sqlite3
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import TypeVar
 
 from latbench.errors import LatbenchError, RuntimeFailure
 from latbench.progress import Progress, silent
@@ -32,29 +36,57 @@ def run_apart(
         sqlite3.Error: A table cannot be read or written.
     """
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work_here, args=(theirs, work, arguments))
-    process.start()
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work_here, args=(theirs,))
+    with _without_main_program():
+        process.start()
     theirs.close()
     try:
+        with _alive(died), open(ours.fileno(), "wb", closefd=False) as stream:
+            pickle.dump((work, arguments), stream)  # start() would wait for ever for a dead process
         while True:
-            kind, value = ours.recv()
+            with _alive(died):
+                kind, value = ours.recv()
             if kind == "result":
                 result: Result = value
                 return result
             if kind == "error":
                 raise value
             progress(*value)
-    except EOFError:
-        raise RuntimeFailure(died) from None
     finally:
         process.terminate()
         process.join()
         ours.close()
 
 
-def _work_here(pipe: Connection, work: Callable[..., Any], arguments: tuple[object, ...]) -> None:
-    """Body of the process: sends progress, then the result or the error."""
+@contextmanager
+def _alive(died: str) -> Iterator[None]:
+    """Context manager in which the end of the process at the other end of a pipe is an error."""
+    try:
+        yield
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        raise RuntimeFailure(died) from None
+
+
+@contextmanager
+def _without_main_program() -> Iterator[None]:
+    """Context manager in which a new process does not import the main program.
+
+    The work needs nothing from there. A script without ``if __name__ == "__main__":`` would begin
+    again in the new process.
+    """
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program
+
+
+def _work_here(pipe: Connection) -> None:
+    """Body of the process: receives the work, sends progress, then the result or the error."""
+    with open(pipe.fileno(), "rb", closefd=False) as stream:
+        work, arguments = pickle.load(stream)
     try:
         result = work(*arguments, lambda *now: pipe.send(("progress", now)))
     except (LatbenchError, OSError, sqlite3.Error) as error:
