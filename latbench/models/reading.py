@@ -216,7 +216,21 @@ def _fix_inputs(
             inputs.append(Tensor(value.name, shape, helper.tensor_dtype_to_np_dtype(element)))
     if not inputs:
         raise InvalidFileError(f"{path} has no input: there is nothing to compute")
+    _require_batch_size([each for each in inputs if each.name not in shapes], path, batch_size)
     return tuple(inputs)
+
+
+def _require_batch_size(inputs: Sequence[Tensor], path: Path, batch_size: int | None) -> None:
+    """Check that one input has the batch size; the others may be tables or positions."""
+    batches = [each for each in inputs if len(each.shape) > 1]
+    if batch_size is None or not batches or batch_size in [each.shape[0] for each in batches]:
+        return
+    size = batches[0].shape[0]
+    raise InvalidValueError(
+        f"{path} has the fixed batch size {size} at its input {batches[0].name} "
+        f"({'x'.join(map(str, batches[0].shape))}), not {batch_size}: give {size} (--batch-size "
+        f"{size}, or batch_size in the device profile), or export the model with an open one"
+    )
 
 
 def _static_shape(
@@ -246,11 +260,6 @@ def _static_shape(
         raise InvalidValueError(
             f"{path} leaves the shape of its input {value.name} open ({words}): give it, such as "
             f"--shape {value.name}={example}"
-        )
-    if batch_size is not None and len(stated) > 1 and stated[0] != batch_size:
-        raise InvalidValueError(
-            f"{path} has the fixed batch size {stated[0]} at its input {value.name} ({words}): "
-            f"leave out the batch size {batch_size}, or export the model with an open one"
         )
     return tuple(size for size in stated if size is not None)
 

@@ -87,6 +87,18 @@ def test_open_shapes_are_given_by_name_or_as_a_batch(tmp_path: Path) -> None:
     assert read_model(fixed, shapes={"other": (1,)}).inputs[0].shape == (1, 3, 8, 8)
 
 
+def test_one_input_has_the_batch_size_and_another_may_be_a_table(tmp_path: Path) -> None:
+    model = token_model()
+    for value, shape in zip(model.graph.input, ((2, 7), (7, 1)), strict=True):
+        value.CopyFrom(
+            helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, shape)
+        )
+    path = save(model, tmp_path / "m.onnx")
+    assert [each.shape for each in read_model(path, batch_size=2).inputs] == [(2, 7), (7, 1)]
+    with pytest.raises(InvalidValueError, match="fixed batch size 2"):
+        read_model(path, batch_size=3)
+
+
 @pytest.mark.parametrize(
     ("shape", "arguments", "said"),
     [
@@ -98,7 +110,7 @@ def test_open_shapes_are_given_by_name_or_as_a_batch(tmp_path: Path) -> None:
             "does not fit the input x, which is 1x3x",
         ),
         ((1, 3, 8, 8), {"shapes": {"x": (3, 8, 8)}}, "does not fit"),
-        ((1, 3, 8, 8), {"batch_size": 2}, "fixed batch size 1"),
+        ((1, 3, 8, 8), {"batch_size": 2}, "fixed batch size 1 .*, not 2: give 1 .--batch-size 1,"),
     ],
 )
 def test_a_shape_that_is_missing_or_does_not_fit_is_refused(
