@@ -16,7 +16,8 @@ import numpy as np
 from latbench.errors import InvalidFileError
 from latbench.models.channels.rules import RULES
 from latbench.models.channels.slots import Ints, UnpaddableError, embed
-from latbench.models.channels.trace import StaticGraph, Trace
+from latbench.models.channels.static_graph import StaticGraph
+from latbench.models.channels.trace import Trace
 from latbench.models.onnx_model import OnnxModel
 
 _QUANTIZED = ("Quantize", "Dequantize", "DynamicQuantize", "QLinear", "QGemm", "QAttention")

@@ -6,7 +6,8 @@ import numpy as np
 from onnx import NodeProto
 
 from latbench.models.channels.slots import Slots, UnpaddableError, along_axis, reshaped
-from latbench.models.channels.trace import NotHandled, Rule, Trace, attributes, has_input, slots_of
+from latbench.models.channels.static_graph import attributes
+from latbench.models.channels.trace import NotHandled, Rule, Trace, has_input, slots_of
 
 
 def _concat(trace: Trace, number: int, node: NodeProto) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from latbench.models.channels.groups import Widening
+from latbench.models.channels.static_graph import ARITHMETIC, REARRANGEMENTS
 from latbench.models.channels.trace import AxisUse
 from latbench.models.onnx_model import OnnxModel
 from latbench.render.onnx import reference
@@ -73,12 +74,23 @@ def _rewrite(proto: ModelProto, widening: Widening) -> tuple[dict[str, Values], 
     used = _used(proto)
     changed = _place(proto, _operands(widening))
     unused = used - _used(proto)
-    _keep(graph.node, lambda node: node.op_type != "Constant" or node.output[0] not in unused)
+    while _drop(proto, unused):
+        unused = used - _used(proto)
     _keep(graph.initializer, lambda tensor: tensor.name not in unused)
     _keep(graph.input, lambda value: value.name not in unused)
     wider = {name for name in after.slots if after.shape(name) != before.static(name)}
     _keep(graph.value_info, lambda value: value.name not in wider)
     return changed, unused
+
+
+def _drop(proto: ModelProto, unused: set[str]) -> bool:
+    """Remove nodes that only gave constants which nothing reads any more; whether there were."""
+    count, gives = len(proto.graph.node), {"Constant", *ARITHMETIC, *REARRANGEMENTS}
+    _keep(
+        proto.graph.node,
+        lambda node: node.op_type not in gives or node.output[0] not in unused,
+    )
+    return len(proto.graph.node) < count
 
 
 def _used(proto: ModelProto) -> set[str]:

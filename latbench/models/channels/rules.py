@@ -12,7 +12,8 @@ from onnx import NodeProto, TensorProto
 
 from latbench.models.channels.moves import MOVES
 from latbench.models.channels.slots import Slots, along_axis, ranked
-from latbench.models.channels.trace import NotHandled, Rule, Trace, attributes, has_input, slots_of
+from latbench.models.channels.static_graph import attributes
+from latbench.models.channels.trace import NotHandled, Rule, Trace, has_input, slots_of
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 

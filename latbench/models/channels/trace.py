@@ -8,80 +8,27 @@ without a rule keeps its width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
+from onnx import NodeProto
 
 from latbench.models.channels.slots import Ints, Ledger, Slots, UnpaddableError
-from latbench.models.onnx_model import OnnxModel
-
-_ARITHMETIC = {
-    *("Gather", "Unsqueeze", "Squeeze", "Concat", "Slice", "Cast", "Identity", "Reshape"),
-    *("Add", "Sub", "Mul", "Div", "Mod", "Min", "Max", "ReduceProd", "Where", "Equal"),
-}
-_MOST_NUMBERS = 64  # elements of a tensor of sizes
+from latbench.models.channels.static_graph import (
+    ARITHMETIC,
+    MOST_NUMBERS,
+    STANDARD,
+    StaticGraph,
+    attributes,
+    evaluated,
+)
 
 
 class NotHandled(Exception):
     """An operator, or a use of it, for which there is no rule."""
-
-
-@dataclass(frozen=True)
-class StaticGraph:
-    """Nodes of a model with static shapes, and its constants.
-
-    Attributes:
-        proto: The model; large initializers are references.
-        weights: Values of these initializers.
-    """
-
-    proto: ModelProto
-    weights: Mapping[str, NDArray[Any]]
-
-    @staticmethod
-    def of(model: OnnxModel) -> StaticGraph:
-        """The graph of a model."""
-        return StaticGraph(onnx.load_model_from_string(model.graph), model.weights)
-
-    @cached_property
-    def nodes(self) -> list[NodeProto]:
-        return list(self.proto.graph.node)
-
-    @cached_property
-    def outputs(self) -> list[str]:
-        return [value.name for value in self.proto.graph.output]
-
-    @cached_property
-    def constants(self) -> dict[str, NDArray[Any]]:
-        """Values of initializers and of constant nodes, by name."""
-        found = {
-            tensor.name: self.weights[tensor.name]
-            if tensor.name in self.weights
-            else numpy_helper.to_array(tensor)
-            for tensor in self.proto.graph.initializer
-        }
-        for node in self.nodes:
-            if node.op_type == "Constant" and node.attribute[0].name == "value":
-                found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-        return found
-
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Static shapes of activations; those that are not known are missing."""
-        graph, found = self.proto.graph, {}
-        for value in (*graph.input, *graph.value_info, *graph.output):
-            tensor = value.type.tensor_type
-            dims = tensor.shape.dim
-            if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
-                found[value.name] = tuple(dim.dim_value for dim in dims)
-        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +160,7 @@ class Trace:
         slots = self.slots.get(tensor)
         if slots is None:
             return
-        if self.shape(tensor) != self.static(tensor):
+        if self.reference and slots.ids.shape != self.reference.slots[tensor].ids.shape:
             raise UnpaddableError(f"{tensor} must keep its width")
         numbers = np.arange(slots.ids.size).reshape(slots.ids.shape)
         self.ledger.role(slots.ids, "fixed", tensor, number=numbers)
@@ -230,9 +177,9 @@ class Trace:
             UnpaddableError: The widths do not fit the model.
         """
         for number, node in enumerate(self.graph.nodes):
-            if node.op_type == "Constant" or self._computed(node):
+            if self._is_constant(node) or self._computed(node):
                 continue
-            known = rules.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+            known = rules.get(node.op_type) if node.domain in STANDARD else None
             if known is None or node.op_type != "Reshape":
                 self.require_same_numbers(node)
             try:
@@ -248,6 +195,9 @@ class Trace:
             self.fix(name)
         return self
 
+    def _is_constant(self, node: NodeProto) -> bool:
+        return node.op_type == "Constant" or node.output[0] in self.graph.constants
+
     def _computed(self, node: NodeProto) -> bool:
         """Whether the node computes with shapes; its value is then known."""
         if node.op_type == "Shape" and node.input[0] in self.graph.shapes:
@@ -256,20 +206,20 @@ class Trace:
             self.numbers[node.output[0]] = np.array(shape, np.int64)
             return True
         follows = any(name in self.numbers for name in node.input)
-        if node.op_type not in _ARITHMETIC or node.domain not in ("", "ai.onnx") or not follows:
+        if node.op_type not in ARITHMETIC or node.domain not in STANDARD or not follows:
             return False
         feeds = {name: self._number(name) for name in node.input if name}
         if any(value is None for value in feeds.values()):
             return False
-        found: Any = ReferenceEvaluator(_single(node, self.graph.proto)).run(None, feeds)
-        if found[0].size > _MOST_NUMBERS or found[0].dtype.kind not in "ib":
+        found = evaluated(node, self.graph.proto, feeds)
+        if found[0].size > MOST_NUMBERS or found[0].dtype.kind not in "ib":
             return False
         self.numbers[node.output[0]] = found[0]
         return True
 
     def _number(self, name: str) -> NDArray[Any] | None:
         value = self.numbers.get(name, self.graph.constants.get(name))
-        return value if value is not None and value.size <= _MOST_NUMBERS else None
+        return value if value is not None and value.size <= MOST_NUMBERS else None
 
     def require_same_numbers(self, node: NodeProto) -> None:
         """Refuse widths that change a size that is read as a number."""
@@ -289,11 +239,6 @@ Raises:
 """
 
 
-def attributes(node: NodeProto) -> dict[str, Any]:
-    """Attributes of a node by name."""
-    return {each.name: helper.get_attribute_value(each) for each in node.attribute}
-
-
 def slots_of(trace: Trace, node: NodeProto, place: int = 0) -> Slots:
     """Channels of an input; without any there is nothing to follow."""
     found = trace.slots.get(node.input[place])
@@ -305,16 +250,3 @@ def slots_of(trace: Trace, node: NodeProto, place: int = 0) -> Slots:
 def has_input(node: NodeProto, place: int) -> bool:
     """Whether a node has an input that may be left out."""
     return len(node.input) > place and bool(node.input[place])
-
-
-def _single(node: NodeProto, proto: ModelProto) -> ModelProto:
-    """A model of one node, of unknown types."""
-    values: Sequence[Any] = [
-        onnx.ValueInfoProto(name=name) for name in dict.fromkeys(node.input) if name
-    ]
-    ends = [onnx.ValueInfoProto(name=name) for name in node.output]
-    graph = helper.make_graph([node], "numbers", values, ends)
-    model: ModelProto = helper.make_model(
-        graph, opset_imports=proto.opset_import, ir_version=proto.ir_version
-    )
-    return model

@@ -283,3 +283,40 @@ def test_weights_of_constant_nodes_and_of_old_files_are_padded(tmp_path: Path) -
     built.ir_version = 3
     built.opset_import[0].version = 8
     assert _check(save(built, tmp_path / "m.onnx")) == {x: (6, 11)}
+
+
+def test_a_weight_that_passes_other_nodes_is_padded(tmp_path: Path) -> None:
+    """Exporters share equal weights by Identity, and some turn them at run time."""
+    net = Network()
+    shared = net.weight(6)
+    x = net.add("Conv", "x", net.weight(6, 3, 1, 1), net.add("Identity", shared), channels=6)
+    x = net.add("Conv", x, net.weight(6, 6, 1, 1), net.add("Identity", shared), channels=6)
+    x = net.add("Conv", x, net.weight(6, 6, 1, 1), shared, channels=6)
+    pixels = net.add("GlobalAveragePool", x)
+    rows = net.add("Flatten", pixels)
+    turned = net.add("Transpose", net.add("Identity", net.weight(4, 6)))
+    path = _saved(net, net.add("MatMul", rows, turned, channels=4), tmp_path, rank=2)
+    model = read_model(path)
+    channels = find_channels(model)
+    assert [group.width for group in channels.groups] == [6, 6, 6]
+    plan = dict(zip(channels.groups, (8, 9, 6), strict=True))
+    file = _compare(path, model, channels, plan)
+    assert [node.op_type for node in file.graph.node].count("Identity") == 2  # one of them is last
+    plan = dict.fromkeys(channels.groups, 8)
+    file = _compare(path, model, channels, plan)
+    assert "Transpose" not in {node.op_type for node in file.graph.node}
+
+
+def test_shapes_that_onnx_cannot_infer_are_measured(tmp_path: Path) -> None:
+    """A shuffle as older exporters write it: the number of channels is divided at run time."""
+    net = Network()
+    x = net.conv("x", 12)
+    count = net.add("Gather", net.add("Shape", x), net.integers(1))
+    half = net.add("Cast", net.add("Div", count, net.integers(2)), to=onnx.TensorProto.INT64)
+    sizes = net.integers(SIDE, SIDE)
+    apart = net.add("Concat", net.integers(1, 2), half, sizes, axis=0)
+    turned = net.add("Transpose", net.add("Reshape", x, apart), perm=[0, 2, 1, 3, 4])
+    whole = net.add("Concat", net.integers(1), net.integers(-1), sizes, axis=0)
+    joined = net.add("Reshape", turned, whole, channels=12)
+    path = _saved(net, net.conv(joined, 4), tmp_path)
+    assert _check(path, more=4) == {x: (12, 16)}
