@@ -100,9 +100,19 @@ class PaddingSearch:
                 allowed = [w for w in widths if w <= -(-group.width // multiple) * multiple]
                 if allowed:
                     plan[group] = allowed[-1]
-            if plan and plan not in plans and self.channels.fits(plan):
+            if not self.channels.fits(plan):
+                plan = self._fitting(plan)
+            if plan and plan not in plans:
                 plans.append(plan)
         return plans
+
+    def _fitting(self, plan: Plan) -> Plan:
+        """The groups of a plan that fit together, in the order of the model."""
+        found: Plan = {}
+        for group, width in plan.items():
+            if self.channels.fits({**found, group: width}):
+                found[group] = width
+        return found
 
     def run(self, *, limit_s: float, progress: Progress) -> list[Plan]:
         """Search for so many seconds; plans to compare with the model as a whole, best last.

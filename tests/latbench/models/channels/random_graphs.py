@@ -191,6 +191,43 @@ def _transposed(net: Network, x: str, draw: Draw) -> str:
     return net.add("ConvTranspose", x, weight, bias, channels=channels, pads=[1] * 4)
 
 
+def _rows(net: Network, x: str, draw: Draw) -> str:
+    """Channels last, through two matrix products, as in ConvNeXt."""
+    count, hidden = net.channels[x], draw.integer(2, 9)
+    rows = net.add("Transpose", x, perm=[0, 2, 3, 1])
+    wide = net.add("MatMul", rows, net.weight(count, hidden), channels=hidden)
+    wide = net.add("Tanh", net.add("Add", wide, net.weight(hidden)))
+    narrow = net.add("MatMul", wide, net.weight(hidden, count), channels=count)
+    return net.add("Add", x, net.add("Transpose", narrow, perm=[0, 3, 1, 2]))
+
+
+def _sliced(net: Network, x: str, draw: Draw) -> str:
+    half = draw.integer(2, 5)
+    x, axis = net.conv(x, 2 * half), net.integers(1)
+    first = net.add("Slice", x, net.integers(0), net.integers(half), axis, channels=half)
+    end = net.integers(2**62) if draw.integer(0, 1) else net.integers(2 * half)
+    second = net.add("Slice", x, net.integers(-half), end, axis, channels=half)
+    return net.add("Mul", first, net.add("Sigmoid", second))
+
+
+def _gated_by_mean(net: Network, x: str, draw: Draw) -> str:
+    """Squeeze-excite as exporters write it: a mean of pixels and two matrix products."""
+    count, hidden = net.channels[x], draw.integer(2, 5)
+    mean = net.add("ReduceMean", x, axes=[2, 3], keepdims=0)
+    gate = net.linear(mean, inputs=count, outputs=hidden, transposed=bool(draw.integer(0, 1)))
+    gate = net.linear(net.add("Relu", gate), inputs=hidden, outputs=count)
+    gate = net.add("HardSigmoid", net.add("Unsqueeze", gate, net.integers(2, 3)))
+    return net.add("Mul", gate, x)
+
+
+def _resampled(net: Network, x: str, draw: Draw) -> str:
+    """Pixels are repeated, a border is added, and pooling brings the size back."""
+    scales = net.constant(np.array([1, 1, 2, 2], np.float32))
+    x = net.add("Resize", net.conv(x, draw.integer(2, 6)), "", scales, mode="nearest")
+    x = net.add("Pad", x, net.integers(0, 0, 0, 0, 0, 0, 2, 2))
+    return net.add("MaxPool", x, kernel_shape=[4, 4], strides=[2, 2])
+
+
 def _norm_of_channels(net: Network, x: str, draw: Draw) -> str:
     """A softmax over channels, which keeps their width."""
     return net.add("Softmax", net.conv(x, draw.integer(2, 5)), axis=1)
@@ -199,6 +236,7 @@ def _norm_of_channels(net: Network, x: str, draw: Draw) -> str:
 STEPS: tuple[Callable[[Network, str, Draw], str], ...] = (
     *(_pointwise, _swish, _slopes, _scaled, _residual, _inverted, _branches, _twice, _groups),
     *(_shuffle_unit, _partial, _attention_of_pixels, _pooled, _transposed, _norm_of_channels),
+    *(_rows, _sliced, _gated_by_mean, _resampled),
 )
 
 

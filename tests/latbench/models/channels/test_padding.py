@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from latbench.models.channels.groups import ChannelGroup, Channels, find_channel
 from latbench.models.channels.padding import padded, padded_file
 from tests.latbench.models.channels.random_graphs import (
     SIDE,
+    STEPS,
     Network,
     random_network,
     with_head,
@@ -35,6 +37,16 @@ class _Drawn:
 
     def integer(self, low: int, high: int) -> int:
         return self.data.draw(st.integers(low, high))
+
+
+class _Seeded:
+    """Choices of a generator."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+
+    def integer(self, low: int, high: int) -> int:
+        return int(self.rng.integers(low, high + 1))
 
 
 def _outputs(model: ModelProto | OnnxModel, inputs: dict[str, Any]) -> list[NDArray[Any]]:
@@ -93,7 +105,7 @@ def _compare(
     return file
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_random_network_computes_the_same_when_it_is_padded(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -105,6 +117,19 @@ def test_a_random_network_computes_the_same_when_it_is_padded(
     channels = find_channels(model)
     wanted = {group: group.width + draw.integer(0, 9) for group in channels.groups}
     _compare(path, model, channels, _plan(channels, wanted))
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.__name__.strip("_"))
+def test_every_step_can_be_padded_but_a_norm_of_channels(
+    step: Callable[[Network, str, _Seeded], str], tmp_path: Path
+) -> None:
+    net, draw = Network(), _Seeded(3)
+    x = step(net, net.conv("x", 6), draw)
+    path = _saved(net, net.conv(x, 5), tmp_path)
+    channels = find_channels(read_model(path))
+    found = sum(len(group.producers) for group in channels.groups)
+    kept = 2 if step.__name__ == "_norm_of_channels" else 1  # the last convolution
+    assert found == len(channels.trace.made) - kept
 
 
 def _saved(net: Network, x: str, folder: Path, *, rank: int = 4, batch: int | str = 1) -> Path:
