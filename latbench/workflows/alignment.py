@@ -14,7 +14,7 @@ from latbench.device import AnyDevice, as_device
 from latbench.errors import LatbenchError
 from latbench.measure.lock import device_lock
 from latbench.models import OnnxModel, read_model, require_inputs
-from latbench.models.agreement import largest_difference
+from latbench.models.agreement import can_run, largest_difference
 from latbench.models.channels.padding import padded_file
 from latbench.models.writing import require_new, write_model
 from latbench.profilers import Profiler, make_profiler
@@ -118,7 +118,7 @@ def align(
             leaves them open too.
         batch_size: Number of images a call, for a file that leaves its first dimension open.
         time_limit: Duration of all measurements, as text such as ``"3min"`` or in seconds. At
-            least 20 passes over whole networks are made, twice.
+            least 8 passes choose the widths and 20 compare the result.
         progress: Callback that reports the progress.
 
     Raises:
@@ -213,10 +213,10 @@ def _shapes(path: Path, model: OnnxModel) -> list[dict[str, tuple[int, ...]]]:
     measured = {each.name: each.shape for each in model.inputs}
     larger = {name: (shape[0] + 1, *shape[1:]) for name, shape in measured.items() if shape}
     try:
-        read_model(path, shapes=larger)
+        works = can_run(read_model(path, shapes=larger))
     except LatbenchError:
-        return [measured]
-    return [measured, larger]
+        works = False
+    return [measured, larger] if works else [measured]
 
 
 def _is_half(proto: ModelProto) -> bool:

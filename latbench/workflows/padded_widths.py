@@ -38,7 +38,7 @@ _MULTIPLES = (4, 8, 16, 32)  # channels that kernels of CPUs and GPUs compute at
 _WIDEST = 1.25  # times the width: beyond it, padding costs more than kernels gain
 _FEW = 8  # channels that may be added to any width
 _ROUNDS = 3  # changes that meet in one segment are made in different rounds
-_MIN_PASSES, _MAX_PASSES = 8, 60  # over segments
+_MIN_PASSES, _MAX_PASSES = 8, 60  # enough to choose; the choice is compared again
 _UNSEEN = 0.005  # relative loss that counts as none where a group becomes narrower
 _LEAST_GAIN = 0.01  # of the touched segments, that a wider group must bring
 _SIGNIFICANCE = 0.05
@@ -129,7 +129,13 @@ class PaddingSearch:
             progress(_WHOLE * fraction, f"whole networks, {words}")
 
         fastest = fastest_ms(
-            visit_in_turn(self.profiler, networks, limit_s=_WHOLE * limit_s, progress=first)
+            visit_in_turn(
+                self.profiler,
+                networks,
+                limit_s=_WHOLE * limit_s,
+                least_passes=_MIN_PASSES,
+                progress=first,
+            )
         )
         del networks
         ratios = np.median(fastest / fastest[0], axis=1)

@@ -28,7 +28,9 @@ from latbench.tables.comparison import Verdict, adjusted, signed_rank_test, verd
 
 Floats = NDArray[np.float64]
 
-_MIN_PASSES = 20  # with fewer, an interval means nothing
+MIN_PASSES = 20
+"""Least number of passes; with fewer, an interval means nothing."""
+
 _MAX_PASSES = 400
 _PRECISE = 0.01  # relative half width of intervals at which the sweep ends
 _SIGNIFICANCE = 0.001  # a false alarm stops somebody's work
@@ -40,11 +42,17 @@ def visit_in_turn(
     networks: Sequence[OnnxModel | Network],
     *,
     limit_s: float,
+    least_passes: int = MIN_PASSES,
     progress: Progress = silent,
 ) -> dict[int, list[Visit]]:
     """Visit all networks in passes until the intervals are narrow, or for so many seconds.
 
-    At least 20 passes are made.
+    Args:
+        profiler: Profiler of the device.
+        networks: Networks to visit.
+        limit_s: Duration of the sweep, unless the intervals are narrow before.
+        least_passes: Number of passes that are made whatever they take.
+        progress: Callback that reports the progress.
 
     Returns:
         Visits by index of the network, in the order of the passes.
@@ -62,11 +70,11 @@ def visit_in_turn(
         for index, visit in sweep_pass(profiler, targets, number=number).visits:
             visits[index].append(visit)
         spent_s, width = monotonic() - begin, inf
-        if number + 1 >= _MIN_PASSES:
+        if number + 1 >= least_passes:
             width = _widest(fastest_ms(visits), quantile)
             if width <= _PRECISE or spent_s >= limit_s:
                 break
-        left_s = max(limit_s - spent_s, spent_s * (_MIN_PASSES / (number + 1) - 1))
+        left_s = max(limit_s - spent_s, spent_s * (least_passes / (number + 1) - 1))
         shown = f", ±{width:.1%}" if width < inf else ""
         progress(fraction_done(spent_s, left_s), f"pass {number + 1}{shown}")
     return visits

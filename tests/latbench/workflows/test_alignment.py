@@ -194,6 +194,18 @@ def test_an_open_batch_is_compared_at_two_sizes_and_stays_open(
     read_model(output, batch_size=3)
 
 
+def test_a_batch_that_the_model_cannot_take_is_not_compared(
+    on_device: Callable[..., Alignment], tmp_path: Path
+) -> None:
+    """The file leaves the batch open, but a reshape inside has it as a number."""
+    net = Network()
+    x = net.conv(net.add("Relu", net.conv("x", 30, kernel=3)), 8)
+    x = net.add("Reshape", x, net.integers(1, 8, 16))
+    path = save(net.build(x, rank=3, batch="n"), tmp_path / "m.onnx")
+    found = on_device(path, tmp_path / "f.onnx", _by_eight, batch_size=1)
+    assert [(each.before, each.after) for each in found.padded] == [(30, 32)]
+
+
 def test_outputs_that_differ_are_an_error_and_nothing_is_written(
     on_device: Callable[..., Alignment],
     mixed: Path,
