@@ -24,6 +24,7 @@ _SECTIONS = {
     "Measure your own networks": {
         "bench": "nas.commands.bench:bench",
         "explain": "nas.commands.explain:explain",
+        "align": "nas.commands.align:align",
     },
     "Measure a device": {
         "devices": "latbench.commands.devices:devices",

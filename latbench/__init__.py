@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from latbench.progress import Progress
     from latbench.tables import LatencyTable, Prediction, TableCheck
     from latbench.tables.comparison import TableDifference
+    from latbench.workflows.alignment import Alignment, align
     from latbench.workflows.bench import Bench, bench
     from latbench.workflows.devices import DeviceCheck, DeviceStatus, check_device, list_devices
     from latbench.workflows.explanation import Explanation, explain
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Alignment",
     "Bench",
     "DeviceCheck",
     "DeviceProfile",
@@ -40,6 +42,7 @@ __all__ = [
     "Progress",
     "TableCheck",
     "TableDifference",
+    "align",
     "bench",
     "check_device",
     "check_table",
@@ -50,6 +53,7 @@ __all__ = [
 ]
 
 _PLACES = {
+    "Alignment": "latbench.workflows.alignment",
     "Bench": "latbench.workflows.bench",
     "DeviceCheck": "latbench.workflows.devices",
     "DeviceProfile": "latbench.device",
@@ -61,6 +65,7 @@ _PLACES = {
     "Progress": "latbench.progress",
     "TableCheck": "latbench.tables",
     "TableDifference": "latbench.tables.comparison",
+    "align": "latbench.workflows.alignment",
     "bench": "latbench.workflows.bench",
     "check_device": "latbench.workflows.devices",
     "check_table": "latbench.workflows.table_checks",

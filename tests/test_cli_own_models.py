@@ -1,4 +1,4 @@
-"""``latbench bench`` and ``explain``: contract of their output and exit codes."""
+"""``latbench bench``, ``explain`` and ``align``: contract of their output and exit codes."""
 
 from __future__ import annotations
 
@@ -173,6 +173,32 @@ def test_an_architecture_is_explained_by_its_spaces_table(run: Any, tmp_path: Pa
     assert found["measured_ms"] is None
 
 
+def test_a_model_is_aligned_or_said_to_be_left_alone(
+    run: Any, models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "faster.onnx"
+    asked = ("align", models[0], "--device", "cpu-onnxruntime", "--time-limit", "1ms", "-o", output)
+    code, out, _ = run(*asked, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["padded"], found["path"], found["ratio"]) == ([], None, 1)
+    code, out, _ = run(*asked)
+    assert code == 0
+    assert "no padding pays" in out
+    assert "nothing was written" in out
+    assert not output.exists()
+
+
+def test_an_architecture_is_exported_before_it_is_aligned(run: Any, tmp_path: Path) -> None:
+    space = make_space("nasbench-macro", 8, 10)
+    space.smallest().save(tmp_path / "a.json")
+    asked = ("align", tmp_path / "a.json", "--device", "cpu-onnxruntime", "-o", tmp_path / "m.onnx")
+    code, out, err = run(*asked)
+    assert (code, out) == (2, "")
+    assert "`latbench export` first" in err
+    assert not (tmp_path / "m.onnx").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -182,7 +208,7 @@ def test_an_architecture_is_explained_by_its_spaces_table(run: Any, tmp_path: Pa
         (None, "leaves the shape of its input x open"),
     ],
 )
-@pytest.mark.parametrize("command", ["bench", "explain"])
+@pytest.mark.parametrize("command", ["bench", "explain", "align"])
 def test_a_bad_model_is_one_line_and_nothing_is_written(
     run: Any, tmp_path: Path, command: str, content: bytes | None, said: str
 ) -> None:
@@ -190,7 +216,7 @@ def test_a_bad_model_is_one_line_and_nothing_is_written(
     path.write_bytes(conv_model(shape=(1, 3, "h", "w")).SerializeToString())
     if content is not None:
         path.write_bytes(content)
-    written = ("-o", tmp_path / "t") if command == "explain" else ("--junit", tmp_path / "t")
+    written = ("--junit" if command == "bench" else "-o", tmp_path / "t")
     code, out, err = run(command, path, "--device", "cpu-onnxruntime", *written)
     assert (code, out) == (2, "")
     assert said in err

@@ -106,6 +106,7 @@ def test_the_help_of_new_lists_all_kinds() -> None:
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "latbench align": latbench.align,
     "latbench bench": nas.bench,
     "latbench calibrate": nas.calibrate,
     "latbench devices": latbench.check_device,

@@ -1,4 +1,4 @@
-"""Terminal output of networks that were compared or explained."""
+"""Terminal output of networks that were compared, explained or aligned."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from latbench.report.results import percent
 from latbench.report.terminal import print_lines, print_table
 from latbench.units import format_ms
+from latbench.workflows.alignment import Alignment
 from latbench.workflows.bench import Bench, ModelLatency
 from latbench.workflows.explanation import Explanation
 
@@ -95,4 +96,28 @@ def show_explanation(found: Explanation) -> None:
             f"the whole network was measured at {format_ms(found.measured_ms)} "
             f"({found.measured_low_ms:.4g} to {found.measured_high_ms:.4g})"
         )
+    print_lines(lines)
+
+
+def show_alignment(found: Alignment) -> None:
+    """Print the padded channels, the latencies before and after, and the file."""
+    lines = []
+    if found.padded:
+        print_table(
+            ("channels of", "before", "after"),
+            [(each.tensor, str(each.before), str(each.after)) for each in found.padded],
+        )
+    interval = f"{found.ratio:.3f} ({found.ratio_low:.3f} to {found.ratio_high:.3f})"
+    if found.path is None:
+        lines.append(f"the model takes {format_ms(found.before_ms)}: no padding pays")
+        if found.after_ms != found.before_ms:
+            lines.append(f"the best one that was tried has a ratio of {interval}")
+        lines.append("nothing was written")
+    else:
+        lines += [
+            f"{format_ms(found.before_ms)} before, {format_ms(found.after_ms)} after: the ratio "
+            f"is {interval}",
+            f"the outputs differ by {found.max_abs_difference:.1e} of the largest one",
+            f"wrote {found.path}",
+        ]
     print_lines(lines)

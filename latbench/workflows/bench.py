@@ -1,32 +1,20 @@
-"""Comparison of networks on a device: all are measured in one interleaved sweep.
-
-When networks are timed one after the other, a change of the machine looks like a difference between
-them. Here every pass visits all of them in a random order, and networks are compared pass by pass:
-their ratio is the median over passes of the ratio of their fastest calls. On a shared machine under
-load, the ratio of a network to itself had a standard deviation of 2.2 % after 20 passes; the ratio
-of the two low quantiles had 5.9 %.
-"""
+"""Comparison of networks on a device: all are measured in one interleaved sweep."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import inf
 from pathlib import Path
-from time import monotonic
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from latbench.blocks import Network
 from latbench.device import AnyDevice, as_device
 from latbench.errors import InvalidValueError
 from latbench.measure.lock import device_lock
 from latbench.measure.samples import Samples
-from latbench.measure.statistics import bootstrap, low_quantile_interval
-from latbench.measure.sweep import Target, fraction_done, sweep_pass
 from latbench.measure.visit import Visit
 from latbench.models import OnnxModel, read_model, require_inputs
 from latbench.models.torch_modules import (
@@ -36,14 +24,18 @@ from latbench.models.torch_modules import (
     read_module,
     require_example,
 )
-from latbench.profilers import Profiler, make_profiler
+from latbench.profilers import make_profiler
 from latbench.progress import Progress, silent
 from latbench.result import Result
-from latbench.tables.comparison import Verdict, adjusted, signed_rank_test, verdict_on
+from latbench.tables.comparison import Verdict
 from latbench.units import as_duration_s
 from latbench.workflows.footprint import Footprint, measure_footprint
-
-Floats = NDArray[np.float64]
+from latbench.workflows.side_by_side import (
+    compare_with_first,
+    fastest_ms,
+    interval,
+    visit_in_turn,
+)
 
 AnyModel: TypeAlias = "OnnxModel | Network | TorchModule | str | Path"
 """An ONNX model, the path of its file, a torch module, or a network of block specs."""
@@ -51,12 +43,7 @@ AnyModel: TypeAlias = "OnnxModel | Network | TorchModule | str | Path"
 TOLERANCE = 0.02
 """Largest relative change of a latency that does not matter, unless another one is asked for."""
 
-_MIN_PASSES = 20  # with fewer, an interval means nothing
-_MAX_PASSES = 400
-_PRECISE = 0.01  # relative half width of intervals at which the sweep ends
 _NOISY = 0.03  # split-half noise above which the machine counts as noisy
-_SIGNIFICANCE = 0.001  # a false alarm stops somebody's work
-_DWELL_MS = 30.0  # a network needs several calls to load its weights into the shared cache
 
 
 @dataclass(frozen=True)
@@ -196,7 +183,7 @@ def bench(
         for index, network in enumerate(read):
             progress(0.0, f"opening {labels[index]}")
             footprints.append(measure_footprint(profile, network))
-        visits = _sweep(profiler, read, limit_s=limit_s, progress=progress)
+        visits = visit_in_turn(profiler, read, limit_s=limit_s, progress=progress)
     quantile = profile.sweep.quantile
     rows = _rows(labels, visits, footprints, quantile=quantile, tolerance=tolerance)
     return Bench(profile.name, rows, _noise(rows, visits, quantile), tolerance)
@@ -255,47 +242,6 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return numbered
 
 
-def _sweep(
-    profiler: Profiler,
-    networks: Sequence[OnnxModel | Network],
-    *,
-    limit_s: float,
-    progress: Progress,
-) -> dict[int, list[Visit]]:
-    """Visit all networks in passes until the intervals are narrow; visits by index, by pass."""
-    targets = [
-        Target(index, network, visits=1, dwell_ms=_DWELL_MS, cold=False)
-        for index, network in enumerate(networks)
-    ]
-    visits: dict[int, list[Visit]] = {target.id: [] for target in targets}
-    begin, quantile = monotonic(), profiler.profile.sweep.quantile
-    for number in range(_MAX_PASSES):
-        for index, visit in sweep_pass(profiler, targets, number=number).visits:
-            visits[index].append(visit)
-        spent_s, width = monotonic() - begin, inf
-        if number + 1 >= _MIN_PASSES:
-            width = _widest(_fastest_ms(visits), quantile)
-            if width <= _PRECISE or spent_s >= limit_s:
-                break
-        left_s = max(limit_s - spent_s, spent_s * (_MIN_PASSES / (number + 1) - 1))
-        shown = f", ±{width:.1%}" if width < inf else ""
-        progress(fraction_done(spent_s, left_s), f"pass {number + 1}{shown}")
-    return visits
-
-
-def _fastest_ms(visits: Mapping[int, Sequence[Visit]]) -> Floats:
-    """Fastest call of every visit in ms, ``(networks, passes)``."""
-    return np.array([[min(visit.hot_ns) / 1e6 for visit in each] for each in visits.values()])
-
-
-def _widest(fastest_ms: Floats, quantile: float) -> float:
-    """Largest relative half width of the intervals of latencies and of their ratios."""
-    drawn = bootstrap(fastest_ms, quantile)  # (resamples, networks)
-    ratios = bootstrap(fastest_ms[1:] / fastest_ms[0], 0.5)
-    low, high = np.quantile(np.concatenate([drawn, ratios], axis=1), (0.025, 0.975), axis=0)
-    return float(((high - low) / (high + low)).max())
-
-
 def _rows(
     labels: Sequence[str],
     visits: Mapping[int, Sequence[Visit]],
@@ -304,21 +250,12 @@ def _rows(
     quantile: float,
     tolerance: float,
 ) -> tuple[ModelLatency, ...]:
-    fastest_ms = _fastest_ms(visits)
-    to_first = fastest_ms / fastest_ms[0]  # (networks, passes)
-    p_values = [1.0, *adjusted([signed_rank_test(np.log(row)) for row in to_first[1:]])]
+    fastest = fastest_ms(visits)
+    changes = compare_with_first(fastest, tolerance=tolerance)
     rows = []
     for index, (label, footprint) in enumerate(zip(labels, footprints, strict=True)):
-        own = _interval(fastest_ms[index], quantile)
-        ratio = _interval(to_first[index], 0.5)
-        verdict: Verdict | Literal["BASELINE"] = "BASELINE"
-        if index:
-            verdict = verdict_on(
-                *ratio,
-                p_value=p_values[index],
-                tolerance=tolerance,
-                significance=_SIGNIFICANCE,
-            )
+        own = interval(fastest[index], quantile)
+        change = changes[index]
         calls_ms = np.concatenate([visit.hot_ns for visit in visits[index]]) / 1e6
         p50_ms, p90_ms, p99_ms = map(float, np.quantile(calls_ms, (0.5, 0.9, 0.99)))
         rows.append(
@@ -330,17 +267,13 @@ def _rows(
                 p99_ms,
                 footprint.load_ms,
                 footprint.peak_mb,
-                *ratio,
-                verdict,
+                change.ratio,
+                change.low,
+                change.high,
+                change.verdict if index else "BASELINE",
             )
         )
     return tuple(rows)
-
-
-def _interval(samples: Floats, quantile: float) -> tuple[float, float, float]:
-    """A quantile of samples with the ends of its 95 % interval."""
-    estimate, low, high = low_quantile_interval(samples[None], quantile)
-    return float(estimate[0]), float(low[0]), float(high[0])
 
 
 def _noise(

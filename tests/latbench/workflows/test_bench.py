@@ -97,7 +97,7 @@ def measured(
 ) -> Measure:
     """Compare models of given true latencies on a machine of some noise."""
     monkeypatch.setattr(workflow, "measure_footprint", lambda *_: Footprint(5.0, 40.0))
-    monkeypatch.setattr(workflow, "_DWELL_MS", 0.0)
+    monkeypatch.setattr("latbench.workflows.side_by_side._DWELL_MS", 0.0)
 
     def measure(*true_ms: float, tolerance: float = 0.02, **noise: Any) -> Bench:
         names = [f"{number}.onnx" for number, _ in enumerate(true_ms)]

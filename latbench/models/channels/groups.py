@@ -1,0 +1,175 @@
+"""Groups of channels of a model whose number can be raised together without changing its function.
+
+A group consists of the convolutions and matrix products whose output channels are added, split or
+shuffled together, so that they must have fitting widths. Their new channels have weights of zero,
+and so have the new inputs of everything that reads them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from latbench.errors import InvalidFileError
+from latbench.models.channels.rules import RULES
+from latbench.models.channels.slots import Ints, UnpaddableError, embed
+from latbench.models.channels.static_graph import StaticGraph
+from latbench.models.channels.trace import Trace
+from latbench.models.onnx_model import OnnxModel
+
+_QUANTIZED = ("Quantize", "Dequantize", "DynamicQuantize", "QLinear", "QGemm", "QAttention")
+_INTEGER = {"ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulNBits"}
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that can only become wider together.
+
+    Attributes:
+        tensor: First tensor of these channels.
+        width: Its number of channels.
+        producers: Numbers of the nodes that produce the channels, each with its width as a
+            multiple of ``width``.
+        nodes: Names of all nodes that read or write these channels.
+    """
+
+    tensor: str
+    width: int
+    producers: tuple[tuple[int, int], ...]
+    nodes: frozenset[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Widening:
+    """A model before and after some groups become wider.
+
+    Attributes:
+        before: Channels of the model as it is.
+        after: Channels with the new widths.
+        places: Channel of the wider model for every channel of the model.
+        old: Channel of every slot before.
+        new: Channel of every slot after.
+    """
+
+    before: Trace
+    after: Trace
+    places: Mapping[int, int]
+    old: Ints
+    new: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Channels:
+    """Groups of channels of a model.
+
+    Attributes:
+        trace: Channels of the model with its own widths.
+        groups: Groups that can become wider.
+    """
+
+    trace: Trace
+    groups: tuple[ChannelGroup, ...]
+
+    def widen(self, widths: Mapping[ChannelGroup, int]) -> Widening:
+        """Channels with new widths of some groups.
+
+        Raises:
+            UnpaddableError: The widths do not fit the model.
+        """
+        made = {
+            number: times * width
+            for group, width in widths.items()
+            for number, times in group.producers
+        }
+        after = Trace(self.trace.graph, made, self.trace).run(RULES)
+        places = embed(self.trace.ledger, after.ledger)
+        before = self.trace
+        return Widening(before, after, places, before.ledger.channels(), after.ledger.channels())
+
+    def fits(self, widths: Mapping[ChannelGroup, int]) -> bool:
+        """Whether some groups can have these widths."""
+        try:
+            self.widen(widths)
+        except UnpaddableError:
+            return False
+        return True
+
+
+def find_channels(model: OnnxModel) -> Channels:
+    """Find the groups of channels of a model that can become wider.
+
+    Raises:
+        InvalidFileError: The model is quantised.
+    """
+    graph = StaticGraph.of(model)
+    for number, node in enumerate(graph.nodes):
+        if node.op_type.startswith(_QUANTIZED) or node.op_type in _INTEGER:
+            raise InvalidFileError(
+                f"{model.path} is quantised, node {node.name or number} ({node.op_type}): align "
+                "the model before it is quantised"
+            )
+    trace = Trace(graph).run(RULES)
+    return Channels(trace, _groups(trace))
+
+
+def _groups(trace: Trace) -> tuple[ChannelGroup, ...]:
+    channels, producers = trace.ledger.channels(), trace.ledger.producers
+    makers: dict[int, set[int]] = {}  # by channel: nodes that produce a part of it
+    for slot, channel in enumerate(channels.tolist()):
+        makers.setdefault(channel, set()).add(producers[slot])
+
+    parent = {number: number for number in trace.made}
+
+    def find(number: int) -> int:
+        while parent[number] != number:
+            number = parent[number]
+        return number
+
+    def tie(numbers: set[int]) -> None:
+        roots = sorted({find(number) for number in numbers if number >= 0})
+        for root in roots[1:]:
+            parent[root] = roots[0]
+
+    def of(ids: Ints) -> set[int]:
+        return {maker for slot in set(ids.tolist()) for maker in makers[int(channels[slot])]}
+
+    for together in makers.values():
+        tie(together)
+    for ids in trace.links:
+        tie(of(ids))
+    kept = {find(number) for ids in trace.fixed for number in of(ids) if number >= 0}
+    members: dict[int, list[int]] = {}
+    for number in trace.made:
+        members.setdefault(find(number), []).append(number)
+    nodes = _nodes(trace, {slot: find(maker) for slot, maker in enumerate(producers) if maker >= 0})
+    found = []
+    for root, numbers in members.items():
+        width = min(trace.made[number] for number in numbers)
+        if root in kept or any(trace.made[number] % width for number in numbers):
+            continue
+        first = next(number for number in numbers if trace.made[number] == width)
+        found.append(
+            ChannelGroup(
+                trace.graph.nodes[first].output[0],
+                width,
+                tuple((number, trace.made[number] // width) for number in numbers),
+                frozenset(nodes.get(root, ())),
+            )
+        )
+    return tuple(found)
+
+
+def _nodes(trace: Trace, roots: Mapping[int, int]) -> dict[int, set[str]]:
+    """Names of the nodes that read or write channels, by group; ``roots`` has a slot's group."""
+    by_slot = np.full(len(trace.ledger.producers), -1, np.int64)
+    by_slot[list(roots)] = list(roots.values())
+    found: dict[int, set[str]] = defaultdict(set)
+    for node in trace.graph.nodes:
+        for name in (*node.input, *node.output):
+            if name in trace.slots:
+                for root in np.unique(by_slot[trace.slots[name].ids]).tolist():
+                    found[root].add(node.name)
+    return found
