@@ -93,8 +93,8 @@ def main() -> None:
         fail(InvalidValueError(f"{message} See `{where} --help`."), as_json=as_json)
     except (KeyboardInterrupt, click.Abort):
         say(
-            "interrupted: finished passes and epochs are saved, run the same command again to "
-            "continue"
+            "interrupted: a table or a run folder keeps its finished passes and epochs, and the "
+            "same command continues from it"
         )
         sys.exit(EXIT_INTERRUPTED)
     except ReaderLeft:

@@ -92,7 +92,7 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
         "--batch-size",
         type=COUNT,
         metavar="N",
-        help="Images a call, for files that leave their first dimension open and architectures.",
+        help="Images a call, where a file leaves it open.  [default: the device profile's]",
     )(command)
     return shape_option(command)
 

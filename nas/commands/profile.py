@@ -18,7 +18,7 @@ from latbench.commands.options import (
 )
 from latbench.commands.output import EXIT_INTERRUPTED, emit, progress
 from latbench.errors import InvalidValueError
-from nas.commands.options import SPACE_OR_MODEL, shape_option, space_options
+from nas.commands.options import SPACE_OR_MODEL, model_options, space_options
 
 if TYPE_CHECKING:
     from latbench.device import DeviceProfile
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.argument("space", type=SPACE_OR_MODEL)
 @output_file("the latency table, new or to resume", required=False)
 @space_options
-@shape_option
+@model_options
 @click.option(
     "--time-limit",
     type=DURATION,
@@ -64,6 +64,7 @@ def profile(
     se: bool,
     activation: Literal["relu6", "hswish"],
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    batch_size: int | None,
     time_limit: float,
     source: Path | None,
     plan: bool,
@@ -75,7 +76,10 @@ def profile(
     those of the search space SPACE, or the segments of MODEL.onnx. Stop it with Ctrl-C; repeat the
     command to resume.
     """
+    from latbench.device import as_device
+
     made = _made(space, input_size, classes, se, activation)
+    device = as_device(device, batch_size=batch_size)
     if plan and source is not None:
         raise InvalidValueError("--plan is for a profiling without --from: leave out one of them")
     if plan:

@@ -68,14 +68,18 @@ def as_pieces(model: AnyOnnx, *, shapes: Shapes | None, batch_size: int) -> tupl
     return cut(model)
 
 
-def as_profiler(device: AnyDevice) -> Profiler:
+def as_profiler(device: AnyDevice, *, batch_size: int | None = None) -> Profiler:
     """A profiler for a device.
+
+    Args:
+        device: A device profile, its name or its path.
+        batch_size: Number of images a call, instead of that of the profile.
 
     Raises:
         UnknownNameError: There is no such device profile.
         MissingExtraError: The device's runtime is not installed.
     """
-    return make_profiler(as_device(device))
+    return make_profiler(as_device(device, batch_size=batch_size))
 
 
 def as_space(space: AnySpace) -> SearchSpace:

@@ -54,6 +54,7 @@ def profile(
     output: str | Path,
     *,
     shapes: Shapes | None = None,
+    batch_size: int | None = None,
     time_limit: str | float = TIME_LIMIT,
     source: AnyTable | None = None,
     progress: Progress = silent,
@@ -70,6 +71,7 @@ def profile(
             are then the blocks.
         output: Path of the latency table; created if it does not exist.
         shapes: Shapes of inputs that the model's file leaves open, by name of the input.
+        batch_size: Number of images a call; that of the device profile by default.
         time_limit: Wall time, such as ``"8min"``, or in seconds. Every block still gets a price,
             but a rougher one. One pass over all blocks is always finished.
         source: Another device's table of this space or model. Most entries are then predicted from
@@ -83,7 +85,7 @@ def profile(
         MismatchError: The table at ``output`` is of another device, machine or space.
         RuntimeFailure: The runtime refused a block.
     """
-    profiler, path = as_profiler(device), Path(output)
+    profiler, path = as_profiler(device, batch_size=batch_size), Path(output)
     opened = None if source is None else open_table(source)
 
     def join(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
@@ -118,6 +120,7 @@ def forecast(
     space: AnySpace | AnyOnnx,
     *,
     shapes: Shapes | None = None,
+    batch_size: int | None = None,
     time_limit: str | float = TIME_LIMIT,
 ) -> Forecast:
     """Say what ``profile`` would take, from a visit to a sample of the blocks.
@@ -126,6 +129,7 @@ def forecast(
         device: A device profile, its name or its path.
         space: A search space or its name; or an ONNX model or the path of its file.
         shapes: Shapes of inputs that the model's file leaves open, by name of the input.
+        batch_size: Number of images a call; that of the device profile by default.
         time_limit: Wall time that the profiling would have, such as ``"8min"``, or in seconds.
 
     Raises:
@@ -134,7 +138,7 @@ def forecast(
         DeviceBusyError: Another process measures on the device.
     """
     limit_s = as_duration_s(time_limit)
-    profiler = as_profiler(device)
+    profiler = as_profiler(device, batch_size=batch_size)
     contents = _contents(space, profiler.profile, shapes)
     return planning.forecast(profiler, contents, time_limit_s=limit_s)
 
