@@ -92,7 +92,7 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
         "--batch-size",
         type=COUNT,
         metavar="N",
-        help="Images a call, where a file leaves it open.  [default: the device profile's]",
+        help="Images a call, for ONNX files that leave it open and for architectures.",
     )(command)
     return shape_option(command)
 
