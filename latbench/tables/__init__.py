@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from latbench.tables.records import Estimate, Origin, SpaceLabel, StoredFit
+from latbench.tables.records import (
+    Estimate,
+    Origin,
+    Prediction,
+    Price,
+    SpaceLabel,
+    StoredFit,
+    TableCheck,
+)
 from latbench.tables.store import TableStore
-from latbench.tables.table import LatencyTable, Prediction, Price, TableCheck
+from latbench.tables.table import LatencyTable
 
 __all__ = [
     "Estimate",

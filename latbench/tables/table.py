@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,86 +11,18 @@ from latbench.cost import block_cost
 from latbench.device import DeviceProfile
 from latbench.environment import Environment
 from latbench.errors import InvalidFileError, MismatchError
-from latbench.result import Result
 from latbench.tables.price_model import PriceModel
-from latbench.tables.records import Estimate, Origin, SpaceLabel, StoredFit
+from latbench.tables.records import (
+    Estimate,
+    Origin,
+    Prediction,
+    Price,
+    SpaceLabel,
+    StoredFit,
+    TableCheck,
+)
 from latbench.tables.store import TableStore
 from latbench.tables.width_curves import Curves
-
-
-@dataclass(frozen=True, repr=False)
-class Prediction(Result):
-    """Predicted latency of a network in ms; its interval is None without a calibration."""
-
-    latency_ms: float
-    low_ms: float | None = None
-    high_ms: float | None = None
-
-
-@dataclass(frozen=True, repr=False)
-class TableCheck(Result):
-    """Findings of ``table check``.
-
-    Attributes:
-        entries: Number of priced blocks and of imported entries that match no known block. Each
-            counts once here, even if it also counts below.
-        negative: Keys of blocks whose price is not positive.
-        noisy: Keys of blocks whose interval is wider than the tolerance, and of interpolated blocks
-            whose width class was not measured on both sides of them.
-        unmapped: Number of imported entries that match no known block.
-        not_finite: Number of imported entries whose latency is infinite or not a number.
-        duplicates: Number of imported entries dropped because another has the same key or block.
-        unpriced: Number of blocks that are registered but not measured yet.
-        stale: Differences between the table's environment and the present one.
-    """
-
-    entries: int
-    negative: tuple[str, ...]
-    noisy: tuple[str, ...]
-    unmapped: int
-    not_finite: int
-    duplicates: int
-    unpriced: int
-    stale: tuple[str, ...]
-
-    @property
-    def passed(self) -> bool:
-        return not (self.negative or self.noisy or self.not_finite or self.unpriced or self.stale)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Counts and verdict as plain JSON values."""
-        return {
-            "entries": self.entries,
-            "negative": len(self.negative),
-            "noisy": len(self.noisy),
-            "unmapped": self.unmapped,
-            "not_finite": self.not_finite,
-            "duplicates": self.duplicates,
-            "unpriced": self.unpriced,
-            "stale": list(self.stale),
-            "passed": self.passed,
-        }
-
-
-@dataclass(frozen=True)
-class Price:
-    """Price of a block in ms, with its uncertainty.
-
-    Attributes:
-        low_ms: Lower end of the 95 % interval, 0 or more.
-        high_ms: Upper end of the 95 % interval.
-        source: Origin of the price: measured at this width, interpolated between widths,
-            transferred from another device, imported unchanged, or included in the time that every
-            network pays once.
-        noisy: Whether the price is unreliable, because the measurement did not converge or the
-            width class was not measured on both sides of the width.
-    """
-
-    price_ms: float
-    low_ms: float
-    high_ms: float
-    source: Literal["measured", "interpolated", "transferred", "imported", "included"]
-    noisy: bool = False
 
 
 class LatencyTable:

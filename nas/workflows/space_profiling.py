@@ -74,8 +74,7 @@ def profile(
         batch_size: Number of images a call; that of the device profile by default.
         time_limit: Wall time, such as ``"8min"``, or in seconds. Every block still gets a price,
             but a rougher one. One pass over all blocks is always finished.
-        source: Another device's table of this space or model. Most entries are then predicted from
-            it, and few blocks are measured.
+        source: Another device's table, from which most entries are then predicted.
         progress: Callback with the fraction done and a short description.
 
     Raises:
@@ -102,13 +101,9 @@ def profile(
         )
     else:
         opened.require_space(contents.label)
+        networks = contents.networks
         result = transfer(
-            profiler,
-            path,
-            opened,
-            networks=contents.networks,
-            time_limit_s=limit_s,
-            progress=progress,
+            profiler, path, opened, networks=networks, time_limit_s=limit_s, progress=progress
         )
     table = ProfiledTable.open(path)
     table.result = result
