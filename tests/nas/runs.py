@@ -20,12 +20,18 @@ from nas.training.run_folder import RunFolder
 
 TOGETHER_S = 120.0  # after which processes that wait for each other are ended
 PRELOADED = (
-    "nas.data.digits",
     "nas.searchers.sgnas.searcher",
     "nas.searchers.tfnas.searcher",
+    "nas.tasks.classification",
     "tests.conftest",
-    "torch._dynamo",  # which torch imports at the first step of an optimiser
+    # what is imported at the first use: by searches, by optimisers, by torchrun
+    "rich.console",
+    "sklearn.datasets",
+    "sklearn.linear_model",
+    "sklearn.preprocessing",
+    "torch._dynamo",
     "torch.distributed.run",
+    "torch.utils.tensorboard.writer",
 )
 
 
