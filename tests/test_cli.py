@@ -199,11 +199,11 @@ def test_published_tables_are_imported_with_their_defects(
     assert (code, found["entries"], found["negative"]) == (0, 36_480, negative)
     code, checked = _json(run, "table", "check", made)
     assert (code, checked["entries"], checked["negative"]) == (1, 36_480, negative)
+    opened, path = LatencyTable.open(made), tmp_path / "a.json"
     for sample in json.loads((reference / "tfnas" / "cost_samples.json").read_text()):
-        path = tmp_path / "a.json"
         path.write_text(json.dumps(sample["architecture"]))
-        _, predicted = _json(run, "predict", path, "--table", made)
-        assert predicted["latency_ms"] == pytest.approx(sample[key], rel=1e-6)
+        assert _predicted(path, opened) == pytest.approx(sample[key], rel=1e-6)
+    assert _json(run, "predict", path, "--table", made)[1]["latency_ms"] == _predicted(path, opened)
     code, refused = _json(run, "calibrate", made)
     assert code == 2
     assert "imported" in refused["error"]["message"]
@@ -450,7 +450,7 @@ def test_profile_and_verify_without_torch(tmp_path: Path, architecture: Path) ->
     assert result["heldout_error"] is not None
     assert len(verdict["rows"]) == 2
     assert verdict["mape"] >= 0
-    assert predicted["latency_ms"] == _predicted(architecture, table)
+    assert predicted["latency_ms"] == _predicted(architecture, LatencyTable.open(table))
     target = f"{predicted['latency_ms']}ms"
     done = _core_only(
         [*verify, 0],
@@ -462,9 +462,9 @@ def test_profile_and_verify_without_torch(tmp_path: Path, architecture: Path) ->
     assert json.loads(done.stdout.splitlines()[0])["passed"] is False
 
 
-def _predicted(architecture: Path, table: Path) -> float:
+def _predicted(architecture: Path, table: LatencyTable) -> float:
     arch = load_architecture(architecture)
-    return LatencyTable.open(table).predict(space_of(arch).lower(arch)).latency_ms
+    return table.predict(space_of(arch).lower(arch)).latency_ms
 
 
 def test_commands_that_need_torch_name_the_extra(tmp_path: Path, architecture: Path) -> None:
