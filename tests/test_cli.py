@@ -480,8 +480,8 @@ def test_search_train_evaluate_export(
     """The second journey, as short as it can be, on real images."""
     target = sum(_priced(few_stages).feasible_ms()) / 3
     code, result = _json(
-        run, "search", "tfnas", "--table", few_stages, "--target", f"{target}ms", "--data", "digits",
-        "--images", 16, "--epochs", 2, "--batch-size", 8, "--set", "held_out=0.5",
+        run, "search", "tfnas", "--table", few_stages, "--target", f"{target}ms",
+        "--data", "digits", "--images", 16, "--epochs", 2, "--batch-size", 8, "--set", "held_out=0.5",
         "-o", tmp_path / "search",
     )  # fmt: skip
     assert code == 0
@@ -490,8 +490,8 @@ def test_search_train_evaluate_export(
     (file,) = (tmp_path / "search" / "architectures").iterdir()
     assert json.loads(file.read_text()) == found["architecture"]
     again = _json(
-        run, "search", "tfnas", "--table", few_stages, "--target", f"{target}ms", "--data", "digits",
-        "--images", 16, "--epochs", 2, "--batch-size", 8, "--set", "held_out=0.5", "--seed", 1,
+        run, "search", "tfnas", "--table", few_stages, "--target", f"{target}ms",
+        "--data", "digits", "--images", 16, "--epochs", 2, "--batch-size", 8, "--set", "held_out=0.5", "--seed", 1,
         "-o", tmp_path / "search",
     )  # fmt: skip
     assert again[0] == 2
