@@ -481,7 +481,8 @@ def test_search_train_evaluate_export(
     target = sum(_priced(few_stages).feasible_ms()) / 3
     code, result = _json(
         run, "search", "tfnas", "--table", few_stages, "--target", f"{target}ms",
-        "--data", "digits", "--images", 16, "--epochs", 2, "--batch-size", 8, "--set", "held_out=0.5",
+        "--data", "digits", "--images", 16, "--epochs", 2, "--batch-size", 8,
+        "--set", "held_out=0.5",
         "-o", tmp_path / "search",
     )  # fmt: skip
     assert code == 0
@@ -491,7 +492,8 @@ def test_search_train_evaluate_export(
     assert json.loads(file.read_text()) == found["architecture"]
     again = _json(
         run, "search", "tfnas", "--table", few_stages, "--target", f"{target}ms",
-        "--data", "digits", "--images", 16, "--epochs", 2, "--batch-size", 8, "--set", "held_out=0.5", "--seed", 1,
+        "--data", "digits", "--images", 16, "--epochs", 2, "--batch-size", 8,
+        "--set", "held_out=0.5", "--seed", 1,
         "-o", tmp_path / "search",
     )  # fmt: skip
     assert again[0] == 2
