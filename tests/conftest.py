@@ -58,6 +58,7 @@ def pytest_collection() -> Iterator[None]:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(20_000, 20, 20)  # small tests leave little
         gc.enable()
 
 
