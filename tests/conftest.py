@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,19 @@ from nas.spaces.tfnas import TFNASLayer
 _kept = {} if os.access(Path(__file__).parents[1], os.W_OK) else {"database": None}
 hypothesis.settings.register_profile("untimed", deadline=None, **_kept)
 hypothesis.settings.load_profile("untimed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Modules stay until the end: no search for garbage goes through a million of their objects."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 20)  # small tests leave little
+        gc.enable()
+
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 

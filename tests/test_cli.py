@@ -26,6 +26,7 @@ from nas.latency.priced_space import PricedSpace, labelled_space
 from nas.latency.width_scaling import METHODS, fit_exact
 from nas.searchers import SEARCHERS
 from nas.spaces import Variant, load_architecture, make_space, space_of
+from nas.spaces.tfnas import STAGES
 from tests.conftest import (
     make_small_space,
     make_tiny_space,
@@ -59,6 +60,13 @@ def architecture(tmp_path: Path, run: Any) -> Path:
     )  # fmt: skip
     assert code == 0
     return path
+
+
+@pytest.fixture
+def few_stages(tmp_path: Path, profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A table of TF-NAS with three of its six stages, for searches that train on it."""
+    monkeypatch.setattr("nas.spaces.tfnas.STAGES", STAGES[:3])
+    return write_table(tmp_path / "few.sqlite", make_space("tfnas", 32, 10), profile).path
 
 
 def _json(run: Any, *args: object) -> tuple[int, dict[str, Any]]:
@@ -191,11 +199,11 @@ def test_published_tables_are_imported_with_their_defects(
     assert (code, found["entries"], found["negative"]) == (0, 36_480, negative)
     code, checked = _json(run, "table", "check", made)
     assert (code, checked["entries"], checked["negative"]) == (1, 36_480, negative)
+    opened, path = LatencyTable.open(made), tmp_path / "a.json"
     for sample in json.loads((reference / "tfnas" / "cost_samples.json").read_text()):
-        path = tmp_path / "a.json"
         path.write_text(json.dumps(sample["architecture"]))
-        _, predicted = _json(run, "predict", path, "--table", made)
-        assert predicted["latency_ms"] == pytest.approx(sample[key], rel=1e-6)
+        assert _predicted(path, opened) == pytest.approx(sample[key], rel=1e-6)
+    assert _json(run, "predict", path, "--table", made)[1]["latency_ms"] == _predicted(path, opened)
     code, refused = _json(run, "calibrate", made)
     assert code == 2
     assert "imported" in refused["error"]["message"]
@@ -442,7 +450,7 @@ def test_profile_and_verify_without_torch(tmp_path: Path, architecture: Path) ->
     assert result["heldout_error"] is not None
     assert len(verdict["rows"]) == 2
     assert verdict["mape"] >= 0
-    assert predicted["latency_ms"] == _predicted(architecture, table)
+    assert predicted["latency_ms"] == _predicted(architecture, LatencyTable.open(table))
     target = f"{predicted['latency_ms']}ms"
     done = _core_only(
         [*verify, 0],
@@ -454,9 +462,9 @@ def test_profile_and_verify_without_torch(tmp_path: Path, architecture: Path) ->
     assert json.loads(done.stdout.splitlines()[0])["passed"] is False
 
 
-def _predicted(architecture: Path, table: Path) -> float:
+def _predicted(architecture: Path, table: LatencyTable) -> float:
     arch = load_architecture(architecture)
-    return LatencyTable.open(table).predict(space_of(arch).lower(arch)).latency_ms
+    return table.predict(space_of(arch).lower(arch)).latency_ms
 
 
 def test_commands_that_need_torch_name_the_extra(tmp_path: Path, architecture: Path) -> None:
@@ -467,13 +475,14 @@ def test_commands_that_need_torch_name_the_extra(tmp_path: Path, architecture: P
 
 
 def test_search_train_evaluate_export(
-    run: Any, tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+    run: Any, tmp_path: Path, few_stages: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second journey, as short as it can be, on real images."""
-    target = sum(_priced(table).feasible_ms()) / 3
+    target = sum(_priced(few_stages).feasible_ms()) / 3
     code, result = _json(
-        run, "search", "tfnas", "--table", table, "--target", f"{target}ms", "--data", "digits",
-        "--images", 16, "--epochs", 2, "--batch-size", 8, "--set", "held_out=0.5",
+        run, "search", "tfnas", "--table", few_stages, "--target", f"{target}ms",
+        "--data", "digits", "--images", 16, "--epochs", 2, "--batch-size", 8,
+        "--set", "held_out=0.5",
         "-o", tmp_path / "search",
     )  # fmt: skip
     assert code == 0
@@ -482,8 +491,9 @@ def test_search_train_evaluate_export(
     (file,) = (tmp_path / "search" / "architectures").iterdir()
     assert json.loads(file.read_text()) == found["architecture"]
     again = _json(
-        run, "search", "tfnas", "--table", table, "--target", f"{target}ms", "--data", "digits",
-        "--images", 16, "--epochs", 2, "--batch-size", 8, "--set", "held_out=0.5", "--seed", 1,
+        run, "search", "tfnas", "--table", few_stages, "--target", f"{target}ms",
+        "--data", "digits", "--images", 16, "--epochs", 2, "--batch-size", 8,
+        "--set", "held_out=0.5", "--seed", 1,
         "-o", tmp_path / "search",
     )  # fmt: skip
     assert again[0] == 2
@@ -536,10 +546,10 @@ def test_a_measured_fit_scales_by_the_method_that_was_asked_for(
 
 
 def test_a_search_ends_with_what_is_measured(
-    run: Any, tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+    run: Any, tmp_path: Path, few_stages: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A device that takes 8 % longer than its table says."""
-    priced = _priced(table)
+    priced = _priced(few_stages)
     target = sum(priced.feasible_ms()) / 3
 
     def slower(opened: LatencyTable) -> Measure:
@@ -547,7 +557,7 @@ def test_a_search_ends_with_what_is_measured(
 
     monkeypatch.setattr("nas.latency.correction.measurer", slower)
     asked = [
-        "search", "tfnas", "--table", table, "--target", f"{target}ms", "--data", "digits",
+        "search", "tfnas", "--table", few_stages, "--target", f"{target}ms", "--data", "digits",
         "--images", 16, "--epochs", 2, "--batch-size", 8, "--set", "held_out=0.5",
         "-o", tmp_path / "search",
     ]  # fmt: skip
@@ -564,7 +574,7 @@ def test_a_search_ends_with_what_is_measured(
     reach = fit_exact(priced, load_architecture(file), target, clamp=True)
     middle = 1.08 * (reach.min_ms + reach.max_ms) / 2
     code, fitted = _json(
-        run, "fit", file, "--table", table, "--target", f"{middle}ms", "--measured"
+        run, "fit", file, "--table", few_stages, "--target", f"{middle}ms", "--measured"
     )
     assert code == 0
     assert 0.99 * middle <= fitted["measured_ms"] <= middle

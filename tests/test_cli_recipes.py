@@ -11,6 +11,7 @@ import pytest
 
 from nas.recipes import shipped_recipes
 from nas.searchers import SEARCHERS
+from nas.spaces.proxylessnas import ROWS
 from tests.nas.data.test_data import write_identities
 from tests.test_cli import _json
 
@@ -27,6 +28,10 @@ SHORT = {
     "calibration_batches": 1,
     "per_class": 0,
 }
+
+FEW_ROWS = ROWS[::4]  # a layer of each size: steps through 21 unified blocks take long
+
+MAX_MACS = {"nasbench-macro": "10M", "sgnas-proxyless": "2M"}
 
 
 def _values(name: str) -> dict[str, Any]:
@@ -55,9 +60,12 @@ def _data(name: str, folder: Path) -> list[object]:
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_a_shipped_recipe_runs(name: str, tmp_path: Path, run: Any) -> None:
+def test_a_shipped_recipe_runs(
+    name: str, tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from nas.training.recipe import TrainingRecipe
 
+    monkeypatch.setattr("nas.spaces.proxylessnas.ROWS", FEW_ROWS)
     values = _values(name)
     shape = ("--input-size", 16, "--classes", 10)
     common = ["--recipe", name, "--epochs", 1, "--batch-size", 32, *_data(name, tmp_path)]
@@ -75,7 +83,7 @@ def test_a_shipped_recipe_runs(name: str, tmp_path: Path, run: Any) -> None:
         budget = ["--table", table, "--target", _middle(run, table, tmp_path)]
         common[common.index("--epochs") + 1] = 2
     else:
-        budget = ["--max-macs", "10M", *shape]
+        budget = ["--max-macs", MAX_MACS[_space(name)], *shape]
     short = _short(SEARCHERS[searcher].recipe_kind)
     options = ["--searcher", searcher, *budget, *common, *short, "-o", tmp_path / "run"]
     code, result = _json(run, "search", _space(name), *options)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.nas.data.test_data import write_identities, write_imagenet, write_pairs
-from tests.nas.runs import require_loopback
+from tests.nas.runs import run_by_torchrun
 from tests.test_cli import ROOT, _json
 
 SMALL = ("--input-size", 32)
@@ -105,28 +102,12 @@ def test_a_training_that_diverges_says_so_in_one_line(
 
 def test_two_processes_train_by_torchrun_and_print_once(tmp_path: Path, run: Any) -> None:
     file = _draw(run, tmp_path / "a.json", "tfnas", *SMALL, "--classes", 10)
-    require_loopback()
-    options = ["--data", "digits", "--images", "32", "--epochs", "1", "--batch-size", "16"]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "cli"]
-    done = subprocess.run(
-        [
-            sys.executable,
-            *launch,
-            "train",
-            str(file),
-            *options,
-            "-o",
-            str(tmp_path / "r"),
-            "--json",
-        ],
-        check=True,
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    score = json.loads(done.stdout)
+    printed = tmp_path / "printed"
+    options = ["--data", "digits", "--images", 32, "--epochs", 1, "--batch-size", 16, "--json"]
+    launch = ["--standalone", "--nproc-per-node=2", ROOT / "cli.py"]
+    asked = [*launch, "train", file, *options, "-o", tmp_path / "r"]
+    assert run_by_torchrun(printed, asked) == [0], printed.read_text()
+    score = json.loads(printed.read_text())
     assert score.keys() == {"top1", "top5"}
     lines = (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["phase"] for line in lines] == ["train", "test"]

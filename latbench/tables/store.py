@@ -194,11 +194,10 @@ class TableStore(TableFile):
 
     def _estimates(self, name: Literal["estimates", "told"]) -> dict[int, Estimate]:
         rows = self._db.execute(f"SELECT * FROM {name} ORDER BY target")
-        found = {}
-        for target, *values in rows:
-            named = dict(zip(Estimate.__slots__, values, strict=True))
-            found[target] = Estimate(**named | {"noisy": bool(named["noisy"])})
-        return found
+        return {
+            target: Estimate(*values, bool(noisy))  # type: ignore[call-arg]
+            for target, *values, noisy in rows
+        }
 
     def fit(self) -> StoredFit | None:
         """The last fit, which defines the prices; None if there is none yet."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
+from math import isnan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,9 +173,8 @@ def _values(estimate: Estimate) -> Floats:
 
 
 def _estimate(values: Floats) -> Estimate:
-    latencies = [None if np.isnan(value) else float(value) for value in values]
-    named = dict(zip(_FIELDS, latencies, strict=True))
-    return Estimate(**named, visits=0, noisy=False)  # type: ignore[arg-type]
+    latencies = [None if isnan(value) else value for value in values.tolist()]
+    return Estimate(*latencies, 0, False)  # type: ignore[arg-type, call-arg]
 
 
 def _rough_estimate(middle: Floats, *nearest: Floats) -> Estimate:

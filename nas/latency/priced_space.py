@@ -123,6 +123,11 @@ class PricedSpace:
         return np.array([slope for slope, _ in self.table.price_model.pieces()])
 
     @cached_property
+    def _counts_bytes(self) -> bool:
+        """Whether the weights' footprint costs anything."""
+        return bool(self._slopes.any())
+
+    @cached_property
     def base_ms(self) -> Floats:
         """Latency that does not depend on choices: stem, head and a constant, ``(pieces,)``."""
         constants = np.array([constant for _, constant in self.table.price_model.pieces()])
@@ -170,8 +175,9 @@ class PricedSpace:
         return block is None or block in self.table
 
     def _addend(self, spec: BlockSpec) -> Floats:
-        footprint_bytes = self.table.footprint_bytes(spec)
-        result: Floats = self.table.price_ms(spec) + self._slopes * footprint_bytes
+        result: Floats = np.full(len(self._slopes), self.table.price_ms(spec))
+        if self._counts_bytes:  # counting them takes longer than all else
+            result += self._slopes * self.table.footprint_bytes(spec)
         return result
 
     def fastest(self, layers: Sequence[Sequence[tuple[Layer, str]]]) -> tuple[list[Choice], float]:

@@ -9,7 +9,7 @@ canonical encodings, so they evaluate no network twice.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property, partial
 
 import numpy as np
@@ -176,10 +176,11 @@ class EncodedSpace:
         known: dict[Layer, dict[int, tuple[int, ...]]] = {}
         for layer, choices in zip(self.space.layers, self.choices, strict=True):
             if layer not in known:
-                counts = {i: Counter(c.kernels) for i, c in enumerate(choices) if c.kernels}
+                mixes = {i: c.kernels for i, c in enumerate(choices) if c.kernels}
+                near = _differ_by_one(list(mixes.values()))
                 known[layer] = {
-                    i: tuple(j for j, theirs in counts.items() if _differ_by_one(ours, theirs))
-                    for i, ours in counts.items()
+                    i: tuple(j for j, is_near in zip(mixes, row, strict=True) if is_near)
+                    for i, row in zip(mixes, near, strict=True)
                 }
         return tuple(known[layer] for layer in self.space.layers)
 
@@ -270,7 +271,13 @@ class EncodedSpace:
         return out_of_reach(self.space.name, self.by_limit(self.lightest))
 
 
-def _differ_by_one(ours: Counter[int], theirs: Counter[int]) -> bool:
-    """Whether two mixes differ by one kernel that is added, dropped or resized."""
-    added, dropped = (theirs - ours).total(), (ours - theirs).total()
-    return max(added, dropped) == 1
+def _differ_by_one(mixes: Sequence[tuple[int, ...]]) -> list[list[bool]]:
+    """Whether each two mixes differ by one kernel that is added, dropped or resized."""
+    kernels = sorted({kernel for mix in mixes for kernel in mix})
+    counts = np.array([[mix.count(kernel) for kernel in kernels] for mix in mixes])
+    if not mixes:
+        return []
+    change = counts[None] - counts[:, None]  # (mixes, mixes, kernels), from the first to the second
+    added, dropped = np.maximum(change, 0).sum(-1), np.maximum(-change, 0).sum(-1)
+    found: list[list[bool]] = (np.maximum(added, dropped) == 1).tolist()
+    return found

@@ -129,23 +129,30 @@ class Recorder(TorchDispatchMode):
         self.sent.clear()
         self.waits.clear()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and shielding a call takes longer than most calls
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> object:
-        kwargs = dict(kwargs or {})
-        name = func.overloadpacket.__name__
-        given = [*_tensors(args), *_tensors(kwargs.values())]
-        there = any(isinstance(value, DeviceTensor) for value in given)
+        kwargs = kwargs or {}
+        there = DeviceTensor in types
         wanted = kwargs.get("device")
-        to_device = wanted is not None and torch.device(wanted).type == NAME
-        if not there and not to_device:
-            return func(*args, **kwargs)
-        if wanted is not None:
-            kwargs["device"] = torch.device("cpu")
+        if wanted is None:
+            if not there:
+                return func(*args, **kwargs)
+            to_device = False
+        else:
+            to_device = torch.device(wanted).type == NAME
+            if not (there or to_device):
+                return func(*args, **kwargs)
+            kwargs = {**kwargs, "device": torch.device("cpu")}
+        name = func.overloadpacket.__name__
         if name in _CROSSING:
             self._cross(name, args, to_cpu=wanted is not None and not to_device)
         elif there:
-            self._require_there(func, given)
+            self._require_there(func, [*args, *kwargs.values()])
         if name in _WAITING or (name in ("index", "index_put_") and _masks(args)):
             self.waits.append(name)
         found = func(*map(_real, args), **{key: _real(value) for key, value in kwargs.items()})
@@ -167,8 +174,8 @@ class Recorder(TorchDispatchMode):
         elif target_there and not source_there:
             self.sent.append(source.numel())
 
-    def _require_there(self, func: Any, given: Sequence[Tensor]) -> None:
-        for value in given:
+    def _require_there(self, func: Any, given: Sequence[Any]) -> None:
+        for value in _tensors(given):
             if not isinstance(value, DeviceTensor) and value.dim() > 0:
                 raise RuntimeError(
                     f"{func}: expected all tensors on the device, but one of shape "

@@ -6,7 +6,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -22,8 +22,16 @@ TOGETHER_S = 120.0  # after which processes that wait for each other are ended
 PRELOADED = (
     "nas.searchers.sgnas.searcher",
     "nas.searchers.tfnas.searcher",
+    "nas.tasks.classification",
     "tests.conftest",
-    "torch._dynamo",  # which torch imports at the first step of an optimiser
+    # what is imported at the first use: by searches, by optimisers, by torchrun
+    "rich.console",
+    "sklearn.datasets",
+    "sklearn.linear_model",
+    "sklearn.preprocessing",
+    "torch._dynamo",
+    "torch.distributed.run",
+    "torch.utils.tensorboard.writer",
 )
 
 
@@ -84,15 +92,34 @@ def run_together(work: Callable[..., None], *arguments: object) -> list[int]:
         work: A function of a module; each process calls it in its group.
         arguments: Arguments for both processes.
     """
+    port = free_port()
+    return _exit_codes(_start, [(rank, port, work, arguments) for rank in range(2)])
+
+
+def run_by_torchrun(output: Path, *options: Sequence[object]) -> list[int]:
+    """Exit codes of ``torchrun``, once for each sequence of options and all at the same time.
+
+    Its processes are forked from one that has imported what trains, as those of ``run_together``.
+
+    Args:
+        output: File for what they print.
+        options: Options of ``torchrun``, the path of a script, and the script's arguments.
+    """
+    return _exit_codes(_torchrun, [(output, [*map(str, each)]) for each in options])
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens at; skips where there is no network."""
     require_loopback()
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOADED, __name__])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [
-        context.Process(target=_start, args=(rank, port, work, arguments)) for rank in range(2)
-    ]
+        return int(free.getsockname()[1])
+
+
+def _exit_codes(target: Callable[..., None], arguments: Sequence[tuple[object, ...]]) -> list[int]:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PRELOADED, __name__])
+    processes = [context.Process(target=target, args=each) for each in arguments]
     for process in processes:
         process.start()
     end = monotonic() + TOGETHER_S
@@ -115,6 +142,16 @@ def _start(rank: int, port: int, work: Callable[..., None], arguments: tuple[obj
     }
     torch.set_num_threads(1)
     work(*arguments)
+
+
+def _torchrun(output: Path, options: list[str]) -> None:
+    from torch.distributed.run import main
+
+    with output.open("ab") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    main(["--start-method=fork", "--run-path", *options])
 
 
 @contextmanager

@@ -35,6 +35,8 @@ max_passes = 2
 networks = 6
 network_visits = 1
 """
+# all processes of a checkout share what the first one compiles, whatever this process does
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
 COMMANDS = """
 import json, sys
 from pathlib import Path
@@ -102,7 +104,7 @@ def _run(*args: object, folder: Path, path: list[Path]) -> str:
     done = subprocess.run(
         [sys.executable, *map(str, args)],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path)), "OMP_NUM_THREADS": "1"},
+        env=os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(map(str, path))},
         capture_output=True,
         text=True,
         check=False,

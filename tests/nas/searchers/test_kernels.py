@@ -130,7 +130,9 @@ def priced(tmp_path: Path) -> PricedSpace:
 
 def _recipe(name: str, strategy: str) -> Any:
     if SEARCHERS[name].recipe_kind is OneShotRecipe:
-        return OneShotRecipe(evaluations=12, strategy=strategy or "uniform", alike=0.5)
+        return OneShotRecipe(
+            evaluations=7, initial_population=4, strategy=strategy or "uniform", alike=0.5
+        )
     return DifferentiableRecipe(strategy=strategy, alpha_lr=0.1)
 
 

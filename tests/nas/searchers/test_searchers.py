@@ -90,7 +90,7 @@ def _search(
     family = SEARCHERS[name]
     recipe = RECIPES.get(name)
     if family.recipe_kind is OneShotRecipe:
-        recipe = OneShotRecipe(evaluations=12)
+        recipe = OneShotRecipe(evaluations=7, initial_population=4)
     settings = SearchSettings(
         epochs=epochs, batch_size=16, seed=3, recipe=recipe, measure=measure, limits=limits
     )

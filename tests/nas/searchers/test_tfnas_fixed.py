@@ -26,6 +26,7 @@ from nas.searchers.derivation import architecture_at
 from nas.searchers.tfnas.choices import DepthSearch
 from nas.searchers.tfnas.searcher import SearchState, TFNASRecipe, TFNASSearcher
 from nas.spaces import SearchSpace, make_space
+from nas.spaces.proxylessnas import ROWS
 from nas.training.run_folder import RunFolder
 from tests.conftest import make_small_space, write_table
 from tests.nas.runs import Stop, run_of_both, run_together, stopping_after, tiny_data
@@ -72,8 +73,11 @@ def _search(
 
 
 @pytest.mark.parametrize("name", list(SIZES))
-def test_spaces_without_widths_are_searched(name: str, tmp_path: Path) -> None:
+def test_spaces_without_widths_are_searched(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Layers have different numbers of operations, some a skip; results are below the target."""
+    monkeypatch.setattr("nas.spaces.proxylessnas.ROWS", ROWS[:6])
     priced = _priced(make_space(name, SIZES[name], 10), tmp_path)
     target_ms = _target_ms(priced)
     settings = SearchSettings(epochs=2, batch_size=16, seed=1, recipe=TFNASRecipe(shift=0))

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,7 +26,7 @@ from nas.training.run_folder import RunFolder
 from nas.training.torch_device import TorchDevice
 from tests.conftest import make_tiny_space, write_table
 from tests.nas.pretend_gpu import DeviceTensor, on_pretend_gpu, pretend_gpu
-from tests.nas.runs import require_loopback, run_of_both, run_together, tiny_data
+from tests.nas.runs import free_port, run_by_torchrun, run_of_both, run_together, tiny_data
 from tests.nas.training.test_from_scratch import NETWORK, make_data
 
 ROOT = Path(__file__).parents[3]
@@ -133,34 +129,22 @@ _search_and_train(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]))
 
 def test_two_machines_end_as_two_processes_of_one(tmp_path: Path) -> None:
     """Two of ``torchrun`` meet on the loopback, each with one process: the same bit for bit."""
-    require_loopback()
     space = make_tiny_space()
     table = write_table(tmp_path / "t.sqlite", space, load_device("cpu-onnxruntime"))
     target_ms = sum(PricedSpace(space, table).feasible_ms()) / 2
     given = (table.path, target_ms)
     assert run_together(_search_and_train, tmp_path / "one", *given) == [0, 0]
 
-    script = tmp_path / "work.py"
+    script, printed, port = tmp_path / "work.py", tmp_path / "printed", free_port()
     script.write_text(TWO_NODES)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     machines = [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2"),
-                *(f"--node-rank={rank}", "--master-addr=127.0.0.1", f"--master-port={port}"),
-                *(str(script), str(tmp_path / "two"), *map(str, given)),
-            ],
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+        (
+            *("--nnodes=2", f"--node-rank={rank}", "--master-addr=127.0.0.1"),
+            *(f"--master-port={port}", script, tmp_path / "two", *given),
         )
         for rank in range(2)
     ]
-    for machine in machines:
-        words, _ = machine.communicate(timeout=240)
-        assert machine.returncode == 0, words.decode()
+    assert run_by_torchrun(printed, *machines) == [0, 0], printed.read_text()
 
     files = sorted((tmp_path / "one").rglob("*.pt")) + sorted((tmp_path / "one").rglob("*.json"))
     assert len(files) >= 5
