@@ -79,7 +79,8 @@ def _rewrite(proto: ModelProto, widening: Widening) -> tuple[dict[str, Values], 
     _keep(graph.initializer, lambda tensor: tensor.name not in unused)
     _keep(graph.input, lambda value: value.name not in unused)
     wider = {name for name in after.slots if after.shape(name) != before.static(name)}
-    _keep(graph.value_info, lambda value: value.name not in wider)
+    outdated = wider | changed.keys() | unused  # some exporters describe constants there
+    _keep(graph.value_info, lambda value: value.name not in outdated)
     return changed, unused
 
 

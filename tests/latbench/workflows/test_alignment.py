@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
@@ -21,6 +22,7 @@ from latbench.models import OnnxModel, read_model
 from latbench.models.agreement import largest_difference
 from latbench.models.writing import write_model
 from latbench.profilers import CacheFlusher, Profiler, Session
+from latbench.report.comparisons import show_alignment
 from latbench.workflows import alignment as workflow
 from latbench.workflows.alignment import Alignment, align
 from latbench.workflows.padded_widths import candidate_widths
@@ -182,6 +184,21 @@ def test_the_result_is_the_documented_object(
     assert set(plain) == KEYS
     assert plain["padded"][0] == {"tensor": "conv2_0", "from": 30, "to": 32}
     assert plain["path"] == str(tmp_path / "f.onnx")
+
+
+def test_what_was_padded_is_shown(
+    on_device: Callable[..., Alignment],
+    mixed: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show_alignment(on_device(mixed, tmp_path / "f.onnx", _by_eight))
+    out = capsys.readouterr().out
+    assert re.search(r"conv2_0 +30 +32", out)
+    assert re.search(r"the ratio is 0\.\d+ \(0\.\d+ to 0\.\d+\)", out)
+    assert "wrote" in out
+    show_alignment(on_device(mixed, tmp_path / "g.onnx", _alike))
+    assert "no padding pays" in capsys.readouterr().out
 
 
 def test_an_open_batch_is_compared_at_two_sizes_and_stays_open(

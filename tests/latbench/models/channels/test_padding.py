@@ -280,6 +280,9 @@ def test_an_open_batch_stays_open_and_everything_else_as_it_was(tmp_path: Path) 
     built = net.build(net.linear(x, inputs=6 * SIDE * SIDE, outputs=3), rank=2, batch="n")
     built.producer_name = "somebody"
     built.metadata_props.add(key="classes", value="cat dog mouse")
+    for tensor in built.graph.initializer:  # as some exporters do
+        described = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        built.graph.value_info.append(described)
     path = save(onnx.shape_inference.infer_shapes(built), tmp_path / "m.onnx")
     model = read_model(path, batch_size=1)
     channels = find_channels(model)
