@@ -26,7 +26,7 @@ from tests.latbench.models.channels.random_graphs import (
     random_network,
     with_head,
 )
-from tests.latbench.models.small import save
+from tests.latbench.models.small import save, token_model
 
 
 class _Drawn:
@@ -348,3 +348,11 @@ def test_shapes_that_onnx_cannot_infer_are_measured(tmp_path: Path) -> None:
     joined = net.add("Reshape", turned, whole, channels=12)
     path = _saved(net, net.conv(joined, 4), tmp_path)
     assert _check(path, more=4) == {x: (12, 16)}
+
+
+def test_a_model_without_convolutions_has_no_groups(tmp_path: Path) -> None:
+    path = save(token_model(), tmp_path / "m.onnx")
+    model = read_model(path, shapes={"tokens": (2, 7), "mask": (2, 7, 1)})
+    channels = find_channels(model)
+    assert channels.groups == ()
+    assert channels.fits({})
