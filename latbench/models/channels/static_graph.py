@@ -93,18 +93,15 @@ def _shapes(model: OnnxModel, proto: ModelProto) -> dict[str, tuple[int, ...]]:
         dims = tensor.shape.dim
         if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
             found[value.name] = tuple(dim.dim_value for dim in dims)
-    given = {value.name for value in graph.output}
-    unknown = [
-        name
-        for node in graph.node
-        for name in node.output
-        if name and name not in found and name not in given
-    ]
+    unknown = [name for node in graph.node for name in node.output if name and name not in found]
     if not unknown:
         return found
     wider = ModelProto()
     wider.CopyFrom(proto)
-    wider.graph.output.extend(onnx.ValueInfoProto(name=name) for name in unknown)
+    given = {value.name for value in graph.output}
+    wider.graph.output.extend(
+        onnx.ValueInfoProto(name=name) for name in unknown if name not in given
+    )
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.add_external_initializers(

@@ -26,6 +26,8 @@ from latbench.models.channels.static_graph import (
     evaluated,
 )
 
+_SIZED = {"Reshape", "Expand", "Resize", "Slice"}  # their rules compare sizes with the channels
+
 
 class NotHandled(Exception):
     """An operator, or a use of it, for which there is no rule."""
@@ -180,8 +182,8 @@ class Trace:
             if self._is_constant(node) or self._computed(node):
                 continue
             known = rules.get(node.op_type) if node.domain in STANDARD else None
-            if known is None or node.op_type != "Reshape":
-                self.require_same_numbers(node)
+            if node.op_type not in _SIZED or node.input[0] not in self.slots:
+                self._require_same_numbers(node)
             try:
                 if known is None:
                     raise NotHandled
@@ -221,7 +223,7 @@ class Trace:
         value = self.numbers.get(name, self.graph.constants.get(name))
         return value if value is not None and value.size <= MOST_NUMBERS else None
 
-    def require_same_numbers(self, node: NodeProto) -> None:
+    def _require_same_numbers(self, node: NodeProto) -> None:
         """Refuse widths that change a size that is read as a number."""
         for name in node.input:
             if self.reference is None or name not in self.numbers:

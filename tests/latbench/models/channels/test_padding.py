@@ -130,6 +130,9 @@ def test_every_step_can_be_padded_but_a_norm_of_channels(
     found = sum(len(group.producers) for group in channels.groups)
     kept = 2 if step.__name__ == "_norm_of_channels" else 1  # the last convolution
     assert found == len(channels.trace.made) - kept
+    doubled = {group: 2 * group.width for group in channels.groups}
+    assert channels.fits(doubled)
+    _compare(path, read_model(path), channels, doubled)
 
 
 def _saved(net: Network, x: str, folder: Path, *, rank: int = 4, batch: int | str = 1) -> Path:
