@@ -162,7 +162,8 @@ class Trace:
         slots = self.slots.get(tensor)
         if slots is None:
             return
-        if self.reference and slots.ids.shape != self.reference.slots[tensor].ids.shape:
+        own = slots if self.reference is None else self.reference.slots.get(tensor)
+        if own is None or own.ids.shape != slots.ids.shape:
             raise UnpaddableError(f"{tensor} must keep its width")
         numbers = np.arange(slots.ids.size).reshape(slots.ids.shape)
         self.ledger.role(slots.ids, "fixed", tensor, number=numbers)
@@ -214,9 +215,9 @@ class Trace:
         if any(value is None for value in feeds.values()):
             return False
         found = evaluated(node, self.graph.proto, feeds)
-        if found[0].size > MOST_NUMBERS or found[0].dtype.kind not in "ib":
+        if found is None or found.size > MOST_NUMBERS or found.dtype.kind not in "ib":
             return False
-        self.numbers[node.output[0]] = found[0]
+        self.numbers[node.output[0]] = found
         return True
 
     def _number(self, name: str) -> NDArray[Any] | None:
@@ -241,9 +242,9 @@ Raises:
 """
 
 
-def slots_of(trace: Trace, node: NodeProto, place: int = 0) -> Slots:
-    """Channels of an input; without any there is nothing to follow."""
-    found = trace.slots.get(node.input[place])
+def slots_of(trace: Trace, node: NodeProto) -> Slots:
+    """Channels of the first input; without any there is nothing to follow."""
+    found = trace.slots.get(node.input[0])
     if found is None:
         raise NotHandled
     return found
