@@ -168,9 +168,8 @@ def _measure(
 
     plans = search.run(limit_s=_SEARCH * limit_s, progress=searching)
     networks = [search.model, *(search.pad(plan) for plan in plans)]
-    fastest = fastest_ms(
-        visit_in_turn(profiler, networks, limit_s=(1 - _SEARCH) * limit_s, progress=comparing)
-    )
+    left_s = (1 - _SEARCH) * limit_s if plans else 0.0  # alone, the least passes suffice
+    fastest = fastest_ms(visit_in_turn(profiler, networks, limit_s=left_s, progress=comparing))
     changes = compare_with_first(fastest, tolerance=0.0)
     tried = range(1, len(networks)) if plans else (0,)
     best = min(tried, key=lambda index: changes[index].ratio)

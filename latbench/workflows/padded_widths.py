@@ -100,7 +100,7 @@ class PaddingSearch:
                 allowed = [w for w in widths if w <= -(-group.width // multiple) * multiple]
                 if allowed:
                     plan[group] = allowed[-1]
-            if not self.channels.fits(plan):
+            if plan and not self.channels.fits(plan):
                 plan = self._fitting(plan)
             if plan and plan not in plans:
                 plans.append(plan)
@@ -239,7 +239,7 @@ def _candidates(channels: Channels) -> dict[ChannelGroup, list[int]]:
             width = -(-group.width // multiple) * multiple
             if width in candidate_widths(group.width) and width not in found.get(group, ()):
                 wanted[group] = width
-        together = channels.fits(wanted)
+        together = not wanted or channels.fits(wanted)
         for group, width in wanted.items():
             if together or channels.fits({group: width}):
                 found.setdefault(group, []).append(width)

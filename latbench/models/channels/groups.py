@@ -8,7 +8,7 @@ and so have the new inputs of everything that reads them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,6 +103,7 @@ def find_channels(model: OnnxModel) -> Channels:
 
     Raises:
         InvalidFileError: The model is quantised.
+        RuntimeFailure: ONNX Runtime refused the model when an unknown shape was looked up.
     """
     graph = StaticGraph.of(model)
     for number, node in enumerate(graph.nodes):
@@ -117,34 +118,21 @@ def find_channels(model: OnnxModel) -> Channels:
 
 def _groups(trace: Trace) -> tuple[ChannelGroup, ...]:
     channels, producers = trace.ledger.channels(), trace.ledger.producers
-    makers: dict[int, set[int]] = {}  # by channel: nodes that produce a part of it
-    for slot, channel in enumerate(channels.tolist()):
-        makers.setdefault(channel, set()).add(producers[slot])
+    makers: dict[int, set[int]] = defaultdict(set)  # by channel: nodes that produce a part of it
+    for channel, number in zip(channels.tolist(), producers, strict=True):
+        if number >= 0:
+            makers[channel].add(number)
 
-    parent = {number: number for number in trace.made}
+    def makers_of(ids: Ints) -> set[int]:
+        return {number for channel in set(channels[ids].tolist()) for number in makers[channel]}
 
-    def find(number: int) -> int:
-        while parent[number] != number:
-            number = parent[number]
-        return number
-
-    def tie(numbers: set[int]) -> None:
-        roots = sorted({find(number) for number in numbers if number >= 0})
-        for root in roots[1:]:
-            parent[root] = roots[0]
-
-    def of(ids: Ints) -> set[int]:
-        return {maker for slot in set(ids.tolist()) for maker in makers[int(channels[slot])]}
-
-    for together in makers.values():
-        tie(together)
-    for ids in trace.links:
-        tie(of(ids))
-    kept = {find(number) for ids in trace.fixed for number in of(ids) if number >= 0}
-    members: dict[int, list[int]] = {}
-    for number in trace.made:
-        members.setdefault(find(number), []).append(number)
-    nodes = _nodes(trace, {slot: find(maker) for slot, maker in enumerate(producers) if maker >= 0})
+    links = [makers_of(ids) for ids in trace.links]
+    roots = _tied(trace.made, [*makers.values(), *links])
+    kept = {roots[number] for ids in trace.fixed for number in makers_of(ids)}
+    nodes = _nodes(trace, {slot: roots[n] for slot, n in enumerate(producers) if n >= 0})
+    members: dict[int, list[int]] = defaultdict(list)
+    for number, root in roots.items():
+        members[root].append(number)
     found = []
     for root, numbers in members.items():
         width = min(trace.made[number] for number in numbers)
@@ -160,6 +148,21 @@ def _groups(trace: Trace) -> tuple[ChannelGroup, ...]:
             )
         )
     return tuple(found)
+
+
+def _tied(numbers: Iterable[int], together: Iterable[set[int]]) -> dict[int, int]:
+    """Smallest number that each number is tied to, over one set or several."""
+    parent = {number: number for number in numbers}
+
+    def find(number: int) -> int:
+        while parent[number] != number:
+            number = parent[number]
+        return number
+
+    for tied in together:
+        first, *others = sorted({find(number) for number in tied}) or [-1]
+        parent.update(dict.fromkeys(others, first))
+    return {number: find(number) for number in parent}
 
 
 def _nodes(trace: Trace, roots: Mapping[int, int]) -> dict[int, set[str]]:

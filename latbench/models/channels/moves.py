@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto
 
-from latbench.models.channels.slots import Slots, UnpaddableError, along_axis, reshaped
+from latbench.models.channels.slots import Slots, UnpaddableError, along_axis, ranked, reshaped
 from latbench.models.channels.static_graph import attributes
 from latbench.models.channels.trace import NotHandled, Rule, Trace, has_input, slots_of
 
@@ -78,9 +78,9 @@ def _split(trace: Trace, number: int, node: NodeProto) -> None:
 def _slice(trace: Trace, number: int, node: NodeProto) -> None:
     slots = slots_of(trace, node)
     rank = slots.ids.ndim
-    starts, ends = trace.integers(node, 1), trace.integers(node, 2)
-    axes = trace.integers(node, 3).tolist() if has_input(node, 3) else list(range(len(starts)))
-    steps = trace.integers(node, 4).tolist() if has_input(node, 4) else [1] * len(starts)
+    count = len(trace.integers(node, 1))
+    axes = trace.integers(node, 3).tolist() if has_input(node, 3) else list(range(count))
+    steps = trace.integers(node, 4).tolist() if has_input(node, 4) else [1] * count
     cut = [place for place, axis in enumerate(axes) if axis % rank in slots.axes]
     if not cut:
         trace.slots[node.output[0]] = slots
@@ -88,29 +88,41 @@ def _slice(trace: Trace, number: int, node: NodeProto) -> None:
     axis = axes[cut[0]] % rank
     if len(cut) > 1 or not slots.along(axis) or steps[cut[0]] != 1:
         raise NotHandled
-    trace.constant(node, 1), trace.constant(node, 2)
-    size, total = trace.static(node.input[0])[axis], slots.ids.size
-    limits = [slice(int(starts[cut[0]]), int(ends[cut[0]])).indices(size)[side] for side in (0, 1)]
-    if limits[1] - limits[0] < 2:
-        raise NotHandled
-    if any(limit * total % size for limit in limits):
-        raise UnpaddableError("a slice cannot divide the channels")
-    begin, end = (limit * total // size for limit in limits)
-    for place, values, limit in ((1, starts, begin), (2, ends, end)):
-        changed = values.copy()
-        changed[cut[0]] = limit
-        trace.operands[number, place] = changed
+    begin, end = _limits(trace, number, node, cut[0], axis)
     trace.links.append(slots.ids.ravel())
     trace.slots[node.output[0]] = slots.changed(
         lambda ids: along_axis(ids.ravel()[begin:end], axis, ids.ndim)
     )
 
 
-def _reshape(trace: Trace, number: int, node: NodeProto) -> None:
-    if node.input[0] not in trace.slots:
-        trace.require_same_numbers(node)
+def _limits(trace: Trace, number: int, node: NodeProto, cut: int, axis: int) -> tuple[int, int]:
+    """New limits of a slice along channels: at the same fractions of their number."""
+    size, total = trace.static(node.input[0])[axis], trace.shape(node.input[0])[axis]
+    stated = [int(trace.integers(node, place)[cut]) for place in (1, 2)]
+    if any(node.input[place] in trace.numbers for place in (1, 2)):
+        begin, end, _ = slice(*stated).indices(total)
+        if end - begin < 2:
+            raise NotHandled
+        before = trace.reference or trace
+        own = [int(before.integers(node, place)[cut]) for place in (1, 2)]
+        first, last, _ = slice(*own).indices(size)
+        if (begin * size, end * size) != (first * total, last * total):
+            raise UnpaddableError("a slice does not follow the number of channels")
+        return begin, end
+    first, last, _ = slice(*stated).indices(size)
+    if last - first < 2:
         raise NotHandled
-    slots = trace.slots[node.input[0]]
+    if first * total % size or last * total % size:
+        raise UnpaddableError("a slice cannot divide the channels")
+    for place, limit in ((1, first), (2, last)):
+        changed = trace.integers(node, place).copy()
+        changed[cut] = limit * total // size
+        trace.operands[number, place] = changed
+    return first * total // size, last * total // size
+
+
+def _reshape(trace: Trace, number: int, node: NodeProto) -> None:
+    slots = slots_of(trace, node)
     now = trace.shape(node.input[0])
     old, new = trace.static(node.input[0]), trace.static(node.output[0])
     target = trace.integers(node, 1)
@@ -175,12 +187,31 @@ def _resize(trace: Trace, number: int, node: NodeProto) -> None:
     if has_input(node, 1) and trace.constant(node, 1).size:
         raise NotHandled
     if has_input(node, 3):
-        sizes = trace.constant(node, 3).copy()
-        sizes[1] = slots.ids.size
-        trace.operands[number, 3] = sizes
+        _name_sizes(trace, number, node, 3, slots)
     elif trace.constant(node, 2)[1] != 1:
         raise NotHandled
     trace.slots[node.output[0]] = slots
+
+
+def _expand(trace: Trace, number: int, node: NodeProto) -> None:
+    slots = ranked(slots_of(trace, node), len(trace.static(node.output[0])))
+    _name_sizes(trace, number, node, 1, slots)
+    trace.slots[node.output[0]] = slots
+
+
+def _name_sizes(trace: Trace, number: int, node: NodeProto, place: int, slots: Slots) -> None:
+    """Let a list of sizes name the number of channels, or check that it does."""
+    sizes, rank = trace.integers(node, place).copy(), slots.ids.ndim
+    for axis in slots.axes:
+        own = axis - rank + len(sizes)
+        if own < 0 or sizes[own] == 1:
+            continue
+        if node.input[place] in trace.graph.constants:
+            sizes[own] = slots.ids.shape[axis]
+        elif sizes[own] != slots.ids.shape[axis]:
+            raise UnpaddableError(f"a size of {node.op_type} does not follow the channels")
+    if node.input[place] in trace.graph.constants:
+        trace.operands[number, place] = sizes
 
 
 MOVES: dict[str, Rule] = {
@@ -192,5 +223,6 @@ MOVES: dict[str, Rule] = {
     "Transpose": _transpose,
     "Pad": _pad,
     "Resize": _resize,
+    "Expand": _expand,
 }
 """Rule of every operator that moves channels."""

@@ -78,8 +78,13 @@ def _rewrite(proto: ModelProto, widening: Widening) -> tuple[dict[str, Values], 
         unused = used - _used(proto)
     _keep(graph.initializer, lambda tensor: tensor.name not in unused)
     _keep(graph.input, lambda value: value.name not in unused)
-    wider = {name for name in after.slots if after.shape(name) != before.static(name)}
-    _keep(graph.value_info, lambda value: value.name not in wider)
+    wider = {
+        name
+        for name, slots in after.slots.items()
+        if slots.ids.shape != before.slots[name].ids.shape
+    }
+    outdated = wider | changed.keys() | unused  # some exporters describe constants there
+    _keep(graph.value_info, lambda value: value.name not in outdated)
     return changed, unused
 
 

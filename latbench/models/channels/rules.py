@@ -131,20 +131,20 @@ def _pointwise(trace: Trace, number: int, node: NodeProto) -> None:
 
 
 def _prelu(trace: Trace, number: int, node: NodeProto) -> None:
-    trace.slots[node.output[0]] = _with_constant(trace, number, node, 0, 1, fill=0.0)
+    trace.slots[node.output[0]] = _with_constant(trace, number, node, fill=0.0)
 
 
 def _divide(trace: Trace, number: int, node: NodeProto) -> None:
     if not trace.constant(node, 1).all():
         raise NotHandled
-    trace.slots[node.output[0]] = _with_constant(trace, number, node, 0, 1, fill=1.0)
+    trace.slots[node.output[0]] = _with_constant(trace, number, node, fill=1.0)
 
 
 def _power(trace: Trace, number: int, node: NodeProto) -> None:
     exponent = trace.constant(node, 1)
     if exponent.size != 1 or float(exponent.ravel()[0]) not in (1.0, 2.0, 3.0, 4.0):
         raise NotHandled
-    trace.slots[node.output[0]] = slots_of(trace, node)
+    trace.slots[node.output[0]] = _with_constant(trace, number, node, fill=1.0)
 
 
 def _elementwise(trace: Trace, number: int, node: NodeProto) -> None:
@@ -169,14 +169,12 @@ def _elementwise(trace: Trace, number: int, node: NodeProto) -> None:
     trace.slots[node.output[0]] = first
 
 
-def _with_constant(
-    trace: Trace, number: int, node: NodeProto, read: int, constant: int, *, fill: float
-) -> Slots:
+def _with_constant(trace: Trace, number: int, node: NodeProto, *, fill: float) -> Slots:
     """Channels of an operator of a tensor and a constant."""
-    trace.constant(node, constant)
-    slots = ranked(slots_of(trace, node, read), len(trace.static(node.output[0])))
-    _check_operand(trace, node, constant, slots)
-    _use_operand(trace, number, node, constant, slots, fill=fill)
+    trace.constant(node, 1)
+    slots = ranked(slots_of(trace, node), len(trace.static(node.output[0])))
+    _check_operand(trace, node, 1, slots)
+    _use_operand(trace, number, node, 1, slots, fill=fill)
     return slots
 
 
@@ -229,19 +227,9 @@ def _reduce(trace: Trace, number: int, node: NodeProto) -> None:
 
 
 _ACTIVATIONS = (
-    *("Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Selu"),
-    *(
-        "Celu",
-        "Softplus",
-        "Softsign",
-        "Gelu",
-        "Erf",
-        "Mish",
-        "Swish",
-        "ThresholdedRelu",
-        "Identity",
-    ),
-    *("Neg", "Abs", "Dropout", "Cast"),
+    *("Relu", "LeakyRelu", "ThresholdedRelu", "Clip", "Elu", "Selu", "Celu"),
+    *("Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Tanh", "Gelu", "Erf", "Mish"),
+    *("Softplus", "Softsign", "Neg", "Abs", "Identity", "Dropout", "Cast"),
 )
 
 RULES: dict[str, Rule] = {

@@ -26,6 +26,8 @@ from latbench.models.channels.static_graph import (
     evaluated,
 )
 
+_SIZED = {"Reshape", "Expand", "Resize", "Slice"}  # their rules compare sizes with the channels
+
 
 class NotHandled(Exception):
     """An operator, or a use of it, for which there is no rule."""
@@ -160,7 +162,8 @@ class Trace:
         slots = self.slots.get(tensor)
         if slots is None:
             return
-        if self.reference and slots.ids.shape != self.reference.slots[tensor].ids.shape:
+        own = slots if self.reference is None else self.reference.slots.get(tensor)
+        if own is None or own.ids.shape != slots.ids.shape:
             raise UnpaddableError(f"{tensor} must keep its width")
         numbers = np.arange(slots.ids.size).reshape(slots.ids.shape)
         self.ledger.role(slots.ids, "fixed", tensor, number=numbers)
@@ -180,8 +183,8 @@ class Trace:
             if self._is_constant(node) or self._computed(node):
                 continue
             known = rules.get(node.op_type) if node.domain in STANDARD else None
-            if known is None or node.op_type != "Reshape":
-                self.require_same_numbers(node)
+            if node.op_type not in _SIZED or node.input[0] not in self.slots:
+                self._require_same_numbers(node)
             try:
                 if known is None:
                     raise NotHandled
@@ -212,16 +215,16 @@ class Trace:
         if any(value is None for value in feeds.values()):
             return False
         found = evaluated(node, self.graph.proto, feeds)
-        if found[0].size > MOST_NUMBERS or found[0].dtype.kind not in "ib":
+        if found is None or found.size > MOST_NUMBERS or found.dtype.kind not in "ib":
             return False
-        self.numbers[node.output[0]] = found[0]
+        self.numbers[node.output[0]] = found
         return True
 
     def _number(self, name: str) -> NDArray[Any] | None:
         value = self.numbers.get(name, self.graph.constants.get(name))
         return value if value is not None and value.size <= MOST_NUMBERS else None
 
-    def require_same_numbers(self, node: NodeProto) -> None:
+    def _require_same_numbers(self, node: NodeProto) -> None:
         """Refuse widths that change a size that is read as a number."""
         for name in node.input:
             if self.reference is None or name not in self.numbers:
@@ -239,9 +242,9 @@ Raises:
 """
 
 
-def slots_of(trace: Trace, node: NodeProto, place: int = 0) -> Slots:
-    """Channels of an input; without any there is nothing to follow."""
-    found = trace.slots.get(node.input[place])
+def slots_of(trace: Trace, node: NodeProto) -> Slots:
+    """Channels of the first input; without any there is nothing to follow."""
+    found = trace.slots.get(node.input[0])
     if found is None:
         raise NotHandled
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
@@ -19,11 +20,10 @@ from latbench.device import DeviceProfile
 from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError
 from latbench.models import OnnxModel, read_model
 from latbench.models.agreement import largest_difference
-from latbench.models.writing import write_model
 from latbench.profilers import CacheFlusher, Profiler, Session
+from latbench.report.comparisons import show_alignment
 from latbench.workflows import alignment as workflow
 from latbench.workflows.alignment import Alignment, align
-from latbench.workflows.padded_widths import candidate_widths
 from tests.latbench.models.channels.random_graphs import Network
 from tests.latbench.models.small import conv_model, save
 
@@ -184,6 +184,21 @@ def test_the_result_is_the_documented_object(
     assert plain["path"] == str(tmp_path / "f.onnx")
 
 
+def test_what_was_padded_is_shown(
+    on_device: Callable[..., Alignment],
+    mixed: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show_alignment(on_device(mixed, tmp_path / "f.onnx", _by_eight))
+    out = capsys.readouterr().out
+    assert re.search(r"conv2_0 +30 +32", out)
+    assert re.search(r"the ratio is 0\.\d+ \(0\.\d+ to 0\.\d+\)", out)
+    assert "wrote" in out
+    show_alignment(on_device(mixed, tmp_path / "g.onnx", _alike))
+    assert "no padding pays" in capsys.readouterr().out
+
+
 def test_an_open_batch_is_compared_at_two_sizes_and_stays_open(
     on_device: Callable[..., Alignment], tmp_path: Path
 ) -> None:
@@ -246,30 +261,3 @@ def test_a_real_runtime_is_asked(mixed: Path, tmp_path: Path, quick_profile: Dev
     found = align(mixed, quick_profile, output=tmp_path / "f.onnx", time_limit="1ms")
     assert found.before_ms > 0
     assert (found.path is not None) == (tmp_path / "f.onnx").exists()
-
-
-def test_large_weights_lie_beside_the_model(tmp_path: Path) -> None:
-    proto, path = conv_model(), tmp_path / "m.onnx"
-    write_model(path, proto, most_bytes=100)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
-    inside = read_model(save(conv_model(), tmp_path / "inside.onnx"))
-    assert largest_difference(inside, read_model(path)) == 0
-
-
-@pytest.mark.parametrize("most_bytes", [100, 1 << 20])
-def test_an_interrupt_leaves_no_file(tmp_path: Path, most_bytes: int) -> None:
-    def interrupt(written: Path) -> None:
-        assert written.exists()
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_model(tmp_path / "m.onnx", conv_model(), accept=interrupt, most_bytes=most_bytes)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_candidates_are_multiples_that_are_not_much_wider() -> None:
-    assert candidate_widths(83) == [84, 88, 96]
-    assert candidate_widths(20) == [24]
-    assert candidate_widths(6) == [8]
-    assert candidate_widths(64) == []
-    assert candidate_widths(1370) == [1372, 1376]

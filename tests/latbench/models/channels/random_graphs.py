@@ -228,6 +228,22 @@ def _resampled(net: Network, x: str, draw: Draw) -> str:
     return net.add("MaxPool", x, kernel_shape=[4, 4], strides=[2, 2])
 
 
+def _sized(net: Network, x: str, draw: Draw) -> str:
+    """Sizes that are read at run time: an expanded gate, resized pixels, half of the channels."""
+    half = draw.integer(2, 4)
+    x = net.conv(x, 2 * half)
+    gate = net.add("Sigmoid", net.conv(net.add("GlobalAveragePool", x), 2 * half))
+    shape = net.add("Shape", x)
+    x = net.add("Mul", x, net.add("Expand", gate, shape))
+    channels = net.add("Slice", shape, net.integers(0), net.integers(2), net.integers(0))
+    sizes = net.add("Concat", channels, net.integers(2 * SIDE, 2 * SIDE), axis=0)
+    x = net.add("Resize", x, "", "", sizes, mode="nearest", channels=2 * half)
+    x = net.add("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+    count = net.add("Gather", shape, net.integers(1))
+    middle, axis = net.add("Div", count, net.integers(2)), net.integers(1)
+    return net.add("Slice", x, net.integers(0), middle, axis, channels=half)
+
+
 def _norm_of_channels(net: Network, x: str, draw: Draw) -> str:
     """A softmax over channels, which keeps their width."""
     return net.add("Softmax", net.conv(x, draw.integer(2, 5)), axis=1)
@@ -236,7 +252,7 @@ def _norm_of_channels(net: Network, x: str, draw: Draw) -> str:
 STEPS: tuple[Callable[[Network, str, Draw], str], ...] = (
     *(_pointwise, _swish, _slopes, _scaled, _residual, _inverted, _branches, _twice, _groups),
     *(_shuffle_unit, _partial, _attention_of_pixels, _pooled, _transposed, _norm_of_channels),
-    *(_rows, _sliced, _gated_by_mean, _resampled),
+    *(_rows, _sliced, _gated_by_mean, _resampled, _sized),
 )
 
 

@@ -26,7 +26,7 @@ from tests.latbench.models.channels.random_graphs import (
     random_network,
     with_head,
 )
-from tests.latbench.models.small import save
+from tests.latbench.models.small import save, token_model
 
 
 class _Drawn:
@@ -130,6 +130,9 @@ def test_every_step_can_be_padded_but_a_norm_of_channels(
     found = sum(len(group.producers) for group in channels.groups)
     kept = 2 if step.__name__ == "_norm_of_channels" else 1  # the last convolution
     assert found == len(channels.trace.made) - kept
+    doubled = {group: 2 * group.width for group in channels.groups}
+    assert channels.fits(doubled)
+    _compare(path, read_model(path), channels, doubled)
 
 
 def _saved(net: Network, x: str, folder: Path, *, rank: int = 4, batch: int | str = 1) -> Path:
@@ -280,6 +283,9 @@ def test_an_open_batch_stays_open_and_everything_else_as_it_was(tmp_path: Path) 
     built = net.build(net.linear(x, inputs=6 * SIDE * SIDE, outputs=3), rank=2, batch="n")
     built.producer_name = "somebody"
     built.metadata_props.add(key="classes", value="cat dog mouse")
+    for tensor in built.graph.initializer:  # as some exporters do
+        described = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        built.graph.value_info.append(described)
     path = save(onnx.shape_inference.infer_shapes(built), tmp_path / "m.onnx")
     model = read_model(path, batch_size=1)
     channels = find_channels(model)
@@ -345,3 +351,11 @@ def test_shapes_that_onnx_cannot_infer_are_measured(tmp_path: Path) -> None:
     joined = net.add("Reshape", turned, whole, channels=12)
     path = _saved(net, net.conv(joined, 4), tmp_path)
     assert _check(path, more=4) == {x: (12, 16)}
+
+
+def test_a_model_without_convolutions_has_no_groups(tmp_path: Path) -> None:
+    path = save(token_model(), tmp_path / "m.onnx")
+    model = read_model(path, shapes={"tokens": (2, 7), "mask": (2, 7, 1)})
+    channels = find_channels(model)
+    assert channels.groups == ()
+    assert channels.fits({})
