@@ -7,9 +7,11 @@ that says what to do next; 130 for an interrupt.
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import sys
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -63,7 +65,13 @@ latbench = LazyGroup(
 click.version_option(package_name="latbench")(latbench)
 
 
-def _interrupt(signum: int, frame: object) -> NoReturn:
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    """Raise an interrupt; end at once while a module is imported, which C code may not survive."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os.write(2, b"latbench: interrupted\n")
+            os._exit(EXIT_INTERRUPTED)
+        frame = frame.f_back
     raise KeyboardInterrupt
 
 
@@ -80,7 +88,8 @@ def _run() -> int:
 
 def main() -> None:
     """Run the command line; an error that a user can cause prints one line and exits with 2."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     prepare_streams()
     as_json = "--json" in sys.argv
     try:
@@ -93,8 +102,8 @@ def main() -> None:
         fail(InvalidValueError(f"{message} See `{where} --help`."), as_json=as_json)
     except (KeyboardInterrupt, click.Abort):
         say(
-            "interrupted: a table or a run folder keeps its finished passes and epochs, and the "
-            "same command continues from it"
+            "interrupted: tables and run folders keep what was finished, and the same command "
+            "continues from them"
         )
         sys.exit(EXIT_INTERRUPTED)
     except ReaderLeft:

@@ -862,3 +862,27 @@ def test_published_weights_are_imported(run: Any, reference: Path, tmp_path: Pat
     code, result = _json(run, "generate", tmp_path / "g", "--target", "15ms")
     assert code == 2
     assert result["error"]["kind"] == "mismatch"
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_during_an_import_ends_at_once(tmp_path: Path, number: str) -> None:
+    """Modules written in C may crash if an exception is raised in the middle of their import."""
+    (tmp_path / "interrupted.py").write_text(
+        f"import signal\nsignal.raise_signal(signal.{number})\nprint('imported')\n"
+    )
+    (tmp_path / "main.py").write_text(
+        "import sys, cli\n"
+        "cli._run = lambda: __import__('interrupted')\n"
+        "sys.argv[1:] = ['devices']\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "main.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "latbench: interrupted\n"

@@ -267,3 +267,31 @@ def test_a_space_has_no_shapes(run: Any, tmp_path: Path) -> None:
     code, _, err = run("profile", "cpu-onnxruntime", "tfnas", *shaped)
     assert code == 2
     assert "--shape is for the inputs of an ONNX model" in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("bench", "{model}", "--junit", "{model}"),
+        ("explain", "{model}", "--device", "cpu-onnxruntime", "--overlay", "{model}"),
+        ("explain", "{model}", "--device", "cpu-onnxruntime", "-o", "{new}", "--overlay", "{new}"),
+        ("explain", "{model}", "--table", "{table}", "--overlay", "{table}"),
+        ("align", "{model}", "--device", "cpu-onnxruntime", "-o", "{model}"),
+        ("table", "export", "{table}", "-o", "{table}"),
+        ("table", "show", "{table}", "--picture", "{table}"),
+    ],
+)
+def test_no_file_that_is_read_is_overwritten(
+    run: Any, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    space = make_space("nasbench-macro", 8, 10)
+    files = {
+        "model": save(residual_network(), tmp_path / "m.onnx"),
+        "table": write_table(tmp_path / "t.sqlite", space, load_device("cpu-onnxruntime")).path,
+        "new": tmp_path / "new",
+    }
+    before = {path: path.read_bytes() for path in files.values() if path.exists()}
+    code, out, err = run(*(word.format(**files) for word in command))
+    assert (code, out) == (2, "")
+    assert "would overwrite a file" in err
+    assert {path: path.read_bytes() for path in files.values() if path.exists()} == before

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +143,43 @@ def tolerance_option(of: str) -> Decorator:
 
 def output_file(of: str, *, required: bool = True) -> Decorator:
     """The option ``--output``; ``of`` describes the content of the file in the help."""
-    return click.option(
-        "-o", "--output", type=FILE, required=required, metavar="FILE", help=f"File for {of}."
-    )
+    return written_file("-o", "--output", help=f"File for {of}.", required=required)
+
+
+def written_file(*names: str, help: str, required: bool = False) -> Decorator:  # noqa: A002
+    """Option for a file that a command writes, which is none of its other files.
+
+    Args:
+        names: Short and long name of the option; the long one is last.
+        help: Help text.
+        required: Whether the option must be given.
+    """
+    option = click.option(*names, type=FILE, required=required, metavar="FILE", help=help)
+    long = names[-1]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def checked(**values: Any) -> None:
+            written = values[long.removeprefix("--")]
+            if written is not None:
+                _require_other_files(written, long, values)
+            command(**values)
+
+        return option(checked)
+
+    return decorate
+
+
+def _require_other_files(written: Path, option: str, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if name == option.removeprefix("--"):
+            continue
+        for other in value if isinstance(value, tuple) else (value,):
+            if isinstance(other, Path) and other.resolve() == written.resolve():
+                raise InvalidValueError(
+                    f"{option} {written} would overwrite a file that the command also uses: choose "
+                    "another file"
+                )
 
 
 def named(what: str, *choices: str) -> Named:

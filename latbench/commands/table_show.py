@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from latbench.commands.options import COUNT, FILE, example, json_option
+from latbench.commands.options import COUNT, FILE, example, json_option, written_file
 from latbench.commands.output import emit
 
 
@@ -22,10 +22,8 @@ from latbench.commands.output import emit
 @click.option(
     "--curves", type=COUNT, default=3, show_default=True, help="Number of width curves to draw."
 )
-@click.option(
+@written_file(
     "--picture",
-    type=FILE,
-    metavar="FILE",
     help="Also draw the width curves into this file, which ends in .png, .svg or .pdf.",
 )
 @json_option

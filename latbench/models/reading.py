@@ -7,6 +7,7 @@ measured is refused in one line that names the node or tensor and the reason.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -29,8 +30,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 _WHAT = "an ONNX model"
 _KEPT_ELEMENTS = 1024  # smaller initializers stay in the graph: shapes, axes, scales
 _CONTROL_FLOW = {"Loop", "If", "Scan", "SequenceMap"}
+_MOST = (1 << 31) - 1  # elements along one dimension
 _SHOWN = 300  # characters of another library's error
 _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+_SIZE = re.compile(r"[0-9]{1,18}")
 
 
 def read_model(
@@ -101,24 +104,33 @@ def _require_external_files(model: ModelProto, path: Path) -> None:
     for tensor in _tensors(model):
         if not external_data_helper.uses_external_data(tensor):
             continue
-        info = external_data_helper.ExternalDataInfo(tensor)
-        file = (folder / info.location).resolve()
+        location, begin, length = _extent(tensor, path)
+        file = (folder / location).resolve()
         if not file.is_relative_to(folder):
             raise InvalidFileError(
-                f"{path} reads the weight {tensor.name} from {info.location}, outside of its folder"
+                f"{path} reads the weight {tensor.name} from {location}, outside of its folder"
             )
         if not file.is_file():
             raise InvalidFileError(
-                f"{path} has no weights: its file {info.location} is missing; put it beside the "
-                "model"
+                f"{path} has no weights: its file {location} is missing; put it beside the model"
             )
-        begin = int(info.offset or 0)
-        length = file.stat().st_size - begin if info.length is None else int(info.length)
+        length = file.stat().st_size - begin if length is None else length
         if length < _claimed_bytes(tensor) or begin + length > file.stat().st_size:
             raise InvalidFileError(
-                f"{path} is damaged: its weight {tensor.name} is longer than its data in "
-                f"{info.location}"
+                f"{path} is damaged: its weight {tensor.name} is longer than its data in {location}"
             )
+
+
+def _extent(tensor: TensorProto, path: Path) -> tuple[str, int, int | None]:
+    """File of a tensor's external data, its first byte and its number of bytes."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location, sizes = entries.get("location", ""), [entries.get(k) for k in ("offset", "length")]
+    if not location or "\0" in location or not all(s is None or _SIZE.fullmatch(s) for s in sizes):
+        raise InvalidFileError(
+            f"{path} is damaged: its weight {tensor.name} has no valid file, offset and length"
+        )
+    offset, length = (None if size is None else int(size) for size in sizes)
+    return location, offset or 0, length
 
 
 def _tensors(model: ModelProto) -> Iterator[TensorProto]:
@@ -233,6 +245,15 @@ def _require_batch_size(inputs: Sequence[Tensor], path: Path, batch_size: int | 
     )
 
 
+def _require_sizes(sizes: Sequence[int], what: str) -> None:
+    """Refuse sizes that are no positive integers."""
+    if not all(isinstance(size, int) and 0 < size <= _MOST for size in sizes):
+        raise InvalidValueError(
+            f"{sizes!r} is not {what}: sizes are integers from 1 to {_MOST}, such as (1, 3, 224, "
+            "224)"
+        )
+
+
 def _static_shape(
     value: ValueInfoProto, path: Path, given: tuple[int, ...] | None, batch_size: int | None
 ) -> tuple[int, ...]:
@@ -243,7 +264,10 @@ def _static_shape(
         str(size) if size is not None else dim.dim_param or "?"
         for size, dim in zip(stated, tensor.shape.dim, strict=True)
     )
+    if batch_size is not None:
+        _require_sizes((batch_size,), "a batch size")
     if given is not None:
+        _require_sizes(given, f"a shape of the input {value.name}")
         fits = len(given) == len(stated) and all(
             size in (None, wanted) for size, wanted in zip(stated, given, strict=True)
         )

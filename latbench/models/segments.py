@@ -78,7 +78,7 @@ def _optimised(model: OnnxModel) -> ModelProto:
     """The model after ONNX Runtime's basic optimisations, which fold constants and norms."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised
     options.add_external_initializers(
         list(model.weights),
         [ort.OrtValue.ortvalue_from_numpy(value) for value in model.weights.values()],

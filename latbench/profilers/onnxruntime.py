@@ -49,7 +49,7 @@ _SET_HERE = {
     "device_id": "CUDA_VISIBLE_DEVICES chooses the GPU",
     "user_compute_stream": "calls are timed on a stream of the profiler",
 }
-_ERROR_ONLY = 3  # ONNX Runtime's severity: say nothing below errors
+_SILENT = 4  # severity of messages of ONNX Runtime: errors are raised anyway
 
 
 class OnnxRuntimeSession(Session):
@@ -234,7 +234,7 @@ class OnnxRuntimeProfiler(Profiler):
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.profile.threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = _ERROR_ONLY
+        options.log_severity_level = _SILENT
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         if self.profile.device == "cuda":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -281,7 +281,7 @@ def _no_provider() -> str | None:
 @lru_cache(maxsize=1)
 def loaded_libraries() -> str:
     """Load CUDA and cuDNN from where pip puts them; returns what ONNX Runtime said meanwhile."""
-    ort.set_default_logger_severity(_ERROR_ONLY)  # it warns at every session of a GPU by number
+    ort.set_default_logger_severity(_SILENT)  # it warns at every session of a GPU by number
     preload = getattr(ort, "preload_dlls", None)  # from 1.21 on
     if preload is None:
         return ""

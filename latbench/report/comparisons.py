@@ -37,6 +37,10 @@ def _comparison(row: ModelLatency) -> tuple[str, ...]:
     )
 
 
+def _in_one_line(name: str) -> str:
+    return " ".join(name.split())
+
+
 def _half_width(low: float, high: float) -> float:
     """Half the width of a 95 % interval, relative to its middle."""
     return (high - low) / (high + low)
@@ -72,7 +76,7 @@ def show_explanation(found: Explanation) -> None:
         ("segment", "latency", "interval", "share", "MACs", "GMAC/s", "GB/s"),
         [
             (
-                part.name,
+                _in_one_line(part.name),
                 format_ms(part.latency_ms),
                 f"±{percent(_half_width(part.low_ms, part.high_ms))}",
                 percent(part.share),
@@ -83,7 +87,7 @@ def show_explanation(found: Explanation) -> None:
             for part in found.segments
         ],
     )
-    lines = [f"{part.name}: {part.advice}" for part in found.segments if part.advice]
+    lines = [f"{_in_one_line(part.name)}: {part.advice}" for part in found.segments if part.advice]
     if found.predicted_ms is None:
         lines.append(
             f"the sum is not a prediction: it errs by {percent(found.left_out_error)} on chains "

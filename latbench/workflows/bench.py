@@ -220,6 +220,11 @@ def read_any(
         return read_model(model, shapes=shapes, batch_size=batch_size)
     if isinstance(model, OnnxModel | tuple):
         return model
+    if not is_torch_module(model):
+        raise InvalidValueError(
+            f"{type(model).__name__} is no model: give the path of an ONNX file, a torch module or "
+            "a network of block specs"
+        )
     require_example([model], example)
     assert example is not None
     return read_module(model, example, shapes=shapes, batch_size=batch_size)

@@ -16,6 +16,7 @@ from latbench.commands.options import (
     PERCENT,
     example,
     json_option,
+    written_file,
 )
 from latbench.commands.output import EXIT_FAILED_CHECK, after_result, emit, progress
 from nas.commands.options import model_options
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     metavar="PERCENT",
     help="Exit with 1 if a network is slower than the first by more than this.  [default: never]",
 )
-@click.option("--junit", type=FILE, metavar="FILE", help="File for the verdicts as JUnit XML.")
+@written_file("--junit", help="File for the verdicts as JUnit XML.")
 @json_option
 def bench(
     models: tuple[Path, ...],

@@ -14,6 +14,7 @@ from latbench.commands.options import (
     example,
     json_option,
     output_file,
+    written_file,
 )
 from latbench.commands.output import after_result, emit, progress
 from nas.commands.options import model_options
@@ -51,11 +52,8 @@ if TYPE_CHECKING:
     help="How long to measure with --device.",
 )
 @output_file("the latency table of the segments", required=False)
-@click.option(
-    "--overlay",
-    type=FILE,
-    metavar="FILE",
-    help="File for the latencies as node data of Model Explorer, for an ONNX file.",
+@written_file(
+    "--overlay", help="File for the latencies as node data of Model Explorer, for an ONNX file."
 )
 @json_option
 def explain(

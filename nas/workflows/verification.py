@@ -43,6 +43,10 @@ from nas.workflows.inputs import (
     priced_by,
 )
 
+_OTHER_NETWORKS = {
+    False: "profile a larger space, or choose --widths any",
+    True: "verify the model itself",
+}
 CALIBRATION_STREAM = 2  # gives other networks than ``verify`` draws with the same seed
 
 _SUMMARY = (
@@ -182,8 +186,7 @@ def verify(
         if not drawn and not named:
             raise InvalidValueError(
                 f"the prices were fitted on every network of {opened.space.name} that can be "
-                "drawn, so none can verify them: profile a larger space, or choose "
-                "--widths any"
+                f"drawn, so none can verify them: {_OTHER_NETWORKS[is_model_table(opened)]}"
             )
         named += drawn
     measured = _measure(opened, [each.network for each in named], progress)

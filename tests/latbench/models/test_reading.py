@@ -291,3 +291,30 @@ def test_functions_of_a_model_are_put_in_their_places(tmp_path: Path) -> None:
     assert not onnx.load_model_from_string(read.graph).functions
     for device in RUNTIMES:
         np.testing.assert_allclose(_outputs(read, device), _expected(read), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("offset", "-4"), ("offset", "abc"), ("length", "-1"), ("location", "w\0data")],
+)
+def test_a_place_of_weights_that_is_none_is_refused(key: str, value: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(conv_model(), path, save_as_external_data=True, location="w.data", size_threshold=0)
+    model = onnx.load_model(path, load_external_data=False)
+    entry = model.graph.initializer[0].external_data.add()
+    for known in model.graph.initializer[0].external_data:
+        if known.key == key:
+            entry = known
+    entry.key, entry.value = key, value
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(InvalidFileError, match="no valid file, offset and length"):
+        read_model(path)
+
+
+@pytest.mark.parametrize("sizes", [(1, 3, 2**70, 8), (1, 3, 8.5, 8), (1, 3, 0, 8), "1x3x8x8"])
+def test_sizes_that_are_none_are_refused(sizes: tuple[int, ...], tmp_path: Path) -> None:
+    path = save(conv_model(shape=(1, 3, "h", "w")), tmp_path / "m.onnx")
+    with pytest.raises(InvalidValueError, match="sizes are integers from 1 to"):
+        read_model(path, shapes={"x": sizes})
+    with pytest.raises(InvalidValueError, match="sizes are integers from 1 to"):
+        read_model(path, batch_size=10**20)
