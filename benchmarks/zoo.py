@@ -29,7 +29,7 @@ from latbench.profilers import make_profiler
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
 from latbench.units import as_duration_s, format_ms
-from latbench.workflows.model_tables import is_trusted
+from latbench.workflows.model_tables import is_trusted, table_model
 
 NETWORKS = (
     *("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0"),
@@ -45,7 +45,8 @@ class Row:
 
     Attributes:
         segments: Number of segments.
-        distinct: Number of different segments.
+        joined: Number of segments after neighbours were joined that the runtime fuses.
+        distinct: Number of different ones among these.
         import_s: Time to read and cut the file.
         measured_ms: Latency of the whole.
         half_width: Relative half width of its 95 % interval.
@@ -56,6 +57,7 @@ class Row:
     """
 
     segments: int
+    joined: int
     distinct: int
     import_s: float
     measured_ms: float
@@ -100,17 +102,19 @@ def _exported(name: str, folder: Path, seed: int) -> Path:
 
 def _measured(path: Path, run: Path, device: str, limit: str, progress: Progress) -> Row:
     begin = perf_counter()
-    network = tuple(piece.segment for piece in cut(read_model(path)))
+    segments = len(cut(read_model(path)))
     import_s = perf_counter() - begin
     run.mkdir(parents=True, exist_ok=True)
     table: LatencyTable = nas.profile(
         device, path, run / "t.sqlite", time_limit=as_duration_s(limit), progress=progress
     )
+    network = table_model(table)
     whole = table.networks[network]
     left_out_error = table.price_model.loo_error
     assert left_out_error is not None, "a profiled table has networks"
     return Row(
-        segments=len(network),
+        segments=segments,
+        joined=len(network),
         distinct=len(set(network)),
         import_s=import_s,
         measured_ms=whole.hot_ms,
@@ -123,13 +127,21 @@ def _measured(path: Path, run: Path, device: str, limit: str, progress: Progress
 
 
 def _show(found: dict[str, Row]) -> None:
-    columns = ("network", "segments", "read", "measured", "error", "left out", "parts")
+    columns = (
+        "network",
+        "segments, joined, distinct",
+        "read",
+        "measured",
+        "error",
+        "left out",
+        "parts",
+    )
     print_table(
         columns,
         [
             (
                 name,
-                f"{row.segments} ({row.distinct})",
+                f"{row.segments}, {row.joined}, {row.distinct}",
                 f"{row.import_s:.1f} s",
                 f"{format_ms(row.measured_ms)} ±{row.half_width:.1%}",
                 f"{row.error:+.1%}",
