@@ -174,7 +174,7 @@ def _measure(
 ) -> Explanation:
     """Profile the segments of a network into a table, and explain the network by it."""
     profiler = make_profiler(device)
-    joined = pieces_to_price(profiler, path, pieces, progress=progress)
+    joined = pieces_to_price(profiler, path, pieces, limit_s=limit_s, progress=progress)
     contents = model_contents(joined, device.sweep.networks, whole=pieces)
     profile(profiler, path, contents, time_limit_s=limit_s, progress=progress)
     return _explain(pieces, LatencyTable.open(path))

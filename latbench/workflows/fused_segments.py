@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from math import inf
+from time import monotonic
 
 from latbench.blocks import BlockSpec, Network, Segment
 from latbench.measure.lock import device_lock
@@ -18,12 +20,16 @@ from latbench.models.segments import Piece
 from latbench.profilers import Profiler
 from latbench.progress import Progress, silent
 
-_PASSES = 10
+_FEWEST_PASSES, _PASSES = 5, 10
 _LEAST_SAVED = 0.5  # of the faster neighbour's latency
 
 
 def join_fused(
-    profiler: Profiler, pieces: Sequence[Piece], *, progress: Progress = silent
+    profiler: Profiler,
+    pieces: Sequence[Piece],
+    *,
+    limit_s: float = inf,
+    progress: Progress = silent,
 ) -> tuple[Piece, ...]:
     """Join neighbours that save more than half of the faster one's latency when called together.
 
@@ -34,6 +40,7 @@ def join_fused(
     Args:
         profiler: Profiler of the device.
         pieces: Segments of a model, in the order of execution.
+        limit_s: Duration of the search, after which half of the passes must do.
         progress: Callback that reports the progress.
 
     Raises:
@@ -46,7 +53,7 @@ def join_fused(
     alone: list[Network] = [(segment,) for segment in segments]
     together = list(pairwise(segments))
     nothing = (empty_segment(),)
-    latencies = _latencies(profiler, [nothing, *alone, *together], progress)
+    latencies = _latencies(profiler, [nothing, *alone, *together], limit_s, progress)
     overhead_ms = latencies[nothing].high_ms
     fused = {
         merge(first, second)
@@ -59,15 +66,18 @@ def join_fused(
 
 
 def _latencies(
-    profiler: Profiler, networks: Sequence[Network], progress: Progress
+    profiler: Profiler, networks: Sequence[Network], limit_s: float, progress: Progress
 ) -> dict[Network, Interval]:
     """Latencies of short networks, visited in the same shuffled passes."""
     distinct = list(dict.fromkeys(networks))
     protocol = profiler.profile.sweep
     targets = [block_target(id_, network, protocol) for id_, network in enumerate(distinct)]
     samples = Samples()
+    begin = monotonic()
     with device_lock(profiler.profile.device):
         for number in range(_PASSES):
+            if number >= _FEWEST_PASSES and monotonic() - begin > limit_s:
+                break
             progress(number / _PASSES, "looking for segments that the runtime fuses")
             samples.add(sweep_pass(profiler, targets, number=number).visits)
     found = samples.intervals(range(len(distinct)), protocol.quantile)

@@ -23,12 +23,18 @@ from latbench.workflows.fused_segments import join_fused, joined_where
 from latbench.workflows.profiled_table import TableContents
 
 _PREFIX = "model-"  # of a label's name, before the digest of the network
+_SEARCH = 0.2  # share of the time for finding fused neighbours
 _SHORTEST = 0.25  # of the network, shortest chain
 _LEFT_OUT_LIMIT = 0.05  # mean error of networks left out, above which the sum is not trusted
 
 
 def pieces_to_price(
-    profiler: Profiler, path: Path, pieces: Sequence[Piece], *, progress: Progress = silent
+    profiler: Profiler,
+    path: Path,
+    pieces: Sequence[Piece],
+    *,
+    limit_s: float,
+    progress: Progress = silent,
 ) -> tuple[Piece, ...]:
     """Pieces of a model as a table prices them: neighbours that the runtime fuses are joined.
 
@@ -37,6 +43,8 @@ def pieces_to_price(
         path: Table of the model. If it exists, its networks say which neighbours were joined;
             otherwise this is measured.
         pieces: Segments of the model, in the order of execution.
+        limit_s: Wall time of the whole profiling, in s; finding them takes a fifth at most, or as
+            long as five passes.
         progress: Callback that reports the progress.
 
     Raises:
@@ -49,7 +57,7 @@ def pieces_to_price(
             known = {spec for network in store.networks("profile").values() for spec in network}
         if known:
             return joined_where(pieces, known.__contains__)
-    joined = join_fused(profiler, pieces, progress=progress)
+    joined = join_fused(profiler, pieces, limit_s=_SEARCH * limit_s, progress=progress)
     few = len(chains(_network(joined), MIN_NETWORKS, seed=0)) < MIN_NETWORKS
     return tuple(pieces) if few else joined
 

@@ -85,16 +85,16 @@ def profile(
         RuntimeFailure: The runtime refused a block.
     """
     profiler, path = as_profiler(device, batch_size=batch_size), Path(output)
+    limit_s = as_duration_s(time_limit)
     opened = None if source is None else open_table(source)
 
     def join(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
         if opened is not None:
             return pieces_priced_by(pieces, opened)
-        return pieces_to_price(profiler, path, pieces, progress=progress)
+        return pieces_to_price(profiler, path, pieces, limit_s=limit_s, progress=progress)
 
     contents = _contents(space, profiler.profile, shapes, join=join)
     result: ProfileResult | TransferResult
-    limit_s = as_duration_s(time_limit)
     if opened is None:
         result = profiling.profile(
             profiler, path, contents, time_limit_s=limit_s, progress=progress
