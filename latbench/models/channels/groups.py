@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from latbench.errors import InvalidFileError
+from latbench.models.channels.finite import possibly_infinite
+from latbench.models.channels.ledger import embed
 from latbench.models.channels.rules import RULES
-from latbench.models.channels.slots import Ints, UnpaddableError, embed
+from latbench.models.channels.slots import Ints, UnpaddableError
 from latbench.models.channels.static_graph import StaticGraph
 from latbench.models.channels.trace import Trace
 from latbench.models.onnx_model import OnnxModel
@@ -49,16 +51,12 @@ class Widening:
     Attributes:
         before: Channels of the model as it is.
         after: Channels with the new widths.
-        places: Channel of the wider model for every channel of the model.
-        old: Channel of every slot before.
-        new: Channel of every slot after.
+        places: Slot of the wider model for every slot of the model.
     """
 
     before: Trace
     after: Trace
-    places: Mapping[int, int]
-    old: Ints
-    new: Ints
+    places: Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,10 +82,9 @@ class Channels:
             for group, width in widths.items()
             for number, times in group.producers
         }
-        after = Trace(self.trace.graph, made, self.trace).run(RULES)
-        places = embed(self.trace.ledger, after.ledger)
         before = self.trace
-        return Widening(before, after, places, before.ledger.channels(), after.ledger.channels())
+        after = Trace(before.graph, made, before.infinite, before).run(RULES)
+        return Widening(before, after, embed(before.ledger, after.ledger))
 
     def fits(self, widths: Mapping[ChannelGroup, int]) -> bool:
         """Whether some groups can have these widths."""
@@ -112,7 +109,7 @@ def find_channels(model: OnnxModel) -> Channels:
                 f"{model.path} is quantised, node {node.name or number} ({node.op_type}): align "
                 "the model before it is quantised"
             )
-    trace = Trace(graph).run(RULES)
+    trace = Trace(graph, infinite=possibly_infinite(graph)).run(RULES)
     return Channels(trace, _groups(trace))
 
 
@@ -128,7 +125,8 @@ def _groups(trace: Trace) -> tuple[ChannelGroup, ...]:
 
     links = [makers_of(ids) for ids in trace.links]
     roots = _tied(trace.made, [*makers.values(), *links])
-    kept = {roots[number] for ids in trace.fixed for number in makers_of(ids)}
+    fixed = [*trace.fixed, trace.ledger.alike()]
+    kept = {roots[number] for ids in fixed for number in makers_of(ids)}
     nodes = _nodes(trace, {slot: roots[n] for slot, n in enumerate(producers) if n >= 0})
     members: dict[int, list[int]] = defaultdict(list)
     for number, root in roots.items():

@@ -18,12 +18,13 @@ def _concat(trace: Trace, number: int, node: NodeProto) -> None:
         raise NotHandled
     if all(slots.along(axis) for slots in wide):
         parts = [
-            trace.slots[name] if name in trace.slots else trace.source(name, axis)
-            for name in node.input
+            (trace.slots[name] if name in trace.slots else trace.source(name, axis)).passed(place)
+            for place, name in enumerate(node.input)
         ]
         trace.slots[node.output[0]] = Slots(
             np.concatenate([part.ids for part in parts], axis),
             np.concatenate([part.offsets for part in parts], axis),
+            np.concatenate([part.trails for part in parts], axis),
         )
         return
     first = wide[0]
@@ -32,8 +33,8 @@ def _concat(trace: Trace, number: int, node: NodeProto) -> None:
     for slots in wide[1:]:
         if slots.ids.shape != first.ids.shape or (slots.offsets != first.offsets).any():
             raise NotHandled
-    for slots in wide[1:]:
-        trace.ledger.unite(first.ids, slots.ids)
+    for place, slots in enumerate(wide[1:], start=1):
+        first = trace.ledger.join(first, slots, number, place)
     trace.slots[node.output[0]] = first
 
 
@@ -65,14 +66,13 @@ def _split(trace: Trace, number: int, node: NodeProto) -> None:
     for name, size in zip(node.output, sizes, strict=True):
         part = slice(begin, begin + size)
         begin += size
+        cut = slots.changed(lambda ids, part=part: along_axis(ids.ravel()[part], axis, ids.ndim))
+        if (trace.static(name)[axis] == 1) != (size == 1):
+            raise UnpaddableError("a split leaves a single channel, or pads one")
         if size > 1:
-            trace.slots[name] = slots.changed(
-                lambda ids, part=part: along_axis(ids.ravel()[part], axis, ids.ndim)
-            )
-        elif trace.static(name)[axis] != size:
-            raise UnpaddableError("a split leaves a single channel")
+            trace.slots[name] = cut
         else:
-            trace.ledger.role(slots.ids.ravel()[part], "single", name)
+            trace.ledger.role(cut, "single", name)
 
 
 def _slice(trace: Trace, number: int, node: NodeProto) -> None:
@@ -172,8 +172,8 @@ def _pad(trace: Trace, number: int, node: NodeProto) -> None:
     said = attributes(node)
     pads = said["pads"] if "pads" in said else trace.integers(node, 1).tolist()
     axes = trace.integers(node, 3).tolist() if has_input(node, 3) else list(range(rank))
-    if has_input(node, 2) and not np.isfinite(trace.constant(node, 2)).all():
-        raise NotHandled
+    if has_input(node, 2):
+        trace.constant(node, 2)
     for place, axis in enumerate(axes):
         if axis % rank in slots.axes and (pads[place] or pads[place + len(axes)]):
             raise NotHandled
@@ -186,6 +186,8 @@ def _resize(trace: Trace, number: int, node: NodeProto) -> None:
         raise NotHandled
     if has_input(node, 1) and trace.constant(node, 1).size:
         raise NotHandled
+    if trace.static(node.output[0])[1] != trace.static(node.input[0])[1]:
+        raise NotHandled  # channels are interpolated
     if has_input(node, 3):
         _name_sizes(trace, number, node, 3, slots)
     elif trace.constant(node, 2)[1] != 1:

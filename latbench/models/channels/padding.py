@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,8 @@ def _rewrite(proto: ModelProto, widening: Widening) -> tuple[dict[str, Values], 
         for name, slots in after.slots.items()
         if slots.ids.shape != before.slots[name].ids.shape
     }
-    outdated = wider | changed.keys() | unused  # some exporters describe constants there
+    constants = {tensor.name for tensor in graph.initializer}  # some exporters describe them there
+    outdated = wider | constants | before.graph.constants.keys() | unused
     _keep(graph.value_info, lambda value: value.name not in outdated)
     return changed, unused
 
@@ -166,18 +168,14 @@ def _widened_groups(
 
 def _positions(old: AxisUse, new: AxisUse, widening: Widening) -> NDArray[np.int64]:
     """New position of every position along a dimension."""
-    free: dict[tuple[int, int], list[int]] = defaultdict(list)
-    channels = widening.new[new.slots.ids].tolist()
-    for position, key in enumerate(zip(channels, new.slots.offsets.tolist(), strict=True)):
+    free: dict[tuple[int, int, int], list[int]] = defaultdict(list)
+    for position, key in enumerate(new.slots.positions()):
         free[key].append(position)
-    taken: dict[tuple[int, int], int] = defaultdict(int)
-    places = []
-    own = widening.old[old.slots.ids].tolist()
-    for channel, offset in zip(own, old.slots.offsets.tolist(), strict=True):
-        key = (widening.places[channel], offset)
-        places.append(free[key][taken[key]])
-        taken[key] += 1
-    return np.array(places, np.int64)
+    for positions in free.values():
+        positions.reverse()
+    places = widening.places
+    own = [(int(places[slot]), *rest) for slot, *rest in old.slots.positions()]
+    return np.array([free[slot, offset, trail].pop() for slot, offset, trail in own], np.int64)
 
 
 def _place(proto: ModelProto, operands: Mapping[tuple[int, int], Values]) -> dict[str, Values]:
@@ -194,6 +192,7 @@ def _place(proto: ModelProto, operands: Mapping[tuple[int, int], Values]) -> dic
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     outputs = {value.name for value in graph.output}
     inputs = {value.name: value for value in graph.input}
+    taken = {*tensors, *inputs, *readers, *(name for node in graph.node for name in node.output)}
     changed: dict[str, Values] = {}
     for number, place in operands:
         name = graph.node[number].input[place]
@@ -210,18 +209,32 @@ def _place(proto: ModelProto, operands: Mapping[tuple[int, int], Values]) -> dic
             continue
         for reader in readers[name]:
             if reader in operands:
-                _add(proto, reader, operands[reader], changed)
+                _add(proto, reader, operands[reader], changed, taken)
     return changed
 
 
 def _add(
-    proto: ModelProto, reader: tuple[int, int], value: Values, changed: dict[str, Values]
+    proto: ModelProto,
+    reader: tuple[int, int],
+    value: Values,
+    changed: dict[str, Values],
+    taken: Set[str],
 ) -> None:
-    """Add an initializer for one input of a node, or use an equal one that was added before."""
+    """Add an initializer for one input of a node, or use an equal one that was added before.
+
+    Args:
+        proto: The model.
+        reader: Number of the node, and of its input.
+        value: The initializer.
+        changed: Values of changed and added initializers; the new one is put there.
+        taken: Names of the tensors of the model before.
+    """
     graph, (number, place) = proto.graph, reader
     old = graph.node[number].input[place]
-    for count in range(len(graph.node) + 1):
-        name = f"{old}.aligned{count}" if count else f"{old}.aligned"
+    names = (f"{old}.aligned{count or ''}" for count in itertools.count())
+    for name in names:
+        if name in taken:
+            continue
         if name not in changed:
             break
         if np.array_equal(changed[name], value):

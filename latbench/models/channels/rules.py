@@ -7,7 +7,6 @@ without a rule, such as a softmax or a norm over channels, keep the width of wha
 
 from __future__ import annotations
 
-import numpy as np
 from onnx import NodeProto, TensorProto
 
 from latbench.models.channels.moves import MOVES
@@ -117,7 +116,7 @@ def _norm(trace: Trace, number: int, node: NodeProto) -> None:
 
 def _pointwise(trace: Trace, number: int, node: NodeProto) -> None:
     """An activation: finite, and each value depends on one value; other inputs are scalars."""
-    slots = slots_of(trace, node)
+    slots = ranked(slots_of(trace, node), len(trace.static(node.output[0])))
     for place in range(1, len(node.input)):
         if has_input(node, place) and trace.constant(node, place).size != 1:
             raise NotHandled
@@ -161,12 +160,13 @@ def _elementwise(trace: Trace, number: int, node: NodeProto) -> None:
                 raise NotHandled
         elif place not in wide:
             _check_operand(trace, node, place, first)
+    joined = first
     for place, name in enumerate(node.input):
         if place in wide[1:]:
-            trace.ledger.unite(first.ids, ranked(trace.slots[name], rank).ids)
+            joined = trace.ledger.join(joined, ranked(trace.slots[name], rank), number, place)
         elif place not in wide and name in trace.graph.constants:
             _use_operand(trace, number, node, place, first, fill=0.0)
-    trace.slots[node.output[0]] = first
+    trace.slots[node.output[0]] = joined
 
 
 def _with_constant(trace: Trace, number: int, node: NodeProto, *, fill: float) -> Slots:
@@ -181,9 +181,6 @@ def _with_constant(trace: Trace, number: int, node: NodeProto, *, fill: float) -
 def _check_operand(trace: Trace, node: NodeProto, place: int, slots: Slots) -> None:
     """Refuse an operand without channels that varies along the dimensions of channels."""
     shape = trace.static(node.input[place])
-    constant = trace.graph.constants.get(node.input[place])
-    if constant is not None and not np.isfinite(constant.astype(np.float64)).all():
-        raise NotHandled
     varies = [axis for axis in slots.axes if _operand_axis(shape, axis, slots) is not None]
     if not varies:
         return

@@ -2,16 +2,14 @@
 
 A **slot** is one output channel of a convolution or a matrix product. Tensors behind it refer to
 slots: a concatenation joins their ids, a channel shuffle permutes them, a flattening repeats each
-for all pixels. An addition makes two slots one channel. The **role** of a slot names a use of it,
-such as being read by a convolution; the sum of the hashes of its roles is its **signature**. Two
-channels with equal signatures are treated alike by the whole network, so one may take the place of
-the other.
+for all pixels. The **trail** of a position is a hash of the nodes that it passed since then. Two
+positions of a tensor with the same slot, offset and trail have the same value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -21,7 +19,8 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
-_ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio, as in splitmix64
+_ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio; all as in splitmix64
+_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 class UnpaddableError(Exception):
@@ -36,15 +35,17 @@ class Slots:
         ids: Ids of slots; each dimension is the tensor's, or 1 where it holds no channels.
         offsets: Number of the element within its channel, of the same shape; zero unless pixels
             and channels were flattened into one dimension.
+        trails: Hash of the nodes that the position passed, of the same shape.
     """
 
     ids: Ints
     offsets: Ints
+    trails: Hashes
 
     @staticmethod
     def of(ids: Ints) -> Slots:
-        """Slots whose channels have one element each."""
-        return Slots(ids, np.zeros_like(ids))
+        """Slots whose channels have one element each and passed no node."""
+        return Slots(ids, np.zeros_like(ids), np.zeros(ids.shape, np.uint64))
 
     @property
     def axes(self) -> tuple[int, ...]:
@@ -62,93 +63,43 @@ class Slots:
 
     def flat(self) -> Slots:
         """The same positions in one dimension."""
-        return Slots(self.ids.ravel(), self.offsets.ravel())
+        return self.changed(np.ravel)
 
     def changed(self, change: Any) -> Slots:
-        """The same change of ids and offsets, such as a transposition."""
-        return Slots(change(self.ids), change(self.offsets))
+        """The same change of ids, offsets and trails, such as a transposition."""
+        return Slots(change(self.ids), change(self.offsets), change(self.trails))
 
-
-class Ledger:
-    """All slots of a network, which of them are one channel, and their roles."""
-
-    def __init__(self) -> None:
-        self._parent: list[int] = []
-        self._hashes: list[tuple[Ints, Hashes]] = []
-        self.producers: list[int] = []
-
-    def new(self, count: int, producer: int) -> Ints:
-        """Ids of new slots.
+    def passed(self, *what: object) -> Slots:
+        """The same positions behind a node.
 
         Args:
-            count: Number of slots.
-            producer: Number of the node that makes them, -1 for a tensor that cannot be padded.
+            what: What distinguishes the path, such as the number of the node and its output.
         """
-        first = len(self._parent)
-        self._parent.extend(range(first, first + count))
-        self.producers.extend([producer] * count)
-        return np.arange(first, first + count, dtype=np.int64)
+        return replace(self, trails=mixed(named_hash(*what), self.trails))
 
-    def role(self, ids: Ints, *what: object, number: Ints | int = 0) -> None:
-        """Give slots a role.
-
-        Args:
-            ids: Ids of slots.
-            what: Name of the role.
-            number: Number that distinguishes the roles of elements, such as an offset or a group.
-        """
-        key = np.frombuffer(sha256(repr(what).encode()).digest()[:8], np.uint64)[0]
-        with np.errstate(over="ignore"):
-            mixed = np.broadcast_to(np.asarray(number, np.uint64), ids.shape) * _ODD + key
-            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        self._hashes.append((ids.ravel(), (mixed ^ (mixed >> np.uint64(31))).ravel()))
-
-    def unite(self, first: Ints, second: Ints) -> None:
-        """Make slots one channel, element by element."""
-        for a, b in zip(first.ravel().tolist(), second.ravel().tolist(), strict=True):
-            root, other = self._find(a), self._find(b)
-            if root != other:
-                self._parent[max(root, other)] = min(root, other)
-
-    def _find(self, slot: int) -> int:
-        parent = self._parent
-        while parent[slot] != slot:
-            parent[slot] = parent[parent[slot]]
-            slot = parent[slot]
-        return slot
-
-    def channels(self) -> Ints:
-        """Channel of every slot: the smallest id of its slots."""
-        return np.array([self._find(slot) for slot in range(len(self._parent))], dtype=np.int64)
-
-    def signatures(self, channels: Ints) -> Hashes:
-        """Sum over the hashes of all roles, by channel."""
-        sums = np.zeros(len(channels), np.uint64)
-        with np.errstate(over="ignore"):
-            for ids, hashes in self._hashes:
-                np.add.at(sums, channels[ids], hashes)
-        return sums
+    def positions(self) -> list[tuple[int, int, int]]:
+        """Id, offset and trail of every position."""
+        flat = self.flat()
+        columns = (flat.ids.tolist(), flat.offsets.tolist(), flat.trails.tolist())
+        return list(zip(*columns, strict=True))
 
 
-def embed(before: Ledger, after: Ledger) -> dict[int, int]:
-    """Place of every channel in a wider network: a channel with the same signature, in order.
+def mixed(*parts: Ints | Hashes | np.uint64 | int) -> Hashes:
+    """Hash of several arrays, element by element, as in splitmix64; numbers are broadcast."""
+    found: Hashes = np.zeros((), np.uint64)
+    with np.errstate(over="ignore"):
+        for part in parts:
+            found = found * _ODD + np.asarray(part, np.uint64) + _ODD
+            found = (found ^ (found >> np.uint64(30))) * _FIRST
+            found = (found ^ (found >> np.uint64(27))) * _SECOND
+            found = found ^ (found >> np.uint64(31))
+    return found
 
-    Raises:
-        UnpaddableError: The wider network has too few channels of a signature.
-    """
-    old, new = before.channels(), after.channels()
-    old_signatures, new_signatures = before.signatures(old), after.signatures(new)
-    free: dict[int, list[int]] = {}
-    for channel in reversed(np.unique(new).tolist()):
-        free.setdefault(int(new_signatures[channel]), []).append(channel)
-    places = {}
-    for channel in np.unique(old).tolist():
-        alike = free.get(int(old_signatures[channel]))
-        if not alike:
-            raise UnpaddableError("a channel has no place in the wider network")
-        places[channel] = alike.pop()
-    return places
+
+def named_hash(*what: object) -> np.uint64:
+    """Hash of names and numbers, the same in every run."""
+    found: np.uint64 = np.frombuffer(sha256(repr(what).encode()).digest()[:8], np.uint64)[0]
+    return found
 
 
 def along_axis(ids: Ints, axis: int, rank: int) -> Ints:
@@ -178,18 +129,18 @@ def reshaped(slots: Slots, old: Sequence[int], new: Sequence[int]) -> tuple[Slot
         UnpaddableError: The number of channels is not divisible as it must be.
         ValueError: Pixels and channels are mixed in a way that is not known here.
     """
-    ids, offsets, sizes = slots.ids, slots.offsets, list(new)
-    now = [size if size > 1 else old[axis] for axis, size in enumerate(ids.shape)]
+    found, sizes = slots, list(new)
+    now = [size if size > 1 else old[axis] for axis, size in enumerate(slots.ids.shape)]
     targets: list[tuple[int, int]] = []
     for inner, outer in _blocks(old, new):
-        full = [axis for axis in inner if ids.shape[axis] > 1]
+        full = [axis for axis in inner if found.ids.shape[axis] > 1]
         if not full:
             targets += [(axis, 1) for axis in outer]
         elif len(outer) == 1:
             if len(inner) > 1 and len(full) < len(inner):
-                if offsets.any() or len(full) > 1:
+                if not found.is_plain or len(full) > 1:
                     raise ValueError("pixels are flattened twice")
-                ids, offsets = _pixels(ids, offsets, inner, now)
+                found = _pixels(found, inner, now)
             sizes[outer[0]] = int(np.prod([now[axis] for axis in inner]))
             targets.append((outer[0], sizes[outer[0]]))
         elif len(inner) == 1:
@@ -204,22 +155,21 @@ def reshaped(slots: Slots, old: Sequence[int], new: Sequence[int]) -> tuple[Slot
     shape_now = [1] * len(new)
     for axis, size in targets:
         shape_now[axis] = size
-    return Slots(ids.reshape(shape_now), offsets.reshape(shape_now)), sizes
+    return found.changed(lambda each: each.reshape(shape_now)), sizes
 
 
-def _pixels(
-    ids: Ints, offsets: Ints, inner: Sequence[int], now: Sequence[int]
-) -> tuple[Ints, Ints]:
-    """Ids repeated along the dimensions without channels, and the numbers of these elements."""
-    shape = list(ids.shape)
-    count = [now[axis] if ids.shape[axis] == 1 else 1 for axis in inner]
+def _pixels(slots: Slots, inner: Sequence[int], now: Sequence[int]) -> Slots:
+    """Slots repeated along the dimensions without channels, with the numbers of these elements."""
+    shape = list(slots.ids.shape)
+    count = [now[axis] if slots.ids.shape[axis] == 1 else 1 for axis in inner]
     for axis in inner:
         shape[axis] = now[axis]
-    number_shape = [1] * ids.ndim
+    number_shape = [1] * slots.ids.ndim
     for axis, size in zip(inner, count, strict=True):
         number_shape[axis] = size
     numbers = np.arange(int(np.prod(count)), dtype=np.int64).reshape(number_shape)
-    return np.broadcast_to(ids, shape), np.broadcast_to(offsets + numbers, shape)
+    numbered = replace(slots, offsets=slots.offsets + numbers)
+    return numbered.changed(lambda each: np.broadcast_to(each, shape))
 
 
 def _blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:

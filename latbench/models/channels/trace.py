@@ -8,7 +8,7 @@ without a rule keeps its width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from latbench.models.channels.slots import Ints, Ledger, Slots, UnpaddableError
+from latbench.models.channels.ledger import Ledger
+from latbench.models.channels.slots import Ints, Slots, UnpaddableError
 from latbench.models.channels.static_graph import (
     ARITHMETIC,
     MOST_NUMBERS,
@@ -57,6 +58,7 @@ class Trace:
     Attributes:
         graph: The model.
         widths: New widths, by number of the node that produces the channels.
+        infinite: Tensors that may be infinite; channels that meet them are not followed.
         reference: Trace with the model's own widths; None for that trace itself.
         ledger: All slots.
         slots: Channels by tensor; tensors that cannot become wider are missing.
@@ -71,6 +73,7 @@ class Trace:
 
     graph: StaticGraph
     widths: Mapping[int, int] = field(default_factory=dict)
+    infinite: Set[str] = frozenset()
     reference: Trace | None = None
     ledger: Ledger = field(default_factory=Ledger)
     slots: dict[str, Slots] = field(default_factory=dict)
@@ -145,17 +148,22 @@ class Trace:
         flat = slots.flat()
         if len(flat.ids) % groups:
             raise UnpaddableError("groups do not divide the channels")
+        length = self.constant(self.graph.nodes[number], place).shape[axis]
+        if self.reference is None and length * (groups if axis == 1 else 1) != len(flat.ids):
+            raise NotHandled
         group = np.repeat(np.arange(groups), len(flat.ids) // groups)
-        self.ledger.role(flat.ids, number, place, axis, number=flat.offsets + (group << 40))
+        self.ledger.role(flat, number, place, axis, number=group)
+        if self.reference is None and len(set(flat.positions())) < len(flat.ids):
+            self.fixed.append(flat.ids)  # nothing distinguishes two positions
         self.uses.setdefault((number, place), []).append(AxisUse(axis, flat, fill, groups))
 
     def source(self, tensor: str, axis: int) -> Slots:
         """Channels of a tensor that cannot become wider, each with a place of its own."""
         shape = [1] * len(self.static(tensor))
         shape[axis] = self.static(tensor)[axis]
-        ids = self.ledger.new(shape[axis], -1)
-        self.ledger.role(ids, "source", tensor, number=np.arange(len(ids)))
-        return Slots.of(ids.reshape(shape))
+        slots = Slots.of(self.ledger.new(shape[axis], -1))
+        self.ledger.role(slots, "source", tensor, number=np.arange(len(slots.ids)))
+        return slots.changed(lambda each: each.reshape(shape))
 
     def fix(self, tensor: str) -> None:
         """Keep the channels of a tensor in number and order."""
@@ -166,7 +174,7 @@ class Trace:
         if own is None or own.ids.shape != slots.ids.shape:
             raise UnpaddableError(f"{tensor} must keep its width")
         numbers = np.arange(slots.ids.size).reshape(slots.ids.shape)
-        self.ledger.role(slots.ids, "fixed", tensor, number=numbers)
+        self.ledger.role(slots, "fixed", tensor, number=numbers)
         self.fixed.append(slots.ids.ravel())
 
     def run(self, rules: Mapping[str, Rule]) -> Trace:
@@ -186,17 +194,58 @@ class Trace:
             if node.op_type not in _SIZED or node.input[0] not in self.slots:
                 self._require_same_numbers(node)
             try:
-                if known is None:
+                if known is None or not self.infinite.isdisjoint(node.output):
                     raise NotHandled
                 known(self, number, node)
-            except (NotHandled, ValueError):
-                for name in node.input:
-                    self.fix(name)
-                for name in node.output:
-                    self.slots.pop(name, None)
+                self._leave(number, node)
+            except UnpaddableError:
+                if self.reference is not None:
+                    raise
+                self._forget(number, node)
+            except (NotHandled, ValueError, LookupError):  # a use that no rule foresees
+                self._forget(number, node)
         for name in self.graph.outputs:
             self.fix(name)
+        if self.reference is not None:
+            self._require_same_uses(self.reference)
         return self
+
+    def _leave(self, number: int, node: NodeProto) -> None:
+        """Give the channels behind a node a role there, so that each keeps its path."""
+        for place, name in enumerate(node.output):
+            slots = self.slots.get(name)
+            if slots is None:
+                continue
+            sizes = zip(self.static(name), slots.ids.shape, strict=True)
+            if self.reference is None and any(wide not in (1, size) for size, wide in sizes):
+                raise NotHandled
+            self.slots[name] = slots.passed(number, place)
+            self.ledger.role(self.slots[name], "output", number, place)
+
+    def _forget(self, number: int, node: NodeProto) -> None:
+        """Keep what a node reads as it is, and follow no channels behind it."""
+        for name in node.input:
+            self.fix(name)
+        for name in node.output:
+            self.slots.pop(name, None)
+        recorded: tuple[dict[Any, Any], ...] = (self.uses, self.operands, self.attributes)
+        for found in (*recorded, self.ledger.joins):
+            for key in [key for key in found if key[0] == number]:
+                del found[key]
+        if self.made.pop(number, None) is not None:
+            self.ledger.disown(number)
+
+    def _require_same_uses(self, other: Trace) -> None:
+        """Refuse widths with which other rules hold for the nodes."""
+        same = (
+            self.slots.keys() == other.slots.keys()
+            and self.uses.keys() == other.uses.keys()
+            and self.operands.keys() == other.operands.keys()
+            and self.attributes.keys() == other.attributes.keys()
+            and self.ledger.joins.keys() == other.ledger.joins.keys()
+        )
+        if not same:
+            raise UnpaddableError("an operator does something else with these widths")
 
     def _is_constant(self, node: NodeProto) -> bool:
         return node.op_type == "Constant" or node.output[0] in self.graph.constants

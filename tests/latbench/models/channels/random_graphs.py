@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -86,6 +87,14 @@ class Network:
     def halves(self, x: str) -> list[str]:
         half = self.channels[x] // 2
         return self.several("Split", x, self.integers(half, half), channels=[half, half], axis=1)
+
+    def cut(self, x: str) -> list[str]:
+        """Halves as exporters of older opsets write them."""
+        half, axis = self.channels[x] // 2, self.integers(1)
+        limits = [self.integers(place * half) for place in range(3)]
+        return [
+            self.add("Slice", x, begin, end, axis, channels=half) for begin, end in pairwise(limits)
+        ]
 
     def linear(self, x: str, *, inputs: int, outputs: int, transposed: bool = True) -> str:
         shape = (outputs, inputs) if transposed else (inputs, outputs)
@@ -244,15 +253,59 @@ def _sized(net: Network, x: str, draw: Draw) -> str:
     return net.add("Slice", x, net.integers(0), middle, axis, channels=half)
 
 
+def _halves_apart(net: Network, x: str, draw: Draw) -> str:
+    """Two halves pass different operators and meet again, in either order or shuffled."""
+    half = draw.integer(2, 5)
+    x = net.conv(x, 2 * half)
+    x = net.shuffle(x) if draw.integer(0, 1) else x
+    parts = net.cut(x) if draw.integer(0, 1) else net.halves(x)
+    first, second = draw.integer(0, len(DETOURS) - 1), draw.integer(0, len(DETOURS) - 2)
+    second += second >= first
+    parts = [DETOURS[op](net, part) for op, part in zip((first, second), parts, strict=True)]
+    parts = parts[::-1] if draw.integer(0, 1) else parts
+    x = net.add("Concat", *parts, axis=1, channels=2 * half)
+    return net.shuffle(x) if draw.integer(0, 1) else x
+
+
+def _shuffled_concatenation(net: Network, x: str, draw: Draw) -> str:
+    """A channel of two convolutions is twice in a concatenation, which is shuffled."""
+    count = 3 * draw.integer(2, 4)
+    first, second = net.conv(x, count), net.conv(x, count)
+    both = net.add("Concat", first, second, axis=1, channels=2 * count)
+    both = net.shuffle(both, groups=draw.integer(2, 3))
+    groups = 3 if draw.integer(0, 1) else 1
+    total = net.add("Relu", net.add("Add", first, second))
+    return net.add("Add", net.conv(both, 6, groups=groups), net.conv(total, 6))
+
+
+def _scaled_by_an_exponential(net: Network, x: str, draw: Draw) -> str:
+    """A factor that overflows, so that the channels keep their number."""
+    factor = net.add("Exp", net.conv(net.add("Tanh", x) if draw.integer(0, 1) else x, 1))
+    return net.add("Sigmoid", net.add("Mul", x, factor))
+
+
 def _norm_of_channels(net: Network, x: str, draw: Draw) -> str:
     """A softmax over channels, which keeps their width."""
     return net.add("Softmax", net.conv(x, draw.integer(2, 5)), axis=1)
 
 
+DETOURS: tuple[Callable[[Network, str], str], ...] = (
+    lambda net, x: x,
+    lambda net, x: net.add("Relu", x),
+    lambda net, x: net.add("Sigmoid", x),
+    lambda net, x: net.add("Mul", x, net.constant(np.array(-2, net.dtype))),
+    lambda net, x: net.add("Mul", x, net.constant(np.array(3, net.dtype))),
+    lambda net, x: net.add("MaxPool", x, kernel_shape=[3, 3], pads=[1] * 4),
+    lambda net, x: net.add("AveragePool", x, kernel_shape=[3, 3], pads=[1] * 4),
+    lambda net, x: net.add("Mul", x, net.add("Sigmoid", net.conv("x", 1))),
+)
+"""Operators between two halves of the channels and their concatenation."""
+
 STEPS: tuple[Callable[[Network, str, Draw], str], ...] = (
     *(_pointwise, _swish, _slopes, _scaled, _residual, _inverted, _branches, _twice, _groups),
     *(_shuffle_unit, _partial, _attention_of_pixels, _pooled, _transposed, _norm_of_channels),
     *(_rows, _sliced, _gated_by_mean, _resampled, _sized),
+    *(_halves_apart, _shuffled_concatenation, _scaled_by_an_exponential),
 )
 
 
