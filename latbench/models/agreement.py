@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
+from onnx import TensorProto, numpy_helper
 
 from latbench.errors import RuntimeFailure, in_one_line
 from latbench.models.onnx_model import OnnxModel, Values
+from latbench.render.onnx import reference
 
+_HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 _LARGE = 1e3
 _SPIKES = 0.01  # share of the elements that are large where the others are zero
 
@@ -41,6 +47,53 @@ def largest_difference(model: OnnxModel, other: OnnxModel) -> float:
             raise _refused(model, error) from error
         largest = max([largest, *(_difference(a, b) for a, b in outputs)])
     return largest
+
+
+def in_single_precision(model: OnnxModel) -> OnnxModel | None:
+    """The model with its half-precision numbers as fp32; None if it has none.
+
+    Where nothing is rounded to 8 or 11 bits, models that compute the same agree closely.
+    """
+    proto = onnx.load_model_from_string(model.graph)
+    graph, weights = proto.graph, dict(model.weights)
+    found = _widen_tensors(graph.initializer, weights)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name in ("to", "dtype") and attribute.i in _HALVES:
+                attribute.i, found = TensorProto.FLOAT, True
+            if attribute.HasField("t"):
+                found |= _widen_tensors([attribute.t], {})
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.tensor_type.elem_type in _HALVES:
+            value.type.tensor_type.elem_type, found = TensorProto.FLOAT, True
+    if not found:
+        return None
+    inputs = tuple(
+        replace(each, dtype=np.dtype(np.float32)) if _is_half(each.dtype) else each
+        for each in model.inputs
+    )
+    return replace(model, graph=proto.SerializeToString(), weights=weights, inputs=inputs)
+
+
+def _widen_tensors(tensors: Iterable[TensorProto], weights: dict[str, Values]) -> bool:
+    """Change half-precision constants to fp32, also their values elsewhere; whether any was."""
+    found = False
+    for tensor in tensors:
+        if tensor.data_type not in _HALVES:
+            continue
+        found = True
+        if tensor.name in weights:
+            weights[tensor.name] = weights[tensor.name].astype(np.float32)
+            shape = weights[tensor.name].shape
+            tensor.CopyFrom(reference(tensor.name, shape, TensorProto.FLOAT))
+        else:
+            value = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    return found
+
+
+def _is_half(dtype: np.dtype[Any]) -> bool:
+    return dtype.itemsize == 2 and dtype.kind in "fV"  # bf16 is no type of numpy
 
 
 def can_run(model: OnnxModel) -> bool:

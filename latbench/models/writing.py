@@ -64,6 +64,31 @@ def require_new(path: Path) -> None:
         raise InvalidFileError(f"{path} exists: choose another output, or remove it")
 
 
+def require_writable(path: Path) -> None:
+    """Refuse a path at which no new file can be written. Nothing is left there.
+
+    Raises:
+        InvalidFileError: A file exists under the name, or none can be made.
+    """
+    path = path.resolve()
+    require_new(path)
+    missing = [folder for folder in path.parents if not folder.exists()]
+    made = []
+    try:
+        for folder in reversed(missing):
+            folder.mkdir()
+            made.append(folder)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        raise InvalidFileError(
+            f"cannot write {path}: {error.strerror}; choose another output"
+        ) from error
+    finally:
+        for folder in reversed(made):
+            folder.rmdir()
+
+
 def _move(files: list[Path], folder: Path) -> None:
     """Rename files into a folder, the model last; all of them or none."""
     moved = []

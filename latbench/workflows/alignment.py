@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto
+import onnx
 
 from latbench.device import AnyDevice, as_device
-from latbench.errors import LatbenchError
+from latbench.errors import InvalidValueError, LatbenchError, in_one_line
 from latbench.measure.lock import device_lock
 from latbench.models import OnnxModel, read_model, require_inputs
-from latbench.models.agreement import can_run, largest_difference
+from latbench.models.agreement import can_run, in_single_precision, largest_difference
 from latbench.models.channels.padding import padded_file
-from latbench.models.writing import require_new, write_model
+from latbench.models.writing import require_writable, write_model
 from latbench.profilers import Profiler, make_profiler
 from latbench.progress import Progress, silent
 from latbench.result import Result
@@ -33,7 +34,6 @@ TOLERANCE = 1e-5
 """Largest difference of an output, relative to the largest: other orders of sums stay below."""
 
 _HALF_TOLERANCE = 1e-2  # where weights have 8 or 11 bits, and every layer rounds
-_HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 _SEARCH = 0.7  # share of the time; the rest compares the result with the model
 
 
@@ -111,7 +111,7 @@ def align(
     sweep, and is written only if it is faster.
 
     Args:
-        model: Path of an ONNX file.
+        model: Path of an ONNX file. A PyTorch module is exported first.
         device: A device profile, its name or its path.
         output: Path of the padded model.
         shapes: Shapes of inputs that the file leaves open, by name of the input. The written file
@@ -123,14 +123,19 @@ def align(
 
     Raises:
         InvalidFileError: The file is not an ONNX model, cannot be measured or is quantised, or a
-            file exists at ``output``.
-        InvalidValueError: A shape is missing or does not fit.
+            file exists at ``output`` or cannot be written there.
+        InvalidValueError: A shape is missing or does not fit, or ``model`` is not a path.
         RuntimeFailure: The runtime refused the model.
         DeviceBusyError: Another process measures on the device.
         LatbenchError: The outputs of the padded model differ. Nothing is written.
     """
+    if not isinstance(model, str | PathLike):
+        raise InvalidValueError(
+            f"align reads ONNX files, and {type(model).__name__} is not the path of one: export it "
+            'first, as by torch.onnx.export(module, inputs, "model.onnx", dynamo=True)'
+        )
     path, written = Path(model), Path(output)
-    require_new(written)
+    require_writable(written)
     profile = as_device(device, batch_size=batch_size)
     profiler = make_profiler(profile)
     limit_s = as_duration_s(time_limit)
@@ -189,22 +194,55 @@ def _write(path: Path, output: Path, search: PaddingSearch, plan: Plan) -> float
         LatbenchError: They are not.
     """
     proto = padded_file(path, search.channels.widen(plan))
-    tolerance = _HALF_TOLERANCE if _is_half(proto) else TOLERANCE
     differences: list[float] = []
 
     def accept(written: Path) -> None:
+        _require_valid(path, written)
         for shapes in _shapes(path, search.model):
-            original = read_model(path, shapes=shapes)
-            difference = largest_difference(original, read_model(written, shapes=shapes))
-            differences.append(difference)
-            if not difference <= tolerance:
-                raise LatbenchError(
-                    f"the padded model deviates from {path} by {difference:.2g} of the largest "
-                    f"output, and {tolerance} is allowed: nothing is written; please report it"
-                )
+            original, other = (read_model(each, shapes=shapes) for each in (path, written))
+            differences.append(_require_same(path, original, other))
 
     write_model(output, proto, accept=accept)
     return float(np.max(differences))
+
+
+def _require_valid(path: Path, written: Path) -> None:
+    """Refuse a file that ONNX does not accept although it accepts the original."""
+    problem = _problem(written)
+    if problem is not None and _problem(path) is None:
+        raise LatbenchError(
+            f"the padded model of {path} is not valid ({problem}): nothing is written; please "
+            "report it"
+        )
+
+
+def _problem(path: Path) -> str | None:
+    """Complaint of ONNX's checker about a file; None if it has none."""
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except Exception as error:  # ONNX's exceptions share no base class
+        return in_one_line(error)
+    return None
+
+
+def _require_same(path: Path, original: OnnxModel, other: OnnxModel) -> float:
+    """Refuse outputs that differ; their largest difference.
+
+    Models in half precision are compared twice: as they are, where every layer rounds, and with
+    all numbers in fp32, where a fault does not hide behind the rounding.
+    """
+    difference = largest_difference(original, other)
+    wide = in_single_precision(original)
+    compared = [(difference, TOLERANCE if wide is None else _HALF_TOLERANCE)]
+    if wide is not None:
+        compared.append((largest_difference(wide, in_single_precision(other) or other), TOLERANCE))
+    for found, tolerance in compared:
+        if not found <= tolerance:
+            raise LatbenchError(
+                f"the padded model deviates from {path} by {found:.2g} of the largest output, and "
+                f"{tolerance} is allowed: nothing is written; please report it"
+            )
+    return difference
 
 
 def _shapes(path: Path, model: OnnxModel) -> list[dict[str, tuple[int, ...]]]:
@@ -216,7 +254,3 @@ def _shapes(path: Path, model: OnnxModel) -> list[dict[str, tuple[int, ...]]]:
     except LatbenchError:
         works = False
     return [measured, larger] if works else [measured]
-
-
-def _is_half(proto: ModelProto) -> bool:
-    return any(tensor.data_type in _HALVES for tensor in proto.graph.initializer)

@@ -9,7 +9,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from latbench.models import read_model
-from latbench.models.agreement import can_run, largest_difference
+from latbench.models.agreement import can_run, in_single_precision, largest_difference
+from tests.latbench.models.channels.random_graphs import Network
 from tests.latbench.models.small import conv_model, model_of, save
 
 
@@ -49,3 +50,27 @@ def test_a_model_runs_or_not_at_some_shape(tmp_path: Path) -> None:
     path = save(conv_model(shape=(1, "c", 8, 8)), tmp_path / "m.onnx")
     assert can_run(read_model(path, shapes={"x": (1, 3, 8, 8)}))
     assert not can_run(read_model(path, shapes={"x": (1, 5, 8, 8)}))
+
+
+def test_halves_are_compared_in_single_precision(tmp_path: Path) -> None:
+    """The models differ by less than half precision rounds."""
+    found = []
+    for factor in (1.0, 1.002):
+        net = Network(dtype=np.float16)
+        x = net.add("Cast", net.add("Relu", net.conv("x", 32)), to=TensorProto.FLOAT16)
+        built = net.build(net.conv(x, 64, kernel=3), rank=4)
+        for tensor in (built.graph.initializer[0], built.graph.initializer[2]):
+            value = numpy_helper.to_array(tensor) * np.float16(factor)
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+        model = read_model(save(built, tmp_path / f"{factor}.onnx"))
+        wide = in_single_precision(model)
+        assert wide is not None
+        assert {each.dtype for each in (*wide.inputs, *wide.weights.values())} == {
+            np.dtype("float32")
+        }
+        assert in_single_precision(wide) is None
+        found.append((model, wide))
+    (model, wide), (other, other_wide) = found
+    assert largest_difference(model, other) < 1e-2
+    assert largest_difference(wide, other_wide) > 1e-5
+    assert largest_difference(wide, wide) == 0

@@ -9,7 +9,7 @@ import pytest
 from latbench.errors import InvalidFileError
 from latbench.models import read_model
 from latbench.models.agreement import largest_difference
-from latbench.models.writing import write_model
+from latbench.models.writing import require_writable, write_model
 from tests.latbench.models.small import conv_model, save
 
 
@@ -45,3 +45,14 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidFileError, match="cannot write"):
         write_model(tmp_path / "file" / "m.onnx", conv_model())
+
+
+def test_a_place_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+    require_writable(tmp_path / "a" / "b" / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidFileError, match=r"cannot write .*: .*; choose another output"):
+        require_writable(tmp_path / "file" / "new" / "m.onnx")
+    with pytest.raises(InvalidFileError, match="exists: choose another output"):
+        require_writable(tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

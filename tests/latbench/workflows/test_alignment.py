@@ -257,6 +257,66 @@ def test_a_file_is_never_overwritten_and_wrong_input_is_refused(
         on_device(tmp_path / "none.onnx", tmp_path / "f.onnx", _by_eight)
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_measuring(
+    on_device: Callable[..., Alignment], mixed: Path
+) -> None:
+    def measured(rows: int, columns: int) -> float:
+        raise AssertionError("the place comes first")
+
+    with pytest.raises(InvalidFileError, match=r"cannot write .*; choose another output"):
+        on_device(mixed, mixed / "new" / "f.onnx", measured)
+
+
+def test_a_module_is_exported_first(tmp_path: Path, quick_profile: DeviceProfile) -> None:
+    module: Any = object()
+    with pytest.raises(InvalidValueError, match=r"reads ONNX files, and object .* export it"):
+        align(module, quick_profile, output=tmp_path / "f.onnx")
+
+
+def test_a_fault_in_half_precision_does_not_hide_behind_the_rounding(
+    on_device: Callable[..., Alignment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = Network(dtype=np.float16)
+    x = net.conv(net.add("Relu", net.conv("x", 30, kernel=3)), 8)
+    path = save(net.build(x, rank=4), tmp_path / "m.onnx")
+    whole = workflow.padded_file
+
+    def wrong(*arguments: Any) -> onnx.ModelProto:
+        proto = whole(*arguments)
+        tensor = proto.graph.initializer[0]
+        value = numpy_helper.to_array(tensor).copy()
+        value[0] *= np.float16(1.002)
+        tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+        return proto
+
+    assert on_device(path, tmp_path / "right.onnx", _by_eight).path is not None
+    monkeypatch.setattr(workflow, "padded_file", wrong)
+    with pytest.raises(LatbenchError, match=r"deviates from .* and 1e-05 is allowed"):
+        on_device(path, tmp_path / "wrong.onnx", _by_eight)
+    assert not (tmp_path / "wrong.onnx").exists()
+
+
+def test_a_file_that_onnx_refuses_is_not_written(
+    on_device: Callable[..., Alignment],
+    mixed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Shapes that contradict the weights: runtimes warn, and other tools refuse the file."""
+    whole = workflow.padded_file
+
+    def contradicting(*arguments: Any) -> onnx.ModelProto:
+        proto = whole(*arguments)
+        old = onnx.helper.make_tensor_value_info("conv2_0", onnx.TensorProto.FLOAT, [1, 30, 4, 4])
+        proto.graph.value_info.append(old)
+        return proto
+
+    monkeypatch.setattr(workflow, "padded_file", contradicting)
+    with pytest.raises(LatbenchError, match=r"is not valid .*nothing is written"):
+        on_device(mixed, tmp_path / "f.onnx", _by_eight)
+    assert list(tmp_path.iterdir()) == [mixed]
+
+
 def test_a_real_runtime_is_asked(mixed: Path, tmp_path: Path, quick_profile: DeviceProfile) -> None:
     found = align(mixed, quick_profile, output=tmp_path / "f.onnx", time_limit="1ms")
     assert found.before_ms > 0
