@@ -107,18 +107,15 @@ def align(
 ) -> Alignment:
     """Pad the slow widths of a model with channels that are zero, if that makes it faster.
 
-    The outputs stay the same. The padded model is compared with the model in one interleaved
-    sweep, and is written only if it is faster.
+    The outputs stay the same. The padded model is written only if one sweep shows it to be faster.
 
     Args:
         model: Path of an ONNX file. A PyTorch module is exported first.
         device: A device profile, its name or its path.
         output: Path of the padded model.
-        shapes: Shapes of inputs that the file leaves open, by name of the input. The written file
-            leaves them open too.
+        shapes: Shapes of inputs that the file leaves open, and the written file too, by name.
         batch_size: Number of images a call, for a file that leaves its first dimension open.
-        time_limit: Duration of all measurements, as text such as ``"3min"`` or in seconds. At
-            least 8 passes choose the widths and 20 compare the result.
+        time_limit: Duration of all measurements, as text such as ``"3min"`` or in seconds.
         progress: Callback that reports the progress.
 
     Raises:

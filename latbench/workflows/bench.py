@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -31,6 +32,7 @@ from latbench.tables.comparison import Verdict
 from latbench.units import as_duration_s
 from latbench.workflows.footprint import Footprint, measure_footprint
 from latbench.workflows.side_by_side import (
+    Floats,
     compare_with_first,
     fastest_ms,
     interval,
@@ -183,10 +185,18 @@ def bench(
         for index, network in enumerate(read):
             progress(0.0, f"opening {labels[index]}")
             footprints.append(measure_footprint(profile, network))
-        visits = visit_in_turn(profiler, read, limit_s=limit_s, progress=progress)
+        decided = partial(_is_decided, tolerance=tolerance)
+        visits = visit_in_turn(
+            profiler, read, limit_s=limit_s, is_decided=decided, progress=progress
+        )
     quantile = profile.sweep.quantile
     rows = _rows(labels, visits, footprints, quantile=quantile, tolerance=tolerance)
     return Bench(profile.name, rows, _noise(rows, visits, quantile), tolerance)
+
+
+def _is_decided(fastest: Floats, *, tolerance: float) -> bool:
+    changes = compare_with_first(fastest, tolerance=tolerance)
+    return all(change.verdict != "UNSURE" for change in changes)
 
 
 def _listed(models: Sequence[AnyModel] | AnyModel) -> list[AnyModel]:

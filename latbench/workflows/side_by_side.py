@@ -9,7 +9,7 @@ of the two low quantiles had 5.9 %.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from time import monotonic
@@ -43,6 +43,7 @@ def visit_in_turn(
     *,
     limit_s: float,
     least_passes: int = MIN_PASSES,
+    is_decided: Callable[[Floats], bool] = lambda fastest: True,
     progress: Progress = silent,
 ) -> dict[int, list[Visit]]:
     """Visit all networks in passes until the intervals are narrow, or for so many seconds.
@@ -52,6 +53,8 @@ def visit_in_turn(
         networks: Networks to visit.
         limit_s: Duration of the sweep, unless the intervals are narrow before.
         least_passes: Number of passes that are made whatever they take.
+        is_decided: Whether the fastest calls so far, ``(networks, passes)`` in ms, are enough where
+            the intervals are narrow.
         progress: Callback that reports the progress.
 
     Returns:
@@ -71,8 +74,9 @@ def visit_in_turn(
             visits[index].append(visit)
         spent_s, width = monotonic() - begin, inf
         if number + 1 >= least_passes:
-            width = _widest(fastest_ms(visits), quantile)
-            if width <= _PRECISE or spent_s >= limit_s:
+            fastest = fastest_ms(visits)
+            width = _widest(fastest, quantile)
+            if spent_s >= limit_s or (width <= _PRECISE and is_decided(fastest)):
                 break
         left_s = max(limit_s - spent_s, spent_s * (least_passes / (number + 1) - 1))
         shown = f", ±{width:.1%}" if width < inf else ""
