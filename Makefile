@@ -7,13 +7,18 @@ LOCK := requirements.lock
 NEWEST := .venv-newest
 LOCKING := .venv-lock
 
-.PHONY: demo test lint format lock newest clean
+.PHONY: demo test docs lint format lock newest clean
 
 demo: $(READY)
 	"$(BIN)/latbench" demo
 
 test: $(READY)
 	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest --numprocesses auto --dist worksteal
+
+# the site; a warning, such as a link that leads nowhere, is an error
+docs: $(READY)
+	"$(BIN)/python" -m sphinx -q -W --keep-going -b html docs site
+	@echo "open site/index.html"
 
 lint: $(READY)
 	"$(BIN)/ruff" check .
@@ -40,7 +45,7 @@ newest: $(LOCK)
 	if grep --quiet . $(NEWEST)/changed; then \
 		echo "newer than the lock: $$(cat $(NEWEST)/changed)" && \
 		$(NEWEST)/bin/python -m pip install -qq --upgrade --upgrade-strategy eager \
-			--editable '.[nas,openvino,report,dev]' && \
+			--editable '.[nas,openvino,report,ray,docs,dev]' && \
 		OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest --numprocesses auto --dist worksteal; \
 	else \
 		echo "those of the lock, nothing more to run"; \
@@ -48,12 +53,13 @@ newest: $(LOCK)
 
 clean:
 	rm -rf "$(VENV)" $(NEWEST) $(LOCKING) build *.egg-info
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # pip's warnings are about the machine's own indexes and users; its errors are shown. The last step
 # builds with the locked setuptools, not with one fetched for the occasion.
 $(READY): pyproject.toml $(LOCK)
-	test -x "$(BIN)/python" || $(PYTHON) -m venv "$(VENV)"
-	"$(BIN)/python" -m pip install -qq --require-hashes --requirement $(LOCK)
-	"$(BIN)/python" -m pip install -qq --no-deps --no-build-isolation --editable .
-	touch "$@"
+	@echo "installing into $(VENV), which takes some minutes the first time"
+	@test -x "$(BIN)/python" || $(PYTHON) -m venv "$(VENV)"
+	@"$(BIN)/python" -m pip install -qq --require-hashes --requirement $(LOCK)
+	@"$(BIN)/python" -m pip install -qq --no-deps --no-build-isolation --editable .
+	@touch "$@"

@@ -27,6 +27,7 @@ _SECTIONS = {
         "bench": "nas.commands.bench:bench",
         "explain": "nas.commands.explain:explain",
         "align": "nas.commands.align:align",
+        "prune": "nas.commands.prune:prune",
     },
     "Measure a device": {
         "devices": "latbench.commands.devices:devices",
@@ -49,6 +50,7 @@ _SECTIONS = {
         "evaluate": "nas.commands.evaluate:evaluate",
         "export": "nas.commands.export:export",
         "pack": "nas.commands.pack:pack",
+        "report": "nas.commands.report:report",
     },
     "Try and extend latbench": {
         "demo": "nas.commands.demo:demo",

@@ -32,7 +32,7 @@ from packaging.version import InvalidVersion, Version
 
 ROOT = Path(__file__).parents[1]
 PROJECT = "latbench"
-EXTRAS = ("nas", "openvino", "report", "dev")
+EXTRAS = ("nas", "openvino", "report", "ray", "docs", "dev")
 BUILD = ("pip", "setuptools", "wheel")  # what installs, and what builds the project
 INDEX = "https://pypi.org/simple"
 TIMEOUT_S = 60

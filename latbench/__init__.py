@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING
 from latbench.lazy import public
 
 if TYPE_CHECKING:
-    from latbench.device import DeviceProfile, load_device
+    from latbench.device import DeviceProfile, Host, load_device
     from latbench.errors import LatbenchError
     from latbench.progress import Progress
+    from latbench.report.page.page_file import WrittenReport
+    from latbench.report.page.table_report import write_report
     from latbench.tables import LatencyTable, Prediction, TableCheck
     from latbench.tables.comparison import TableDifference
+    from latbench.workflows.added_device import AddedDevice, add_device
     from latbench.workflows.alignment import Alignment, align
     from latbench.workflows.bench import Bench, bench
     from latbench.workflows.devices import DeviceCheck, DeviceStatus, check_device, list_devices
@@ -30,18 +33,22 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AddedDevice",
     "Alignment",
     "Bench",
     "DeviceCheck",
     "DeviceProfile",
     "DeviceStatus",
     "Explanation",
+    "Host",
     "LatbenchError",
     "LatencyTable",
     "Prediction",
     "Progress",
     "TableCheck",
     "TableDifference",
+    "WrittenReport",
+    "add_device",
     "align",
     "bench",
     "check_device",
@@ -50,21 +57,26 @@ __all__ = [
     "explain",
     "list_devices",
     "load_device",
+    "write_report",
 ]
 
 _PLACES = {
+    "AddedDevice": "latbench.workflows.added_device",
     "Alignment": "latbench.workflows.alignment",
     "Bench": "latbench.workflows.bench",
     "DeviceCheck": "latbench.workflows.devices",
     "DeviceProfile": "latbench.device",
     "DeviceStatus": "latbench.workflows.devices",
     "Explanation": "latbench.workflows.explanation",
+    "Host": "latbench.device",
     "LatbenchError": "latbench.errors",
     "LatencyTable": "latbench.tables",
     "Prediction": "latbench.tables",
     "Progress": "latbench.progress",
     "TableCheck": "latbench.tables",
     "TableDifference": "latbench.tables.comparison",
+    "WrittenReport": "latbench.report.page.page_file",
+    "add_device": "latbench.workflows.added_device",
     "align": "latbench.workflows.alignment",
     "bench": "latbench.workflows.bench",
     "check_device": "latbench.workflows.devices",
@@ -73,6 +85,7 @@ _PLACES = {
     "explain": "latbench.workflows.explanation",
     "list_devices": "latbench.workflows.devices",
     "load_device": "latbench.device",
+    "write_report": "latbench.report.page.table_report",
 }
 
 if not TYPE_CHECKING:  # type checkers see only the names above

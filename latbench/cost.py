@@ -1,5 +1,7 @@
 """Costs of a block: multiply-accumulates, parameters and activation bytes, from its graph.
 
+The costs of a network are their sums, and the peak memory of its activations.
+
 MACs are counted for convolutions and linear layers only, not for biases, pooling, norms or
 activations. Parameters are the trained ones: weights, biases, PReLU slopes, and the scale and shift
 of norms, but not running statistics.
@@ -8,12 +10,13 @@ of norms, but not running statistics.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 
 from latbench.blocks import BlockSpec, Graph, Segment
 from latbench.blocks.graph import Conv, Linear, Norm, PReLU
+from latbench.peak_memory import network_peak_bytes
 
 BYTES_PER_FLOAT = 4
 
@@ -27,12 +30,14 @@ class Cost:
         linear_macs: Multiply-accumulates of linear layers.
         params: Trained parameters.
         activation_bytes: Summed size of all layers' fp32 outputs (memory traffic, not peak memory).
+        peak_bytes: Peak memory of a whole network's activations (``latbench.peak_memory``).
     """
 
     conv_macs: int = 0
     linear_macs: int = 0
     params: int = 0
     activation_bytes: int = 0
+    peak_bytes: int = 0
 
     @property
     def macs(self) -> int:
@@ -49,14 +54,16 @@ class Cost:
             self.linear_macs + other.linear_macs,
             self.params + other.params,
             self.activation_bytes + other.activation_bytes,
+            max(self.peak_bytes, other.peak_bytes),
         )
 
     def in_millions(self) -> dict[str, float]:
-        """The counts as ``latbench cost`` prints them."""
+        """The counts, and the peak memory in 10^6 bytes, as ``latbench cost`` prints them."""
         return {
             "macs_m": self.macs / 1e6,
             "conv_macs_m": self.conv_macs / 1e6,
             "params_m": self.params / 1e6,
+            "peak_memory_mb": self.peak_bytes / 1e6,
         }
 
 
@@ -70,7 +77,9 @@ def block_cost(spec: BlockSpec) -> Cost:
 
 def network_cost(network: Iterable[BlockSpec]) -> Cost:
     """Cost of a whole network for one image."""
-    return sum((block_cost(spec) for spec in network), Cost())
+    blocks = tuple(network)
+    total = sum((block_cost(spec) for spec in blocks), Cost())
+    return replace(total, peak_bytes=network_peak_bytes(blocks))
 
 
 def graph_cost(graph: Graph) -> Cost:

@@ -1,24 +1,34 @@
 """Device profiles: TOML files that name a device, a runtime and a measuring protocol.
 
-A profile is found by its name among the shipped ones (``device_profiles``), or by its path.
+A profile is found by its name among the shipped ones (``device_profiles``) and the user's own, or
+by its path.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 
-from latbench.errors import InvalidFileError, UnknownNameError, offence
-from latbench.files import decode_text, is_hidden, read_text
+from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError, offence
+from latbench.files import (
+    config_folder,
+    decode_text,
+    is_hidden,
+    read_text,
+    write_atomically,
+)
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=10_000)]
 Precision = Literal["fp32", "fp16"]
 Clock = Literal["gpu", "host"]
+Cache = Literal["as-is", "cold", "shared"]
 
 _PACKAGE = "device_profiles"
 _WHAT = "a device profile, TOML with at least name and runtime"
@@ -35,8 +45,8 @@ class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         warmup_calls: Minimum number of untimed calls at the start of a visit.
         hot_calls: Minimum number of timed calls that directly follow each other.
-        cold_calls: Number of timed calls that each follow the writing of a buffer of the L2 cache's
-            size.
+        cold_calls: Number of timed calls of a block that each follow an eviction: of the L2 cache,
+            or of what the profile's ``cache`` says.
         block_dwell_ms: Duration of the hot calls to a block.
         network_dwell_ms: Duration of the hot calls to a network. It is longer than for a block,
             because a network needs several calls to load its weights into the shared cache, and one
@@ -53,7 +63,8 @@ class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         networks: Number of calibration networks in every pass. A resumed table keeps its networks;
             new ones are added if it has fewer.
         network_visits: Number of visits to each calibration network in a pass.
-        verify_visits: Number of visits to each network of a verification.
+        verify_visits: Number of visits to each network of a verification; 2.5 times as many are
+            made on a processor if the networks take less than 2 ms.
         least_clock: Fraction of a GPU's highest clock below which a visit does not count. Lower
             this value if the clock is locked on purpose.
         warmup_ms: Minimum duration of the untimed calls, because an idle GPU lowers its clock.
@@ -79,6 +90,63 @@ class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scan_passes: Count = 8  # enough to find a class three times as slow, and steps of a few percent
 
 
+# hosts and paths of these characters are one word for every shell
+_TARGET = re.compile(r"[\w.@:/%\[\]+~-]+", re.ASCII)
+
+
+class Host(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Place of a device that is not this machine (the ``[host]`` section).
+
+    Attributes:
+        ssh: Destination for the system's ``ssh``, such as ``pi@raspberrypi.local``,
+            ``ssh://pi@board:2222`` or a name of ``~/.ssh/config``.
+        command: Words of another command that runs a program there, instead of ``ssh``. Example:
+            ``["docker", "exec", "-i", "board"]``.
+        python: Python on the device that has latbench installed, such as
+            ``~/latbench/bin/python``.
+    """
+
+    ssh: str | None = None
+    command: tuple[str, ...] = ()
+    python: str = "python3"
+
+    def __post_init__(self) -> None:
+        if (self.ssh is None) == (not self.command):
+            raise ValueError("a host has either ssh or command: give one of them")
+        for name, value in (("ssh", self.ssh), ("python", self.python)):
+            if value is not None and (not _TARGET.fullmatch(value) or value.startswith("-")):
+                raise ValueError(
+                    f"{name} {value!r} is not allowed: use letters, digits and . _ ~ / @ : % + -"
+                )
+
+    @classmethod
+    def checked(cls, **fields: Any) -> Self:
+        """A host of values that a user gave.
+
+        Raises:
+            InvalidValueError: A value is not allowed.
+        """
+        try:
+            return cls(**fields)
+        except ValueError as error:
+            raise InvalidValueError(str(error)) from error
+
+    def __str__(self) -> str:
+        return self.ssh or " ".join(self.command)
+
+    def run_command(self, *arguments: str, options: Sequence[str] = ()) -> list[str]:
+        """Words of the command that runs the Python there with some arguments.
+
+        Args:
+            arguments: Arguments of Python, of the characters that are allowed in ``python``.
+            options: Options of ssh.
+        """
+        words = [self.python, *arguments]
+        if self.ssh is None:
+            return [*self.command, *words]
+        return ["ssh", *options, "--", self.ssh, " ".join(words)]
+
+
 class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A device and the runtime on it.
 
@@ -95,6 +163,12 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         clock: Definition of a latency on CUDA. ``gpu`` (the default) is the time of the GPU's work
             for a call, without gaps between launches. ``host`` is the time from the call until
             its result is available.
+        host: Place of the device; None if it is this machine.
+        cache: State of the processor's caches before each call to a network. ``as-is`` is what the
+            call before left there, as in a loop. ``cold`` evicts them, for a network that runs
+            once and then sleeps. ``shared`` reads ``shared_mb`` of other data, for a network that
+            runs beside other work. Latencies of different states are not compared.
+        shared_mb: Other data that are read before each call, in MB of 2^20 bytes.
     """
 
     name: str
@@ -106,14 +180,64 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     options: dict[str, str] = msgspec.field(default_factory=dict)
     sweep: SweepProtocol = msgspec.field(default_factory=SweepProtocol)
     clock: Clock | None = None
+    host: Host | None = None
+    cache: Cache = "as-is"
+    shared_mb: Count | None = None
 
     def __post_init__(self) -> None:
         if self.device == "cpu" and self.clock is not None:
             raise ValueError("clock is for device cuda: leave it out")
+        if self.cache != "as-is" and (self.device == "cuda" or self.threads > 1):
+            raise ValueError(
+                "cache is for device cpu and one thread, because one thread evicts: leave it out"
+            )
+        if (self.cache == "shared") != (self.shared_mb is not None):
+            raise ValueError(
+                'shared_mb belongs to cache = "shared": give both, such as shared_mb = 16, or none'
+            )
+
+    @property
+    def condition(self) -> str | None:
+        """State of the caches before each call in words; None if it is as the last call left it."""
+        if self.cache == "cold":
+            return "from cold caches"
+        return f"after {self.shared_mb} MB of other data" if self.cache == "shared" else None
 
     def same_device(self, other: DeviceProfile) -> bool:
-        """Whether latencies of two profiles can be compared: only their protocols may differ."""
-        return self == msgspec.structs.replace(other, sweep=self.sweep)
+        """Whether latencies of two profiles can be compared.
+
+        Their protocols may differ, and the address of a device may change.
+        """
+        return self == msgspec.structs.replace(other, sweep=self.sweep, host=self.host)
+
+
+def of_table(profile: DeviceProfile) -> DeviceProfile:
+    """The device of a table, to measure on.
+
+    A table may come from somebody else. So a command in it is run only if the user has a device
+    profile with the same command; ``ssh`` runs nothing here.
+
+    Raises:
+        InvalidValueError: The user has no device profile with the table's command.
+    """
+    host = present_host(profile)
+    if host is None or not host.command:
+        return profile
+    if any(load_device(name).host == host for name in own_profiles()):
+        return profile
+    raise InvalidValueError(
+        f"the table says that {profile.name} is reached by the command `{host}`, which would run "
+        f"here with your rights. If you trust it, save a device profile with this [host] as "
+        f"{own_folder() / profile.name}.toml"
+    )
+
+
+def present_host(profile: DeviceProfile) -> Host | None:
+    """Where a device is now: tables have the host of their profiling, own profiles the newest."""
+    if profile.host is None or profile.name not in own_profiles():
+        return profile.host
+    own = load_device(profile.name)
+    return own.host if own.host is not None and own.same_device(profile) else profile.host
 
 
 AnyDevice = DeviceProfile | str | Path
@@ -147,23 +271,58 @@ def shipped_profiles() -> list[str]:
     )
 
 
-def load_device(name_or_path: str | Path) -> DeviceProfile:
-    """Read a device profile by shipped name, such as ``"cpu-onnxruntime"``, or by path.
+def own_folder() -> Path:
+    """Folder of the user's own device profiles, ``~/.config/latbench/devices``."""
+    return config_folder() / "devices"
+
+
+def own_profiles() -> list[str]:
+    """Names of the user's own device profiles."""
+    return sorted(path.stem for path in own_folder().glob("*.toml") if not is_hidden(path.name))
+
+
+def write_device(profile: DeviceProfile, path: Path) -> None:
+    """Write a device profile without what is the default.
 
     Raises:
-        UnknownNameError: The argument is neither the name of a shipped profile nor a file.
+        OSError: The file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, msgspec.toml.encode(_given(profile)))
+
+
+def _given(value: msgspec.Struct) -> dict[str, Any]:
+    """Fields of a struct that differ from their defaults."""
+    given = {}
+    for field in msgspec.structs.fields(value):
+        own = getattr(value, field.name)
+        default = field.default
+        if field.default_factory is not msgspec.NODEFAULT:
+            default = field.default_factory()
+        if own != default:
+            given[field.name] = _given(own) if isinstance(own, msgspec.Struct) else own
+    return given
+
+
+def load_device(name_or_path: str | Path) -> DeviceProfile:
+    """Read a device profile by name, such as ``"cpu-onnxruntime"``, or by path.
+
+    Raises:
+        UnknownNameError: The argument is neither the name of a profile nor a file.
         InvalidFileError: The file is not a device profile.
     """
     path = Path(name_or_path)
-    shipped = shipped_profiles()
+    shipped, own = shipped_profiles(), own_profiles()
     name = str(name_or_path)
     if name in shipped:
         raw = resources.files(_PACKAGE).joinpath(f"{name}.toml").read_bytes()
         text = decode_text(raw, source=name, what=_WHAT)
+    elif name in own:
+        text = read_text(own_folder() / f"{name}.toml", what=_WHAT)
     elif path.exists():
         text = read_text(path, what=_WHAT)
     else:
-        raise UnknownNameError("device profile", name, shipped)
+        raise UnknownNameError("device profile", name, [*shipped, *own])
     try:
         return msgspec.toml.decode(text, type=DeviceProfile)
     except msgspec.DecodeError as error:

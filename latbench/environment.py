@@ -16,6 +16,7 @@ from latbench import __version__
 _HARMLESS = {"python", "latbench"}  # versions that do not affect latencies
 _CPU = Path("/sys/devices/system/cpu/cpu0")
 _DEFAULT_L2_BYTES = 1 << 20  # used if the system does not report it; common on phones and servers
+_DEFAULT_LAST_CACHE_BYTES = 32 << 20
 
 
 class Gpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -137,12 +138,23 @@ def memory_bytes() -> int:
 
 def l2_bytes() -> int:
     """Size of the L2 cache of processor 0 in bytes; 1 MiB if the system does not report it."""
+    return _cache_bytes().get(2, _DEFAULT_L2_BYTES)
+
+
+def last_cache_bytes() -> int:
+    """Size of the largest cache of processor 0 in bytes; 32 MiB if the system reports none."""
+    return max(_cache_bytes().values(), default=_DEFAULT_LAST_CACHE_BYTES)
+
+
+def _cache_bytes() -> dict[int, int]:
+    """Sizes of the caches of processor 0 by level, as far as the system reports them."""
+    found = {}
     for index in sorted(_CPU.glob("cache/index*")):
-        if read_system(index / "level") == "2":
-            size = re.fullmatch(r"(\d+)([KM]?)", read_system(index / "size") or "")
-            if size:
-                return int(size.group(1)) << {"": 0, "K": 10, "M": 20}[size.group(2)]
-    return _DEFAULT_L2_BYTES
+        level = read_system(index / "level") or ""
+        size = re.fullmatch(r"(\d+)([KM]?)", read_system(index / "size") or "")
+        if level.isdecimal() and size:
+            found[int(level)] = int(size.group(1)) << {"": 0, "K": 10, "M": 20}[size.group(2)]
+    return found
 
 
 def _cpu_model() -> str:

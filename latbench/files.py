@@ -163,5 +163,9 @@ def write_atomically(path: Path, data: bytes | str) -> None:
 
 def cache_folder() -> Path:
     """Cache folder of the user; it may not exist yet. Its contents can be made again."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "latbench"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latbench"
+
+
+def config_folder() -> Path:
+    """Folder of what the user has set up; it may not exist yet."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "latbench"

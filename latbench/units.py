@@ -20,6 +20,11 @@ _SAME = {"<compat>", "<wide>", "<narrow>", "<noBreak>", "<square>", "<font>"}
 _MS_PER = {"us": 1e-3, f"{_MU}s": 1e-3, "ms": 1.0, "s": 1e3}
 _S_PER = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 _ONES_PER = {"k": 1e3, "m": 1e6, "g": 1e9}
+_BYTES_PER = {
+    "b": 1.0,
+    **{"kb": 1e3, "mb": 1e6, "gb": 1e9},
+    **{"kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30},
+}
 BARE_MILLIONS = 100_000
 """A count without a unit that is below this is in millions, because no network is so small."""
 
@@ -40,6 +45,15 @@ def parse_duration_s(text: str) -> float:
         InvalidValueError: The unit is missing or unknown, or the duration is not positive.
     """
     return _parse(text, _S_PER, what="duration", example="150s, 20min or 2h")
+
+
+def parse_bytes(text: str) -> float:
+    """Read an amount of memory such as ``512KB``, ``2MB`` or ``1MiB``; return bytes.
+
+    Raises:
+        InvalidValueError: The unit is missing or unknown, or the amount is not positive.
+    """
+    return _parse(text, _BYTES_PER, what="memory", example="512KB, 2MB or 1MiB")
 
 
 def parse_percent(text: str) -> float:
@@ -74,6 +88,15 @@ def as_duration_s(duration: str | float) -> float:
     if isinstance(duration, str):
         return parse_duration_s(duration)
     return _positive(duration, "duration")
+
+
+def as_bytes(memory: str | float) -> float:
+    """An amount of memory as text with its unit, such as ``"2MB"``, or as a number of bytes.
+
+    Raises:
+        InvalidValueError: It is not positive and finite, or the text lacks its unit.
+    """
+    return parse_bytes(memory) if isinstance(memory, str) else _positive(memory, "memory")
 
 
 def as_count(count: str | float) -> float:
@@ -154,6 +177,11 @@ def format_ms(latency_ms: float) -> str:
     if abs(latency_ms) < 0.1:
         return f"{latency_ms * 1e3:.4g} µs"
     return f"{latency_ms:.4g} ms"
+
+
+def format_span_ms(low_ms: float, high_ms: float) -> str:
+    """An interval of latencies as text: ``98 µs to 0.104 ms``."""
+    return f"{format_ms(low_ms)} to {format_ms(high_ms)}"
 
 
 def format_s(duration_s: float) -> str:

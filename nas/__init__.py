@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nas.data import load_data
     from nas.data.images import ImageData
     from nas.generator import Generator
+    from nas.report.page.report import write_report
     from nas.scaffold import Component, create
     from nas.searchers import SearchResult
     from nas.spaces import Architecture, SearchSpace, Variant, load_architecture, make_space
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from nas.workflows.demo import DemoResult, run_demo
     from nas.workflows.export import ExportedModel, export
     from nas.workflows.fitting import FittedArchitecture, fit
+    from nas.workflows.fleet_profiling import ProfiledDevice, profile_devices
     from nas.workflows.generation import (
         GeneratedArchitecture,
         GeneratedArchitectures,
@@ -37,7 +39,10 @@ if TYPE_CHECKING:
     )
     from nas.workflows.networks import SpaceSummary, cost, list_spaces, predict
     from nas.workflows.own_models import bench, explain
-    from nas.workflows.search import SearchResults, choose_space, search
+    from nas.workflows.pruning import PrunedNetwork, prune
+    from nas.workflows.search import SearchResults, search
+    from nas.workflows.search_space import choose_space
+    from nas.workflows.several_trainings import TrainingOutcome, train_several
     from nas.workflows.space_profiling import ProfiledTable, forecast, profile
     from nas.workflows.table_import import import_table
     from nas.workflows.training import TrainedNetwork, evaluate, train
@@ -60,12 +65,15 @@ __all__ = [
     "Generator",
     "ImageData",
     "PackedImages",
+    "ProfiledDevice",
     "ProfiledTable",
+    "PrunedNetwork",
     "SearchResult",
     "SearchResults",
     "SearchSpace",
     "SpaceSummary",
     "TrainedNetwork",
+    "TrainingOutcome",
     "Variant",
     "VerifiedArchitectures",
     "adapt_generator",
@@ -91,11 +99,15 @@ __all__ = [
     "pack",
     "predict",
     "profile",
+    "profile_devices",
+    "prune",
     "run_demo",
     "save_generator",
     "search",
     "train",
+    "train_several",
     "verify",
+    "write_report",
 ]
 
 _PLACES = {
@@ -110,18 +122,21 @@ _PLACES = {
     "Generator": "nas.generator",
     "ImageData": "nas.data.images",
     "PackedImages": "nas.workflows.data",
+    "ProfiledDevice": "nas.workflows.fleet_profiling",
     "ProfiledTable": "nas.workflows.space_profiling",
+    "PrunedNetwork": "nas.workflows.pruning",
     "SearchResult": "nas.searchers",
     "SearchResults": "nas.workflows.search",
     "SearchSpace": "nas.spaces",
     "SpaceSummary": "nas.workflows.networks",
     "TrainedNetwork": "nas.workflows.training",
+    "TrainingOutcome": "nas.workflows.several_trainings",
     "Variant": "nas.spaces",
     "VerifiedArchitectures": "nas.workflows.verification",
     "adapt_generator": "nas.workflows.generation",
     "bench": "nas.workflows.own_models",
     "calibrate": "nas.workflows.verification",
-    "choose_space": "nas.workflows.search",
+    "choose_space": "nas.workflows.search_space",
     "cost": "nas.workflows.networks",
     "create": "nas.scaffold",
     "describe_generator": "nas.workflows.generation",
@@ -141,11 +156,15 @@ _PLACES = {
     "pack": "nas.workflows.data",
     "predict": "nas.workflows.networks",
     "profile": "nas.workflows.space_profiling",
+    "profile_devices": "nas.workflows.fleet_profiling",
     "run_demo": "nas.workflows.demo",
     "save_generator": "nas.workflows.generation",
+    "prune": "nas.workflows.pruning",
     "search": "nas.workflows.search",
     "train": "nas.workflows.training",
+    "train_several": "nas.workflows.several_trainings",
     "verify": "nas.workflows.verification",
+    "write_report": "nas.report.page.report",
 }
 
 if not TYPE_CHECKING:  # for a type checker the names above are all there are

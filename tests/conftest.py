@@ -28,7 +28,8 @@ from latbench.blocks import (
 )
 from latbench.device import DeviceProfile, SweepProtocol, load_device
 from latbench.environment import Environment, current_environment
-from latbench.measure import sweep
+from latbench.measure import visiting
+from latbench.measure.lock import FOLDER_VARIABLE
 from latbench.profilers import Profiler, Session
 from latbench.progress import Progress, silent
 from latbench.tables import Estimate, LatencyTable, StoredFit, TableStore
@@ -145,10 +146,12 @@ def make_quick_profile() -> DeviceProfile:
     return DeviceProfile(name="quick", runtime=load_device("cpu-onnxruntime").runtime, sweep=sweep)
 
 
-@pytest.fixture(autouse=True)
-def own_lock(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests run while somebody measures."""
-    monkeypatch.setattr("latbench.measure.lock.LOCK_FOLDER", tmp_path_factory.getbasetemp())
+@pytest.fixture(scope="session", autouse=True)
+def own_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests, and processes that they start, run while somebody measures."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(FOLDER_VARIABLE, str(tmp_path_factory.getbasetemp()))
+        yield
 
 
 @pytest.fixture
@@ -219,7 +222,7 @@ def priced(monkeypatch: pytest.MonkeyPatch) -> None:
     def open_session(profiler: Profiler, network: Network) -> Session:
         return PricedSession(sum(map(random_price, network)))
 
-    monkeypatch.setattr(sweep, "open_session", open_session)
+    monkeypatch.setattr(visiting, "open_session", open_session)
 
 
 def write_table(

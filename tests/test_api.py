@@ -1,4 +1,4 @@
-"""The Python API: what is public, that it is documented, and the README's example as written."""
+"""The Python API: what is public, that it is documented, and the example of the docs as written."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from nas.workflows.inputs import as_list
 from tests.latbench.workflows.test_profiling import PricedProfiler
 
 ROOT = Path(__file__).parents[1]
+PYTHON_PAGE = ROOT / "docs" / "tutorials" / "python.md"
 PACKAGES = pytest.mark.parametrize("package", [latbench, nas])
 PUBLIC = [(package, name) for package in (latbench, nas) for name in package.__all__]
 
@@ -95,7 +96,7 @@ def test_a_public_name_that_needs_an_extra_names_it() -> None:
     assert "latbench[nas]" in second
 
 
-def test_the_example_of_the_readme_runs_as_written(
+def test_the_example_of_the_docs_runs_as_written(
     tmp_path: Path, quick_profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a device that takes known times: the sum of the blocks' prices.
@@ -103,7 +104,7 @@ def test_the_example_of_the_readme_runs_as_written(
     The space has three of its six stages.
     """
     monkeypatch.setattr("nas.spaces.tfnas.STAGES", STAGES[:3])
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", PYTHON_PAGE.read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     sweep = msgspec.structs.replace(quick_profile.sweep, max_passes=2)
     quick = msgspec.structs.replace(quick_profile, sweep=sweep)
@@ -111,7 +112,7 @@ def test_the_example_of_the_readme_runs_as_written(
     monkeypatch.setattr("nas.workflows.inputs.make_profiler", PricedProfiler)
     monkeypatch.setattr(network_errors, "verify_apart", _verify_here)
     names: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(code, PYTHON_PAGE.name, "exec"), names)
     table, found, fitted = names["table"], names["found"], names["fitted"]
     assert isinstance(table, nas.ProfiledTable)
     assert table.result.blocks == 5416
@@ -214,10 +215,12 @@ def test_a_table_becomes_a_data_frame(table: LatencyTable, monkeypatch: pytest.M
 
 def test_pandas_reads_a_table(table: LatencyTable) -> None:
     pandas = pytest.importorskip("pandas")
-    frame = table.to_dataframe(interpolated=True)
+    frame = table.to_dataframe()
     assert isinstance(frame, pandas.DataFrame)
     assert (frame.price_ms > 0).all()
-    assert len(frame) > len(table.estimates)
+    assert list(frame.price_ms) == [table.price_ms(spec) for spec in table.estimates]
+    assert list(frame.visits) == [estimate.visits for estimate in table.estimates.values()]
+    assert len(frame) == len(table.estimates)
 
 
 def test_a_search_says_of_data_what_its_folder_keeps(tmp_path: Path) -> None:

@@ -18,10 +18,13 @@ from latbench.cost import block_cost, network_cost
 from latbench.device import DeviceProfile
 from latbench.environment import current_environment
 from latbench.errors import MismatchError
+from latbench.measure.lock import FOLDER_VARIABLE
 from latbench.profilers import make_profiler
-from latbench.tables import LatencyTable
+from latbench.tables import LatencyTable, TableStore
 from latbench.units import format_ms
-from nas.latency.correction import Measure, correct_on_device, widths_of
+from nas.latency.aimed_proposals import widths_of
+from nas.latency.correction import correct_on_device
+from nas.latency.measured_rounds import Measure, MeasuredRounds, RecordFile
 from nas.latency.priced_space import PricedSpace, labelled_space
 from nas.latency.width_scaling import METHODS, fit_exact
 from nas.searchers import SEARCHERS
@@ -34,6 +37,7 @@ from tests.conftest import (
     random_price,
     write_table,
 )
+from tests.nas.simulated_device import exactly
 
 ROOT = Path(__file__).parents[1]
 
@@ -397,9 +401,6 @@ import json, sys
 for name in ("torch", "torchvision", "sklearn", "scipy", "tensorboard", "safetensors"):
     sys.modules[name] = None  # importing it fails, as if it were not installed
 import cli
-import latbench.measure.lock
-from pathlib import Path
-latbench.measure.lock.LOCK_FOLDER = Path.cwd()  # runs beside a measurement
 codes = []
 for command in json.loads(sys.argv[1]):
     sys.argv = ["latbench", *command]
@@ -418,7 +419,7 @@ def _core_only(*commands: list[object], home: Path) -> subprocess.CompletedProce
         capture_output=True,
         text=True,
         cwd=home,  # another folder, and no home to speak of
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), FOLDER_VARIABLE: str(home)},
         check=False,
     )
 
@@ -512,12 +513,12 @@ def test_search_train_evaluate_export(
 
 
 def test_a_measured_fit_scales_by_the_method_that_was_asked_for(
-    run: Any, architecture: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+    run: Any, tmp_path: Path, architecture: Path, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a device that takes 8 % longer than its table says."""
 
     def slower(opened: LatencyTable) -> Measure:
-        return lambda network, progress: 1.08 * opened.predict(network).latency_ms
+        return exactly(lambda network: 1.08 * opened.predict(network).latency_ms)
 
     monkeypatch.setattr("nas.latency.correction.measurer", slower)
     priced = _priced(table)
@@ -531,18 +532,23 @@ def test_a_measured_fit_scales_by_the_method_that_was_asked_for(
             "--method", method, "--measured",
         )  # fmt: skip
         assert code == 0
-        propose = widths_of(priced, arch, scale=METHODS[method])
-        found = correct_on_device(
-            priced,
-            propose,
-            target,
-            lambda candidate: 1.08 * priced.latency_ms(candidate),
-            scale=METHODS[method],
+        rounds = MeasuredRounds(
+            priced, target, slower(priced.table), RecordFile(tmp_path / f"{method}.json"), name=""
         )
+        propose = widths_of(priced, arch, scale=METHODS[method])
+        found = correct_on_device(priced, propose, rounds, scale=METHODS[method])
         assert fitted["architecture"] == found.fit.architecture.as_dict()
         assert fitted["measured_ms"] == found.measured_ms
         made[method] = found.fit.architecture
     assert made["exact"] != made["greedy"]
+
+
+def _short_search(table: Path, target_ms: float, output: Path) -> list[Any]:
+    """Arguments of a search of two epochs on a few digits."""
+    return [
+        "search", "tfnas", "--table", table, "--target", f"{target_ms}ms", "--data", "digits",
+        "--images", 16, "--epochs", 2, "--batch-size", 8, "--set", "held_out=0.5", "-o", output,
+    ]  # fmt: skip
 
 
 def test_a_search_ends_with_what_is_measured(
@@ -553,14 +559,10 @@ def test_a_search_ends_with_what_is_measured(
     target = sum(priced.feasible_ms()) / 3
 
     def slower(opened: LatencyTable) -> Measure:
-        return lambda network, progress: 1.08 * opened.predict(network).latency_ms
+        return exactly(lambda network: 1.08 * opened.predict(network).latency_ms)
 
     monkeypatch.setattr("nas.latency.correction.measurer", slower)
-    asked = [
-        "search", "tfnas", "--table", few_stages, "--target", f"{target}ms", "--data", "digits",
-        "--images", 16, "--epochs", 2, "--batch-size", 8, "--set", "held_out=0.5",
-        "-o", tmp_path / "search",
-    ]  # fmt: skip
+    asked = _short_search(few_stages, target, tmp_path / "search")
     code, out, _ = run(*asked, "--measured")
     assert code == 0
     assert "measured" in out.splitlines()[0]
@@ -578,6 +580,82 @@ def test_a_search_ends_with_what_is_measured(
     )
     assert code == 0
     assert 0.99 * middle <= fitted["measured_ms"] <= middle
+
+
+def test_a_budget_that_is_not_met_ends_with_exit_code_1(
+    run: Any, tmp_path: Path, few_stages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both names of the option; the result is printed and written all the same."""
+    target = sum(_priced(few_stages).feasible_ms()) / 3
+
+    def far_slower(opened: LatencyTable) -> Measure:
+        return exactly(lambda network: 10 * opened.predict(network).latency_ms)
+
+    monkeypatch.setattr("nas.latency.correction.measurer", far_slower)
+    asked = _short_search(few_stages, target, tmp_path / "search")
+    code, found = _json(run, *asked, "--until-verified")
+    (result,) = found["results"]
+    assert (code, result["status"]) == (1, "missed")
+    assert result["measured_low_ms"] <= result["measured_ms"] <= result["measured_high_ms"]
+    assert "above the budget" in result["reason"]
+    code, out, _ = run(*asked, "--measured")
+    assert code == 1
+    assert "missed: " in out
+    (file,) = (tmp_path / "search" / "architectures").iterdir()
+    reach = fit_exact(_priced(few_stages), load_architecture(file), target, clamp=True)
+    middle = (reach.min_ms + reach.max_ms) / 2
+    asked = ["fit", file, "--table", few_stages, "--target", f"{middle}ms", "--until-verified"]
+    code, fitted = _json(run, *asked)
+    assert (code, fitted["status"]) == (1, "missed")
+    code, out, _ = run(*asked)
+    assert code == 1
+    assert "missed: " in out
+
+
+def test_a_search_with_a_confidence_says_what_it_leaves_unused(
+    run: Any, tmp_path: Path, few_stages: Path
+) -> None:
+    """On a calibrated table; others are refused before anything is written."""
+    target = sum(_priced(few_stages).feasible_ms()) / 3
+    asked = [
+        "search", "tfnas", "--table", few_stages, "--target", f"{target}ms", "--data", "digits",
+        "--images", 16, "--epochs", 2, "--batch-size", 8, "--set", "held_out=0.5",
+        "-o", tmp_path / "run", "--confidence", 0.95,
+    ]  # fmt: skip
+    code, refused = _json(run, *asked)
+    assert (code, refused["error"]["kind"]) == (2, "invalid-value")
+    assert "calibrate" in refused["error"]["message"]
+    assert not (tmp_path / "run").exists()
+    ratios = [0.95 + 0.1 * number / 38 for number in range(39)]
+    with TableStore.open(few_stages) as store:
+        fit = store.fit()
+        assert fit is not None
+        errors = tuple(1 / ratio - 1 for ratio in ratios)
+        price = msgspec.structs.replace(fit.price, left_out_errors=errors)
+        calibrated = msgspec.structs.replace(fit, price=price, calibrated=True)
+        store.set_results(store.estimates(), calibrated)
+    code, found = _json(run, *asked)
+    assert code == 0
+    (result,) = found["results"]
+    margin = ratios[37] - 1
+    assert result["confidence"] == 0.95
+    assert result["upper_ms"] == pytest.approx((1 + margin) * result["latency_ms"])
+    assert 0.99 * target <= result["upper_ms"] <= target
+    assert result["unused_ms"] == pytest.approx(target - result["latency_ms"])
+    assert result["unused"] == pytest.approx(1 - result["latency_ms"] / target)
+    (file,) = (tmp_path / "run" / "architectures").iterdir()
+    latency_ms = _priced(few_stages).latency_ms(load_architecture(file))
+    assert result["latency_ms"] == pytest.approx(latency_ms)
+    code, out, _ = run(*asked)
+    assert code == 0
+    assert out.splitlines()[0].split()[:4] == ["target", "predicted", "at", "0.95"]
+    asked = ["fit", file, "--table", few_stages, "--target", f"{target}ms", "--confidence", 0.95]
+    code, out, _ = run(*asked)
+    assert code == 0
+    assert "with a confidence of 0.95" in out
+    code, other = _json(run, *asked[:-1], 0.9)
+    assert code == 0
+    assert other["unused_ms"] < result["unused_ms"] * 1.05
 
 
 def test_measuring_on_another_machine_is_refused_before_anything_is_done(

@@ -17,24 +17,25 @@ ROOT = Path(__file__).parents[1]
 # a module may import from its own line and from the lines above it
 FLOORS = {
     "latbench": [
-        ("errors", "units", "files", "progress", "result", "lazy"),
+        ("errors", "units", "files", "progress", "result", "lazy", "json_lines"),
         ("registry",),
-        ("blocks", "device", "environment"),
-        ("cost", "render"),
+        ("blocks", "device", "environment", "conditions"),
+        ("cost", "peak_memory", "render"),
         ("models",),
         ("profilers",),
         ("measure",),
         ("tables",),
         ("workflows",),
-        ("report",),
+        ("report", "serve"),
         ("commands",),
     ],
     "nas": [
         ("spaces", "recipes"),
         ("latency",),
-        ("optimize", "data", "criteria"),
+        ("optimize", "data", "criteria", "pruning"),
         ("generator",),
         ("supernet", "tasks"),
+        ("crew",),
         ("training",),
         ("evaluators",),
         ("searchers",),
@@ -43,7 +44,8 @@ FLOORS = {
         ("commands",),
     ],
 }
-HEAVY = {"torch", "torchvision", "sklearn", "scipy", "matplotlib", "openvino", "tensorrt"}
+HEAVY = {"torch", "torchvision", "sklearn", "scipy", "openvino", "tensorrt"}
+HEAVY |= {"altair", "jinja2", "vl_convert"}
 # the only modules of latbench that may import something heavy, and what
 HEAVY_ROOMS = {
     "latbench/render/torch.py": {"torch"},
@@ -52,7 +54,11 @@ HEAVY_ROOMS = {
     "latbench/profilers/pytorch_cuda.py": {"torch"},
     "latbench/profilers/openvino.py": {"openvino"},
     "latbench/profilers/tensorrt.py": {"tensorrt"},
-    "latbench/report/pictures.py": {"matplotlib"},
+    "latbench/report/page/chart_parts.py": {"altair"},
+    "latbench/report/page/charts.py": {"altair"},
+    "latbench/report/page/latency_charts.py": {"altair"},
+    "latbench/report/page/html.py": {"jinja2", "vl_convert"},
+    "latbench/report/pictures.py": {"vl_convert"},
 }
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from inspect import Parameter, signature
 from typing import Any
@@ -61,6 +63,16 @@ def test_options_are_explained_in_whole_sentences(name: str) -> None:
         if isinstance(param, click.Option):
             text = re.sub(r"  \[default: [^\]]*\]$", "", param.help or "")
             assert re.fullmatch(r"[A-Z].*\.", text, re.DOTALL), f"{name} {param.name}: {text!r}"
+
+
+@EVERY
+def test_a_command_with_progress_can_be_quiet(name: str) -> None:
+    command = COMMANDS[name]
+    assert command.callback is not None
+    function = inspect.unwrap(command.callback)
+    source = inspect.getsource(sys.modules[function.__module__])
+    known = {option for param in command.params for option in param.opts}
+    assert ("--quiet" in known) == ("with progress(" in source)
 
 
 @EVERY

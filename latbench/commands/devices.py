@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from latbench.commands.options import DEVICE, DURATION, example, json_option
+from latbench.commands.options import (
+    DEVICE,
+    DURATION,
+    example,
+    json_option,
+    quiet_option,
+)
 from latbench.commands.output import emit, progress
 
 if TYPE_CHECKING:
@@ -14,7 +20,11 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    epilog=example("latbench devices", "latbench devices --check cpu-onnxruntime --duration 30s")
+    epilog=example(
+        "latbench devices",
+        "latbench devices --check cpu-onnxruntime --duration 30s",
+        "latbench devices --add pi5 --ssh pi@raspberrypi.local --python ~/latbench/bin/python",
+    )
 )
 @click.option(
     "--check",
@@ -32,17 +42,56 @@ if TYPE_CHECKING:
     show_default=True,
     help="How long --check measures, such as 30s or 5min.",
 )
+@click.option("--add", "name", metavar="NAME", help="Write a profile of a device elsewhere.")
+@click.option("--ssh", metavar="HOST", help="Where the device to add is, as for ssh.")
+@click.option(
+    "--python",
+    default="python3",
+    show_default=True,
+    help="Python there that has latbench.",
+)
+@click.option(
+    "--runtime", default="onnxruntime", show_default=True, help="Runtime of the device to add."
+)
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one call."
+)
+@quiet_option
 @json_option
-def devices(device: DeviceProfile | None, duration: float, as_json: bool) -> None:
-    """List device profiles, or check how noisy one is.
+def devices(
+    device: DeviceProfile | None,
+    duration: float,
+    name: str | None,
+    ssh: str | None,
+    python: str,
+    runtime: str,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """List device profiles, check one, or add one.
 
     A device profile is a runtime on a processor or GPU. The list shows which profiles can run here,
     and what the others need. `--check` measures noise and drift, and prints the smallest error of a
-    latency that can be detected now.
+    latency that can be detected now. `--add` reaches a device by ssh, says what to change there,
+    and writes its profile. Use its name then like any other.
     """
     import latbench
-    from latbench.report.results import show_devices, show_noise
+    from latbench.device import Host
+    from latbench.report.devices import show_added_device, show_devices, show_noise
 
+    if (name is None) != (ssh is None):
+        raise click.UsageError("--add NAME and --ssh HOST belong together")
+    if name is not None and ssh is not None:
+        with progress("adding") as shown:
+            added = latbench.add_device(
+                name,
+                Host.checked(ssh=ssh, python=python),
+                runtime=runtime,
+                threads=threads,
+                progress=shown,
+            )
+        emit(added.as_dict(), as_json=as_json, render=lambda: show_added_device(added))
+        return
     if device is not None:
         with progress("checking") as shown:
             found = latbench.check_device(device, duration=duration, progress=shown)

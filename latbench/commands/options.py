@@ -10,9 +10,11 @@ from typing import Any
 
 import click
 
+from latbench.commands.output import QUIET
 from latbench.errors import InvalidValueError, UnknownNameError
 from latbench.files import utf8
 from latbench.units import (
+    parse_bytes,
     parse_count,
     parse_duration_s,
     parse_latency_ms,
@@ -94,10 +96,12 @@ LATENCY = Amount("latency", parse_latency_ms)
 DURATION = Amount("duration", parse_duration_s)
 MANY = Amount("count", parse_count)
 MILLIONS = Amount("count", parse_millions)
+MEMORY = Amount("memory", parse_bytes)
 PERCENT = Amount("percentage", parse_percent)
 DEVICE = Device()
 SHAPE = Shape()
 FILE = click.Path(path_type=Path, dir_okay=False)
+FILE_OR_FOLDER = click.Path(path_type=Path)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 COUNT = click.IntRange(min=1)
 SEED = click.IntRange(min=0, max=2**31 - 1)
@@ -106,6 +110,20 @@ BATCH = click.IntRange(min=2)
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print the result as one JSON object."
+)
+
+
+def _keep_quiet(context: click.Context, option: click.Parameter, value: bool) -> None:
+    context.meta[QUIET] = value
+
+
+quiet_option = click.option(
+    "-q",
+    "--quiet",
+    is_flag=True,
+    expose_value=False,
+    callback=_keep_quiet,
+    help="Print no progress, only the result and errors.",
 )
 
 
@@ -141,20 +159,26 @@ def tolerance_option(of: str) -> Decorator:
     )
 
 
-def output_file(of: str, *, required: bool = True) -> Decorator:
+def output_file(of: str, *, required: bool = True, kind: click.Path = FILE) -> Decorator:
     """The option ``--output``; ``of`` describes the content of the file in the help."""
-    return written_file("-o", "--output", help=f"File for {of}.", required=required)
+    return written_file("-o", "--output", help=f"File for {of}.", required=required, kind=kind)
 
 
-def written_file(*names: str, help: str, required: bool = False) -> Decorator:  # noqa: A002
+def written_file(
+    *names: str,
+    help: str,  # noqa: A002 - as click names it
+    required: bool = False,
+    kind: click.Path = FILE,
+) -> Decorator:
     """Option for a file that a command writes, which is none of its other files.
 
     Args:
         names: Short and long name of the option; the long one is last.
         help: Help text.
         required: Whether the option must be given.
+        kind: What it may be: a file, or a file or a folder.
     """
-    option = click.option(*names, type=FILE, required=required, metavar="FILE", help=help)
+    option = click.option(*names, type=kind, required=required, metavar="FILE", help=help)
     long = names[-1]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -13,8 +13,11 @@ import click
 
 from latbench.errors import LatbenchError, OutputError
 from latbench.files import utf8
-from latbench.progress import Progress, silent
+from latbench.progress import PhaseText, Progress, silent
 from latbench.report.streams import ReaderLeft, drop_output, say
+
+QUIET = "latbench.quiet"
+"""Key of ``--quiet`` in the data of a click context."""
 
 EXIT_FAILED_CHECK = 1
 EXIT_BAD_INPUT = 2
@@ -28,14 +31,36 @@ def is_first() -> bool:
 
 @contextmanager
 def progress(title: str) -> Iterator[Progress]:
-    """Yield a callback that draws a progress bar with the remaining time on standard error."""
-    if not is_first():
+    """Yield a callback that draws progress bars with the remaining time on standard error.
+
+    The first bar appears at once: imports and files may take seconds. ``--quiet`` draws nothing.
+    """
+    if is_quiet() or not is_first():
         yield silent
         return
     from latbench.report.terminal import progress_bar
 
     with progress_bar(title) as shown:
+        shown(0.0, PhaseText("starting", "", 0.0, None))
         yield shown
+
+
+@contextmanager
+def joint_progress(title: str, names: Sequence[str]) -> Iterator[Callable[[str], Progress]]:
+    """Yield a function that makes the progress callback of one of several parts of the work."""
+    if is_quiet():
+        yield lambda name: silent
+        return
+    from latbench.report.terminal import progress_bars
+
+    with progress_bars(title, names) as of:
+        yield of
+
+
+def is_quiet() -> bool:
+    """Whether the present command was given ``--quiet``."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(QUIET))
 
 
 def emit(result: dict[str, Any], *, as_json: bool, render: Callable[[], None]) -> None:

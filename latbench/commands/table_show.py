@@ -35,7 +35,8 @@ def table_show(table: Path, worst: int, curves: int, picture: Path | None, as_js
     `--json` prints all measured entries with the device, the machine and the price model.
     """
     import latbench
-    from latbench.report.pictures import draw_curves, show_curves
+    from latbench.report.curves import show_curves
+    from latbench.report.pictures import draw_curves
     from latbench.report.results import show_table
     from latbench.report.terminal import print_lines
 

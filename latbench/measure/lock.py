@@ -1,7 +1,9 @@
 """Lock that allows one measuring process per device, because two would disturb each other.
 
-The lock is a file in the system's temporary directory. The kernel releases the lock when the
-process ends, even after a crash. The file names the process that holds the lock.
+The lock is a file in the system's temporary directory, or in the folder that the environment
+variable ``LATBENCH_LOCKS`` names, for processes that do not disturb each other, such as tests. The
+kernel releases the lock when the process ends, even after a crash. The file names the process that
+holds the lock.
 """
 
 from __future__ import annotations
@@ -11,23 +13,42 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from latbench.errors import DeviceBusyError
+from latbench.profilers import Profiler
+from latbench.profilers.remote import RemoteProfiler
 
+FOLDER_VARIABLE = "LATBENCH_LOCKS"
 # the folder does not depend on the user or on TMPDIR, so that all processes share one lock
-LOCK_FOLDER = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
+_SHARED = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
+
+
+def held(profiler: Profiler) -> AbstractContextManager[None]:
+    """Hold the device of a profiler, here or elsewhere, for the duration of the block.
+
+    Raises:
+        DeviceBusyError: Another process holds it; the message names the process.
+    """
+    if isinstance(profiler, RemoteProfiler):
+        return profiler.held()
+    return device_lock(profiler.profile.device)
 
 
 @contextmanager
-def device_lock(device: str) -> Iterator[None]:
+def device_lock(device: str, *, holder: str | None = None) -> Iterator[None]:
     """Hold the device, such as ``cpu`` or ``cuda``, for the duration of the block.
+
+    Args:
+        device: Device of this machine.
+        holder: Name of the holder for others; this process if omitted.
 
     Raises:
         DeviceBusyError: Another process holds the lock; the message names the process.
     """
-    path = LOCK_FOLDER / f"latbench-{device}.lock"
+    folder = Path(os.environ.get(FOLDER_VARIABLE) or _SHARED)
+    path = folder / f"latbench-{device}.lock"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except PermissionError:  # another user made the file: it can still be locked
@@ -37,14 +58,15 @@ def device_lock(device: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = file.read().strip() or "another process"
+            other = file.read().strip() or "another process"
             raise DeviceBusyError(
-                f"{device} is being measured by {holder}: wait until it has finished, "
+                f"{device} is being measured by {other}: wait until it has finished, "
                 "two measurements at once would disturb each other"
             ) from None
         if writable:
             file.truncate(0)
-            file.write(f"process {os.getpid()} ({' '.join(sys.argv)[:200]})\n")
+            own = f"process {os.getpid()} ({' '.join(sys.argv)[:200]})"
+            file.write(f"{own if holder is None else holder}\n")
             file.flush()
         try:
             yield

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
+import msgspec
 import numpy as np
 
 from latbench.blocks import Classifier, ConvBlock, InvertedResidual, Network
@@ -20,8 +21,10 @@ from latbench.device import DeviceProfile
 from latbench.environment import Environment, read_system
 from latbench.measure.samples import Samples
 from latbench.measure.statistics import low_quantile
-from latbench.measure.sweep import Target, sweep_pass
+from latbench.measure.sweep import fraction_done, sweep_pass
+from latbench.measure.visiting import Target
 from latbench.profilers import Profiler
+from latbench.profilers.remote import RemoteProfiler
 from latbench.progress import Progress, silent
 from latbench.result import Result
 
@@ -98,15 +101,22 @@ def check_noise(
         seconds: Approximate duration in s.
         progress: Callback that reports the progress.
     """
+    if isinstance(profiler, RemoteProfiler):
+        return msgspec.convert(profiler.noise(seconds, progress), NoiseCheck)
     targets = [
         Target(id_, network, visits=1, dwell_ms=_DWELL_MS, cold=False)
         for id_, network in enumerate(REFERENCES.values())
     ]
     samples, begin, passes = Samples(), monotonic(), 0
     while passes < 2 * _WINDOWS or monotonic() - begin < seconds:
-        samples.add(sweep_pass(profiler, targets, number=passes).visits)
+
+        def visited(done: int, total: int, number: int = passes) -> None:
+            spent_s, made = monotonic() - begin, number + done / total
+            left_s = max(seconds - spent_s, spent_s * (2 * _WINDOWS / made - 1))
+            progress(fraction_done(spent_s, left_s), f"pass {number + 1}")
+
+        samples.add(sweep_pass(profiler, targets, number=passes, on_visit=visited).visits)
         passes += 1
-        progress(min(1.0, (monotonic() - begin) / seconds), f"pass {passes}")
     quantile = profiler.profile.sweep.quantile
     intervals = samples.intervals(range(len(targets)), quantile)
     found = []
@@ -131,6 +141,15 @@ def check_noise(
     )
 
 
+def governor_advice(environment: Environment) -> list[str]:
+    """Suggested change of the frequency governor, if one helps."""
+    if environment.governor in (None, "performance"):
+        return []
+    return [
+        f"the frequency governor is {environment.governor}: `cpupower frequency-set -g performance`"
+    ]
+
+
 def _advice(
     profile: DeviceProfile, environment: Environment, found: list[TargetNoise]
 ) -> list[str]:
@@ -141,11 +160,7 @@ def _advice(
     others = os.getloadavg()[0] - 1  # minus the check itself
     if others > 0.3:
         advice.append(f"other processes use {others:.1f} processors: stop them")
-    if environment.governor not in (None, "performance"):
-        advice.append(
-            f"the frequency governor is {environment.governor}: `cpupower frequency-set -g "
-            "performance`"
-        )
+    advice += governor_advice(environment)
     no_turbo, boost = (
         read_system(_CPU / name) for name in ("intel_pstate/no_turbo", "cpufreq/boost")
     )

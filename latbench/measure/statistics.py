@@ -42,13 +42,14 @@ def bootstrap(samples: Floats, quantile: float, *, seed: int = 0) -> Floats:
 
 
 def low_quantile_interval(
-    samples: Floats, quantile: float, *, seed: int = 0
+    samples: Floats, quantile: float, *, confidence: float = _CONFIDENCE, seed: int = 0
 ) -> tuple[Floats, Floats, Floats]:
-    """Estimate and 95 % bootstrap interval.
+    """Estimate and bootstrap interval, of 95 % unless another confidence is asked for.
 
     Args:
         samples: Fastest calls in ms, ``(targets, visits)``.
         quantile: Quantile over visits.
+        confidence: Share of resamples within the interval.
         seed: Seed of the resampling.
 
     Returns:
@@ -56,7 +57,7 @@ def low_quantile_interval(
     """
     estimate = low_quantile(samples, quantile)
     drawn = bootstrap(samples, quantile, seed=seed)
-    tail = (1 - _CONFIDENCE) / 2
+    tail = (1 - confidence) / 2
     low, high = np.quantile(drawn, (tail, 1 - tail), axis=0)
     return estimate, np.minimum(low, estimate), np.maximum(high, estimate)
 

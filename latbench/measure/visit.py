@@ -30,15 +30,20 @@ def visit(
     *,
     dwell_ms: float,
     flush: Flush | None,
+    before_each: Flush | None = None,
     watch: Callable[[], None] | None = None,
 ) -> Visit:
     """Make untimed calls, then hot calls for ``dwell_ms``, then cold calls, each after a flush.
+
+    ``before_each`` replaces the back-to-back calls by calls in a stated condition of the caches.
 
     Args:
         session: An open session.
         protocol: Number of calls of each kind.
         dwell_ms: Duration of the hot calls in ms; at least ``protocol.hot_calls`` are made.
         flush: Function that evicts the cache before a cold call; None for no cold calls.
+        before_each: Function that is called before each hot call, outside its time; None for calls
+            that directly follow each other.
         watch: Function that checks the device while it works. It is called between the hot calls
             and after the last call.
     """
@@ -54,6 +59,8 @@ def visit(
     while len(hot) < protocol.hot_calls or (
         perf_counter_ns() < until and len(hot) < _MAX_HOT_CALLS
     ):
+        if before_each is not None:
+            before_each()
         hot.append(timed_call())
         if watch is not None and len(hot) == protocol.hot_calls:
             watch()

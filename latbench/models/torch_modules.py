@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from latbench.errors import InvalidValueError, LatbenchError
+from latbench.files import write_atomically
 from latbench.lazy import needing
 from latbench.models.onnx_model import OnnxModel
 from latbench.models.reading import Shapes, read_model
@@ -92,6 +93,22 @@ def read_module(
     return replace(read, name=name, path=Path())
 
 
+def export_module(module: TorchModule, example: Example, output: Path) -> None:
+    """Write a module as one ONNX file, with the shapes of an example, in evaluation mode.
+
+    Raises:
+        InvalidValueError: The module cannot be exported with this example.
+        InvalidFileError: The file cannot be written.
+        MissingExtraError: What torch needs to export is not installed.
+    """
+    arguments, named = _arguments(example)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "module.onnx"
+        with needing("nas"), _quiet(), _evaluating(module):
+            _export(module, arguments, named, path, in_one_file=True)
+        write_atomically(output, path.read_bytes())
+
+
 def _arguments(
     example: Example,
 ) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
@@ -149,6 +166,8 @@ def _export(
     arguments: tuple[torch.Tensor, ...],
     named: dict[str, torch.Tensor],
     path: Path,
+    *,
+    in_one_file: bool = False,
 ) -> None:
     """Write a module as an ONNX file.
 
@@ -161,7 +180,13 @@ def _export(
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.onnx.export(
-                module, arguments, path, kwargs=named or None, dynamo=True, verbose=False
+                module,
+                arguments,
+                path,
+                kwargs=named or None,
+                dynamo=True,
+                verbose=False,
+                external_data=not in_one_file,
             )
     except ModuleNotFoundError:
         raise

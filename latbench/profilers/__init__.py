@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from latbench.blocks import Network
 from latbench.blocks.segment import Segment
-from latbench.device import IMPORTED, DeviceProfile
+from latbench.device import IMPORTED, DeviceProfile, of_table
 from latbench.errors import RuntimeFailure
 from latbench.models.joining import join
 from latbench.models.onnx_model import OnnxModel
 from latbench.profilers.base import CacheFlusher, Flush, Profiler, Session
+from latbench.profilers.remote import RemoteProfiler
 from latbench.registry import Registry
 
 PROFILERS: Registry[type[Profiler]] = Registry(
@@ -35,6 +36,8 @@ def make_profiler(profile: DeviceProfile) -> Profiler:
             f"{profile.name} is the device of an imported table: nothing can be measured on it"
         )
     family = PROFILERS[profile.runtime]
+    if profile.host is not None:
+        return RemoteProfiler(profile)
     reason = family.unavailable(profile)
     if reason is not None:
         raise RuntimeFailure(f"{profile.name} cannot run here: {reason}")
@@ -53,6 +56,15 @@ def open_session(profiler: Profiler, network: Network | OnnxModel) -> Session:
     return profiler.open_model(join(segments)) if segments else profiler.open(network)
 
 
+def profiler_of_table(device: DeviceProfile) -> Profiler:
+    """A profiler for the device of a table, which may come from somebody else (``of_table``).
+
+    Raises:
+        InvalidValueError: The device is reached by a command that is not the user's own.
+    """
+    return make_profiler(of_table(device))
+
+
 __all__ = [
     "PROFILERS",
     "CacheFlusher",
@@ -61,4 +73,5 @@ __all__ = [
     "Session",
     "make_profiler",
     "open_session",
+    "profiler_of_table",
 ]

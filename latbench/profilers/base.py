@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from importlib.util import find_spec
 from time import perf_counter_ns
 from typing import TypeVar
@@ -19,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latbench.blocks import Network
+from latbench.conditions import Conditions, read_conditions
 from latbench.device import DeviceProfile
-from latbench.environment import Environment, current_environment, l2_bytes
+from latbench.environment import Environment, current_environment, l2_bytes, last_cache_bytes
 from latbench.errors import InvalidValueError, MissingExtraError, RuntimeFailure, offence
 from latbench.models.onnx_model import OnnxModel
 from latbench.profilers.measured import MeasuredGpu
@@ -28,7 +30,11 @@ from latbench.profilers.measured import MeasuredGpu
 Options = TypeVar("Options", bound=msgspec.Struct)
 
 Flush = Callable[[], None]
-"""Function that evicts the device's L2 cache, at the latest before the next call starts."""
+"""Function that evicts a cache of the device, at the latest before the next call starts."""
+
+_EVICTING = 1.5  # data read to evict a cache, relative to its size; more changes nothing
+_LINE_BYTES = 64
+_LINES_AT_ONCE = 4096  # so that the copies of the lines read stay in the L2 cache
 
 
 class Session(ABC):
@@ -69,6 +75,30 @@ class CacheFlusher:
 
     def __call__(self) -> None:
         self._buffer.fill(1.0)
+
+
+class OtherData:
+    """Reads data into all caches of a processor, as other work does between two calls.
+
+    The lines of a buffer are read in random order, because caches that recognise a stream keep what
+    they hold (docs/measurement.md has figures). They are copied to 256 KB that stay in the L2
+    cache, so that the next call hardly waits for lines to be written back.
+
+    Args:
+        size_bytes: Number of bytes to read.
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        chunks = max(1, size_bytes // (_LINE_BYTES * _LINES_AT_ONCE))
+        lines = chunks * _LINES_AT_ONCE
+        self.size_bytes = lines * _LINE_BYTES
+        self._buffer = np.ones((lines, _LINE_BYTES // 4), dtype=np.float32)
+        self._orders = np.random.default_rng(0).permutation(lines).reshape(chunks, -1)
+        self._read = np.empty((_LINES_AT_ONCE, _LINE_BYTES // 4), dtype=np.float32)
+
+    def __call__(self) -> None:
+        for order in self._orders:
+            np.take(self._buffer, order, axis=0, out=self._read, mode="clip")
 
 
 class Profiler(ABC):
@@ -117,6 +147,15 @@ class Profiler(ABC):
         """Requests that could not be followed so far, in whole sentences."""
         return [] if self.gpu is None else self.gpu.remarks
 
+    def begin(self) -> Conditions:
+        """Bring the device to the state in which it is visited, and read its conditions."""
+        self.warm_up()
+        return self.conditions()
+
+    def conditions(self) -> Conditions:
+        """Present conditions of the device's processors."""
+        return read_conditions()
+
     def warm_up(self) -> None:
         """Bring the device to the clock that it has under load, before a pass."""
         if self.gpu is not None:
@@ -130,9 +169,23 @@ class Profiler(ABC):
         """Reason why the last visit does not count, and what to do about it; None if it counts."""
         return None if self.gpu is None else self.gpu.watch.verdict()
 
+    @cached_property
+    def flush(self) -> Flush:
+        """The function of ``cache_flusher``, whose buffer is made once."""
+        return self.cache_flusher()
+
     def cache_flusher(self) -> Flush:
-        """Function that evicts the L2 cache of the device."""
-        return CacheFlusher(l2_bytes()) if self.gpu is None else self.gpu.flush
+        """Make a function that brings the caches into the state that a cold call begins with.
+
+        That is without what the L2 cache held, or as the profile's ``cache`` says.
+        """
+        if self.gpu is not None:
+            return self.gpu.flush
+        if self.profile.cache == "cold":
+            return OtherData(round(_EVICTING * last_cache_bytes()))
+        if self.profile.shared_mb is not None:
+            return OtherData(self.profile.shared_mb << 20)
+        return CacheFlusher(l2_bytes())
 
     def stream(self) -> int:
         """Handle of the CUDA stream that sessions use; the default stream unless overridden."""

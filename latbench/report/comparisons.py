@@ -62,6 +62,11 @@ def _remarks(found: Bench) -> list[str]:
         f"by {percent(noise.split_half)}, and an ordinary call takes {percent(noise.slowdown)} "
         "more than an undisturbed one"
     ]
+    if noise.loaded:
+        lines.append(
+            f"the machine is loaded: other processes use {noise.load:.1f} processors and leave "
+            "none idle, so nothing is called SAME"
+        )
     if any(row.verdict == "UNSURE" for row in found.rows):
         lines.append(
             f"UNSURE: the interval of the ratio leaves open whether the change exceeds "

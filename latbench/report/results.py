@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from latbench.blocks import parse_block
+from latbench.conditions import in_words
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable, StoredFit, TableCheck
 from latbench.tables.comparison import TableDifference
 from latbench.tables.formats import entries
 from latbench.tables.price_model import PriceModel
 from latbench.units import format_ms, format_s
-from latbench.workflows.devices import DeviceCheck, DeviceStatus
 from latbench.workflows.forecast import Forecast
 from latbench.workflows.network_errors import Verification
 from latbench.workflows.profiling import ProfileResult
@@ -26,48 +26,6 @@ NOTATION = (
 )
 _SHOWN_CHANGES = 20
 _SHOWN_NEGATIVE = 5  # a few are enough to show the kind of block
-
-
-def show_devices(devices: Sequence[DeviceStatus]) -> None:
-    """Print the device profiles, whether they run here, and what the others need."""
-    columns = ("name", "runtime", "device", "batch_size", "threads")
-    print_table(
-        ("device profile", "runtime", "device", "batch", "threads", "runs here"),
-        [
-            (*(str(getattr(row, c)) for c in columns), "no" if row.reason else "yes")
-            for row in devices
-        ],
-    )
-    lacking: dict[str, list[str]] = {}
-    for row in devices:
-        if row.reason:
-            lacking.setdefault(row.reason, []).append(row.name)
-    print_lines(f"{', '.join(names)}: {reason}" for reason, names in lacking.items())
-
-
-def show_noise(found: DeviceCheck) -> None:
-    """Print the result of a noise check and the suggested changes."""
-    check = found.noise
-    print_table(
-        (found.name, "latency", "noise", "drift", "interval"),
-        [
-            (
-                target.name,
-                format_ms(target.latency_ms),
-                percent(target.noise),
-                percent(target.drift),
-                f"±{percent(target.half_width)}",
-            )
-            for target in check.targets
-        ],
-    )
-    print_lines(
-        [
-            f"smallest detectable error: {percent(check.tolerance)} for whole networks now "
-            f"({check.visits} visits)",
-            *(f"- {advice}" for advice in check.advice),
-        ]
-    )
 
 
 def show_forecast(expected: Forecast) -> None:
@@ -139,13 +97,20 @@ def show_table(table: LatencyTable, *, worst: int) -> None:
         environment.cpu if gpu is None else f"{gpu.name} (driver {gpu.driver}), {environment.cpu}"
     )
     rows: list[dict[str, Any]] = sorted(entries(table), key=_relative_width, reverse=True)
+    device = table.device
+    about = [
+        f"{table.space} on {device.name}",
+        f"batch {device.batch_size}",
+        device.condition,
+        f"{len(rows)} blocks measured",
+    ]
     print_lines(
         [
-            f"{table.space} on {table.device.name}, batch {table.device.batch_size}, "
-            f"{len(rows)} blocks measured",
+            ", ".join(filter(None, about)),
             f"{chip}, {environment.system}, {environment.taken_at}",
             "  ".join(f"{name} {version}" for name, version in environment.versions.items()),
             *environment.remarks,
+            *([f"after its passes: {words}"] if (words := in_words(table.conditions)) else []),
             f"widths: {table.curves}; error at held-out widths {percent(table.fit.held_out_error)}",
             _price_in_words(table.price_model),
             f"networks left out of the fit: {percent(table.price_model.loo_error)} mean error; "
@@ -303,10 +268,14 @@ def _price_in_words(price: PriceModel) -> str:
     if price.near_ms_per_byte:
         words += f"; {format_ms(price.near_ms_per_byte * 1e6)} for each MB of weights near"
     slopes = [
-        f"{format_ms(point.ms_per_byte * 1e6)} for each MB of weights beyond "
-        f"{point.above_bytes / 1e6:.1f} MB"
+        f"{format_ms(point.ms_per_byte * 1e6)} for each MB beyond {point.above_bytes / 1e6:.1f} MB"
         for point in price.knees
     ]
+    if slopes:
+        counted = "weights"
+        if price.fill_bytes_per_ms:
+            counted += f" and {price.fill_bytes_per_ms / 1e6:.0f} MB a hot ms"
+        slopes[-1] += f" of {counted}"
     return " and ".join([words, *slopes])
 
 

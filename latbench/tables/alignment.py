@@ -51,10 +51,6 @@ class Alignment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The class that a width belongs to."""
         return next(c for c in self.classes if width % c.divisor == 0)
 
-    def misaligned(self, width: int) -> bool:
-        """Whether a width is outside the first class."""
-        return self.class_of(width) != self.classes[0]
-
     def __str__(self) -> str:
         named = [
             f"{'multiples of ' + str(c.divisor) if c.divisor > 1 else 'any width'}"

@@ -37,7 +37,8 @@ class BlockChange:
     """Change of one block.
 
     Attributes:
-        ratio: Latency after over latency before, for hot calls at the protocol's low quantile.
+        ratio: Latency after over latency before, at the protocol's low quantile; of hot calls, or
+            of calls in the state of the caches that the device profile states.
         low: Lower end of the 95 % interval of the ratio.
         high: Upper end of the 95 % interval of the ratio.
         p_value: p-value of the rank test, corrected for the number of blocks.
@@ -112,12 +113,19 @@ def compare(before: TableStore, after: TableStore, *, tolerance: float) -> Table
         tolerance: Largest relative change of a latency that does not matter.
 
     Raises:
-        MismatchError: The tables belong to different spaces or share no measured block.
+        MismatchError: The tables belong to different spaces or states of the caches, or share no
+            measured block.
     """
     if before.space != after.space:
         raise MismatchError(
             f"{before.path} prices {before.space}, {after.path} {after.space}: compare tables of "
             "one space"
+        )
+    one, other = before.device.condition, after.device.condition
+    if one != other:
+        raise MismatchError(
+            f"calls of {before.path} are measured {one or 'back to back'}, those of {after.path} "
+            f"{other or 'back to back'}: compare tables of one state of the caches"
         )
     old, new = _visits(before), _visits(after)
     common = [spec for spec in old if spec in new]
@@ -139,13 +147,14 @@ def compare(before: TableStore, after: TableStore, *, tolerance: float) -> Table
 
 
 def _visits(store: TableStore) -> dict[BlockSpec, Floats]:
-    """Fastest hot call of every profiling visit in ms, by block."""
+    """Fastest call of every profiling visit in ms, by block: a hot one, or one in the state of the
+    caches that the device profile states.
+    """
     sweep = store.profiling()
     samples = Samples() if sweep is None else Samples.of(store.visits(sweep))
+    calls_ms = samples.hot_ms if store.device.condition is None else samples.cold_ms
     return {
-        spec: np.array(samples.hot_ms[id_])
-        for id_, spec in store.blocks().items()
-        if id_ in samples.hot_ms
+        spec: np.array(calls_ms[id_]) for id_, spec in store.blocks().items() if id_ in calls_ms
     }
 
 
@@ -176,8 +185,8 @@ def verdict_on(
 
     Args:
         ratio: The ratio.
-        low: Lower end of its 95 % interval.
-        high: Upper end of its 95 % interval.
+        low: Lower end of its interval.
+        high: Upper end of its interval.
         p_value: p-value of the rank test, corrected for the number of comparisons.
         tolerance: Largest relative change that does not matter.
         significance: p-value below which a change is believed.

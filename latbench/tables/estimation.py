@@ -18,7 +18,7 @@ from latbench.blocks import BlockSpec, Network
 from latbench.cost import block_cost, network_cost
 from latbench.device import SweepProtocol
 from latbench.measure.samples import Interval, Samples
-from latbench.tables.price_model import NetworkSample, PriceModel, fit_price, footprint_bytes
+from latbench.tables.price_model import NetworkSample, PriceModel, fit_price
 from latbench.tables.records import Estimate, Role, StoredFit
 from latbench.tables.store import TableStore
 from latbench.tables.width_curves import Curves
@@ -83,6 +83,7 @@ def work_out(store: TableStore, protocol: SweepProtocol) -> StoredFit:
             price, curves, [(blocks[id_], estimates[id_]) for id_ in sorted(held_out)]
         ),
         calibrated=bool(calibration),
+        drifts=_drifts(store, estimates, quantile),
     )
     marked = {id_: _marked(estimate, price, protocol) for id_, estimate in estimates.items()}
     store.set_results(marked, fit)
@@ -134,6 +135,27 @@ class Drift:
         scale, slope = _least_squares(columns, wanted)
         return cls(ratio, float(scale), float(slope))
 
+    @classmethod
+    def of_probes(
+        cls,
+        networks: Mapping[int, Network],
+        then: Mapping[int, Estimate],
+        now: Mapping[int, Interval],
+    ) -> Drift | None:
+        """The drift that networks show which were measured then and now; None without any.
+
+        Args:
+            networks: Networks by id.
+            then: Estimates of the profiling.
+            now: Latencies of a later sweep.
+        """
+        probes = [id_ for id_ in networks if id_ in then and id_ in now]
+        return cls.between(
+            [then[id_].hot_ms for id_ in probes],
+            [now[id_].estimate_ms for id_ in probes],
+            [network_cost(networks[id_]).weight_bytes for id_ in probes],
+        )
+
     def now_ms(self, then_ms: float, weight_bytes: float) -> float:
         """Latency now of a network that took ``then_ms``."""
         return self.scale * then_ms + self.ms_per_byte * weight_bytes
@@ -169,15 +191,11 @@ def _calibration_networks(
     """Estimates of calibration networks, converted to the time of the profiling."""
     found: dict[int, Estimate] = {}
     networks, later = store.networks("profile"), store.networks(*_LATER)
-    for sweep in store.sweeps("calibration"):
+    calibrations = store.sweeps("calibration")
+    for sweep in (*calibrations, *(_last_confirmations(store) if calibrations else ())):
         samples = Samples.of(store.visits(sweep))
         intervals = samples.intervals(list(samples.hot_ms), quantile)
-        probes = [id_ for id_ in networks if id_ in profiled and id_ in intervals]
-        drift = Drift.between(
-            [profiled[id_].hot_ms for id_ in probes],
-            [intervals[id_].estimate_ms for id_ in probes],
-            [network_cost(networks[id_]).weight_bytes for id_ in probes],
-        )
+        drift = Drift.of_probes(networks, profiled, intervals)
         for id_ in intervals.keys() & later.keys():
             now = intervals[id_]
             then_ms = now.estimate_ms
@@ -186,6 +204,30 @@ def _calibration_networks(
             then = now.scaled(then_ms / now.estimate_ms)
             found[id_] = as_estimate(then, None, visits=len(samples.hot_ms[id_]))
     return found
+
+
+def _drifts(
+    store: TableStore, profiled: Mapping[int, Estimate], quantile: float
+) -> tuple[float, ...]:
+    """Drift of later sweeps that visited networks of the profiling, one for each budget."""
+    networks, found = store.networks("profile"), []
+    sweeps = (*store.sweeps("calibration"), *store.sweeps("verification"))
+    for sweep in sorted((*sweeps, *_last_confirmations(store))):
+        samples = Samples.of(store.visits(sweep))
+        drift = Drift.of_probes(networks, profiled, samples.intervals(networks, quantile))
+        if drift is not None:
+            found.append(drift.ratio)
+    return tuple(found)
+
+
+def _last_confirmations(store: TableStore) -> list[int]:
+    """The last confirmation for each budget.
+
+    Candidates for one budget are nearly the same network. With several of them in a fit, the error
+    at one that is left out would be too small.
+    """
+    by_loop = {store.detail(id_).partition(" ")[0]: id_ for id_ in store.sweeps("confirmation")}
+    return sorted(by_loop.values())
 
 
 def _sample(
@@ -198,16 +240,8 @@ def _sample(
         blocks=len(members),
         cold_ms=sum(e.cold_or_hot_ms for e in known),
         hot_ms=sum(e.hot_ms for e in known),
-        footprint_bytes=sum(
-            footprint_bytes(block_cost(spec).weight_bytes, misaligned=curves.misaligned(spec))
-            for spec in members
-        ),
+        weight_bytes=sum(block_cost(spec).weight_bytes for spec in members),
         near_bytes=sum(min(block_cost(spec).weight_bytes, near_limit_bytes) for spec in members),
-        misaligned_ms=sum(
-            e.cold_or_hot_ms
-            for spec, e in zip(members, known, strict=True)
-            if curves.misaligned(spec)
-        ),
         latency_ms=latency_ms,
     )
 
@@ -221,12 +255,7 @@ def _held_out_errors(
         if between is None:
             continue
         predicted_ms, measured_ms = (
-            price.block_price_ms(
-                e.cold_ms,
-                e.hot_ms,
-                weight_bytes=block_cost(spec).weight_bytes,
-                misaligned=curves.misaligned(spec),
-            )
+            price.block_price_ms(e.cold_ms, e.hot_ms, weight_bytes=block_cost(spec).weight_bytes)
             for e in (between, measured)
         )
         if measured_ms > 0:  # else the relative error is undefined; the check of a table reports it

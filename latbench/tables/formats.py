@@ -68,6 +68,7 @@ def describe(table: LatencyTable) -> dict[str, object]:
         "device": msgspec.to_builtins(table.device),
         "space": msgspec.to_builtins(table.space),
         "environment": msgspec.to_builtins(table.environment),
+        "conditions": msgspec.to_builtins(table.conditions),
         "alignment": msgspec.to_builtins(table.curves.alignment),
         "fit": msgspec.to_builtins(table.fit),
     }

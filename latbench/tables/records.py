@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import msgspec
 import numpy as np
@@ -15,8 +17,9 @@ Role = Literal["block", "held-out", "included", "profile", "calibration", "verif
 """Use of a target: a priced block, a held-out width, a block that is included in the base time of
 every network, or a network that belongs to a sweep with this purpose."""
 
-Purpose = Literal["profile", "calibration", "verification"]
-"""Purpose of a sweep."""
+Purpose = Literal["profile", "calibration", "verification", "selection", "confirmation"]
+"""Purpose of a sweep. A selection compares candidates for a budget, a confirmation measures the
+chosen one once more."""
 
 
 class SpaceLabel(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -32,6 +35,10 @@ class SpaceLabel(msgspec.Struct, frozen=True, omit_defaults=True):
     classes: int
     se: bool = False
     activation: Literal["relu6", "hswish"] = "relu6"
+
+    def __post_init__(self) -> None:
+        # a default is left out of the file only if it is the same object
+        msgspec.structs.force_setattr(self, "activation", sys.intern(self.activation))
 
     def __str__(self) -> str:
         text = f"{self.name} at {self.input_size} px and {self.classes} classes"
@@ -76,6 +83,12 @@ class Estimate:
     visits: int
     noisy: bool
 
+    @classmethod
+    def of_row(cls, values: Sequence[Any]) -> Self:
+        """Estimate of the columns that a table's file has, in the order of the attributes."""
+        *numbers, noisy = values
+        return cls(*numbers, bool(noisy))  # type: ignore[call-arg]
+
     @property
     def cold_or_hot_ms(self) -> float:
         """Cold latency, or the hot latency if no cold calls were made."""
@@ -92,6 +105,7 @@ class StoredFit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         held_out_errors: Relative errors (predicted / measured - 1) at held-out widths, which are
             measured only for this check and not used for interpolation.
         calibrated: Whether networks were added to those of the profiling.
+        drifts: Latency of the machine in each later sweep over that of the profiling.
     """
 
     price: PriceModel
@@ -99,6 +113,7 @@ class StoredFit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     noisy: bool = False
     held_out_errors: tuple[float, ...] = ()
     calibrated: bool = False
+    drifts: tuple[float, ...] = ()
 
     @property
     def held_out_error(self) -> float | None:

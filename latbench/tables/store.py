@@ -19,11 +19,12 @@ import msgspec
 import numpy as np
 
 from latbench.blocks import BlockSpec, Network, block_key, block_width, parse_block
+from latbench.conditions import Conditions
 from latbench.environment import Environment
 from latbench.measure.sweep import PassRecord
 from latbench.measure.visit import Visit
 from latbench.tables.records import Estimate, Purpose, Role, StoredFit
-from latbench.tables.table_file import TableFile
+from latbench.tables.table_file import TableFile, shape_key
 
 
 class TableStore(TableFile):
@@ -33,19 +34,22 @@ class TableStore(TableFile):
 
     def add_blocks(self, blocks: Iterable[BlockSpec], role: Role = "block") -> None:
         """Register blocks; blocks that are registered already keep their ids, roles and visits."""
-        self._add_targets((role, block_key(spec), block_width(spec)) for spec in blocks)
+        self._add_targets(
+            (role, block_key(spec), block_width(spec), shape_key(spec)) for spec in blocks
+        )
 
-    def add_networks(self, networks: Iterable[Network], purpose: Purpose) -> list[int]:
+    def add_networks(self, networks: Iterable[Network], role: Role) -> list[int]:
         """Register networks; return all their ids, including those of known networks."""
         keys = [_network_key(network) for network in networks]
-        self._add_targets((purpose, key, None) for key in keys)
+        self._add_targets((role, key, None, None) for key in keys)
         find = "SELECT id FROM targets WHERE key = ?"
         return [int(self._db.execute(find, (key,)).fetchone()[0]) for key in keys]
 
-    def _add_targets(self, rows: Iterable[tuple[Role, str, int | None]]) -> None:
+    def _add_targets(self, rows: Iterable[tuple[Role, str, int | None, str | None]]) -> None:
         with self._db:
             self._db.executemany(
-                "INSERT INTO targets (role, key, width) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                "INSERT INTO targets (role, key, width, shape) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT DO NOTHING",
                 rows,
             )
 
@@ -122,13 +126,29 @@ class TableStore(TableFile):
         ).fetchone()
         return dict(zip(("seconds", "open_s", "calls_s"), row, strict=True))
 
+    def conditions(self) -> list[Conditions]:
+        """Conditions of the device after each pass of the profiling, where they are known."""
+        rows = self._db.execute(
+            "SELECT conditions FROM passes WHERE sweep = ? AND conditions IS NOT NULL "
+            "ORDER BY number",
+            (self.profiling(),),
+        )
+        return [self._decode("conditions", text, Conditions) for (text,) in rows]
+
     def add_pass(self, sweep: int, record: PassRecord) -> None:
         """Commit a finished pass in one transaction."""
         with self._db:
             cursor = self._db.execute(
-                "INSERT INTO passes (sweep, number, seconds, open_s, calls_s) "
-                "VALUES (?, ?, ?, ?, ?)",
-                (sweep, record.number, record.seconds, record.open_s, record.calls_s),
+                "INSERT INTO passes (sweep, number, seconds, open_s, calls_s, conditions) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    sweep,
+                    record.number,
+                    record.seconds,
+                    record.open_s,
+                    record.calls_s,
+                    msgspec.json.encode(record.conditions).decode(),
+                ),
             )
             self._db.executemany(
                 "INSERT INTO visits (target, pass, hot_ns, cold_ns) VALUES (?, ?, ?, ?)",
@@ -140,13 +160,29 @@ class TableStore(TableFile):
 
     def visits(self, sweep: int) -> Iterator[tuple[int, Visit]]:
         """Target id and raw times of every visit of a sweep, in the order of measurement."""
+        return ((target, visit) for _, target, visit in self.numbered_visits(sweep))
+
+    def numbered_visits(self, sweep: int) -> Iterator[tuple[int, int, Visit]]:
+        """Number of the pass, target id and raw times of every visit of a sweep, in order."""
         rows = self._db.execute(
-            "SELECT target, hot_ns, cold_ns FROM visits JOIN passes ON passes.id = visits.pass "
+            "SELECT passes.number, target, hot_ns, cold_ns FROM visits "
+            "JOIN passes ON passes.id = visits.pass "
             "WHERE sweep = ? ORDER BY passes.number, visits.rowid",
             (sweep,),
         )
-        for target, hot, cold in rows:
-            yield target, Visit(_unpack(hot), _unpack(cold))
+        for number, target, hot, cold in rows:
+            yield number, target, Visit(_unpack(hot), _unpack(cold))
+
+    def purposes(self) -> dict[int, Purpose]:
+        """Purpose of every sweep, by id, oldest first."""
+        return dict(self._db.execute("SELECT id, purpose FROM sweeps ORDER BY id").fetchall())
+
+    def pass_ends(self, sweep: int) -> dict[int, str]:
+        """Date and time, UTC, at which each pass of a sweep ended, by the number of the pass."""
+        rows = self._db.execute(
+            "SELECT number, finished_at FROM passes WHERE sweep = ? ORDER BY number", (sweep,)
+        )
+        return dict(rows.fetchall())
 
     def sweeps(self, purpose: Purpose, *, done: bool = True) -> list[int]:
         """Ids of the sweeps of a purpose, oldest first."""
@@ -154,6 +190,11 @@ class TableStore(TableFile):
             "SELECT id FROM sweeps WHERE purpose = ? AND done = ? ORDER BY id", (purpose, done)
         )
         return [int(row[0]) for row in rows]
+
+    def detail(self, sweep: int) -> str:
+        """Text that a sweep has in common with those that resume it."""
+        found = self._db.execute("SELECT detail FROM sweeps WHERE id = ?", (sweep,)).fetchone()
+        return str(found[0])
 
     # Estimates and fits
 
@@ -170,6 +211,7 @@ class TableStore(TableFile):
                 ],
             )
             self._db.execute("INSERT INTO fits (fit) VALUES (?)", (text,))
+            self.keep_widths()
 
     def set_transferred(self, estimates: Mapping[BlockSpec, Estimate]) -> None:
         """Replace the estimates that were transferred from another device's table."""
@@ -188,16 +230,36 @@ class TableStore(TableFile):
         """Estimates that were transferred from another device's table, by target id."""
         return self._estimates("told")
 
-    def estimates(self) -> dict[int, Estimate]:
-        """Estimates by target id."""
-        return self._estimates("estimates")
+    def estimates(self, ids: Iterable[int] | None = None) -> dict[int, Estimate]:
+        """Estimates by target id, of some targets or of all."""
+        if ids is None:
+            return self._estimates("estimates")
+        find = "SELECT * FROM estimates WHERE target = ?"
+        rows = (self._db.execute(find, (id_,)).fetchone() for id_ in ids)
+        return {row[0]: Estimate.of_row(row[1:]) for row in rows if row}
+
+    @property
+    def most_estimates(self) -> int:
+        """Number of estimates, or more: the largest id of a target that has one."""
+        found = self._db.execute("SELECT max(target) FROM estimates").fetchone()[0]
+        return int(found or 0)
+
+    def unpriced(self) -> int:
+        """Number of blocks that are registered but have no estimate."""
+        found = self._db.execute(
+            "SELECT count(*) FROM targets LEFT JOIN estimates ON estimates.target = targets.id "
+            "WHERE role IN ('block', 'held-out') AND estimates.target IS NULL"
+        )
+        return int(found.fetchone()[0])
+
+    @property
+    def fit_id(self) -> int:
+        """Id of the last fit."""
+        return int(self._db.execute("SELECT max(id) FROM fits").fetchone()[0])
 
     def _estimates(self, name: Literal["estimates", "told"]) -> dict[int, Estimate]:
         rows = self._db.execute(f"SELECT * FROM {name} ORDER BY target")
-        return {
-            target: Estimate(*values, bool(noisy))  # type: ignore[call-arg]
-            for target, *values, noisy in rows
-        }
+        return {target: Estimate.of_row(values) for target, *values in rows}
 
     def fit(self) -> StoredFit | None:
         """The last fit, which defines the prices; None if there is none yet."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from latbench.blocks import BlockSpec, Network, block_key
+from latbench.conditions import Conditions
 from latbench.cost import block_cost
 from latbench.device import DeviceProfile
 from latbench.environment import Environment
 from latbench.errors import InvalidFileError, MismatchError
+from latbench.tables.estimation import work_out
 from latbench.tables.price_model import PriceModel
 from latbench.tables.records import (
     Estimate,
@@ -22,7 +25,8 @@ from latbench.tables.records import (
     TableCheck,
 )
 from latbench.tables.store import TableStore
-from latbench.tables.width_curves import Curves
+from latbench.tables.stored_estimates import AT_ONCE, StoredEstimates
+from latbench.tables.width_curves import Curves, Knots
 
 
 class LatencyTable:
@@ -37,6 +41,9 @@ class LatencyTable:
         networks: Measured estimates of the networks that prices were fitted on, by network.
         curves: Estimates over width.
         fit: Price model with its quality measures.
+        conditions: Temperature and clock of the device after each pass of the profiling, where they
+            are known.
+        verified: Those of ``networks`` that were measured to verify them or their budgets.
         origin: Source of an imported table; None if the table was measured here.
         kept: Number of imported entries without a price, because they match no known block or
             their latency is not a number.
@@ -49,14 +56,16 @@ class LatencyTable:
         device: DeviceProfile,
         space: SpaceLabel,
         environment: Environment,
-        estimates: dict[BlockSpec, Estimate],
+        estimates: Mapping[BlockSpec, Estimate],
         networks: dict[Network, Estimate],
         curves: Curves,
         included: frozenset[BlockSpec],
-        unpriced: int,
         fit: StoredFit,
         origin: Origin | None,
         kept: int = 0,
+        verified: frozenset[Network] = frozenset(),
+        conditions: Sequence[Conditions] = (),
+        unpriced: Callable[[], int] = lambda: 0,
     ) -> None:
         self.path = path
         self.device = device
@@ -65,13 +74,16 @@ class LatencyTable:
         self.estimates = estimates
         self.networks = networks
         self.curves = curves
-        self.unpriced = unpriced
         self.fit = fit
         self.origin = origin
         self.kept = kept
+        self.verified = verified
+        self.conditions = tuple(conditions)
         self._included = included
+        self._unpriced = unpriced
         self._doubt = fit.held_out_p95 or 0.0
         self._prices_ms: dict[BlockSpec, float | None] = dict.fromkeys(included, 0.0)
+        self._footprints_bytes: dict[BlockSpec, float] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -83,31 +95,32 @@ class LatencyTable:
         path = Path(path)
         with TableStore.open(path) as store:
             fit = store.fit()
+            if fit is None and store.most_estimates:  # a converted table of an earlier schema
+                fit = work_out(store, store.device.sweep)
             if fit is None:
                 raise InvalidFileError(
                     f"{path} has no prices yet: its profiling was stopped early; "
                     "run the same `latbench profile` command again"
                 )
-            by_id = store.estimates()
-            blocks = store.blocks("block")
-            measured = {spec: by_id[id_] for id_, spec in blocks.items() if id_ in by_id}
-            held_out = store.blocks("held-out")
+            estimates, knots = _block_estimates(store)
             # in the order of the fit, for its left-out errors
             networks = store.networks("profile") | store.networks("calibration", "verification")
+            by_id = store.estimates(networks)
             return cls(
                 path,
                 device=store.device,
                 space=store.space,
                 environment=store.environment,
-                estimates=measured
-                | {spec: by_id[id_] for id_, spec in held_out.items() if id_ in by_id},
+                estimates=estimates,
                 networks={n: by_id[id_] for id_, n in networks.items() if id_ in by_id},
-                curves=Curves(store.alignment, measured),
+                curves=Curves(store.alignment, knots),
                 included=frozenset(store.blocks("included").values()),
-                unpriced=sum(id_ not in by_id for id_ in blocks | held_out),
                 fit=fit,
                 origin=store.origin,
                 kept=store.kept_entries,
+                verified=frozenset(store.networks("verification").values()),
+                conditions=store.conditions(),
+                unpriced=partial(_unpriced, path),
             )
 
     def __repr__(self) -> str:
@@ -136,15 +149,22 @@ class LatencyTable:
 
     def _price_ms(self, spec: BlockSpec) -> float | None:
         if spec not in self._prices_ms:
-            e = self.estimates.get(spec) or self.curves.between(spec)
+            e = self._estimate(spec)
             self._prices_ms[spec] = None if e is None else self._at(spec, e.cold_ms, e.hot_ms)
         return self._prices_ms[spec]
 
+    def _estimate(self, spec: BlockSpec) -> Estimate | None:
+        """Measured or interpolated estimate of a block; None if there is none."""
+        return self.estimates.get(spec) or self.curves.between(spec)
+
     def footprint_bytes(self, spec: BlockSpec) -> float:
-        """Cache space of a block's weights, in bytes."""
-        return self.price_model.footprint_bytes(
-            block_cost(spec).weight_bytes, misaligned=self.curves.misaligned(spec)
-        )
+        """Cache space that a priced block needs between two calls of its network, in bytes."""
+        if spec not in self._footprints_bytes:
+            e = self._estimate(spec) if self.price_model.fill_bytes_per_ms else None
+            self._footprints_bytes[spec] = self.price_model.footprint_bytes(
+                block_cost(spec).weight_bytes, e.hot_ms if e else 0.0
+            )
+        return self._footprints_bytes[spec]
 
     def price(self, spec: BlockSpec) -> Price:
         """Price of a block with its interval and its source.
@@ -159,7 +179,7 @@ class LatencyTable:
         if spec in self._included:
             return Price(middle_ms, middle_ms, middle_ms, "included")
         measured = self.estimates.get(spec)
-        e = measured or self.curves.between(spec)
+        e = self._estimate(spec)
         assert e is not None, "a price comes from an estimate"
         doubt_ms = 0.0 if measured else self._doubt * middle_ms
         return Price(
@@ -171,7 +191,7 @@ class LatencyTable:
         )
 
     def _is_noisy(self, spec: BlockSpec) -> bool:
-        estimate = self.estimates.get(spec) or self.curves.between(spec)
+        estimate = self._estimate(spec)
         return estimate is not None and estimate.noisy and spec not in self._included
 
     def _source(self, estimate: Estimate) -> Literal["measured", "transferred", "imported"]:
@@ -187,7 +207,6 @@ class LatencyTable:
             cold_ms,
             hot_ms,
             weight_bytes=block_cost(spec).weight_bytes if counted else 0,
-            misaligned=self.curves.misaligned(spec),
         )
 
     def predict(self, network: Iterable[BlockSpec]) -> Prediction:
@@ -198,10 +217,10 @@ class LatencyTable:
         Raises:
             MismatchError: The table does not price one of its blocks.
         """
-        prices_ms = footprint_bytes = 0.0
-        for spec in network:
-            prices_ms += self.price_ms(spec)
-            footprint_bytes += self.footprint_bytes(spec)
+        specs = tuple(network)
+        prices_ms = sum(self.price_ms(spec) for spec in specs)
+        counted = specs if self.price_model.knees else ()  # counting takes longer than all else
+        footprint_bytes = sum(self.footprint_bytes(spec) for spec in counted)
         return self._predicted(self.price_model.network_latency_ms(prices_ms, footprint_bytes))
 
     def predict_left_out(self, network: Network) -> Prediction:
@@ -246,7 +265,7 @@ class LatencyTable:
             duplicates=origin.duplicates if origin else 0,
             negative=_keys(spec for spec in self.estimates if self.price_ms(spec) <= 0),
             noisy=_keys(spec for spec in (*self.estimates, *between) if self._is_noisy(spec)),
-            unpriced=self.unpriced,
+            unpriced=self._unpriced(),
             stale=tuple(now.differences(self.environment)) if now else (),
         )
 
@@ -289,6 +308,30 @@ class LatencyTable:
         from latbench.tables.formats import to_dataframe
 
         return to_dataframe(self, interpolated=interpolated)
+
+
+def _block_estimates(
+    store: TableStore,
+) -> tuple[Mapping[BlockSpec, Estimate], Mapping[BlockSpec, Estimate] | Knots]:
+    """Estimates of all measured blocks, and those that curves may use.
+
+    Held-out widths only check the curves. The estimates of a large table stay in its file.
+    """
+    if store.most_estimates > AT_ONCE:
+        stored = StoredEstimates(store.path, store.fit_id, store.measured_widths)
+        return stored, stored
+    by_id = store.estimates()
+    measured, held_out = (
+        {spec: by_id[id_] for id_, spec in store.blocks(role).items() if id_ in by_id}
+        for role in ("block", "held-out")
+    )
+    return measured | held_out, measured
+
+
+def _unpriced(path: Path) -> int:
+    """Number of blocks that are registered but not measured yet."""
+    with TableStore.open(path) as store:
+        return store.unpriced()
 
 
 def _keys(specs: Iterable[BlockSpec]) -> tuple[str, ...]:

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from contextlib import closing, suppress
 from math import isfinite
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TypeVar
 
 import msgspec
 
+from latbench.blocks import BlockSpec, block_key, block_width, parse_block, with_width
 from latbench.device import DeviceProfile
 from latbench.environment import Environment
 from latbench.errors import InvalidFileError
@@ -25,7 +25,8 @@ from latbench.tables.records import Origin, SpaceLabel
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 4
+_MOST_CHECKED_BYTES = 64 << 20  # the check of a larger file would take longer than its reading
 _APPLICATION_ID = 0x6C61746E  # "latn" in the SQLite header, which identifies a latency table
 
 _SCHEMA = """
@@ -34,8 +35,11 @@ CREATE TABLE targets (
     id INTEGER PRIMARY KEY,
     role TEXT NOT NULL,        -- a Role
     key TEXT NOT NULL UNIQUE,  -- canonical JSON: a block spec, or an array of them
-    width INTEGER              -- elastic width of a block, in channels
+    width INTEGER,             -- elastic width of a block, in channels
+    shape TEXT                 -- the key of such a block at width 0
 );
+CREATE INDEX targets_by_role ON targets (role);
+CREATE INDEX targets_by_shape ON targets (shape);
 CREATE TABLE sweeps (
     id INTEGER PRIMARY KEY,
     purpose TEXT NOT NULL,     -- a Purpose
@@ -51,6 +55,7 @@ CREATE TABLE passes (
     seconds REAL NOT NULL,
     open_s REAL NOT NULL,
     calls_s REAL NOT NULL,
+    conditions TEXT,           -- JSON of the device's Conditions after the pass
     UNIQUE (sweep, number)
 );
 CREATE TABLE visits (
@@ -150,11 +155,14 @@ class TableFile:
                     f"{path} has schema {version}, this latbench reads up to {SCHEMA_VERSION}: "
                     "upgrade latbench"
                 )
-            if version < SCHEMA_VERSION:
+            if version in _CONVERSIONS:
+                _convert(db)
+            elif version < SCHEMA_VERSION:
                 raise InvalidFileError(
                     f"{path} has schema {version} of an unreleased latbench: profile again"
                 )
-            damage = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            checked = path.stat().st_size <= _MOST_CHECKED_BYTES
+            damage = db.execute("PRAGMA quick_check(1)").fetchone()[0] if checked else "ok"
             if damage != "ok":
                 raise InvalidFileError(f"{path} is damaged: {damage}")
         except sqlite3.DatabaseError as error:
@@ -168,12 +176,7 @@ class TableFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -224,6 +227,27 @@ class TableFile:
         with self._db:
             self._set("alignment", alignment)
 
+    @property
+    def measured_widths(self) -> tuple[int, ...]:
+        """All measured widths of the blocks that curves go through."""
+        return self._get("widths", tuple[int, ...])
+
+    def keep_widths(self) -> None:
+        """Keep the list of all measured widths, after estimates have changed."""
+        _keep_widths(self._db)
+
+    def unfinished(self, key: str, kind: type[T]) -> T | None:
+        """Record of unfinished work that ``record_unfinished`` kept under this key, or None."""
+        return self._get(f"unfinished {key}", kind) if self._has(f"unfinished {key}") else None
+
+    def record_unfinished(self, key: str, value: msgspec.Struct | None) -> None:
+        """Keep a record of unfinished work; None removes it when the work is done."""
+        with self._db:
+            if value is None:
+                self._db.execute("DELETE FROM meta WHERE key = ?", (f"unfinished {key}",))
+            else:
+                self._set(f"unfinished {key}", value)
+
     def _set(self, key: str, value: msgspec.Struct) -> None:
         text = msgspec.json.encode(value).decode()
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, text))
@@ -241,3 +265,55 @@ class TableFile:
             return msgspec.json.decode(text, type=kind)
         except msgspec.DecodeError as error:
             raise InvalidFileError(f"{self.path} is damaged: its {what} is {error}") from error
+
+
+def shape_key(spec: BlockSpec) -> str | None:
+    """Key of a block at width 0; None if its width is not elastic."""
+    return None if block_width(spec) is None else block_key(with_width(spec, 0))
+
+
+def _keep_widths(db: sqlite3.Connection) -> None:
+    """Keep the list of all measured widths, which would take long to collect."""
+    rows = db.execute(
+        "SELECT DISTINCT width FROM targets JOIN estimates ON estimates.target = targets.id "
+        "WHERE role = 'block' AND width IS NOT NULL ORDER BY width"
+    )
+    text = msgspec.json.encode([width for (width,) in rows]).decode()
+    db.execute("INSERT OR REPLACE INTO meta VALUES ('widths', ?)", (text,))
+
+
+def _convert(db: sqlite3.Connection) -> None:
+    """Bring a table of an earlier schema up to date, or not at all; its measurements stay."""
+    with db:
+        db.execute("BEGIN IMMEDIATE")  # else every change of the schema is committed at once
+        version = db.execute("PRAGMA user_version").fetchone()[0]  # another may have been faster
+        for number in range(version, SCHEMA_VERSION):
+            _CONVERSIONS[number](db)
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _from_schema_2(db: sqlite3.Connection) -> None:
+    """Price models lose two coefficients, passes get their conditions.
+
+    The coefficients are without effect in an imported table. A measured table loses its fits, and
+    the next reader makes a new one.
+    """
+    if db.execute("SELECT 1 FROM passes LIMIT 1").fetchone():
+        db.execute("DELETE FROM fits")
+    removed = "'$.price.slow_scale', '$.price.slow_copies'"
+    db.execute(f"UPDATE fits SET fit = json_remove(fit, {removed})")
+    db.execute("ALTER TABLE passes ADD COLUMN conditions TEXT")
+
+
+def _from_schema_3(db: sqlite3.Connection) -> None:
+    """Blocks get the keys of their shapes, by which large tables are read."""
+    db.execute("ALTER TABLE targets ADD COLUMN shape TEXT")
+    rows = db.execute("SELECT key, id FROM targets WHERE width IS NOT NULL").fetchall()
+    shapes = ((shape_key(parse_block(key)), id_) for key, id_ in rows)
+    db.executemany("UPDATE targets SET shape = ? WHERE id = ?", shapes)
+    db.execute("CREATE INDEX targets_by_role ON targets (role)")
+    db.execute("CREATE INDEX targets_by_shape ON targets (shape)")
+    _keep_widths(db)
+
+
+_CONVERSIONS = {2: _from_schema_2, 3: _from_schema_3}

@@ -9,9 +9,11 @@ table deliberately holds chosen widths only.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
+from functools import cached_property
 from math import isnan
 
 import numpy as np
@@ -96,6 +98,50 @@ class WidthCurve:
         return float(predicted[0] / self.known[width][0] - 1)
 
 
+class Knots(ABC):
+    """Measured estimates by shape and width, which curves go through."""
+
+    @abstractmethod
+    def get(self, spec: BlockSpec) -> Estimate | None:
+        """Measured estimate of a block; None if there is none."""
+
+    @abstractmethod
+    def of_shape(self, shape: BlockSpec) -> Mapping[int, Estimate]:
+        """Estimates of a shape, a block of width 0, by ascending width."""
+
+    @abstractmethod
+    def shapes(self) -> Iterable[BlockSpec]:
+        """All shapes that have estimates."""
+
+    @abstractmethod
+    def widths(self) -> Iterable[int]:
+        """All widths that any shape was measured at."""
+
+
+class KnotsInMemory(Knots):
+    """Knots of estimates that are in memory."""
+
+    def __init__(self, known: Mapping[BlockSpec, Estimate]) -> None:
+        self._known = known
+        self._grouped: dict[BlockSpec, dict[int, Estimate]] = defaultdict(dict)
+        for spec, estimate in known.items():
+            width = block_width(spec)
+            if width is not None:
+                self._grouped[with_width(spec, 0)][width] = estimate
+
+    def get(self, spec: BlockSpec) -> Estimate | None:
+        return self._known.get(spec)
+
+    def of_shape(self, shape: BlockSpec) -> dict[int, Estimate]:
+        return dict(sorted(self._grouped.get(shape, {}).items()))
+
+    def shapes(self) -> Iterable[BlockSpec]:
+        return list(self._grouped)
+
+    def widths(self) -> set[int]:
+        return {width for found in self._grouped.values() for width in found}
+
+
 class Curves:
     """Estimates by block, measured or interpolated between measured widths.
 
@@ -104,33 +150,33 @@ class Curves:
         known: Measured estimates that the interpolation may use.
     """
 
-    def __init__(self, alignment: Alignment | None, known: Mapping[BlockSpec, Estimate]) -> None:
+    def __init__(
+        self, alignment: Alignment | None, known: Mapping[BlockSpec, Estimate] | Knots
+    ) -> None:
         self.alignment = alignment
-        self._known = known
-        grouped: dict[BlockSpec, dict[int, Estimate]] = defaultdict(dict)
-        for spec, estimate in known.items():
-            width = block_width(spec)
-            if width is not None:
-                grouped[with_width(spec, 0)][width] = estimate
-        self.measured: dict[BlockSpec, dict[int, Estimate]] = {}
-        self._curves: dict[BlockSpec, WidthCurve] = {}
-        self._seen: set[WidthClass] = set()
-        if alignment is not None:
-            self.measured = {shape: dict(sorted(grouped[shape].items())) for shape in grouped}
-            self._curves = {
-                shape: WidthCurve(alignment, {w: _values(e) for w, e in found.items()})
-                for shape, found in self.measured.items()
-            }
-            self._seen = {
-                alignment.class_of(width) for found in self.measured.values() for width in found
-            }
+        self._knots = known if isinstance(known, Knots) else KnotsInMemory(known)
+        self._curves: dict[BlockSpec, WidthCurve | None] = {}
+
+    @cached_property
+    def measured(self) -> dict[BlockSpec, Mapping[int, Estimate]]:
+        """Measured estimates of all shapes, by ascending width."""
+        if self.alignment is None:
+            return {}
+        return {shape: self._knots.of_shape(shape) for shape in self._knots.shapes()}
+
+    @cached_property
+    def _seen(self) -> set[WidthClass]:
+        """Classes that were measured on any block."""
+        if self.alignment is None:
+            return set()
+        return {self.alignment.class_of(width) for width in self._knots.widths()}
 
     def __str__(self) -> str:
         return "no elastic widths" if self.alignment is None else str(self.alignment)
 
     def estimate(self, spec: BlockSpec) -> Estimate | None:
         """Measured or interpolated estimate of a block; None if there is none."""
-        return self._known.get(spec) or self.between(spec)
+        return self._knots.get(spec) or self.between(spec)
 
     def between(self, spec: BlockSpec) -> Estimate | None:
         """Estimate interpolated from the widths around a block's own; None outside their range."""
@@ -145,14 +191,13 @@ class Curves:
 
     def curve(self, spec: BlockSpec) -> WidthCurve | None:
         """Curve over width of a block's shape; None for a block without elastic width."""
-        if block_width(spec) is None:
+        if self.alignment is None or block_width(spec) is None:
             return None
-        return self._curves.get(with_width(spec, 0))
-
-    def misaligned(self, spec: BlockSpec) -> bool:
-        """Whether a block's width is outside the runtime's first class of widths."""
-        width = block_width(spec)
-        return width is not None and self.alignment is not None and self.alignment.misaligned(width)
+        shape = with_width(spec, 0)
+        if shape not in self._curves:
+            known = {w: _values(e) for w, e in self._knots.of_shape(shape).items()}
+            self._curves[shape] = WidthCurve(self.alignment, known) if known else None
+        return self._curves[shape]
 
     def between_specs(self) -> Iterator[BlockSpec]:
         """All blocks whose width was not measured but lies between measured widths."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ import onnx
 
 from latbench.device import AnyDevice, as_device
 from latbench.errors import InvalidValueError, LatbenchError, in_one_line
-from latbench.measure.lock import device_lock
+from latbench.measure.lock import held
 from latbench.models import OnnxModel, read_model, require_inputs
 from latbench.models.agreement import can_run, in_single_precision, largest_difference
 from latbench.models.channels.padding import padded_file
 from latbench.models.writing import require_writable, write_model
 from latbench.profilers import Profiler, make_profiler
-from latbench.progress import Progress, silent
+from latbench.progress import Phase, Phases, Progress, silent
 from latbench.result import Result
 from latbench.units import as_duration_s
 from latbench.workflows.padded_widths import PaddingSearch, Plan, named
@@ -34,6 +34,7 @@ TOLERANCE = 1e-5
 """Largest difference of an output, relative to the largest: other orders of sums stay below."""
 
 _HALF_TOLERANCE = 1e-2  # where weights have 8 or 11 bits, and every layer rounds
+_COMPARE_S = 5.0  # expected time to compare outputs and to write
 _SEARCH = 0.7  # share of the time; the rest compares the result with the model
 
 
@@ -138,40 +139,33 @@ def align(
     limit_s = as_duration_s(time_limit)
     read = named(read_model(path, shapes=shapes, batch_size=batch_size))
     require_inputs(shapes or {}, [read])
-    search = PaddingSearch(profiler, read)
-    with device_lock(profile.device):
-        found, plan = _measure(profiler, search, limit_s, progress)
-    if plan is None:
-        return found
-    progress(1.0, "comparing the outputs")
-    difference = _write(path, written, search, plan)
-    return Alignment(
-        found.before_ms,
-        found.after_ms,
-        found.ratio,
-        found.ratio_low,
-        found.ratio_high,
-        difference,
-        tuple(PaddedChannels(group.tensor, group.width, width) for group, width in plan.items()),
-        written,
-    )
+    parts = [
+        Phase("choose widths", seconds=_SEARCH * limit_s),
+        Phase("measure the whole", seconds=(1 - _SEARCH) * limit_s, steady=True),
+        Phase("compare outputs", seconds=_COMPARE_S),
+    ]
+    with Phases(progress, parts) as phases:
+        phases["choose widths"](0.0, "following the channels")
+        search = PaddingSearch(profiler, read)
+        with held(profiler):
+            found, plan = _measure(profiler, search, limit_s, phases)
+        if plan is None:
+            return found
+        phases["compare outputs"](0.0, "comparing the outputs")
+        difference = _write(path, written, search, plan, phases["compare outputs"])
+    padded = tuple(PaddedChannels(group.tensor, group.width, w) for group, w in plan.items())
+    return replace(found, max_abs_difference=difference, padded=padded, path=written)
 
 
 def _measure(
-    profiler: Profiler, search: PaddingSearch, limit_s: float, progress: Progress
+    profiler: Profiler, search: PaddingSearch, limit_s: float, phases: Phases
 ) -> tuple[Alignment, Plan | None]:
     """Choose widths and compare them with the model; no plan if none is faster."""
-
-    def searching(fraction: float, words: str, /) -> None:
-        progress(_SEARCH * fraction, words)
-
-    def comparing(fraction: float, words: str, /) -> None:
-        progress(_SEARCH + (1 - _SEARCH) * fraction, f"the whole, {words}")
-
-    plans = search.run(limit_s=_SEARCH * limit_s, progress=searching)
+    plans = search.run(limit_s=_SEARCH * limit_s, progress=phases["choose widths"])
     networks = [search.model, *(search.pad(plan) for plan in plans)]
     left_s = (1 - _SEARCH) * limit_s if plans else 0.0  # alone, the least passes suffice
-    fastest = fastest_ms(visit_in_turn(profiler, networks, limit_s=left_s, progress=comparing))
+    whole = phases["measure the whole"]
+    fastest = fastest_ms(visit_in_turn(profiler, networks, limit_s=left_s, progress=whole))
     changes = compare_with_first(fastest, tolerance=0.0)
     tried = range(1, len(networks)) if plans else (0,)
     best = min(tried, key=lambda index: changes[index].ratio)
@@ -184,7 +178,9 @@ def _measure(
     return found, plans[best - 1] if pays else None
 
 
-def _write(path: Path, output: Path, search: PaddingSearch, plan: Plan) -> float:
+def _write(
+    path: Path, output: Path, search: PaddingSearch, plan: Plan, progress: Progress
+) -> float:
     """Write the padded model if its outputs are right; their largest difference.
 
     Raises:
@@ -195,7 +191,9 @@ def _write(path: Path, output: Path, search: PaddingSearch, plan: Plan) -> float
 
     def accept(written: Path) -> None:
         _require_valid(path, written)
-        for shapes in _shapes(path, search.model):
+        compared = _shapes(path, search.model)
+        for number, shapes in enumerate(compared):
+            progress((number + 1) / (len(compared) + 1), f"input {number + 1} of {len(compared)}")
             original, other = (read_model(each, shapes=shapes) for each in (path, written))
             differences.append(_require_same(path, original, other))
 

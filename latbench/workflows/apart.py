@@ -17,6 +17,8 @@ from latbench.progress import Progress, silent
 
 Result = TypeVar("Result")
 
+_BEAT_S = 0.5  # interval of progress reports until the new process has begun
+
 
 def run_apart(
     work: Callable[..., Result], *arguments: object, died: str, progress: Progress = silent
@@ -38,21 +40,28 @@ def run_apart(
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work_here, args=(theirs,))
-    with _without_main_program():
+    with without_main_program():
         process.start()
     theirs.close()
     try:
         with _alive(died), open(ours.fileno(), "wb", closefd=False) as stream:
             pickle.dump((work, arguments), stream)  # start() would wait for ever for a dead process
+        has_begun = False
         while True:
             with _alive(died):
+                while not (has_begun or ours.poll(_BEAT_S)):
+                    progress(0.0, "starting a process")
                 kind, value = ours.recv()
+            has_begun = True
             if kind == "result":
                 result: Result = value
                 return result
             if kind == "error":
                 raise value
-            progress(*value)
+            if kind == "progress":
+                progress(*value)
+                with _alive(died):
+                    ours.send(None)
     finally:
         process.terminate()
         process.join()
@@ -69,7 +78,7 @@ def _alive(died: str) -> Iterator[None]:
 
 
 @contextmanager
-def _without_main_program() -> Iterator[None]:
+def without_main_program() -> Iterator[None]:
     """Context manager in which a new process does not import the main program.
 
     The work needs nothing from there. A script without ``if __name__ == "__main__":`` would begin
@@ -87,8 +96,14 @@ def _work_here(pipe: Connection) -> None:
     """Body of the process: receives the work, sends progress, then the result or the error."""
     with open(pipe.fileno(), "rb", closefd=False) as stream:
         work, arguments = pickle.load(stream)
+    pipe.send(("begun", None))
+
+    def report(*now: object) -> None:
+        pipe.send(("progress", now))
+        pipe.recv()  # nothing is measured while the other process draws
+
     try:
-        result = work(*arguments, lambda *now: pipe.send(("progress", now)))
+        result = work(*arguments, report)
     except (LatbenchError, OSError, sqlite3.Error) as error:
         pipe.send(("error", error))
     else:

@@ -14,8 +14,8 @@ import numpy as np
 from latbench.blocks import Network
 from latbench.device import AnyDevice, as_device
 from latbench.errors import InvalidValueError
-from latbench.measure.lock import device_lock
-from latbench.measure.samples import Samples
+from latbench.measure.load import LoadMeter, load_meter
+from latbench.measure.lock import held
 from latbench.measure.visit import Visit
 from latbench.models import OnnxModel, read_model, require_inputs
 from latbench.models.torch_modules import (
@@ -25,14 +25,15 @@ from latbench.models.torch_modules import (
     read_module,
     require_example,
 )
-from latbench.profilers import make_profiler
-from latbench.progress import Progress, silent
+from latbench.profilers import Profiler, make_profiler
+from latbench.progress import Phase, Phases, Progress, silent
 from latbench.result import Result
 from latbench.tables.comparison import Verdict
 from latbench.units import as_duration_s
 from latbench.workflows.footprint import Footprint, measure_footprint
+from latbench.workflows.machine_noise import MachineNoise, calls_ms, is_loaded, machine_noise
 from latbench.workflows.side_by_side import (
-    Floats,
+    Change,
     compare_with_first,
     fastest_ms,
     interval,
@@ -45,7 +46,8 @@ AnyModel: TypeAlias = "OnnxModel | Network | TorchModule | str | Path"
 TOLERANCE = 0.02
 """Largest relative change of a latency that does not matter, unless another one is asked for."""
 
-_NOISY = 0.03  # split-half noise above which the machine counts as noisy
+_QUANTILES = (0.5, 0.9, 0.99)  # of all calls
+_OPEN_S = 2.0  # expected time to read and open a network
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class ModelLatency:
         ratio_low: Lower end of the 95 % interval of the ratio.
         ratio_high: Upper end of the 95 % interval of the ratio.
         verdict: ``BASELINE`` for the first network, otherwise ``SAME``, ``FASTER``, ``SLOWER`` or
-            ``UNSURE``.
+            ``UNSURE``. On a loaded machine no network is called ``SAME``: a load changes the ratio
+            of two networks.
     """
 
     model: str
@@ -84,24 +87,6 @@ class ModelLatency:
     ratio_low: float
     ratio_high: float
     verdict: Verdict | Literal["BASELINE"]
-
-
-@dataclass(frozen=True)
-class MachineNoise:
-    """Noise of the machine during the sweep.
-
-    Attributes:
-        passes: Number of passes.
-        split_half: Mean difference between latencies in two halves of the sweep; None if unknown.
-        slowdown: Median call over the latency, minus 1, averaged over networks: what the machine's
-            other work adds to an ordinary call.
-        verdict: ``quiet`` or ``noisy``.
-    """
-
-    passes: int
-    split_half: float | None
-    slowdown: float
-    verdict: Literal["quiet", "noisy"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,7 +133,8 @@ def bench(
 ) -> Bench:
     """Measure networks in one interleaved sweep and compare them with the first.
 
-    The sweep ends when all intervals are within 1 %, or at the time limit.
+    The sweep ends when all intervals are within 1 %, or at the time limit. Long because it has
+    a description of every argument.
 
     Args:
         models: ONNX models, paths of their files, torch modules, or networks of block specs.
@@ -177,26 +163,56 @@ def bench(
     limit_s = as_duration_s(time_limit)
     listed = _listed(models)
     require_example(listed, example)
-    read = [read_any(each, shapes, batch_size, example=example) for each in listed]
-    require_inputs(shapes or {}, [model for model in read if isinstance(model, OnnxModel)])
-    labels = _distinct(names if names is not None else _labels(read))
-    with device_lock(profile.device):
-        footprints = []
-        for index, network in enumerate(read):
-            progress(0.0, f"opening {labels[index]}")
-            footprints.append(measure_footprint(profile, network))
-        decided = partial(_is_decided, tolerance=tolerance)
-        visits = visit_in_turn(
-            profiler, read, limit_s=limit_s, is_decided=decided, progress=progress
+    opening = Phase("open", seconds=_OPEN_S * len(listed))
+    parts = [opening, Phase("measure", seconds=limit_s, steady=True)]
+    with Phases(progress, parts) as phases:
+        read = []
+        for number, each in enumerate(listed):
+            phases["open"](0.5 * number / len(listed), f"reading network {number + 1}")
+            read.append(read_any(each, shapes, batch_size, example=example))
+        require_inputs(shapes or {}, [model for model in read if isinstance(model, OnnxModel)])
+        labels = _distinct(names if names is not None else _labels(read))
+        with held(profiler):
+            footprints = _footprints(profiler, read, labels, phases["open"])
+            quantile, meter = profile.sweep.quantile, load_meter(profiler)
+            decided = partial(_is_decided, meter=meter, tolerance=tolerance)
+            visits = visit_in_turn(
+                profiler, read, limit_s=limit_s, is_decided=decided, progress=phases["measure"]
+            )
+            noise = machine_noise(visits, meter, quantile)
+        rows = _rows(labels, visits, footprints, noise, quantile=quantile, tolerance=tolerance)
+        return Bench(profile.name, rows, noise, tolerance)
+
+
+def _footprints(
+    profiler: Profiler,
+    networks: Sequence[OnnxModel | Network],
+    labels: Sequence[str],
+    progress: Progress,
+) -> list[Footprint]:
+    """Time and memory that each network takes to open, in the second half of a phase."""
+
+    def opening(number: int) -> Progress:
+        return lambda fraction, words: progress(
+            0.5 + 0.5 * (number + fraction) / len(networks), f"opening {labels[number]}, {words}"
         )
-    quantile = profile.sweep.quantile
-    rows = _rows(labels, visits, footprints, quantile=quantile, tolerance=tolerance)
-    return Bench(profile.name, rows, _noise(rows, visits, quantile), tolerance)
+
+    return [
+        measure_footprint(profiler, network, progress=opening(number))
+        for number, network in enumerate(networks)
+    ]
 
 
-def _is_decided(fastest: Floats, *, tolerance: float) -> bool:
-    changes = compare_with_first(fastest, tolerance=tolerance)
-    return all(change.verdict != "UNSURE" for change in changes)
+def _is_decided(
+    visits: Mapping[int, Sequence[Visit]], *, meter: LoadMeter, tolerance: float
+) -> bool:
+    loaded = is_loaded(meter.read())
+    changes = compare_with_first(fastest_ms(visits), tolerance=tolerance)
+    return all(_verdict(change, loaded=loaded) != "UNSURE" for change in changes)
+
+
+def _verdict(change: Change, *, loaded: bool) -> Verdict:
+    return "UNSURE" if loaded and change.verdict == "SAME" else change.verdict
 
 
 def _listed(models: Sequence[AnyModel] | AnyModel) -> list[AnyModel]:
@@ -261,6 +277,7 @@ def _rows(
     labels: Sequence[str],
     visits: Mapping[int, Sequence[Visit]],
     footprints: Sequence[Footprint],
+    noise: MachineNoise,
     *,
     quantile: float,
     tolerance: float,
@@ -271,8 +288,7 @@ def _rows(
     for index, (label, footprint) in enumerate(zip(labels, footprints, strict=True)):
         own = interval(fastest[index], quantile)
         change = changes[index]
-        calls_ms = np.concatenate([visit.hot_ns for visit in visits[index]]) / 1e6
-        p50_ms, p90_ms, p99_ms = map(float, np.quantile(calls_ms, (0.5, 0.9, 0.99)))
+        p50_ms, p90_ms, p99_ms = map(float, np.quantile(calls_ms(visits[index]), _QUANTILES))
         rows.append(
             ModelLatency(
                 label,
@@ -285,21 +301,7 @@ def _rows(
                 change.ratio,
                 change.low,
                 change.high,
-                change.verdict if index else "BASELINE",
+                _verdict(change, loaded=noise.loaded) if index else "BASELINE",
             )
         )
     return tuple(rows)
-
-
-def _noise(
-    rows: Sequence[ModelLatency], visits: Mapping[int, Sequence[Visit]], quantile: float
-) -> MachineNoise:
-    samples = Samples.of((id_, visit) for id_, each in visits.items() for visit in each)
-    split_half = samples.split_half_noise(visits, quantile)
-    quiet = split_half is not None and split_half <= _NOISY
-    return MachineNoise(
-        passes=len(visits[0]),
-        split_half=split_half,
-        slowdown=float(np.mean([row.p50_ms / row.latency_ms for row in rows])) - 1,
-        verdict="quiet" if quiet else "noisy",
-    )

@@ -5,19 +5,26 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from latbench.device import AnyDevice, DeviceProfile, as_device, load_device, shipped_profiles
+from latbench.device import (
+    AnyDevice,
+    DeviceProfile,
+    as_device,
+    load_device,
+    own_profiles,
+    shipped_profiles,
+)
 from latbench.errors import LatbenchError
-from latbench.measure.lock import device_lock
+from latbench.measure.lock import held
 from latbench.measure.noise import NoiseCheck, check_noise
 from latbench.profilers import PROFILERS, make_profiler
-from latbench.progress import Progress, silent
+from latbench.progress import Phase, Phases, Progress, silent
 from latbench.result import Result
 from latbench.units import as_duration_s
 
 
 @dataclass(frozen=True, repr=False)
 class DeviceStatus(Result):
-    """A shipped device profile, and whether it can run here.
+    """A device profile, and whether it can run here.
 
     Attributes:
         name: Name of the profile.
@@ -27,7 +34,8 @@ class DeviceStatus(Result):
         precision: Precision of weights and activations, ``fp32`` or ``fp16``.
         threads: Number of threads of one call.
         available: Whether the profile can run here.
-        reason: Reason why it cannot run here; None if it can.
+        reason: Reason why it cannot run here; None if it can, or if the device is elsewhere.
+        host: Where the device is; None if it is this machine.
     """
 
     name: str
@@ -38,6 +46,7 @@ class DeviceStatus(Result):
     threads: int
     available: bool
     reason: str | None
+    host: str | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,13 +75,14 @@ class DeviceCheck(Result):
 
 
 def list_devices() -> list[DeviceStatus]:
-    """List all shipped device profiles and whether they can run here."""
-    return [_status(load_device(name)) for name in shipped_profiles()]
+    """List the shipped device profiles and the user's own, and whether they can run here."""
+    return [_status(load_device(name)) for name in [*shipped_profiles(), *own_profiles()]]
 
 
 def _status(profile: DeviceProfile) -> DeviceStatus:
     try:
-        reason = PROFILERS[profile.runtime].unavailable(profile)
+        # a device elsewhere is not contacted for a list
+        reason = PROFILERS[profile.runtime].unavailable(profile) if profile.host is None else None
     except LatbenchError as error:
         reason = error.message
     return DeviceStatus(
@@ -84,6 +94,7 @@ def _status(profile: DeviceProfile) -> DeviceStatus:
         profile.threads,
         reason is None,
         reason,
+        None if profile.host is None else str(profile.host),
     )
 
 
@@ -107,7 +118,11 @@ def check_device(
     """
     profiler = make_profiler(as_device(device))
     seconds = as_duration_s(duration)
-    with device_lock(profiler.profile.device):
+    with (
+        Phases(progress, [Phase("measure", seconds=seconds, steady=True)]) as phases,
+        held(profiler),
+    ):
+        phases["measure"](0.0, "preparing")
         environment = profiler.environment()
-        noise = check_noise(profiler, environment, seconds=seconds, progress=progress)
+        noise = check_noise(profiler, environment, seconds=seconds, progress=phases["measure"])
     return DeviceCheck(profiler.profile.name, profiler.profile.runtime, noise)

@@ -23,12 +23,13 @@ from latbench.models import OnnxModel, require_inputs
 from latbench.models.segments import Piece, cut, misaligned_channels
 from latbench.models.torch_modules import Example, is_torch_module, require_example
 from latbench.profilers import make_profiler
-from latbench.progress import Progress, silent
+from latbench.progress import Phase, Phases, Progress, silent
 from latbench.result import Result
 from latbench.tables import LatencyTable, Price
 from latbench.units import as_duration_s
 from latbench.workflows.bench import AnyModel, read_any
 from latbench.workflows.model_tables import (
+    SEARCH,
     is_trusted,
     model_contents,
     pieces_priced_by,
@@ -174,10 +175,12 @@ def _measure(
 ) -> Explanation:
     """Profile the segments of a network into a table, and explain the network by it."""
     profiler = make_profiler(device)
-    joined = pieces_to_price(profiler, path, pieces, limit_s=limit_s, progress=progress)
-    contents = model_contents(joined, device.sweep.networks, whole=pieces)
-    profile(profiler, path, contents, time_limit_s=limit_s, progress=progress)
-    return _explain(pieces, LatencyTable.open(path))
+    parts = [Phase("join", seconds=SEARCH * limit_s), Phase("profile", seconds=limit_s)]
+    with Phases(progress, parts) as phases:
+        joined = pieces_to_price(profiler, path, pieces, limit_s=limit_s, progress=phases["join"])
+        contents = model_contents(joined, device.sweep.networks, whole=pieces)
+        profile(profiler, path, contents, time_limit_s=limit_s, progress=phases["profile"])
+        return _explain(pieces, LatencyTable.open(path))
 
 
 def _explain(pieces: Sequence[Piece], table: LatencyTable) -> Explanation:

@@ -19,7 +19,8 @@ from latbench.measure.noise import REFERENCES
 from latbench.models.onnx_model import OnnxModel
 from latbench.profilers import Profiler, make_profiler, open_session
 from latbench.profilers.driver import cuda_driver
-from latbench.progress import Progress
+from latbench.profilers.remote import RemoteProfiler
+from latbench.progress import Progress, silent
 from latbench.workflows.apart import run_apart
 
 _OPENINGS = 3
@@ -42,16 +43,20 @@ class Footprint:
     peak_mb: float
 
 
-def measure_footprint(profile: DeviceProfile, network: OnnxModel | Network) -> Footprint:
-    """Open and call a network in a new process.
+def measure_footprint(
+    profiler: Profiler, network: OnnxModel | Network, *, progress: Progress = silent
+) -> Footprint:
+    """Open and call a network in a new process, on the device of a profiler.
 
     Raises:
         RuntimeFailure: The runtime refused the network, or the process died, as it does if the
             memory does not suffice.
     """
+    if isinstance(profiler, RemoteProfiler):
+        return Footprint(*profiler.footprint(network, progress))
     name = network.name if isinstance(network, OnnxModel) else "the network"
     died = f"the process that opened {name} died: its memory may not suffice"
-    return run_apart(_measure_here, profile, network, died=died)
+    return run_apart(_measure_here, profiler.profile, network, died=died, progress=progress)
 
 
 def _measure_here(
@@ -66,6 +71,7 @@ def _measure_here(
     before = _taken_bytes(profiler)
     taken_s, grown = [], 0
     for number in range(_OPENINGS):
+        progress(number / _OPENINGS, f"time {number + 1} of {_OPENINGS}")
         begin = perf_counter()
         session = open_session(profiler, network)
         taken_s.append(perf_counter() - begin)

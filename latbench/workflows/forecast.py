@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from latbench.cost import network_cost
-from latbench.measure.lock import device_lock
-from latbench.measure.sweep import block_target, network_target, sweep_pass
+from latbench.measure.lock import held
+from latbench.measure.sweep import sweep_pass
+from latbench.measure.visiting import block_target, network_target
 from latbench.profilers import Profiler
+from latbench.progress import Progress, silent
 from latbench.result import Result
 from latbench.workflows.profiled_table import TableContents
 from latbench.workflows.width_plan import likely_blocks
@@ -42,7 +45,13 @@ class Forecast(Result):
     memory_mib: int
 
 
-def forecast(profiler: Profiler, contents: TableContents, *, time_limit_s: float) -> Forecast:
+def forecast(
+    profiler: Profiler,
+    contents: TableContents,
+    *,
+    time_limit_s: float,
+    progress: Progress = silent,
+) -> Forecast:
     """Predict the duration and memory of ``profile`` by visiting a sample of its targets.
 
     Raises:
@@ -56,10 +65,18 @@ def forecast(profiler: Profiler, contents: TableContents, *, time_limit_s: float
     drawn = rng.choice(len(measured), size=min(_SAMPLED, len(measured)), replace=False)
     sample = [block_target(0, (measured[i],), protocol) for i in drawn]
     few = [network_target(1, n, protocol, visits=1) for n in (networks[0], networks[-1])]
-    with device_lock(profiler.profile.device):
-        sweep_pass(profiler, sample, number=0)  # not timed: it does the work that is done only once
-        block_s = sweep_pass(profiler, sample, number=1).seconds / len(sample)
-        network_s = sweep_pass(profiler, few, number=1).seconds / len(few)
+    visits = 2 * len(sample) + len(few)
+
+    def report(before: int) -> Callable[[int, int], None]:
+        return lambda done, _: progress((before + done) / visits, f"visit {before + done}")
+
+    with held(profiler):
+        # not timed: it does the work that is done only once
+        sweep_pass(profiler, sample, number=0, on_visit=report(0))
+        timed = sweep_pass(profiler, sample, number=1, on_visit=report(len(sample)))
+        block_s = timed.seconds / len(sample)
+        timed = sweep_pass(profiler, few, number=1, on_visit=report(2 * len(sample)))
+        network_s = timed.seconds / len(few)
     pass_s = len(measured) * block_s + len(networks) * protocol.network_visits * network_s
     largest = max(network_cost(network).weight_bytes for network in networks)
     return Forecast(

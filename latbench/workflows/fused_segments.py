@@ -12,9 +12,10 @@ from math import inf
 from time import monotonic
 
 from latbench.blocks import BlockSpec, Network, Segment
-from latbench.measure.lock import device_lock
+from latbench.measure.lock import held
 from latbench.measure.samples import Interval, Samples
-from latbench.measure.sweep import block_target, sweep_pass
+from latbench.measure.sweep import sweep_pass
+from latbench.measure.visiting import block_target
 from latbench.models.joining import empty_segment, merge
 from latbench.models.segments import Piece
 from latbench.profilers import Profiler
@@ -74,12 +75,16 @@ def _latencies(
     targets = [block_target(id_, network, protocol) for id_, network in enumerate(distinct)]
     samples = Samples()
     begin = monotonic()
-    with device_lock(profiler.profile.device):
+    with held(profiler):
         for number in range(_PASSES):
             if number >= _FEWEST_PASSES and monotonic() - begin > limit_s:
                 break
-            progress(number / _PASSES, "looking for segments that the runtime fuses")
-            samples.add(sweep_pass(profiler, targets, number=number).visits)
+
+            def visited(done: int, total: int, number: int = number) -> None:
+                fraction = (number + done / total) / _PASSES
+                progress(fraction, "looking for segments that the runtime fuses")
+
+            samples.add(sweep_pass(profiler, targets, number=number, on_visit=visited).visits)
     found = samples.intervals(range(len(distinct)), protocol.quantile)
     return {network: found[id_] for id_, network in enumerate(distinct)}
 
@@ -106,6 +111,27 @@ def joined_where(
             del left[:2]
         else:
             found.append(left.pop(0))
+    return tuple(found)
+
+
+def joined_places(pieces: Sequence[Piece], joined: Sequence[Piece]) -> tuple[int, ...]:
+    """Places of the pieces that were joined with the next one."""
+    places, at = [], 0
+    for piece in joined:
+        if piece.segment != pieces[at].segment:
+            places.append(at)
+            at += 1
+        at += 1
+    return tuple(places)
+
+
+def joined_like(pieces: Sequence[Piece], places: Sequence[int]) -> tuple[Piece, ...]:
+    """Pieces joined at the same places as those of the same network with other widths."""
+    found: list[Piece] = []
+    left = iter(enumerate(pieces))
+    for at, piece in left:
+        both = _joined(piece, next(left)[1]) if at in places else None
+        found.append(piece if both is None else both)
     return tuple(found)
 
 

@@ -23,7 +23,7 @@ from latbench.workflows.fused_segments import join_fused, joined_where
 from latbench.workflows.profiled_table import TableContents
 
 _PREFIX = "model-"  # of a label's name, before the digest of the network
-_SEARCH = 0.2  # share of the time for finding fused neighbours
+SEARCH = 0.2  # share of the time for finding fused neighbours
 _SHORTEST = 0.25  # of the network, shortest chain
 _LEFT_OUT_LIMIT = 0.05  # mean error of networks left out, above which the sum is not trusted
 
@@ -57,7 +57,7 @@ def pieces_to_price(
             known = {spec for network in store.networks("profile").values() for spec in network}
         if known:
             return joined_where(pieces, known.__contains__)
-    joined = join_fused(profiler, pieces, limit_s=_SEARCH * limit_s, progress=progress)
+    joined = join_fused(profiler, pieces, limit_s=SEARCH * limit_s, progress=progress)
     few = len(chains(_network(joined), MIN_NETWORKS, seed=0)) < MIN_NETWORKS
     return tuple(pieces) if few else joined
 
@@ -83,7 +83,7 @@ def model_contents(
             f"the network has {len(network)} segments, which are too few to tell apart: measure "
             "the whole with `latbench bench`"
         )
-    label = _label(_network(whole or pieces))
+    label = model_label(whole or pieces)
     return TableContents(label, list(dict.fromkeys(network)), networks)
 
 
@@ -116,8 +116,9 @@ def part_name(whole: Network, part: Network) -> str:
     return f"segments {first + 1} to {first + len(part)}"
 
 
-def _label(network: Network) -> SpaceLabel:
-    """Label of the table of a network's segments."""
+def model_label(pieces: Sequence[Piece]) -> SpaceLabel:
+    """Label of the table of a model, from its pieces before fused neighbours were joined."""
+    network = _network(pieces)
     digest = sha256(repr(network).encode()).hexdigest()[:8]
     last = network[-1]
     classes = last.output_shape[-1] if isinstance(last, Segment) and last.output_shape else 1

@@ -11,11 +11,11 @@ import numpy as np
 from latbench.blocks import Network
 from latbench.cost import network_cost
 from latbench.errors import MismatchError
-from latbench.measure.lock import device_lock
+from latbench.measure.lock import held
 from latbench.measure.samples import Interval
 from latbench.measure.statistics import kendall_tau
-from latbench.profilers import Profiler, make_profiler
-from latbench.progress import Progress, silent
+from latbench.profilers import Profiler, profiler_of_table
+from latbench.progress import Phase, Phases, Progress, silent
 from latbench.result import Result
 from latbench.tables import LatencyTable, Prediction, StoredFit, TableStore
 from latbench.tables.estimation import work_out
@@ -90,7 +90,8 @@ def verify(
         profiler: Profiler of the table's device.
         table: Table to verify.
         networks: Networks of the table's space or model. The prices must not be fitted on any of
-            them; only the model itself is predicted by a fit without it.
+            them; only the model itself, and networks that were verified before, are predicted by a
+            fit without them.
         progress: Callback that reports the progress.
 
     Raises:
@@ -98,16 +99,21 @@ def verify(
             networks, or a block of a network has no price.
         DeviceBusyError: Another process measures on the device.
     """
-    predicted = [_predict(table, network) for network in networks]
-    found = measure_networks(profiler, table, networks, purpose="verification", progress=progress)
-    return _summarise(networks, predicted, found)
+    with Phases(progress, [Phase("measure")]) as phases:
+        phases["measure"](0.0, "preparing")
+        predicted = [_predict(table, network) for network in networks]
+        found = measure_networks(
+            profiler, table, networks, purpose="verification", progress=phases["measure"]
+        )
+        return _summarise(networks, predicted, found)
 
 
 def _predict(table: LatencyTable, network: Network) -> Prediction:
     """Prediction of a network by prices that were fitted without it."""
     if network not in table.networks:
         return table.predict(network)
-    if is_model_table(table) and network == table_model(table):
+    is_model = is_model_table(table) and network == table_model(table)
+    if is_model or network in table.verified:
         return table.predict_left_out(network)
     raise MismatchError(
         "a network that the prices were fitted on cannot verify them: choose another one, or draw "
@@ -141,7 +147,9 @@ def calibrate(
             does not price a network.
         DeviceBusyError: Another process measures on the device.
     """
-    with device_lock(profiler.profile.device):
+    parts = [Phase("measure", share=10.0), Phase("fit")]
+    with Phases(progress, parts) as phases, held(profiler):
+        phases["measure"](0.0, "preparing")
         environment = present_environment(profiler, table)
         differences = environment.differences(table.environment)
         if differences:
@@ -159,10 +167,11 @@ def calibrate(
                 fresh,
                 environment=environment,
                 purpose="calibration",
-                progress=progress,
+                progress=phases["measure"],
             )
-    with TableStore.open(table.path) as store:
-        return work_out(store, profiler.profile.sweep)
+        phases["fit"](0.0, "fitting prices")
+        with TableStore.open(table.path) as store:
+            return work_out(store, profiler.profile.sweep)
 
 
 def verify_apart(
@@ -187,7 +196,7 @@ def verify_apart(
 
 def _verify_at(path: Path, networks: Sequence[Network], progress: Progress) -> Verification:
     table = LatencyTable.open(path)
-    return verify(make_profiler(table.device), table, networks, progress=progress)
+    return verify(profiler_of_table(table.device), table, networks, progress=progress)
 
 
 def _summarise(

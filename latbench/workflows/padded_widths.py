@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from latbench.blocks import BlockSpec
 from latbench.errors import InvalidFileError
-from latbench.measure.sweep import Target, fraction_done, sweep_pass
+from latbench.measure.sweep import fraction_done, sweep_pass
+from latbench.measure.visiting import Target
 from latbench.models import OnnxModel
 from latbench.models.channels.groups import ChannelGroup, Channels, find_channels
 from latbench.models.channels.padding import padded
@@ -216,17 +217,23 @@ class PaddingSearch:
         rows: list[Floats] = []
         begin = monotonic()
         while targets and len(rows) < _MAX_PASSES:
+
+            def visited(done: int, total: int, made: int = len(rows)) -> None:
+                spent_s = monotonic() - begin
+                by_passes_s = spent_s * (_MIN_PASSES / (made + done / total) - 1)
+                progress(
+                    fraction_done(spent_s, max(limit_s - spent_s, by_passes_s, 0.0)),
+                    f"{len(targets)} segments, pass {made + 1}",
+                )
+
             row = np.zeros(len(targets))
-            for index, visit in sweep_pass(self.profiler, targets, number=len(rows)).visits:
+            taken = sweep_pass(self.profiler, targets, number=len(rows), on_visit=visited).visits
+            for index, visit in taken:
                 row[index] = min(visit.hot_ns) / 1e6
             rows.append(row)
             spent_s = monotonic() - begin
             if len(rows) >= _MIN_PASSES and spent_s >= limit_s:
                 break
-            progress(
-                fraction_done(spent_s, max(limit_s - spent_s, 0.0)),
-                f"{len(targets)} segments, pass {len(rows)}",
-            )
         return {spec: np.array([row[index] for row in rows]) for index, spec in enumerate(segments)}
 
 

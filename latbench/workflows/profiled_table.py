@@ -15,7 +15,7 @@ from latbench.blocks import BlockSpec, Network
 from latbench.device import SweepProtocol
 from latbench.environment import Environment
 from latbench.errors import MismatchError
-from latbench.measure.sweep import Target, block_target, network_target
+from latbench.measure.visiting import Target, block_target, network_target
 from latbench.profilers import Profiler
 from latbench.tables import SpaceLabel, TableStore
 from latbench.workflows.recorded_passes import renew_environment

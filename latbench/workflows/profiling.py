@@ -15,11 +15,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Literal
 
-from latbench.measure.lock import device_lock
+from latbench.measure.lock import held
 from latbench.measure.samples import Samples
-from latbench.measure.sweep import Target, fraction_done
+from latbench.measure.sweep import fraction_done
+from latbench.measure.visiting import Target
 from latbench.profilers import Profiler
-from latbench.progress import Progress, silent
+from latbench.progress import Phase, Phases, Progress, silent
 from latbench.result import Result
 from latbench.tables import StoredFit, TableStore
 from latbench.tables.estimation import work_out
@@ -40,6 +41,8 @@ Stopped = Literal["converged", "time limit", "pass limit", "interrupted"]
 _CHECK_EVERY = 5  # passes between checks of convergence; a check takes about a second
 
 _REFINE_AFTER = (6, 12)  # numbers of passes after which more widths may be added
+
+_FIT_S = 5.0  # expected time of the estimates and the fit
 
 
 @dataclass(frozen=True, repr=False)
@@ -115,7 +118,10 @@ def profile(
         RuntimeFailure: The runtime refused a block.
     """
     begin = monotonic()
-    with device_lock(profiler.profile.device):
+    parts = [Phase("measure", seconds=time_limit_s, steady=True), Phase("fit", seconds=_FIT_S)]
+    with Phases(progress, parts) as phases, held(profiler):
+        measuring, fitting = phases["measure"], phases["fit"]
+        measuring(0.0, "preparing")
         is_new = not path.exists()
         with open_or_create(path, profiler, contents.label) as store:
             run = None
@@ -123,7 +129,7 @@ def profile(
                 sweep = begin_profiling(store, profiler)
                 join_networks(store, contents.networks)
                 likely = len(likely_blocks(contents.blocks))
-                run = _Run(profiler, store, sweep, begin, time_limit_s, progress, likely=likely)
+                run = _Run(profiler, store, sweep, begin, time_limit_s, measuring, likely=likely)
                 stopped = run.measure(WidthPlan(contents.blocks))
                 if not run.samples.hot_ms.keys() & store.networks("profile").keys():
                     raise KeyboardInterrupt
@@ -131,8 +137,9 @@ def profile(
                 if is_new and (run is None or store.passes(run.sweep) == 0):
                     path.unlink(missing_ok=True)
                 raise
-            progress(1.0, "fitting prices")
+            fitting(0.0, "fitting prices")
             fit = work_out(store, profiler.profile.sweep)
+            fitting(0.5, "counting")
             return _result(store, run, fit, stopped, seconds=monotonic() - begin)
 
 
@@ -302,11 +309,10 @@ class _Run:
         begin = monotonic()
 
         def visited(done: int, total: int) -> None:
-            if done % 16 == 0 or done == total:
-                spent_s = monotonic() - begin
-                left = left_s(spent_s, spent_s * total / done)
-                now = f"{words}, {done} of {total} visits"
-                self.progress(fraction_done(self._elapsed_s(), left), now)
+            spent_s = monotonic() - begin
+            left = left_s(spent_s, spent_s * total / done)
+            now = f"{words}, {done} of {total} visits"
+            self.progress(fraction_done(self._elapsed_s(), left), now)
 
         record = record_pass(
             self.profiler,

@@ -13,7 +13,8 @@ from time import monotonic
 from msgspec.structs import replace
 
 from latbench.environment import Environment
-from latbench.measure.sweep import PassRecord, Target, fraction_done, sweep_pass
+from latbench.measure.sweep import PassRecord, fraction_done, sweep_pass
+from latbench.measure.visiting import Target
 from latbench.profilers import Profiler
 from latbench.progress import Progress
 from latbench.tables import TableStore
@@ -87,15 +88,18 @@ def record_pass(
     number = store.passes(sweep)
     record = sweep_pass(profiler, targets, number=number, may_skip=may_skip, on_visit=on_visit)
     store.add_pass(sweep, record)
-    _keep_remarks(store, profiler)
+    remarks = profiler.remarks()
+    if record.spoilt is not None:
+        remarks.append(f"The device was throttled during passes: {record.spoilt}.")
+    _keep_remarks(store, remarks)
     return record
 
 
-def _keep_remarks(store: TableStore, profiler: Profiler) -> None:
-    """Record which requests the profiler could not follow so far."""
+def _keep_remarks(store: TableStore, remarks: list[str]) -> None:
+    """Record which requests could not be followed so far, and other doubts."""
     known = store.environment.remarks
-    if any(remark not in known for remark in profiler.remarks()):
-        renew_environment(store, replace(store.environment, remarks=profiler.remarks()))
+    if any(remark not in known for remark in remarks):
+        renew_environment(store, replace(store.environment, remarks=remarks))
 
 
 def renew_environment(store: TableStore, environment: Environment) -> None:

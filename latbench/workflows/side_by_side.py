@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from latbench.blocks import Network
 from latbench.measure.statistics import bootstrap, low_quantile_interval
-from latbench.measure.sweep import Target, fraction_done, sweep_pass
+from latbench.measure.sweep import fraction_done, sweep_pass
 from latbench.measure.visit import Visit
+from latbench.measure.visiting import Target
 from latbench.models import OnnxModel
 from latbench.profilers import Profiler
 from latbench.progress import Progress, silent
@@ -34,6 +35,7 @@ MIN_PASSES = 20
 _MAX_PASSES = 400
 _PRECISE = 0.01  # relative half width of intervals at which the sweep ends
 _SIGNIFICANCE = 0.001  # a false alarm stops somebody's work
+_SAME_CONFIDENCE = 0.99  # of the interval that SAME needs: it is looked at after every pass
 _DWELL_MS = 30.0  # a network needs several calls to load its weights into the shared cache
 
 
@@ -43,7 +45,7 @@ def visit_in_turn(
     *,
     limit_s: float,
     least_passes: int = MIN_PASSES,
-    is_decided: Callable[[Floats], bool] = lambda fastest: True,
+    is_decided: Callable[[Mapping[int, Sequence[Visit]]], bool] = lambda visits: True,
     progress: Progress = silent,
 ) -> dict[int, list[Visit]]:
     """Visit all networks in passes until the intervals are narrow, or for so many seconds.
@@ -53,8 +55,7 @@ def visit_in_turn(
         networks: Networks to visit.
         limit_s: Duration of the sweep, unless the intervals are narrow before.
         least_passes: Number of passes that are made whatever they take.
-        is_decided: Whether the fastest calls so far, ``(networks, passes)`` in ms, are enough where
-            the intervals are narrow.
+        is_decided: Whether the visits so far are enough where the intervals are narrow.
         progress: Callback that reports the progress.
 
     Returns:
@@ -68,19 +69,23 @@ def visit_in_turn(
         for index, network in enumerate(networks)
     ]
     visits: dict[int, list[Visit]] = {target.id: [] for target in targets}
-    begin, quantile = monotonic(), profiler.profile.sweep.quantile
+    begin, quantile, width = monotonic(), profiler.profile.sweep.quantile, inf
     for number in range(_MAX_PASSES):
-        for index, visit in sweep_pass(profiler, targets, number=number).visits:
-            visits[index].append(visit)
-        spent_s, width = monotonic() - begin, inf
-        if number + 1 >= least_passes:
-            fastest = fastest_ms(visits)
-            width = _widest(fastest, quantile)
-            if spent_s >= limit_s or (width <= _PRECISE and is_decided(fastest)):
-                break
-        left_s = max(limit_s - spent_s, spent_s * (least_passes / (number + 1) - 1))
         shown = f", ±{width:.1%}" if width < inf else ""
-        progress(fraction_done(spent_s, left_s), f"pass {number + 1}{shown}")
+
+        def visited(done: int, total: int, number: int = number, shown: str = shown) -> None:
+            spent_s, made = monotonic() - begin, number + done / total
+            left_s = max(limit_s - spent_s, spent_s * (least_passes / made - 1))
+            progress(fraction_done(spent_s, left_s), f"pass {number + 1}{shown}")
+
+        taken = sweep_pass(profiler, targets, number=number, on_visit=visited).visits
+        for index, visit in taken:
+            visits[index].append(visit)
+        spent_s = monotonic() - begin
+        if number + 1 >= least_passes:
+            width = _widest(fastest_ms(visits), quantile)
+            if spent_s >= limit_s or (width <= _PRECISE and is_decided(visits)):
+                break
     return visits
 
 
@@ -130,13 +135,18 @@ def compare_with_first(fastest: Floats, *, tolerance: float) -> list[Change]:
     for row, p_value in zip(to_first, p_values, strict=True):
         ratio = interval(row, 0.5)
         verdict = verdict_on(
-            *ratio, p_value=p_value, tolerance=tolerance, significance=_SIGNIFICANCE
+            *interval(row, 0.5, confidence=_SAME_CONFIDENCE),
+            p_value=p_value,
+            tolerance=tolerance,
+            significance=_SIGNIFICANCE,
         )
         changes.append(Change(*ratio, verdict))
     return changes
 
 
-def interval(samples: Floats, quantile: float) -> tuple[float, float, float]:
-    """A quantile of samples with the ends of its 95 % interval."""
-    estimate, low, high = low_quantile_interval(samples[None], quantile)
+def interval(
+    samples: Floats, quantile: float, *, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """A quantile of samples with the ends of its interval."""
+    estimate, low, high = low_quantile_interval(samples[None], quantile, confidence=confidence)
     return float(estimate[0]), float(low[0]), float(high[0])

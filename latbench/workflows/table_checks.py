@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import nullcontext
 from pathlib import Path
 
-from latbench.measure.lock import device_lock
-from latbench.profilers import PROFILERS, make_profiler
+from latbench.errors import RuntimeFailure
+from latbench.measure.lock import held
+from latbench.profilers import profiler_of_table
 from latbench.tables import LatencyTable, TableCheck, TableStore
 from latbench.tables.comparison import TableDifference, compare
 
@@ -33,14 +34,13 @@ def check_table(table: LatencyTable | str | Path) -> TableCheck:
     opened = open_table(table)
     if opened.origin is not None:
         return opened.check(None)
-    unavailable = PROFILERS[opened.device.runtime].unavailable(opened.device)
-    if unavailable is not None:
+    try:
+        profiler = profiler_of_table(opened.device)
+        # a GPU is kept at work while its clock is read; the state of a CPU is read from files
+        with held(profiler) if opened.device.device == "cuda" else nullcontext():
+            return opened.check(profiler.environment())
+    except RuntimeFailure:  # the device cannot run here, or cannot be reached
         return opened.check(None)
-    # a GPU is kept at work while its clock is read; the state of a CPU is read from files
-    held = device_lock(opened.device.device) if opened.device.device == "cuda" else nullcontext()
-    with held:
-        now = make_profiler(opened.device).environment()
-    return opened.check(now)
 
 
 def compare_tables(

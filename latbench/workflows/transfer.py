@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from latbench.blocks import BlockSpec, Network, block_width
 from latbench.cost import block_cost
 from latbench.errors import MismatchError
-from latbench.measure.lock import device_lock
+from latbench.measure.lock import held
 from latbench.measure.samples import Interval, Samples
 from latbench.measure.statistics import conformal_half_width
 from latbench.profilers import Profiler
-from latbench.progress import Progress, silent
+from latbench.progress import Phase, Phases, Progress, silent
 from latbench.result import Result
 from latbench.tables import Estimate, LatencyTable, StoredFit, TableStore
 from latbench.tables.alignment import Alignment
@@ -100,7 +100,8 @@ def transfer(
 ) -> TransferResult:
     """Fill the table at ``path`` for the profiler's device from another device's table.
 
-    An interrupted transfer keeps its finished passes; the same call continues it.
+    An interrupted transfer keeps its finished passes; the same call continues it. Long because it
+    has all steps in their order.
 
     Args:
         profiler: Profiler of the new device.
@@ -116,38 +117,45 @@ def transfer(
             another device, machine, version of the runtime or space.
         DeviceBusyError: Another process measures on the device.
     """
-    known, old = _transferable(source, blocks)
-    features = _features(list(old), known)
-    chosen = _chosen(known, list(old), features, blocks=blocks)
-    protocol = profiler.profile.sweep
-    with (
-        device_lock(profiler.profile.device),
-        open_or_create(path, profiler, source.space) as store,
-    ):
-        sweep = begin_profiling(store, profiler)
-        store.add_blocks(chosen)
-        join_networks(store, networks)
-        make_passes(
-            profiler,
-            store,
-            sweep,
-            profile_targets(store, protocol),
-            passes=protocol.min_passes,
-            limit_s=time_limit_s,
-            progress=progress,
-        )
-        hot, cold = _predict_blocks(store, sweep, old, features, quantile=protocol.quantile)
-        made = store.passes(sweep)
-        _store_predictions(store, source, hot, cold=cold)
-        return TransferResult(
-            blocks=len(known),
-            measured=len(chosen),
-            left_out_error=hot.left_out_error,
-            half_width=float(np.expm1(max(hot.half_width, cold.half_width))),
-            fit=work_out(store, protocol),
-            passes=made,
-            complete=made >= protocol.min_passes,
-        )
+    parts = [Phase("measure", share=10.0), Phase("predict")]
+    with Phases(progress, parts) as phases:
+        phases["measure"](0.0, "choosing blocks")
+        known, old = _transferable(source, blocks)
+        features = _features(list(old), known)
+        chosen = _chosen(known, list(old), features, blocks=blocks)
+        protocol = profiler.profile.sweep
+        with (
+            held(profiler),
+            open_or_create(path, profiler, source.space) as store,
+        ):
+            sweep = begin_profiling(store, profiler)
+            store.add_blocks(chosen)
+            join_networks(store, networks)
+            make_passes(
+                profiler,
+                store,
+                sweep,
+                profile_targets(store, protocol),
+                passes=protocol.min_passes,
+                limit_s=time_limit_s,
+                progress=phases["measure"],
+            )
+            predicting = phases["predict"]
+            predicting(0.0, "predicting the other blocks")
+            hot, cold = _predict_blocks(store, sweep, old, features, quantile=protocol.quantile)
+            predicting(0.3, "storing the predictions")
+            made = store.passes(sweep)
+            _store_predictions(store, source, hot, cold=cold)
+            predicting(0.6, "fitting prices")
+            return TransferResult(
+                blocks=len(known),
+                measured=len(chosen),
+                left_out_error=hot.left_out_error,
+                half_width=float(np.expm1(max(hot.half_width, cold.half_width))),
+                fit=work_out(store, protocol),
+                passes=made,
+                complete=made >= protocol.min_passes,
+            )
 
 
 def _transferable(

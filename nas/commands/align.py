@@ -14,6 +14,7 @@ from latbench.commands.options import (
     example,
     json_option,
     output_file,
+    quiet_option,
 )
 from latbench.commands.output import emit, progress
 from latbench.errors import InvalidFileError
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     help="How long to measure. At least 8 passes choose the widths and 20 compare the result.",
 )
 @output_file("the padded ONNX model")
+@quiet_option
 @json_option
 def align(
     model: Path,

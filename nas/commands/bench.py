@@ -16,9 +16,11 @@ from latbench.commands.options import (
     PERCENT,
     example,
     json_option,
+    quiet_option,
     written_file,
 )
 from latbench.commands.output import EXIT_FAILED_CHECK, after_result, emit, progress
+from latbench.progress import Phase, Phases
 from nas.commands.options import model_options
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     help="Exit with 1 if a network is slower than the first by more than this.  [default: never]",
 )
 @written_file("--junit", help="File for the verdicts as JUnit XML.")
+@quiet_option
 @json_option
 def bench(
     models: tuple[Path, ...],
@@ -82,18 +85,19 @@ def bench(
     from latbench.workflows.bench import TOLERANCE
 
     compared = []
-    for device in devices:
-        with progress(f"measuring on {device.name}") as shown:
+    parts = [Phase(f"{n}. {each.name}", seconds=time_limit) for n, each in enumerate(devices, 1)]
+    with progress("measuring") as shown, Phases(shown, parts) as phases:
+        for device, part in zip(devices, parts, strict=True):
             found = nas.bench(
                 models,
                 device,
                 shapes=dict(shapes),
                 batch_size=batch_size,
                 time_limit=time_limit,
-                progress=shown,
+                progress=phases[part.name],
                 tolerance=TOLERANCE if slower is None else slower,
             )
-        compared.append(found)
+            compared.append(found)
     emit(_as_dict(compared), as_json=as_json, render=lambda: show_bench(compared))
     if junit is not None:  # after the result, which a file that cannot be written must not lose
         from latbench.report.junit import write_junit

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from latbench.commands.options import COUNT, FILE, example, json_option, seed_option
+from latbench.commands.options import (
+    COUNT,
+    FILE,
+    example,
+    json_option,
+    quiet_option,
+    seed_option,
+)
 from latbench.commands.output import emit, progress
 from nas.commands.options import widths_option
 
@@ -18,6 +25,7 @@ from nas.commands.options import widths_option
 )
 @seed_option
 @widths_option("efficient")
+@quiet_option
 @json_option
 def calibrate(table: Path, networks: int, seed: int, widths: str, as_json: bool) -> None:
     """Fit a table's prices to more networks.

@@ -14,10 +14,11 @@ from latbench.commands.output import emit
 @click.argument("architecture", type=FILE)
 @json_option
 def cost(architecture: Path, as_json: bool) -> None:
-    """Count multiply-accumulates and parameters.
+    """Count multiply-accumulates, parameters and memory.
 
     The counts for ARCHITECTURE, a JSON file, are in millions. Multiply-accumulates are counted for
-    convolutions and linear layers only.
+    convolutions and linear layers only. The memory is that of the activations of one image in fp32
+    that are needed at once.
     """
     import nas
     from nas.report.networks import show_cost

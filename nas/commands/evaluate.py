@@ -6,8 +6,13 @@ from pathlib import Path
 
 import click
 
-from latbench.commands.options import FOLDER, example, json_option
-from latbench.commands.output import emit
+from latbench.commands.options import (
+    FOLDER,
+    example,
+    json_option,
+    quiet_option,
+)
+from latbench.commands.output import emit, progress
 from nas.commands.options import data_options, torch_device_option
 
 
@@ -15,6 +20,7 @@ from nas.commands.options import data_options, torch_device_option
 @click.argument("run", type=FOLDER)
 @data_options
 @torch_device_option
+@quiet_option
 @json_option
 def evaluate(run: Path, data: str, data_dir: Path | None, torch_device: str, as_json: bool) -> None:
     """Test a trained network.
@@ -25,5 +31,8 @@ def evaluate(run: Path, data: str, data_dir: Path | None, torch_device: str, as_
     import nas
     from nas.report.metrics import show_test
 
-    tested = nas.evaluate(run, data, data_dir=data_dir, torch_device=torch_device)
+    with progress("testing") as shown:
+        tested = nas.evaluate(
+            run, data, data_dir=data_dir, torch_device=torch_device, progress=shown
+        )
     emit(tested.as_dict(), as_json=as_json, render=lambda: show_test(tested))

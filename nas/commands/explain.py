@@ -14,6 +14,7 @@ from latbench.commands.options import (
     example,
     json_option,
     output_file,
+    quiet_option,
     written_file,
 )
 from latbench.commands.output import after_result, emit, progress
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 @written_file(
     "--overlay", help="File for the latencies as node data of Model Explorer, for an ONNX file."
 )
+@quiet_option
 @json_option
 def explain(
     model: Path,

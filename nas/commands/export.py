@@ -6,8 +6,14 @@ from pathlib import Path
 
 import click
 
-from latbench.commands.options import FILE, example, json_option, output_file
-from latbench.commands.output import emit
+from latbench.commands.options import (
+    FILE,
+    example,
+    json_option,
+    output_file,
+    quiet_option,
+)
+from latbench.commands.output import emit, progress
 
 
 @click.command(
@@ -21,6 +27,7 @@ from latbench.commands.output import emit
     help="Trained weights: RUN/weights.safetensors of `latbench train`.  [default: random weights]",
 )
 @output_file("the ONNX model")
+@quiet_option
 @json_option
 def export(architecture: Path, weights: Path | None, output: Path, as_json: bool) -> None:
     """Write a deployable ONNX model.
@@ -31,7 +38,8 @@ def export(architecture: Path, weights: Path | None, output: Path, as_json: bool
     import nas
     from latbench.report.terminal import print_lines
 
-    made = nas.export(architecture, output, weights=weights)
+    with progress("exporting") as shown:
+        made = nas.export(architecture, output, weights=weights, progress=shown)
     words = f"it deviates from torch by {made.deviation:.1e} of the largest logit"
     emit(
         made.as_dict(),

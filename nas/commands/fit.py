@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -13,10 +14,11 @@ from latbench.commands.options import (
     json_option,
     named,
     output_file,
+    quiet_option,
     table_option,
 )
-from latbench.commands.output import emit, progress
-from nas.commands.options import widths_option
+from latbench.commands.output import EXIT_FAILED_CHECK, emit, progress
+from nas.commands.options import confidence_option, until_verified_option, widths_option
 
 
 @click.command(
@@ -35,12 +37,10 @@ from nas.commands.options import widths_option
     help="Find the closest latency (exact), or scale as in the paper of TF-NAS (greedy).",
 )
 @widths_option("any")
-@click.option(
-    "--measured",
-    is_flag=True,
-    help="Measure the network, and correct its widths until its measured latency meets the target.",
-)
+@confidence_option
+@until_verified_option("Measure networks on the device and correct their widths")
 @output_file("the fitted architecture", required=False)
+@quiet_option
 @json_option
 def fit(
     architecture: Path,
@@ -48,7 +48,8 @@ def fit(
     target: float,
     method: str,
     widths: str,
-    measured: bool,
+    confidence: float | None,
+    until_verified: bool,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -67,9 +68,12 @@ def fit(
             target=target,
             method=method,
             widths=widths,
-            measured=measured,
+            confidence=confidence,
+            until_verified=until_verified,
             progress=shown,
         )
     if output is not None:
         fitted.architecture.save(output)
     emit(fitted.as_dict(), as_json=as_json, render=lambda: show_fit(fitted, output))
+    if fitted.status not in (None, "met"):
+        sys.exit(EXIT_FAILED_CHECK)

@@ -7,8 +7,14 @@ from typing import Literal
 
 import click
 
-from latbench.commands.options import FILE, MILLIONS, example, json_option
-from latbench.commands.output import emit
+from latbench.commands.options import (
+    FILE,
+    MILLIONS,
+    example,
+    json_option,
+    quiet_option,
+)
+from latbench.commands.output import emit, progress
 from nas.commands.options import ACTIVATION, folder_option, se_option, targets_option
 
 
@@ -54,6 +60,7 @@ from nas.commands.options import ACTIVATION, folder_option, se_option, targets_o
     help="Activation of every block.  [default: the generator's own]",
 )
 @folder_option("for the architectures, one file each")
+@quiet_option
 @json_option
 def generate(
     generator: Path,
@@ -75,16 +82,17 @@ def generate(
     import nas
     from nas.report.searches import show_generated
 
-    found = nas.generate(
-        generator,
-        table=table,
-        targets=targets,
-        target_macs=macs,
-        target_params=params,
-        raw=raw,
-        se=se,
-        activation=activation,
-    )
+    with progress("generating"):
+        found = nas.generate(
+            generator,
+            table=table,
+            targets=targets,
+            target_macs=macs,
+            target_params=params,
+            raw=raw,
+            se=se,
+            activation=activation,
+        )
     if output is not None:
         found.save(output)
     emit(found.as_dict(), as_json=as_json, render=lambda: show_generated(found, output))

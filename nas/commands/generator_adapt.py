@@ -12,6 +12,7 @@ from latbench.commands.options import (
     example,
     json_option,
     output_file,
+    quiet_option,
     table_option,
 )
 from latbench.commands.output import emit, progress
@@ -39,6 +40,7 @@ from nas.commands.options import torch_device_option
 )
 @torch_device_option
 @output_file("the adapted generator")
+@quiet_option
 @json_option
 def generator_adapt(
     run: Path,
@@ -66,7 +68,7 @@ def generator_adapt(
             torch_device=torch_device,
             progress=shown,
         )
-    nas.save_generator(made, output)
+        nas.save_generator(made, output)
     emit(
         nas.describe_generator(made),
         as_json=as_json,

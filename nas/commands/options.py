@@ -13,6 +13,7 @@ from latbench.commands.options import (
     FILE,
     FOLDER,
     LATENCY,
+    SEED,
     SHAPE,
     Decorator,
     Named,
@@ -106,6 +107,27 @@ def widths_option(default: str) -> Decorator:
         show_default=True,
         help="Use any width with a price, or only efficient ones: no wider width is as fast.",
     )
+
+
+def until_verified_option(ends: str) -> Decorator:
+    """The option ``--until-verified``, also known as ``--measured``; ``ends`` says what it does."""
+    return click.option(
+        "--until-verified",
+        "--measured",
+        "until_verified",
+        is_flag=True,
+        help=f"{ends} until the measured latency meets the target for certain. The exit code is 1 "
+        "if it does not. --measured is another name of the option.",
+    )
+
+
+confidence_option = click.option(
+    "--confidence",
+    type=click.FloatRange(min=0.5, max=1, max_open=True),
+    metavar="P",
+    help="Probability that a network keeps its target, such as 0.95: the upper end of the "
+    "predicted interval is then below the target. The table must be calibrated.",
+)
 
 
 def se_option(where: str = "") -> Decorator:
@@ -216,6 +238,26 @@ torch_device_option = click.option(
 )
 
 
+def crew_options(use: str) -> Decorator:
+    """The options ``--workers`` and ``--ray``; ``use`` says what workers do."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        command = click.option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Ray cluster that has the workers, instead of processes of this machine: its "
+            "address, `local` to start one here, or `auto`.",
+        )(command)
+        return click.option(
+            "--workers",
+            type=COUNT,
+            help=f"Workers that {use}. Their number changes no result.  [default: this process; "
+            "with --ray all processors]",
+        )(command)
+
+    return decorate
+
+
 def folder_option(
     of: str, *, metavar: str = "FOLDER", required: bool = False, default: str | None = None
 ) -> Decorator:
@@ -233,3 +275,27 @@ def folder_option(
 
 
 run_option = folder_option("of the run, new or to resume", metavar="RUN", required=True)
+
+
+def training_options(*, epochs: str, seed: str) -> Decorator:
+    """Options of a training of one network, with help texts about its length and its seed."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        options: tuple[Decorator, ...] = (
+            data_options,
+            images_option,
+            recipe_option,
+            set_option,
+            length_options(
+                epochs=epochs,
+                batch_size="Images a step, instead of the recipe's.  [default: 64]",
+            ),
+            click.option("--seed", type=SEED, metavar="N", help=seed),
+            torch_device_option,
+            run_option,
+        )
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import click
 
-from latbench.commands.options import FOLDER, example, json_option
+from latbench.commands.options import (
+    FOLDER,
+    example,
+    json_option,
+    quiet_option,
+)
 from latbench.commands.output import emit, progress
 from nas.commands.options import folder_option
 
@@ -14,6 +19,7 @@ from nas.commands.options import folder_option
 @click.command(epilog=example("latbench pack imagenet -o imagenet-packed"))
 @click.argument("folder", type=FOLDER)
 @folder_option("for train.lmdb and val.lmdb", required=True)
+@quiet_option
 @json_option
 def pack(folder: Path, output: Path, as_json: bool) -> None:
     """Pack a folder of images into LMDB files.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,11 +13,19 @@ from latbench.commands.options import (
     DEVICE,
     DURATION,
     FILE,
+    FILE_OR_FOLDER,
     example,
     json_option,
     output_file,
+    quiet_option,
 )
-from latbench.commands.output import EXIT_INTERRUPTED, emit, progress
+from latbench.commands.output import (
+    EXIT_FAILED_CHECK,
+    EXIT_INTERRUPTED,
+    emit,
+    joint_progress,
+    progress,
+)
 from latbench.errors import InvalidValueError
 from nas.commands.options import SPACE_OR_MODEL, model_options, space_options
 
@@ -30,11 +39,16 @@ if TYPE_CHECKING:
         "latbench profile cpu-onnxruntime tfnas --input-size 32 --classes 10 -o t.sqlite",
         "latbench profile cpu-onnxruntime tfnas --plan",
         "latbench profile cpu-onnxruntime model.onnx --time-limit 2min -o t.sqlite",
+        "latbench profile pi5 jetson tfnas --input-size 32 --classes 10 -o tables",
     )
 )
-@click.argument("device", type=DEVICE)
+@click.argument("devices", type=DEVICE, nargs=-1, required=True, metavar="DEVICE...")
 @click.argument("space", type=SPACE_OR_MODEL)
-@output_file("the latency table, new or to resume", required=False)
+@output_file(
+    "the latency table, new or to resume; of several devices a folder",
+    required=False,
+    kind=FILE_OR_FOLDER,
+)
 @space_options
 @model_options
 @click.option(
@@ -54,9 +68,10 @@ if TYPE_CHECKING:
 @click.option(
     "--plan", is_flag=True, help="Only print how many blocks, minutes and MiB it would take."
 )
+@quiet_option
 @json_option
 def profile(
-    device: DeviceProfile,
+    devices: tuple[DeviceProfile, ...],
     space: str | Path,
     output: Path | None,
     input_size: int | None,
@@ -74,12 +89,19 @@ def profile(
 
     DEVICE is a name that `latbench devices` lists, or the file of a device profile. Its blocks are
     those of the search space SPACE, or the segments of MODEL.onnx. Stop it with Ctrl-C; repeat the
-    command to resume.
+    command to resume. Several devices elsewhere are measured at once.
     """
     from latbench.device import as_device
 
     made = _made(space, input_size, classes, se, activation)
-    device = as_device(device, batch_size=batch_size)
+    if len(devices) > 1:
+        if plan or source is not None:
+            raise InvalidValueError("--plan and --from are for one device: give one")
+        if output is None:
+            raise InvalidValueError("several devices need -o FOLDER, for a table of each")
+        _fill_all(devices, made, output, dict(shapes), batch_size, time_limit, as_json=as_json)
+        return
+    device = as_device(devices[0], batch_size=batch_size)
     if plan and source is not None:
         raise InvalidValueError("--plan is for a profiling without --from: leave out one of them")
     if plan:
@@ -87,6 +109,8 @@ def profile(
         return
     if output is None:
         raise InvalidValueError("profile needs -o TABLE, the latency table to fill or resume")
+    if output.is_dir():
+        raise InvalidValueError(f"{output} is a folder: give the file of one device's table")
     _fill(device, made, output, dict(shapes), time_limit, source, as_json=as_json)
 
 
@@ -123,7 +147,8 @@ def _plan(
     import nas
     from latbench.report.results import show_forecast
 
-    expected = nas.forecast(device, space, shapes=shapes, time_limit=time_limit)
+    with progress("planning") as shown:
+        expected = nas.forecast(device, space, shapes=shapes, time_limit=time_limit, progress=shown)
     emit(expected.as_dict(), as_json=as_json, render=lambda: show_forecast(expected))
 
 
@@ -155,3 +180,39 @@ def _fill(
     emit(reached.as_dict(), as_json=as_json, render=lambda: show_profiled(reached, output))
     if reached.interrupted:
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _fill_all(
+    devices: Sequence[DeviceProfile],
+    space: SearchSpace | Path,
+    output: Path,
+    shapes: dict[str, tuple[int, ...]],
+    batch_size: int | None,
+    time_limit: float,
+    *,
+    as_json: bool,
+) -> None:
+    """Fill a table of each device; exit with 1 if one failed."""
+    import nas
+    from nas.report.profiles import show_profiled_devices
+
+    if output.is_file():
+        raise InvalidValueError(
+            f"{output} is a file: several devices need a folder for their tables"
+        )
+    with joint_progress("profiling", [device.name for device in devices]) as progress_of:
+        found = nas.profile_devices(
+            devices,
+            space,
+            output,
+            shapes=shapes,
+            batch_size=batch_size,
+            time_limit=time_limit,
+            progress_of=progress_of,
+        )
+    rows = [each.as_dict() for each in found]
+    emit({"devices": rows}, as_json=as_json, render=lambda: show_profiled_devices(found))
+    if any(each.result is not None and each.result.interrupted for each in found):
+        sys.exit(EXIT_INTERRUPTED)
+    if any(each.error for each in found):
+        sys.exit(EXIT_FAILED_CHECK)

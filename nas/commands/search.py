@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Literal
 
 import click
 
 from latbench.commands.options import (
+    COUNT,
     FILE,
     MANY,
+    MEMORY,
     example,
     json_option,
+    quiet_option,
     seed_option,
 )
-from latbench.commands.output import emit, progress
+from latbench.commands.output import EXIT_FAILED_CHECK, emit, is_first, progress
 from nas.commands.options import (
     SEARCHER,
     SPACE,
+    confidence_option,
+    crew_options,
     data_options,
     images_option,
     length_options,
@@ -27,6 +33,7 @@ from nas.commands.options import (
     space_options,
     targets_option,
     torch_device_option,
+    until_verified_option,
     widths_option,
 )
 
@@ -35,6 +42,7 @@ from nas.commands.options import (
     epilog=example(
         "latbench search tfnas --table t.sqlite --target 0.5ms --data digits -o runs/a",
         "latbench search spos --searcher evolution --max-macs 30M --data cifar100 -o runs/b",
+        "latbench search tfnas --table t.sqlite --front 5 --data digits -o runs/c",
     )
 )
 @click.argument("space", type=SPACE)
@@ -70,6 +78,18 @@ from nas.commands.options import (
     type=MANY,
     help="Largest number of parameters at every target, such as 3M. Bare numbers as in --max-macs.",
 )
+@click.option(
+    "--max-memory",
+    type=MEMORY,
+    help="Largest peak memory of the activations of one image in fp32 at every target, such as "
+    "2MB. It is given beside a target or another limit.",
+)
+@click.option(
+    "--front",
+    type=COUNT,
+    metavar="N",
+    help="Search N targets that are spread over the feasible latencies, instead of --target.",
+)
 @widths_option("efficient")
 @data_options
 @images_option
@@ -80,14 +100,18 @@ from nas.commands.options import (
 @recipe_option
 @set_option
 @seed_option
-@click.option(
-    "--measured",
-    is_flag=True,
-    help="Measure each network found, and correct it until its measured latency meets the target. "
-    "The option can be added to a finished search.",
+@confidence_option
+@until_verified_option(
+    "Measure the networks found on the first table's device and correct them, also those of a "
+    "finished search,"
 )
 @torch_device_option
+@crew_options(
+    "score architectures, for searchers that score several at once (--set at_once=8; the priors of "
+    "sgnas)"
+)
 @run_option
+@quiet_option
 @json_option
 def search(
     space: str,
@@ -100,6 +124,8 @@ def search(
     targets: tuple[float, ...],
     max_macs: float | None,
     max_params: float | None,
+    max_memory: float | None,
+    front: int | None,
     widths: str,
     data: str,
     data_dir: Path | None,
@@ -109,8 +135,11 @@ def search(
     recipe: str | None,
     settings: tuple[str, ...],
     seed: int,
-    measured: bool,
+    confidence: float | None,
+    until_verified: bool,
     torch_device: str,
+    workers: int | None,
+    ray: str | None,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -119,8 +148,11 @@ def search(
     SPACE is a search space that `latbench spaces` lists. The tables define its input size, classes
     and variant; without a table the options do. Repeat the command to resume after an interruption.
     Under `torchrun --no-python`, all processes search together.
+    \f
+    Long because it has every option of a search.
     """
     import nas
+    from nas.report.page.folder_report import folder_report, show_report
     from nas.report.searches import show_search
 
     with progress("searching") as shown:
@@ -132,6 +164,8 @@ def search(
             targets=targets,
             max_macs=max_macs,
             max_params=max_params,
+            max_memory=max_memory,
+            front=front,
             searcher=searcher,
             widths=widths,
             input_size=input_size,
@@ -144,8 +178,16 @@ def search(
             recipe=recipe,
             settings=settings,
             seed=seed,
-            measured=measured,
+            confidence=confidence,
+            until_verified=until_verified,
             torch_device=torch_device,
+            workers=workers,
+            ray=ray,
             progress=shown,
         )
     emit(found.as_dict(), as_json=as_json, render=lambda: show_search(found))
+    report = folder_report(output, tables) if is_first() else None
+    if not as_json:
+        show_report(report)
+    if any(result.status not in (None, "met") for result in found):
+        sys.exit(EXIT_FAILED_CHECK)

@@ -12,6 +12,7 @@ from latbench.commands.options import (
     FILE,
     example,
     json_option,
+    quiet_option,
     seed_option,
     table_option,
     tolerance_option,
@@ -40,6 +41,7 @@ from nas.commands.options import shape_option, widths_option
 @tolerance_option("Mean error that is allowed")
 @table_option
 @shape_option
+@quiet_option
 @json_option
 def verify(
     networks: tuple[Path, ...],

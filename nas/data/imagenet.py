@@ -21,7 +21,7 @@ from torch import Tensor
 
 from latbench.errors import InvalidFileError
 from latbench.files import is_hidden
-from latbench.progress import Progress, silent
+from latbench.progress import Phase, Phases, Progress, silent
 from nas.data.decoders import DecodingProcesses
 from nas.data.folders import class_folders, given_folder, read_folders, read_list
 from nas.data.images import ImageData
@@ -76,13 +76,17 @@ def pack_imagenet(folder: Path, output: Path, *, progress: Progress = silent) ->
     Raises:
         InvalidFileError: The folder has no known layout, or a file cannot be read or written.
     """
+    progress(0.0, "listing the images")
     data = imagenet(MARGIN, folder)
     parts = {TRAIN: data.train, VAL: data.test}
-    for name, part in parts.items():
-        file = output / f"{name}.lmdb"
-        if not file.exists():
-            assert isinstance(part, StoredSplit)
-            pack(part, file, progress=progress)
+    with Phases(
+        progress, [Phase(name, float(len(part))) for name, part in parts.items()]
+    ) as phases:
+        for name, part in parts.items():
+            file = output / f"{name}.lmdb"
+            if not file.exists():
+                assert isinstance(part, StoredSplit)
+                pack(part, file, progress=phases[name])
     return {name: len(part) for name, part in parts.items()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 
 from nas.spaces import Architecture
 
@@ -26,6 +27,10 @@ class Evaluator(ABC):
         score = self._score(architecture)
         self.evaluations += 1
         return score
+
+    def scores(self, architectures: Sequence[Architecture]) -> Iterator[float]:
+        """The scores of architectures, in their order."""
+        return map(self.score, architectures)
 
     @abstractmethod
     def _score(self, architecture: Architecture) -> float:

@@ -7,11 +7,12 @@ state.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from latbench.errors import InvalidFileError
+from latbench.json_lines import read_json_lines
 from nas.evaluators.base import Evaluator
 from nas.spaces import Architecture
 
@@ -39,33 +40,29 @@ class Journaled(Evaluator):
         self.evaluator = evaluator
         self.path = path
         self.writes = writes
-        self._scores: dict[Architecture, float] = {}
-        if path.exists():
-            self._read()
-
-    def _read(self) -> None:
-        text = self.path.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                known = msgspec.json.decode(line, type=_Line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise InvalidFileError(
-                    f"{self.path} is damaged in line {number}: {error}; delete that line to "
-                    "evaluate its architecture again",
-                    path=f"$[{number - 1}]",
-                ) from error
-            self._scores[known.architecture] = known.score
-        if self.writes and len(whole) < len(text):
-            with self.path.open("r+b") as file:
-                file.truncate(len(whole))
+        lines = read_json_lines(
+            path, _Line, cuts=writes, remedy="delete that line to evaluate its architecture again"
+        )
+        self._scores = {line.architecture: line.score for line in lines}
 
     def _score(self, architecture: Architecture) -> float:
         if architecture not in self._scores:
-            score = self.evaluator.score(architecture)
-            if self.writes:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                with self.path.open("ab") as file:
-                    file.write(msgspec.json.encode(_Line(architecture, score)) + b"\n")
-            self._scores[architecture] = score
+            self._keep(architecture, self.evaluator.score(architecture))
         return self._scores[architecture]
+
+    def scores(self, architectures: Sequence[Architecture]) -> Iterator[float]:
+        """The scores of architectures, in their order; that is also the order in the file."""
+        unknown = [a for a in dict.fromkeys(architectures) if a not in self._scores]
+        found = zip(unknown, self.evaluator.scores(unknown), strict=True)
+        for architecture in architectures:
+            while architecture not in self._scores:
+                self._keep(*next(found))
+            self.evaluations += 1
+            yield self._scores[architecture]
+
+    def _keep(self, architecture: Architecture, score: float) -> None:
+        if self.writes:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                file.write(msgspec.json.encode(_Line(architecture, score)) + b"\n")
+        self._scores[architecture] = score

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from nas.generator.answers import Answer, answers, least_outcomes, raw_answers
-from nas.generator.expected_costs import Kind, PlaneCosts, count_costs, latency_costs
+from nas.generator.expected_costs import (
+    Kind,
+    PlaneCosts,
+    count_costs,
+    latency_costs,
+    memory_costs,
+)
 from nas.generator.generator import (
     Generator,
     GeneratorLabel,
@@ -34,6 +40,7 @@ __all__ = [
     "latency_costs",
     "least_outcomes",
     "load_generator",
+    "memory_costs",
     "plane_of",
     "raw_answers",
     "requests_for",

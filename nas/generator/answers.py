@@ -58,15 +58,27 @@ def raw_answers(
     return [Answer(plane.chosen(rows), 0) for rows in choices]
 
 
-def answers(generator: Generator, space: SearchSpace, requests: Sequence[Request]) -> list[Answer]:
+def answers(
+    generator: Generator,
+    space: SearchSpace,
+    requests: Sequence[Request],
+    *,
+    also: tuple[PlaneLimit, ...] = (),
+) -> list[Answer]:
     """Architectures that keep to their budgets, in the order of the requests.
+
+    Args:
+        generator: The generator.
+        space: Space of the answers.
+        requests: Budgets that the network gets.
+        also: Limits that every answer keeps and the network does not know.
 
     Raises:
         BudgetError: A budget is outside of the feasible range. Carries the nearest feasible one.
         LatbenchError: See ``Generator.forward``.
     """
     plane = plane_of(space)
-    cheapest = [least_outcomes(request) for request in requests]
+    cheapest = [least_outcomes(request, also) for request in requests]
     bands = [[_band_of(limit) for limit in request.limits] for request in requests]
     found: list[Answer | None] = [None] * len(requests)
     waiting = list(range(len(requests)))
@@ -85,7 +97,8 @@ def answers(generator: Generator, space: SearchSpace, requests: Sequence[Request
             choices = logits.argmax(-1).numpy()
             scores = logits.double().log_softmax(-1).numpy()
             for (i, request), row, chosen in zip(asked.items(), scores, choices, strict=True):
-                made = into_band(plane, request.limits, scores=row, chosen=chosen)
+                limits = (*request.limits, *also)
+                made = into_band(plane, limits, scores=row, chosen=chosen)
                 if made is not None:
                     found[i] = Answer(plane.chosen(made), int((made != chosen).sum()))
         waiting = [i for i in waiting if found[i] is None]
@@ -93,8 +106,8 @@ def answers(generator: Generator, space: SearchSpace, requests: Sequence[Request
     return [answer for answer in found if answer is not None]
 
 
-def least_outcomes(request: Request) -> Ints:
-    """Outcomes of the cheapest network within the budgets.
+def least_outcomes(request: Request, also: tuple[PlaneLimit, ...] = ()) -> Ints:
+    """Outcomes of the cheapest network within the budgets, and within further limits.
 
     Raises:
         BudgetError: There is no such network, or a budget is outside of the feasible range.
@@ -105,11 +118,12 @@ def least_outcomes(request: Request) -> Ints:
             raise _out_of_reach(limit, low, high)
     first = request.limits[0]
     try:
-        outcomes, least = least_within(request.limits)
+        outcomes, least = least_within((*request.limits, *also))
     except ValueError:
         outcomes, least = first.costs.cheapest(), math.inf
     if least > first.budget:
-        others = " and ".join(_formatted(limit.costs, limit.budget) for limit in request.limits[1:])
+        named = [_formatted(limit.costs, limit.budget) for limit in request.limits[1:]]
+        others = " and ".join([*named, *(["the peak memory"] if also else [])])
         known = math.isfinite(least)
         nearest = f"the nearest feasible budget is {_formatted(first.costs, least * (1 + EDGE))}"
         raise _refusal(

@@ -27,12 +27,18 @@ from nas.generator.planes import plane_of
 from nas.latency.extremes import Layers, cheapest, costliest
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import Count, Floats, Latency, Quantity
+from nas.optimize.memory import LargeBlocks
 from nas.spaces import Layer, SearchSpace
 
 Ints = NDArray[np.int64]
 Kind = Literal["latency", "macs", "params"]
 
-UNITS: dict[Kind, str] = {"latency": "ms", "macs": "M conv MACs", "params": "M parameters"}
+UNITS: dict[str, str] = {
+    "latency": "ms",
+    "macs": "M conv MACs",
+    "params": "M parameters",
+    "memory": "blocks beyond the memory",
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class PlaneCosts:
         addends: Cost that each outcome adds, ``(L, O, P)``.
     """
 
-    kind: Kind
+    kind: Kind | Literal["memory"]
     base: Floats
     addends: Floats
 
@@ -133,7 +139,16 @@ def count_costs(space: SearchSpace, kind: Literal["macs", "params"]) -> PlaneCos
     return _tabulated(kind, Count(space, "conv_macs" if kind == "macs" else "params"), 1e6)
 
 
-def _tabulated(kind: Kind, quantity: Quantity, unit: float) -> PlaneCosts:
+def memory_costs(limit: LargeBlocks) -> PlaneCosts:
+    """Number of blocks that need more than a peak memory.
+
+    Raises:
+        MismatchError: The space has no decision plane.
+    """
+    return _tabulated("memory", limit, 1.0)
+
+
+def _tabulated(kind: Kind | Literal["memory"], quantity: Quantity, unit: float) -> PlaneCosts:
     """The table of a quantity in multiples of a unit. Equal layers are computed once."""
     known: dict[Layer, Floats] = {}
     layers = quantity.space.layers

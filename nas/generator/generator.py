@@ -166,7 +166,7 @@ class Generator(nn.Module):
         shape = (*self.priors.shape[:2], self.decisions, self.choices)
         return self.priors.reshape(shape).argmax(-1)
 
-    def require(self, kind: Kind) -> None:
+    def require(self, kind: Kind | Literal["memory"]) -> None:
         """Refuse a kind of budget that the generator was not trained on.
 
         Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from latbench.errors import BudgetError
-from latbench.units import format_ms
+from latbench.units import format_ms, format_span_ms
 
 _ROUNDING = 1e-9  # sums of the same prices in another order differ in their last digits
 
@@ -18,8 +18,7 @@ def check_feasible(target_ms: float, low_ms: float, high_ms: float, *, what: str
         return
     nearest, inwards = (low_ms, 1 + 1e-5) if target_ms < low_ms else (high_ms, 1 - 1e-5)
     raise BudgetError(
-        f"{format_ms(target_ms)} is out of reach: {what} takes {format_ms(low_ms)} to "
-        f"{format_ms(high_ms)} on this device; the nearest feasible "
-        f"target is {nearest * inwards:.6g}ms",
+        f"{format_ms(target_ms)} is out of reach: {what} takes {format_span_ms(low_ms, high_ms)} "
+        f"on this device; the nearest feasible target is {nearest * inwards:.6g}ms",
         nearest_ms=nearest,
     )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from latbench.blocks import BlockSpec
 from latbench.errors import MismatchError
 from latbench.tables import LatencyTable, SpaceLabel
+from latbench.tables.efficient_widths import efficient_widths
 from nas.latency.extremes import Code, Layers, cheapest, costliest
 from nas.latency.partial_solutions import ABSENT
 from nas.spaces import (
@@ -28,6 +29,7 @@ from nas.spaces import (
     Variant,
     make_space,
 )
+from nas.spaces.small_blocks import within_memory
 
 Floats = NDArray[np.float64]
 
@@ -55,16 +57,25 @@ class PricedSpace:
         space: The space.
         table: Its latency table.
         efficient: Leave out widths that a wider one matches or beats in latency.
+        margin: Latencies are the upper end ``1 + margin`` of the predictions, not the predictions.
 
     Raises:
         MismatchError: The table belongs to another space, or an operation has no price.
     """
 
-    def __init__(self, space: SearchSpace, table: LatencyTable, *, efficient: bool = False) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        table: LatencyTable,
+        *,
+        efficient: bool = False,
+        margin: float = 0.0,
+    ) -> None:
         table.require_space(space_label(space))
         self.space = space
         self.table = table
         self.efficient = efficient
+        self.margin = margin
         choose = self._efficient_widths if efficient else self._priced_widths
         self._choose_widths = choose
         self._widths: dict[tuple[Layer, str], tuple[int, ...]] = {}
@@ -78,7 +89,17 @@ class PricedSpace:
         Raises:
             InvalidValueError: A layer would have no operation left.
         """
-        return PricedSpace(self.space.only(keep), self.table, efficient=self.efficient)
+        space = self.space.only(keep)
+        return PricedSpace(space, self.table, efficient=self.efficient, margin=self.margin)
+
+    def within_memory(self, most_bytes: float) -> PricedSpace:
+        """The part of the space whose networks keep a limit of peak memory in bytes.
+
+        Raises:
+            BudgetError: No network keeps the limit.
+        """
+        smaller = within_memory(self.space, most_bytes)
+        return PricedSpace(smaller, self.table, efficient=self.efficient, margin=self.margin)
 
     def widths(self, layer: Layer, op: str) -> tuple[int, ...]:
         """The widths that an elastic operation at a layer may have, in ascending order."""
@@ -94,27 +115,20 @@ class PricedSpace:
         return found
 
     def _efficient_widths(self, layer: Layer, op: str) -> tuple[int, ...]:
-        """The priced widths without those that a wider width matches or beats in latency.
-
-        A wider width beats another one if its interval lies completely below the other's interval.
-        It matches the other one if the runtime rounds both up to the same number of channels.
-        """
-        found: list[int] = []
-        steps: set[object] = set()
-        least_high_ms = float("inf")  # upper end of the interval of the fastest wider width
-        for width in reversed(self._priced_widths(layer, op)):
-            spec = layer.block(Choice(op, width))
-            assert spec is not None
-            price, curve = self.table.price(spec), self.table.curves.curve(spec)
-            step = curve.step(width) if curve is not None else width
-            if price.low_ms <= least_high_ms and step not in steps:
-                found.append(width)
-            steps.add(step)
-            least_high_ms = min(least_high_ms, price.high_ms)
-        return tuple(reversed(found))
+        """The priced widths without those that a wider width matches or beats in latency."""
+        blocks: dict[int, BlockSpec] = {}
+        for width in self._priced_widths(layer, op):
+            block = layer.block(Choice(op, width))
+            assert block is not None
+            blocks[width] = block
+        return efficient_widths(self.table, blocks)
 
     def latency_ms(self, architecture: Architecture) -> float:
-        """Predicted latency of an architecture."""
+        """Latency of an architecture that counts: the predicted one with the margin."""
+        return self.predicted_ms(architecture) * (1 + self.margin)
+
+    def predicted_ms(self, architecture: Architecture) -> float:
+        """Predicted latency of an architecture, without the margin."""
         return self.table.predict(self.space.lower(architecture)).latency_ms
 
     @cached_property
@@ -132,7 +146,7 @@ class PricedSpace:
         """Latency that does not depend on choices: stem, head and a constant, ``(pieces,)``."""
         constants = np.array([constant for _, constant in self.table.price_model.pieces()])
         fixed = sum(self._addend(spec) for spec in (*self.space.stem, *self.space.head))
-        result: Floats = constants + fixed
+        result: Floats = constants * (1 + self.margin) + fixed
         return result
 
     def addend_ms(self, layer: Layer, choice: Choice) -> Floats:
@@ -178,7 +192,7 @@ class PricedSpace:
         result: Floats = np.full(len(self._slopes), self.table.price_ms(spec))
         if self._counts_bytes:  # counting them takes longer than all else
             result += self._slopes * self.table.footprint_bytes(spec)
-        return result
+        return result * (1 + self.margin)
 
     def fastest(self, layers: Sequence[Sequence[tuple[Layer, str]]]) -> tuple[list[Choice], float]:
         """The choices of least latency, one a layer, and the latency in ms.

@@ -1,6 +1,7 @@
 """Constraints of a search: quantities that add up over a network's layers, and their budgets.
 
-A **quantity** is latency on a device, multiply-accumulates or parameters. It is the largest of a
+A **quantity** is latency on a device, multiply-accumulates, parameters, or the number of blocks
+that need too much memory (``nas.optimize.memory``). It is the largest of a
 few sums over the layers (``PriceModel.pieces``; counts have one sum), so each choice adds one
 number to every piece. A **limit** is a quantity with its budget. A **constraint** is several limits
 that all hold; latencies on several devices are several limits. Searchers use only pieces and their
@@ -33,7 +34,7 @@ class Quantity(Protocol):
     """A property of a network that is the largest of a few sums over its layers."""
 
     @property
-    def kind(self) -> Literal["latency"] | Counted: ...
+    def kind(self) -> Literal["latency", "memory"] | Counted: ...
 
     @property
     def name(self) -> str: ...

@@ -55,13 +55,20 @@ def shipped_recipes(kind: type[Recipe] | None = None) -> list[str]:
     )
 
 
-def load_recipe(kind: type[R], name_or_path: str | Path | None, changes: Sequence[str] = ()) -> R:
+def load_recipe(
+    kind: type[R],
+    name_or_path: str | Path | None,
+    changes: Sequence[str] = (),
+    **arguments: float | None,
+) -> R:
     """Load a recipe: the defaults, a shipped recipe or a file; then change single settings.
 
     Args:
         kind: Required kind of recipe.
         name_or_path: Name of a shipped recipe or path of a TOML file; None keeps the defaults.
         changes: Settings as ``key=value``, with values as in TOML; bare words are text.
+        arguments: Settings that the caller has arguments for, which come last; None changes
+            nothing.
 
     Raises:
         UnknownNameError: There is no such recipe or file, or no such setting.
@@ -72,7 +79,8 @@ def load_recipe(kind: type[R], name_or_path: str | Path | None, changes: Sequenc
     if name_or_path is not None:
         values = _read(kind, str(name_or_path))
     recipe = _convert(kind, values, InvalidFileError, f"{name_or_path} is no recipe of this kind")
-    for change in changes:
+    given = [f"{key}={value}" for key, value in arguments.items() if value is not None]
+    for change in (*changes, *given):
         key, equals, text = change.partition("=")
         key = key.strip().replace("-", "_")
         if not equals:

@@ -9,7 +9,9 @@ from latbench.cost import Cost
 from latbench.device import DeviceProfile
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import Prediction
-from latbench.units import format_ms
+from latbench.units import format_ms, format_span_ms
+from nas.latency.correction import Correction
+from nas.latency.width_scaling import Fit
 from nas.spaces import Architecture
 from nas.workflows.fitting import FittedArchitecture
 from nas.workflows.networks import SpaceSummary
@@ -47,7 +49,8 @@ def show_cost(cost: Cost) -> None:
     print_lines(
         [
             f"{millions['macs_m']:.3f} M MACs ({millions['conv_macs_m']:.3f} M in convolutions), "
-            f"{millions['params_m']:.3f} M parameters"
+            f"{millions['params_m']:.3f} M parameters, peak memory of activations "
+            f"{millions['peak_memory_mb']:.3f} MB"
         ]
     )
 
@@ -58,9 +61,21 @@ def show_prediction(predicted: Prediction, device: DeviceProfile) -> None:
     if predicted.low_ms is None or predicted.high_ms is None:
         interval = "`latbench calibrate` adds an interval"
     else:
-        ends = f"{format_ms(predicted.low_ms)} to {format_ms(predicted.high_ms)}"
+        ends = format_span_ms(predicted.low_ms, predicted.high_ms)
         interval = f"90 % interval {ends}"
-    print_lines([f"{format_ms(predicted.latency_ms)} for {images} on {device.name}; {interval}"])
+    where = " ".join(filter(None, (f"on {device.name}", device.condition)))
+    print_lines([f"{format_ms(predicted.latency_ms)} for {images} {where}; {interval}"])
+
+
+def verdict_line(found: Correction[Fit]) -> str:
+    """The verdict on a measured latency in one line."""
+    ends = format_span_ms(found.measured_low_ms, found.measured_high_ms)
+    rounds = "1 round" if found.rounds == 1 else f"{found.rounds} rounds"
+    line = (
+        f"{found.status}: {format_ms(found.measured_ms)} measured ({ends}) for a budget of "
+        f"{format_ms(found.target_ms)}, {rounds}"
+    )
+    return f"{line}; {found.reason}" if found.reason else line
 
 
 def show_fit(fitted: FittedArchitecture, output: Path | None) -> None:
@@ -70,7 +85,14 @@ def show_fit(fitted: FittedArchitecture, output: Path | None) -> None:
         f"target; this architecture reaches {format_ms(fitted.min_ms)} to "
         f"{format_ms(fitted.max_ms)}"
     ]
-    if fitted.measured_ms is not None:
-        lines.append(f"{format_ms(fitted.measured_ms)} measured")
+    if fitted.confidence is not None:
+        left_ms = fitted.target_ms - fitted.reached_ms
+        lines.append(
+            f"at most {format_ms(fitted.upper_ms or 0.0)} with a confidence of "
+            f"{fitted.confidence:g}; {format_ms(left_ms)} ({left_ms / fitted.target_ms:.1%}) of "
+            "the target are left unused"
+        )
+    if fitted.correction is not None:
+        lines.append(verdict_line(fitted.correction))
     print_lines(lines)
     show_architecture(fitted.architecture, output)

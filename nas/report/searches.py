@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latbench.report.terminal import print_lines, print_table
-from latbench.units import format_ms
+from latbench.units import format_ms, format_span_ms
+from nas.report.networks import verdict_line
+from nas.training.run_files import phase_of
 
 if TYPE_CHECKING:
+    from latbench.cost import Cost
     from nas.generator import Generator
     from nas.searchers import SearchResult
     from nas.workflows.demo import DemoResult
@@ -27,47 +30,53 @@ def show_search(found: SearchResults) -> None:
 def _show_found(found: SearchResults) -> None:
     from nas.tasks import TASKS
 
-    priced = found[0].latency_ms is not None
-    measured = found[0].correction is not None
     task = TASKS[found.task]
-    has_argmax = any(result.argmax for result in found)
-    print_table(
-        (
-            *(["target", "predicted"] if priced else []),
-            *(["measured", "rounds"] if measured else []),
-            *(["below target"] if priced else []),
-            *(["MACs, M", "params, M"] if found.limited else []),
-            f"supernet's {task.fitness_name}",
-            *(["argmax"] if has_argmax else []),
-        ),
-        [
-            (
-                *([_ms(result.target_ms), _ms(result.latency_ms)] if priced else []),
-                *(
-                    [format_ms(result.correction.measured_ms), str(result.correction.rounds)]
-                    if result.correction
-                    else []
-                ),
-                *([_below(result)] if priced else []),
-                *([f"{cost.macs / 1e6:.4g}", f"{cost.params / 1e6:.4g}"] if found.limited else []),
-                task.shown(result.score),
-                *([_ms(result.argmax.latency_ms if result.argmax else None)] if has_argmax else []),
-            )
-            for result, cost in zip(found, found.costs, strict=True)
-        ],
-    )
+    rows = [_row(result) for result in found]
+    for row, result, cost in zip(rows, found, found.costs, strict=True):
+        if found.limited:
+            row.update(_counts(cost))
+        row[f"supernet's {task.fitness_name}"] = task.shown(result.score)
+        if any(each.argmax for each in found):
+            row["argmax"] = _ms(result.argmax.latency_ms if result.argmax else None)
+    print_table(tuple(rows[0]), [tuple(row.values()) for row in rows])
+    corrections = [result.correction for result in found if result.correction]
+    print_lines([verdict_line(each) for each in corrections])
+    if found.is_front:
+        pairs = zip(found, found.dominated, strict=True)
+        beaten = [phase_of(result.target_ms) for result, is_beaten in pairs if is_beaten]
+        print_lines([f"dominated by another target: {', '.join(beaten) or 'none'}"])
     print_lines([f"next: latbench train {file} --data {found.data} -o RUN" for file in found.files])
+
+
+def _row(result: SearchResult) -> dict[str, str]:
+    """Latencies of a result by the titles of their columns."""
+    row: dict[str, str] = {}
+    if result.latency_ms is not None:
+        row |= {"target": _ms(result.target_ms), "predicted": _ms(result.latency_ms)}
+    if result.confidence is not None:
+        row[f"at {result.confidence:g}"] = _ms(result.upper_ms)
+    if result.correction is not None:
+        row["measured"] = format_ms(result.correction.measured_ms)
+        row["rounds"] = str(result.correction.rounds)
+    if result.latency_ms is not None:
+        left = ""
+        if result.target_ms is not None and result.unused_ms is not None:
+            left = f"{result.unused_ms / result.target_ms:.2%}"
+        if result.confidence is None:
+            row["below target"] = left
+        else:
+            row["unused"] = f"{_ms(result.unused_ms)}, {left}"
+    return row
+
+
+def _counts(cost: Cost) -> dict[str, str]:
+    """What limits may hold for, by the titles of their columns."""
+    amounts = {"MACs, M": cost.macs, "params, M": cost.params, "MB": cost.peak_bytes}
+    return {title: f"{amount / 1e6:.4g}" for title, amount in amounts.items()}
 
 
 def _ms(latency_ms: float | None) -> str:
     return "" if latency_ms is None else format_ms(latency_ms)
-
-
-def _below(result: SearchResult) -> str:
-    """Distance of a result below its target, as a percentage."""
-    if result.target_ms is None or result.reached_ms is None:
-        return ""
-    return f"{1 - result.reached_ms / result.target_ms:.2%}"
 
 
 def show_generated(found: GeneratedArchitectures, output: Path | None) -> None:
@@ -106,14 +115,18 @@ def show_generator(generator: Generator, path: Path) -> None:
 
 def show_demo(result: DemoResult, output: Path) -> None:
     """Print target, latency and accuracy of the demo's network."""
-    away = result.measured_ms / result.target_ms - 1
+    found = result.correction
+    ends = format_span_ms(found.measured_low_ms, found.measured_high_ms)
     print_table(
         ("", ""),
         [
             ("target", format_ms(result.target_ms)),
             ("predicted", format_ms(result.predicted_ms)),
-            ("measured", f"{format_ms(result.measured_ms)} ({away:+.1%} of the target)"),
+            ("measured", f"{format_ms(result.measured_ms)}, 95 % interval {ends}"),
+            ("verdict", found.status),
             ("top-1 on digits", f"{result.top1:.1%}"),
         ],
     )
+    if found.reason:
+        print_lines([found.reason])
     print_lines([f"everything is in {output}"])

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from latbench.lazy import public
 from latbench.registry import Registry
-from nas.searchers.base import Searcher, SearchResult, SearchSettings
+
+if TYPE_CHECKING:
+    from nas.searchers.base import Searcher, SearchResult, SearchSettings
 
 SEARCHERS: Registry[type[Searcher]] = Registry(
     "searcher",
@@ -21,3 +26,8 @@ SEARCHERS: Registry[type[Searcher]] = Registry(
 )
 
 __all__ = ["SEARCHERS", "SearchResult", "SearchSettings", "Searcher"]
+
+_PLACES = dict.fromkeys(("SearchResult", "SearchSettings", "Searcher"), "nas.searchers.base")
+
+if not TYPE_CHECKING:  # the command line lists names without torch, which takes seconds to import
+    __getattr__, __dir__ = public(__name__, _PLACES)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from latbench.errors import InvalidValueError, MismatchError
 from latbench.progress import Progress, silent
 from latbench.result import Result
+from nas.crew.base import NO_CREW, CrewSettings
 from nas.data.images import ImageData, require_images
-from nas.latency.correction import Correction, Measure
+from nas.latency.correction import Correction
 from nas.latency.feasible_range import check_feasible
+from nas.latency.measured_rounds import Measure
 from nas.latency.priced_space import PricedSpace
+from nas.latency.verified_rounds import Status
 from nas.latency.width_scaling import Fit
 from nas.optimize.constraints import Limit
 from nas.recipes import Recipe
@@ -46,6 +48,7 @@ class SearchSettings:
         limits: Limits of MACs and parameters that hold in addition to each target, or alone if
             there are no targets.
         torch_device: Where the search computes.
+        crew: Workers that score architectures. They change no result.
     """
 
     epochs: int | None = None
@@ -57,6 +60,7 @@ class SearchSettings:
     measure: Measure | None = None
     limits: tuple[Limit, ...] = ()
     torch_device: TorchDevice = CPU
+    crew: CrewSettings = NO_CREW
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,9 @@ class SearchResult(Result):
         architecture: The architecture.
         argmax: The most probable architecture without regard to its latency; None if the searcher
             has no probabilities.
-        correction: Result of the on-device correction; None without one.
+        correction: Measured latency and verdict of ``until_verified``; None without it.
+        confidence: Probability with which the target is kept; None if none was asked for.
+        upper_ms: Upper end of the predicted latency for that confidence.
     """
 
     target_ms: float | None
@@ -88,11 +94,25 @@ class SearchResult(Result):
     architecture: Architecture
     argmax: Argmax | None = None
     correction: Correction[Fit] | None = None
+    confidence: float | None = None
+    upper_ms: float | None = None
 
     @property
     def reached_ms(self) -> float | None:
         """Measured latency if there is one, otherwise the predicted latency."""
         return self.correction.measured_ms if self.correction else self.latency_ms
+
+    @property
+    def unused_ms(self) -> float | None:
+        """Part of the target that the reached latency leaves, in ms."""
+        if self.target_ms is None or self.reached_ms is None:
+            return None
+        return self.target_ms - self.reached_ms
+
+    @property
+    def status(self) -> Status | None:
+        """Verdict on the measured latency; None if nothing was measured."""
+        return self.correction.status if self.correction else None
 
     def as_dict(self) -> dict[str, Any]:
         """The result as plain JSON values."""
@@ -103,8 +123,10 @@ class SearchResult(Result):
             "architecture": self.architecture.as_dict(),
         }
         if self.correction is not None:
-            plain["measured_ms"] = self.correction.measured_ms
-            plain["rounds"] = self.correction.rounds
+            plain |= self.correction.as_dict()
+        if self.confidence is not None and self.target_ms and self.unused_ms is not None:
+            plain |= {"confidence": self.confidence, "upper_ms": self.upper_ms}
+            plain |= {"unused_ms": self.unused_ms, "unused": self.unused_ms / self.target_ms}
         if self.argmax is not None:
             plain["argmax"] = {
                 "latency_ms": self.argmax.latency_ms,
@@ -120,29 +142,9 @@ def recipe_of(settings: SearchSettings, kind: type[R]) -> R:
     return recipe.scaled(settings.epochs, settings.batch_size)
 
 
-def phase_of(target_ms: float | None) -> str:
-    """Name of a target in files and metrics, such as ``0.5ms``."""
-    return "limits" if target_ms is None else f"{target_ms:.6g}ms"
-
-
-def rounds_file(run: Path, target_ms: float) -> Path:
-    """File of a run's measurements for a target."""
-    return run / "measured" / f"{phase_of(target_ms)}.json"
-
-
 def budgets_of(targets_ms: Sequence[float]) -> Sequence[float | None]:
     """Budgets of a search, one for each architecture: the targets, or None for limits alone."""
     return targets_ms or (None,)
-
-
-def architecture_file(run: Path, target_ms: float | None) -> Path:
-    """File of the architecture that a run found for a target."""
-    return run / "architectures" / f"{phase_of(target_ms)}.json"
-
-
-def generator_file(run: Path) -> Path:
-    """File of a run's generator, if its searcher trains one."""
-    return run / "generator.safetensors"
 
 
 def _require_one_space(devices: Sequence[PricedSpace]) -> None:
@@ -173,6 +175,7 @@ class Searcher(ABC):
         limited: Whether the search can keep limits of MACs and parameters.
         needs_table: Whether the search needs a latency table, even if there are such limits.
         generates: Whether the search trains a generator, which can answer other budgets later.
+        has_crew: Whether the search scores several architectures at once, which workers can share.
     """
 
     recipe_kind: ClassVar[type[Recipe] | None] = None
@@ -182,6 +185,7 @@ class Searcher(ABC):
     limited: ClassVar[bool] = False
     needs_table: ClassVar[bool] = True
     generates: ClassVar[bool] = False
+    has_crew: ClassVar[bool] = False
 
     def __init__(self, priced: PricedSpace | SearchSpace, settings: SearchSettings) -> None:
         if settings.workers.count > 1 and not self.parallel:
@@ -206,6 +210,8 @@ class Searcher(ABC):
         self.space = priced.space if isinstance(priced, PricedSpace) else priced
         if settings.measure is not None:
             self._require_correction()
+        if settings.crew.is_asked:
+            self._require_crew()
 
     @property
     def priced(self) -> PricedSpace:
@@ -294,6 +300,8 @@ class Searcher(ABC):
             limits = ", or --max-macs 30M" if self.limited else ""
             raise InvalidValueError(f"name a budget: --target 15ms{limits}")
         if not targets_ms:
+            if self.settings.measure is not None:
+                raise InvalidValueError("--until-verified needs a budget to verify: --target 15ms")
             return
         if not self.devices:
             raise InvalidValueError("--target needs --table: give one, or --max-macs 30M instead")
@@ -301,16 +309,29 @@ class Searcher(ABC):
         for target_ms in targets_ms:
             check_feasible(target_ms, low_ms, high_ms, what=f"space {self.priced.space.name}")
 
-    def _require_correction(self) -> None:
-        if not self.corrects_on_device:
+    def _require_crew(self) -> None:
+        if not self.has_crew:
             raise InvalidValueError(
-                "this searcher does not measure: search without --measured, then correct what it "
-                "finds by `latbench fit --measured`"
+                "this searcher scores no architectures that workers could share: leave out "
+                "--workers and --ray"
             )
         if self.settings.workers.count > 1:
             raise InvalidValueError(
-                "one process measures: search without --measured, then repeat the command with "
-                "it and without torchrun"
+                "the processes of torchrun share the work already: leave out --workers and --ray, "
+                "or torchrun"
+            )
+        self.settings.crew.require_work(gpu=self.settings.torch_device.is_gpu)
+
+    def _require_correction(self) -> None:
+        if not self.corrects_on_device:
+            raise InvalidValueError(
+                "this searcher does not measure: search without --until-verified, then correct "
+                "what it finds by `latbench fit --until-verified`"
+            )
+        if self.settings.workers.count > 1:
+            raise InvalidValueError(
+                "one process measures: search without --until-verified, then repeat the command "
+                "with it and without torchrun"
             )
 
     @abstractmethod

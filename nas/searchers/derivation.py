@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas.latency.correction import Propose, Range
+from nas.latency.aimed_proposals import Propose, Range
 from nas.latency.feasible_range import check_feasible
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import Places, Widths

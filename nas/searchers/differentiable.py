@@ -30,33 +30,31 @@ from torch import Tensor
 
 from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
-from latbench.progress import Progress
+from latbench.progress import Phase, Phases, Progress, silent
 from nas.criteria.hardware import objective_of
 from nas.data.images import ImageData
 from nas.evaluators.shared_weights import SupernetEvaluator
+from nas.latency.aimed_proposals import Propose, Range
+from nas.latency.correction import Correction
 from nas.latency.priced_space import PricedSpace
+from nas.latency.width_scaling import Fit
 from nas.optimize.constraints import Constraint, expected_load
 from nas.optimize.encoding import EncodedSpace
 from nas.optimize.exact_solver import Scores, best_code
 from nas.recipes import Fraction, Recipe
-from nas.searchers.base import (
-    SearchResult,
-    SearchSettings,
-    architecture_file,
-    budgets_of,
-    phase_of,
-    recipe_of,
-)
-from nas.searchers.derivation import derive
+from nas.searchers.base import SearchResult, SearchSettings, budgets_of, recipe_of
+from nas.searchers.derivation import derive, proposals
 from nas.searchers.kernels import KernelLoads, most_probable_kernels
-from nas.searchers.scored_choices import LogProbabilities
+from nas.searchers.scored_choices import Floats, LogProbabilities
+from nas.searchers.verifying import fixed, measuring_phases, verify_proposals
 from nas.searchers.with_supernet import SupernetSearcher, divided, supernet_of
-from nas.spaces import Architecture, SearchSpace
+from nas.spaces import SearchSpace
 from nas.spaces.sgnas import is_unified
 from nas.supernet.mixed_operations import start_widths
 from nas.training.bilevel_settings import Objective
 from nas.training.criterion import criterion_of
 from nas.training.epochs import Values
+from nas.training.run_files import architecture_file, phase_of
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import (
     DifferentiableStrategy,
@@ -67,6 +65,8 @@ from nas.training.strategies import (
 from nas.training.strategies.base import Drawn
 from nas.training.strategies.kernel_paths import RelaxedKernels
 from nas.training.supernet_training import SupernetRecipe, train_supernet
+
+_SCORED = 0.05  # time to derive and evaluate an architecture, relative to the training
 
 
 class DifferentiableRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="differentiable"):
@@ -133,27 +133,27 @@ class DifferentiableSearcher(SupernetSearcher):
         folder: RunFolder,
         progress: Progress,
     ) -> list[SearchResult]:
-        results = []
         asked = budgets_of(targets_ms)
-        for index, target_ms in enumerate(asked):
-
-            def report(done: float, words: str, index: int = index) -> None:
-                progress((index + done) / len(asked), words)
-
-            results.append(self._search_one(data, target_ms, folder, report))
-        return results
+        parts = []
+        for name in map(phase_of, asked):
+            parts += [Phase(f"train {name}", 1.0), Phase(f"derive {name}", _SCORED)]
+            parts += measuring_phases(name, self.settings.measure)
+            parts.append(Phase(f"score {name}", _SCORED))
+        with Phases(progress, parts) as phases:
+            return [self._search_one(data, target_ms, folder, phases) for target_ms in asked]
 
     def _search_one(
-        self, data: ImageData, target_ms: float | None, folder: RunFolder, progress: Progress
+        self, data: ImageData, target_ms: float | None, folder: RunFolder, phases: Phases
     ) -> SearchResult:
-        seed, space = self.settings.seed, self.space
+        seed, space, phase = self.settings.seed, self.space, phase_of(target_ms)
+        training = phases[f"train {phase}"]
+        training(0.0, "making the supernet")
         train, selection = divided(data, self.recipe, seed=seed)
         supernet = supernet_of(space, seed=seed, alike=self.recipe.alike)
         relaxation = make_strategy(self.relaxation, space)
         assert isinstance(relaxation, Relaxation)
         criterion = criterion_of(data, space.classes, self.recipe, seed=seed)
 
-        phase = phase_of(target_ms)
         train_supernet(
             supernet,
             self._sampler() if self.recipe.strategy else relaxation,
@@ -166,18 +166,23 @@ class DifferentiableSearcher(SupernetSearcher):
             criterion=criterion,
             objective=self._objective(self.constraint(target_ms)),
             torch_device=self.torch_device,
-            progress=progress,
+            progress=training,
         )
-        made, latency_ms = self._derived(relaxation, target_ms)
+        phases[f"derive {phase}"](0.0, "deriving the architecture")
+        measuring = silent if self.settings.measure is None else phases[f"measure {phase}"]
+        found, correction = self._chosen(relaxation, target_ms, folder, measuring)
+        made = found.architecture
+        latency_ms = found.latency_ms if self.devices else None
         write_atomically(architecture_file(folder.path, target_ms), made.to_json())
         evaluator = SupernetEvaluator(
             supernet, data, criterion=criterion, calibration=train, selection=selection
         )
+        phases[f"score {phase}"](0.0, "evaluating the architecture")
         score = evaluator.score(made)
         with folder.metrics() as metrics:
             values: Values = {"derived_ms": latency_ms, "score": score}
             metrics.log(phase, self.recipe.epochs, values)
-        return SearchResult(target_ms, latency_ms, score, made)
+        return SearchResult(target_ms, latency_ms, score, made, correction=correction)
 
     def _objective(self, constraint: Constraint) -> Objective:
         """Objective of architecture steps: the loss combined with the expected cost."""
@@ -197,16 +202,70 @@ class DifferentiableSearcher(SupernetSearcher):
 
         return Objective(cost, total)
 
-    def _derived(
-        self, relaxation: Relaxation, target_ms: float | None
-    ) -> tuple[Architecture, float | None]:
-        """The most probable architecture within target and limits, and its latency in ms."""
-        space = self.space
+    def _chosen(
+        self,
+        relaxation: Relaxation,
+        target_ms: float | None,
+        folder: RunFolder,
+        progress: Progress,
+    ) -> tuple[Fit, Correction[Fit] | None]:
+        """The most probable architecture within target and limits, measured if asked for."""
+        measure = self.settings.measure
+        if measure is None or target_ms is None:
+            return self._derived(relaxation, target_ms), None
+        propose = self._proposals(relaxation, target_ms)
+        correction = verify_proposals(
+            self.priced, propose, target_ms, measure=measure, folder=folder, progress=progress
+        )
+        return correction.fit, correction
+
+    def _derived(self, relaxation: Relaxation, target_ms: float | None) -> Fit:
+        """The most probable architecture within target and limits."""
+        if self.space.elastic_width:
+            assert isinstance(relaxation, DifferentiableStrategy)
+            assert target_ms is not None  # limits alone were refused
+            log = self._log_probabilities(relaxation)
+            return derive(self.priced, log, widths=self.widths, target_ms=target_ms)
+        return self._most_probable(relaxation, self.constraint(target_ms))
+
+    def _proposals(self, relaxation: Relaxation, target_ms: float) -> Propose[Fit]:
+        """A function that proposes the most probable architecture for a latency."""
+        if self.space.elastic_width:
+            assert isinstance(relaxation, DifferentiableStrategy)
+            return proposals(self.priced, self._log_probabilities(relaxation), widths=self.widths)
+
+        def propose(aim_ms: float, width_range_ms: Range) -> Fit:
+            found = self._most_probable(relaxation, self.constraint(target_ms, aim_ms=aim_ms))
+            return fixed(found.architecture, self.priced.latency_ms(found.architecture))
+
+        return propose
+
+    def _most_probable(self, relaxation: Relaxation, constraint: Constraint) -> Fit:
+        """The most probable architecture of a space without elastic widths."""
+        encoded = EncodedSpace(constraint)
         if isinstance(relaxation, RelaxedKernels):
-            encoded = EncodedSpace(self.constraint(target_ms))
             code = most_probable_kernels(encoded, relaxation.probabilities())
-            return encoded.decode(code), encoded.latency_ms(code)
-        assert isinstance(relaxation, DifferentiableStrategy)
+        else:
+            assert isinstance(relaxation, DifferentiableStrategy)
+            ops, depths = self._logs(relaxation)
+            by_choice = [
+                np.array([row[layer.ops.index(choice.op)] for choice in choices])
+                for layer, row, choices in zip(self.space.layers, ops, encoded.choices, strict=True)
+            ]
+            code = best_code(encoded, Scores(by_choice, depths))
+        return fixed(encoded.decode(code), encoded.latency_ms(code) or 0.0)
+
+    def _log_probabilities(self, relaxation: DifferentiableStrategy) -> LogProbabilities:
+        ops, depths = self._logs(relaxation)
+        left = iter(ops)
+        return LogProbabilities(
+            [[next(left).tolist() for _ in layers] for layers in self.space.stages],
+            [row.tolist() for row in depths],
+        )
+
+    def _logs(self, relaxation: DifferentiableStrategy) -> tuple[list[Floats], list[Floats]]:
+        """Log probabilities of the operations of every layer, and of the depths of every stage."""
+        space = self.space
         ops = [np.log(np.maximum(row, 1e-30)) for row in relaxation.probabilities()[0]]
         depths = []
         missing = (
@@ -217,22 +276,7 @@ class DifferentiableSearcher(SupernetSearcher):
             for depth, probability in zip(space.depths(stage), row, strict=True):
                 logs[depth - 1] = np.log(max(probability, 1e-30))
             depths.append(logs)
-        if space.elastic_width:
-            assert target_ms is not None  # limits alone were refused
-            left = iter(ops)
-            log = LogProbabilities(
-                [[next(left).tolist() for _ in layers] for layers in space.stages],
-                [row.tolist() for row in depths],
-            )
-            found = derive(self.priced, log, widths=self.widths, target_ms=target_ms)
-            return found.architecture, found.latency_ms
-        encoded = EncodedSpace(self.constraint(target_ms))
-        by_choice = [
-            np.array([row[layer.ops.index(choice.op)] for choice in choices])
-            for layer, row, choices in zip(space.layers, ops, encoded.choices, strict=True)
-        ]
-        code = best_code(encoded, Scores(by_choice, depths))
-        return encoded.decode(code), encoded.latency_ms(code)
+        return ops, depths
 
 
 class SoftmaxSearcher(DifferentiableSearcher):

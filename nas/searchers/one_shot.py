@@ -14,7 +14,8 @@ in its run folder a search needs no training.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -22,77 +23,36 @@ from torch import nn
 
 from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
-from latbench.progress import Progress
-from nas.data.images import ImageData
+from latbench.progress import Phase, Phases, Progress
+from nas.data.images import ImageData, Source
+from nas.evaluators.crew import crewed, require_several
 from nas.evaluators.journal import Journaled
 from nas.evaluators.shared_weights import SupernetEvaluator
+from nas.latency.aimed_proposals import Propose, Range
+from nas.latency.correction import Correction
 from nas.latency.priced_space import PricedSpace
+from nas.latency.width_scaling import Fit
 from nas.optimize.blackbox import BLACK_BOXES, BlackBox, run
-from nas.optimize.blackbox.variation import DEFAULT, Variation
 from nas.optimize.encoding import Code, EncodedSpace
-from nas.recipes import Count, Fraction, Recipe
-from nas.searchers.base import (
-    SearchResult,
-    SearchSettings,
-    architecture_file,
-    budgets_of,
-    phase_of,
-    recipe_of,
-)
+from nas.recipes import Recipe
+from nas.searchers.base import SearchResult, SearchSettings, budgets_of, recipe_of
+from nas.searchers.one_shot_recipe import OneShotRecipe
+from nas.searchers.verifying import fixed, measuring_phases, verify_proposals
 from nas.searchers.with_supernet import SupernetSearcher, divided, supernet_of
 from nas.spaces import SearchSpace
 from nas.supernet.mixed_operations import Supernet
-from nas.tasks import task_of
+from nas.tasks import Task, task_of
 from nas.training.criterion import criterion_of
 from nas.training.epochs import Values
+from nas.training.run_files import architecture_file, evaluations_file, phase_of
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import Relaxation, Strategy, make_strategy
 from nas.training.strategies.widths import RandomWidths
-from nas.training.supernet_training import SupernetRecipe, train_supernet
+from nas.training.supernet_training import train_supernet
 
-_TRAINING = 0.8  # share of the training in the progress bar
-
-
-class OneShotRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="one-shot"):
-    """Settings of the training and of the search.
-
-    Attributes:
-        strategy: Strategy that draws the paths of the training, a name in ``STRATEGIES``.
-        alike: Correlation of the initial weights of a unified supernet's sub-blocks; published is
-        0.
-        evaluations: Number of architectures to score for each target; 1000 in SPOS and OSNASLib.
-        surrogate: Whether a model ranks the candidates of evolution before they are scored.
-        initial_population: Number of random architectures at the start.
-        parents: Number of best architectures that become parents.
-        crossovers: Share of the children that have two parents.
-        mutation_rate: Probability that a mutation changes a decision; 0 means one or a few changes.
-        mutate_crossed: Whether children of two parents are mutated as well.
-        single_point: Whether a crossover takes the first layers from one parent and the last ones
-            from the other.
-    """
-
-    strategy: str = "uniform"
-    alike: Fraction = 0.0
-    evaluations: Count = 200
-    surrogate: bool = True
-    initial_population: Count = DEFAULT.initial
-    parents: Count = DEFAULT.parents
-    crossovers: Fraction = DEFAULT.crossovers
-    mutation_rate: Fraction = DEFAULT.mutation_rate
-    mutate_crossed: bool = DEFAULT.mutate_crossed
-    single_point: bool = DEFAULT.single_point
-
-    @property
-    def variation(self) -> Variation:
-        """Settings of mutation and crossover."""
-        return Variation(
-            initial=self.initial_population,
-            parents=self.parents,
-            crossovers=self.crossovers,
-            mutation_rate=self.mutation_rate,
-            mutate_crossed=self.mutate_crossed,
-            single_point=self.single_point,
-        )
+_TRAINED = 3.0  # time of a training image, relative to an evaluated one
+_NEAR = 1.03  # a search finds the best architectures for latencies down to its budget over this
+_AGAIN = 4  # a search near another latency has the recipe's evaluations over this
 
 
 class OneShotSearcher(SupernetSearcher):
@@ -103,10 +63,12 @@ class OneShotSearcher(SupernetSearcher):
     """
 
     recipe_kind: ClassVar[type[Recipe] | None] = OneShotRecipe
+    has_crew: ClassVar[bool] = True
 
     def __init__(self, priced: PricedSpace | SearchSpace, settings: SearchSettings) -> None:
         super().__init__(priced, settings)
         self.recipe = recipe_of(settings, OneShotRecipe)
+        require_several(settings.crew, self.recipe.at_once)
         self.strategy: Strategy = make_strategy(self.recipe.strategy, self.space)
         if isinstance(self.strategy, Relaxation):
             raise InvalidValueError(
@@ -146,74 +108,189 @@ class OneShotSearcher(SupernetSearcher):
         folder: RunFolder,
         progress: Progress,
     ) -> list[SearchResult]:
+        train, selection = divided(data, self.recipe, seed=self.settings.seed)
+        evaluated = self.recipe.evaluations * max(1, len(targets_ms)) * len(selection)
+        parts = [
+            Phase("encode", 0.02 * evaluated),
+            Phase("train", _TRAINED * self.recipe.epochs * len(train)),
+            Phase("score", float(evaluated)),
+        ]
+        for number, _ in enumerate(targets_ms):
+            parts += measuring_phases(str(number), self.settings.measure)
+        with Phases(progress, parts) as phases:
+            return self._search_in(phases, data, (train, selection), targets_ms, folder)
+
+    def _search_in(
+        self,
+        phases: Phases,
+        data: ImageData,
+        images: tuple[Source, Source],
+        targets_ms: Sequence[float],
+        folder: RunFolder,
+    ) -> list[SearchResult]:
+        train, selection = images
+        phases["encode"](0.0, "encoding the space")
         asked = budgets_of(targets_ms)
         encoded = [EncodedSpace(self.constraint(target_ms)) for target_ms in asked]
-        train, selection = divided(data, self.recipe, seed=self.settings.seed)
-        criterion = self.train(
-            data, folder, progress=lambda done, words: progress(_TRAINING * done, words)
+        criterion = self.train(data, folder, progress=phases["train"])
+        own = SupernetEvaluator(
+            self.supernet, data, criterion=criterion, calibration=train, selection=selection
         )
-        evaluator = Journaled(
-            SupernetEvaluator(
-                self.supernet, data, criterion=criterion, calibration=train, selection=selection
-            ),
-            folder.path / "evaluations.jsonl",
-        )
+        crew, gpu = self.settings.crew, self.torch_device.is_gpu
+        with crewed(own, crew, at_once=self.recipe.at_once, gpu=gpu) as evaluator:
+            journal = Journaled(evaluator, evaluations_file(folder.path))
+            return self._search_scored(phases, journal, task_of(data), encoded, targets_ms, folder)
+
+    def _search_scored(
+        self,
+        phases: Phases,
+        journal: Journaled,
+        task: Task,
+        encoded: Sequence[EncodedSpace],
+        targets_ms: Sequence[float],
+        folder: RunFolder,
+    ) -> list[SearchResult]:
+        asked = budgets_of(targets_ms)
         loosest = encoded[int(np.argmax(targets_ms or [0.0]))]
 
-        def score(code: Code) -> float:
-            return evaluator.score(loosest.decode(code))
+        def scores(codes: Sequence[Code]) -> Iterator[float]:
+            return journal.scores([loosest.decode(code) for code in codes])
 
-        task = task_of(data)
-        known = self._ask(
-            encoded,
-            loosest,
-            score,
-            lambda fitness: f"{task.fitness_name} {task.shown(fitness)}",
-            progress,
-        )
+        scored = _Scored(scores, lambda fitness: f"{task.fitness_name} {task.shown(fitness)}")
+        measure = self.settings.measure
+        known = self._ask(encoded, loosest, scored, progress=phases["score"])
         results = []
         with folder.metrics() as metrics:
-            for constrained, target_ms in zip(encoded, asked, strict=True):
-                feasible = [code for code in known if constrained.feasible(code)]
-                if not feasible:  # the front has no architecture under this target
-                    lightest = constrained.canonical(constrained.lightest)
-                    feasible, known[lightest] = [lightest], score(lightest)
-                best = max(feasible, key=known.__getitem__)
+            for number, (constrained, target_ms) in enumerate(zip(encoded, asked, strict=True)):
+                correction: Correction[ScoredFit] | None = None
+                if measure is None or target_ms is None:
+                    best = self._best(constrained, known, scored)
+                else:
+                    measuring = phases[f"measure {number}"]
+                    correction = verify_proposals(
+                        self.priced,
+                        self._proposals(target_ms, known, scored, measuring),
+                        target_ms,
+                        measure=measure,
+                        folder=folder,
+                        score=lambda fitted: fitted.score,
+                        progress=measuring,
+                    )
+                    best = constrained.encode(correction.fit.architecture)
                 latency_ms, made = constrained.latency_ms(best), constrained.decode(best)
                 write_atomically(architecture_file(folder.path, target_ms), made.to_json())
                 values: Values = {"derived_ms": latency_ms, "score": known[best]}
                 metrics.log(phase_of(target_ms), len(known), values)
-                results.append(SearchResult(target_ms, latency_ms, known[best], made))
+                results.append(
+                    SearchResult(target_ms, latency_ms, known[best], made, correction=correction)
+                )
         return results
+
+    def _best(self, constrained: EncodedSpace, known: dict[Code, float], scored: _Scored) -> Code:
+        """The encoding of the best known score within a constraint."""
+        feasible = [code for code in known if constrained.feasible(code)]
+        if not feasible:  # the front has no architecture under this target
+            lightest = constrained.canonical(constrained.lightest)
+            feasible, known[lightest] = [lightest], scored.score(lightest)
+        return max(feasible, key=known.__getitem__)
+
+    def _proposals(
+        self, target_ms: float, known: dict[Code, float], scored: _Scored, progress: Progress
+    ) -> Propose[ScoredFit]:
+        """A function that proposes the architecture of the best score for a latency.
+
+        If no search was made near that latency, it searches there first, with a part of the
+        evaluations. New scores are added to ``known``.
+        """
+        searched_ms = [target_ms]
+
+        def propose(aim_ms: float, width_range_ms: Range) -> ScoredFit:
+            encoded = EncodedSpace(self.constraint(target_ms, aim_ms=aim_ms))
+            if not any(aim_ms <= ms <= _NEAR * aim_ms for ms in searched_ms):
+                searched_ms.append(_NEAR * aim_ms)
+                wider = EncodedSpace(self.constraint(target_ms, aim_ms=searched_ms[-1]))
+                share = self.recipe.evaluations // _AGAIN + 1
+                known.update(
+                    self._ask(
+                        [wider],
+                        wider,
+                        scored,
+                        known=known,
+                        evaluations=share,
+                        progress=lambda _, words: progress(0.0, words),
+                    )
+                )
+            best = self._best(encoded, known, scored)
+            made = encoded.decode(best)
+            plain = fixed(made, self.priced.latency_ms(made))
+            return ScoredFit(**vars(plain), score=known[best])
+
+        return propose
 
     def _ask(
         self,
         encoded: Sequence[EncodedSpace],
         loosest: EncodedSpace,
-        score: Callable[[Code], float],
-        shown: Callable[[float], str],
+        scored: _Scored,
+        *,
+        known: Mapping[Code, float] | None = None,
+        evaluations: int | None = None,
         progress: Progress,
     ) -> dict[Code, float]:
-        """Search under each target, or once under the loosest one if that gives a whole front."""
+        """Search under each target, or once under the loosest one if that gives a whole front.
+
+        Args:
+            encoded: The space under each target.
+            loosest: The space under the largest target.
+            scored: Gives the scores.
+            known: Scores that are known already.
+            evaluations: Number of architectures for each target; None takes the recipe's.
+            progress: Callback that reports the progress.
+        """
         family = self.black_box
         searched = [loosest] if family.whole_front else encoded
-        evaluations = self.recipe.evaluations * len(encoded) // len(searched)
-        known: dict[Code, float] = {}
+        count = (evaluations or self.recipe.evaluations) * len(encoded) // len(searched)
+        found: dict[Code, float] = dict(known or {})
         for index, constrained in enumerate(searched):
             black_box = family(
                 constrained, seed=self.settings.seed, variation=self.recipe.variation
             )
-            for code, known_score in known.items():
+            for code, known_score in found.items():
                 if constrained.feasible(code):
                     black_box.tell(code, known_score)
 
             def report(done: float, words: str, index: int = index) -> None:
-                share = (index + done) / len(searched)
-                progress(_TRAINING + (1 - _TRAINING) * share, words)
+                progress((index + done) / len(searched), words)
 
-            run(black_box, score, evaluations, shown=shown, progress=report)
-            known |= black_box.scores
-        return known
+            run(
+                black_box,
+                scored.scores,
+                count,
+                at_once=self.recipe.at_once,
+                shown=scored.shown,
+                progress=report,
+            )
+            found |= black_box.scores
+        return found
+
+
+@dataclass(frozen=True)
+class ScoredFit(Fit):
+    """An architecture at its latency, with its score."""
+
+    score: float
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """The scores of encodings, in their order, and the text of a score."""
+
+    scores: Callable[[Sequence[Code]], Iterator[float]]
+    shown: Callable[[float], str]
+
+    def score(self, code: Code) -> float:
+        """The score of one encoding."""
+        return next(self.scores([code]))
 
 
 class RandomSearcher(OneShotSearcher):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -29,6 +30,7 @@ class SupernetSearcher(Searcher):
 
     several_devices: ClassVar[bool] = True
     limited: ClassVar[bool] = True
+    corrects_on_device: ClassVar[bool] = True
     needs_table: ClassVar[bool] = False
 
     def check_targets(self, targets_ms: Sequence[float]) -> None:
@@ -37,14 +39,21 @@ class SupernetSearcher(Searcher):
         for target_ms in budgets_of(targets_ms):
             EncodedSpace(self.constraint(target_ms))
 
-    def constraint(self, target_ms: float | None) -> Constraint:
-        """A target on every device and the limits. Without a target any latency is allowed."""
+    def constraint(self, target_ms: float | None, *, aim_ms: float | None = None) -> Constraint:
+        """A target on every device and the limits. Without a target any latency is allowed.
+
+        Args:
+            target_ms: The target.
+            aim_ms: Limit of the latency on the first device instead of the target.
+        """
         if not self.devices:
             return Constraint(self.settings.limits)
         if target_ms is None:
             target_ms = max(priced.feasible_ms()[1] for priced in self.devices) * _ANY
-        latencies = latency_limits(self.devices, target_ms)
-        return Constraint((*latencies.limits, *self.settings.limits))
+        latencies = latency_limits(self.devices, target_ms).limits
+        if aim_ms is not None:
+            latencies = (replace(latencies[0], budget=aim_ms), *latencies[1:])
+        return Constraint((*latencies, *self.settings.limits))
 
     def allowed_widths(self, layer: Layer, op: str) -> Sequence[int]:
         """The widths that an elastic operation may have."""

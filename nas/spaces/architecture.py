@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from html import escape
 from pathlib import Path
 from typing import Literal
@@ -42,6 +43,10 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     se: bool = False
     activation: Literal["relu6", "hswish"] = "relu6"
 
+    def __post_init__(self) -> None:
+        # a default is left out of the file only if it is the same object
+        msgspec.structs.force_setattr(self, "activation", sys.intern(self.activation))
+
     def __str__(self) -> str:
         return f"{'with' if self.se else 'without'} squeeze-excite, {self.activation}"
 
@@ -68,6 +73,10 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     stages: tuple[tuple[Choice, ...], ...]
     se: bool = PLAIN.se
     activation: Literal["relu6", "hswish"] = PLAIN.activation
+
+    def __post_init__(self) -> None:
+        # a default is left out of the file only if it is the same object
+        msgspec.structs.force_setattr(self, "activation", sys.intern(self.activation))
 
     @property
     def variant(self) -> Variant:

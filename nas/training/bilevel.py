@@ -25,6 +25,7 @@ from latbench.progress import Progress, silent
 from nas.supernet.mixed_operations import Supernet
 from nas.supernet.unified_supernet import UnifiedSupernet
 from nas.training.bilevel_settings import PLAIN_UPDATES, Objective, Plan, UpdateRules
+from nas.training.choice_probabilities import log_probabilities
 from nas.training.distributed import ALONE, Workers
 from nas.training.epochs import Resumable, Stateful, Values, run_epochs, scaler_part
 from nas.training.optimizer import ElasticSGD, cosine, set_lr
@@ -110,10 +111,17 @@ class Bilevel(Resumable):
                 change the state.
             progress: Callback with the fraction done and a short description.
         """
+
+        def train_epoch(report: Report) -> Values:
+            values = end_epoch(self.train_epoch(plan, report))
+            if plan.held_out is not None:
+                self._log_choices(folder, phase)
+            return values
+
         run_epochs(
             self,
             plan.epochs if last is None else last,
-            lambda report: end_epoch(self.train_epoch(plan, report)),
+            train_epoch,
             folder,
             phase=phase,
             workers=self.workers,
@@ -121,6 +129,14 @@ class Bilevel(Resumable):
             batch_size=plan.images.batch_size,
             progress=progress,
         )
+
+    def _log_choices(self, folder: RunFolder, phase: str) -> None:
+        """Log the probabilities of the relaxation's choices after the present epoch."""
+        found = self.relaxation.by_stage() if self.relaxation is not None else None
+        if found is not None and self.relaxation is not None and self.workers.leads:
+            ops, depths = found
+            space = self.relaxation.space
+            log_probabilities(folder.path, space, phase, self.epoch, ops=ops, depths=depths)
 
     def train_epoch(self, plan: Plan, report: Report) -> EpochResult:
         """Do the steps of one epoch; report the loss of each."""

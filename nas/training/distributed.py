@@ -109,6 +109,11 @@ class Workers:
 ALONE = Workers()
 
 
+def process_count() -> int:
+    """Number of processes that ``torchrun`` started together with this one, and this one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def workers(torch_device: TorchDevice = CPU) -> Iterator[Workers]:
     """The group in which ``torchrun`` started this process; a group of one without it.
@@ -120,7 +125,7 @@ def workers(torch_device: TorchDevice = CPU) -> Iterator[Workers]:
         InvalidValueError: The processes have devices of different kinds, or of a kind that cannot
             work together.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if process_count() == 1:
         yield ALONE
         return
     device = torch_device.device

@@ -62,12 +62,10 @@ class SearchRecipe(Recipe, frozen=True, kw_only=True):
         )
 
 
-class TrainingRecipe(Recipe, frozen=True, kw_only=True, tag="training"):
-    """Settings of the training of a network; the defaults are for small images and minutes, not
-    days.
+class NetworkRecipe(Recipe, frozen=True, kw_only=True):
+    """Settings of every training of one network.
 
     Attributes:
-        initial: Initial weights: He's normal by fan-out, or torch's default.
         seed: Seed of weights, order, crops and dropped paths.
         optimizer: ``rmsprop`` is TensorFlow's, as in SGNAS.
         lr_per_256: Learning rate for batches of 256; it scales with the batch.
@@ -85,9 +83,6 @@ class TrainingRecipe(Recipe, frozen=True, kw_only=True, tag="training"):
         clip: Largest norm of the gradient; 0 for none.
         criterion: Name of the loss; if empty, that of the data's task.
         options: Options of the loss.
-        dropout: Dropout rate before the last linear layer.
-        drop_connect: Share of images for which the last block with a shortcut is skipped in
-            training; the share grows linearly from the first block to the last.
         norm_momentum: Momentum of the running statistics.
         ema: Decay of a running mean of the weights, which is then tested and saved; 0 for none.
         precision: Type of products and convolutions. ``bf16`` and ``fp16`` compute under autocast,
@@ -105,7 +100,6 @@ class TrainingRecipe(Recipe, frozen=True, kw_only=True, tag="training"):
     epochs: Count = 30
     batch_size: BatchSize = 64
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
-    initial: Literal["torch", "he"] = "he"
     optimizer: Literal["sgd", "rmsprop"] = "sgd"
     lr_per_256: Positive = 0.4
     momentum: Rate = 0.9
@@ -123,8 +117,6 @@ class TrainingRecipe(Recipe, frozen=True, kw_only=True, tag="training"):
     clip: NotNegative = 5.0
     criterion: str = ""
     options: dict[str, float | str] = msgspec.field(default_factory=dict)
-    dropout: Rate = 0.0
-    drop_connect: Rate = 0.0
     norm_momentum: Fraction = 0.1
     ema: Rate = 0.0
     precision: Precision = "fp32"
@@ -134,3 +126,34 @@ class TrainingRecipe(Recipe, frozen=True, kw_only=True, tag="training"):
     jitter: Fraction = 0.0
     hue: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.0
     per_class: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class TrainingRecipe(NetworkRecipe, frozen=True, kw_only=True, tag="training"):
+    """Settings of the training of a network from scratch; the defaults are for small images and
+    minutes, not days.
+
+    Attributes:
+        initial: Initial weights: He's normal by fan-out, or torch's default.
+        dropout: Dropout rate before the last linear layer.
+        drop_connect: Share of images for which the last block with a shortcut is skipped in
+            training; the share grows linearly from the first block to the last.
+    """
+
+    initial: Literal["torch", "he"] = "he"
+    dropout: Rate = 0.0
+    drop_connect: Rate = 0.0
+
+
+class FineTuningRecipe(NetworkRecipe, frozen=True, kw_only=True, tag="fine-tuning"):
+    """Settings of the training after a pruning.
+
+    Attributes:
+        distillation: Part of the loss that compares the outputs with those of the network before
+            the pruning; 0 learns from labels only.
+        temperature: Divisor of both outputs in that comparison, before the softmax.
+    """
+
+    epochs: Count = 10
+    lr_per_256: Positive = 0.1
+    distillation: Fraction = 0.5
+    temperature: Positive = 4.0

@@ -15,11 +15,13 @@ from pathlib import Path
 from time import time
 from typing import Any
 
-import msgspec
 import torch
 
 from latbench.errors import InvalidFileError, InvalidValueError, MismatchError, MissingExtraError
-from latbench.files import is_hidden, read_text, write_atomically
+from latbench.files import is_hidden, write_atomically
+from latbench.json_lines import read_json_lines
+from nas.training.run_config import read_config
+from nas.training.run_files import metrics_file
 
 
 class RunFolder:
@@ -127,8 +129,11 @@ class Metrics:
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError:
             raise MissingExtraError("tensorboard", "nas") from None
-        path = folder / "metrics.jsonl"
-        self._known = _lines_of(path)
+        path = metrics_file(folder)
+        lines = read_json_lines(
+            path, dict[str, Any], cuts=True, remedy="delete that line to continue"
+        )
+        self._known = [_untimed(line) for line in lines]
         self._file = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(folder))
 
@@ -161,49 +166,3 @@ _TIMES = ("time_s", "seconds")  # fields that differ when an epoch is trained ag
 
 def _untimed(line: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in line.items() if name not in _TIMES}
-
-
-def _lines_of(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file without their times; an incomplete last line is removed.
-
-    Raises:
-        InvalidFileError: The file is damaged in another place.
-    """
-    if not path.exists():
-        return []
-    raw = path.read_bytes()
-    whole = raw[: raw.rfind(b"\n") + 1]
-    if len(whole) < len(raw):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    lines = []
-    for number, line in enumerate(whole.splitlines(), start=1):
-        try:
-            lines.append(_untimed(msgspec.json.decode(line, type=dict[str, Any])))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InvalidFileError(
-                f"{path} is damaged in line {number}: {error}; delete that line to continue",
-                path=f"$[{number - 1}]",
-            ) from error
-    return lines
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The configuration of the run in a folder.
-
-    Raises:
-        InvalidFileError: The folder holds no run.
-    """
-    file = path / "config.json"
-    try:
-        config = json.loads(read_text(file, what="the configuration of a run, JSON"))
-    except InvalidFileError as error:
-        raise InvalidFileError(
-            f"{path} holds no run: {error.message}; name the folder that a search or a training "
-            "was given by -o"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise InvalidFileError(f"{path} holds no run: {file.name} is damaged: {error}") from error
-    if not isinstance(config, dict):
-        raise InvalidFileError(f"{path} holds no run: config.json is not a JSON object")
-    return config

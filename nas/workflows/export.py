@@ -13,6 +13,7 @@ import torch
 from latbench.blocks import Network, network_graph
 from latbench.errors import LatbenchError
 from latbench.files import write_atomically
+from latbench.progress import Phase, Phases, Progress, silent
 from latbench.render.onnx import render_onnx
 from latbench.result import Result
 from nas.training.from_scratch import load_model, make_model
@@ -44,6 +45,7 @@ def export(
     output: str | Path,
     *,
     weights: str | Path | None = None,
+    progress: Progress = silent,
 ) -> ExportedModel:
     """Write a network as a deployable ONNX model, checked against torch.
 
@@ -54,6 +56,7 @@ def export(
         network: A trained network; or an architecture, or the path of its file, with ``weights``.
         output: Path of the model.
         weights: Path of a trained run's weights; random weights if None.
+        progress: Callback with the fraction done and a short description.
 
     Raises:
         LatbenchError: The weights do not fit, or the model deviates from torch. Nothing is written.
@@ -63,27 +66,35 @@ def export(
         network = network.architecture
     found, space = as_architecture(network)
     path = Path(output)
-    deviation = export_onnx(space.lower(found), Path(weights) if weights else None, path)
+    read = Path(weights) if weights else None
+    with Phases(progress, [Phase("export")]) as phases:
+        deviation = export_onnx(space.lower(found), read, path, progress=phases["export"])
     return ExportedModel(path, deviation)
 
 
-def export_onnx(network: Network, weights: Path | None, output: Path) -> float:
+def export_onnx(
+    network: Network, weights: Path | None, output: Path, *, progress: Progress = silent
+) -> float:
     """Write the model with batch norms folded; return its largest deviation from torch.
 
     Args:
         network: Blocks of the network.
         weights: File of a trained run's weights; random weights if None.
         output: Path of the model.
+        progress: Callback with the fraction done and a short description.
 
     Raises:
         LatbenchError: The weights do not fit, or the model deviates beyond ``TOLERANCE``. Nothing
             is written.
     """
+    progress(0.0, "making the network")
     model = load_model(network, weights) if weights else make_model(network, seed=0)
     model.eval()
     graph = network_graph(network)
+    progress(0.4, "writing the graph")
     raw = render_onnx(graph, model.parameter_values()).SerializeToString()
     image = np.random.default_rng(0).standard_normal((1, *graph.input_shape), dtype=np.float32)
+    progress(0.6, "comparing with torch")
     with torch.no_grad():
         expected = model(torch.from_numpy(image)).numpy()
     session = ort.InferenceSession(raw, providers=["CPUExecutionProvider"])

@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 import msgspec
 
 from latbench.cost import Cost, network_cost
-from latbench.progress import Progress, silent
+from latbench.progress import Phase, Phases, Progress, silent
 from latbench.result import Result
 from latbench.units import as_latency_ms, as_millions
 from latbench.workflows.table_checks import open_table
@@ -228,15 +228,17 @@ def adapt_generator(
         MismatchError: The generator knows the device already, or the table is for another space.
     """
     folder, trains_on = Path(run), as_torch_device(torch_device)
-    config, recipe = read_run(folder)
-    priced = priced_by(open_table(table), "any")
-    loaded = as_data(config["data"], priced.space, data_dir=data_dir, images=config["images"])
-    return adapt(
-        run_folder(folder, config),
-        priced,
-        loaded,
-        msgspec.structs.replace(recipe, generator_epochs=epochs),
-        seed=config["seed"],
-        torch_device=trains_on,
-        progress=progress,
-    )
+    with Phases(progress, [Phase("prepare"), Phase("train", share=20.0)]) as phases:
+        phases["prepare"](0.0, "reading the run")
+        config, recipe = read_run(folder)
+        priced = priced_by(open_table(table), "any")
+        loaded = as_data(config["data"], priced.space, data_dir=data_dir, images=config["images"])
+        return adapt(
+            run_folder(folder, config),
+            priced,
+            loaded,
+            msgspec.structs.replace(recipe, generator_epochs=epochs),
+            seed=config["seed"],
+            torch_device=trains_on,
+            progress=phases["train"],
+        )

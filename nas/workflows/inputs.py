@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from latbench.device import AnyDevice, as_device
 from latbench.models import OnnxModel, read_model, require_inputs
 from latbench.models.segments import Piece, cut
+from latbench.models.torch_modules import (
+    Example,
+    TorchModule,
+    is_torch_module,
+    read_module,
+    require_example,
+)
 from latbench.profilers import Profiler, make_profiler
 from latbench.tables import LatencyTable
 from nas.latency.priced_space import PricedSpace, labelled_space
@@ -20,8 +28,8 @@ if TYPE_CHECKING:
 AnyArchitecture = Architecture | str | Path
 """An architecture, or the path of its file."""
 
-AnyOnnx = OnnxModel | str | Path
-"""An ONNX model, or the path of its file, which ends with ``.onnx``."""
+OwnModel: TypeAlias = "OnnxModel | TorchModule | str | Path"
+"""An ONNX model, the path of its file, which ends with ``.onnx``, or a torch module."""
 
 AnySpace = SearchSpace | str
 """A search space; or its name, which means its published input size and classes."""
@@ -44,27 +52,35 @@ def as_architecture(architecture: AnyArchitecture) -> tuple[Architecture, Search
     return architecture, space_of(architecture)
 
 
-def is_onnx(given: object) -> TypeGuard[AnyOnnx]:
-    """Whether an input is an ONNX model, or a path that ends with ``.onnx``."""
+def is_own_model(given: object) -> TypeGuard[OwnModel]:
+    """Whether an input is an ONNX model, a path that ends with ``.onnx``, or a torch module."""
     if isinstance(given, str | Path):
         return Path(given).suffix.lower() == ".onnx"
-    return isinstance(given, OnnxModel)
+    return isinstance(given, OnnxModel) or is_torch_module(given)
 
 
-def as_pieces(model: AnyOnnx, *, shapes: Shapes | None, batch_size: int) -> tuple[Piece, ...]:
-    """The segments of an ONNX model.
+def as_pieces(
+    model: OwnModel, *, shapes: Shapes | None, batch_size: int, example: Example | None = None
+) -> tuple[Piece, ...]:
+    """The segments of a model.
 
     Args:
-        model: An ONNX model, or the path of its file.
+        model: An ONNX model, the path of its file, or a torch module.
         shapes: Shapes of inputs that the file leaves open.
-        batch_size: First dimension of inputs whose first dimension alone is open.
+        batch_size: First dimension of inputs whose first dimension alone is open, and of the
+            example.
+        example: Input of a torch module, which is exported in evaluation mode.
 
     Raises:
-        LatbenchError: The file cannot be read, or the model cannot be cut.
+        LatbenchError: The file cannot be read, or the model cannot be exported or cut.
     """
-    if not isinstance(model, OnnxModel):
+    require_example([model], example)
+    if isinstance(model, str | Path):
         model = read_model(model, shapes=shapes, batch_size=batch_size)
         require_inputs(shapes or {}, [model])
+    elif not isinstance(model, OnnxModel):
+        assert example is not None
+        model = read_module(model, example, shapes=shapes, batch_size=batch_size)
     return cut(model)
 
 
@@ -110,6 +126,11 @@ def as_list(given: object) -> list[Any]:
     if isinstance(given, Iterable) and not isinstance(given, str):
         return list(given)
     return [given]
+
+
+def repeated(names: Sequence[str]) -> list[str]:
+    """Names that occur more than once, sorted."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 def priced_by(table: LatencyTable, widths: str) -> PricedSpace:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from latbench.cost import Cost, network_cost
+from latbench.models.torch_modules import Example
 from latbench.result import Result
 from latbench.tables import Prediction
 from latbench.workflows.model_tables import predict_model
@@ -15,12 +16,12 @@ from nas.latency.priced_space import space_label
 from nas.spaces import PLAIN, SPACES, SearchSpace, Variant, make_space
 from nas.workflows.inputs import (
     AnyArchitecture,
-    AnyOnnx,
     AnyTable,
+    OwnModel,
     Shapes,
     as_architecture,
     as_pieces,
-    is_onnx,
+    is_own_model,
 )
 
 
@@ -106,7 +107,11 @@ def cost(architecture: AnyArchitecture) -> Cost:
 
 
 def predict(
-    network: AnyArchitecture | AnyOnnx, table: AnyTable, *, shapes: Shapes | None = None
+    network: AnyArchitecture | OwnModel,
+    table: AnyTable,
+    *,
+    shapes: Shapes | None = None,
+    example: Example | None = None,
 ) -> Prediction:
     """Latency of a network in ms according to a table, with its 90 % interval.
 
@@ -114,9 +119,10 @@ def predict(
     calibration (``nas.calibrate``).
 
     Args:
-        network: An architecture or an ONNX model, or the path of its file.
+        network: An architecture, an ONNX model, the path of the file of one, or a torch module.
         table: A latency table of the architecture's space or of the model, or its path.
         shapes: Shapes of inputs that an ONNX file leaves open, by name of the input.
+        example: Input of a torch module, of the table's batch size.
 
     Raises:
         LatbenchError: A file cannot be read, or is not an architecture or a table.
@@ -124,8 +130,9 @@ def predict(
             than 5 % on parts of the model that were left out of its fit.
     """
     opened = open_table(table)
-    if is_onnx(network):
-        pieces = as_pieces(network, shapes=shapes, batch_size=opened.device.batch_size)
+    if is_own_model(network):
+        batch_size = opened.device.batch_size
+        pieces = as_pieces(network, shapes=shapes, batch_size=batch_size, example=example)
         return predict_model(pieces, opened)
     found, space = as_architecture(network)  # type: ignore[arg-type]
     opened.require_space(space_label(space))

@@ -10,25 +10,28 @@ from typing import Any, overload
 import msgspec
 
 from latbench.cost import Cost, network_cost
-from latbench.errors import InvalidValueError, MismatchError
-from latbench.progress import Progress, silent
+from latbench.errors import InvalidValueError
+from latbench.progress import PhaseText, Progress, silent
 from latbench.result import Result
 from latbench.tables import LatencyTable
-from latbench.units import as_count, as_latency_ms
+from latbench.units import as_latency_ms
 from latbench.workflows.table_checks import open_table
+from nas.crew.base import CrewSettings
 from nas.latency import correction
-from nas.latency.correction import Measure
+from nas.latency.measured_rounds import Measure
 from nas.latency.priced_space import PricedSpace, labelled_space, space_label
-from nas.optimize.constraints import COUNTED, Count, Limit
 from nas.recipes import Recipe, load_recipe
 from nas.searchers import SEARCHERS, Searcher, SearchResult, SearchSettings
-from nas.searchers.base import architecture_file, generator_file
-from nas.spaces import PLAIN, SearchSpace, Variant, make_space
-from nas.training.distributed import workers
+from nas.spaces import PLAIN, SearchSpace, Variant
+from nas.training.distributed import workers as processes
+from nas.training.run_files import architecture_file, generator_file
 from nas.training.torch_device import TorchDevice
+from nas.workflows.confidence import at_confidence, margin_of, without_margin
 from nas.workflows.data import AnyData, as_data
-from nas.workflows.inputs import AnySpace, AnyTable, as_list, as_torch_device, priced_by
+from nas.workflows.inputs import AnySpace, AnyTable, as_list, as_torch_device
 from nas.workflows.runs import run_folder
+from nas.workflows.search_limits import AskedLimits, dominated
+from nas.workflows.search_space import complete_space
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,8 +44,9 @@ class SearchResults(Result, Sequence[SearchResult]):
         output: Folder of the run.
         data: Name of the data set.
         task: Name of the task, which defines the meaning of the scores.
-        limited: Whether MACs or parameters were limited.
+        limited: Whether MACs, parameters or memory were limited.
         generator: File of the trained generator; None if none was trained.
+        is_front: Whether the targets were spread over the feasible range.
     """
 
     found: tuple[SearchResult, ...]
@@ -52,6 +56,7 @@ class SearchResults(Result, Sequence[SearchResult]):
     task: str
     limited: bool
     generator: Path | None
+    is_front: bool = False
 
     @overload
     def __getitem__(self, index: int) -> SearchResult: ...
@@ -73,56 +78,20 @@ class SearchResults(Result, Sequence[SearchResult]):
 
     def as_dict(self) -> dict[str, Any]:
         """All results as plain JSON values."""
-        rows = zip(self.found, self.costs, strict=True)
-        return {"results": [result.as_dict() | cost.in_millions() for result, cost in rows]}
+        rows = zip(self.found, self.costs, self.dominated, strict=True)
+        return {
+            "results": [
+                result.as_dict()
+                | cost.in_millions()
+                | ({"dominated": is_beaten} if self.is_front else {})
+                for result, cost, is_beaten in rows
+            ]
+        }
 
-
-def choose_space(
-    name: str,
-    tables: AnyTable | Sequence[AnyTable] = (),
-    *,
-    input_size: int | None = None,
-    classes: int | None = None,
-    variant: Variant = PLAIN,
-) -> SearchSpace:
-    """The space of a search: that of the tables, or the requested one if there are no tables.
-
-    Args:
-        name: Name of the space.
-        tables: Latency tables of the space, or their paths. They define input size, classes and
-            variant.
-        input_size: Side of the input image in pixels; must match the tables if there are any.
-        classes: Number of classes; must match the tables if there are any.
-        variant: Settings of all blocks, for spaces that leave them open; must match the tables.
-
-    Raises:
-        UnknownNameError: There is no such space.
-        MismatchError: A table is for another space, input size or number of classes.
-    """
-    asked = make_space(name, input_size, classes, variant)
-    opened = [open_table(table) for table in as_list(tables)]
-    for table in opened:
-        label = table.space
-        if label.name != asked.name:
-            raise MismatchError(f"{table.path} prices {label}, not {asked.name}")
-        for option, wanted, has in (
-            ("--input-size", input_size, label.input_size),
-            ("--classes", classes, label.classes),
-            ("--se", variant.se or None, label.se),
-            ("--activation", _asked_activation(variant), label.activation),
-        ):
-            if wanted not in (None, has):
-                given = option if wanted is True else f"{option} {wanted}"
-                raise MismatchError(
-                    f"{table.path} prices {label}, not {given}: leave the option out, or profile "
-                    "that"
-                )
-    return labelled_space(opened[0].space) if opened else asked
-
-
-def _asked_activation(variant: Variant) -> str | None:
-    """The activation if it is not the default; None otherwise: it may not have been requested."""
-    return variant.activation if variant.activation != PLAIN.activation else None
+    @property
+    def dominated(self) -> list[bool]:
+        """Whether another result is better in latency or score, and in neither worse."""
+        return dominated(self.found)
 
 
 def search(
@@ -134,6 +103,8 @@ def search(
     targets: str | float | Sequence[str | float] = (),
     max_macs: str | float | None = None,
     max_params: str | float | None = None,
+    max_memory: str | float | None = None,
+    front: int | None = None,
     searcher: str = "tfnas",
     widths: str = "efficient",
     input_size: int | None = None,
@@ -146,14 +117,18 @@ def search(
     recipe: str | Path | None = None,
     settings: Sequence[str] = (),
     seed: int = 0,
+    confidence: float | None = None,
+    until_verified: bool = False,
     measured: bool = False,
     torch_device: str | TorchDevice = "auto",
+    workers: int | None = None,
+    ray: str | None = None,
     progress: Progress = silent,
 ) -> SearchResults:
     """Find the best architectures of a space under budgets.
 
     The same call with the same output resumes an interrupted search, and ends bit-identical to an
-    uninterrupted one. Started by ``torchrun``, all processes search together. See docs/search.md
+    uninterrupted one. Started by ``torchrun``, all processes search together. See docs/searches.md
     for the quality of the searchers, docs/papers.md for differences from their papers.
 
     Long because it describes every argument of a search.
@@ -169,6 +144,10 @@ def search(
             for each. A single one is taken as well.
         max_macs: Multiply-accumulates not to exceed at any target, such as ``"30M"``, or in ones.
         max_params: Parameters not to exceed at any target, such as ``"3M"``, or in ones.
+        max_memory: Peak memory of the activations of one image in fp32 not to exceed at any target,
+            such as ``"2MB"``, or in bytes. It needs a target or one of the other limits.
+        front: Number of targets, instead of ``targets``: they are spread over the feasible range
+            with equal ratios.
         searcher: Name of the search algorithm, one of ``nas.searchers.SEARCHERS``.
         widths: ``efficient`` allows only efficient widths; ``any`` allows every width with a price.
         input_size: Side of the input image in pixels, for a space given by name; must match the
@@ -182,10 +161,20 @@ def search(
         recipe: Name of a shipped recipe or path of a TOML file; None uses the searcher's defaults.
         settings: Single settings of the recipe, such as ``["strategy=fair"]``.
         seed: Seed of weights, paths and the order of images.
-        measured: Measure each network found on the first table's device, and correct it until its
-            measured latency meets the target.
+        confidence: Probability with which a network keeps its target on each device, such as 0.95.
+            Upper ends of predicted intervals are then below the targets. The tables must be
+            calibrated with enough networks.
+        until_verified: Measure networks on the first table's device, and correct them until the
+            measured latency meets the target for certain.
+        measured: Another name of ``until_verified``.
         torch_device: Device of training and evaluation: ``auto`` (the CUDA GPU if there is
             one, else the CPU), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        workers: Number of workers that score architectures, for searchers that score several at
+            once (the recipe's ``at_once``; priors of ``sgnas``). Their number changes no result.
+            Each computes with one thread, which can change the last digits of a score against this
+            process alone. By default this process, and with ``ray`` all processors of the cluster.
+        ray: Address of a Ray cluster that has the workers; ``local`` starts one here, ``auto``
+            finds the one that runs here. By default they are processes of this machine.
         progress: Callback with the fraction done and a short description.
 
     Raises:
@@ -196,25 +185,39 @@ def search(
         InvalidValueError: The searcher does not support the request, or there is no budget.
         DivergedError: A loss or a weight is not finite.
     """
+    progress(0.0, PhaseText("reading tables", "prepare", 0.0, None))
     opened = [open_table(table) for table in as_list(tables)]
-    searched = _complete(space, opened, input_size, classes, variant)
+    searched = complete_space(space, opened, input_size, classes, variant)
     family = SEARCHERS[searcher]
     trains_on = as_torch_device(torch_device)
-    priced = [PricedSpace(searched, table, efficient=widths == "efficient") for table in opened[:1]]
-    priced += [priced_by(table, widths) for table in opened[1:]]
+    if confidence is not None and front is None and not as_list(targets):
+        raise InvalidValueError("--confidence is that of a latency: give --target as well")
+    efficient, margins = widths == "efficient", [margin_of(each, confidence) for each in opened]
+    priced = [
+        PricedSpace(
+            searched if index == 0 else labelled_space(table.space),
+            table,
+            efficient=efficient,
+            margin=margins[index],
+        )
+        for index, table in enumerate(opened)
+    ]
     chosen = _recipe(family, searcher, recipe, settings)
-    measure = _measure(opened) if measured else None
+    measure = _measure(opened) if until_verified or measured else None
+    progress(0.0, PhaseText("reading data", "prepare", 0.0, None))
     loaded = as_data(data, searched, data_dir=data_dir, images=images)
     targets_ms = [as_latency_ms(target) for target in as_list(targets)]
-    budgets = [None if most is None else as_count(most) for most in (max_macs, max_params)]
+    most = AskedLimits.of(max_macs, max_params, max_memory)
+    within = most.on(searched, priced, generates=family.generates)
+    if front is not None:
+        targets_ms = within.front(front, targets_ms)
     config = {
         "command": "search",
         "space": searched.name,
         "searcher": searcher,
         **_prices(searched, opened),
         "targets_ms": targets_ms,
-        "max_macs": budgets[0],
-        "max_params": budgets[1],
+        **most.as_dict(),
         "widths": widths,
         "data": loaded.name,
         "images": loaded.images,
@@ -223,24 +226,30 @@ def search(
         "recipe": msgspec.to_builtins(chosen),
         "seed": seed,
     }
-    limits = _limits(searched, budgets)
-    with workers(trains_on) as group:
+    if confidence is not None:
+        config["confidence"] = confidence
+    with processes(trains_on) as group:
         asked = SearchSettings(
             epochs,
             batch_size,
             seed,
             chosen,
             group,
-            tuple(priced[1:]),
+            within.priced[1:],
             measure,
-            limits,
+            within.limits,
             trains_on,
+            CrewSettings(workers, ray),
         )
-        made = family(priced[0] if priced else searched, asked)
+        made = family(within.priced[0] if within.priced else within.space, asked)
         shown = progress if group.leads else silent
-        found = made.search(
-            loaded, targets_ms, lambda: run_folder(output, config, group), progress=shown
-        )
+        with at_confidence(confidence):
+            found = made.search(
+                loaded, targets_ms, lambda: run_folder(output, config, group), progress=shown
+            )
+    if confidence is not None:
+        answering = within.priced[:1] if family.generates else within.priced
+        found = [without_margin(each, answering, confidence) for each in found]
     folder = Path(output)
     generator = generator_file(folder)
     return SearchResults(
@@ -249,27 +258,10 @@ def search(
         folder,
         loaded.name,
         loaded.task,
-        bool(limits),
+        most != AskedLimits(None, None, None),
         generator if generator.exists() else None,
+        front is not None,
     )
-
-
-def _complete(
-    space: AnySpace,
-    tables: Sequence[LatencyTable],
-    input_size: int | None,
-    classes: int | None,
-    variant: Variant,
-) -> SearchSpace:
-    """The space of a search; a name is completed by the tables or by the other arguments."""
-    if isinstance(space, str):
-        return choose_space(space, tables, input_size=input_size, classes=classes, variant=variant)
-    if (input_size, classes, variant) != (None, None, PLAIN):
-        raise InvalidValueError(
-            f"{space.name} is a complete space: leave out input_size, classes and variant, or "
-            "give only its name"
-        )
-    return space
 
 
 def _recipe(
@@ -292,16 +284,9 @@ def _prices(space: SearchSpace, tables: Sequence[LatencyTable]) -> dict[str, Any
     }
 
 
-def _limits(space: SearchSpace, budgets: Sequence[float | None]) -> tuple[Limit, ...]:
-    """Limits for the budgets that are given, in the order of ``COUNTED``."""
-    return tuple(
-        Limit(Count(space, kind), most)
-        for kind, most in zip(COUNTED, budgets, strict=True)
-        if most is not None
-    )
-
-
 def _measure(tables: Sequence[LatencyTable]) -> Measure:
     if not tables:
-        raise InvalidValueError("--measured needs --table, which says on which device to measure")
+        raise InvalidValueError(
+            "--until-verified needs --table, which says on which device to measure"
+        )
     return correction.measurer(tables[0])

@@ -8,7 +8,8 @@ from pathlib import Path
 from latbench.device import AnyDevice, DeviceProfile
 from latbench.errors import InvalidValueError
 from latbench.models.segments import Piece
-from latbench.progress import Progress, silent
+from latbench.models.torch_modules import Example, require_example
+from latbench.progress import Phase, Phases, Progress, silent
 from latbench.tables import LatencyTable
 from latbench.units import as_duration_s
 from latbench.workflows import forecast as planning
@@ -25,17 +26,19 @@ from latbench.workflows.table_checks import open_table
 from latbench.workflows.transfer import TransferResult, transfer
 from nas.latency.table_contents import space_contents
 from nas.workflows.inputs import (
-    AnyOnnx,
     AnySpace,
     AnyTable,
+    OwnModel,
     Shapes,
     as_pieces,
     as_profiler,
     as_space,
-    is_onnx,
+    is_own_model,
 )
 
 TIME_LIMIT = "20min"
+
+_PREPARE_S = 2.0  # expected time to list the blocks of a space
 
 
 class ProfiledTable(LatencyTable):
@@ -50,10 +53,11 @@ class ProfiledTable(LatencyTable):
 
 def profile(
     device: AnyDevice,
-    space: AnySpace | AnyOnnx,
+    space: AnySpace | OwnModel,
     output: str | Path,
     *,
     shapes: Shapes | None = None,
+    example: Example | None = None,
     batch_size: int | None = None,
     time_limit: str | float = TIME_LIMIT,
     source: AnyTable | None = None,
@@ -63,14 +67,16 @@ def profile(
 
     Ctrl-C ends a profiling like its time limit does, once every block has a price. The same call
     resumes from the file. Profile before you train in the same process: memory and threads left by
-    a training slow down the measurements. See docs/measurement.md for the method.
+    a training slow down the measurements. See docs/measurement.md for the method. Long because it
+    describes every argument.
 
     Args:
         device: A device profile, its name or its path.
-        space: A search space or its name; or an ONNX model or the path of its file, whose segments
-            are then the blocks.
+        space: A search space or its name; or an ONNX model, the path of its file or a torch
+            module, whose segments are then the blocks.
         output: Path of the latency table; created if it does not exist.
         shapes: Shapes of inputs that the model's file leaves open, by name of the input.
+        example: Input of a torch module, of the device's batch size.
         batch_size: Number of images a call; that of the device profile by default.
         time_limit: Wall time, such as ``"8min"``, or in seconds. Every block still gets a price,
             but a rougher one. One pass over all blocks is always finished.
@@ -86,46 +92,55 @@ def profile(
     """
     profiler, path = as_profiler(device, batch_size=batch_size), Path(output)
     limit_s = as_duration_s(time_limit)
-    opened = None if source is None else open_table(source)
+    parts = [Phase("prepare", seconds=_PREPARE_S), Phase("profile", seconds=limit_s)]
+    with Phases(progress, parts) as phases:
+        preparing, filling = phases["prepare"], phases["profile"]
+        preparing(0.0, "listing blocks")
+        opened = None if source is None else open_table(source)
 
-    def join(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
-        if opened is not None:
-            return pieces_priced_by(pieces, opened)
-        return pieces_to_price(profiler, path, pieces, limit_s=limit_s, progress=progress)
+        def join(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+            if opened is not None:
+                return pieces_priced_by(pieces, opened)
+            return pieces_to_price(profiler, path, pieces, limit_s=limit_s, progress=preparing)
 
-    contents = _contents(space, profiler.profile, shapes, join=join)
-    result: ProfileResult | TransferResult
-    if opened is None:
-        result = profiling.profile(
-            profiler, path, contents, time_limit_s=limit_s, progress=progress
-        )
-    else:
-        opened.require_space(contents.label)
-        networks = contents.networks
-        result = transfer(
-            profiler, path, opened, networks=networks, time_limit_s=limit_s, progress=progress
-        )
-    table = ProfiledTable.open(path)
-    table.result = result
-    return table
+        contents = _contents(space, profiler.profile, shapes, example, join=join)
+        result: ProfileResult | TransferResult
+        if opened is None:
+            result = profiling.profile(
+                profiler, path, contents, time_limit_s=limit_s, progress=filling
+            )
+        else:
+            opened.require_space(contents.label)
+            networks = contents.networks
+            result = transfer(
+                profiler, path, opened, networks=networks, time_limit_s=limit_s, progress=filling
+            )
+        filling(1.0, "reading the table")
+        table = ProfiledTable.open(path)
+        table.result = result
+        return table
 
 
 def forecast(
     device: AnyDevice,
-    space: AnySpace | AnyOnnx,
+    space: AnySpace | OwnModel,
     *,
     shapes: Shapes | None = None,
+    example: Example | None = None,
     batch_size: int | None = None,
     time_limit: str | float = TIME_LIMIT,
+    progress: Progress = silent,
 ) -> Forecast:
     """Say what ``profile`` would take, from a visit to a sample of the blocks.
 
     Args:
         device: A device profile, its name or its path.
-        space: A search space or its name; or an ONNX model or the path of its file.
+        space: A search space or its name; or an ONNX model, the path of its file or a torch module.
         shapes: Shapes of inputs that the model's file leaves open, by name of the input.
+        example: Input of a torch module, of the device's batch size.
         batch_size: Number of images a call; that of the device profile by default.
         time_limit: Wall time that the profiling would have, such as ``"8min"``, or in seconds.
+        progress: Callback with the fraction done and a short description.
 
     Raises:
         UnknownNameError: There is no such device or space.
@@ -134,28 +149,35 @@ def forecast(
     """
     limit_s = as_duration_s(time_limit)
     profiler = as_profiler(device, batch_size=batch_size)
-    contents = _contents(space, profiler.profile, shapes)
-    return planning.forecast(profiler, contents, time_limit_s=limit_s)
+    with Phases(progress, [Phase("prepare", 1.0), Phase("measure", 1.0)]) as phases:
+        phases["prepare"](0.0, "listing blocks")
+        contents = _contents(space, profiler.profile, shapes, example)
+        return planning.forecast(
+            profiler, contents, time_limit_s=limit_s, progress=phases["measure"]
+        )
 
 
 def _contents(
-    space: AnySpace | AnyOnnx,
+    space: AnySpace | OwnModel,
     device: DeviceProfile,
     shapes: Shapes | None,
+    example: Example | None,
     *,
     join: Callable[[Sequence[Piece]], tuple[Piece, ...]] = tuple,
 ) -> TableContents:
     """What the table of a space or a model is filled with.
 
     Args:
-        space: A search space, or an ONNX model.
+        space: A search space, or a model.
         device: The device profile.
         shapes: Shapes of inputs that the model's file leaves open.
+        example: Input of a torch module.
         join: Joins segments of the model that are priced as one.
     """
-    if is_onnx(space):
-        pieces = as_pieces(space, shapes=shapes, batch_size=device.batch_size)
+    if is_own_model(space):
+        pieces = as_pieces(space, shapes=shapes, batch_size=device.batch_size, example=example)
         return model_contents(join(pieces), device.sweep.networks, whole=pieces)
+    require_example([space], example)
     if shapes:
         raise InvalidValueError("--shape is for the inputs of an ONNX model: leave it out")
     made = as_space(space)  # type: ignore[arg-type]

@@ -11,15 +11,16 @@ from typing import Any
 import msgspec
 
 from latbench.errors import InvalidFileError
-from latbench.progress import Progress, silent
+from latbench.progress import Phase, Phases, PhaseText, Progress, silent
 from latbench.result import Result
 from nas.recipes import load_recipe
 from nas.spaces import Architecture, SearchSpace, space_of
 from nas.spaces.architecture import parse_architecture
 from nas.training import from_scratch as scratch
+from nas.training import module_training
 from nas.training.distributed import workers
 from nas.training.recipe import TrainingRecipe
-from nas.training.run_folder import read_config
+from nas.training.run_config import read_config
 from nas.training.torch_device import TorchDevice
 from nas.workflows.data import AnyData, as_data
 from nas.workflows.inputs import AnyArchitecture, as_architecture, as_torch_device
@@ -43,7 +44,7 @@ class TrainedNetwork(Result):
     @property
     def weights(self) -> Path:
         """File of the weights."""
-        return self.output / scratch.WEIGHTS
+        return self.output / module_training.WEIGHTS
 
     def as_dict(self) -> dict[str, Any]:
         """The metrics as plain JSON values."""
@@ -93,12 +94,14 @@ def train(
         MismatchError: The folder holds another run.
         DivergedError: The loss or a weight is not finite.
     """
+    progress(0.0, PhaseText("reading the data", "train", 0.0, None))
     found, space = as_architecture(architecture)
-    asked = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
-    given = [f"{key}={value}" for key, value in asked.items() if value is not None]
-    chosen = load_recipe(TrainingRecipe, recipe, [*settings, *given])
+    chosen = load_recipe(
+        TrainingRecipe, recipe, settings, epochs=epochs, batch_size=batch_size, seed=seed
+    )
     trains_on = as_torch_device(torch_device)
     loaded = as_data(data, found, data_dir=data_dir, images=images)
+    progress(0.0, PhaseText("making the network", "train", 0.0, None))
     config = {
         "command": "train",
         "architecture": found.as_dict(),
@@ -129,6 +132,7 @@ def evaluate(
     *,
     data_dir: str | Path | None = None,
     torch_device: str | TorchDevice = "auto",
+    progress: Progress = silent,
 ) -> TrainedNetwork:
     """Test a trained network.
 
@@ -138,6 +142,7 @@ def evaluate(
         data_dir: Folder of a named data set's files.
         torch_device: Device of the test: ``auto`` (the CUDA GPU if there is one, else the CPU),
             ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        progress: Callback with the fraction done and a short description.
 
     Raises:
         InvalidFileError: The folder holds no finished training.
@@ -145,11 +150,13 @@ def evaluate(
     """
     output = Path(run)
     architecture, space = _trained(output)
-    loaded = as_data(data, architecture, data_dir=data_dir)
-    tested_on = as_torch_device(torch_device)
-    model = scratch.load_model(space.lower(architecture), output / scratch.WEIGHTS)
-    with tested_on.guarded(work="the test", kept="the run is as it was"):
-        metrics = scratch.test(tested_on.place(model), loaded)
+    with Phases(progress, [Phase("prepare"), Phase("test", share=4.0)]) as phases:
+        phases["prepare"](0.0, "reading data and weights")
+        loaded = as_data(data, architecture, data_dir=data_dir)
+        tested_on = as_torch_device(torch_device)
+        model = scratch.load_model(space.lower(architecture), output / module_training.WEIGHTS)
+        with tested_on.guarded(work="the test", kept="the run is as it was"):
+            metrics = module_training.test(tested_on.place(model), loaded, progress=phases["test"])
     return TrainedNetwork(architecture, metrics, output)
 
 

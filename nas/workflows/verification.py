@@ -13,8 +13,9 @@ import numpy as np
 
 from latbench.blocks import Network
 from latbench.errors import InvalidValueError, LatbenchWarning
-from latbench.profilers import make_profiler
-from latbench.progress import Progress, silent
+from latbench.models.torch_modules import Example, is_torch_module, require_example
+from latbench.profilers import profiler_of_table
+from latbench.progress import Phase, Phases, Progress, silent
 from latbench.result import Result
 from latbench.tables import LatencyTable, StoredFit
 from latbench.tables.price_model import PriceModel
@@ -33,13 +34,13 @@ from nas.latency.priced_space import PricedSpace
 from nas.spaces import Architecture, distinct_random
 from nas.workflows.inputs import (
     AnyArchitecture,
-    AnyOnnx,
     AnyTable,
+    OwnModel,
     Shapes,
     as_architecture,
     as_list,
     as_pieces,
-    is_onnx,
+    is_own_model,
     priced_by,
 )
 
@@ -140,7 +141,7 @@ class _Named:
 
 
 def verify(
-    networks: AnyArchitecture | AnyOnnx | Sequence[AnyArchitecture | AnyOnnx],
+    networks: AnyArchitecture | OwnModel | Sequence[AnyArchitecture | OwnModel],
     table: AnyTable,
     *,
     random: int = 0,
@@ -148,6 +149,7 @@ def verify(
     widths: str = "efficient",
     tolerance: float = 0.05,
     shapes: Shapes | None = None,
+    example: Example | None = None,
     progress: Progress = silent,
 ) -> VerifiedArchitectures:
     """Measure whole networks on the table's device, and compare with what the table predicts.
@@ -157,8 +159,8 @@ def verify(
     prediction here comes from a fit without it.
 
     Args:
-        networks: Architectures of the table's space or ONNX models, or paths of their files;
-            several or one.
+        networks: Architectures of the table's space, ONNX models, paths of files of either, or
+            torch modules; several or one.
         table: A latency table of this machine, or its path.
         random: Number of random networks to measure as well; for a table of a model, chains of its
             segments.
@@ -166,6 +168,7 @@ def verify(
         widths: Widths of the random networks: ``efficient``, or ``any`` width with a price.
         tolerance: Mean absolute error that is allowed, a fraction.
         shapes: Shapes of inputs that an ONNX file leaves open, by name of the input.
+        example: Input of the torch modules, of the table's batch size.
         progress: Callback with the fraction done and a short description.
 
     Raises:
@@ -178,18 +181,19 @@ def verify(
     asked_for = as_list(networks)
     if not asked_for and not random:
         raise InvalidValueError("nothing to verify: name networks, or give --random N")
-    opened = open_table(table)
-    named = [_named(each, number, opened, shapes) for number, each in enumerate(asked_for, start=1)]
-    if random:
-        known = {*opened.networks, *(each.network for each in named)}
-        drawn = _draw(opened, random, seed, widths, without=known)
-        if not drawn and not named:
-            raise InvalidValueError(
-                f"the prices were fitted on every network of {opened.space.name} that can be "
-                f"drawn, so none can verify them: {_OTHER_NETWORKS[is_model_table(opened)]}"
-            )
-        named += drawn
-    measured = _measure(opened, [each.network for each in named], progress)
+    with Phases(progress, [Phase("prepare"), Phase("measure", share=20.0)]) as phases:
+        phases["prepare"](0.0, "reading the table")
+        opened = open_table(table)
+        if is_torch_module(networks):
+            asked_for = [networks]  # some are iterable
+        require_example(asked_for, example)
+        named = [
+            _named(each, number, opened, shapes, example=example)
+            for number, each in enumerate(asked_for, start=1)
+        ]
+        if random:
+            named += _drawn(named, opened, random=random, seed=seed, widths=widths)
+        measured = _measure(opened, [each.network for each in named], phases["measure"])
     return VerifiedArchitectures(
         **vars(measured),
         architectures=tuple(each.architecture for each in named),
@@ -198,8 +202,31 @@ def verify(
     )
 
 
+def _drawn(
+    named: Sequence[_Named], table: LatencyTable, *, random: int, seed: int, widths: str
+) -> list[_Named]:
+    """Random networks that the prices were not fitted on and that were not named.
+
+    Raises:
+        InvalidValueError: There are none, and no network was named.
+    """
+    known = {*table.networks, *(each.network for each in named)}
+    drawn = _draw(table, random, seed, widths, without=known)
+    if not drawn and not named:
+        raise InvalidValueError(
+            f"the prices were fitted on every network of {table.space.name} that can be "
+            f"drawn, so none can verify them: {_OTHER_NETWORKS[is_model_table(table)]}"
+        )
+    return drawn
+
+
 def _named(
-    asked: AnyArchitecture | AnyOnnx, number: int, table: LatencyTable, shapes: Shapes | None
+    asked: AnyArchitecture | OwnModel,
+    number: int,
+    table: LatencyTable,
+    shapes: Shapes | None,
+    *,
+    example: Example | None,
 ) -> _Named:
     """A network to verify.
 
@@ -207,8 +234,10 @@ def _named(
         MismatchError: The table does not price it.
     """
     name = Path(asked).name if isinstance(asked, str | Path) else f"network {number}"
-    if is_onnx(asked):
-        pieces = as_pieces(asked, shapes=shapes, batch_size=table.device.batch_size)
+    if is_own_model(asked):
+        own = example if is_torch_module(asked) else None
+        batch_size = table.device.batch_size
+        pieces = as_pieces(asked, shapes=shapes, batch_size=batch_size, example=own)
         priced = pieces_priced_by(pieces, table)
         return _Named(name, tuple(piece.segment for piece in priced))
     found, space = as_architecture(asked)  # type: ignore[arg-type]
@@ -252,7 +281,7 @@ def _draw(
 
 def _measure(table: LatencyTable, networks: Sequence[Network], progress: Progress) -> Verification:
     """Measure here, or in a new process if this one may have trained, which would slow it down."""
-    profiler = make_profiler(table.device)
+    profiler = profiler_of_table(table.device)
     require_device(profiler, table)
     if sys.modules.get("torch") is not None:  # None: its import is blocked
         return network_errors.verify_apart(table.path, networks, progress=progress)
@@ -285,10 +314,12 @@ def calibrate(
         MissingExtraError: The device's runtime is not installed.
         DeviceBusyError: Another process measures on the device.
     """
-    opened = open_table(table)
-    profiler = make_profiler(opened.device)
-    drawn = _draw(opened, networks, [seed, CALIBRATION_STREAM], widths)
-    fit = network_errors.calibrate(
-        profiler, opened, [each.network for each in drawn], progress=progress
-    )
+    with Phases(progress, [Phase("prepare"), Phase("calibrate", share=20.0)]) as phases:
+        phases["prepare"](0.0, "reading the table")
+        opened = open_table(table)
+        profiler = profiler_of_table(opened.device)
+        drawn = _draw(opened, networks, [seed, CALIBRATION_STREAM], widths)
+        fit = network_errors.calibrate(
+            profiler, opened, [each.network for each in drawn], progress=phases["calibrate"]
+        )
     return Calibration(fit, opened.price_model)

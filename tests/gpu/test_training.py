@@ -19,11 +19,12 @@ from nas.data.images import ImageData, generator
 from nas.latency.priced_space import PricedSpace
 from nas.recipes import Precision, Recipe
 from nas.searchers import SEARCHERS, SearchSettings
-from nas.searchers.one_shot import OneShotRecipe
+from nas.searchers.one_shot_recipe import OneShotRecipe
 from nas.searchers.sgnas.recipe import SGNASRecipe
 from nas.searchers.tfnas.searcher import TFNASRecipe, TFNASSearcher
 from nas.supernet.unified_supernet import UnifiedSupernet
 from nas.training import from_scratch as scratch
+from nas.training import module_training
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
 from nas.training.strategies.kernel_paths import FairPaths
@@ -232,6 +233,6 @@ def test_a_training_from_scratch_leaves_weights_for_any_device(
     data, recipe = tiny_data(), TrainingRecipe(epochs=3, batch_size=16)
     run = tmp_path / "run"
     score = scratch.train(network, data, recipe, RunFolder(run, {}), torch_device=gpu)
-    model = scratch.load_model(network, run / scratch.WEIGHTS)
+    model = scratch.load_model(network, run / module_training.WEIGHTS)
     assert {tensor.device.type for tensor in model.state_dict().values()} == {"cpu"}
-    assert scratch.test(model, data)["top1"] == pytest.approx(score["top1"], abs=0.03)
+    assert module_training.test(model, data)["top1"] == pytest.approx(score["top1"], abs=0.03)

@@ -25,6 +25,7 @@ from nas.spaces import SearchSpace
 from nas.supernet.elastic import ElasticInvertedResidual
 from nas.supernet.mixed_operations import fixed_supernet, searchable_supernet
 from nas.training import from_scratch as scratch
+from nas.training import module_training
 from nas.training.bilevel import Bilevel
 from nas.training.bilevel_settings import Objective
 from nas.training.calibration import calibrate
@@ -331,7 +332,7 @@ def test_steps_from_scratch_wait_for_nothing(
     recipe = TrainingRecipe(epochs=1, batch_size=BATCH, optimizer=optimizer, **given)
     states = []
     for device in (on_pretend_gpu(), CPU):
-        state = scratch.TrainingState(NETWORK, data, recipe, device)
+        state = scratch.begin(NETWORK, data, recipe, device)
         x, labels = _batch(device)
         recorder.clear()
         for _ in range(2):
@@ -348,7 +349,7 @@ def test_steps_from_scratch_wait_for_nothing(
 
 def test_dropped_features_and_blocks_are_drawn_on_the_device(recorder: Recorder) -> None:
     recipe = TrainingRecipe(epochs=1, batch_size=BATCH, **FULL)
-    state = scratch.TrainingState(NETWORK, make_data(), recipe, on_pretend_gpu())
+    state = scratch.begin(NETWORK, make_data(), recipe, on_pretend_gpu())
     x, labels = _batch(on_pretend_gpu())
     recorder.clear()
     state.step(x, labels, recipe, ALONE)
@@ -459,7 +460,7 @@ def test_a_training_begun_on_one_device_goes_on_on_another(tmp_path: Path) -> No
     run("begun there", CPU)
     for name in ("gpu", "begun there", "begun here"):
         _compare(_checkpoints(tmp_path / name), _checkpoints(tmp_path / "cpu"))
-        assert (tmp_path / name / scratch.WEIGHTS).exists()
+        assert (tmp_path / name / module_training.WEIGHTS).exists()
 
 
 def test_losses_of_a_gpu_are_read_twice_a_second_and_in_order(recorder: Recorder) -> None:

@@ -39,10 +39,8 @@ network_visits = 1
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
 COMMANDS = """
 import json, sys
-from pathlib import Path
-import cli, latbench.measure.lock
+import cli
 
-latbench.measure.lock.LOCK_FOLDER = Path.cwd()  # runs beside a measurement
 for command in json.loads(sys.argv[1]):
     sys.argv = ["latbench", *command, "--json"]
     try:

@@ -8,7 +8,7 @@ scores.
 from __future__ import annotations
 
 from latbench.registry import Registry
-from nas.optimize.blackbox.base import BlackBox, run
+from nas.optimize.blackbox.base import BlackBox, one_by_one, run
 
 BLACK_BOXES: Registry[type[BlackBox]] = Registry(
     "black-box searcher",
@@ -22,4 +22,4 @@ BLACK_BOXES: Registry[type[BlackBox]] = Registry(
     group="latbench.black_boxes",
 )
 
-__all__ = ["BLACK_BOXES", "BlackBox", "run"]
+__all__ = ["BLACK_BOXES", "BlackBox", "one_by_one", "run"]

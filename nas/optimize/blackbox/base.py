@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -43,6 +43,26 @@ class BlackBox(ABC):
         """A feasible encoding without a score, or None if none is left."""
         return nearest_new(self.encoded, self._propose(), self.scores, self.rng)
 
+    def ask_several(self, count: int) -> list[Code]:
+        """Distinct feasible encodings without scores, at most so many; none if none is left.
+
+        An encoding that was proposed counts as one of the lowest known score until its own is told
+        (the constant liar of Ginsbourger et al. 2010), so that the next one is different.
+        """
+        lowest = min(self.scores.values(), default=0.0)
+        asked: list[Code] = []
+        try:
+            while len(asked) < count:
+                code = self.ask()
+                if code is None:
+                    break
+                asked.append(code)
+                self.scores[code] = lowest
+        finally:
+            for code in asked:
+                del self.scores[code]
+        return asked
+
     def tell(self, code: Code, score: float) -> None:
         """Record a score; a greater score is better."""
         self.scores[code] = score
@@ -60,9 +80,10 @@ class BlackBox(ABC):
 
 def run(
     black_box: BlackBox,
-    score: Callable[[Code], float],
+    scores: Callable[[Sequence[Code]], Iterable[float]],
     evaluations: int,
     *,
+    at_once: int = 1,
     shown: Callable[[float], str] = "score {:.4f}".format,
     progress: Progress = silent,
 ) -> None:
@@ -70,17 +91,26 @@ def run(
 
     Args:
         black_box: The searcher that proposes encodings.
-        score: Gives the score of an encoding.
+        scores: Gives the scores of encodings, in their order.
         evaluations: Number of architectures to evaluate.
+        at_once: Number of architectures that are proposed before their scores are known.
         shown: Formats a score.
         progress: Gets the fraction that is done, and the best score so far.
     """
-    for count in range(1, evaluations + 1):
-        code = black_box.ask()
-        if code is None:
+    count = 0
+    while count < evaluations:
+        codes = black_box.ask_several(min(at_once, evaluations - count))
+        if not codes:
             return
-        black_box.tell(code, score(code))
-        progress(
-            count / evaluations,
-            f"architecture {count} of {evaluations}, best {shown(black_box.best[1])}",
-        )
+        for code, score in zip(codes, scores(codes), strict=True):
+            black_box.tell(code, score)
+            count += 1
+            progress(
+                count / evaluations,
+                f"architecture {count} of {evaluations}, best {shown(black_box.best[1])}",
+            )
+
+
+def one_by_one(score: Callable[[Code], float]) -> Callable[[Sequence[Code]], Iterable[float]]:
+    """Scores of several encodings, by a function of one."""
+    return lambda codes: map(score, codes)

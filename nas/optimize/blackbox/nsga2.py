@@ -62,6 +62,18 @@ class NSGA2Search(BlackBox):
             self.waiting = list(self.children)[::-1]
         return random_code(self.encoded, self.rng)
 
+    def ask_several(self, count: int) -> list[Code]:
+        """The children of one generation that have no score: a guess would be taken for one."""
+        first = self.ask()
+        if first is None:
+            return []
+        asked = {first: None}
+        for individual in reversed(self.waiting):
+            code: Code = individual.X[0]
+            if len(asked) < count and code not in self.scores:
+                asked[code] = None
+        return list(asked)
+
     def _settle(self, individual: Any) -> None:
         code = individual.X[0]
         individual.F = np.array([-self.scores[code], self.encoded.load(code)])

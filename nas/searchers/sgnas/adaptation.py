@@ -10,11 +10,11 @@ from latbench.progress import Progress, silent
 from nas.data.images import ImageData
 from nas.generator import Generator, device_of, load_generator, require_table
 from nas.latency.priced_space import PricedSpace
-from nas.searchers.base import generator_file
 from nas.searchers.sgnas.budgets import Budgets
 from nas.searchers.sgnas.generator_training import GeneratorTraining
 from nas.searchers.sgnas.recipe import SGNASRecipe
 from nas.searchers.sgnas.searcher import evaluator_of
+from nas.training.run_files import generator_file
 from nas.training.run_folder import RunFolder
 from nas.training.torch_device import CPU, TorchDevice
 
@@ -57,6 +57,7 @@ def adapt(
             recipe,
             seed=seed,
             torch_device=torch_device,
+            progress=lambda _, words: progress(0.0, words),
         ),
         space,
         budgets,

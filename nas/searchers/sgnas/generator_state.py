@@ -76,7 +76,7 @@ def new_generator(
         recipe: Settings of the training.
         seed: Seed of the weights.
     """
-    counted = tuple(costs.kind for costs in budgets.counts)
+    counted = tuple(costs.kind for costs in budgets.counts if costs.kind != "memory")
     kinds: tuple[Kind, ...] = ("latency", *counted) if budgets.latencies else counted
     places = np.linspace(recipe.low, recipe.high, recipe.priors + 2)[1:-1].tolist()
     plane = budgets.plane

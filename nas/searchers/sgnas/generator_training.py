@@ -32,16 +32,18 @@ results are combined, so all have the same scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from latbench.progress import Progress
+from latbench.progress import Phase, Phases, Progress
+from nas.crew.base import NO_CREW, CrewSettings
 from nas.data.images import generator
 from nas.evaluators.base import Evaluator
+from nas.evaluators.crew import crewed
 from nas.evaluators.journal import Journaled
 from nas.evaluators.relaxed import AnyRelaxedEvaluator
 from nas.generator import Generator, Request
@@ -60,6 +62,7 @@ from nas.training.strategies.gumbel import gumbel_noise
 _PHASE = "generator"
 _PRIORS_FILE = "priors.jsonl"  # in the run folder: the evaluated candidates for priors
 _STREAM = 7  # separates the draws of the generator from those of the supernet under the same seed
+_IMITATED = 0.0002  # time of a step of imitation, relative to all epochs
 _EVALUATED = 12  # images that can be evaluated in the time of one training image of the generator
 
 
@@ -74,6 +77,7 @@ class GeneratorTraining:
         seed: Seed of weights, priors, budgets, noise and the order of images.
         generator: Generator with one more device, whose vector alone is trained; None trains a new
             generator.
+        crew: Workers that evaluate the candidates for priors.
     """
 
     def __init__(
@@ -85,10 +89,11 @@ class GeneratorTraining:
         seed: int,
         *,
         generator: Generator | None = None,
+        crew: CrewSettings = NO_CREW,
     ) -> None:
         self.evaluator, self.space, self.budgets = evaluator, space, budgets
         self.plane = budgets.plane
-        self.recipe, self.seed = recipe, seed
+        self.recipe, self.seed, self.crew = recipe, seed, crew
         self.adapting = generator is not None
         self.torch_device, self.workers = evaluator.torch_device, evaluator.workers
         self.state = GeneratorState(
@@ -106,14 +111,25 @@ class GeneratorTraining:
                 None keeps no files.
             progress: Gets the fraction that is done, and a description.
         """
-        resumed = folder is not None and resume(self.state, folder, _PHASE)
-        share = 0.0 if self.adapting else self._priors_share
-        if not resumed and not self.adapting:
-            self.state.generator.priors.copy_(
-                self._find_priors(folder, lambda fraction, words: progress(share * fraction, words))
-            )
-            if self.recipe.imitation_steps:
-                self._imitate(folder, lambda words: progress(share, words))
+        share, steps = self._priors_share, self.recipe.imitation_steps
+        parts = [
+            Phase("priors", share),
+            Phase("imitate", _IMITATED * steps * (1 - share)),
+            Phase("train", 1 - share),
+        ]
+        with Phases(progress, parts) as phases:
+            resumed = folder is not None and resume(self.state, folder, _PHASE)
+            if not resumed and not self.adapting:
+                phases["priors"](0.0, "drawing networks")
+                priors = self._find_priors(folder, phases["priors"])
+                self.state.generator.priors.copy_(priors)
+                if steps:
+                    self._imitate(folder, phases["imitate"])
+            self._train(folder, phases["train"])
+        return self.state.best_generator()
+
+    def _train(self, folder: RunFolder | None, progress: Progress) -> None:
+        """All epochs of the training."""
         run_epochs(
             self.state,
             self.recipe.generator_epochs,
@@ -123,9 +139,8 @@ class GeneratorTraining:
             workers=self.workers,
             torch_device=self.torch_device,
             batch_size=self.recipe.batch_size,
-            progress=lambda fraction, words: progress(share + (1 - share) * fraction, words),
+            progress=progress,
         )
-        return self.state.best_generator()
 
     @property
     def _priors_share(self) -> float:
@@ -136,22 +151,36 @@ class GeneratorTraining:
 
     def _find_priors(self, folder: RunFolder | None, progress: Progress) -> Tensor:
         """Priors, one-hot ``(priors, L, G * C)``; the folder keeps all evaluated candidates."""
-        evaluator: Evaluator = self.evaluator
-        if folder is not None:
-            evaluator = Journaled(evaluator, folder.path / _PRIORS_FILE, writes=self.workers.leads)
-            self.workers.wait()  # no process writes before all have read
-        found = find_priors(
-            self.plane,
-            self.state.generator.label.priors,
-            self.budgets.place,
-            evaluator,
-            candidates=self.recipe.prior_candidates,
-            rng=np.random.default_rng([self.seed, _STREAM]),
-            progress=progress,
-        )
+        with self._scoring() as made:
+            evaluator = made
+            if folder is not None:
+                path = folder.path / _PRIORS_FILE
+                evaluator = Journaled(made, path, writes=self.workers.leads)
+                self.workers.wait()  # no process writes before all have read
+            found = find_priors(
+                self.plane,
+                self.state.generator.label.priors,
+                self.budgets.place,
+                evaluator,
+                candidates=self.recipe.prior_candidates,
+                rng=np.random.default_rng([self.seed, _STREAM]),
+                progress=progress,
+            )
         return self.plane.one_hot(torch.from_numpy(np.array(found)))
 
-    def _imitate(self, folder: RunFolder | None, say: Callable[[str], None]) -> None:
+    def _scoring(self) -> AbstractContextManager[Evaluator]:
+        """The evaluator of priors: with the crew, if one is asked for."""
+        if not self.crew.is_asked:
+            return nullcontext(self.evaluator)
+        recipe = self.recipe
+        return crewed(
+            self.evaluator,
+            self.crew,
+            at_once=recipe.priors * recipe.prior_candidates,
+            gpu=self.torch_device.is_gpu,
+        )
+
+    def _imitate(self, folder: RunFolder | None, progress: Progress) -> None:
         """Imitate the priors, and evaluate the result: it may be better than all epochs."""
         imitate(
             self.state,
@@ -160,8 +189,9 @@ class GeneratorTraining:
             rng=generator(self.seed, _STREAM),
             torch_device=self.torch_device,
             workers=self.workers,
-            say=say,
+            progress=progress,
         )
+        progress(1.0, "evaluating the imitation")
         imitated = self._evaluate()
         if folder is not None and self.workers.leads:
             with folder.metrics() as metrics:

@@ -5,11 +5,10 @@ The published training has no such steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 
+from latbench.progress import Progress
 from nas.searchers.sgnas.budgets import Budgets
 from nas.searchers.sgnas.generator_state import GeneratorState
 from nas.searchers.sgnas.recipe import SGNASRecipe
@@ -27,7 +26,7 @@ def imitate(
     rng: torch.Generator,
     torch_device: TorchDevice,
     workers: Workers,
-    say: Callable[[str], None],
+    progress: Progress,
 ) -> None:
     """Train the output towards the nearest prior of each budget, with the hardware loss.
 
@@ -38,7 +37,7 @@ def imitate(
         rng: Draws the requests.
         torch_device: Device of the generator.
         workers: The processes that train together; all draw the same requests.
-        say: Gets a description after every step.
+        progress: Callback with the fraction done and a short description.
     """
     generator, plane = state.generator, budgets.plane
     known = generator.prior_choices()
@@ -58,7 +57,6 @@ def imitate(
         workers.average_gradients(generator.parameters())
         state.adam.step()
         words = f"imitation, step {number + 1} of {recipe.imitation_steps}"
-        if torch_device.is_gpu:  # reading the loss would wait for the GPU
-            say(words)
-        else:
-            say(f"{words}, loss {float(loss.detach()):.2f}")
+        if not torch_device.is_gpu:  # reading the loss would wait for a GPU
+            words = f"{words}, loss {float(loss.detach()):.2f}"
+        progress((number + 1) / recipe.imitation_steps, words)

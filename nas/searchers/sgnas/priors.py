@@ -12,7 +12,8 @@ a much smaller network is no useful information here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,15 +60,16 @@ def find_priors(
     scores: dict[int, float] = {}
     total = len(places) * candidates
 
-    def evaluated(numbers: Sequence[int]) -> list[int]:
-        for i in numbers:
-            if i not in scores:
-                scores[i] = evaluator.score(plane.chosen(drawn[i]))
+    def evaluate(numbers: Iterable[int]) -> None:
+        new = [i for i in dict.fromkeys(numbers) if i not in scores]
+        found = evaluator.scores([plane.chosen(drawn[i]) for i in new])
+        for i, score in zip(new, found, strict=True):
+            scores[i] = score
             progress(len(scores) / total, f"priors, network {len(scores)} of {total}")
-        return list(numbers)
 
     half = -(-candidates // 2)
-    first = [evaluated(order[:half].tolist()) for order in near]
+    first = [order[:half].tolist() for order in near]
+    evaluate(chain(*first))
     found = []
     for order, random in zip(near, first, strict=True):
         known = list(scores)
@@ -78,9 +80,9 @@ def find_priors(
         expected = _expected(
             plane.features(outcomes[known]), targets, plane.features(outcomes[others])
         )
-        promising = others[np.argsort(-expected, kind="stable")][: candidates - half]
-        tried = random + evaluated(promising.tolist())
-        found.append(drawn[max(tried, key=scores.__getitem__)])
+        promising = others[np.argsort(-expected, kind="stable")][: candidates - half].tolist()
+        evaluate(promising)
+        found.append(drawn[max(random + promising, key=scores.__getitem__)])
     return found
 
 

@@ -16,7 +16,7 @@ from latbench.errors import InvalidFileError
 from nas.criteria.hardware import squared_distance
 from nas.data.images import ImageData
 from nas.recipes import Count, Fraction, Positive
-from nas.training.run_folder import read_config
+from nas.training.run_config import read_config
 from nas.training.unified_training import UnifiedRecipe
 
 

@@ -19,46 +19,47 @@ from typing import ClassVar
 from latbench.cost import Cost, block_cost
 from latbench.errors import InvalidValueError
 from latbench.files import write_atomically
-from latbench.progress import Progress, silent
+from latbench.progress import Phase, Phases, Progress, silent
 from nas.data.images import ImageData
 from nas.evaluators.operations import trained_operations
 from nas.evaluators.relaxed import AnyRelaxedEvaluator
 from nas.evaluators.unified_weights import trained_unified
 from nas.generator import (
     DecisionPlane,
+    Generator,
     PlaneLimit,
     Request,
     answers,
     device_of,
     least_outcomes,
+    memory_costs,
     plane_of,
     save_generator,
 )
+from nas.latency.aimed_proposals import Range
+from nas.latency.correction import Correction
 from nas.latency.priced_space import PricedSpace
+from nas.latency.width_scaling import Fit
 from nas.optimize.constraints import Constraint, Limit, latency_limits
 from nas.optimize.encoding import EncodedSpace
+from nas.optimize.memory import LargeBlocks
 from nas.recipes import Recipe
-from nas.searchers.base import (
-    Searcher,
-    SearchResult,
-    SearchSettings,
-    architecture_file,
-    budgets_of,
-    generator_file,
-    phase_of,
-    recipe_of,
-)
+from nas.searchers.base import Searcher, SearchResult, SearchSettings, budgets_of, recipe_of
 from nas.searchers.sgnas.budgets import Budgets
 from nas.searchers.sgnas.generator_training import GeneratorTraining
 from nas.searchers.sgnas.recipe import SGNASRecipe
+from nas.searchers.verifying import fixed, measuring_phases, verify_proposals
 from nas.spaces import SearchSpace
 from nas.spaces.architecture import read_architecture
 from nas.training.criterion import check_batches, criterion_of
 from nas.training.distributed import ALONE, Workers
+from nas.training.run_files import architecture_file, generator_file, phase_of
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import Relaxation, make_strategy
 from nas.training.torch_device import CPU, TorchDevice
 from nas.training.unified_training import divide
+
+_ANSWER = 0.01  # time of an answer, relative to both trainings
 
 
 class SGNASSearcher(Searcher):
@@ -74,6 +75,8 @@ class SGNASSearcher(Searcher):
     limited: ClassVar[bool] = True
     needs_table: ClassVar[bool] = False
     generates: ClassVar[bool] = True
+    corrects_on_device: ClassVar[bool] = True
+    has_crew: ClassVar[bool] = True
 
     def __init__(self, priced: PricedSpace | SearchSpace, settings: SearchSettings) -> None:
         super().__init__(priced, settings)
@@ -90,7 +93,7 @@ class SGNASSearcher(Searcher):
                 latency = latency_limits(self.devices[:1], target_ms).limits if target_ms else ()
                 EncodedSpace(Constraint((*latency, *self.settings.limits)))
         for request in self.requests(targets_ms):
-            least_outcomes(request)
+            least_outcomes(request, self._memory)
 
     def check_data(self, data: ImageData) -> None:
         # raises an error where the device cannot compute in this precision
@@ -103,12 +106,25 @@ class SGNASSearcher(Searcher):
 
     def requests(self, targets_ms: Sequence[float]) -> list[Request]:
         """Requests to the generator: each target with all limits, or only the limits."""
-        counts = tuple(self._counted(limit) for limit in self.settings.limits)
+        counts = tuple(
+            self._counted(limit)
+            for limit in self.settings.limits
+            if limit.quantity.kind != "memory"
+        )
         if not targets_ms:
             return [Request(counts)] if counts else []
         device = device_of(self.priced.table)
         latency = self.budgets.latencies[device]
         return [Request((PlaneLimit(latency, ms), *counts), device) for ms in targets_ms]
+
+    @property
+    def _memory(self) -> tuple[PlaneLimit, ...]:
+        """Limit of peak memory, which the generator does not learn and its answers keep."""
+        return tuple(
+            PlaneLimit(memory_costs(limit.quantity), limit.budget)
+            for limit in self.settings.limits
+            if isinstance(limit.quantity, LargeBlocks)
+        )
 
     def _counted(self, limit: Limit) -> PlaneLimit:
         """A limit in the unit of generators (MACs of convolutions), at most the greatest cost."""
@@ -127,9 +143,28 @@ class SGNASSearcher(Searcher):
         folder: RunFolder,
         progress: Progress,
     ) -> list[SearchResult]:
+        share, requests = self.recipe.supernet_share(data), self.requests(targets_ms)
+        parts = [
+            Phase("supernet", share),
+            Phase("generator", 1 - share),
+        ]
+        for number, _ in enumerate(requests):
+            parts += measuring_phases(str(number), self.settings.measure)
+            parts.append(Phase(f"answer {number}", _ANSWER))
+        with Phases(progress, parts) as phases:
+            return self._search_in(phases, data, targets_ms, folder)
+
+    def _search_in(
+        self,
+        phases: Phases,
+        data: ImageData,
+        targets_ms: Sequence[float],
+        folder: RunFolder,
+    ) -> list[SearchResult]:
+        """Train the supernet and the generator, and answer the targets."""
         recipe, seed, space = self.recipe, self.settings.seed, self.space
-        workers = self.settings.workers
-        share = recipe.supernet_share(data)
+        workers, measure = self.settings.workers, self.settings.measure
+        phases["supernet"](0.0, "making the supernet")
         evaluator = evaluator_of(
             folder,
             space,
@@ -138,21 +173,25 @@ class SGNASSearcher(Searcher):
             seed=seed,
             torch_device=self.torch_device,
             workers=workers,
-            progress=lambda fraction, words: progress(share * fraction, words),
+            progress=phases["supernet"],
         )
-        trained = GeneratorTraining(evaluator, space, self.budgets, recipe, seed).run(
-            folder,
-            lambda fraction, words: progress(share + (1 - share) * fraction, words),
+        training = GeneratorTraining(
+            evaluator, space, self.budgets, recipe, seed, crew=self.settings.crew
         )
+        trained = training.run(folder, phases["generator"])
         if workers.leads:
             save_generator(trained, generator_file(folder.path))
         requests = self.requests(targets_ms)
         asked = budgets_of(targets_ms) if requests else []
-        results = []
+        answered = answers(trained, space, requests, also=self._memory)
+        results: list[SearchResult] = []
         with folder.metrics() if workers.leads else nullcontext() as metrics:
-            for target_ms, answer in zip(asked, answers(trained, space, requests), strict=True):
+            for number, (target_ms, answer) in enumerate(zip(asked, answered, strict=True)):
+                measuring = silent if measure is None else phases[f"measure {number}"]
+                correction = self._measured(trained, target_ms, folder, measuring)
+                phases[f"answer {number}"](0.0, "evaluating an answer")
+                made = correction.fit.architecture if correction else answer.architecture
                 file = architecture_file(folder.path, target_ms)
-                made = answer.architecture
                 if workers.leads:
                     write_atomically(file, made.to_json())
                 latency_ms = self.priced.latency_ms(made) if self.devices else None
@@ -162,8 +201,37 @@ class SGNASSearcher(Searcher):
                 if metrics is not None:
                     values = {"score": score, "derived_ms": latency_ms}
                     metrics.log(phase_of(target_ms), recipe.epochs, values)
-                results.append(SearchResult(target_ms, latency_ms, score, read_architecture(file)))
+                results.append(
+                    SearchResult(
+                        target_ms,
+                        latency_ms,
+                        score,
+                        read_architecture(file),
+                        correction=correction,
+                    )
+                )
         return results
+
+    def _measured(
+        self,
+        generator: Generator,
+        target_ms: float | None,
+        folder: RunFolder,
+        progress: Progress,
+    ) -> Correction[Fit] | None:
+        """The generator's architecture for a target, measured; None if nothing is measured."""
+        measure = self.settings.measure
+        if measure is None or target_ms is None:
+            return None
+
+        def propose(aim_ms: float, width_range_ms: Range) -> Fit:
+            asked = self.requests([aim_ms])
+            (answer,) = answers(generator, self.space, asked, also=self._memory)
+            return fixed(answer.architecture, self.priced.latency_ms(answer.architecture))
+
+        return verify_proposals(
+            self.priced, propose, target_ms, measure=measure, folder=folder, progress=progress
+        )
 
 
 def check_strategy(plane: DecisionPlane, recipe: SGNASRecipe) -> None:

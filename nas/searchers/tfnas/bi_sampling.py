@@ -12,6 +12,7 @@ from nas.latency.relaxation import Relaxed
 from nas.searchers.tfnas.choices import Choices
 from nas.searchers.tfnas.recipe import TFNASRecipe
 from nas.training.strategies import Relaxation
+from nas.training.strategies.base import ByStage
 
 
 class BiSampling(Relaxation):
@@ -47,3 +48,6 @@ class BiSampling(Relaxation):
 
     def project(self) -> None:
         self.choices.project()
+
+    def by_stage(self) -> ByStage:
+        return self.choices.by_stage()

@@ -38,6 +38,7 @@ from latbench.errors import InvalidValueError
 from nas.latency.relaxation import Relaxed
 from nas.searchers.scored_choices import LogProbabilities
 from nas.spaces import SearchSpace
+from nas.training.strategies.base import ByStage
 from nas.training.strategies.gumbel import gumbel_noise
 
 DepthSearch = Literal["sink-connecting", "skip-among", "skip-beside"]
@@ -167,6 +168,22 @@ class Choices(nn.Module):
                 ends[-1] = 0.0
             depths.append(ends)
         return LogProbabilities(ops, depths, skips)
+
+    def by_stage(self) -> ByStage:
+        """Probabilities by stage: of operations and of leaving out a layer, and of depths."""
+        log = self.log_probabilities()
+        ops = [
+            [
+                [*map(math.exp, row), *([math.exp(skip)] if skip > -math.inf else [])]
+                for row, skip in zip(rows, skips, strict=True)
+            ]
+            for rows, skips in zip(log.ops, log.skips, strict=True)
+        ]
+        depths = [
+            [math.exp(row[depth - 1]) for depth in self.space.depths(stage)]
+            for stage, row in enumerate(log.depths)
+        ]
+        return ops, depths
 
     def entropies(self) -> tuple[float, float]:
         """Mean entropies of alphas and of betas in nats: 0 if everything is decided."""

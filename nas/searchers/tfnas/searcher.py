@@ -1,5 +1,4 @@
-"""TF-NAS: rethinking three search freedoms of latency-constrained differentiable NAS
-(Hu, Wu & He, ECCV 2020).
+"""TF-NAS (Hu, Wu & He, ECCV 2020): differentiable search under a precise latency.
 
 Operation: bi-sampling. A weight step trains the path that Gumbel-argmax draws and a second path
 drawn uniformly from the other operations, so every operation is trained. Depth: sink-connecting.
@@ -11,8 +10,7 @@ Table 2 has networks without ``squeeze_excite``.
 
 Spaces without elastic widths are searched in the same way, without scaling: operations by
 bi-sampling, and depth if it is elastic. The result is the most probable architecture below the
-target. Such a supernet has norms with running statistics; they are calibrated before a network is
-evaluated.
+target. Such a supernet has norms with running statistics, calibrated before an evaluation.
 
 Decisions where the paper gives no detail or differs from its code (docs/papers.md has all of them):
 
@@ -34,9 +32,9 @@ Decisions where the paper gives no detail or differs from its code (docs/papers.
 * The result is the most probable architecture that can be scaled to just below the target
   (``nas.searchers.derivation``). The result of the code, the argmax without regard to latency, is
   reported too.
-* With measurement in the loop the result is the most probable architecture that is measured at the
-  target. The run folder keeps every round, so an interrupted correction goes on, and a finished
-  search can be corrected later.
+* With measurement in the loop the result is the most probable architecture that is measured just
+  below the target. The run folder keeps every round, so an interrupted correction goes on, and a
+  finished search can be corrected later.
 
 After a short search betas are still nearly uniform, because they begin uniform and move by at most
 ``alpha_lr`` a step. The argmax of nearly uniform betas is noise. The relaxation is correct: the
@@ -55,27 +53,17 @@ from typing import ClassVar
 
 from torch import nn
 
-from latbench.blocks import Network
 from latbench.files import write_atomically
-from latbench.progress import Progress
+from latbench.progress import Phase, Phases, Progress
 from nas.criteria.hardware import objective_of
 from nas.data.images import ImageData, Source, generator, require_images
 from nas.evaluators.shared_weights import SupernetEvaluator
-from nas.latency.correction import Correction, Measure, Propose, Rounds, correct_on_device
+from nas.latency.correction import Correction
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import expected_latency_ms, path_of
 from nas.latency.width_scaling import fit_greedy
 from nas.recipes import Recipe
-from nas.searchers.base import (
-    Argmax,
-    Searcher,
-    SearchResult,
-    SearchSettings,
-    architecture_file,
-    phase_of,
-    recipe_of,
-    rounds_file,
-)
+from nas.searchers.base import Argmax, Searcher, SearchResult, SearchSettings, recipe_of
 from nas.searchers.derivation import (
     Derived,
     architecture_at,
@@ -86,6 +74,7 @@ from nas.searchers.derivation import (
 from nas.searchers.tfnas.choices import Choices
 from nas.searchers.tfnas.recipe import TFNASRecipe
 from nas.searchers.tfnas.state import SearchState
+from nas.searchers.verifying import measuring_phases, verify_proposals
 from nas.spaces.architecture import read_architecture
 from nas.supernet.mixed_operations import has_widths, require_separate
 from nas.tasks import Task, task_of
@@ -93,12 +82,14 @@ from nas.training.bilevel import EpochResult
 from nas.training.bilevel_settings import Objective, Plan, Streams
 from nas.training.criterion import criterion_of
 from nas.training.epochs import Values, resume
+from nas.training.run_files import architecture_file, phase_of
 from nas.training.run_folder import RunFolder
 from nas.training.steps import TrainingImages
 
 __all__ = ["SearchState", "TFNASRecipe", "TFNASSearcher"]
 
 _WARMUP = "warmup"
+_DERIVED = 0.05  # time of a derivation or an evaluation, relative to the training
 
 
 class TFNASSearcher(Searcher):
@@ -156,16 +147,25 @@ class TFNASSearcher(Searcher):
         )
         task = task_of(data, self.torch_device.device)
         work = _Work(images, held_out, task, folder)
-        searching = recipe.epochs - warmup
-        total = warmup + len(targets_ms) * searching
+        parts = [Phase("warm-up", float(warmup))]
+        for target_ms in targets_ms:
+            parts += self._phases(phase_of(target_ms))
+        with Phases(progress, parts) as phases:
+            phases["warm-up"](0.0, "making the supernet")
+            self._warm_up(work, phases["warm-up"])
+            return [
+                self._search_one(work, target_ms, index, phases)
+                for index, target_ms in enumerate(targets_ms)
+            ]
 
-        def part(first: int, count: int) -> Progress:
-            return lambda fraction, words: progress((first + fraction * count) / total, words)
-
-        self._warm_up(work, part(0, warmup))
+    def _phases(self, name: str) -> list[Phase]:
+        """Phases of the search for one target."""
+        searching = float(self.recipe.epochs - self.recipe.warmup_epochs)
         return [
-            self._search_one(work, target_ms, index, part(index * searching, recipe.epochs))
-            for index, target_ms in enumerate(targets_ms)
+            Phase(f"train {name}", searching),
+            Phase(f"derive {name}", _DERIVED * searching),
+            *measuring_phases(name, self.settings.measure),
+            Phase(f"score {name}", _DERIVED * searching),
         ]
 
     def _warm_up(self, work: _Work, progress: Progress) -> None:
@@ -193,23 +193,35 @@ class TFNASSearcher(Searcher):
             values: Values = {"loss": result.loss, "tau": state.strategy.tau, "lr": result.lr}
             return {**values, "expected_ms": expected_ms, **self.scale(state, target_ms)}
 
+        epochs, warmup = self.recipe.epochs, self.recipe.warmup_epochs
+
+        def searching(fraction: float, words: str, /) -> None:  # the warm-up is in the fraction
+            progress((fraction * epochs - warmup) / max(1, epochs - warmup), words)
+
         objective = self.objective_at(state, target_ms)
         plan = self._plan(work, stream=index + 1, objective=objective)
-        state.run(plan, work.folder, phase=phase, end_epoch=scaled, progress=progress)
+        state.run(plan, work.folder, phase=phase, end_epoch=scaled, progress=searching)
         return state
 
     def _search_one(
-        self, work: _Work, target_ms: float, index: int, progress: Progress
+        self, work: _Work, target_ms: float, index: int, phases: Phases
     ) -> SearchResult:
-        state = self._train(work, target_ms, index, progress)
+        name, measure = phase_of(target_ms), self.settings.measure
+        phases[f"train {name}"](0.0, "going on from the warm-up")
+        state = self._train(work, target_ms, index, phases[f"train {name}"])
+        phases[f"derive {name}"](0.0, "deriving the architecture")
         log, widths = state.choices.log_probabilities(), state.supernet.widths()
         likeliest = architecture_at(self.priced.space, most_probable(log), widths)
         argmax = Argmax(self.priced.latency_ms(likeliest), likeliest)
         correction: Correction[Derived] | None = None
-        if self.settings.measure is not None:
-            propose = proposals(self.priced, log, widths=widths, elastic=self.scales)
-            correction = self._correct_on_device(
-                work.folder, self.settings.measure, propose, target_ms, progress
+        if measure is not None:
+            correction = verify_proposals(
+                self.priced,
+                proposals(self.priced, log, widths=widths, elastic=self.scales),
+                target_ms,
+                measure=measure,
+                folder=work.folder,
+                progress=phases[f"measure {name}"],
             )
             found = correction.fit
         else:
@@ -220,6 +232,7 @@ class TFNASSearcher(Searcher):
                 target_ms=target_ms,
                 elastic=self.scales,
             )
+        phases[f"score {name}"](0.0, "evaluating the architecture")
         file = architecture_file(work.folder.path, target_ms)
         if self.workers.leads:
             write_atomically(file, found.architecture.to_json())
@@ -227,6 +240,10 @@ class TFNASSearcher(Searcher):
         self.workers.wait()
         state.set_widths(found.architecture, found.places)
         score = self._fitness(state, work, found)
+        if self.workers.leads:
+            with work.folder.metrics() as metrics:
+                values: Values = {"derived_ms": found.latency_ms, "score": score}
+                metrics.log(phase_of(target_ms), self.recipe.epochs, values)
         return SearchResult(
             target_ms,
             found.latency_ms,
@@ -235,29 +252,6 @@ class TFNASSearcher(Searcher):
             argmax=argmax,
             correction=correction,
         )
-
-    def _correct_on_device(
-        self,
-        folder: RunFolder,
-        measure: Measure,
-        propose: Propose[Derived],
-        target_ms: float,
-        progress: Progress,
-    ) -> Correction[Derived]:
-        """Correct proposals until the measured latency meets the target."""
-        phase = phase_of(target_ms)
-
-        def measure_ms(network: Network) -> float:
-            return measure(network, lambda _, words: progress(1.0, f"{phase}, {words}"))
-
-        with folder.metrics() as metrics:
-            rounds = Rounds(
-                rounds_file(folder.path, target_ms),
-                self.priced,
-                measure_ms,
-                lambda number, values: metrics.log(f"{phase}-measured", number, values),
-            )
-            return correct_on_device(self.priced, propose, target_ms, rounds)
 
     def _begin(self, work: _Work, *checkpoints: str) -> SearchState:
         outputs, seed = self.priced.space.classes, self.settings.seed
@@ -301,8 +295,7 @@ class TFNASSearcher(Searcher):
         space, choices = self.priced.space, state.choices
         places = most_probable(choices.log_probabilities())
         derived = architecture_at(space, places, state.supernet.widths())
-        latency_ms = self.priced.latency_ms(derived)
-        scaled_ms = latency_ms
+        latency_ms = scaled_ms = self.priced.latency_ms(derived)
         if self.scales:
             fitted = fit_greedy(self.priced, derived, target_ms, clamp=True)
             scaled_ms = fitted.latency_ms
@@ -316,9 +309,9 @@ class TFNASSearcher(Searcher):
             "alpha_entropy": alpha_entropy,
             "beta_entropy": beta_entropy,
         }
-        counts = Counter(choice.op for choice in derived.choices)
-        ops = dict.fromkeys(op for layer in space.layers for op in layer.ops)
-        return values | {f"layers_of_{op}": float(counts[op]) for op in ops}
+        counts = dict.fromkeys((op for layer in space.layers for op in layer.ops), 0)
+        counts |= Counter(choice.op for choice in derived.choices)
+        return values | {f"layers_of_{op}": float(count) for op, count in counts.items()}
 
     def _fitness(self, state: SearchState, work: _Work, found: Derived) -> float:
         """Fitness of the result on the held-out images.

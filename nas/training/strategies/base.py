@@ -25,6 +25,11 @@ Drawn = Any
 ``(layers, 6, 4)`` for a unified one (``nas.training.strategies.kernel_paths``)."""
 
 
+ByStage = tuple[list[list[list[float]]], list[list[float]]]
+"""Probabilities of operations by stage and layer, and of depths by stage. One operation more than a
+layer has is leaving the layer out."""
+
+
 def on_device(
     drawn: Drawn, device: torch.device, *scalars: Tensor
 ) -> tuple[Drawn, tuple[Tensor, ...]]:
@@ -88,6 +93,10 @@ class Relaxation(Strategy):
     def relaxed(self, rng: torch.Generator, progress: float) -> Drawn:
         """The mixture of all architectures, differentiable by the parameters."""
 
+    def by_stage(self) -> ByStage | None:  # kernels of unified blocks have no names of their own
+        """Probabilities by stage, which a run logs after each epoch; None for other choices."""
+        return None
+
     def project(self) -> None:  # logits need no projection
         """Restore what must hold for the parameters, after each of their updates."""
 
@@ -136,6 +145,11 @@ class DifferentiableStrategy(Relaxation):
     def probabilities(self) -> tuple[list[list[float]], list[list[float]]]:
         """Probabilities of operations by layer and of depths by stage, softmax of the logits."""
         return _softmax(self.alphas), _softmax(self.betas)
+
+    def by_stage(self) -> ByStage:
+        ops, depths = self.probabilities()
+        left = iter(ops)
+        return [[next(left) for _ in layers] for layers in self.space.stages], depths
 
 
 def relaxed_of(

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from latbench.device import Clock, DeviceProfile, Precision, SweepProtocol
 from latbench.environment import Gpu
 from latbench.errors import InvalidValueError, RuntimeFailure
-from latbench.measure.sweep import block_target, sweep_pass
+from latbench.measure.sweep import sweep_pass
 from latbench.measure.visit import visit
+from latbench.measure.visiting import block_target
 from latbench.profilers import PROFILERS, make_profiler
 from latbench.profilers.driver import CudaDriver, CudaError
 from latbench.profilers.gate import KERNEL

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import scipy.stats
@@ -53,6 +54,18 @@ def test_changes_are_found_and_noise_is_not(
     again = compare(before, before, tolerance=0.05)
     assert again.ratio == 1
     assert again.count("SLOWER") == again.count("FASTER") == 0
+    before.close()
+    after.close()
+
+
+def test_tables_of_two_states_of_the_caches_are_not_compared(
+    tmp_path: Path, profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    cold = msgspec.structs.replace(profile, cache="cold")
+    before = _table(tmp_path / "a", profile, tiny_space, seed=1, factors={})
+    after = _table(tmp_path / "b", cold, tiny_space, seed=2, factors={})
+    with pytest.raises(MismatchError, match="from cold caches"):
+        compare(before, after, tolerance=0.05)
     before.close()
     after.close()
 

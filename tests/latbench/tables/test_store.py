@@ -23,9 +23,10 @@ from latbench.errors import DeviceBusyError, InvalidFileError
 from latbench.measure.lock import device_lock
 from latbench.measure.sweep import PassRecord
 from latbench.measure.visit import Visit
-from latbench.tables import LatencyTable, SpaceLabel, TableStore
+from latbench.profilers import make_profiler
+from latbench.tables import LatencyTable, SpaceLabel, TableStore, table_file
 from nas.spaces import SearchSpace
-from tests.conftest import write_table
+from tests.conftest import profile_space, write_table
 
 LABEL = SpaceLabel("tiny", 8, 10)
 
@@ -40,6 +41,53 @@ def store(tmp_path: Path, profile: DeviceProfile, tiny_space: SearchSpace) -> It
     made.add_networks([network], "profile")
     yield made
     made.close()
+
+
+def _as_schema_2(path: Path) -> None:
+    """Make a table's file one of schema 2, whose fits had two more coefficients."""
+    with closing(sqlite3.connect(path)) as db, db:
+        fields = "'$.price.slow_scale', 0.2, '$.price.slow_copies', 0.5"
+        db.execute(f"UPDATE fits SET fit = json_set(fit, {fields})")
+        db.execute("UPDATE fits SET fit = json_remove(fit, '$.price.fill_bytes_per_ms')")
+        db.execute("ALTER TABLE passes DROP COLUMN conditions")
+        db.execute("CREATE TABLE earlier AS SELECT id, role, key, width FROM targets")
+        db.execute("DROP TABLE targets")  # and its indexes
+        db.execute("ALTER TABLE earlier RENAME TO targets")
+        db.execute("DELETE FROM meta WHERE key = 'widths'")
+        db.execute("PRAGMA user_version = 2")
+
+
+@pytest.mark.usefixtures("priced")
+def test_a_measured_table_of_schema_2_is_fitted_again(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    path = tmp_path / "t.sqlite"
+    profile_space(make_profiler(quick_profile), path, tiny_space, time_limit_s=30)
+    made = LatencyTable.open(path)
+    _as_schema_2(path)
+    for _ in range(2):
+        assert LatencyTable.open(path).fit == made.fit
+        assert LatencyTable.open(path).estimates == made.estimates
+
+
+def test_a_conversion_that_is_interrupted_is_made_again(
+    tiny_table: LatencyTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _as_schema_2(tiny_table.path)
+    with monkeypatch.context() as patched:
+        patched.setattr(table_file, "_keep_widths", _interrupt)  # the last step
+        with pytest.raises(KeyboardInterrupt):
+            LatencyTable.open(tiny_table.path)
+    assert LatencyTable.open(tiny_table.path).fit == tiny_table.fit
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_imported_table_of_schema_2_keeps_its_prices(tiny_table: LatencyTable) -> None:
+    _as_schema_2(tiny_table.path)
+    assert LatencyTable.open(tiny_table.path).fit == tiny_table.fit
 
 
 def test_what_is_written_is_read_back(
@@ -147,14 +195,12 @@ PROFILING = textwrap.dedent(
     from pathlib import Path
     from latbench.device import DeviceProfile, SweepProtocol
     from latbench.profilers import make_profiler
-    import latbench.measure.lock
     from tests.conftest import make_tiny_space, profile_space
 
     sweep = SweepProtocol(1, 1, 1, 0.0, 0.0, 2, int(sys.argv[2]), networks=6, scan_passes=1,
         network_visits=1)
     device = DeviceProfile(name="quick", runtime="onnxruntime", sweep=sweep)
     space = make_tiny_space()
-    latbench.measure.lock.LOCK_FOLDER = Path(sys.argv[1]).parent
     profile_space(make_profiler(device), Path(sys.argv[1]), space, time_limit_s=600)
     """
 )

@@ -50,9 +50,8 @@ def _table(alignment: Alignment, known: Known, held_out_error: float) -> Latency
         networks={},
         curves=Curves(alignment, known),
         included=frozenset(),
-        unpriced=0,
         fit=StoredFit(
-            PriceModel(0.7, 0.2, -0.0001, 0.1, slow_scale=0.3),
+            PriceModel(0.7, 0.2, -0.0001, 0.1),
             held_out_errors=(held_out_error,),
         ),
         origin=None,
@@ -126,6 +125,18 @@ def test_widths_beyond_the_measured_ones_have_no_price() -> None:
     for width in (16, 19, 42, 44):
         assert with_width(SHAPE, width) not in table
     assert all(with_width(SHAPE, width) in table for width in range(20, 42))
+
+
+def test_pandas_reads_widths_between_measured_ones() -> None:
+    pandas = pytest.importorskip("pandas")
+    known = {with_width(SHAPE, w): _estimate(w, 1.0, cold=True) for w in (20, 21, 40, 41)}
+    table = _table(Alignment((WidthClass(4, 4), WidthClass(1, 1))), known, 0.0)
+    frame = table.to_dataframe(interpolated=True)
+    assert isinstance(frame, pandas.DataFrame)
+    assert (frame.price_ms > 0).all()
+    assert len(frame) > len(table.estimates)
+    assert sorted(frame.width) == list(range(20, 42))
+    assert frame.hot_ms.notna().sum() == len(table.estimates)
 
 
 def test_a_class_that_no_block_was_measured_in_has_no_price() -> None:

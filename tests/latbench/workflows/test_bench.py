@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from latbench.blocks import Classifier, ConvBlock, Network
 from latbench.device import DeviceProfile
 from latbench.errors import InvalidValueError, RuntimeFailure
+from latbench.measure.load import LoadMeter, MachineLoad
 from latbench.models import OnnxModel, read_model
-from latbench.profilers import CacheFlusher, Profiler, Session
+from latbench.profilers import CacheFlusher, Profiler, Session, make_profiler
 from latbench.report.junit import write_junit
 from latbench.workflows import bench as workflow
 from latbench.workflows.bench import Bench, bench
@@ -96,10 +98,14 @@ def measured(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quick_profile: DeviceProfile
 ) -> Measure:
     """Compare models of given true latencies on a machine of some noise."""
-    monkeypatch.setattr(workflow, "measure_footprint", lambda *_: Footprint(5.0, 40.0))
+    monkeypatch.setattr(workflow, "measure_footprint", lambda *_, **__: Footprint(5.0, 40.0))
     monkeypatch.setattr("latbench.workflows.side_by_side._DWELL_MS", 0.0)
 
-    def measure(*true_ms: float, tolerance: float = 0.02, **noise: Any) -> Bench:
+    def measure(
+        *true_ms: float, tolerance: float = 0.02, others: float = 0.0, **noise: Any
+    ) -> Bench:
+        load = MachineLoad(others, idle=max(0.0, 1.0 - others) * (os.cpu_count() or 1))
+        monkeypatch.setattr(LoadMeter, "read", lambda _: load)
         names = [f"{number}.onnx" for number, _ in enumerate(true_ms)]
         machine = _Machine(quick_profile, dict(zip(names, true_ms, strict=True)), **noise)
         monkeypatch.setattr(workflow, "make_profiler", lambda profile: machine)
@@ -128,8 +134,10 @@ def test_three_percent_are_found_although_passes_differ_by_more(
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_loaded_machine_is_unsure_rather_than_wrong(measured: Measure, seed: int) -> None:
-    found = measured(10.0, 10.0, 10.3, spread=0.5, seed=seed)
-    assert found.rows[1].verdict in ("UNSURE", "SAME")
+    found = measured(10.0, 10.0, 10.3, spread=0.5, seed=seed, others=1.5)
+    assert found.noise.loaded and found.noise.load == 1.5
+    assert found.noise.verdict == "noisy"
+    assert found.rows[1].verdict == "UNSURE"
     assert found.rows[2].verdict in ("UNSURE", "SLOWER")
 
 
@@ -162,7 +170,7 @@ def test_networks_of_blocks_and_files_are_measured_together(
 def test_memory_grows_by_at_least_the_weights(tmp_path: Path, quick_profile: DeviceProfile) -> None:
     weight = np.zeros((1 << 18, 3, 3, 3), np.float32)  # 28 MB
     model = read_model(save(conv_model(shape=(1, 3, 4, 4), weight=weight), tmp_path / "m.onnx"))
-    footprint = measure_footprint(quick_profile, model)
+    footprint = measure_footprint(make_profiler(quick_profile), model)
     assert footprint.peak_mb is not None
     assert 28 <= footprint.peak_mb <= 280
 
@@ -174,7 +182,7 @@ def test_a_refusal_comes_out_of_the_process_that_opens(
         save(conv_model(shape=(1, "c", 8, 8)), tmp_path / "m.onnx"), shapes={"x": (1, 5, 8, 8)}
     )
     with pytest.raises(RuntimeFailure, match="refused the network"):
-        measure_footprint(quick_profile, model)
+        measure_footprint(make_profiler(quick_profile), model)
 
 
 def test_wrong_input_is_refused(tmp_path: Path, quick_profile: DeviceProfile) -> None:

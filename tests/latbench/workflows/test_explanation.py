@@ -10,7 +10,7 @@ import pytest
 from latbench.blocks import Network
 from latbench.device import DeviceProfile
 from latbench.errors import InvalidValueError, MismatchError
-from latbench.measure import sweep
+from latbench.measure import visiting
 from latbench.models import read_model
 from latbench.models.segments import cut, misaligned_channels
 from latbench.profilers import Profiler, Session
@@ -58,7 +58,7 @@ def test_what_makes_a_segment_slow_is_said(
     def open_session(profiler: Profiler, network: Network) -> Session:
         return PricedSession(sum(price.get(spec, 0.01) for spec in network))
 
-    monkeypatch.setattr(sweep, "open_session", open_session)
+    monkeypatch.setattr(visiting, "open_session", open_session)
     found = explain(path, quick_profile, time_limit="1s")
     slow = [part.advice for part in found.segments if part.advice]
     assert slow == ["channels 17 are not multiples of 4: round them up"] * 2

@@ -9,7 +9,7 @@ import pytest
 import nas
 from latbench.blocks import BlockSpec, Network
 from latbench.device import DeviceProfile
-from latbench.measure import sweep
+from latbench.measure import visiting
 from latbench.models import read_model
 from latbench.models.joining import empty_segment, merge
 from latbench.models.segments import Piece, cut
@@ -58,7 +58,7 @@ def fusing(model: Path, monkeypatch: pytest.MonkeyPatch) -> set[BlockSpec]:
             before = spec
         return PricedSession(total_ms)
 
-    monkeypatch.setattr(sweep, "open_session", open_session)
+    monkeypatch.setattr(visiting, "open_session", open_session)
     return {both}
 
 
@@ -85,7 +85,7 @@ def test_a_calls_overhead_is_no_fusion(
     def open_session(profiler: Profiler, network: Network) -> Session:
         return PricedSession(1 + sum(map(random_price, network)))
 
-    monkeypatch.setattr(sweep, "open_session", open_session)
+    monkeypatch.setattr(visiting, "open_session", open_session)
     pieces = _pieces(model)
     assert join_fused(make_profiler(quick_profile), pieces) == pieces
 
@@ -123,6 +123,6 @@ def test_a_model_that_would_have_too_few_segments_is_left_as_it_is(
     def open_session(profiler: Profiler, network: Network) -> Session:
         return PricedSession(max(map(_price_ms, network)))
 
-    monkeypatch.setattr(sweep, "open_session", open_session)
+    monkeypatch.setattr(visiting, "open_session", open_session)
     found = nas.profile(quick_profile, model, tmp_path / "t.sqlite", time_limit="1s")
     assert set(found.estimates) == {piece.segment for piece in _pieces(model)}

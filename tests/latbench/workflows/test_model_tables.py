@@ -12,7 +12,7 @@ import nas
 from latbench.blocks import Network
 from latbench.device import DeviceProfile
 from latbench.errors import InvalidValueError, MismatchError
-from latbench.measure import sweep
+from latbench.measure import visiting
 from latbench.models import read_model
 from latbench.models.segments import cut
 from latbench.profilers import Profiler, Session
@@ -89,7 +89,7 @@ def test_the_model_is_no_probe_of_its_own_drift(
     def open_session(profiler: Profiler, network: Network) -> Session:
         return PricedSession(sum(map(random_price, network)) * (2 if network == whole else 1))
 
-    monkeypatch.setattr(sweep, "open_session", open_session)
+    monkeypatch.setattr(visiting, "open_session", open_session)
     found = nas.verify(model, filled)
     assert found.drift == pytest.approx(1, rel=1e-3)
     assert found.networks[0].error == pytest.approx(-0.5, abs=0.02)
@@ -113,7 +113,7 @@ def test_parts_that_do_not_add_up_give_no_latency(
         draw = np.random.default_rng(len(network) * 31 + len(str(network[0])))
         return PricedSession(float(draw.uniform(1, 9)))
 
-    monkeypatch.setattr(sweep, "open_session", open_session)
+    monkeypatch.setattr(visiting, "open_session", open_session)
     path = tmp_path / "t.sqlite"
     nas.profile(quick_profile, model, path, time_limit="1s")
     with pytest.raises(MismatchError, match="left out of its fit it errs by"):

@@ -29,11 +29,11 @@ from nas.evaluators.shared_weights import SupernetEvaluator
 from nas.evaluators.tabular import TabularEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import one_hot
-from nas.optimize.blackbox import BLACK_BOXES, run
+from nas.optimize.blackbox import BLACK_BOXES, one_by_one, run
 from nas.optimize.constraints import latency_limits
 from nas.optimize.encoding import Code, EncodedSpace
 from nas.searchers import SEARCHERS, SearchSettings
-from nas.searchers.one_shot import OneShotRecipe
+from nas.searchers.one_shot_recipe import OneShotRecipe
 from nas.spaces import Choice, SearchSpace, make_space
 from nas.supernet.elastic import ElasticInvertedResidual
 from nas.supernet.mixed_operations import Supernet, searchable_supernet
@@ -230,7 +230,7 @@ def test_a_search_goes_on_from_its_journal(name: str, tmp_path: Path) -> None:
         inner, _ = _make_tabular(tmp_path)
         evaluator = Journaled(inner, tmp_path / journal)
         black_box = BLACK_BOXES[name](encoded, seed=5)
-        run(black_box, lambda code: evaluator.score(encoded.decode(code)), evaluations)
+        run(black_box, one_by_one(lambda code: evaluator.score(encoded.decode(code))), evaluations)
         return list(black_box.scores.items()), inner.evaluations
 
     whole, _ = search("whole.jsonl", 30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latbench.cost import network_cost
-from nas.optimize.blackbox import BLACK_BOXES, run
+from nas.optimize.blackbox import BLACK_BOXES, one_by_one, run
 from nas.optimize.blackbox.nsga2 import NSGA2Search
 from nas.optimize.blackbox.variation import Variation, crossover, mutate
 from nas.optimize.constraints import Constraint, Count, Limit
@@ -70,7 +71,7 @@ def test_a_search_ends_when_the_whole_space_is_evaluated(name: str) -> None:
     listed = all_codes(encoded, 10_000)
     assert listed is not None
     black_box = BLACK_BOXES[name](encoded, seed=1)
-    run(black_box, lambda code: _score(encoded, code), 1000)
+    run(black_box, one_by_one(lambda code: _score(encoded, code)), 1000)
     assert set(black_box.scores) == {tuple(code) for code in listed.tolist()}
     assert black_box.best[1] == max(_score(encoded, tuple(code)) for code in listed.tolist())
 
@@ -83,7 +84,7 @@ def test_the_same_seed_and_scores_take_the_same_path(name: str, space: str) -> N
     paths = []
     for seed in (3, 3, 4):
         black_box = BLACK_BOXES[name](encoded, seed=seed)
-        run(black_box, lambda code: _score(encoded, code), 45)
+        run(black_box, one_by_one(lambda code: _score(encoded, code)), 45)
         paths.append(list(black_box.scores.items()))
     assert paths[0] == paths[1] != paths[2]
 
@@ -96,7 +97,7 @@ def test_searchers_beat_random_search(name: str) -> None:
         scores = []
         for seed in range(5):
             black_box = BLACK_BOXES[name](encoded, seed=seed)
-            run(black_box, lambda code: _score(encoded, code), 50)
+            run(black_box, one_by_one(lambda code: _score(encoded, code)), 50)
             scores.append(black_box.best[1])
         return float(np.mean(scores))
 
@@ -113,7 +114,7 @@ RATES = Variation(
 def test_published_rates_keep_the_constraint(name: str, space: str) -> None:
     encoded = _encoded(SPACES[space], 0.3)
     black_box = BLACK_BOXES[name](encoded, seed=2, variation=RATES)
-    run(black_box, lambda code: _score(encoded, code), 25)
+    run(black_box, one_by_one(lambda code: _score(encoded, code)), 25)
     assert all(encoded.feasible(code) for code in black_box.scores)
     assert all(code == encoded.canonical(code) for code in black_box.scores)
 
@@ -158,6 +159,44 @@ def test_a_mix_of_kernels_is_changed_by_one_kernel_or_drawn_anew() -> None:
     assert sum(kernels in near for kernels in made) / 2000 == pytest.approx(0.55, abs=0.05)
 
 
+@EVERY_BLACK_BOX
+@pytest.mark.parametrize("at_once", [1, 3, 8])
+def test_what_is_proposed_at_once_is_new_and_does_not_depend_on_who_scores(
+    name: str, at_once: int
+) -> None:
+    encoded = _encoded(SPACES["nasbench-macro"], 0.5)
+
+    def search(reverse: bool) -> list[tuple[Code, float]]:
+        black_box = BLACK_BOXES[name](encoded, seed=1)
+
+        def scores(codes: Sequence[Code]) -> list[float]:
+            assert len(set(codes)) == len(codes) <= at_once
+            assert not black_box.scores.keys() & set(codes)
+            order = reversed(codes) if reverse else codes  # as when the last one is ready first
+            found = {code: _score(encoded, code) for code in order}
+            return [found[code] for code in codes]
+
+        run(black_box, scores, 40, at_once=at_once)
+        return list(black_box.scores.items())
+
+    found = search(reverse=False)
+    assert len(found) == 40
+    assert search(reverse=True) == found
+
+
+@EVERY_BLACK_BOX
+def test_one_at_a_time_is_what_it_was(name: str) -> None:
+    encoded = _encoded(SPACES["tiny"], 0.6)
+    one, other = (BLACK_BOXES[name](encoded, seed=2) for _ in range(2))
+    run(one, one_by_one(lambda code: _score(encoded, code)), 20)
+    for _ in range(20):
+        code = other.ask()
+        if code is None:
+            break
+        other.tell(code, _score(encoded, code))
+    assert list(one.scores.items()) == list(other.scores.items())
+
+
 def test_exact_search_finds_the_optimum_of_additive_scores() -> None:
     encoded, rng = _encoded(SPACES["nasbench-macro"], 0.4), np.random.default_rng(0)
     first = [rng.normal(size=3) for _ in encoded.choices]
@@ -166,14 +205,14 @@ def test_exact_search_finds_the_optimum_of_additive_scores() -> None:
     scores = Scores.of_choices(encoded, [first[layers.index(layer)] for layer in layers])
     optimum = scores.of(encoded, best_code(encoded, scores))
     black_box = BLACK_BOXES["exact"](encoded, seed=0)
-    run(black_box, lambda code: scores.of(encoded, code), 60)
+    run(black_box, one_by_one(lambda code: scores.of(encoded, code)), 60)
     assert black_box.best[1] == pytest.approx(optimum)
 
 
 def test_no_architecture_on_the_front_beats_another() -> None:
     encoded = _encoded(SPACES["nasbench-macro"], 0.6)
     search = NSGA2Search(encoded, seed=0)
-    run(search, lambda code: _score(encoded, code), 120)
+    run(search, one_by_one(lambda code: _score(encoded, code)), 120)
     front = [(encoded.load(code), search.scores[code]) for code in search.front()]
     assert len(front) > 5
     assert front == sorted(front)

@@ -21,7 +21,7 @@ from nas.optimize.encoding import EncodedSpace
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.differentiable import DifferentiableRecipe
 from nas.searchers.kernels import KernelLoads, most_probable_kernels
-from nas.searchers.one_shot import OneShotRecipe
+from nas.searchers.one_shot_recipe import OneShotRecipe
 from nas.spaces.sgnas import CHOICES, SKIP, SUB_BLOCKS, architecture_of
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import Relaxation, make_strategy

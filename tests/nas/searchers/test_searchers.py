@@ -6,6 +6,7 @@ import gzip
 import json
 import resource
 import struct
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,31 +26,36 @@ from latbench.errors import (
     InvalidValueError,
     MismatchError,
 )
+from latbench.measure.swept_networks import SweptNetworks
 from latbench.progress import Progress
+from latbench.workflows.verdict_sweep import SweepRule
 from nas.data import load_data
 from nas.data.augmentation import augment
 from nas.data.fashion_mnist import fashion_mnist, read_idx
 from nas.data.images import Split, batches, generator, resize
-from nas.latency.correction import Measure
+from nas.latency.measured_rounds import Measure
 from nas.latency.priced_space import PricedSpace
+from nas.latency.verified_rounds import read_rounds
 from nas.optimize.constraints import COUNTED, Count, Counted, Limit
 from nas.recipes import Recipe
 from nas.searchers import SEARCHERS, SearchSettings
-from nas.searchers.base import phase_of, rounds_file
 from nas.searchers.differentiable import DifferentiableRecipe
-from nas.searchers.one_shot import OneShotRecipe
+from nas.searchers.one_shot_recipe import OneShotRecipe
 from nas.searchers.sgnas.recipe import SGNASRecipe
 from nas.searchers.tfnas.searcher import TFNASRecipe
 from nas.spaces import SearchSpace
 from nas.spaces.architecture import read_architecture
 from nas.supernet.mixed_operations import fixed_supernet
 from nas.training import from_scratch as scratch
+from nas.training import module_training
 from nas.training.distributed import Workers
 from nas.training.recipe import TrainingRecipe
+from nas.training.run_files import phase_of, rounds_file
 from nas.training.run_folder import RunFolder
 from nas.workflows.export import export_onnx
 from tests.conftest import make_mix_space, make_small_space, make_tiny_space, write_table
 from tests.nas.runs import Stop, stopping_after, tiny_data
+from tests.nas.simulated_device import exactly
 
 SPACES = {"sgnas": make_mix_space}
 """Search spaces for the tests of searchers that do not use the tiny space."""
@@ -157,20 +163,21 @@ def _assert_equal(a: Any, b: Any) -> None:
         assert a == b
 
 
-class _Device:
-    """A device that is slower than its table by a factor, and fails after ``most`` measurements."""
+SLOWER = {"sgnas": 1.01}
+"""Factors of devices on whose spaces all latencies are nearly the same."""
 
-    def __init__(self, priced: PricedSpace, *, factor: float, most: int = 100) -> None:
-        self.priced = priced
-        self.factor = factor
-        self.left = most
 
-    def __call__(self, network: Network, progress: Progress) -> float:
-        self.left -= 1
-        if self.left < 0:
+def _device(priced: PricedSpace, *, factor: float, most: int = 100) -> Measure:
+    """A device that is slower than its table by a factor, and fails after ``most`` sweeps."""
+    left = iter(range(most))
+    known = exactly(lambda network: factor * priced.table.predict(network).latency_ms)
+
+    def measure(networks: Sequence[Network], rule: SweepRule, progress: Progress) -> SweptNetworks:
+        if next(left, None) is None:
             raise Stop
-        progress(0.5, "pass 1 of 2")
-        return self.factor * self.priced.table.predict(network).latency_ms
+        return known(networks, rule, progress)
+
+    return measure
 
 
 EVERY_CORRECTING = pytest.mark.parametrize(
@@ -183,22 +190,25 @@ def test_a_finished_search_is_corrected_later_without_training(
     name: str, priced: PricedSpace, tmp_path: Path
 ) -> None:
     """The result is the same as with measurement from the start."""
-    targets, run = _targets(priced), tmp_path / "run"
-    asked = _search(name, priced, tmp_path / "at once", targets, _Device(priced, factor=1.1))
+    targets, run, factor = _targets(priced), tmp_path / "run", SLOWER.get(name, 1.1)
+    asked = _search(name, priced, tmp_path / "at once", targets, _device(priced, factor=factor))
     predicted = _search(name, priced, run, targets)
     epochs = _epochs(run)
-    assert _search(name, priced, run, targets, _Device(priced, factor=1.1)) == asked
+    assert _search(name, priced, run, targets, _device(priced, factor=factor)) == asked
     assert _epochs(run) == epochs == _epochs(tmp_path / "at once")
     for result, before in zip(asked, predicted, strict=True):
-        assert result["measured_ms"] <= result["target_ms"] < 1.1 * before["latency_ms"]
-        assert result["measured_ms"] == pytest.approx(1.1 * result["latency_ms"])
-        file = run / "architectures" / f"{phase_of(result['target_ms'])}.json"
-        assert json.loads(file.read_text()) == result["architecture"]
-        assert (
-            1
-            < result["rounds"]
-            == len(json.loads(rounds_file(run, result["target_ms"]).read_text()))
-        )
+        assert result["status"] == "met"
+        assert result["measured_ms"] <= result["target_ms"]
+        assert result["measured_low_ms"] <= result["measured_ms"] <= result["measured_high_ms"]
+        if name == "tfnas":
+            assert result["target_ms"] < 1.1 * before["latency_ms"]
+        made = read_architecture(run / "architectures" / f"{phase_of(result['target_ms'])}.json")
+        assert made.as_dict() == result["architecture"]
+        predicted_ms = priced.latency_ms(made)
+        assert result["measured_ms"] == pytest.approx(factor * predicted_ms)
+        record = read_rounds(rounds_file(run, result["target_ms"]))
+        assert record.status == "met"
+        assert result["rounds"] == len(record.rounds)
     assert _search(name, priced, run, targets) == predicted
 
 
@@ -206,30 +216,42 @@ def test_a_finished_search_is_corrected_later_without_training(
 def test_a_search_killed_while_measuring_goes_on(
     name: str, priced: PricedSpace, tmp_path: Path
 ) -> None:
-    targets = _targets(priced)
-    whole = _search(name, priced, tmp_path / "whole", targets, _Device(priced, factor=1.1))
-    for most in (0, 1, 1):
+    targets, factor = _targets(priced), SLOWER.get(name, 1.1)
+    whole = _search(name, priced, tmp_path / "whole", targets, _device(priced, factor=factor))
+    for most in (0, 1, 1):  # in the first selection, and in each of the next two sweeps
         with pytest.raises(Stop):
-            device = _Device(priced, factor=1.1, most=most)
+            device = _device(priced, factor=factor, most=most)
             _search(name, priced, tmp_path / "cut", targets, device)
     cut = tmp_path / "cut"
-    assert _search(name, priced, cut, targets, _Device(priced, factor=1.1)) == whole
+    assert _search(name, priced, cut, targets, _device(priced, factor=factor)) == whole
     assert _epochs(cut) == _epochs(tmp_path / "whole")
     measured = [line for line in _lines(cut) if "measured_ms" in line]
     assert len(measured) == sum(result["rounds"] for result in whole)
+    for target_ms in targets:
+        files = [rounds_file(tmp_path / run, target_ms).read_bytes() for run in ("cut", "whole")]
+        assert files[0] == files[1]
 
 
-@EVERY_SEARCHER
+@EVERY_CORRECTING
+def test_one_process_measures(name: str, priced: PricedSpace) -> None:
+    settings = SearchSettings(measure=_device(priced, factor=1.0), workers=Workers(0, 2))
+    with pytest.raises(InvalidValueError, match="torchrun"):
+        SEARCHERS[name](priced, settings)
+
+
+def test_every_searcher_of_the_project_measures() -> None:
+    assert all(SEARCHERS[name].corrects_on_device for name in SEARCHERS)
+
+
+@pytest.mark.parametrize("name", ["random"])
 def test_searchers_that_do_not_measure_name_the_command_that_does(
-    name: str, priced: PricedSpace
+    name: str, priced: PricedSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = SearchSettings(measure=lambda network, progress: 1.0)
-    if SEARCHERS[name].corrects_on_device:
-        with pytest.raises(InvalidValueError, match="torchrun"):
-            SEARCHERS[name](priced, replace(settings, workers=Workers(0, 2)))
-    else:
-        with pytest.raises(InvalidValueError, match="fit --measured"):
-            SEARCHERS[name](priced, settings)
+    """Such as one of another package."""
+    family = SEARCHERS[name]
+    monkeypatch.setattr(family, "corrects_on_device", False)
+    with pytest.raises(InvalidValueError, match="fit --until-verified"):
+        family(priced, SearchSettings(measure=_device(priced, factor=1.0)))
 
 
 def _lines(run: Path) -> list[dict[str, Any]]:
@@ -263,6 +285,21 @@ def test_an_infeasible_target_is_refused_before_training(
         _search(name, priced, tmp_path / "run", [1e-4])
     assert caught.value.nearest_ms == priced.feasible_ms()[0]
     assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+@EVERY_SEARCHER
+def test_upper_ends_of_latencies_keep_the_target(
+    name: str, priced: PricedSpace, tmp_path: Path
+) -> None:
+    """As with a confidence: what is searched under is the prediction with its margin."""
+    wary = PricedSpace(priced.space, priced.table, margin=0.02)
+    low_ms, high_ms = wary.feasible_ms()
+    target_ms = low_ms + 0.35 * (high_ms - low_ms)
+    (found,) = _search(name, wary, tmp_path / "run", [target_ms], epochs=2)
+    made = read_architecture(tmp_path / "run" / "architectures" / f"{phase_of(target_ms)}.json")
+    assert found["latency_ms"] == pytest.approx(1.02 * priced.latency_ms(made))
+    assert found["latency_ms"] <= target_ms
+    assert low_ms == pytest.approx(1.02 * priced.feasible_ms()[0])
 
 
 LIMITED_CASES = [
@@ -307,6 +344,14 @@ def test_a_search_under_limits_ends_within_them(
     assert found["target_ms"] == (targets[0] if with_target else None)
     assert found["latency_ms"] == pytest.approx(countable.latency_ms(made))
     assert made.as_dict() == found["architecture"]
+
+
+@LIMITED
+def test_limits_alone_cannot_be_verified(name: str, countable: PricedSpace, tmp_path: Path) -> None:
+    limits, device = (_limit(countable.space, "macs", 0.3),), _device(countable, factor=1.0)
+    with pytest.raises(InvalidValueError, match="needs a budget to verify"):
+        _search(name, countable, tmp_path / "run", [], device, limits=limits)
+    assert not (tmp_path / "run" / "checkpoint").exists()
 
 
 @LIMITED
@@ -432,7 +477,7 @@ def test_a_resumed_training_is_bit_identical(tiny_space: SearchSpace, tmp_path: 
     with pytest.raises(Stop):
         _train(tiny_space, tmp_path / "cut", stop_after=9)
     assert _train(tiny_space, tmp_path / "cut") == whole
-    weights = [(tmp_path / run / scratch.WEIGHTS).read_bytes() for run in ("whole", "cut")]
+    weights = [(tmp_path / run / module_training.WEIGHTS).read_bytes() for run in ("whole", "cut")]
     assert weights[0] == weights[1]
 
 
@@ -445,7 +490,7 @@ def test_training_learns(tiny_space: SearchSpace, tmp_path: Path) -> None:
 def test_trained_weights_are_read_and_exported(tiny_space: SearchSpace, tmp_path: Path) -> None:
     _train(tiny_space, tmp_path / "run", epochs=1)
     network = tiny_space.lower(tiny_space.largest())
-    weights = tmp_path / "run" / scratch.WEIGHTS
+    weights = tmp_path / "run" / module_training.WEIGHTS
     assert export_onnx(network, weights, tmp_path / "m.onnx") < 1e-4
     with pytest.raises(MismatchError, match="another network"):
         scratch.load_model(tiny_space.lower(tiny_space.smallest()), weights)

@@ -15,6 +15,7 @@ from latbench.cost import network_cost
 from latbench.device import DeviceProfile
 from latbench.errors import BudgetError, InvalidValueError, MismatchError, UnknownNameError
 from latbench.tables import LatencyTable
+from nas.crew.base import CrewSettings
 from nas.criteria import hardware
 from nas.evaluators.base import Evaluator
 from nas.evaluators.operations import OperationsEvaluator
@@ -25,7 +26,7 @@ from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import one_hot
 from nas.optimize.constraints import Count, Limit
 from nas.recipes import load_recipe, shipped_recipes
-from nas.searchers.base import SearchResult, SearchSettings, generator_file
+from nas.searchers.base import SearchResult, SearchSettings
 from nas.searchers.sgnas.adaptation import adapt
 from nas.searchers.sgnas.budgets import RANGE, Budgets
 from nas.searchers.sgnas.generator_state import GeneratorState, new_generator
@@ -36,6 +37,8 @@ from nas.searchers.sgnas.searcher import SGNASSearcher, evaluator_of
 from nas.searchers.tfnas.searcher import TFNASSearcher
 from nas.spaces import Architecture, SearchSpace, make_space
 from nas.spaces.sgnas import KERNELS, architecture_of
+from nas.training.distributed import Workers
+from nas.training.run_files import generator_file
 from nas.training.run_folder import RunFolder
 from tests.conftest import make_mix_space, make_small_space, write_table
 from tests.nas.runs import Stop, stopping_after, tiny_data
@@ -420,6 +423,33 @@ def test_networks_evaluated_for_priors_are_not_evaluated_again(
     assert evaluated == at_once
     for name, value in whole.state_dict().items():
         assert torch.equal(value, ended.state_dict()[name])
+
+
+def test_the_number_of_workers_changes_no_prior_and_no_answer(
+    devices: list[PricedSpace], separate: PricedSpace, tmp_path: Path
+) -> None:
+    for name, priced in (("unified", devices[0]), ("separate", separate)):
+        found = {}
+        for count in (1, 2):
+            run = tmp_path / f"{name}{count}"
+            settings = SearchSettings(seed=1, recipe=RECIPE, crew=CrewSettings(count))
+            low, high = priced.feasible_ms()
+            target_ms = low + 0.5 * (high - low)
+            searcher = SGNASSearcher(priced, settings)
+            found[count] = searcher.search(tiny_data(), [target_ms], RunFolder(run, {}))
+        texts = [(tmp_path / f"{name}{count}" / "priors.jsonl").read_bytes() for count in (1, 2)]
+        assert texts[0] == texts[1] != b""
+        assert found[1] == found[2]
+
+
+def test_workers_are_refused_where_they_have_nothing_to_do(devices: list[PricedSpace]) -> None:
+    with pytest.raises(InvalidValueError, match="leave out --workers"):
+        TFNASSearcher(devices[0], SearchSettings(crew=CrewSettings(2)))
+    with pytest.raises(InvalidValueError, match="torchrun"):
+        SGNASSearcher(
+            devices[0],
+            SearchSettings(recipe=RECIPE, workers=Workers(0, 2), crew=CrewSettings(2)),
+        )
 
 
 def test_supernet_weights_stay_as_they_are_and_a_device_learns_its_vector_alone(

@@ -16,7 +16,7 @@ from latbench.device import DeviceProfile, load_device
 from nas.evaluators.relaxed import AnyRelaxedEvaluator
 from nas.generator import answers, load_generator, raw_answers, save_generator
 from nas.latency.priced_space import PricedSpace
-from nas.searchers.base import SearchSettings, generator_file
+from nas.searchers.base import SearchSettings
 from nas.searchers.sgnas.adaptation import adapt
 from nas.searchers.sgnas.budgets import Budgets
 from nas.searchers.sgnas.generator_training import GeneratorTraining
@@ -25,6 +25,7 @@ from nas.searchers.sgnas.searcher import SGNASSearcher, evaluator_of
 from nas.spaces import SearchSpace
 from nas.spaces.sgnas import SKIP, SUB_BLOCKS
 from nas.supernet.unified_supernet import UnifiedSupernet
+from nas.training.run_files import generator_file
 from nas.training.run_folder import RunFolder
 from nas.training.strategies.kernel_paths import FairPaths
 from nas.training.torch_device import CPU, TorchDevice

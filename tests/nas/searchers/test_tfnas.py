@@ -100,6 +100,18 @@ def test_the_expected_latency_of_paths_equals_enumeration(
 
 
 @EVERY_DEPTH
+def test_probabilities_of_every_choice_add_up(depth: DepthSearch, tiny_space: SearchSpace) -> None:
+    """Those of operations with leaving out a layer, and those of depths."""
+    ops, depths = _choices(tiny_space, depth).by_stage()
+    rows = [row for stage in ops for row in stage]
+    assert [sum(row) for row in (*rows, *depths)] == pytest.approx([1] * (3 + 2), rel=1e-5)
+    left_out = [
+        len(row) - len(layer.ops) for row, layer in zip(rows, tiny_space.layers, strict=True)
+    ]
+    assert left_out == ([0, 0, 0] if depth == "sink-connecting" else [0, 1, 0])
+
+
+@EVERY_DEPTH
 def test_a_path_through_the_supernet_equals_its_network(
     depth: DepthSearch, tiny_space: SearchSpace
 ) -> None:
@@ -382,7 +394,8 @@ def test_every_variant_ends_below_its_target_and_reports_its_argmax(
         starts = [layer.start_width(c.op) for layer, c in _rows(priced.space, found)]
         assert [c.width for c in found.architecture.choices] == starts
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    last = json.loads(lines[-1])
+    *_, last, result = map(json.loads, lines)
+    assert result["score"] == found.score
     ops = sum(value for key, value in last.items() if key.startswith("layers_of_"))
     assert ops == last["layers"] == len(found.argmax.architecture.choices)
 

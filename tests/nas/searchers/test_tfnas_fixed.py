@@ -11,10 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from latbench.blocks import Network
 from latbench.device import DeviceProfile, load_device
 from latbench.errors import InvalidValueError
-from latbench.progress import Progress
 from latbench.tables import LatencyTable
 from nas.data import load_data
 from nas.data.images import ImageData, Split, image_data
@@ -30,6 +28,7 @@ from nas.spaces.proxylessnas import ROWS
 from nas.training.run_folder import RunFolder
 from tests.conftest import make_small_space, write_table
 from tests.nas.runs import Stop, run_of_both, run_together, stopping_after, tiny_data
+from tests.nas.simulated_device import exactly
 from tests.nas.tasks.test_tasks import write_faces
 
 IMAGES = tiny_data(40)
@@ -211,9 +210,7 @@ def test_spaces_of_unified_blocks_are_refused(
 def test_measuring_proposes_other_operations(small: PricedSpace, tmp_path: Path) -> None:
     """The device takes a fifth longer than its table predicts."""
 
-    def measure(network: Network, progress: Progress) -> float:
-        return 1.2 * small.table.predict(network).latency_ms
-
+    measure = exactly(lambda network: 1.2 * small.table.predict(network).latency_ms)
     target_ms = _target_ms(small, 0.6)
     (predicted,) = _search(small, IMAGES, [target_ms], tmp_path / "predicted")
     (found,) = _search(small, IMAGES, [target_ms], tmp_path / "measured", measure=measure)

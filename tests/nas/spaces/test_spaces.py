@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from functools import cache
 from pathlib import Path
 
@@ -15,11 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from latbench.blocks import AverageBlock, ConvBlock, InvertedResidual, network_graph
+from latbench.blocks import (
+    AverageBlock,
+    ConvBlock,
+    InvertedResidual,
+    block_key,
+    network_graph,
+)
 from latbench.cost import network_cost
 from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError, UnknownNameError
 from latbench.render.onnx import render_onnx
 from latbench.render.torch import NetworkModule
+from nas.latency.priced_space import space_label
 from nas.spaces import (
     SPACES,
     Architecture,
@@ -109,6 +117,19 @@ def test_variants_are_written_and_read_back() -> None:
 
 def test_below_64_px_the_stem_keeps_the_resolution() -> None:
     assert [make_space("tfnas", size).stem[1].input_size for size in (224, 64, 32)] == [112, 32, 32]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_copy_from_another_process_has_the_same_text(name: str) -> None:
+    """Also of its blocks, which are the keys of tables."""
+    space = make_space(name)
+    drawn = space.random(np.random.default_rng(0))
+    copy = pickle.loads(pickle.dumps(drawn))
+    assert copy.to_json() == drawn.to_json()
+    for spec in space.lower(drawn):
+        assert block_key(pickle.loads(pickle.dumps(spec))) == block_key(spec)
+    label = space_label(space)
+    assert msgspec.json.encode(pickle.loads(pickle.dumps(label))) == msgspec.json.encode(label)
 
 
 @cache

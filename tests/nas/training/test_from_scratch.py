@@ -19,6 +19,7 @@ from nas.data.images import ImageData, Split, resize
 from nas.evaluators.by_training import ScratchEvaluator
 from nas.recipes import load_recipe, shipped_recipes
 from nas.training import from_scratch as scratch
+from nas.training import module_training
 from nas.training.distributed import ALONE, Workers
 from nas.training.recipe import TrainingRecipe
 from nas.training.regularisation import add_drop_connect, add_dropout, drop_images
@@ -59,14 +60,16 @@ def test_everything_a_recipe_asks_for_resumes_bit_exactly(optimizer: str, tmp_pa
         with pytest.raises(Stop):
             run(tmp_path / "cut", recipe, stop_after=stop_after)
     assert run(tmp_path / "cut", recipe) == whole
-    weights = [(tmp_path / name / scratch.WEIGHTS).read_bytes() for name in ("whole", "cut")]
+    weights = [
+        (tmp_path / name / module_training.WEIGHTS).read_bytes() for name in ("whole", "cut")
+    ]
     assert weights[0] == weights[1]
 
 
 def test_the_running_mean_is_what_is_kept(tmp_path: Path) -> None:
     run(tmp_path / "run", TrainingRecipe(epochs=2, batch_size=16, ema=0.9))
     saved = torch.load(tmp_path / "run" / "checkpoint" / "last.pt", weights_only=True)
-    kept = scratch.load_model(NETWORK, tmp_path / "run" / scratch.WEIGHTS).state_dict()
+    kept = scratch.load_model(NETWORK, tmp_path / "run" / module_training.WEIGHTS).state_dict()
     for name, value in kept.items():
         assert torch.equal(value, saved["mean"][name])
     assert not torch.equal(kept["blocks.0.conv.weight"], saved["model"]["blocks.0.conv.weight"])
@@ -89,7 +92,7 @@ def test_two_processes_take_the_step_of_one_that_averages_two_halves(tmp_path: P
     """One epoch is one step here; both processes must end with the same weights."""
     assert run_together(_take_a_step, tmp_path / "two") == [0, 0]
     data, recipe = make_data(), ONE_STEP
-    state = scratch.TrainingState(NETWORK, data, recipe)
+    state = scratch.begin(NETWORK, data, recipe)
     start = {name: value.clone() for name, value in state.model.state_dict().items()}
     gradients, means = [], []
     for rank in range(2):
@@ -99,13 +102,13 @@ def test_two_processes_take_the_step_of_one_that_averages_two_halves(tmp_path: P
         state.train_epoch(data, recipe, lone, lambda fraction, words: None)
         gradients.append([p.grad.clone() for p in state.parameters if p.grad is not None])
         means.append(state.model.state_dict()["blocks.0.conv_norm.running_mean"].clone())
-    fresh = scratch.TrainingState(NETWORK, data, recipe)
+    fresh = scratch.begin(NETWORK, data, recipe)
     for parameter, *halves in zip(fresh.parameters, *gradients, strict=True):
         parameter.grad = (halves[0] + halves[1]) / 2
     for group in fresh.optimizer.param_groups:
         group["lr"] = state.optimizer.param_groups[0]["lr"]
     fresh.optimizer.step()
-    found = scratch.load_model(NETWORK, tmp_path / "two" / scratch.WEIGHTS)
+    found = scratch.load_model(NETWORK, tmp_path / "two" / module_training.WEIGHTS)
     for ours, theirs in zip(found.parameters(), fresh.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
     mean = found.state_dict()["blocks.0.conv_norm.running_mean"]
@@ -146,7 +149,7 @@ def test_a_last_batch_of_one_image_does_no_harm(images: int, batch_size: int) ->
     data = replace(data, train=Split(resize(data.train.images, 2), data.train.labels))  # type: ignore[attr-defined]
     recipe = TrainingRecipe(epochs=1, batch_size=batch_size)
     scratch.check(SMALLEST_MAPS, data, recipe, ALONE)
-    state = scratch.TrainingState(SMALLEST_MAPS, data, recipe)
+    state = scratch.begin(SMALLEST_MAPS, data, recipe)
     values = state.train_epoch(data, recipe, ALONE, lambda done, loss: None)
     assert math.isfinite(values["loss"] or 0.0)
 
@@ -162,25 +165,25 @@ def test_too_few_images_for_batch_norm_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_defaults_smooth_labels() -> None:
-    state = scratch.TrainingState(NETWORK, make_data(), TrainingRecipe())
+    state = scratch.begin(NETWORK, make_data(), TrainingRecipe())
     assert isinstance(state.criterion, LabelSmoothing)
     assert state.criterion.smoothing == 0.1
 
 
 def test_norms_and_biases_do_not_decay() -> None:
-    state = scratch.TrainingState(NETWORK, make_data(), TrainingRecipe(weight_decay=0.1))
+    state = scratch.begin(NETWORK, make_data(), TrainingRecipe(weight_decay=0.1))
     decayed, plain = state.optimizer.param_groups
     assert decayed["weight_decay"] == 0.1
     assert plain["weight_decay"] == 0.0
     assert {p.ndim for p in decayed["params"]} == {2, 4}
     assert {p.ndim for p in plain["params"]} == {1}
     every = TrainingRecipe(weight_decay=0.1, decay_norms=True)
-    groups = scratch.TrainingState(NETWORK, make_data(), every).optimizer.param_groups
+    groups = scratch.begin(NETWORK, make_data(), every).optimizer.param_groups
     assert len(groups[0]["params"]) == len(decayed["params"]) + len(plain["params"])
 
 
 def _rate(recipe: TrainingRecipe, epoch: float) -> float:
-    return scratch.learning_rate(recipe, epoch / recipe.epochs)
+    return module_training.learning_rate(recipe, epoch / recipe.epochs)
 
 
 def test_schedules_are_the_published_ones() -> None:
@@ -219,7 +222,7 @@ def test_a_recipe_says_how_weights_begin() -> None:
     stds = {}
     for initial in ("torch", "he"):
         recipe = load_recipe(TrainingRecipe, None, [f"initial={initial}"])
-        model = scratch.TrainingState(NETWORK, make_data(), recipe).model
+        model = scratch.begin(NETWORK, make_data(), recipe).model
         convs = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
         assert convs
         stds[initial] = float(convs[0].weight.detach().std())

@@ -18,7 +18,7 @@ from nas.data.images import ImageData, Split
 from nas.latency.relaxation import Relaxed, one_hot
 from nas.recipes import load_recipe, shipped_recipes
 from nas.searchers.differentiable import DifferentiableRecipe
-from nas.searchers.one_shot import OneShotRecipe
+from nas.searchers.one_shot_recipe import OneShotRecipe
 from nas.spaces import FixedLayer, SearchSpace
 from nas.spaces.rows import inverted_residuals
 from nas.supernet.candidates import FastConv, FastPool

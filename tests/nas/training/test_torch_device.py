@@ -226,7 +226,7 @@ def test_searches_of_half_precision_go_on_bit_exactly(
 
 def test_a_step_whose_gradients_overflow_is_skipped_and_the_scale_falls() -> None:
     recipe = TrainingRecipe(epochs=1, batch_size=8, precision="fp16", ema=0.0)
-    state = scratch.TrainingState(NETWORK, make_data(), recipe)
+    state = scratch.begin(NETWORK, make_data(), recipe)
     state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
     for group in state.optimizer.param_groups:
         group["lr"] = 0.1

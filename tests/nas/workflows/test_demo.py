@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -11,12 +9,11 @@ import pytest
 
 import nas
 from latbench.device import DeviceProfile
-from latbench.profilers import make_profiler
-from latbench.progress import Progress, silent
+from latbench.progress import PhaseText
 from latbench.tables import LatencyTable
-from latbench.workflows import network_errors
-from nas.latency.correction import Measure
+from nas.latency.measured_rounds import Measure
 from nas.workflows import demo
+from tests.nas.simulated_device import exactly
 
 
 def test_the_demo_goes_through_its_stages_and_goes_on(
@@ -32,27 +29,27 @@ def test_the_demo_goes_through_its_stages_and_goes_on(
     monkeypatch.setattr(demo, "SEARCH_EPOCHS", 2)
     monkeypatch.setattr(demo, "TRAIN_EPOCHS", 1)
 
-    def verify_here(path: Path, networks: list[object], *, progress: Progress) -> object:
-        opened = LatencyTable.open(path)
-        return network_errors.verify(make_profiler(opened.device), opened, networks)  # type: ignore[arg-type]
-
     def as_predicted(opened: LatencyTable) -> Measure:
-        return lambda network, progress: 0.996 * opened.predict(network).latency_ms
+        return exactly(lambda network: 0.996 * opened.predict(network).latency_ms)
 
-    monkeypatch.setattr(demo, "verify_apart", verify_here)
     monkeypatch.setattr("nas.latency.correction.measurer", as_predicted)
-    opened: list[str] = []
+    fractions: list[float] = []
+    names: list[str] = []
 
-    @contextmanager
-    def stage(title: str) -> Iterator[Progress]:
-        opened.append(title)
-        yield silent
+    def shown(fraction: float, words: str, /) -> None:
+        fractions.append(fraction)
+        if isinstance(words, PhaseText):
+            names.append(words.phase)
 
-    found = nas.run_demo(str(tmp_path / "demo"), stage)
-    assert opened == ["profile", "search", "train", "verify"]
+    found = nas.run_demo(str(tmp_path / "demo"), progress=shown)
+    assert list(dict.fromkeys(names)) == [phase.name for phase in demo.PHASES]
+    assert fractions == sorted(fractions)
+    assert max(fractions[:-1]) < 1 == fractions[-1]
     assert found.predicted_ms <= found.target_ms
     assert 0 <= found.top1 <= 1
     assert found.error == found.predicted_ms / found.measured_ms - 1
+    assert found.as_dict()["status"] == found.correction.status
+    assert found.correction.measured_ms <= found.target_ms
     assert found.as_dict()["architecture"] == found.architecture.as_dict()
     again = nas.run_demo(tmp_path / "demo")
     assert (again.architecture, again.top1) == (found.architecture, found.top1)

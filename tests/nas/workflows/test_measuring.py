@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -99,7 +100,8 @@ def test_a_process_that_may_have_trained_does_not_measure(
         raise Apart
 
     monkeypatch.setattr(network_errors, "verify_apart", apart)
-    monkeypatch.setitem(sys.modules, "torch", sys)
+    torch = SimpleNamespace(nn=SimpleNamespace(Module=Apart))
+    monkeypatch.setitem(sys.modules, "torch", torch)
     with pytest.raises(Apart):
         nas.verify([], profiled, random=1)
 

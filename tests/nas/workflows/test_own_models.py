@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,11 +10,17 @@ import pytest
 import torch
 
 import nas
+from latbench.blocks import Network
 from latbench.device import DeviceProfile
 from latbench.errors import InvalidValueError
 from latbench.models import read_model
+from latbench.profilers import make_profiler
+from latbench.progress import Progress
+from latbench.tables import LatencyTable
 from latbench.workflows import bench as workflow
+from latbench.workflows import network_errors
 from latbench.workflows.footprint import Footprint
+from latbench.workflows.network_errors import Verification
 from tests.latbench.models.small import conv_model, save
 
 needs_exporter = pytest.mark.skipif(
@@ -33,7 +40,7 @@ def test_modules_are_compared_with_files_under_distinct_names(
     """A sequence of layers is one network, although it can be iterated."""
     module, path = _module(), save(conv_model(), tmp_path / "m.onnx")
     monkeypatch.setattr(workflow, "read_module", lambda *_, **__: read_model(path))
-    monkeypatch.setattr(workflow, "measure_footprint", lambda *_: Footprint(5.0, 40.0))
+    monkeypatch.setattr(workflow, "measure_footprint", lambda *_, **__: Footprint(5.0, 40.0))
     monkeypatch.setattr("latbench.workflows.side_by_side._DWELL_MS", 0.0)
     found = nas.bench([module, path, module], quick_profile, example=IMAGE, time_limit="1ms")
     assert [row.model for row in found.rows] == ["Sequential (1)", "m.onnx", "Sequential (2)"]
@@ -60,3 +67,29 @@ def test_a_module_needs_an_example_and_a_file_has_its_own(
         work(_module(), quick_profile)  # type: ignore[operator]
     with pytest.raises(InvalidValueError, match="there is no module"):
         work(path, quick_profile, example=IMAGE)  # type: ignore[operator]
+
+
+def _verify_here(path: Path, networks: Sequence[Network], *, progress: Progress) -> Verification:
+    table = LatencyTable.open(path)
+    return network_errors.verify(make_profiler(table.device), table, networks, progress=progress)
+
+
+@needs_exporter
+def test_a_module_is_profiled_predicted_and_verified_like_its_file(
+    tmp_path: Path, quick_profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latbench.workflows.model_tables._LEFT_OUT_LIMIT", 10.0)  # however noisy
+    monkeypatch.setattr(network_errors, "verify_apart", _verify_here)
+    module, image = _module(), IMAGE[:1]
+    table = nas.profile(
+        quick_profile, module, tmp_path / "t.sqlite", example=image, time_limit="1ms"
+    )
+    torch.onnx.export(module.eval(), (image,), tmp_path / "m.onnx", dynamo=True, verbose=False)
+    ours = nas.predict(module, table, example=image)
+    assert ours == nas.predict(tmp_path / "m.onnx", table)
+    verified = nas.verify(module, table, example=image, tolerance=10.0)
+    assert [row.predicted.latency_ms > 0 for row in verified.networks] == [True]
+    with pytest.raises(InvalidValueError, match="torch module"):
+        nas.predict(module, table)
+    with pytest.raises(InvalidValueError):
+        nas.profile(quick_profile, module, tmp_path / "u.sqlite", example=IMAGE)

@@ -1,0 +1,290 @@
+"""The connection to a device elsewhere: greeted, held, and made again when the line breaks.
+
+A line that breaks is made again, for some minutes with growing pauses. The device must then be as
+it was: the same versions, the same settings.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from time import monotonic, sleep
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+from latbench import __version__
+from latbench.blocks import Network, block_key
+from latbench.device import DeviceProfile, Host
+from latbench.environment import Environment
+from latbench.errors import (
+    DeviceBusyError,
+    InvalidValueError,
+    LatbenchError,
+    MismatchError,
+    RuntimeFailure,
+)
+from latbench.models.onnx_model import OnnxModel
+from latbench.profilers.remote_link import LineLostError, RemoteLink
+from latbench.profilers.remote_messages import (
+    CHUNK_BYTES,
+    PROTOCOL,
+    AddModel,
+    AddNetwork,
+    AddWeights,
+    Answer,
+    AskEnvironment,
+    Beat,
+    Done,
+    EnvironmentNow,
+    Failed,
+    Hold,
+    Open,
+    Opened,
+    Release,
+    Request,
+    TensorHeader,
+    Welcome,
+)
+from latbench.progress import Progress, silent
+
+A = TypeVar("A", bound=Answer)
+
+OPEN_S = 300.0  # for loading a runtime, or opening a large network, on a small board
+SILENCE_S = 60.0  # without a sign of the server, besides the time that the work takes
+_GREET_S = 30.0  # until the server has started: Python and NumPy on a small board
+_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 60.0, 60.0)  # a board reboots in a minute or two
+_MOST_LOSSES = 5  # of the line at one request, which then seems to be the cause
+_BUSY_S = 6.0  # until a server notices that its line broke, and gives the device back
+_BUSY_PAUSE_S = 0.5
+
+_ERRORS: dict[str, type[LatbenchError]] = {
+    kind.kind: kind for kind in (DeviceBusyError, InvalidValueError, MismatchError, RuntimeFailure)
+}
+
+
+class RemoteConnection:
+    """One client's connection to the device of a profile. Nothing is reached before it is used.
+
+    Args:
+        profile: Device profile.
+        host: Where the device is.
+
+    Attributes:
+        link: The present line; None if there is none.
+        is_held: Whether a new line takes the lock of the device.
+        environment: State of the device that a new line must find again; None for any.
+    """
+
+    def __init__(self, profile: DeviceProfile, host: Host) -> None:
+        self._profile, self.host = profile, host
+        self.link: RemoteLink | None = None
+        self._end: Callable[[], object] | None = None  # ends the present line, once
+        self.is_held = False
+        self.environment: Environment | None = None
+        self._versions: dict[str, str] = {}
+        self._numbers: dict[Network | OnnxModel, int] = {}  # of networks, on the present line
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the runtime and its libraries there."""
+        self.connected()
+        return self._versions
+
+    def close(self) -> None:
+        """End the line; the next request makes a new one."""
+        if self._end is not None:
+            self._end()
+        self.link = None
+
+    def connected(self) -> RemoteLink:
+        """The present line, or a new one."""
+        if self.link is None:
+            link = RemoteLink(self.host)
+            try:
+                self._greet(link)
+            except BaseException:
+                link.close()
+                raise
+            self.link, self._numbers = link, {}
+            self._end = weakref.finalize(self, link.close)
+        return self.link
+
+    def _greet(self, link: RemoteLink) -> None:
+        """Compare versions, prepare the profiler there, and hold the device if it was held."""
+        welcome = self.answer(link, Welcome, within_s=_GREET_S)
+        if (welcome.protocol, welcome.latbench) != (PROTOCOL, __version__):
+            line = self.host.run_command("-m", "pip", "install", f"latbench=={__version__}")
+            raise MismatchError(
+                f"{self.host} has latbench {welcome.latbench}, this is {__version__}: run "
+                f"`{' '.join(line)}`"
+            )
+        profile = msgspec.structs.replace(self._profile, host=None)
+        link.send(Open(profile, client=_client()), within_s=SILENCE_S)
+        self._versions = self.answer(link, Opened, within_s=OPEN_S).versions
+        if self.is_held:
+            self._hold(link)
+        if self.environment is not None:
+            link.send(AskEnvironment(), within_s=SILENCE_S)
+            now = self.answer(link, EnvironmentNow).environment
+            differences = now.differences(self.environment)
+            if differences:
+                raise MismatchError(
+                    f"{self.host} came back otherwise ({'; '.join(differences)}): set it as it "
+                    "was, and run the same command again"
+                )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the device's lock, also on lines that are made meanwhile.
+
+        Raises:
+            DeviceBusyError: Another process measures on the device; the message names it.
+        """
+        self.is_held = True
+        try:
+            if self.link is None:
+                self.connected()  # a new line takes the lock
+            else:
+                try:
+                    self._hold(self.link)
+                except LineLostError as error:  # it broke while nobody used it
+                    self.reconnect(error, 1)
+            yield
+        finally:
+            self.is_held = False
+            if self.link is not None:  # a line that broke gives the device back by itself
+                with suppress(LatbenchError):
+                    self.link.send(Release(), within_s=SILENCE_S)
+                    self.answer(self.link, Done)
+
+    def _hold(self, link: RemoteLink) -> None:
+        """Take the lock of the device; a server whose client is gone has it for some seconds."""
+        until = monotonic() + _BUSY_S
+        while True:
+            link.send(Hold(), within_s=SILENCE_S)
+            try:
+                self.answer(link, Done)
+                return
+            except DeviceBusyError:
+                if monotonic() > until:
+                    raise
+                sleep(_BUSY_PAUSE_S)
+
+    def reconnect(self, error: LineLostError, losses: int) -> None:
+        """Make the line again after it broke.
+
+        Args:
+            error: How it broke.
+            losses: How often it broke at the present request.
+
+        Raises:
+            RuntimeFailure: The device cannot be reached any more, or the request itself breaks the
+                line.
+            MismatchError: The device came back with other settings or versions.
+        """
+        self.close()
+        if losses >= _MOST_LOSSES:
+            raise RuntimeFailure(
+                f"{error.message}, {losses} times at the same request: its memory may not suffice"
+            )
+        for pause_s in _PAUSES_S:
+            try:
+                self.connected()
+                return
+            except (MismatchError, DeviceBusyError):
+                raise
+            except RuntimeFailure as again:
+                error = LineLostError(again.message)
+                sleep(pause_s)
+        raise RuntimeFailure(
+            f"{error.message}; it was tried again for {sum(_PAUSES_S) / 60:.0f} min. All finished "
+            "passes are kept: run the same command again when the device is back"
+        )
+
+    def ask(
+        self,
+        request: Request | Callable[[], Request],
+        kind: type[A],
+        *,
+        within_s: float | None = None,
+        progress: Progress = silent,
+    ) -> A:
+        """Ask, and ask again on a new line if the line breaks."""
+        losses = 0
+        while True:
+            was_connected = self.link is not None
+            try:
+                link = self.connected()
+                link.send(request() if callable(request) else request, within_s=SILENCE_S)
+                return self.answer(link, kind, within_s=within_s, progress=progress)
+            except LineLostError as error:
+                if not was_connected:
+                    self.close()
+                    raise
+                losses += 1
+                self.reconnect(error, losses)
+
+    def answer(
+        self,
+        link: RemoteLink,
+        kind: type[A],
+        *,
+        within_s: float | None = None,
+        progress: Progress = silent,
+    ) -> A:
+        """The answer that comes next; the server gives a sign now and then while it works."""
+        within_s = SILENCE_S if within_s is None else within_s
+        while True:
+            answer = link.receive(within_s=within_s)
+            if isinstance(answer, Beat):
+                if answer.words:
+                    progress(answer.done, answer.words)
+            elif isinstance(answer, Failed):
+                raise _ERRORS.get(answer.kind, RuntimeFailure)(f"{self.host}: {answer.message}")
+            elif isinstance(answer, kind):
+                return answer
+            else:
+                raise RuntimeFailure(
+                    f"{self.host} answered {type(answer).__name__} instead of {kind.__name__}"
+                )
+
+    def number(self, network: Network | OnnxModel) -> int:
+        """Number of a network on the present line; a new network is sent."""
+        if network not in self._numbers:
+            number = len(self._numbers)
+            link = self.connected()
+            if isinstance(network, OnnxModel):
+                _send_model(link, number, network)
+            else:
+                blocks = tuple(block_key(spec) for spec in network)
+                link.send(AddNetwork(number, blocks), within_s=SILENCE_S)
+            self._numbers[network] = number
+        return self._numbers[network]
+
+
+def _send_model(link: RemoteLink, number: int, model: OnnxModel) -> None:
+    weights = {name: np.ascontiguousarray(value) for name, value in model.weights.items()}
+    link.send(
+        AddModel(
+            number,
+            model.name,
+            model.graph,
+            tuple(TensorHeader(i.name, i.shape, i.dtype.name) for i in model.inputs),
+            tuple(TensorHeader(n, v.shape, v.dtype.name) for n, v in weights.items()),
+        ),
+        within_s=SILENCE_S,
+    )
+    for name, value in weights.items():
+        data = value.reshape(-1).view(np.uint8)
+        for offset in range(0, len(data), CHUNK_BYTES):
+            chunk = data[offset : offset + CHUNK_BYTES].tobytes()
+            link.send(AddWeights(number, name, offset, chunk), within_s=SILENCE_S)
+
+
+def _client() -> str:
+    """This process, for whoever finds the device busy."""
+    return f"process {os.getpid()} on {socket.gethostname()}"[:200]

@@ -1,0 +1,1 @@
+"""Pruning: a trained network loses channels until it meets a latency."""

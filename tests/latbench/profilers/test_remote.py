@@ -1,0 +1,445 @@
+"""A device elsewhere: it measures as one that is here, and no fault hangs or lies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+import latbench
+import nas
+from benchmarks.fake_boards import fake_boards
+from benchmarks.kills import passes_of, profile_with_kills
+from latbench.device import (
+    DeviceProfile,
+    Host,
+    SweepProtocol,
+    load_device,
+    of_table,
+    own_folder,
+    write_device,
+)
+from latbench.errors import (
+    DeviceBusyError,
+    InvalidFileError,
+    InvalidValueError,
+    MismatchError,
+    RuntimeFailure,
+)
+from latbench.measure.lock import FOLDER_VARIABLE, device_lock, held
+from latbench.measure.noise import check_noise
+from latbench.measure.sweep import sweep_pass
+from latbench.measure.visiting import Target, block_target
+from latbench.models.reading import read_model
+from latbench.profilers import make_profiler, remote, remote_connection, remote_link
+from latbench.profilers.remote import RemoteProfiler
+from latbench.profilers.remote_messages import MARK, MAX_MESSAGE_BYTES, Welcome, packed
+from latbench.tables import LatencyTable
+from latbench.workflows.footprint import measure_footprint
+from nas.spaces import SearchSpace
+from tests.conftest import make_quick_profile, profile_space, write_table
+from tests.latbench.models.small import conv_model, save
+
+QUICK = make_quick_profile()
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> DeviceProfile:
+    """A profile whose host is this machine."""
+    return served_here(tmp_path / "served")
+
+
+def served_here(folder: Path, *, locks: Path | None = None) -> DeviceProfile:
+    """A profile whose host is a server on this machine, with the test's locks or its own."""
+    folder.mkdir()
+    own = f"export {FOLDER_VARIABLE}={locks}\n" if locks else ""
+    return _served_by(folder, f'{own}exec "$@" {folder}/served')  # a mark of the process
+
+
+@pytest.fixture
+def profiler(device: DeviceProfile) -> Iterator[RemoteProfiler]:
+    made = make_profiler(device)
+    assert isinstance(made, RemoteProfiler)
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_connection, "_PAUSES_S", (0.01,) * 3)
+    monkeypatch.setattr(remote_connection, "_BUSY_S", 5.0)
+    monkeypatch.setattr(remote_connection, "_BUSY_PAUSE_S", 0.05)
+    monkeypatch.setattr(remote_link, "_LINGER_S", 0.2)
+
+
+def _served_by(folder: Path, script: str) -> DeviceProfile:
+    """A profile whose host runs a script in place of the server."""
+    path = folder / "host.sh"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    host = Host(command=(str(path),), python=sys.executable)
+    return msgspec.structs.replace(QUICK, host=host)
+
+
+def test_a_pass_has_the_visits_of_a_pass_here(
+    profiler: RemoteProfiler, quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    targets = [
+        block_target(id_, (spec,), quick_profile.sweep)
+        for id_, spec in enumerate(tiny_space.blocks())
+    ]
+    targets.append(Target(99, tiny_space.lower(tiny_space.smallest()), 3, 1.0, cold=False))
+    there = sweep_pass(profiler, targets, number=4)
+    here = sweep_pass(make_profiler(quick_profile), targets, number=4)
+    assert [id_ for id_, _ in there.visits] == [id_ for id_, _ in here.visits]
+    assert [len(v.cold_ns) for _, v in there.visits] == [len(v.cold_ns) for _, v in here.visits]
+    assert there.open_s > 0
+    assert there.calls_s > 0
+    assert all(min(visit.hot_ns) > 0 for _, visit in there.visits)
+
+
+def test_the_device_tells_its_own_state(
+    profiler: RemoteProfiler, quick_profile: DeviceProfile
+) -> None:
+    here = make_profiler(quick_profile)
+    assert profiler.versions() == here.versions()
+    assert profiler.environment().differences(here.environment()) == []
+    assert profiler.begin(meter=True).free_mib
+    time.sleep(0.05)
+    load = profiler.load()
+    assert load is None or (load.others >= 0 and load.cores == os.cpu_count())
+
+
+def test_models_with_weights_are_measured(profiler: RemoteProfiler, tmp_path: Path) -> None:
+    model = read_model(save(conv_model(), tmp_path / "m.onnx"))
+    record = sweep_pass(profiler, [Target(0, model, 2, 1.0, cold=False)], number=0)
+    assert len(record.visits) == 2
+    footprint = measure_footprint(profiler, model)
+    assert footprint.load_ms > 0
+
+
+def test_noise_is_checked_there(profiler: RemoteProfiler) -> None:
+    found = check_noise(profiler, profiler.environment(), seconds=0.1)
+    assert len(found.targets) == 3
+    assert found.tolerance >= 0
+
+
+@pytest.mark.parametrize("command", ["profile", "bench"])
+def test_workflows_run_there(
+    tmp_path: Path, device: DeviceProfile, tiny_space: SearchSpace, command: str
+) -> None:
+    if command == "bench":
+        path = save(conv_model(), tmp_path / "m.onnx")
+        found = latbench.bench([path], device=device, time_limit=0.1)
+        assert found.rows[0].latency_ms > 0
+        return
+    path = tmp_path / "t.sqlite"
+    profile_space(make_profiler(device), path, tiny_space, time_limit_s=20)
+    table = LatencyTable.open(path)
+    assert table.device == device
+    assert table.environment.cpu == make_profiler(make_quick_profile()).environment().cpu
+
+
+def test_a_broken_line_is_made_again(
+    profiler: RemoteProfiler, quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    """The server is killed several times in a pass; the pass is whole and in order."""
+    targets = [
+        block_target(id_, (spec,), quick_profile.sweep)
+        for id_, spec in enumerate(tiny_space.blocks())
+    ]
+    whole = sweep_pass(make_profiler(quick_profile), targets, number=1)
+    killed: list[int] = []
+
+    def kill(done: int, total: int) -> None:
+        if done in {1, 5, total - 1}:
+            assert profiler.connection.link is not None
+            killed.append(profiler.connection.link._process.pid)
+            os.kill(killed[-1], signal.SIGKILL)
+
+    with held(profiler):
+        broken = sweep_pass(profiler, targets, number=1, on_visit=kill)
+    assert len(set(killed)) >= 2
+    assert [id_ for id_, _ in broken.visits] == [id_ for id_, _ in whole.visits]
+
+
+def test_a_line_that_broke_while_nobody_used_it_is_made_again(profiler: RemoteProfiler) -> None:
+    """As during a training between two measurements."""
+    profiler.versions()
+    assert profiler.connection.link is not None
+    os.kill(profiler.connection.link._process.pid, signal.SIGKILL)
+    with held(profiler):
+        assert profiler.begin().free_mib
+    with held(profiler):
+        assert profiler.connection.is_held
+
+
+def test_a_line_that_stays_broken_ends_with_what_to_do(
+    profiler: RemoteProfiler, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = block_target(0, (tiny_space.blocks()[0],), QUICK.sweep)
+    sweep_pass(profiler, [target], number=0)
+    assert profiler.connection.link is not None
+    os.kill(profiler.connection.link._process.pid, signal.SIGKILL)
+    gone = Host(command=("false",), python=sys.executable)
+    monkeypatch.setattr(profiler.connection, "host", gone)
+    with pytest.raises(RuntimeFailure, match="run the same command again when the device is back"):
+        sweep_pass(profiler, [target], number=1)
+
+
+def test_a_hanging_line_is_given_up(
+    profiler: RemoteProfiler, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pulled cable: the other side neither answers nor ends."""
+    target = block_target(0, (tiny_space.blocks()[0],), QUICK.sweep)
+    sweep_pass(profiler, [target], number=0)
+    assert profiler.connection.link is not None
+    os.kill(profiler.connection.link._process.pid, signal.SIGSTOP)
+    monkeypatch.setattr(remote_connection, "SILENCE_S", 0.3)
+    monkeypatch.setattr(remote, "OPEN_S", 10.0)
+    record = sweep_pass(profiler, [target], number=1)
+    assert len(record.visits) == 1, "on a new line"
+
+
+def test_a_request_that_always_breaks_the_line_is_given_up(tiny_space: SearchSpace) -> None:
+    """As where the memory of the board does not suffice for a network."""
+    with fake_boards(breaks=1.0) as boards:
+        profiler = make_profiler(boards.profile("board", QUICK.sweep))
+        target = block_target(0, (tiny_space.blocks()[0],), QUICK.sweep)
+        with pytest.raises(RuntimeFailure, match="5 times at the same request"):
+            sweep_pass(profiler, [target], number=0)
+
+
+def test_a_board_that_comes_back_otherwise_is_not_measured(tiny_space: SearchSpace) -> None:
+    """As after a reboot that reset the governor."""
+    with fake_boards(breaks=0.5, moody=True) as boards:
+        profiler = make_profiler(boards.profile("board", QUICK.sweep))
+        assert profiler.environment().governor == "governor 1"
+        targets = [
+            block_target(n, (spec,), QUICK.sweep) for n, spec in enumerate(tiny_space.blocks())
+        ]
+        with pytest.raises(MismatchError, match="governor is governor 2, was governor 1"):
+            for number in range(20):
+                sweep_pass(profiler, targets, number=number)
+
+
+def test_visits_that_nobody_waits_for_do_not_disturb_later_requests(
+    profiler: RemoteProfiler, quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    targets = [
+        block_target(id_, (spec,), quick_profile.sweep)
+        for id_, spec in enumerate(tiny_space.blocks())
+    ]
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with held(profiler):
+        with pytest.raises(KeyboardInterrupt):
+            sweep_pass(profiler, targets, number=0, on_visit=stop)
+        assert profiler.environment().cpu
+        assert len(sweep_pass(profiler, targets, number=0).visits) == len(targets)
+
+
+def test_one_client_holds_a_device(
+    profiler: RemoteProfiler, device: DeviceProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_connection, "_BUSY_S", 0.1)
+    other = make_profiler(device)
+    assert isinstance(other, RemoteProfiler)
+    with held(profiler):
+        with pytest.raises(DeviceBusyError, match=f"by process {os.getpid()} on"), held(other):
+            pass
+        with pytest.raises(DeviceBusyError), device_lock("cpu"):
+            pass
+    with held(other):
+        pass
+    other.close()
+
+
+def test_a_killed_client_gives_the_device_back(tmp_path: Path, device: DeviceProfile) -> None:
+    script, profile = tmp_path / "client.py", tmp_path / "device.toml"
+    write_device(device, profile)
+    script.write_text(
+        "import time\n"
+        "from latbench.device import load_device\n"
+        "from latbench.measure.lock import held\n"
+        "from latbench.profilers import make_profiler\n"
+        f"with held(make_profiler(load_device({str(profile)!r}))):\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    client = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert client.stdout is not None
+    assert client.stdout.readline() == b"held\n"
+    client.kill()
+    client.wait()
+    client.stdout.close()
+    mine = make_profiler(device)
+    assert isinstance(mine, RemoteProfiler)
+    with held(mine):
+        pass
+    mine.close()
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("exit 3", "the command ended with code 3"),
+        ("echo 'ssh: Could not resolve hostname x' >&2; exit 255", "check the name of the host"),
+        ("echo 'pi@x: Permission denied (publickey).' >&2; exit 255", "ssh-copy-id"),
+        ("echo 'No module named latbench' >&2; exit 1", "-m pip install latbench"),
+        ("echo 'sh: python9: not found' >&2; exit 127", "give the Python that has latbench"),
+        ("echo 'OSError: No space left on device' >&2; exit 1", "its disk is full"),
+        ("head -c 1000000 /dev/zero", "no latbench answers"),
+        ("yes", "no latbench answers"),
+    ],
+)
+def test_a_host_without_a_server_is_told_apart(tmp_path: Path, script: str, words: str) -> None:
+    profiler = make_profiler(_served_by(tmp_path, script))
+    with pytest.raises(RuntimeFailure, match=words) as told:
+        profiler.versions()
+    assert "\n" not in told.value.message
+
+
+def test_other_versions_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    answer = tmp_path / "answer"
+    answer.write_bytes(MARK + packed(Welcome(1, "9.9", "3.11.0")))
+    profiler = make_profiler(_served_by(tmp_path, f"cat {answer}; sleep 5"))
+    with pytest.raises(MismatchError, match=r"has latbench 9\.9, .* -m pip install latbench=="):
+        profiler.versions()
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ((MAX_MESSAGE_BYTES + 1).to_bytes(4, "big"), "that is no latbench"),
+        (b"\x00\x00\x00\x03abc", "no message"),
+    ],
+)
+def test_garbage_is_refused(tmp_path: Path, raw: bytes, words: str) -> None:
+    answer = tmp_path / "answer"
+    answer.write_bytes(MARK + raw)
+    profiler = make_profiler(_served_by(tmp_path, f"cat {answer}; sleep 5"))
+    with pytest.raises(RuntimeFailure, match=words):
+        profiler.versions()
+
+
+def test_what_a_login_shell_prints_is_passed_over(tmp_path: Path) -> None:
+    made = make_profiler(_served_by(tmp_path, 'echo "Welcome to the board"; exec "$@"'))
+    assert isinstance(made, RemoteProfiler)
+    assert made.versions()
+    made.close()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xff\xff\xff",
+        b"\x00\x00\x00\x02\x00\x00",
+        b"\x00\x00\x00\x05abc",
+        bytes(np.random.default_rng(0).integers(0, 256, 1000, dtype=np.uint8)),
+    ],
+)
+def test_a_server_that_gets_garbage_ends(data: bytes) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "latbench.serve"],
+        input=data,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.stdout.startswith(MARK)
+    assert b"Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        'ssh = "pi@board; rm -rf /"',
+        'ssh = "-oProxyCommand=x"',
+        'ssh = "pi@board"\npython = "$(id)"',
+        'ssh = "pi@board"\npython = "-c"',
+        'python = "python3"',
+        'ssh = "pi@board"\ncommand = ["env"]',
+        'ssh = "pi board"',
+    ],
+)
+def test_hosts_that_a_shell_would_read_are_refused(tmp_path: Path, section: str) -> None:
+    path = tmp_path / "board.toml"
+    path.write_text(f'name = "board"\nruntime = "onnxruntime"\n[host]\n{section}\n')
+    with pytest.raises(InvalidFileError):
+        load_device(path)
+
+
+def test_ssh_never_asks_and_gets_one_word_for_the_shell() -> None:
+    host = Host(ssh="pi@board", python="~/latbench/bin/python")
+    words = host.run_command("-m", "latbench.serve", options=remote_link._ssh_options())
+    assert "BatchMode=yes" in words
+    assert words[-3:] == ["--", "pi@board", "~/latbench/bin/python -m latbench.serve"]
+
+
+def test_a_command_of_a_stranger_s_table_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only if the user has a device profile with the same command."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    mark = tmp_path / "ran"
+    host = Host(command=("touch", str(mark)))
+    profile = msgspec.structs.replace(QUICK, name="gift", host=host)
+    path = tmp_path / "gift.sqlite"
+    write_table(path, nas.make_space("nasbench-macro", 8, 10), profile)
+    with pytest.raises(InvalidValueError, match=r"gift\.toml"):
+        nas.verify([], path, random=2)
+    with pytest.raises(InvalidValueError, match=r"gift\.toml"):
+        nas.calibrate(path)
+    with pytest.raises(InvalidValueError, match="your rights"):
+        latbench.check_table(path)
+    assert not mark.exists()
+    assert of_table(msgspec.structs.replace(profile, host=Host(ssh="pi@board"))).host is not None
+    write_device(msgspec.structs.replace(profile, name="own"), own_folder() / "own.toml")
+    assert of_table(profile) == profile
+
+
+def test_a_device_may_move(device: DeviceProfile) -> None:
+    moved = msgspec.structs.replace(device, host=Host(ssh="pi@elsewhere"))
+    assert moved.same_device(device)
+    assert not moved.same_device(msgspec.structs.replace(device, threads=2, sweep=SweepProtocol()))
+
+
+def test_kills_of_both_sides_change_nothing_but_times(tmp_path: Path) -> None:
+    """Whatever is killed, the finished passes are those of a run that was never disturbed."""
+    protocol = SweepProtocol(
+        **{**msgspec.structs.asdict(QUICK.sweep), "min_passes": 20, "max_passes": 20}
+    )
+    tables = []
+    for name, kills in (("quiet", 0), ("killed", 4)):
+        folder = tmp_path / name
+        device = msgspec.structs.replace(served_here(folder, locks=folder), sweep=protocol)
+        write_device(device, folder / "board.toml")
+        table = folder / "t.sqlite"
+        command = ["profile", str(folder / "board.toml"), "nasbench-macro", "--input-size", "8"]
+        met = profile_with_kills(
+            [*command, "-o", str(table)],
+            kills=kills,
+            seed=1,
+            server=str(folder / "served"),
+            within_s=(0.8, 1.8),
+        )
+        assert met >= kills // 2
+        tables.append(passes_of(table))
+    quiet, killed = tables
+    assert len(killed) >= len(quiet) == 20
+    assert killed[: len(quiet)] == quiet

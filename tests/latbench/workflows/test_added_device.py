@@ -1,0 +1,104 @@
+"""A device elsewhere is added once, and then used by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import latbench
+from latbench.conditions import Conditions
+from latbench.device import (
+    DeviceProfile,
+    Host,
+    load_device,
+    own_folder,
+    present_host,
+    write_device,
+)
+from latbench.environment import current_environment
+from latbench.errors import InvalidValueError, LatbenchError, RuntimeFailure, UnknownNameError
+from latbench.workflows import added_device
+from tests.latbench.profilers.test_remote import served_here
+
+
+@pytest.fixture(autouse=True)
+def _own_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+def test_a_device_is_found_by_its_name(tmp_path: Path) -> None:
+    host = served_here(tmp_path / "served").host
+    assert host is not None
+    added = latbench.add_device("pi5", host, threads=2)
+    assert added.path == own_folder() / "pi5.toml"
+    assert load_device("pi5") == DeviceProfile("pi5", "onnxruntime", threads=2, host=host)
+    assert added.environment.memory_mib > 0
+    listed = {row.name: row for row in latbench.list_devices()}
+    assert listed["pi5"].host == str(host)
+    assert listed["cpu-onnxruntime"].host is None
+    assert latbench.check_device("pi5", duration=0.1).noise.visits > 0
+
+
+def test_a_table_follows_a_device_that_moved() -> None:
+    """The table has the address of its profiling."""
+    then = DeviceProfile("pi5", "onnxruntime", host=Host(ssh="pi@old"))
+    assert present_host(then) == then.host
+    now = msgspec.structs.replace(then, host=Host(ssh="pi@new"))
+    write_device(now, own_folder() / "pi5.toml")
+    assert present_host(then) == now.host
+    other = msgspec.structs.replace(then, threads=4)
+    assert present_host(other) == other.host, "another device of that name"
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../x", "-x", "cpu-onnxruntime", "a" * 65])
+def test_names_that_are_no_files_are_refused(name: str) -> None:
+    with pytest.raises(InvalidValueError):
+        latbench.add_device(name, Host(command=("true",)))
+
+
+def test_a_device_that_does_not_answer_is_not_added() -> None:
+    with pytest.raises(RuntimeFailure, match="no latbench answers"):
+        latbench.add_device("gone", Host(command=("false",)))
+    with pytest.raises(UnknownNameError):
+        load_device("gone")
+
+
+def test_a_runtime_that_is_not_there_is_told(tmp_path: Path) -> None:
+    host = served_here(tmp_path / "served").host
+    assert host is not None
+    with pytest.raises(LatbenchError, match="cannot run here"):
+        latbench.add_device("board", host, runtime="tensorrt")
+    with pytest.raises(LatbenchError, match="unknown runtime"):
+        latbench.add_device("board", host, runtime="nonsense")
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    profile = msgspec.structs.replace(
+        load_device("cpu-openvino"),
+        name="x",
+        options={"a.b": 'say "x"'},
+        host=Host(command=("docker", "exec", "-i", "a b")),
+    )
+    write_device(profile, tmp_path / "x.toml")
+    assert load_device(tmp_path / "x.toml") == profile
+
+
+def test_advice_names_what_is_wrong() -> None:
+    machine = msgspec.structs.replace(current_environment({}), governor="powersave")
+    hot = Conditions(temperature_c=81.0, free_mib=100, limits=("the processor is throttled",))
+    advice = added_device._advice(machine, hot)
+    assert len(advice) == 4
+    quiet = msgspec.structs.replace(machine, governor="performance")
+    assert added_device._advice(quiet, Conditions(temperature_c=40.0, free_mib=4000)) == []
+
+
+def test_the_command(run: Any) -> None:
+    code, out, err = run("devices", "--add", "board")
+    assert code == 2
+    assert "--ssh" in err
+    code, out, err = run("devices", "--add", "board", "--ssh", "a;b", "--json")
+    assert code == 2
+    assert "invalid-value" in out

@@ -1,0 +1,119 @@
+"""Several devices are profiled at once, and the failure of one leaves the others alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import nas
+from benchmarks.fake_boards import block_ms, fake_boards
+from latbench.blocks import block_key
+from latbench.device import DeviceProfile, Host, SweepProtocol, write_device
+from latbench.errors import InvalidValueError
+from latbench.profilers import remote_connection
+from latbench.tables import LatencyTable
+from tests.conftest import make_quick_profile
+from tests.latbench.profilers.test_remote import served_here
+
+QUICK = make_quick_profile()
+
+
+@pytest.fixture
+def boards(tmp_path: Path) -> list[DeviceProfile]:
+    """Two boards that are this machine, each with a lock of its own."""
+    made = []
+    for name in ("one", "two"):
+        host = served_here(tmp_path / name, locks=tmp_path / name).host
+        made.append(msgspec.structs.replace(QUICK, name=name, host=host))
+    return made
+
+
+def test_every_device_has_its_table(tmp_path: Path, boards: list[DeviceProfile]) -> None:
+    space = nas.make_space("nasbench-macro", 8, 10)
+    dead = msgspec.structs.replace(QUICK, name="dead", host=Host(command=("false",)))
+    found = nas.profile_devices([boards[0], dead, boards[1]], space, tmp_path / "tables")
+    assert [each.device for each in found] == ["one", "dead", "two"]
+    assert [each.error is None for each in found] == [True, False, True]
+    assert not found[1].table.exists()
+    for each in (found[0], found[2]):
+        table = LatencyTable.open(each.table)
+        assert table.device.name == each.device
+        assert table.predict(space.lower(space.smallest())).latency_ms > 0
+
+
+def test_boards_that_break_and_die_leave_the_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve boards: lines break at random, two boards die for good; all other tables are whole."""
+    monkeypatch.setattr(remote_connection, "_PAUSES_S", (0.05,) * 3)
+    sweep = SweepProtocol(min_passes=12, max_passes=12, networks=8)
+    space = nas.make_space("nasbench-macro")
+    names = [f"board{number}" for number in range(12)]
+    dead = frozenset({"board3", "board8"})
+    with fake_boards(breaks=0.03, dead=dead) as boards:
+        devices = [boards.profile(name, sweep) for name in names]
+        found = nas.profile_devices(devices, space, tmp_path / "tables")
+        assert boards.broken > len(dead)
+    assert {each.device for each in found if each.error} == dead
+    network = space.lower(space.largest())
+    truth_ms = sum(block_ms(block_key(spec)) for spec in network)
+    for each in found:
+        if each.device not in dead:
+            table = LatencyTable.open(each.table)
+            assert table.predict(network).latency_ms == pytest.approx(truth_ms, rel=0.01)
+            assert all(e.visits == 12 for e in table.estimates.values())
+
+
+def test_the_command(run: Any, tmp_path: Path, boards: list[DeviceProfile]) -> None:
+    for board in boards:
+        write_device(board, tmp_path / f"{board.name}.toml")
+    paths = [tmp_path / f"{board.name}.toml" for board in boards]
+    asked = ("profile", *paths, "nasbench-macro", "--input-size", 8, "-o", tmp_path / "tables")
+    code, out, err = run(*asked, "--json")
+    assert code == 0, err
+    rows = json.loads(out)["devices"]
+    assert [row["device"] for row in rows] == ["one", "two"]
+    assert all(Path(row["table"]).exists() and row["blocks"] for row in rows)
+    assert run("profile", *paths, "nasbench-macro", "--plan")[0] == 2
+    assert run("profile", *paths, "nasbench-macro")[0] == 2
+    assert run("profile", *paths, "nasbench-macro", "-o", paths[0])[0] == 2
+    assert run("profile", paths[0], "nasbench-macro", "-o", tmp_path)[0] == 2
+
+
+def test_an_interrupt_ends_all_and_keeps_their_passes(
+    tmp_path: Path, boards: list[DeviceProfile]
+) -> None:
+    space = nas.make_space("nasbench-macro", 8, 10)
+    interrupted: list[str] = []
+
+    def progress_of(name: str) -> Any:
+        def report(fraction: float, words: str, /) -> None:
+            if "pass 3" in words and not interrupted:
+                interrupted.append(name)
+                raise KeyboardInterrupt
+
+        return report
+
+    many = msgspec.structs.replace(QUICK.sweep, min_passes=6, max_passes=6)
+    slow = [msgspec.structs.replace(board, sweep=many) for board in boards]
+    found = nas.profile_devices(slow, space, tmp_path / "tables", progress_of=progress_of)
+    stopped = {each.device: each.result.stopped for each in found if each.result is not None}
+    assert stopped[interrupted[0]] == "interrupted"
+    again = nas.profile_devices(slow, space, tmp_path / "tables")
+    assert all(each.result is not None and each.result.stopped == "pass limit" for each in again)
+    for first, second in zip(found, again, strict=True):
+        if first.result is not None and second.result is not None:
+            assert second.result.passes == first.result.passes + 6
+
+
+def test_devices_that_would_disturb_each_other_are_refused(
+    tmp_path: Path, boards: list[DeviceProfile]
+) -> None:
+    space = nas.make_space("nasbench-macro", 8, 10)
+    for devices, words in (([boards[0], boards[0]], "twice"), ([boards[0], QUICK], "alone")):
+        with pytest.raises(InvalidValueError, match=words):
+            nas.profile_devices(devices, space, tmp_path / "tables")

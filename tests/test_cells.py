@@ -1,0 +1,65 @@
+"""Cells of benchmarks: done once, in turn or side by side, until the time is up."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SCRIPT = """
+import sys
+sys.path.insert(0, {folder!r})
+from cells import Clock, parser, results, run_cells
+
+asked = parser("Test.", one_target=False, side_by_side=True).parse_args()
+
+
+def work(name, seed, run, tick):
+    if name == "bad" and not (asked.output / "mended").exists():
+        raise SystemExit(3)
+    with open(asked.output / "done.txt", "a") as file:
+        file.write(f"{{name}}-{{seed}}\\n")
+    return {{"square": seed * seed}}
+
+
+cells = [("a", 0), ("bad", 1), ("a", 2), ("a", 3)]
+run_cells(asked.output, cells, work, Clock.of(asked), asked=asked)
+if asked.only is None:
+    print(sorted(cell["square"] for cell in results(asked.output, "a").values()))
+"""
+
+
+def _run(folder: Path, *options: str, hours: str = "1") -> tuple[int, str]:
+    script = folder / "benchmark.py"
+    script.write_text(SCRIPT.format(folder=str(BENCHMARKS)))
+    command = [sys.executable, script, "--hours", hours, "-o", folder / "out", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return done.returncode, done.stdout
+
+
+def test_cells_side_by_side_are_those_done_in_turn(tmp_path: Path) -> None:
+    """A cell that fails leaves the others alone, and only what is missing is done again."""
+    out = tmp_path / "out"
+    out.mkdir()
+    code, printed = _run(tmp_path, "--workers", "2")
+    assert code == 0
+    assert "bad-1 ended with exit code 3" in printed
+    assert "[0, 4, 9]" in printed
+    (out / "mended").touch()
+    assert _run(tmp_path)[0] == 0
+    assert sorted((out / "done.txt").read_text().split()) == ["a-0", "a-2", "a-3", "bad-1"]
+    assert json.loads((out / "cells" / "bad-1.json").read_text()) == {"square": 1}
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2")])
+def test_no_cell_begins_when_the_time_is_up(tmp_path: Path, options: tuple[str, ...]) -> None:
+    (tmp_path / "out").mkdir()
+    code, printed = _run(tmp_path, *options, hours="0")
+    assert code == 0
+    assert "the time is up" in printed
+    assert "exit code" not in printed
+    assert not list((tmp_path / "out").iterdir())
