@@ -5,13 +5,12 @@
 
 The slower copy has one to three more 1x1 convolutions that give what they read. They are put behind
 several tensors in turn; the place whose ratio is nearest to 1.03 in a first, long comparison is
-taken. Then each comparison is run several times, also while two processes keep all cores busy.
+taken. Then each comparison is run several times, also while other processes keep all cores busy.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -22,6 +21,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 from cells import heading
+from load import load
 from onnx import ModelProto, helper, numpy_helper
 
 import latbench
@@ -52,15 +52,12 @@ def main() -> None:
             _verdicts("itself", same, asked.runs, asked),
             _verdicts("slower copy", other, asked.slower, asked),
         ]
-        load = [multiprocessing.Process(target=_work, daemon=True) for _ in range(2)]
-        for process in load:
-            process.start()
-        rows += [
-            _verdicts("itself, under load", same, asked.loaded, asked),
-            _verdicts("slower copy, under load", other, asked.loaded, asked),
-        ]
-        for process in load:
-            process.kill()
+        with load() as start:
+            start()
+            rows += [
+                _verdicts("itself, under load", same, asked.loaded, asked),
+                _verdicts("slower copy, under load", other, asked.loaded, asked),
+            ]
     print_table(("compared with", "runs", "verdicts", "ratios", "passes"), rows)
 
 
@@ -135,13 +132,6 @@ def _verdicts(
         f"{min(ratios, default=1):.3f} to {max(ratios, default=1):.3f}",
         f"{min(passes, default=0)} to {max(passes, default=0)}",
     )
-
-
-def _work() -> None:
-    """Keep a core and the shared cache busy."""
-    values = np.ones((1024, 1024), np.float32)
-    while True:
-        values = values @ values * 0
 
 
 if __name__ == "__main__":

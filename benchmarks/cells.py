@@ -1,17 +1,22 @@
 """Cells of a benchmark: pieces of work that are done once, in turn, until the time is up.
 
-A cell's result is one JSON file; a cell that was interrupted goes on from its run folder.
+A cell's result is one JSON file; a cell that was interrupted goes on from its run folder. Cells in
+which nothing is timed can be done side by side, each in a process of its own with one thread.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
-from argparse import ArgumentParser
+from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 import numpy as np
@@ -19,17 +24,23 @@ from scipy.stats import t as student
 
 from latbench.environment import current_environment
 from latbench.files import write_atomically
+from nas.crew.base import CrewSettings, make_crew
 
 Progress = Callable[[float, str], None]
 CONFIDENCE = 0.95
+TIME_IS_UP = 75  # exit code of a cell that may go on (EX_TEMPFAIL)
+_UNTIL = f'if [ "$(date +%s)" -ge "$0" ]; then exit {TIME_IS_UP}; fi; exec "$@"'
 
 
-def parser(about: str | None, *, one_target: bool = True) -> ArgumentParser:
+def parser(
+    about: str | None, *, one_target: bool = True, side_by_side: bool = False
+) -> ArgumentParser:
     """What all benchmarks of cells ask: hours and a folder; most also a table and a target on it.
 
     Args:
         about: The benchmark's docstring.
         one_target: Whether it is of one table and one target.
+        side_by_side: Whether cells can be done side by side.
     """
     made = ArgumentParser(description=(about or "").split("\n")[0])
     if one_target:
@@ -37,6 +48,11 @@ def parser(about: str | None, *, one_target: bool = True) -> ArgumentParser:
         made.add_argument("--target", required=True)
     made.add_argument("--hours", type=float, required=True)
     made.add_argument("-o", "--output", type=Path, required=True)
+    if side_by_side:
+        made.add_argument("--workers", type=int, help="cells at once, with one thread each")
+        made.add_argument("--ray", help="address of a Ray cluster that does the cells")
+        made.add_argument("--only", help=SUPPRESS)  # the cell of this process
+        made.add_argument("--ends", type=float, help=SUPPRESS)  # time of the end, in s since 1970
     return made
 
 
@@ -47,15 +63,22 @@ class TimeIsUp(Exception):
 class Clock:
     """Raises ``TimeIsUp`` from within a cell, between two steps."""
 
-    def __init__(self, hours: float) -> None:
-        self._end = monotonic() + hours * 3600
+    def __init__(self, hours: float, *, ends: float | None = None) -> None:
+        left_s = hours * 3600 if ends is None else ends - time()
+        self._end = monotonic() + left_s
+        self._parent = None if ends is None else os.getppid()  # the worker that asked for a cell
+
+    @classmethod
+    def of(cls, asked: Namespace) -> Clock:
+        """The clock of a benchmark, or that of a process that does one of its cells."""
+        return cls(asked.hours, ends=getattr(asked, "ends", None))
 
     @property
     def hours_left(self) -> float:
         return (self._end - monotonic()) / 3600
 
     def check(self, fraction: float = 0.0, words: str = "") -> None:
-        if monotonic() > self._end:
+        if monotonic() > self._end or self._parent not in (None, os.getppid()):
             raise TimeIsUp
 
 
@@ -66,8 +89,11 @@ def run_cells(
     clock: Clock,
     *,
     keep: bool = True,
+    asked: Namespace | None = None,
 ) -> None:
     """Do the cells, pairs of a name and a seed, in the order given, as far as time allows.
+
+    Cells that are done side by side begin in this order.
 
     Args:
         folder: Of results and runs.
@@ -76,7 +102,15 @@ def run_cells(
         clock: Ends the work when the time is up.
         keep: Checkpoints of finished cells, which other cells may need; those of one search take
             half a gigabyte.
+        asked: Options of a benchmark whose cells can be done side by side.
     """
+    if asked is not None:
+        if asked.only is not None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # its worker ignores Ctrl-C
+            names = [cell for cell in names if f"{cell[0]}-{cell[1]}" == asked.only]
+        elif (asked.workers, asked.ray) != (None, None):
+            _run_side_by_side(folder, names, clock, CrewSettings(asked.workers, asked.ray))
+            return
     for name, seed in names:
         result = folder / "cells" / f"{name}-{seed}.json"
         if result.exists():
@@ -93,6 +127,25 @@ def run_cells(
             for checkpoints in [*run.rglob("checkpoint")]:
                 shutil.rmtree(checkpoints)
         print(f"{name}, seed {seed}: done", flush=True)
+
+
+def _run_side_by_side(
+    folder: Path, names: Iterable[tuple[str, int]], clock: Clock, settings: CrewSettings
+) -> None:
+    """Do the cells by the workers of a crew: each is the same command for one cell."""
+    cells = [f"{name}-{seed}" for name, seed in names]
+    missing = [cell for cell in cells if not (folder / "cells" / f"{cell}.json").exists()]
+    ends = time() + clock.hours_left * 3600
+    same = ["sh", "-c", _UNTIL, str(int(ends)), "env", "OMP_NUM_THREADS=1", sys.executable]
+    commands = [[*same, *sys.argv, f"--ends={ends}", f"--only={cell}"] for cell in missing]
+    work = partial(subprocess.call, cwd=Path.cwd())  # also on other nodes, which share the folder
+    with make_crew(work, settings, at_once=max(1, len(missing))) as crew:
+        codes = list(zip(missing, crew.map(commands), strict=True))
+    for cell, code in codes:
+        if code not in (0, TIME_IS_UP):
+            print(f"{cell} ended with exit code {code}", flush=True)
+    if any(code == TIME_IS_UP for _, code in codes):
+        print("the time is up: the same command goes on from here")
 
 
 def results(folder: Path, name: str) -> dict[int, dict[str, Any]]:

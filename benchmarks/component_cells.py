@@ -30,7 +30,8 @@ from nas.latency.priced_space import PricedSpace, labelled_space
 from nas.optimize.constraints import Count, Limit
 from nas.recipes import Recipe, load_recipe
 from nas.searchers import SEARCHERS, Searcher, SearchSettings
-from nas.searchers.one_shot import OneShotRecipe, OneShotSearcher
+from nas.searchers.one_shot import OneShotSearcher
+from nas.searchers.one_shot_recipe import OneShotRecipe
 from nas.spaces import SearchSpace, make_space
 from nas.tasks import task_of
 from nas.training import from_scratch as scratch

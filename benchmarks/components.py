@@ -31,7 +31,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cells import CONFIDENCE, Clock, Progress, TimeIsUp, heading, parser, results, run_cells, shown
+from cells import (
+    CONFIDENCE,
+    TIME_IS_UP,
+    Clock,
+    Progress,
+    TimeIsUp,
+    heading,
+    parser,
+    results,
+    run_cells,
+    shown,
+)
 from component_cells import (
     SUPERNET,
     common_settings,
@@ -46,15 +57,13 @@ from latbench.errors import LatbenchError
 from latbench.report.terminal import print_lines, print_table
 from latbench.units import format_ms, parse_count
 from nas.searchers import SEARCHERS
-from nas.searchers.one_shot import OneShotRecipe
+from nas.searchers.one_shot_recipe import OneShotRecipe
 from nas.spaces import SPACES
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import STRATEGIES
 
 CellRunner = Callable[[str, int, Path, Progress], dict[str, Any]]
 """Runs a cell, given its name, seed, folder and a callback between steps."""
-
-_TIME_IS_UP = 75  # exit code of a cell that may go on (EX_TEMPFAIL)
 
 
 def main() -> None:
@@ -162,7 +171,7 @@ def run_apart(name: str, seed: int, clock: Clock) -> dict[str, Any]:
     hours = ["--hours", str(clock.hours_left), "--cell", name, str(seed)]
     command = [sys.executable, *sys.argv, *hours]  # of an option given twice the last one counts
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode == _TIME_IS_UP:
+    if done.returncode == TIME_IS_UP:
         raise TimeIsUp
     if done.returncode:
         sys.exit(f"{name}, seed {seed} failed: see above; what is done is kept")
@@ -177,7 +186,7 @@ def run_here(options: argparse.Namespace) -> None:
     try:
         found = run_cell(options, name, seed, run, Clock(options.hours).check)
     except TimeIsUp:
-        sys.exit(_TIME_IS_UP)
+        sys.exit(TIME_IS_UP)
     print(json.dumps(found, allow_nan=False))
 
 

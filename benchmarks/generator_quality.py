@@ -39,11 +39,11 @@ from nas.evaluators.journal import Journaled
 from nas.evaluators.relaxed import AnyRelaxedEvaluator
 from nas.generator import answers, load_generator, plane_of
 from nas.latency.priced_space import PricedSpace, labelled_space
-from nas.searchers.base import generator_file
 from nas.searchers.sgnas.budgets import Budgets
 from nas.searchers.sgnas.recipe import read_run
 from nas.searchers.sgnas.searcher import evaluator_of
 from nas.spaces import Architecture, SearchSpace, load_architecture
+from nas.training.run_files import generator_file
 from nas.training.run_folder import RunFolder
 
 Hits = NDArray[np.bool_]

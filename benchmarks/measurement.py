@@ -19,10 +19,11 @@ import numpy as np
 
 from latbench.blocks import BlockSpec, Network, block_width
 from latbench.environment import current_environment
-from latbench.measure.lock import device_lock
+from latbench.measure.lock import held
 from latbench.measure.samples import Samples
 from latbench.measure.statistics import kendall_tau
-from latbench.measure.sweep import block_target, sweep_pass
+from latbench.measure.sweep import sweep_pass
+from latbench.measure.visiting import block_target
 from latbench.profilers import Profiler, make_profiler
 from latbench.report.terminal import print_lines, print_table, progress_bar
 from latbench.tables import LatencyTable, TableStore
@@ -120,7 +121,7 @@ def _customary_table(
     blocks = sorted({spec for network in networks for spec in network}, key=repr)
     with progress_bar("customary") as progress:
         begin, means_ms = perf_counter(), {}
-        with device_lock(profiler.profile.device):
+        with held(profiler):
             for done, spec in enumerate(blocks):
                 means_ms[spec] = _customary_ms(profiler, spec)
                 progress((done + 1) / len(blocks), f"{done + 1} of {len(blocks)} blocks")
@@ -194,7 +195,7 @@ def _compare_widths(
     protocol = profiler.profile.sweep
     targets = [block_target(i, (s,), protocol) for i, s in enumerate([*fresh, *probes])]
     samples = Samples()
-    with progress_bar("widths") as progress, device_lock(profiler.profile.device):
+    with progress_bar("widths") as progress, held(profiler):
         for number in range(WIDTH_PASSES):
             samples.add(sweep_pass(profiler, targets, number=number).visits)
             progress((number + 1) / WIDTH_PASSES, f"pass {number + 1} of {WIDTH_PASSES}")

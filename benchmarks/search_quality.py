@@ -1,13 +1,15 @@
 """Searchers on NAS-Bench-Macro: how far from the true optimum after so many evaluations.
 
     python benchmarks/search_quality.py ACCURACIES --table TABLE -o FOLDER
+        [--searchers evolution,evolution@8,evolution@32]
 
 ACCURACIES is the benchmark's `nas-bench-macro_cifar10.json`; TABLE is made by `latbench profile
 cpu-onnxruntime nasbench-macro`. Without a table, `--constraint macs` bounds multiply-accumulates.
 Budgets are quantiles over all architectures. An evaluation is one look-up of an accuracy; what an
 architecture costs is known beforehand and free, for all searchers. Outsiders propose what is
 infeasible or known too, which is not charged either. A search of one seed and budget is one line of
-FOLDER/cells.jsonl; the same command goes on with what is missing.
+FOLDER/cells.jsonl; the same command goes on with what is missing. A searcher with `@8` proposes
+eight architectures before it learns their scores, as it does for eight workers.
 
 Regret is the accuracy of the best feasible architecture minus that of the best one found, in
 percentage points. Intervals are of the mean over seeds, 95 %, Student's t; a seed's regret is its
@@ -139,9 +141,11 @@ def search(name: str, task: Task, seed: int) -> float:
     if name in OUTSIDERS:
         OUTSIDERS[name](task, seed)
     else:
-        black_box = BLACK_BOXES[name](task.encoded, seed=seed)
-        while not task.over and (code := black_box.ask()) is not None:
-            black_box.tell(code, task.score(code))
+        family, _, at_once = name.partition("@")
+        black_box = BLACK_BOXES[family](task.encoded, seed=seed)
+        while not task.over and (codes := black_box.ask_several(int(at_once or 1))):
+            for code in codes[: task.evaluations - len(task.regrets)]:
+                black_box.tell(code, task.score(code))
     return 1e3 * (perf_counter() - begin) / max(1, len(task.regrets))
 
 
@@ -244,7 +248,7 @@ def _time(cells: Cells, name: str) -> str:
 
 def _verdict(curves: dict[str, np.ndarray]) -> Iterator[str]:
     """The best built-in searcher against what is wanted of it and against the outsiders."""
-    built_in = {name: curve.mean(axis=0) for name, curve in curves.items() if name in BLACK_BOXES}
+    built_in = {name: curve.mean(axis=0) for name, curve in curves.items() if name not in OUTSIDERS}
     if not built_in:
         return
     best = min(built_in, key=lambda name: float(built_in[name].mean()))

@@ -1,6 +1,6 @@
 """The variants that TF-NAS compares, each searched and trained on a part of Fashion-MNIST.
 
-    python benchmarks/tfnas_ablation.py TABLE --target 1.5ms --hours H -o FOLDER
+    python benchmarks/tfnas_ablation.py TABLE --target 1.5ms --hours H -o FOLDER [--workers N]
 
 TABLE is one of the TF-NAS space for 10 classes. A cell is a variant and a seed: a search, and the
 architecture under the budget trained from scratch. Cells are run in turn, all variants of one seed
@@ -17,7 +17,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import numpy as np
+import vl_convert
 from cells import CONFIDENCE, Clock, Progress, heading, parser, results, run_cells, shown
 
 from latbench.report.terminal import print_lines, print_table
@@ -69,13 +71,15 @@ def main() -> None:
 
     order = [(name, seed) for seed in range(options.seeds) for name in VARIANTS]
     cells = [(_slug(name), seed) for name, seed in order]
-    run_cells(folder, cells, work, Clock(options.hours), keep=False)
+    run_cells(folder, cells, work, Clock.of(options), keep=False, asked=options)
+    if options.only is not None:
+        return
     _print(options, table, target_ms, folder)
     _draw(folder, target_ms)
 
 
 def _parse() -> argparse.Namespace:
-    asked = parser(__doc__)
+    asked = parser(__doc__, side_by_side=True)
     asked.add_argument("--seeds", type=int, default=5, help="at most")
     asked.add_argument("--images", type=int, default=6_000)
     asked.add_argument("--epochs", type=int, default=18, help="of a search")
@@ -203,40 +207,46 @@ _COLUMNS = {
 
 def _draw(folder: Path, target_ms: float) -> None:
     """Three pictures, a panel a variant, a line a seed."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     done = {name: seeds for name in VARIANTS if (seeds := results(folder, _slug(name)))}
     if not done:
         return
+    epochs = {
+        (name, seed): _epochs(folder / "runs" / f"{_slug(name)}-{seed}")
+        for name, seeds in done.items()
+        for seed in seeds
+    }
     for picture, label, value in (
         ("latency", "argmax / target - 1", lambda e: e["argmax_ms"] / target_ms - 1),
         ("operations", "largest share of an operation", _largest_share),
         ("depth", "layers kept", lambda e: e["layers"]),
     ):
-        columns = min(4, len(done))
-        lines = -(-len(done) // columns)
-        figure, axes = plt.subplots(
-            lines, columns, figsize=(3.2 * columns, 2.4 * lines), sharey=True, squeeze=False
-        )
-        for axis, (name, seeds) in zip(axes.flat, done.items(), strict=False):
-            for seed in seeds:
-                epochs = _epochs(folder / "runs" / f"{_slug(name)}-{seed}")
-                axis.plot([e["epoch"] for e in epochs], [value(e) for e in epochs], label=f"{seed}")
-            axis.set_title(name, fontsize=8)
-            axis.grid(alpha=0.3)
-            if picture == "latency":
-                axis.axhline(0.0, color="black", linewidth=0.6)
-        for axis in list(axes.flat)[len(done) :]:
-            axis.set_visible(False)
-        figure.supxlabel("epoch")
-        figure.supylabel(label)
-        figure.tight_layout()
-        figure.savefig(folder / f"{picture}.png", dpi=120)
-        plt.close(figure)
+        rows = [
+            {"variant": name, "seed": str(seed), "epoch": e["epoch"], "value": value(e)}
+            for (name, seed), found in epochs.items()
+            for e in found
+        ]
+        panels = _panels(rows, list(done), label, zero=picture == "latency")
+        drawn = vl_convert.vegalite_to_png(panels.to_dict(), scale=2)
+        (folder / f"{picture}.png").write_bytes(drawn)
     print_lines([f"pictures: {folder}/latency.png, operations.png, depth.png"])
+
+
+def _panels(
+    rows: list[dict[str, Any]], variants: list[str], label: str, *, zero: bool
+) -> alt.FacetChart:
+    """Lines over epochs, a panel a variant; ``zero`` draws a line at 0."""
+    lines = (
+        alt.Chart()
+        .mark_line()
+        .encode(
+            x=alt.X("epoch:Q").title("epoch"),
+            y=alt.Y("value:Q").title(label).scale(zero=False),
+            color=alt.Color("seed:N"),
+        )
+    )
+    layers = [lines, *([alt.Chart().mark_rule().encode(y=alt.datum(0.0))] if zero else [])]
+    panel = alt.layer(*layers, data=alt.InlineData(values=rows)).properties(width=240, height=160)
+    return panel.facet(alt.Facet("variant:N").title(None).sort(variants), columns=4)
 
 
 if __name__ == "__main__":
