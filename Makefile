@@ -7,7 +7,7 @@ LOCK := requirements.lock
 NEWEST := .venv-newest
 LOCKING := .venv-lock
 
-.PHONY: demo test docs lint format lock newest clean
+.PHONY: demo test docs docs-long lint format lock newest clean
 
 demo: $(READY)
 	"$(BIN)/latbench" demo
@@ -20,10 +20,16 @@ docs: $(READY)
 	"$(BIN)/python" -m sphinx -q -W --keep-going -b html docs site
 	@echo "open site/index.html"
 
+# every example of the pages as it stands, which takes hours; puts what it prints into the pages
+docs-long: $(READY)
+	"$(BIN)/python" docs/examples.py --refresh
+
 lint: $(READY)
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy"
+	"$(BIN)/hadolint" docker/*.Dockerfile
+	.ci/licences "$(BIN)"
 
 format: $(READY)
 	"$(BIN)/ruff" check --fix .
