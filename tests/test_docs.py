@@ -22,7 +22,7 @@ def _typed(text: str) -> Iterator[str]:
     """Lines of examples that begin with ``latbench``, each with its continuation."""
     joined = re.sub(r"\\\n\s*", "", text)
     for line in joined.splitlines():
-        found = re.match(r"(?:    |\t)?(?:torchrun .* --no-python )?(latbench [^#]*)", line)
+        found = re.match(r"(?:    |\$ )?(?:torchrun .* --no-python )?(latbench [^#]*)", line)
         if found and not line.startswith("latbench is"):
             yield found.group(1).strip()
 

@@ -23,7 +23,7 @@ BUILD = "from setuptools import build_meta; build_meta.build_{kind}({folder!r})"
 
 def _copy(folder: Path, *, only: list[str] | None = None) -> Path:
     """The files of the checkout that are under version control, or some of them."""
-    kept = ["latbench", "nas", "device_profiles", "cli.py", "pyproject.toml", "README.md"]
+    kept = ["latbench", "nas", "device_profiles", "cli.py", "pyproject.toml", "README.md", "MANIFEST.in"]
     for name in only if only is not None else [*kept, "LICENSE", "tests", "benchmarks", "docs"]:
         source = ROOT / name
         if source.is_dir():
@@ -83,6 +83,7 @@ def test_a_source_archive_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> 
     with tarfile.open(archive) as opened:
         opened.extractall(tmp_path / "out", filter="data")
     (tree,) = (tmp_path / "out").iterdir()
+    assert not (tree / "tests").exists()  # setuptools would add some of them
     assert _names(_build("wheel", tree, tmp_path / "again")) == _names(wheel)
 
 
