@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,13 +50,15 @@ def closest_of_halves(
     order = other.argsort()
     place = np.searchsorted(other[order], room_ms - one, side="right") - 1  # (sums of one,)
     total = np.where(place >= 0, one + other[order[place]], -np.inf)
-    for first in np.argsort(-total, kind="stable")[:_MEETINGS]:
+    for _ in range(min(_MEETINGS, len(total))):
+        first = int(total.argmax())  # mostly the first one fits, so sorting all would be wasted
         if np.isneginf(total[first]):
             return None
-        chosen = sides.choose(picks, int(first), int(order[place[first]]))
+        chosen = sides.choose(picks, first, int(order[place[first]]))
         found = options.made_of(chosen, base_ms)
         if found[1] <= target_ms:
             return found
+        total[first] = -np.inf
     return None
 
 
@@ -80,14 +83,15 @@ class _Sides:
         layers: tuple[list[int], list[int]] = ([], [])
         tried: tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]] = ([], [])
         sums = [np.zeros(1), np.zeros(1)]
-        spans = [float(np.ptp(a[:, piece])) for a in options.addends_ms]
-        for layer in np.argsort(-np.array(spans), kind="stable").tolist():
-            prices = options.addends_ms[layer][:, piece]
+        columns = [a[:, piece] for a in options.addends_ms]
+        spans = np.array([column.max() - column.min() for column in columns])
+        for layer in np.argsort(-spans, kind="stable").tolist():
+            prices = columns[layer]
             count = min(len(prices), _FEW)
             side = int(len(sums[1]) < len(sums[0]))
             if count == 1 or len(sums[side]) * count > _HALF:
                 continue
-            some = np.linspace(0, len(prices) - 1, count).astype(np.int64)
+            some = _spread(len(prices), count)
             layers[side].append(layer)
             tried[side].append(some)
             more = prices[some] - prices[picks[layer]]
@@ -102,6 +106,12 @@ class _Sides:
             for layer, some, place in zip(layers, tried, where, strict=True):
                 chosen[layer] = int(some[place])
         return chosen
+
+
+@cache
+def _spread(options: int, count: int) -> NDArray[np.int64]:
+    """So many indices of options, evenly spread from the first to the last."""
+    return np.linspace(0, options - 1, count).astype(np.int64)
 
 
 def closest_of_all_sums(base_ms: Floats, options: WidthOptions, target_ms: float) -> Found | None:
@@ -119,12 +129,14 @@ def closest_of_all_sums(base_ms: Floats, options: WidthOptions, target_ms: float
             for a, f in zip(addends, floor_ms, strict=True)
         ]
         reachable = _reachable_sums(extra)
+        # bytes, because the test of a bit of an integer copies all of its bits
+        by_layer = [sums.to_bytes(_BINS // 8 + 1, "little") for sums in reachable[:-1]]
         within = reachable[-1] & ((1 << (_BINS + 1)) - 1)
         for _ in range(_TRIES):
             if not within:
                 break
             total = within.bit_length() - 1
-            found = options.made_of(_trace(reachable, extra, total), base_ms)
+            found = options.made_of(_trace(by_layer, extra, total), base_ms)
             if found[1] <= target_ms:
                 if best is None or found[1] > best[1]:
                     best = found
@@ -148,13 +160,20 @@ def _reachable_sums(extra: Sequence[Sequence[int]]) -> list[int]:
     return sums
 
 
-def _trace(reachable: Sequence[int], extra: Sequence[Sequence[int]], total: int) -> list[int]:
-    """Indices of one cost a layer that add up to ``total``."""
+def _trace(reachable: Sequence[bytes], extra: Sequence[Sequence[int]], total: int) -> list[int]:
+    """Indices of one cost a layer that add up to ``total``.
+
+    Args:
+        reachable: Possible sums before each layer; a set bit, the lowest first, is a possible sum.
+        extra: Costs of the choices of each layer.
+        total: A possible sum of all layers.
+    """
     picks: list[int] = []
     for layer in range(len(extra) - 1, -1, -1):
         for index, cost in enumerate(extra[layer]):
-            if cost <= total and reachable[layer] >> (total - cost) & 1:
+            rest = total - cost
+            if rest >= 0 and reachable[layer][rest >> 3] >> (rest & 7) & 1:
                 picks.append(index)
-                total -= cost
+                total = rest
                 break
     return picks[::-1]

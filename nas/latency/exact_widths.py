@@ -9,14 +9,19 @@ Either way takes milliseconds a network.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 
 from nas.latency.closest_sum import GOOD_ENOUGH, closest_of_all_sums, closest_of_halves
-from nas.latency.width_options import Floats, Found, WidthOptions
+from nas.latency.width_options import Floats, Found, Indices, WidthOptions
 
 _SCALES = (
     48  # number of common scales to try, evenly spread from the narrowest to the widest network
 )
+_PARTS = (1, 4, 16)  # where to split the scales: those of a part are priced together
 _NEAR = 6  # where halves leave a gap: number of scales nearest the target to solve exactly
 
 
@@ -37,17 +42,16 @@ def exact_widths(
     best: Found | None = None
     best_ms = -np.inf
     open_scales: list[WidthOptions] = []  # scales where the two halves left a gap
-    for scale in _scales_by_nearness(base_ms, options, goal_ms):
-        near = options.near(scale)
-        found, is_closest = _near_scale(base_ms, near, scale, goal_ms, best_ms)
+    for near in _scales_by_nearness(base_ms, options, goal_ms):
+        found, is_closest = near.closest(base_ms, goal_ms, best_ms)
         if not is_closest:
-            open_scales.append(near)
+            open_scales.append(near.options)
         if found is not None and found[1] > best_ms:
             best, best_ms = found, found[1]
         if best_ms >= enough_ms:
             return best
-    for near in open_scales[:_NEAR]:
-        found = closest_of_all_sums(base_ms, near, goal_ms)
+    for left in open_scales[:_NEAR]:
+        found = closest_of_all_sums(base_ms, left, goal_ms)
         if found is not None and found[1] > best_ms:
             best, best_ms = found, found[1]
         if best_ms >= enough_ms:
@@ -55,42 +59,83 @@ def exact_widths(
     return best
 
 
-def _scales_by_nearness(base_ms: Floats, options: WidthOptions, target_ms: float) -> list[float]:
+def _scales_by_nearness(
+    base_ms: Floats, options: WidthOptions, target_ms: float
+) -> Iterator[_NearScale]:
     """Common scales, sorted by the distance of the uniformly scaled network to the target."""
-    lowest = min(w[0] / start for w, start in zip(options.widths, options.start, strict=True))
-    highest = max(w[-1] / start for w, start in zip(options.widths, options.start, strict=True))
+    lowest = (options.lowest / options.start).min()
+    highest = (options.highest / options.start).max()
     scales = np.geomspace(lowest, highest, _SCALES)
-    latencies = np.repeat(base_ms[None], _SCALES, axis=0)  # (scales, pieces)
-    for layer, (a, start) in enumerate(zip(options.addends_ms, options.start, strict=True)):
-        latencies += a[options.picks(layer, scales * start)]
-    order = np.argsort(np.abs(latencies.max(axis=1) - target_ms), kind="stable")
-    return [float(scales[i]) for i in order]
+    picks = options.picks(scales[:, None] * options.start)  # (scales, layers)
+    latencies_ms = options.sums_ms(base_ms, picks).max(axis=1)
+    first, last = options.spans(scales)
+    order = np.argsort(np.abs(latencies_ms - target_ms), kind="stable")
+    for part in np.split(order, _PARTS):
+        lows, highs = options.ranges_ms(first[part], last[part])
+        for n, i in enumerate(part):
+            yield _NearScale(options, picks[i], first[i], last[i], lows[:, n], highs[:, n])
 
 
-def _near_scale(
-    base_ms: Floats, options: WidthOptions, scale: float, target_ms: float, best_ms: float
-) -> tuple[Found | None, bool]:
-    """A network at one scale that keeps the shape, with a latency at or below the target.
+@dataclass(frozen=True)
+class _NearScale:
+    """The networks at one scale that keep the shape.
 
-    Returns:
-        The widths and the latency, or None; and whether it is certain that no other network at
-        this scale is both closer to the target and above ``best_ms``.
+    Attributes:
+        every: All widths.
+        uniform: Indices of the widths nearest to the scale, ``(layers,)``.
+        first: Index of the first width of each layer that keeps the shape, ``(layers,)``.
+        last: Index behind the last one, ``(layers,)``.
+        lows: Least addends of these widths, ``(pieces, layers)``.
+        highs: Greatest addends, ``(pieces, layers)``.
     """
-    lows = [a.min(axis=0) for a in options.addends_ms]  # by layer (pieces,)
-    highs = [a.max(axis=0) for a in options.addends_ms]
-    low_ms, high_ms = base_ms + sum(lows), base_ms + sum(highs)
-    if low_ms.max() > target_ms or high_ms.max() <= best_ms:
-        return None, True
-    piece = int(high_ms.argmax())
-    if high_ms[piece] <= target_ms:
-        widest = [int(a[:, piece].argmax()) for a in options.addends_ms]
-        return options.made_of(widest, base_ms), True
-    best: Found | None = None
-    share = (target_ms - low_ms[piece]) / (high_ms[piece] - low_ms[piece])
-    for picks in (options.nearest(scale), options.levelled(piece, share)):
-        found = closest_of_halves(base_ms, options, picks, target_ms)
-        if found is not None and (best is None or found[1] > best[1]):
-            best = found
-        if best is not None and best[1] >= target_ms * (1 - GOOD_ENOUGH):
-            return best, True
-    return best, False
+
+    every: WidthOptions
+    uniform: Indices
+    first: Indices
+    last: Indices
+    lows: Floats
+    highs: Floats
+
+    @cached_property
+    def options(self) -> WidthOptions:
+        """The widths that keep the shape."""
+        return self.every.between(self.first, self.last)
+
+    def closest(
+        self, base_ms: Floats, target_ms: float, best_ms: float
+    ) -> tuple[Found | None, bool]:
+        """A network with a latency at or below the target.
+
+        Returns:
+            The widths and the latency, or None; and whether it is certain that no other network at
+            this scale is both closer to the target and above ``best_ms``.
+        """
+        low_ms, high_ms = (base_ms + _added_up(each) for each in (self.lows, self.highs))
+        if low_ms.max() > target_ms or high_ms.max() <= best_ms:
+            return None, True
+        piece = int(high_ms.argmax())
+        options = self.options
+        if high_ms[piece] <= target_ms:
+            widest = [int(a[:, piece].argmax()) for a in options.addends_ms]
+            return options.made_of(widest, base_ms), True
+        best: Found | None = None
+        share = (target_ms - low_ms[piece]) / (high_ms[piece] - low_ms[piece])
+        prices = self.lows[piece], self.highs[piece]
+        for picks in (self._nearest(), options.levelled(piece, share, *prices)):
+            found = closest_of_halves(base_ms, options, picks, target_ms)
+            if found is not None and (best is None or found[1] > best[1]):
+                best = found
+            if best is not None and best[1] >= target_ms * (1 - GOOD_ENOUGH):
+                return best, True
+        return best, False
+
+    def _nearest(self) -> list[int]:
+        """Index in ``options`` of the width of each layer that is nearest to the scale."""
+        nearest: list[int] = (self.uniform.clip(self.first, self.last - 1) - self.first).tolist()
+        return nearest
+
+
+def _added_up(rows: Floats) -> Floats:
+    """Sums of ``(pieces, layers)`` over layers, added up in their order as all latencies are."""
+    total: Floats = np.add.accumulate(rows, axis=1)[:, -1]
+    return total

@@ -16,7 +16,7 @@ Glossary:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -36,6 +36,30 @@ _RIVALS = 64  # with more than two independent sums: partial solutions to compar
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """The least and the greatest amount that one layer adds to each sum.
+
+    Attributes:
+        least: The choice that adds the least to each sum, ``(pieces,)``.
+        greatest: The choice that adds the most, ``(pieces,)``.
+        least_amounts: What these choices add to their sums, ``(pieces,)``.
+        greatest_amounts: The same for the greatest.
+    """
+
+    least: Indices
+    greatest: Indices
+    least_amounts: Floats
+    greatest_amounts: Floats
+
+    @classmethod
+    def of(cls, addends: Floats) -> Bounds:
+        """Bounds of choices that add ``(choices, pieces)``."""
+        least, greatest = addends.argmin(axis=0), addends.argmax(axis=0)
+        pieces = np.arange(addends.shape[1])
+        return cls(least, greatest, addends[least, pieces], addends[greatest, pieces])
+
+
+@dataclass(frozen=True)
 class Layers:
     """All networks that choices for layers can form, and the costs of the choices.
 
@@ -45,17 +69,21 @@ class Layers:
         addends: Amount that each choice adds to each sum, one array ``(choices, pieces)`` a layer;
             amounts may be negative.
         base: Amount that every network has, ``(pieces,)``.
+        bounds: Bounds of the layers, from a caller that keeps them; empty if they are unknown.
     """
 
     stages: Sequence[range]
     depths: Sequence[Sequence[int]]
     addends: Sequence[Floats]
     base: Floats
+    bounds: Sequence[Bounds] = field(default=(), repr=False, kw_only=True)
 
     @staticmethod
-    def of_fixed_depth(addends: Sequence[Floats], base: Floats) -> Layers:
+    def of_fixed_depth(
+        addends: Sequence[Floats], base: Floats, *, bounds: Sequence[Bounds] = ()
+    ) -> Layers:
         """Networks that keep all layers."""
-        return Layers([range(len(addends))], [[len(addends)]], addends, base)
+        return Layers([range(len(addends))], [[len(addends)]], addends, base, bounds=bounds)
 
     def sums(self, code: Code) -> Floats:
         """All sums of the network of these choices, ``(pieces,)``."""
@@ -80,22 +108,43 @@ class Layers:
                 code[layer] = int(row.argmin())
         return tuple(code)
 
+    def least_of_each(self) -> list[Code]:
+        """For every sum the choices that make it least."""
+        bounds = self.bounds or [Bounds.of(rows) for rows in self.addends]
+        amounts = np.array([each.least_amounts for each in bounds])
+        return self._with_depths(np.array([each.least for each in bounds]), amounts)
+
+    def greatest_of_each(self) -> list[Code]:
+        """For every sum the choices that make it greatest."""
+        bounds = self.bounds or [Bounds.of(rows) for rows in self.addends]
+        amounts = np.array([-each.greatest_amounts for each in bounds])
+        return self._with_depths(np.array([each.greatest for each in bounds]), amounts)
+
+    def _with_depths(self, numbers: Indices, amounts: Floats) -> list[Code]:
+        """Choices ``(layers, pieces)`` at the depths of least total amount; a code a sum."""
+        for layers, depths in zip(self.stages, self.depths, strict=True):
+            if len(layers) == depths[0]:  # the only depth
+                continue
+            totals = np.cumsum(amounts[layers.start : layers.stop], axis=0)
+            chosen = np.array(depths)[totals[[depth - 1 for depth in depths]].argmin(axis=0)]
+            absent = np.arange(len(layers))[:, None] >= chosen  # (layers of the stage, pieces)
+            numbers[layers.start : layers.stop][absent] = ABSENT
+        return [tuple(code) for code in numbers.T.tolist()]
+
 
 def costliest(network: Layers) -> Code:
     """The choices of greatest cost, one a layer; ``ABSENT`` beyond a stage's depth."""
-    codes = [network.least(-unit) for unit in np.eye(len(network.base))]
-    return max(codes, key=network.cost)
+    return max(dict.fromkeys(network.greatest_of_each()), key=network.cost)
 
 
 def cheapest(network: Layers) -> Code:
     """The choices of least cost, one a layer; ``ABSENT`` beyond a stage's depth."""
-    units = np.eye(len(network.base))
-    codes = [network.least(unit) for unit in units]
-    bound = max(
-        float(network.sums(c)[piece]) for piece, c in enumerate(codes)
-    )  # the minimum of each sum is a lower bound of the largest sum
-    best = min(codes, key=network.cost)
-    if network.cost(best) - bound <= _ROUNDING * abs(bound):
+    codes = network.least_of_each()
+    sums = {code: network.sums(code) for code in dict.fromkeys(codes)}  # mostly one code
+    # the minimum of each sum is a lower bound of the largest sum
+    bound = max(float(sums[code][piece]) for piece, code in enumerate(codes))
+    best = min(sums, key=lambda code: float(sums[code].max()))
+    if float(sums[best].max()) - bound <= _ROUNDING * abs(bound):
         return best
     spanning = _spanning(network)
     numbers = [pareto_rows(rows[:, spanning]) for rows in network.addends]

@@ -9,12 +9,15 @@ the target is above the maximum, and every step ends at a width that has a price
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.latency.width_options import Floats, WidthOptions
+
+_FIRST_PART = 16  # steps to price at once; half of all walks end after three steps
+_LARGER = 8  # how many times larger every further part is
 
 
 def greedy_widths(
@@ -40,22 +43,26 @@ def greedy_widths(
     current = options.snapped(whole)
     first_stage = 0
     if _latency_ms(base_ms, options, current) > goal_ms:
-        shrunk, latencies_ms = _walk(base_ms, options, whole, -_steps(whole))
-        fitting = np.flatnonzero(latencies_ms <= goal_ms)
-        if len(fitting):
-            current = shrunk[fitting[0]]
-            first_stage = 1
+        steps = -_steps(whole)
+        for shrunk, latencies_ms in _walk(base_ms, options, whole, steps):
+            fitting = np.flatnonzero(latencies_ms <= goal_ms)
+            if len(fitting):
+                current = shrunk[fitting[0]]
+                first_stage = 1
+                break
         else:  # prices do not grow with width
             current = np.array(fastest())
     for stage in range(first_stage, len(depths)):
         moving = stage_of >= stage
         steps = np.zeros_like(current)
         steps[moving] = _steps(current[moving])
-        grown, latencies_ms = _walk(base_ms, options, current, steps)
-        over = np.flatnonzero(latencies_ms > goal_ms)
-        taken = int(over[0]) if len(over) else len(grown)
-        if taken:
-            current = grown[taken - 1]
+        for grown, latencies_ms in _walk(base_ms, options, current, steps):
+            over = np.flatnonzero(latencies_ms > goal_ms)
+            taken = int(over[0]) if len(over) else len(grown)
+            if taken:
+                current = grown[taken - 1]
+            if len(over):
+                break
     return [int(width) for width in current]
 
 
@@ -67,8 +74,10 @@ def _steps(widths: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _walk(
     base_ms: Floats, options: WidthOptions, start: NDArray[np.int64], steps: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], Floats]:
+) -> Iterator[tuple[NDArray[np.int64], Floats]]:
     """The networks after one step, two steps, and so on, until no layer can move any further.
+
+    They come in parts, because a walk mostly ends after a few of its steps.
 
     Args:
         base_ms: Latency that does not depend on choices, ``(pieces,)``.
@@ -77,29 +86,22 @@ def _walk(
         steps: Channels a step, ``(layers,)``: all positive or all negative; 0 for a layer that
             does not move.
 
-    Returns:
+    Yields:
         Priced widths ``(steps, layers)``, each the nearest to the exact one, and latencies
         ``(steps,)``.
     """
-    bounds = np.array(
-        [w[-1 if step > 0 else 0] for w, step in zip(options.widths, steps, strict=True)]
-    )
+    bounds = np.where(steps > 0, options.highest, options.lowest)
     moving = steps != 0
     left = (bounds - start)[moving] / steps[moving]
     count = max(0, int(np.ceil(left.max()))) if moving.any() else 0
-    wanted = start + np.arange(1, count + 1)[:, None] * steps  # (steps, layers)
-    widths, sums = np.empty_like(wanted), np.tile(base_ms, (count, 1))
-    for layer, is_moving in enumerate(moving):
-        asked = wanted[:, layer] if is_moving else start[layer : layer + 1]
-        picks = options.picks(layer, asked)
-        widths[:, layer] = options.widths[layer][picks]
-        sums += options.addends_ms[layer][picks]
-    return widths, sums.max(axis=1)
+    done, part = 0, _FIRST_PART
+    while done < count:
+        numbers = np.arange(done + 1, min(done + part, count) + 1)
+        picks = options.picks(start + numbers[:, None] * steps)  # (steps, layers)
+        yield options.at(picks), options.sums_ms(base_ms, picks).max(axis=1)
+        done, part = done + part, part * _LARGER
 
 
 def _latency_ms(base_ms: Floats, options: WidthOptions, widths: NDArray[np.int64]) -> float:
     """Latency of priced widths."""
-    sums = base_ms.copy()
-    for layer, width in enumerate(widths):
-        sums += options.addends_ms[layer][options.picks(layer, width)]
-    return float(sums.max())
+    return float(options.sums_ms(base_ms, options.picks(widths)[None]).max())

@@ -10,6 +10,7 @@ choice adds one number to every piece; see ``latbench.tables.price_model``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -19,7 +20,7 @@ from latbench.blocks import BlockSpec
 from latbench.errors import MismatchError
 from latbench.tables import LatencyTable, SpaceLabel
 from latbench.tables.efficient_widths import efficient_widths
-from nas.latency.extremes import Code, Layers, cheapest, costliest
+from nas.latency.extremes import Bounds, Code, Layers, cheapest, costliest
 from nas.latency.partial_solutions import ABSENT
 from nas.spaces import (
     Architecture,
@@ -81,7 +82,7 @@ class PricedSpace:
         self._widths: dict[tuple[Layer, str], tuple[int, ...]] = {}
         self._addends: dict[tuple[Layer, str], tuple[tuple[Choice, ...], Floats]] = {}
         self._width_arrays: dict[tuple[Layer, str], NDArray[np.int64]] = {}
-        self._joined: dict[tuple[tuple[Layer, str], ...], tuple[tuple[Choice, ...], Floats]] = {}
+        self._joined: dict[tuple[tuple[Layer, str], ...], _Offered] = {}
 
     def only(self, keep: Callable[[str], bool]) -> PricedSpace:
         """The same space with fewer operations: only those that ``keep`` accepts by name.
@@ -211,17 +212,22 @@ class PricedSpace:
         self, find: Callable[[Layers], Code], layers: Sequence[Sequence[tuple[Layer, str]]]
     ) -> tuple[list[Choice], float]:
         offered = [self._offered(tuple(options)) for options in layers]
-        network = Layers.of_fixed_depth([addends for _, addends in offered], self.base_ms)
+        network = Layers.of_fixed_depth(
+            [each.addends_ms for each in offered],
+            self.base_ms,
+            bounds=[each.bounds for each in offered],
+        )
         code = find(network)
-        choices = [made[number] for (made, _), number in zip(offered, code, strict=True)]
+        choices = [each.choices[number] for each, number in zip(offered, code, strict=True)]
         return choices, network.cost(code)
 
-    def _offered(self, options: tuple[tuple[Layer, str], ...]) -> tuple[tuple[Choice, ...], Floats]:
+    def _offered(self, options: tuple[tuple[Layer, str], ...]) -> _Offered:
         """All choices of several operations, and the latencies that they add."""
         if options not in self._joined:
             found = [self.addends_ms(layer, op) for layer, op in options]
             choices = tuple(choice for made, _ in found for choice in made)
-            self._joined[options] = choices, np.concatenate([addends for _, addends in found])
+            addends = np.concatenate([addends for _, addends in found])
+            self._joined[options] = _Offered(choices, addends, Bounds.of(addends))
         return self._joined[options]
 
     def extremes(self) -> tuple[Architecture, Architecture]:
@@ -235,13 +241,17 @@ class PricedSpace:
         network = Layers(
             space.ranges,
             [space.depths(stage) for stage in range(len(space.stages))],
-            [addends for _, addends in offered],
+            [each.addends_ms for each in offered],
             self.base_ms,
+            bounds=[each.bounds for each in offered],
         )
 
         def made_of(code: Code) -> Architecture:
             return space.architecture(
-                [[offered[i][0][code[i]] for i in r if code[i] != ABSENT] for r in space.ranges]
+                [
+                    [offered[i].choices[code[i]] for i in r if code[i] != ABSENT]
+                    for r in space.ranges
+                ]
             )
 
         return made_of(cheapest(network)), made_of(costliest(network))
@@ -250,3 +260,12 @@ class PricedSpace:
         """Feasible range: the least and the greatest latency of the whole space, in ms."""
         fastest, slowest = self.extremes()
         return self.latency_ms(fastest), self.latency_ms(slowest)
+
+
+@dataclass(frozen=True)
+class _Offered:
+    """Choices of one layer, the latencies that they add ``(choices, pieces)``, and the bounds."""
+
+    choices: tuple[Choice, ...]
+    addends_ms: Floats
+    bounds: Bounds

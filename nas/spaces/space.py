@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal
 
 import msgspec
@@ -89,7 +89,7 @@ class SearchSpace:
         most = len(self.stages[stage])
         return range(1 if self.elastic_depth else most, most + 1)
 
-    @property
+    @cached_property
     def elastic_width(self) -> bool:
         """Whether every operation has elastic width."""
         return all(layer.widths(op) for layer in self.layers for op in layer.ops)
