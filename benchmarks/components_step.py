@@ -12,15 +12,16 @@ A step is forward, backward and update on a path of every layer's first operatio
   walking through those of all others.
 
 Both have affine batch norms with running statistics and the same number of parameters on the path.
-Steps are taken in turn, ``--rounds`` of each after warm-up; the ratio is of medians, and its
-interval is a bootstrap over rounds.
+Steps are taken in turn, ``--rounds`` of each after warm-up. A time is that of the processor, which
+on one thread is the time of an idle machine. The ratio is of medians, and its interval is a
+bootstrap over rounds.
 """
 
 from __future__ import annotations
 
 from argparse import ArgumentParser
 from collections.abc import Callable
-from time import perf_counter
+from time import process_time
 
 import numpy as np
 import torch
@@ -139,10 +140,10 @@ def _times_ms(space: SearchSpace, batch: int, rounds: int) -> dict[str, NDArray[
     times_ms: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(WARM_UP + rounds):
         for name, step in steps.items():
-            begin = perf_counter()
+            begin = process_time()
             step(x, labels)
             if turn >= WARM_UP:
-                times_ms[name].append((perf_counter() - begin) * 1e3)
+                times_ms[name].append((process_time() - begin) * 1e3)
     return {name: np.array(values) for name, values in times_ms.items()}
 
 

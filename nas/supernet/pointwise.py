@@ -14,15 +14,24 @@ from torch import Tensor
 
 from nas.supernet.precision import in_one_type
 
-_SMALL = 4  # pixels a side, up to which a matrix product is faster
+# Pixels a side of the output, up to which a matrix product is faster. Forward and backward on one
+# core, 64 images: 80 to 80 channels at 8 px 2.9 instead of 3.8 ms, 24 to 144 channels 2.5 instead
+# of 3.0 ms. At 16 px they are equal, or the convolution is faster.
+_SMALL = 8
 _SMALL_GRADIENT = 8  # the same limit for the gradient by the weight
 _GPU_TYPES = (torch.bfloat16, torch.half)  # in which products of matrices are fastest on a GPU
 
 
-def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """1 x 1 convolution: ``(N, C, H, W)`` and ``(D, C, 1, 1)`` to ``(N, D, H, W)``."""
-    if x.device.type != "cpu" or x.shape[-1] > _SMALL:
-        return F.conv2d(x, weight, bias)
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1) -> Tensor:
+    """1 x 1 convolution: ``(N, C, H, W)`` and ``(D, C, 1, 1)`` to ``(N, D, H, W)``.
+
+    With a stride, the output has every ``stride``-th pixel. The product then takes the pixels that
+    count: 128 to 256 channels from 8 to 4 px 4.6 instead of 7.7 ms, forward and backward.
+    """
+    if x.device.type != "cpu" or -(-x.shape[-1] // stride) > _SMALL:
+        return F.conv2d(x, weight, bias, stride)
+    if stride > 1:
+        x = x[:, :, ::stride, ::stride]
     return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 

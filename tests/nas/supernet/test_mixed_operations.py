@@ -16,6 +16,7 @@ from nas.supernet.depthwise import depthwise
 from nas.supernet.elastic import ElasticInvertedResidual
 from nas.supernet.mixed_operations import Supernet, start_widths
 from nas.supernet.pointwise import pointwise
+from nas.supernet.shuffle import FastShuffle
 from nas.training.optimizer import ElasticSGD
 
 WIDEST = [
@@ -159,9 +160,28 @@ def test_moved_channels_are_the_same_block() -> None:
     assert torch.allclose(block(x), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float, torch.double, torch.half])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("groups", [2, 3])
+def test_a_shuffle_is_torchs(groups: int, layout: torch.memory_format, dtype: torch.dtype) -> None:
+    """Values, gradients and layout, bit for bit; numbers that are not finite are copied too."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 3, 5).to(dtype).to(memory_format=layout)
+    x[0, 0, 0, 0], x[1, 5, 2, 4] = torch.inf, torch.nan
+    weights = torch.randn(2, 6, 3, 5).to(dtype)
+    made = []
+    for shuffle in (FastShuffle(groups), nn.ChannelShuffle(groups)):
+        given = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        y = shuffle(given)
+        made.append((y, *torch.autograd.grad((y * weights).nansum(), given)))
+    for ours, theirs in zip(*made, strict=True):
+        assert torch.equal(ours.nan_to_num(9.0), theirs.nan_to_num(9.0))
+    assert made[0][0].is_contiguous(memory_format=layout)
+
+
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 8, 16])
 def test_convolutions_of_small_maps_are_torchs(kernel: int, stride: int, size: int) -> None:
     """Values and gradients, in double precision."""
     torch.manual_seed(0)
@@ -169,9 +189,9 @@ def test_convolutions_of_small_maps_are_torchs(kernel: int, stride: int, size: i
     deep = torch.randn(6, 1, kernel, kernel, dtype=torch.double, requires_grad=True)
     point = torch.randn(4, 6, 1, 1, dtype=torch.double, requires_grad=True)
     bias = torch.randn(4, dtype=torch.double, requires_grad=True)
-    ours = pointwise(depthwise(x, deep, stride), point, bias)
+    ours = pointwise(depthwise(x, deep, stride), point, bias, stride=stride)
     deep_theirs = nn.functional.conv2d(x, deep, stride=stride, padding=kernel // 2, groups=6)
-    theirs = nn.functional.conv2d(deep_theirs, point, bias)
+    theirs = nn.functional.conv2d(deep_theirs, point, bias, stride=stride)
     torch.testing.assert_close(ours, theirs)
     inputs = (x, deep, point, bias)
     pairs = zip(
