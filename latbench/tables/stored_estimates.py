@@ -8,7 +8,7 @@ needs twenty.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -23,6 +23,7 @@ AT_ONCE = 5000
 """Largest number of estimates that are read at once."""
 
 _CHECK_EVERY_S = 0.1  # for a newer fit; a check takes half as long as a query
+_KEYS = 500  # largest number of keys in a query; SQLite allows 999 or more
 _COLUMNS = ", ".join(f"estimates.{name}" for name in Estimate.__slots__)
 _JOINED = "FROM targets JOIN estimates ON estimates.target = targets.id"
 
@@ -93,6 +94,23 @@ class StoredEstimates(Knots, Mapping[BlockSpec, Estimate]):
             )
             self._known[spec] = Estimate.of_row(rows[0]) if rows else None
         return self._known[spec]
+
+    def read(self, specs: Iterable[BlockSpec]) -> None:
+        """Read the estimates of several blocks with one query, and keep them."""
+        if self._all is not None:
+            return
+        by_key = {block_key(spec): spec for spec in specs if spec not in self._known}
+        keys = list(by_key)
+        for start in range(0, len(keys), _KEYS):
+            part = keys[start : start + _KEYS]
+            rows = self._rows(
+                f"SELECT targets.key, {_COLUMNS} {_JOINED} "
+                # with a plus, SQLite cannot choose the index of roles and read nearly all blocks
+                f"WHERE key IN ({', '.join('?' * len(part))}) AND +role IN ('block', 'held-out')",
+                *part,
+            )
+            found = {key: Estimate.of_row(values) for key, *values in rows}
+            self._known |= {by_key[key]: found.get(key) for key in part}
 
     def _everything(self) -> dict[BlockSpec, Estimate]:
         if self._all is None:

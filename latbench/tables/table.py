@@ -218,6 +218,8 @@ class LatencyTable:
             MismatchError: The table does not price one of its blocks.
         """
         specs = tuple(network)
+        if isinstance(self.estimates, StoredEstimates):
+            self.estimates.read(spec for spec in specs if spec not in self._prices_ms)
         prices_ms = sum(self.price_ms(spec) for spec in specs)
         counted = specs if self.price_model.knees else ()  # counting takes longer than all else
         footprint_bytes = sum(self.footprint_bytes(spec) for spec in counted)

@@ -52,6 +52,22 @@ def test_prices_and_predictions_are_equal(
     assert one.feasible_ms() == other.feasible_ms()
 
 
+def test_blocks_read_together_are_those_read_alone(
+    both: tuple[LatencyTable, LatencyTable],
+    tiny_space: SearchSpace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In several queries too, and blocks that the table does not have."""
+    monkeypatch.setattr(stored_estimates, "_KEYS", 2)
+    at_once, when_needed = both
+    specs = tiny_space.lower(tiny_space.random(np.random.default_rng(1)))
+    together = when_needed.estimates
+    assert isinstance(together, StoredEstimates)
+    together.read([*specs, *at_once.estimates])
+    for spec in (*specs, *at_once.estimates):
+        assert together.get(spec) == at_once.estimates.get(spec)
+
+
 def test_everything_can_be_listed(both: tuple[LatencyTable, LatencyTable]) -> None:
     at_once, when_needed = both
     assert dict(when_needed.estimates) == dict(at_once.estimates)
