@@ -68,13 +68,13 @@ def main() -> None:
     rows = []
     for name in arguments.space:
         times_ms = _times_ms(make_space(name, SIZE, CLASSES), arguments.batch, arguments.rounds)
-        low, high = _ratio_interval(times_ms["plain"], times_ms["ours"])
+        low, high = ratio_interval(times_ms["plain"], times_ms["ours"])
         ratio = np.median(times_ms["plain"]) / np.median(times_ms["ours"])
         rows.append(
             (
                 name,
-                _spread(times_ms["ours"]),
-                _spread(times_ms["plain"]),
+                spread(times_ms["ours"]),
+                spread(times_ms["plain"]),
                 f"{ratio:.2f} ({low:.2f} - {high:.2f})",
             )
         )
@@ -147,12 +147,13 @@ def _times_ms(space: SearchSpace, batch: int, rounds: int) -> dict[str, NDArray[
     return {name: np.array(values) for name, values in times_ms.items()}
 
 
-def _spread(times_ms: NDArray[np.float64]) -> str:
+def spread(times_ms: NDArray[np.float64]) -> str:
+    """Median and quartiles in ms."""
     low, median, high = np.quantile(times_ms, (0.25, 0.5, 0.75))
     return f"{median:.1f} ({low:.1f} - {high:.1f})"
 
 
-def _ratio_interval(above: NDArray[np.float64], below: NDArray[np.float64]) -> tuple[float, float]:
+def ratio_interval(above: NDArray[np.float64], below: NDArray[np.float64]) -> tuple[float, float]:
     """95 % interval of the ratio of medians; rounds are drawn as a whole."""
     drawn = np.random.default_rng(0).integers(len(above), size=(RESAMPLES, len(above)))
     ratios = np.median(above[drawn], axis=1) / np.median(below[drawn], axis=1)

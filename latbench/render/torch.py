@@ -175,11 +175,14 @@ class GraphModule(nn.Module):
 
 
 class NetworkModule(nn.Module):
-    """Whole network as a list of blocks: maps ``(N, 3, H, W)`` to ``(N, classes)``."""
+    """Whole network as a list of blocks: maps ``(N, 3, H, W)`` to ``(N, classes)``.
 
-    def __init__(self, network: Network) -> None:
+    See ``GraphModule`` for ``modules``.
+    """
+
+    def __init__(self, network: Network, *, modules: Modules | None = None) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(render_torch(spec) for spec in network)
+        self.blocks = nn.ModuleList(render_torch(spec, modules=modules) for spec in network)
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:

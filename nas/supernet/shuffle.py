@@ -31,7 +31,7 @@ class FastShuffle(nn.Module):
         is_last = x.is_contiguous(memory_format=torch.channels_last)
         if self.groups == 2 and x.device.type == "cpu" and x.dtype in _REAL and is_last:
             return cast(Tensor, _Interleave.apply(x))
-        return cast(Tensor, F.channel_shuffle(x, self.groups))
+        return F.channel_shuffle(x, self.groups)
 
 
 class _Interleave(torch.autograd.Function):
@@ -44,5 +44,6 @@ class _Interleave(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        pixels = grad.permute(0, 2, 3, 1)
-        return torch.cat(pixels.unflatten(3, (-1, 2)).unbind(4), dim=3).permute(0, 3, 1, 2)
+        pixels = grad.permute(0, 2, 3, 1)  # (N, H, W, C)
+        pairs = pixels.reshape(*pixels.shape[:3], -1, 2)
+        return torch.cat(pairs.unbind(4), dim=3).permute(0, 3, 1, 2)

@@ -15,7 +15,7 @@ from latbench.files import require_file
 from latbench.progress import Progress, silent
 from latbench.render.torch import NetworkModule
 from nas.data.images import ImageData
-from nas.supernet.candidates import Initial, initialise
+from nas.supernet.candidates import Initial, initialise, modules_of
 from nas.training import module_training
 from nas.training.criterion import check_batches, criterion_of
 from nas.training.distributed import ALONE, Workers
@@ -93,10 +93,10 @@ def check(
 
 
 def make_model(network: Network, *, seed: int, initial: Initial = "he") -> NetworkModule:
-    """The network with random weights, channels last."""
+    """The network with random weights, channels last, of the modules that train fast on a CPU."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = NetworkModule(network)
+        model = NetworkModule(network, modules=modules_of("running"))
         model.apply(lambda module: initialise(module, initial))
     return model.to(memory_format=torch.channels_last)
 

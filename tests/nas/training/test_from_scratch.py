@@ -293,3 +293,24 @@ def test_a_dropped_branch_leaves_the_shortcut() -> None:
 def test_a_group_of_one_is_the_default() -> None:
     assert ALONE.leads
     assert isinstance(scratch.make_model(NETWORK, seed=0), nn.Module)
+
+
+def test_a_trained_network_computes_as_the_rendered_one() -> None:
+    """Outputs, gradients and running statistics of its modules, in double precision."""
+    network = (
+        *NETWORK[:3],
+        InvertedResidual(8, 12, 16, 5, 2, "swish", 8, se_channels=4),
+        InvertedResidual(12, 12, 24, 3, 2, "relu", 4),
+        InvertedResidual(12, 12, 24, 3, 1, "relu", 2),
+        Classifier(12, 4, 2),
+    )
+    ours = scratch.make_model(network, seed=0).double()
+    plain = NetworkModule(network).double()
+    plain.load_state_dict(ours.state_dict())
+    images = torch.randn(4, 3, 8, 8, dtype=torch.double)
+    for model in (ours, plain):
+        model(images).square().sum().backward()
+    torch.testing.assert_close(ours.state_dict(), plain.state_dict())
+    theirs = dict(plain.named_parameters())
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, theirs[name].grad)
