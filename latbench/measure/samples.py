@@ -10,10 +10,17 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
-from latbench.measure.statistics import bootstrap, low_quantile, low_quantile_interval
+from latbench.measure.statistics import (
+    bootstrap,
+    low_quantile,
+    low_quantile_interval,
+    low_quantile_variance,
+)
 from latbench.measure.visit import Visit
 
 Floats = NDArray[np.float64]
+
+_TINY = 1e-300  # instead of the square of a latency of 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,22 @@ class Samples:
             ends = low_quantile_interval(stacked, quantile)
             for id_, *row in zip(ids, *ends, strict=True):
                 found[id_] = Interval(*map(float, row))
+        return found
+
+    def relative_variances(
+        self, targets: Iterable[int], quantile: float, *, cold: bool = False
+    ) -> dict[int, float]:
+        """Variance of each estimate relative to its square, of targets with two visits or more.
+
+        It is that of a bootstrap, but takes a thousandth of the time.
+        """
+        found: dict[int, float] = {}
+        for ids, stacked in _by_visits(self.cold_ms if cold else self.hot_ms, targets):
+            if stacked.shape[1] < 2:
+                continue
+            squares = np.maximum(low_quantile(stacked, quantile) ** 2, _TINY)
+            relative = low_quantile_variance(stacked, quantile) / squares
+            found.update(zip(ids, relative.tolist(), strict=True))
         return found
 
     def joint_half_width(self, targets: Iterable[int], quantile: float) -> float:

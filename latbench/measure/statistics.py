@@ -8,7 +8,7 @@ bootstrap over visits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,15 @@ _MOST_AT_ONCE = 1_000_000  # resampled visits in memory
 
 
 def low_quantile(samples: Floats, quantile: float) -> Floats:
-    """The low quantile over visits: ``(..., visits)`` to ``(...)``."""
-    result: Floats = np.quantile(samples, quantile, axis=-1)
+    """The low quantile over visits: ``(..., visits)`` to ``(...)``.
+
+    The i-th smallest of n visits stands for the level i / (n + 1), which is its mean level whatever
+    the latencies' distribution is (Weibull 1939; definition 6 of Hyndman and Fan 1996). So blocks
+    that are visited 20 and 60 times are estimated at the same level. The customary definition,
+    1 + (n - 1) q, has the mean levels 9 % and 6 % for q = 5 %. With fewer than 1 / q - 1 visits
+    the estimate is the smallest one.
+    """
+    result: Floats = np.quantile(samples, quantile, axis=-1, method="weibull")
     return result
 
 
@@ -60,6 +67,27 @@ def low_quantile_interval(
     tail = (1 - confidence) / 2
     low, high = np.quantile(drawn, (tail, 1 - tail), axis=0)
     return estimate, np.minimum(low, estimate), np.maximum(high, estimate)
+
+
+def low_quantile_variance(samples: Floats, quantile: float) -> Floats:
+    """Bootstrap variance of the low quantile, without resampling: ``(..., visits)`` to ``(...)``.
+
+    Source: Maritz and Jarrett, A note on estimating the variance of the sample median (1978), for
+    the order statistic that is nearest to the quantile. The k-th smallest of n resampled visits is
+    at most the i-th smallest visit if at least k of the n draws are, which has a binomial
+    probability.
+    """
+    count = samples.shape[-1]
+    order = max(1, round(quantile * (count + 1)))  # k
+    share = np.arange(count + 1) / count
+    fewer = sum(
+        comb(count, drawn) * share**drawn * (1 - share) ** (count - drawn) for drawn in range(order)
+    )
+    weights = np.diff(1 - np.asarray(fewer))  # (visits,)
+    ascending = np.sort(samples, axis=-1)
+    mean = ascending @ weights
+    result: Floats = np.maximum((ascending - mean[..., None]) ** 2 @ weights, 0.0)
+    return result
 
 
 def conformal_half_width(

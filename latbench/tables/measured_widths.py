@@ -35,6 +35,9 @@ def refined_widths(
 ) -> list[tuple[float, int]]:
     """Widths to measure next, on both sides of a measured width that the others predict badly.
 
+    A measured width whose interval overlaps that of the prediction is not predicted badly: more
+    visits to it tell more than other widths do.
+
     Returns:
         Pairs of an error and a width. The error is the absolute relative error at the badly
         predicted neighbour. The width has not been measured yet.
@@ -47,7 +50,7 @@ def refined_widths(
             here = [w for w in curve.known if alignment.class_of(w) == group]
             width = next(w for w in here if group.abscissa(w) == inner)
             error = abs(curve.left_out_error(width) or 0.0)
-            if error <= tolerance:
+            if error <= tolerance or curve.may_be_noise(width):
                 continue
             for low, high in ((before, inner), (inner, after)):
                 between = [x for x in abscissae if low < x < high]

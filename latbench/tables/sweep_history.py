@@ -7,12 +7,14 @@ which show the machine's noise over time, and what whole networks took whenever 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from latbench.blocks import Network
 from latbench.measure.samples import Interval, Samples
+from latbench.measure.statistics import low_quantile
 from latbench.tables.estimation import Drift
 from latbench.tables.records import Purpose, Role
 from latbench.tables.store import TableStore
@@ -71,20 +73,34 @@ def pass_noise(store: TableStore, quantile: float) -> list[PassNoise]:
     by_target: dict[int, list[tuple[int, float]]] = defaultdict(list)
     for number, target, visit in store.numbered_visits(sweep):
         by_target[target].append((number, min(visit.hot_ns) / 1e6))
-    by_pass: dict[int, list[float]] = defaultdict(list)
+    passes = store.passes(sweep)
+    by_pass: dict[int, list[tuple[float, float]]] = defaultdict(list)  # slowdowns and weights
     for visits in by_target.values():
-        estimate_ms = float(np.quantile([ms for _, ms in visits], quantile))
+        estimate_ms = float(low_quantile(np.array([ms for _, ms in visits]), quantile))
+        weight = (passes - visits[0][0]) / len(visits)  # a block of every fourth pass counts four
         for number, ms in visits:
-            by_pass[number].append(ms / estimate_ms - 1 if estimate_ms else 0.0)
+            slowdown = ms / estimate_ms - 1 if estimate_ms else 0.0
+            by_pass[number].append((slowdown, weight))
     ends = store.pass_ends(sweep)
     return [
         PassNoise(
             number + 1,
             ends[number],
-            *map(float, np.quantile(by_pass[number], (_OUTER, 0.5, 1 - _OUTER))),
+            *_weighted_quantiles(by_pass[number], (_OUTER, 0.5, 1 - _OUTER)),
         )
         for number in sorted(by_pass)
     ]
+
+
+def _weighted_quantiles(
+    weighted: Sequence[tuple[float, float]], levels: Sequence[float]
+) -> list[float]:
+    """Quantiles of values with weights; with equal ones those of ``numpy.quantile``."""
+    values, weights = np.array(sorted(weighted)).T
+    middles = np.cumsum(weights) - weights / 2
+    places = (middles - middles[0]) / max(float(middles[-1] - middles[0]), 1e-300)
+    found: list[float] = np.interp(levels, places, values).tolist()
+    return found
 
 
 def later_sweeps(store: TableStore, quantile: float) -> list[LaterSweep]:

@@ -91,11 +91,23 @@ class WidthCurve:
 
     def left_out_error(self, width: int) -> float | None:
         """Relative error at a measured width when it is left out; None at an end of the curve."""
-        rest = {w: v for w, v in self.known.items() if w != width}
-        predicted = WidthCurve(self._alignment, rest).at(width)
+        predicted = self._left_out(width)
         if predicted is None:
             return None
         return float(predicted[0] / self.known[width][0] - 1)
+
+    def may_be_noise(self, width: int) -> bool:
+        """Whether the interval at a measured width overlaps that of its neighbours' prediction.
+
+        The values of the curve are those of estimates: a latency, then the ends of its interval.
+        """
+        predicted, own = self._left_out(width), self.known[width]
+        return predicted is None or bool(predicted[1] <= own[2] and own[1] <= predicted[2])
+
+    def _left_out(self, width: int) -> Floats | None:
+        """Values at a measured width as its neighbours predict them."""
+        rest = {w: v for w, v in self.known.items() if w != width}
+        return WidthCurve(self._alignment, rest).at(width)
 
 
 class Knots(ABC):

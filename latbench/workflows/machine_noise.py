@@ -10,6 +10,7 @@ import numpy as np
 
 from latbench.measure.load import LoadMeter, MachineLoad
 from latbench.measure.samples import Samples
+from latbench.measure.statistics import low_quantile
 from latbench.measure.visit import Visit
 from latbench.workflows.side_by_side import Floats, fastest_ms
 
@@ -52,7 +53,7 @@ def machine_noise(
     """
     samples = Samples.of((id_, visit) for id_, each in visits.items() for visit in each)
     split_half = samples.split_half_noise(visits, quantile)
-    low_ms = np.quantile(fastest_ms(visits), quantile, axis=1)
+    low_ms = low_quantile(fastest_ms(visits), quantile)
     median_ms = [np.median(calls_ms(each)) for each in visits.values()]
     slowdown = float(np.mean(median_ms / low_ms)) - 1
     load = meter.read()

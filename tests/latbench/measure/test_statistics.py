@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 from latbench.measure.samples import Samples
-from latbench.measure.statistics import kendall_tau, low_quantile_interval
+from latbench.measure.statistics import (
+    kendall_tau,
+    low_quantile,
+    low_quantile_interval,
+    low_quantile_variance,
+)
 from latbench.measure.visit import Visit
 
 
@@ -65,3 +70,19 @@ def test_the_floor_is_the_disagreement_of_two_halves() -> None:
     samples.add([(1, Visit((ms * 10**6,), ())) for ms in (11, 11, 10, 10)])
     assert samples.split_half_noise([1], 0.5) == pytest.approx(0.1)
     assert samples.split_half_noise([2], 0.5) is None
+
+
+@pytest.mark.parametrize("visits", [19, 20, 60, 180])
+def test_the_low_quantile_has_the_same_level_for_every_number_of_visits(visits: int) -> None:
+    """Uniform latencies: the mean of the estimate is its level."""
+    drawn = np.random.default_rng(visits).uniform(size=(20_000, visits))
+    assert low_quantile(drawn, 0.05).mean() == pytest.approx(0.05, abs=0.001)
+
+
+@pytest.mark.parametrize("visits", [8, 19, 59])
+def test_the_variance_is_that_of_a_bootstrap(visits: int) -> None:
+    """The order statistics of these numbers of visits are whole, or the smallest visit."""
+    samples = np.random.default_rng(0).exponential(size=visits)
+    picks = np.random.default_rng(1).integers(visits, size=(40_000, visits))
+    expected = low_quantile(samples[picks], 0.05).var()
+    assert low_quantile_variance(samples, 0.05) == pytest.approx(expected, rel=0.05)

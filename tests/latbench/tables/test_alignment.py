@@ -87,14 +87,16 @@ def test_widths_are_added_where_the_curve_bends() -> None:
     smooth = Alignment()
     widths = list(range(16, 129))
     curve = WidthCurve(
-        smooth, {w: np.array([bent(w)]) for w in first_widths(widths, smooth, count=5)}
+        smooth, {w: np.full(3, bent(w)) for w in first_widths(widths, smooth, count=5)}
     )
     asked = refined_widths(widths, curve, smooth, tolerance=0.03)
     assert asked
     assert any(44 < width < 72 for _, width in asked)
     assert not refined_widths(
         widths,
-        WidthCurve(smooth, {w: np.array([_smooth(w)]) for w in (16, 50, 90, 128)}),
+        WidthCurve(smooth, {w: np.full(3, _smooth(w)) for w in (16, 50, 90, 128)}),
         smooth,
         tolerance=0.03,
     )
+    unsure = {w: bent(w) * np.array([1.0, 0.7, 1.3]) for w in curve.known}
+    assert not refined_widths(widths, WidthCurve(smooth, unsure), smooth, tolerance=0.03)
