@@ -29,7 +29,9 @@ Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=10_000)]
 Precision = Literal["fp32", "fp16"]
 Clock = Literal["gpu", "host"]
 Cache = Literal["as-is", "cold", "shared"]
+DesignName = Literal["sequential", "uniform"]
 
+_LEAST_SHARE = 0.4  # of the passes of a sequential design that visit every block
 _PACKAGE = "device_profiles"
 _WHAT = "a device profile, TOML with at least name and runtime"
 IMPORTED = "imported"
@@ -69,6 +71,9 @@ class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             this value if the clock is locked on purpose.
         warmup_ms: Minimum duration of the untimed calls, because an idle GPU lowers its clock.
         scan_passes: Number of passes over the widths of the scan for alignment classes.
+        design: Which blocks a pass of a profiling visits. ``sequential`` visits a block less often
+            once its error hardly matters for predicted networks; ``uniform`` visits all blocks in
+            every pass.
     """
 
     warmup_calls: Count = 2
@@ -88,6 +93,17 @@ class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     least_clock: Fraction = 0.75  # the default limit of NVBench
     warmup_ms: Milliseconds = 0.0
     scan_passes: Count = 8  # enough to find a class three times as slow, and steps of a few percent
+    design: DesignName = "sequential"
+
+    @property
+    def least_visits(self) -> int:
+        """Least number of visits that a block's estimate and interval are trusted with.
+
+        Eight of the default twenty passes: with them a block's own noise can be told.
+        """
+        if self.design == "uniform":
+            return self.min_passes
+        return max(2, round(_LEAST_SHARE * self.min_passes))
 
 
 # hosts and paths of these characters are one word for every shell

@@ -266,7 +266,7 @@ def _held_out_errors(
 def _marked(estimate: Estimate, price: PriceModel, protocol: SweepProtocol) -> Estimate:
     """Estimate marked noisy if it has too few visits or its price has too wide an interval."""
     tolerance = protocol.block_tolerance
-    few = estimate.visits < protocol.min_passes
+    few = estimate.visits < protocol.least_visits
     return replace(estimate, noisy=few or price_half_width(price, estimate) > tolerance)
 
 

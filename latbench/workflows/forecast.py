@@ -30,9 +30,10 @@ class Forecast(Result):
         blocks: Number of blocks that would have a price.
         measured: Approximate number of blocks that would be measured.
         networks: Number of networks that the prices would be fitted on.
-        pass_s: Duration of one pass over all blocks and networks, in s.
-        minutes: Duration of the minimum number of passes, in minutes.
-        passes: Number of passes that the time limit allows.
+        pass_s: Duration of one pass over all blocks and networks, in s. Later passes of the
+            sequential design are shorter.
+        minutes: Duration of the minimum number of passes, if each visits all blocks, in minutes.
+        passes: Number of passes over all blocks that the time limit allows.
         memory_mib: Approximate peak memory of the process, in MiB.
     """
 

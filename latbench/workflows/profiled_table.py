@@ -30,11 +30,14 @@ class TableContents:
         blocks: Blocks to price. Among blocks that differ only in width, some are measured and the
             others are interpolated.
         networks: Networks to fit the prices on, made of ``blocks`` only.
+        typical: Networks like those that will be predicted. They say how much the error of a block
+            matters. Without any, ``networks`` do.
     """
 
     label: SpaceLabel
     blocks: Sequence[BlockSpec]
     networks: Sequence[Network]
+    typical: Sequence[Network] = ()
 
 
 def open_or_create(path: Path, profiler: Profiler, space: SpaceLabel) -> TableStore:

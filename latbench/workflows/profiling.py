@@ -2,9 +2,10 @@
 
 A run first scans consecutive widths of a few blocks to find the width classes of the runtime. Then
 it visits, in the same shuffled passes, some widths of every block, held-out widths that check the
-interpolation, and the calibration networks. It stops when the estimates have converged or the time
-is up. More widths are added where the first ones predict each other badly. Every finished pass is
-committed, so after any interruption the same call continues where the run ended.
+interpolation, and the calibration networks; ``pass_plan.py`` says which of them. It stops when the
+estimates have converged or the time is up. More widths are added where the first ones predict each
+other badly. Every finished pass is committed, so after any interruption the same call continues
+where the run ended.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Literal
 
+from latbench.blocks import Network
 from latbench.measure.lock import held
 from latbench.measure.samples import Samples
 from latbench.measure.sweep import fraction_done
@@ -25,13 +27,13 @@ from latbench.result import Result
 from latbench.tables import StoredFit, TableStore
 from latbench.tables.estimation import work_out
 from latbench.tables.width_curves import Curves
+from latbench.workflows.pass_plan import PassPlan
 from latbench.workflows.profiled_table import (
     TableContents,
     begin_profiling,
     block_targets,
     join_networks,
     open_or_create,
-    profile_targets,
 )
 from latbench.workflows.recorded_passes import record_pass
 from latbench.workflows.width_plan import WidthPlan, likely_blocks
@@ -130,7 +132,8 @@ def profile(
                 join_networks(store, contents.networks)
                 likely = len(likely_blocks(contents.blocks))
                 run = _Run(profiler, store, sweep, begin, time_limit_s, measuring, likely=likely)
-                stopped = run.measure(WidthPlan(contents.blocks))
+                typical = contents.typical or contents.networks
+                stopped = run.measure(WidthPlan(contents.blocks), typical)
                 if not run.samples.hot_ms.keys() & store.networks("profile").keys():
                     raise KeyboardInterrupt
             except BaseException:
@@ -206,13 +209,13 @@ class _Run:
         self.pass_s = 0.0
         self.network_ids = list(store.networks("profile"))
 
-    def measure(self, plan: WidthPlan) -> Stopped:
+    def measure(self, plan: WidthPlan, typical: Sequence[Network]) -> Stopped:
         """Scan, measure and refine until there is a reason to stop; return the reason."""
         try:
             alignment = self.store.alignment
             if alignment is None or alignment.error is None:  # not scanned on this device yet
                 self._scan(plan)
-            return self._passes(plan)
+            return self._passes(plan, typical)
         except KeyboardInterrupt:
             return "interrupted"
 
@@ -256,22 +259,29 @@ class _Run:
         self.store.add_blocks(more)
         return bool(more)
 
-    def _passes(self, plan: WidthPlan) -> Stopped:
-        targets = profile_targets(self.store, self.protocol)
-        done_here = 0
+    def _passes(self, plan: WidthPlan, typical: Sequence[Network]) -> Stopped:
+        passes = PassPlan(self.store, self.sweep, self.protocol, typical)
+        most, done_here = self.protocol.max_passes, 0
         while True:
             seen = self._network_passes()
-            if done_here >= self.protocol.max_passes:
+            if done_here >= most:
                 return "pass limit"
             if done_here and self._elapsed_s() + self.pass_s / 2 > self.limit_s:
                 return "time limit"
             if seen in _REFINE_AFTER and self._add_widths(plan):
-                targets = profile_targets(self.store, self.protocol)
-            if self._due(seen) and self._converged():
+                passes = PassPlan(self.store, self.sweep, self.protocol, typical)
+            if self._due(seen) and passes.is_converged(self.samples):
                 return "converged"
+            later = most - done_here - 1
+            targets, later_share = passes.next_pass(self.samples, passes=later)
 
-            def left_s(spent_s: float, pass_s: float, done_here: int = done_here) -> float:
-                by_passes_s = (self.protocol.max_passes - done_here) * pass_s - spent_s
+            def left_s(
+                spent_s: float,
+                pass_s: float,
+                done_here: int = done_here,
+                later: float = later * later_share,
+            ) -> float:
+                by_passes_s = (1 + later) * pass_s - spent_s
                 by_limit_s = self.limit_s - self._elapsed_s()
                 left = min(by_passes_s, by_limit_s)
                 return left if done_here else max(pass_s - spent_s, left)
@@ -332,17 +342,6 @@ class _Run:
 
     def _due(self, done: int) -> bool:
         return done >= self.protocol.min_passes and done % _CHECK_EVERY == 0
-
-    def _converged(self) -> bool:
-        p = self.protocol
-        if self.samples.joint_half_width(self.network_ids, p.quantile) > p.network_tolerance:
-            return False
-        blocks = list(self.store.blocks())
-        return all(
-            interval.half_width <= p.block_tolerance
-            for cold in (False, True)
-            for interval in self.samples.intervals(blocks, p.quantile, cold=cold).values()
-        )
 
     def _elapsed_s(self) -> float:
         return monotonic() - self.begin

@@ -35,7 +35,8 @@ from latbench.tables.estimation import Drift
 from latbench.workflows.forecast import forecast
 from latbench.workflows.network_errors import calibrate, verify, verify_apart
 from latbench.workflows.network_sweep import require_device
-from latbench.workflows.profiling import ProfileResult, _Run
+from latbench.workflows.pass_plan import PassPlan
+from latbench.workflows.profiling import ProfileResult
 from nas.latency.priced_space import PricedSpace
 from nas.latency.table_contents import space_contents
 from nas.spaces import SearchSpace, every_width
@@ -338,7 +339,7 @@ def test_the_time_left_that_is_shown_is_what_is_left(
     for module in (latbench.workflows.profiling, latbench.progress):
         monkeypatch.setattr(module, "monotonic", lambda: clock[0])
     monkeypatch.setattr(latbench.workflows.profiling, "_FIT_S", 0.0)
-    monkeypatch.setattr(_Run, "_converged", lambda self: False)
+    monkeypatch.setattr(PassPlan, "is_converged", lambda self, samples: False)
 
     def slow(*args: Any, on_visit: Callable[[int, int], None], **others: Any) -> PassRecord:
         begin = clock[0]
