@@ -1,0 +1,151 @@
+"""Does the sequential design need a third of the uniform one's time for tables as accurate?
+
+    python benchmarks/design.py -o RUN --hours 3 [--device cpu-onnxruntime] [--space tfnas]
+        [--input-size 224] [--classes 1000] [--uniform 20min] [--sequential 7min] [--rounds 3]
+        [--networks 24] [--max-passes 1000]
+
+Each round profiles the space by both designs, which take turns in being first. Each table is
+verified right after its profiling, on the same random networks: some of efficient widths, and as
+many of any widths. The first table of a round says which widths are efficient. The same command
+goes on with what is missing, also within a profiling, until its own time limit.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import msgspec
+import numpy as np
+from cells import Clock, Progress, heading, parser, results, run_cells, shown
+
+import nas
+from latbench.device import load_device
+from latbench.profilers import make_profiler
+from latbench.report.terminal import print_lines, print_table
+from latbench.tables import LatencyTable, TableStore
+from latbench.units import as_duration_s
+from latbench.workflows.network_errors import verify_apart
+from nas.latency.priced_space import PricedSpace
+from nas.spaces import Architecture, SearchSpace, distinct_random, every_width
+
+DESIGNS = ("uniform", "sequential")
+KINDS = ("efficient", "any")
+COLUMNS = ("design", "time", "passes", "widths", "as measured", "largest", "drift taken out", "n")
+
+
+def main() -> None:
+    """Profile and verify what is missing, and print all that is there."""
+    arguments = parser(__doc__, one_target=False)
+    arguments.add_argument("--device", default="cpu-onnxruntime")
+    arguments.add_argument("--space", default="tfnas")
+    arguments.add_argument("--input-size", type=int, default=224)
+    arguments.add_argument("--classes", type=int, default=1000)
+    for name, limit in zip(DESIGNS, ("20min", "7min"), strict=True):
+        arguments.add_argument(f"--{name}", default=limit, help="time limit of its profilings")
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--networks", type=int, default=24, help="verified, of each kind")
+    arguments.add_argument("--max-passes", type=int, default=1000, help="of a profiling")
+    asked = arguments.parse_args()
+    space = nas.make_space(asked.space, asked.input_size, asked.classes)
+    in_turn = [
+        (design, number)
+        for number in range(asked.rounds)
+        for design in (DESIGNS if number % 2 == 0 else DESIGNS[::-1])
+    ]
+
+    def work(design: str, number: int, run: Path, progress: Progress) -> dict[str, Any]:
+        path = run / "table.sqlite"
+        limit_s = as_duration_s(getattr(asked, design))
+        profile = load_device(asked.device)
+        sweep = msgspec.structs.replace(profile.sweep, design=design, max_passes=asked.max_passes)
+        _fill(msgspec.structs.replace(profile, sweep=sweep), space, path, limit_s, progress)
+        drawn = _drawn(asked.output, space, path, number, asked.networks)
+        return _verified(space, path, drawn, progress)
+
+    run_cells(asked.output, in_turn, work, Clock(asked.hours))
+    print_lines(heading(make_profiler(load_device(asked.device)).versions()))
+    rows = [_row(asked.output, design, kind) for design in DESIGNS for kind in KINDS]
+    print_table(COLUMNS, rows)
+
+
+def _fill(profile: Any, space: SearchSpace, path: Path, limit_s: float, progress: Progress) -> None:
+    """Profile for the rest of the time limit, or until the profiling has converged."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done, spent = path.with_name("profiled"), path.with_name("spent.json")
+    while not done.exists():
+        spent_s = json.loads(spent.read_text()) if spent.exists() else 0.0
+        begin = monotonic()
+        try:
+            nas.profile(
+                profile, space, path, time_limit=max(1e-3, limit_s - spent_s), progress=progress
+            )
+            done.touch()
+        finally:
+            spent.write_text(json.dumps(spent_s + monotonic() - begin))
+
+
+def _drawn(
+    folder: Path, space: SearchSpace, path: Path, number: int, count: int
+) -> dict[str, list[Architecture]]:
+    """Networks of a round, the same for both designs."""
+    kept = folder / f"networks-{number}.json"
+    if not kept.exists():
+        table = LatencyTable.open(path)
+        efficient = PricedSpace(space, table, efficient=True).widths
+        rng = np.random.default_rng([number, 7])
+        drawn = {
+            kind: distinct_random(space, count, rng, widths, without=table.networks)
+            for kind, widths in zip(KINDS, (efficient, every_width), strict=True)
+        }
+        text = {kind: [each.as_dict() for each in found] for kind, found in drawn.items()}
+        kept.write_text(json.dumps(text))
+    read = json.loads(kept.read_text())
+    return {
+        kind: [msgspec.convert(each, Architecture) for each in found]
+        for kind, found in read.items()
+    }
+
+
+def _verified(
+    space: SearchSpace, path: Path, drawn: dict[str, list[Architecture]], progress: Progress
+) -> dict[str, Any]:
+    """Errors of a table at the networks of both kinds, measured in one sweep."""
+    networks = [space.lower(each) for kind in KINDS for each in drawn[kind]]
+    found = verify_apart(path, networks, progress=progress)
+    with TableStore.open(path) as store:
+        sweep = store.profiling()
+        assert sweep is not None
+        passes, seconds = store.passes(sweep), store.timing(sweep)["seconds"]
+    errors: dict[str, Any] = {}
+    begin = 0
+    for kind in KINDS:
+        rows = found.networks[begin : begin + len(drawn[kind])]
+        begin += len(rows)
+        errors[kind] = [[row.error, row.error_drift_corrected] for row in rows]
+    return {"passes": passes, "seconds": seconds, "drift": found.drift, "errors": errors}
+
+
+def _row(folder: Path, design: str, kind: str) -> tuple[str, ...]:
+    """Means over rounds with their 95 % intervals."""
+    cells = list(results(folder, design).values())
+    errors = [np.abs(np.array(cell["errors"][kind], dtype=np.float64)) for cell in cells]
+    if not errors:
+        return (design, "", "", kind, "", "", "", "0")
+    minutes, passes = (np.mean([cell[key] for cell in cells]) for key in ("seconds", "passes"))
+    return (
+        design,
+        f"{minutes / 60:.1f} min",
+        f"{passes:.0f}",
+        kind,
+        shown([float(each[:, 0].mean()) for each in errors]),
+        f"{max(float(each[:, 0].max()) for each in errors):.1%}",
+        shown([float(each[:, 1].mean()) for each in errors]),
+        str(len(errors)),
+    )
+
+
+if __name__ == "__main__":
+    main()
