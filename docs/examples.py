@@ -28,6 +28,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from unittest import SkipTest
 
 from sybil import Example, Sybil
@@ -146,10 +147,12 @@ class PageRun:
     Attributes:
         outputs: What the commands of ``console`` blocks printed, by the start of their block.
         skipped: Lines of examples that were not run, each with the reason.
+        names: What the examples in Python defined.
     """
 
     outputs: dict[int, list[Output]] = field(default_factory=dict)
     skipped: dict[int, str] = field(default_factory=dict)
+    names: dict[str, Any] = field(default_factory=dict)
 
 
 def run_page(page: Path, world: World) -> PageRun:
@@ -177,6 +180,7 @@ def run_page(page: Path, world: World) -> PageRun:
                 example.evaluate()
             except SkipTest as reason:
                 done.skipped[example.line] = str(reason)
+        done.names = document.namespace
     finally:
         os.chdir(before)
     return done

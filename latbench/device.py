@@ -14,7 +14,13 @@ from typing import Annotated, Any, Literal, Self
 
 import msgspec
 
-from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError, offence
+from latbench.errors import (
+    InvalidFileError,
+    InvalidValueError,
+    UnknownNameError,
+    described,
+    offence,
+)
 from latbench.files import (
     config_folder,
     decode_text,
@@ -343,5 +349,6 @@ def load_device(name_or_path: str | Path) -> DeviceProfile:
         return msgspec.toml.decode(text, type=DeviceProfile)
     except msgspec.DecodeError as error:
         raise InvalidFileError(
-            f"{name_or_path} is not a device profile: {error}", path=offence(str(error))
+            f"{name_or_path} is not a device profile: {described(error, DeviceProfile)}",
+            path=offence(str(error)),
         ) from error

@@ -23,7 +23,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 
 class LatbenchError(Exception):
@@ -185,3 +186,32 @@ def offence(message: str) -> str | None:
     if place is None and field is None:
         return None
     return (place.group(1) if place else "$") + (f".{field.group(1)}" if field else "")
+
+
+def described(error: Exception, kind: type) -> str:
+    """Message of a schema error; a word that is not allowed comes with those that are.
+
+    Args:
+        error: Error of msgspec.
+        kind: Struct that was asked for.
+    """
+    message = str(error)
+    place = offence(message)
+    if place is None or not message.startswith("Invalid enum value"):
+        return message
+    allowed = _words(kind, place.split(".")[1:])
+    return f"{message}: choose from {', '.join(allowed)}" if allowed else message
+
+
+def _words(kind: Any, names: list[str]) -> tuple[str, ...]:
+    """Words of a literal type; ``names`` lead to its field in a struct."""
+    import msgspec
+
+    for name in names:
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+        kind = fields.get(name)
+        while get_origin(kind) in (Annotated, Union, UnionType):
+            kind = next(each for each in get_args(kind) if each is not type(None))
+        if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+            break
+    return get_args(kind) if get_origin(kind) is Literal else ()

@@ -1,4 +1,4 @@
-"""The Python API: what is public, that it is documented, and the example of the docs as written."""
+"""The Python API: what is public, and that it is documented."""
 
 from __future__ import annotations
 
@@ -21,13 +21,9 @@ from latbench.blocks import Network
 from latbench.device import DeviceProfile
 from latbench.errors import InvalidValueError, LatbenchError, UnknownNameError
 from latbench.tables import LatencyTable
-from latbench.workflows import network_errors
-from nas.spaces.tfnas import STAGES
 from nas.workflows.inputs import as_list
-from tests.latbench.workflows.test_profiling import PricedProfiler
 
 ROOT = Path(__file__).parents[1]
-PYTHON_PAGE = ROOT / "docs" / "tutorials" / "python.md"
 PACKAGES = pytest.mark.parametrize("package", [latbench, nas])
 PUBLIC = [(package, name) for package in (latbench, nas) for name in package.__all__]
 
@@ -94,43 +90,6 @@ def test_a_public_name_that_needs_an_extra_names_it() -> None:
     first, second = done.stdout.splitlines()
     assert first == "SearchSpace(spos, 32 px, 100 classes, 20 layers in 4 stages) predict"
     assert "latbench[nas]" in second
-
-
-def test_the_example_of_the_docs_runs_as_written(
-    tmp_path: Path, quick_profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a device that takes known times: the sum of the blocks' prices.
-
-    The space has three of its six stages.
-    """
-    monkeypatch.setattr("nas.spaces.tfnas.STAGES", STAGES[:3])
-    (code,) = re.findall(r"```python\n(.*?)```", PYTHON_PAGE.read_text(), re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    sweep = msgspec.structs.replace(quick_profile.sweep, max_passes=2)
-    quick = msgspec.structs.replace(quick_profile, sweep=sweep)
-    monkeypatch.setattr("latbench.device.load_device", lambda name: quick)
-    monkeypatch.setattr("nas.workflows.inputs.make_profiler", PricedProfiler)
-    monkeypatch.setattr(network_errors, "verify_apart", _verify_here)
-    names: dict[str, object] = {}
-    exec(compile(code, PYTHON_PAGE.name, "exec"), names)
-    table, found, fitted = names["table"], names["found"], names["fitted"]
-    assert isinstance(table, nas.ProfiledTable)
-    assert table.result.blocks == 5416
-    assert isinstance(found, nas.SearchResults)
-    assert isinstance(fitted, nas.FittedArchitecture)
-    target = names["target"]
-    assert isinstance(target, float)
-    assert fitted.latency_ms <= target
-    (result,) = found
-    assert result.latency_ms is not None
-    assert result.latency_ms <= target
-    assert json.loads(found.files[0].read_text()) == result.architecture.as_dict()
-    assert (tmp_path / "model.onnx").stat().st_size > 100_000
-
-
-def _verify_here(path: Path, networks: list[Network], *, progress: object) -> object:
-    opened = LatencyTable.open(path)
-    return network_errors.verify(PricedProfiler(opened.device), opened, networks)
 
 
 def test_latencies_paths_and_architectures_are_taken_in_all_their_forms(

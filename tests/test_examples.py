@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,19 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import latbench.device
-from docs.examples import MODELS, PAGES, ROOT, SMALL_IMAGES, World, run_page
+import nas
+from docs.examples import (
+    MODELS,
+    PAGES,
+    ROOT,
+    SMALL_IMAGES,
+    Output,
+    PageRun,
+    World,
+    refreshed,
+    run_page,
+    typed,
+)
 from latbench.blocks import BlockSpec, Network
 from latbench.cost import block_cost
 from latbench.device import DeviceProfile, load_device
@@ -24,6 +37,7 @@ from latbench.progress import Progress, silent
 from latbench.tables.price_model import PriceModel
 from latbench.workflows import footprint, network_errors, verdict_sweep
 from nas.spaces import make_space
+from nas.spaces.tfnas import STAGES
 from tests.conftest import PricedSession, make_quick_profile, write_table
 from tests.latbench.models.small import model_of, save
 
@@ -56,6 +70,8 @@ QUICK_SETTINGS = {
 }
 """Settings that make a search quick, by searcher."""
 
+
+PYTHON_PAGE = ROOT / "docs" / "tutorials" / "python.md"
 
 SUM = PriceModel(0.0, 1.0, 0.0, 0.0)  # a network takes what its blocks take
 
@@ -182,6 +198,7 @@ def world(
     ) -> Any:
         return work(*args, progress)
 
+    monkeypatch.setattr("nas.spaces.tfnas.STAGES", STAGES[:3])
     monkeypatch.setattr("latbench.device.load_device", load_quick)
     for runtime in ("onnxruntime", "openvino"):
         monkeypatch.setitem(PROFILERS._places, runtime, f"{__name__}:PretendProfiler")
@@ -192,10 +209,44 @@ def world(
     return SmallWorld(tmp_path, run)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+COMMAND_PAGES = [page for page in PAGES if page != PYTHON_PAGE]
+
+
+@pytest.mark.parametrize("page", COMMAND_PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_the_examples_of_a_page_run(page: Path, world: SmallWorld) -> None:
     done = run_page(page, world)
-    for outputs in done.outputs.values():
-        for output in outputs:
-            if output.shown and output.command[1:3] in FIXED:
-                assert output.shown == output.printed
+    for output in itertools.chain.from_iterable(done.outputs.values()):
+        if output.shown and any(output.command[1 : 1 + len(words)] == words for words in FIXED):
+            assert output.shown == output.printed
+
+
+def test_the_tutorial_in_python_finds_a_network_under_its_target(world: SmallWorld) -> None:
+    names = run_page(PYTHON_PAGE, world).names
+    table, found, fitted, target = (names[n] for n in ("table", "found", "fitted", "target"))
+    assert isinstance(table, nas.ProfiledTable)
+    assert isinstance(found, nas.SearchResults)
+    assert isinstance(fitted, nas.FittedArchitecture)
+    (result,) = found
+    assert max(fitted.latency_ms, result.latency_ms) <= target
+    assert json.loads(found.files[0].read_text()) == result.architecture.as_dict()
+    assert (world.folder / "model.onnx").stat().st_size > 100_000
+
+
+def test_outputs_are_put_where_they_are_shown() -> None:
+    shown = ["network  latency", "a  1 ms", "...", "mean 1 %"]
+    text = "before\n```console\n$ latbench x\n" + "\n".join(shown) + "\n```\nafter\n"
+    printed = ["network  latency", "a  2 ms", "b  3 ms", "c  4 ms", "mean 2 %"]
+    done = PageRun({text.index("```"): [Output(("latbench", "x"), shown, printed)]})
+    assert refreshed(text, done) == text.replace("1 ms", "2 ms").replace("1 %", "2 %")
+
+
+def test_commands_are_found_behind_prompts_and_over_several_lines() -> None:
+    block = "$ latbench a \\\n    --b c   # why\nprinted\n$ latbench d\n"
+    assert list(typed(block)) == [
+        (("latbench", "a", "--b", "c"), ["printed"]),
+        (("latbench", "d"), []),
+    ]
+    assert [words for words, _ in typed("make demo\n\nlatbench d\n")] == [
+        ("make", "demo"),
+        ("latbench", "d"),
+    ]

@@ -20,7 +20,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError, offence
+from latbench.errors import (
+    InvalidFileError,
+    InvalidValueError,
+    UnknownNameError,
+    described,
+    offence,
+)
 from latbench.files import decode_text, is_hidden, read_text
 
 # types of settings
@@ -126,7 +132,8 @@ def _convert(
     try:
         return msgspec.convert(values, type=kind)
     except msgspec.ValidationError as failure:
-        raise error(f"{what}: {failure}", path=offence(str(failure))) from failure
+        message = f"{what}: {described(failure, kind)}"
+        raise error(message, path=offence(str(failure))) from failure
 
 
 def _value(text: str) -> Any:

@@ -234,3 +234,16 @@ def test_a_profile_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     path.write_bytes('name = "Größe"\nruntime = "onnxruntime"\n'.encode("utf-16"))
     with pytest.raises(InvalidFileError, match="UTF-16"):
         load_device(str(path))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [('cache = "warm"', "as-is, cold, shared"), ('[sweep]\ndesign = "x"', "sequential, uniform")],
+)
+def test_a_word_that_a_profile_does_not_know_comes_with_those_that_it_does(
+    line: str, words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'name = "mine"\nruntime = "onnxruntime"\n{line}\n')
+    with pytest.raises(InvalidFileError, match=f"choose from {words}$"):
+        load_device(path)
