@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 import subprocess
 import sys
@@ -12,13 +11,10 @@ from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 
-import msgspec
 import pytest
 
 import latbench
 import nas
-from latbench.blocks import Network
-from latbench.device import DeviceProfile
 from latbench.errors import InvalidValueError, LatbenchError, UnknownNameError
 from latbench.tables import LatencyTable
 from nas.workflows.inputs import as_list

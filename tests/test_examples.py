@@ -71,6 +71,7 @@ QUICK_SETTINGS = {
 """Settings that make a search quick, by searcher."""
 
 
+SPACES_PAGE = ROOT / "docs" / "tutorials" / "own-components.md"
 PYTHON_PAGE = ROOT / "docs" / "tutorials" / "python.md"
 
 SUM = PriceModel(0.0, 1.0, 0.0, 0.0)  # a network takes what its blocks take
@@ -81,7 +82,7 @@ PROFILED: list[bytes] = []
 
 def pretend_ms(spec: BlockSpec) -> float:
     """Latency of a block on the pretend device, near that of a CPU core."""
-    return 0.001 + block_cost(spec).macs / 26e6
+    return 0.001 + block_cost(spec).macs / 16e6
 
 
 class PretendProfiler(OnnxRuntimeProfiler):
@@ -178,9 +179,17 @@ def small(words: Sequence[str]) -> list[str]:
         searcher = words[words.index("--searcher") + 1] if "--searcher" in words else words[1]
         if "--table" not in words and "--classes" not in words:
             changed += ["--classes", "10"]  # of the digits
+        if searcher == "sgnas":  # which divides them into three parts
+            changed += ["--images", "100"]
         for setting in QUICK_SETTINGS.get(searcher, ()):
             changed += ["--set", setting]
     return changed
+
+
+@pytest.fixture
+def three_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF-NAS's space with three of its six stages."""
+    monkeypatch.setattr("nas.spaces.tfnas.STAGES", STAGES[:3])
 
 
 @pytest.fixture
@@ -198,7 +207,6 @@ def world(
     ) -> Any:
         return work(*args, progress)
 
-    monkeypatch.setattr("nas.spaces.tfnas.STAGES", STAGES[:3])
     monkeypatch.setattr("latbench.device.load_device", load_quick)
     for runtime in ("onnxruntime", "openvino"):
         monkeypatch.setitem(PROFILERS._places, runtime, f"{__name__}:PretendProfiler")
@@ -209,17 +217,26 @@ def world(
     return SmallWorld(tmp_path, run)
 
 
-COMMAND_PAGES = [page for page in PAGES if page != PYTHON_PAGE]
+COMMAND_PAGES = [page for page in PAGES if page not in (PYTHON_PAGE, SPACES_PAGE)]
 
 
+@pytest.mark.usefixtures("three_stages")
 @pytest.mark.parametrize("page", COMMAND_PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_the_examples_of_a_page_run(page: Path, world: SmallWorld) -> None:
-    done = run_page(page, world)
+    _require_fixed_outputs(run_page(page, world))
+
+
+def test_the_spaces_are_those_that_a_tutorial_shows(world: SmallWorld) -> None:
+    _require_fixed_outputs(run_page(SPACES_PAGE, world))
+
+
+def _require_fixed_outputs(done: PageRun) -> None:
     for output in itertools.chain.from_iterable(done.outputs.values()):
         if output.shown and any(output.command[1 : 1 + len(words)] == words for words in FIXED):
             assert output.shown == output.printed
 
 
+@pytest.mark.usefixtures("three_stages")
 def test_the_tutorial_in_python_finds_a_network_under_its_target(world: SmallWorld) -> None:
     names = run_page(PYTHON_PAGE, world).names
     table, found, fitted, target = (names[n] for n in ("table", "found", "fitted", "target"))
@@ -228,7 +245,7 @@ def test_the_tutorial_in_python_finds_a_network_under_its_target(world: SmallWor
     assert isinstance(fitted, nas.FittedArchitecture)
     (result,) = found
     assert max(fitted.latency_ms, result.latency_ms) <= target
-    assert json.loads(found.files[0].read_text()) == result.architecture.as_dict()
+    assert json.loads((world.folder / found.files[0]).read_text()) == result.architecture.as_dict()
     assert (world.folder / "model.onnx").stat().st_size > 100_000
 
 

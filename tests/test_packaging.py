@@ -23,7 +23,15 @@ BUILD = "from setuptools import build_meta; build_meta.build_{kind}({folder!r})"
 
 def _copy(folder: Path, *, only: list[str] | None = None) -> Path:
     """The files of the checkout that are under version control, or some of them."""
-    kept = ["latbench", "nas", "device_profiles", "cli.py", "pyproject.toml", "README.md", "MANIFEST.in"]
+    kept = [
+        "latbench",
+        "nas",
+        "device_profiles",
+        "cli.py",
+        "pyproject.toml",
+        "README.md",
+        "MANIFEST.in",
+    ]
     for name in only if only is not None else [*kept, "LICENSE", "tests", "benchmarks", "docs"]:
         source = ROOT / name
         if source.is_dir():
