@@ -82,7 +82,7 @@ PROFILED: list[bytes] = []
 
 def pretend_ms(spec: BlockSpec) -> float:
     """Latency of a block on the pretend device, near that of a CPU core."""
-    return 0.001 + block_cost(spec).macs / 16e6
+    return 0.001 + block_cost(spec).macs / 15.7e6
 
 
 class PretendProfiler(OnnxRuntimeProfiler):
