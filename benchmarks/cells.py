@@ -1,7 +1,8 @@
 """Cells of a benchmark: pieces of work that are done once, in turn, until the time is up.
 
 A cell's result is one JSON file; a cell that was interrupted goes on from its run folder. Cells in
-which nothing is timed can be done side by side, each in a process of its own with one thread.
+which nothing is timed can be done side by side, each in a process of its own with one thread. Cells
+whose memory is measured are done apart: each in a process of its own, one after the other.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from argparse import SUPPRESS, ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from latbench.environment import current_environment
+from latbench.errors import InvalidValueError, LatbenchError
 from latbench.files import write_atomically
 from nas.crew.base import CrewSettings, make_crew
 
@@ -33,7 +35,11 @@ _UNTIL = f'if [ "$(date +%s)" -ge "$0" ]; then exit {TIME_IS_UP}; fi; exec "$@"'
 
 
 def parser(
-    about: str | None, *, one_target: bool = True, side_by_side: bool = False
+    about: str | None,
+    *,
+    one_target: bool = True,
+    side_by_side: bool = False,
+    apart: bool = False,
 ) -> ArgumentParser:
     """What all benchmarks of cells ask: hours and a folder; most also a table and a target on it.
 
@@ -41,6 +47,7 @@ def parser(
         about: The benchmark's docstring.
         one_target: Whether it is of one table and one target.
         side_by_side: Whether cells can be done side by side.
+        apart: Whether each cell is done in a process of its own, one after the other.
     """
     made = ArgumentParser(description=(about or "").split("\n")[0])
     if one_target:
@@ -49,11 +56,23 @@ def parser(
     made.add_argument("--hours", type=float, required=True)
     made.add_argument("-o", "--output", type=Path, required=True)
     if side_by_side:
-        made.add_argument("--workers", type=int, help="cells at once, with one thread each")
+        made.add_argument("--workers", type=_workers, help="cells at once, with one thread each")
         made.add_argument("--ray", help="address of a Ray cluster that does the cells")
+    made.set_defaults(apart=apart)
+    if side_by_side or apart:
         made.add_argument("--only", help=SUPPRESS)  # the cell of this process
         made.add_argument("--ends", type=float, help=SUPPRESS)  # time of the end, in s since 1970
     return made
+
+
+def _workers(text: str) -> int:
+    """A number of workers that a crew can have."""
+    count = int(text)
+    try:
+        CrewSettings(count)
+    except InvalidValueError as error:
+        raise ArgumentTypeError(error.message) from None
+    return count
 
 
 class TimeIsUp(Exception):
@@ -93,7 +112,8 @@ def run_cells(
 ) -> None:
     """Do the cells, pairs of a name and a seed, in the order given, as far as time allows.
 
-    Cells that are done side by side begin in this order.
+    Cells that are done side by side begin in this order. If one that is done apart fails, the
+    command ends, because those after it may need it.
 
     Args:
         folder: Of results and runs.
@@ -102,14 +122,21 @@ def run_cells(
         clock: Ends the work when the time is up.
         keep: Checkpoints of finished cells, which other cells may need; those of one search take
             half a gigabyte.
-        asked: Options of a benchmark whose cells can be done side by side.
+        asked: Options of a benchmark whose cells can be done side by side or apart.
     """
     if asked is not None:
         if asked.only is not None:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # its worker ignores Ctrl-C
             names = [cell for cell in names if f"{cell[0]}-{cell[1]}" == asked.only]
+        elif asked.apart:
+            _run_apart(folder, names, clock, CrewSettings(count=1), in_turn=True)
+            return
         elif (asked.workers, asked.ray) != (None, None):
-            _run_side_by_side(folder, names, clock, CrewSettings(asked.workers, asked.ray))
+            try:
+                settings = CrewSettings(asked.workers, asked.ray)
+                _run_apart(folder, names, clock, settings, in_turn=False)
+            except LatbenchError as error:  # no Ray, or no cluster at its address
+                sys.exit(error.message)
             return
     for name, seed in names:
         result = folder / "cells" / f"{name}-{seed}.json"
@@ -129,23 +156,61 @@ def run_cells(
         print(f"{name}, seed {seed}: done", flush=True)
 
 
-def _run_side_by_side(
-    folder: Path, names: Iterable[tuple[str, int]], clock: Clock, settings: CrewSettings
+def _run_apart(
+    folder: Path,
+    names: Iterable[tuple[str, int]],
+    clock: Clock,
+    settings: CrewSettings,
+    *,
+    in_turn: bool,
 ) -> None:
-    """Do the cells by the workers of a crew: each is the same command for one cell."""
+    """Do the cells by the workers of a crew: each is the same command for one cell.
+
+    Args:
+        folder: Of results and runs.
+        names: The cells.
+        clock: Ends the work when the time is up.
+        settings: The crew.
+        in_turn: Whether a cell may have all threads, and may need those before it.
+    """
     cells = [f"{name}-{seed}" for name, seed in names]
     missing = [cell for cell in cells if not (folder / "cells" / f"{cell}.json").exists()]
     ends = time() + clock.hours_left * 3600
-    same = ["sh", "-c", _UNTIL, str(int(ends)), "env", "OMP_NUM_THREADS=1", sys.executable]
+    threads = () if in_turn else ("env", "OMP_NUM_THREADS=1")
+    same = ["sh", "-c", _UNTIL, str(int(ends)), *threads, sys.executable]
     commands = [[*same, *sys.argv, f"--ends={ends}", f"--only={cell}"] for cell in missing]
     work = partial(subprocess.call, cwd=Path.cwd())  # also on other nodes, which share the folder
+    codes = []
     with make_crew(work, settings, at_once=max(1, len(missing))) as crew:
-        codes = list(zip(missing, crew.map(commands), strict=True))
-    for cell, code in codes:
-        if code not in (0, TIME_IS_UP):
-            print(f"{cell} ended with exit code {code}", flush=True)
-    if any(code == TIME_IS_UP for _, code in codes):
+        for cell, code in zip(missing, crew.map(commands), strict=True):
+            codes.append(code)
+            if code not in (0, TIME_IS_UP):
+                print(f"{cell} ended with exit code {code}", flush=True)
+                if in_turn:
+                    sys.exit(f"what is done is kept: mend {cell}, and repeat the command")
+    if TIME_IS_UP in codes:
         print("the time is up: the same command goes on from here")
+
+
+class Stopwatch:
+    """Seconds of a piece of work, with those of its earlier parts, kept in a file.
+
+    Args:
+        file: Seconds of the earlier parts, as JSON.
+        clock: Clock in s; ``time.process_time`` counts processor time.
+    """
+
+    def __init__(self, file: Path, clock: Callable[[], float] = monotonic) -> None:
+        self.file, self.clock = file, clock
+        self.total_s = json.loads(file.read_text()) if file.exists() else 0.0
+
+    def __enter__(self) -> Stopwatch:
+        self._begin = self.clock()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.total_s += self.clock() - self._begin
+        write_atomically(self.file, json.dumps(self.total_s, allow_nan=False) + "\n")
 
 
 def results(folder: Path, name: str) -> dict[int, dict[str, Any]]:

@@ -8,21 +8,18 @@ plain JSON values: score, counts, predicted latency, seconds, and peak memory.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import msgspec
-from cells import Clock, Progress, TimeIsUp
+from cells import Clock, Progress, Stopwatch, TimeIsUp
 
 from latbench.blocks import Network
 from latbench.cost import network_cost
 from latbench.errors import InvalidFileError, LatbenchError, UnknownNameError
-from latbench.files import write_atomically
 from latbench.tables import LatencyTable
 from nas.data import load_data
 from nas.data.images import ImageData
@@ -144,12 +141,12 @@ def run_cell(
     folder = RunFolder(run, common_settings(options) | label)
     if what == SUPERNET:
         assert isinstance(searcher, OneShotSearcher)
-        with _Stopwatch(run) as watch:
+        with Stopwatch(run / "seconds.json") as watch:
             searcher.train(data, folder, progress=tick)
         return {"seconds": watch.total_s, "peak_mib": _peak_mib()}
     if strategy is not None:
         _copy(run.parent / f"{space}_{SUPERNET}_{strategy}-{seed}" / _CHECKPOINT, run / _CHECKPOINT)
-    with _Stopwatch(run) as watch:
+    with Stopwatch(run / "seconds.json") as watch:
         (found,) = searcher.search(data, targets_ms, folder, progress=tick)
     network = searcher.space.lower(found.architecture)
     result: dict[str, Any] = {
@@ -231,22 +228,6 @@ def _trained(
     recipe = TrainingRecipe(epochs=options.train_epochs, batch_size=batch_size, seed=seed)
     folder = RunFolder(run / "train", {"epochs": options.train_epochs})
     return scratch.train(network, data, recipe, folder, progress=tick)[task_of(data).metric]
-
-
-class _Stopwatch:
-    """Seconds of a piece of work, with those of its earlier parts, kept in a file."""
-
-    def __init__(self, run: Path) -> None:
-        self.file = run / "seconds.json"
-        self.total_s = json.loads(self.file.read_text()) if self.file.exists() else 0.0
-
-    def __enter__(self) -> _Stopwatch:
-        self._begin = monotonic()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.total_s += monotonic() - self._begin
-        write_atomically(self.file, json.dumps(self.total_s, allow_nan=False) + "\n")
 
 
 def _peak_mib() -> float:

@@ -23,20 +23,16 @@ reason that the searcher gives.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cells import (
     CONFIDENCE,
-    TIME_IS_UP,
     Clock,
     Progress,
-    TimeIsUp,
     heading,
     parser,
     results,
@@ -70,31 +66,36 @@ def main() -> None:
     """Run cells while there is time, then print what is done; or be one of them."""
     os.environ.setdefault("COLUMNS", "160")  # of a pipe rich assumes 80
     options = parse()
-    if options.cell is not None:
-        run_here(options)
-        return
-    clock = Clock(options.hours)
-    compare(options, lambda name, seed, run, tick: run_apart(name, seed, clock), clock)
+    compare(options, partial(run_cell, options), Clock.of(options), asked=options)
 
 
-def compare(options: argparse.Namespace, run: CellRunner, clock: Clock) -> None:
+def compare(
+    options: argparse.Namespace,
+    run: CellRunner,
+    clock: Clock,
+    *,
+    asked: argparse.Namespace | None = None,
+) -> None:
     """Run cells while there is time, then print what is done.
 
     Args:
         options: Options of the command.
         run: Runs one cell and returns its result.
         clock: Ends the runs.
+        asked: The options again, for a process a cell; None runs all cells in this process.
     """
     RunFolder(options.output / "settings", common_settings(options))
     refused = profile_missing_tables(options, clock)
     possible = [cell for cell in _cells(options) if _space_of(cell[0]) not in refused]
-    run_cells(options.output, possible, run, clock)
+    run_cells(options.output, possible, run, clock, asked=asked)
+    if options.only is not None:
+        return
     _print(options, refused)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Options of the command; those of this process if no arguments are given."""
-    asked = parser(__doc__, one_target=False)
+    asked = parser(__doc__, one_target=False, apart=True)
     asked.add_argument("--spaces", type=_names, default=list(SPACES), help="with commas between")
     asked.add_argument("--searchers", type=_names, default=list(SEARCHERS))
     asked.add_argument("--strategies", type=_names, default=["uniform"], help="of supernets")
@@ -116,7 +117,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     asked.add_argument("--tables", type=Path, help="folder of tables; default: FOLDER/tables")
     asked.add_argument("--device", default="cpu-onnxruntime", help="to profile missing tables on")
     asked.add_argument("--profile-time", default="5min", help="limit of one space's profiling")
-    asked.add_argument("--cell", nargs=2, metavar=("NAME", "SEED"), help=argparse.SUPPRESS)
     options = asked.parse_args(arguments)
     try:
         _ = [SPACES[name] for name in options.spaces]
@@ -160,34 +160,6 @@ def _parts(options: argparse.Namespace) -> list[str]:
 
 def _space_of(cell: str) -> str:
     return cell.partition("_")[0]
-
-
-def run_apart(name: str, seed: int, clock: Clock) -> dict[str, Any]:
-    """A cell in a process of its own, by the same command.
-
-    Raises:
-        TimeIsUp: It has not ended; the next call goes on.
-    """
-    hours = ["--hours", str(clock.hours_left), "--cell", name, str(seed)]
-    command = [sys.executable, *sys.argv, *hours]  # of an option given twice the last one counts
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode == TIME_IS_UP:
-        raise TimeIsUp
-    if done.returncode:
-        sys.exit(f"{name}, seed {seed} failed: see above; what is done is kept")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-def run_here(options: argparse.Namespace) -> None:
-    """Run the one cell that the options name; print its result as JSON."""
-    name, seed = options.cell[0], int(options.cell[1])
-    run = options.output / "runs" / f"{name}-{seed}"
-    try:
-        found = run_cell(options, name, seed, run, Clock(options.hours).check)
-    except TimeIsUp:
-        sys.exit(TIME_IS_UP)
-    print(json.dumps(found, allow_nan=False))
 
 
 # Printing

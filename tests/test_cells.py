@@ -11,11 +11,13 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPT = """
+import os
 import sys
 sys.path.insert(0, {folder!r})
 from cells import Clock, parser, results, run_cells
 
-asked = parser("Test.", one_target=False, side_by_side=True).parse_args()
+apart = {apart}
+asked = parser("Test.", one_target=False, side_by_side=not apart, apart=apart).parse_args()
 
 
 def work(name, seed, run, tick):
@@ -23,7 +25,7 @@ def work(name, seed, run, tick):
         raise SystemExit(3)
     with open(asked.output / "done.txt", "a") as file:
         file.write(f"{{name}}-{{seed}}\\n")
-    return {{"square": seed * seed}}
+    return {{"square": seed * seed, "process": os.getpid()}}
 
 
 cells = [("a", 0), ("bad", 1), ("a", 2), ("a", 3)]
@@ -33,9 +35,9 @@ if asked.only is None:
 """
 
 
-def _run(folder: Path, *options: str, hours: str = "1") -> tuple[int, str]:
+def _run(folder: Path, *options: str, hours: str = "1", apart: bool = False) -> tuple[int, str]:
     script = folder / "benchmark.py"
-    script.write_text(SCRIPT.format(folder=str(BENCHMARKS)))
+    script.write_text(SCRIPT.format(folder=str(BENCHMARKS), apart=apart))
     command = [sys.executable, script, "--hours", hours, "-o", folder / "out", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     return done.returncode, done.stdout
@@ -52,7 +54,33 @@ def test_cells_side_by_side_are_those_done_in_turn(tmp_path: Path) -> None:
     (out / "mended").touch()
     assert _run(tmp_path)[0] == 0
     assert sorted((out / "done.txt").read_text().split()) == ["a-0", "a-2", "a-3", "bad-1"]
-    assert json.loads((out / "cells" / "bad-1.json").read_text()) == {"square": 1}
+    assert json.loads((out / "cells" / "bad-1.json").read_text())["square"] == 1
+
+
+def test_cells_apart_have_a_process_each_and_stop_at_a_failure(tmp_path: Path) -> None:
+    """A cell may need those before it, so none begins after one that failed."""
+    out = tmp_path / "out"
+    out.mkdir()
+    assert _run(tmp_path, apart=True)[0] == 1
+    assert (out / "done.txt").read_text().split() == ["a-0"]
+    (out / "mended").touch()
+    code, printed = _run(tmp_path, apart=True)
+    assert code == 0
+    assert "[0, 4, 9]" in printed
+    assert (out / "done.txt").read_text().split() == ["a-0", "bad-1", "a-2", "a-3"]
+    cells = [json.loads(file.read_text()) for file in (out / "cells").iterdir()]
+    assert len({cell["process"] for cell in cells}) == len(cells) == 4
+
+
+def test_no_workers_are_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    script = tmp_path / "benchmark.py"
+    script.write_text(SCRIPT.format(folder=str(BENCHMARKS), apart=False))
+    command = [sys.executable, script, "--hours", "1", "-o", tmp_path / "out", "--workers", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert "give 1 or more" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("options", [(), ("--workers", "2")])
