@@ -7,9 +7,10 @@ ACCURACIES is the benchmark's `nas-bench-macro_cifar10.json`; TABLE is made by `
 cpu-onnxruntime nasbench-macro`. Without a table, `--constraint macs` bounds multiply-accumulates.
 Budgets are quantiles over all architectures. An evaluation is one look-up of an accuracy; what an
 architecture costs is known beforehand and free, for all searchers. Outsiders propose what is
-infeasible or known too, which is not charged either. A search of one seed and budget is one line of
-FOLDER/cells.jsonl; the same command goes on with what is missing. A searcher with `@8` proposes
-eight architectures before it learns their scores, as it does for eight workers.
+infeasible or known too, which is not charged either; so the number of their proposals is bounded,
+and a search that ends early keeps what it has. A search of one seed and budget is one line of
+FOLDER/cells-CONSTRAINT.jsonl; the same command goes on with what is missing. A searcher with `@8`
+proposes eight architectures before it learns their scores, as it does for eight workers.
 
 Regret is the accuracy of the best feasible architecture minus that of the best one found, in
 percentage points. Intervals are of the mean over seeds, 95 %, Student's t; a seed's regret is its
@@ -29,9 +30,8 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from cells import shown
+from cells import heading, shown
 
-from latbench.environment import current_environment
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
 from nas.evaluators.tabular import TabularEvaluator
@@ -46,7 +46,8 @@ COUNTS = (50, 100, 200, 300)
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
 SEEDS = 20
 WANTED = {50: 0.15, 200: 0.02}  # points, of the best built-in searcher
-_FREE = 40  # proposals of an outsider for each evaluation, after which it is ended
+_FREE = 40  # proposals of pymoo for each evaluation, after which it is ended
+_TPE_PROPOSALS = 1_500  # in all: 20 s; the time of a proposal grows with their number
 
 Outsider = Callable[["Task", int], None]
 
@@ -89,7 +90,7 @@ def optuna_tpe(task: Task, seed: int) -> None:
         n_startup_trials=10,
     )
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    for _ in range(_FREE * task.evaluations):
+    for _ in range(_TPE_PROPOSALS):
         if task.over:
             return
         trial = study.ask()
@@ -220,7 +221,7 @@ def main() -> None:
             for name, curve in curves.items()
         ],
     )
-    print_lines(list(_verdict(curves)))
+    print_lines([*_ended_early(cells, asked, names), *_verdict(curves)])
 
 
 def _encoded(quantity: Quantity, budget: float) -> EncodedSpace:
@@ -244,6 +245,18 @@ def _curves(cells: Cells, name: str, asked: argparse.Namespace) -> np.ndarray:
 
 def _time(cells: Cells, name: str) -> str:
     return f"{np.median([c['ms'] for key, c in cells.done.items() if key[0] == name]):.2f}"
+
+
+def _ended_early(cells: Cells, asked: argparse.Namespace, names: list[str]) -> Iterator[str]:
+    """Searches that found no more to propose, or used up their proposals."""
+    for name, quantile in product(names, asked.quantiles):
+        counts = [len(cells.done[name, quantile, seed]["regrets"]) for seed in range(asked.seeds)]
+        short = [count for count in counts if count < max(COUNTS)]
+        if short:
+            yield (
+                f"{name}, budget {quantile:.0%}: {len(short)} of {len(counts)} searches ended "
+                f"early, after {np.median(short):.0f} evaluations in the median"
+            )
 
 
 def _verdict(curves: dict[str, np.ndarray]) -> Iterator[str]:
@@ -272,12 +285,10 @@ def _print_head(
     import pymoo
 
     versions = {"numpy": np.__version__, "optuna": optuna.__version__, "pymoo": pymoo.__version__}
-    environment = current_environment(versions)
     budgets = ", ".join(quantity.format(float(task.budgets[0])) for task in tasks.values())
     print_lines(
         [
-            f"{environment.cpu}, {environment.cores} cores, {environment.system}",
-            "  ".join(f"{name} {version}" for name, version in environment.versions.items()),
+            *heading(versions),
             f"{quantity.name}; budgets {budgets}; {asked.seeds} seeds; regret in points "
             "after so many evaluations; ms each proposal took",
             "",
