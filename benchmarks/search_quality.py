@@ -1,7 +1,7 @@
 """Searchers on NAS-Bench-Macro: how far from the true optimum after so many evaluations.
 
     python benchmarks/search_quality.py ACCURACIES --table TABLE -o FOLDER
-        [--searchers evolution,evolution@8,evolution@32]
+        [--searchers evolution,evolution@8,evolution@32] [--hours H]
 
 ACCURACIES is the benchmark's `nas-bench-macro_cifar10.json`; TABLE is made by `latbench profile
 cpu-onnxruntime nasbench-macro`. Without a table, `--constraint macs` bounds multiply-accumulates.
@@ -9,8 +9,9 @@ Budgets are quantiles over all architectures. An evaluation is one look-up of an
 architecture costs is known beforehand and free, for all searchers. Outsiders propose what is
 infeasible or known too, which is not charged either; so the number of their proposals is bounded,
 and a search that ends early keeps what it has. A search of one seed and budget is one line of
-FOLDER/cells-CONSTRAINT.jsonl; the same command goes on with what is missing. A searcher with `@8`
-proposes eight architectures before it learns their scores, as it does for eight workers.
+FOLDER/cells-CONSTRAINT.jsonl; the same command goes on with what is missing. When the time is up,
+the table has the seeds that are done. A searcher with `@8` proposes eight architectures before it
+learns their scores, as it does for eight workers.
 
 Regret is the accuracy of the best feasible architecture minus that of the best one found, in
 percentage points. Intervals are of the mean over seeds, 95 %, Student's t; a seed's regret is its
@@ -30,7 +31,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from cells import heading, shown
+from cells import Clock, TimeIsUp, heading, shown
 
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
@@ -194,47 +195,76 @@ def main() -> None:
     )
     tasks = {q: _encoded(quantity, float(np.quantile(amounts, q))) for q in asked.quantiles}
     cells = Cells(asked.output / f"cells-{asked.constraint}.jsonl")
-    for seed, name, quantile in product(range(asked.seeds), names, asked.quantiles):
-        if (name, quantile, seed) not in cells.done:
-            task = Task(tasks[quantile], table, max(COUNTS))
-            ms = search(name, task, seed)
-            cells.record(
-                {
-                    "searcher": name,
-                    "quantile": quantile,
-                    "seed": seed,
-                    "regrets": [round(regret, 4) for regret in task.regrets],
-                    "ms": round(ms, 4),
-                }
-            )
-            print(f"{name}, budget {quantile:.0%}, seed {seed}", file=sys.stderr)
+    _do(cells, asked, names, tasks, table)
     _print_head(asked, quantity, tasks)
-    curves = {name: _curves(cells, name, asked) for name in names}
+    done = {name: _seeds(cells, name, asked) for name in names}
+    curves = {name: _curves(cells, name, asked, seeds) for name, seeds in done.items() if seeds}
     print_table(
-        ("searcher", *(f"after {count}" for count in COUNTS), "ms each"),
+        ("searcher", *(f"after {count}" for count in COUNTS), "ms each", "seeds"),
         [
             (
                 name,
                 *(shown(curve[:, count - 1].tolist(), ".3f") for count in COUNTS),
                 _time(cells, name),
+                str(len(curve)),
             )
             for name, curve in curves.items()
         ],
     )
-    print_lines([*_ended_early(cells, asked, names), *_verdict(curves)])
+    print_lines([*_ended_early(cells, asked, done), *_verdict(curves)])
+
+
+def _do(
+    cells: Cells,
+    asked: argparse.Namespace,
+    names: list[str],
+    tasks: dict[float, EncodedSpace],
+    table: dict[Code, float],
+) -> None:
+    """Do the missing cells, all of one seed before the next, as far as time allows."""
+    clock = Clock(asked.hours)
+    for seed, name, quantile in product(range(asked.seeds), names, asked.quantiles):
+        if (name, quantile, seed) in cells.done:
+            continue
+        try:
+            clock.check()
+        except TimeIsUp:
+            print("the time is up: the same command goes on from here")
+            return
+        task = Task(tasks[quantile], table, max(COUNTS))
+        ms = search(name, task, seed)
+        cells.record(
+            {
+                "searcher": name,
+                "quantile": quantile,
+                "seed": seed,
+                "regrets": [round(regret, 4) for regret in task.regrets],
+                "ms": round(ms, 4),
+            }
+        )
+        print(f"{name}, budget {quantile:.0%}, seed {seed}", file=sys.stderr)
+
+
+def _seeds(cells: Cells, name: str, asked: argparse.Namespace) -> list[int]:
+    """Seeds of a searcher that are done at all budgets."""
+    return [
+        seed
+        for seed in range(asked.seeds)
+        if all((name, quantile, seed) in cells.done for quantile in asked.quantiles)
+    ]
 
 
 def _encoded(quantity: Quantity, budget: float) -> EncodedSpace:
     return EncodedSpace(Constraint((Limit(quantity, budget),)))
 
 
-def _curves(cells: Cells, name: str, asked: argparse.Namespace) -> np.ndarray:
+def _curves(cells: Cells, name: str, asked: argparse.Namespace, seeds: list[int]) -> np.ndarray:
     """Regret in points after every evaluation, mean over budgets, ``(seeds, evaluations)``.
 
     A search that found no more to propose keeps what it has.
     """
     rows = []
-    for seed in range(asked.seeds):
+    for seed in seeds:
         of_seed = []
         for quantile in asked.quantiles:
             regrets = cells.done[name, quantile, seed]["regrets"]
@@ -247,10 +277,12 @@ def _time(cells: Cells, name: str) -> str:
     return f"{np.median([c['ms'] for key, c in cells.done.items() if key[0] == name]):.2f}"
 
 
-def _ended_early(cells: Cells, asked: argparse.Namespace, names: list[str]) -> Iterator[str]:
+def _ended_early(
+    cells: Cells, asked: argparse.Namespace, done: dict[str, list[int]]
+) -> Iterator[str]:
     """Searches that found no more to propose, or used up their proposals."""
-    for name, quantile in product(names, asked.quantiles):
-        counts = [len(cells.done[name, quantile, seed]["regrets"]) for seed in range(asked.seeds)]
+    for (name, seeds), quantile in product(done.items(), asked.quantiles):
+        counts = [len(cells.done[name, quantile, seed]["regrets"]) for seed in seeds]
         short = [count for count in counts if count < max(COUNTS)]
         if short:
             yield (
@@ -289,7 +321,7 @@ def _print_head(
     print_lines(
         [
             *heading(versions),
-            f"{quantity.name}; budgets {budgets}; {asked.seeds} seeds; regret in points "
+            f"{quantity.name}; budgets {budgets}; regret in points "
             "after so many evaluations; ms each proposal took",
             "",
         ]
@@ -304,6 +336,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quantiles", type=float, nargs="+", default=list(QUANTILES))
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--searchers", help="names with commas between; default all")
+    parser.add_argument("--hours", type=float, default=float("inf"), help="default no limit")
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/search_quality"))
     return parser.parse_args()
 
