@@ -235,7 +235,8 @@ def _ahead(
     mean, half = mean_interval(paired)
     low, high = interval(differences)
     clear = (mean - half > 0 and low > 0) or (mean + half < 0 and high < 0)
-    return f"{mean:+.3f} ± {half:.3f}", f"{_brackets(differences)}{', clear' if clear else ''}"
+    seeds = "" if np.isnan(half) else f" ± {half:.3f}"
+    return f"{mean:+.3f}{seeds}", f"{_brackets(differences)}{', clear' if clear else ''}"
 
 
 def _brackets(values: Values) -> str:
