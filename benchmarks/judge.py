@@ -141,7 +141,7 @@ def _print(
         found = [ranks(scores, accuracies) for scores in done[strategy]]
         ahead = ("", "")
         if strategy != DEFAULT and DEFAULT in taus:
-            ahead = _ahead(cells, strategy, accuracies, resampled_taus - taus[DEFAULT])
+            ahead = _ahead(cells[strategy], cells[DEFAULT], resampled)
         seeds = ", ".join(map(str, cells[strategy]))
         rows.append((strategy, *_columns(found, resampled_taus), *ahead, seeds))
     space = trial.make_space()
@@ -223,16 +223,16 @@ def _columns(found: Sequence[Ranks], taus: Values) -> tuple[str, ...]:
 
 
 def _ahead(
-    cells: dict[str, dict[int, Values]], strategy: str, accuracies: Values, differences: Values
+    ours: dict[int, Values], theirs: dict[int, Values], resampled: Resampled
 ) -> tuple[str, str]:
-    """How far tau is above that of the default strategy, seed by seed and over networks."""
-    ours, theirs = cells[strategy], cells[DEFAULT]
-    paired = [
-        ranks(ours[seed], accuracies).tau - ranks(theirs[seed], accuracies).tau
-        for seed in ours
-        if seed in theirs
-    ]
-    mean, half = mean_interval(paired)
+    """How far tau is above that of the default strategy, on the seeds that both have."""
+    shared = [seed for seed in ours if seed in theirs]
+    if not shared:
+        return "", ""
+    pairs = [np.array([by_seed[seed] for seed in shared]) for by_seed in (ours, theirs)]
+    found = [[ranks(row, resampled.accuracies).tau for row in scores] for scores in pairs]
+    mean, half = mean_interval([a - b for a, b in zip(*found, strict=True)])
+    differences = resampled.taus(pairs[0]) - resampled.taus(pairs[1])
     low, high = interval(differences)
     clear = (mean - half > 0 and low > 0) or (mean + half < 0 and high < 0)
     seeds = "" if np.isnan(half) else f" ± {half:.3f}"
