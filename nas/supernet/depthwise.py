@@ -44,7 +44,7 @@ def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """
     x, weight = in_one_type(x, reaching(weight, x))
     if weight.shape[2] == 1:
-        return x * weight[:, 0]
+        return x[:, :, ::stride, ::stride] * weight[:, 0]
     if x.device.type == "cpu" and weight.requires_grad and _is_own(x, weight.shape[2], stride):
         return _Depthwise.apply(x, weight, stride)  # type: ignore[no-any-return]
     return F.conv2d(x, weight, None, stride, weight.shape[2] // 2, 1, len(weight))

@@ -179,7 +179,7 @@ def test_a_shuffle_is_torchs(groups: int, layout: torch.memory_format, dtype: to
     assert made[0][0].is_contiguous(memory_format=layout)
 
 
-@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 8, 16])
 def test_convolutions_of_small_maps_are_torchs(kernel: int, stride: int, size: int) -> None:
