@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import erfc, sqrt
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ Verdict = Literal["SAME", "FASTER", "SLOWER", "UNSURE"]
 
 SIGNIFICANCE = 0.05  # expected share of false alarms among the blocks called changed
 _SEEDS = (1, 2)  # two seeds, so that the two tables are resampled independently
+_EXACT_VISITS = 50  # of both samples together; for more, the approximation is near enough
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,11 @@ def verdict_on(
 
 
 def rank_test(x: Floats, y: Floats) -> float:
-    """Two-sided p-value of the Mann-Whitney test, by the normal approximation with ties.
+    """Two-sided p-value of the Mann-Whitney test.
+
+    It is exact for few visits without ties, else the normal approximation with ties. For 11 visits
+    against 11 that are all slower, the approximation is 30 times too large, and would not be
+    significant among a thousand blocks.
 
     Args:
         x: First sample.
@@ -213,12 +219,33 @@ def rank_test(x: Floats, y: Floats) -> float:
     ranks = (last - (counts - 1) / 2)[inverse]  # ties share their mean rank
     n, m = len(x), len(y)
     u = float(ranks[:n].sum()) - n * (n + 1) / 2
+    if n + m <= _EXACT_VISITS and counts.max() == 1:
+        return _exact_p_value(round(min(u, n * m - u)), min(n, m), max(n, m))
     ties = float((counts**3 - counts).sum())
     variance = n * m / 12 * ((n + m + 1) - ties / ((n + m) * (n + m - 1)))
     if variance <= 0:
         return 1.0
     distance = max(0.0, abs(u - n * m / 2) - 0.5)  # with continuity correction
     return erfc(distance / sqrt(2 * variance))
+
+
+def _exact_p_value(u: int, n: int, m: int) -> float:
+    """Two-sided p-value of the smaller statistic U of n and m visits without ties."""
+    ways = _rank_sums(n, m)
+    return min(1.0, 2 * float(ways[: u + 1].sum() / ways.sum()))
+
+
+@lru_cache(maxsize=256)
+def _rank_sums(n: int, m: int) -> Floats:
+    """Number of ways to choose n of n + m ranks, by the statistic U: ``(n * m + 1,)``."""
+    ways = np.zeros((n + 1, n * m + 1))  # of chosen ranks, by their number and their U so far
+    ways[0, 0] = 1.0
+    for rank in range(n + m):
+        for chosen in range(min(n, rank + 1), 0, -1):
+            passed = rank - (chosen - 1)  # ranks of the other sample below this one
+            if passed <= m:
+                ways[chosen, passed:] += ways[chosen - 1, : n * m + 1 - passed]
+    return ways[n]
 
 
 def signed_rank_test(differences: Floats) -> float:

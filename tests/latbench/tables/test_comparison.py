@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import comb
 from pathlib import Path
 
 import msgspec
@@ -102,3 +103,20 @@ def test_statistics_equal_scipys() -> None:
     assert adjusted([]) == []
     assert adjusted(list(p)) == pytest.approx(scipy.stats.false_discovery_control(p))
     assert rank_test(np.ones(5), np.ones(6)) == 1.0
+
+
+@pytest.mark.parametrize(("n", "m"), [(3, 3), (4, 9), (11, 11), (20, 30)])
+def test_the_rank_test_of_few_visits_is_exact(n: int, m: int) -> None:
+    rng = np.random.default_rng(n)
+    for shift in (0.0, 0.5, 2.0):
+        x, y = rng.normal(size=n), rng.normal(shift, size=m)
+        for one, other in ((x, y), (y, x)):
+            expected = scipy.stats.mannwhitneyu(one, other, method="exact").pvalue
+            assert rank_test(one, other) == pytest.approx(expected)
+
+
+def test_visits_that_are_all_slower_are_significant_among_a_thousand_blocks() -> None:
+    before, after = np.arange(11.0), np.arange(11.0) + 100
+    p = rank_test(before, after)
+    assert p == pytest.approx(2 / comb(22, 11))
+    assert min(adjusted([p, *[0.5] * 999])) < 0.05
