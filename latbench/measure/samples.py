@@ -90,13 +90,21 @@ class Samples:
             found.update(zip(ids, relative.tolist(), strict=True))
         return found
 
-    def joint_half_width(self, targets: Iterable[int], quantile: float) -> float:
+    def joint_half_width(
+        self, targets: Iterable[int], quantile: float, *, by_pass: int = 0
+    ) -> float:
         """Relative half width of the interval of the summed latency of the visited targets.
 
         Targets with equally many visits are resampled together, because the noise of one pass
         affects them all. Targets that were added later have fewer visits and form another group.
+
+        Args:
+            targets: Ids of the targets.
+            quantile: Quantile over visits.
+            by_pass: Number of visits to a target in a pass. A pass that the time limit ended early
+                leaves differences of so many visits; they are cut off.
         """
-        groups = [stacked for _, stacked in _by_visits(self.hot_ms, targets)]
+        groups = list(_trimmed(self.hot_ms, targets, by_pass))
         drawn = sum(bootstrap(stacked, quantile).sum(axis=1) for stacked in groups)  # (resamples,)
         low, high = np.quantile(drawn, (0.025, 0.975))
         total = sum(float(low_quantile(stacked, quantile).sum()) for stacked in groups)
@@ -124,3 +132,19 @@ def _by_visits(
             by_count[len(values[target])].append(target)
     for ids in by_count.values():
         yield ids, np.array([values[id_] for id_ in ids])
+
+
+def _trimmed(
+    values: Mapping[int, list[float]], targets: Iterable[int], most: int
+) -> Iterator[Floats]:
+    """Times of visited targets in groups, ``(targets, visits)``.
+
+    A group has the targets with the fewest visits and those that have at most ``most`` more, whose
+    last visits are left out.
+    """
+    left = sorted((values[id_] for id_ in targets if values.get(id_)), key=len)
+    while left:
+        least = len(left[0])
+        group = [times[:least] for times in left if len(times) <= least + most]
+        yield np.array(group)
+        left = left[len(group) :]

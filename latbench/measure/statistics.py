@@ -8,7 +8,7 @@ bootstrap over visits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, comb
+from math import ceil, lgamma
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,12 +78,15 @@ def low_quantile_variance(samples: Floats, quantile: float) -> Floats:
     probability.
     """
     count = samples.shape[-1]
-    order = max(1, round(quantile * (count + 1)))  # k
-    share = np.arange(count + 1) / count
-    fewer = sum(
-        comb(count, drawn) * share**drawn * (1 - share) ** (count - drawn) for drawn in range(order)
-    )
-    weights = np.diff(1 - np.asarray(fewer))  # (visits,)
+    order = min(count, max(1, round(quantile * (count + 1))))  # k
+    share = np.arange(1, count) / count
+    hit, missed = np.log(share), np.log1p(-share)
+    fewer = np.zeros(count + 1)  # probability that fewer than k draws are among the i smallest
+    fewer[0] = 1.0
+    for drawn in range(order):
+        ways = lgamma(count + 1) - lgamma(drawn + 1) - lgamma(count - drawn + 1)
+        fewer[1:-1] += np.exp(ways + drawn * hit + (count - drawn) * missed)
+    weights = -np.diff(fewer)  # (visits,)
     ascending = np.sort(samples, axis=-1)
     mean = ascending @ weights
     result: Floats = np.maximum((ascending - mean[..., None]) ** 2 @ weights, 0.0)

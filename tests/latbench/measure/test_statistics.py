@@ -86,3 +86,29 @@ def test_the_variance_is_that_of_a_bootstrap(visits: int) -> None:
     picks = np.random.default_rng(1).integers(visits, size=(40_000, visits))
     expected = low_quantile(samples[picks], 0.05).var()
     assert low_quantile_variance(samples, 0.05) == pytest.approx(expected, rel=0.05)
+
+
+def test_the_variance_of_many_visits_is_that_of_a_quantile() -> None:
+    """Evenly spread visits: the variance of a quantile of a uniform distribution."""
+    visits = 5000
+    samples = np.arange(1, visits + 1) / (visits + 1)
+    assert low_quantile_variance(samples, 0.05) == pytest.approx(0.05 * 0.95 / visits, rel=0.02)
+
+
+def test_the_variance_of_a_high_quantile_of_few_visits_is_finite() -> None:
+    assert np.isfinite(low_quantile_variance(np.array([1.0, 2.0]), 0.99))
+    assert low_quantile_variance(np.array([1.0]), 0.05) == 0
+
+
+def test_networks_of_an_interrupted_pass_are_resampled_together() -> None:
+    """Half of them have the visits of one more pass; noise that all share must not average out."""
+    rng = np.random.default_rng(0)
+    shared = 1 + rng.exponential(0.1, size=63)
+    whole, partial = Samples(), Samples()
+    for id_ in range(8):
+        whole.hot_ms[id_] = list(shared[:60])
+        partial.hot_ms[id_] = list(shared[: 60 + 3 * (id_ % 2)])
+    expected = whole.joint_half_width(range(8), 0.05, by_pass=3)
+    assert partial.joint_half_width(range(8), 0.05, by_pass=3) == pytest.approx(expected)
+    partial.hot_ms[8] = list(shared[:30])  # added later: a group of its own
+    assert partial.joint_half_width(range(9), 0.05, by_pass=3) > 0
