@@ -19,7 +19,7 @@ from latbench.conditions import Conditions
 from latbench.device import DeviceProfile
 from latbench.environment import Environment
 
-PROTOCOL = 1
+PROTOCOL = 2
 MARK = b"\nlatbench serves\n"
 MAX_MESSAGE_BYTES = 32 << 20
 CHUNK_BYTES = 8 << 20  # of the weights of a model, which are sent in several messages

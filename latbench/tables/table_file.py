@@ -25,7 +25,7 @@ from latbench.tables.records import Origin, SpaceLabel
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _MOST_CHECKED_BYTES = 64 << 20  # the check of a larger file would take longer than its reading
 _APPLICATION_ID = 0x6C61746E  # "latn" in the SQLite header, which identifies a latency table
 
@@ -292,14 +292,18 @@ def _convert(db: sqlite3.Connection) -> None:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
+def _drop_fits(db: sqlite3.Connection) -> None:
+    """Remove the fits of a measured table; the next reader makes a new one from the visits."""
+    if db.execute("SELECT 1 FROM passes LIMIT 1").fetchone():
+        db.execute("DELETE FROM fits")
+
+
 def _from_schema_2(db: sqlite3.Connection) -> None:
     """Price models lose two coefficients, passes get their conditions.
 
-    The coefficients are without effect in an imported table. A measured table loses its fits, and
-    the next reader makes a new one.
+    The coefficients are without effect in an imported table. A measured table loses its fits.
     """
-    if db.execute("SELECT 1 FROM passes LIMIT 1").fetchone():
-        db.execute("DELETE FROM fits")
+    _drop_fits(db)
     removed = "'$.price.slow_scale', '$.price.slow_copies'"
     db.execute(f"UPDATE fits SET fit = json_remove(fit, {removed})")
     db.execute("ALTER TABLE passes ADD COLUMN conditions TEXT")
@@ -316,4 +320,9 @@ def _from_schema_3(db: sqlite3.Connection) -> None:
     _keep_widths(db)
 
 
-_CONVERSIONS = {2: _from_schema_2, 3: _from_schema_3}
+def _from_schema_4(db: sqlite3.Connection) -> None:
+    """Low quantiles are at another level, so a measured table loses its fits."""
+    _drop_fits(db)
+
+
+_CONVERSIONS = {2: _from_schema_2, 3: _from_schema_3, 4: _from_schema_4}

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -57,14 +57,26 @@ def _as_schema_2(path: Path) -> None:
         db.execute("PRAGMA user_version = 2")
 
 
+def _as_schema_4(path: Path) -> None:
+    """Make a table's file one of schema 4, whose estimates had other levels."""
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE estimates SET hot_ms = 0.9 * hot_ms")
+        db.execute("UPDATE fits SET fit = json_set(fit, '$.floor', 0.5)")
+        db.execute("PRAGMA user_version = 4")
+
+
 @pytest.mark.usefixtures("priced")
-def test_a_measured_table_of_schema_2_is_fitted_again(
-    tmp_path: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
+@pytest.mark.parametrize("earlier", [_as_schema_2, _as_schema_4])
+def test_a_measured_table_of_an_earlier_schema_is_fitted_again(
+    tmp_path: Path,
+    quick_profile: DeviceProfile,
+    tiny_space: SearchSpace,
+    earlier: Callable[[Path], None],
 ) -> None:
     path = tmp_path / "t.sqlite"
     profile_space(make_profiler(quick_profile), path, tiny_space, time_limit_s=30)
     made = LatencyTable.open(path)
-    _as_schema_2(path)
+    earlier(path)
     for _ in range(2):
         assert LatencyTable.open(path).fit == made.fit
         assert LatencyTable.open(path).estimates == made.estimates
@@ -75,7 +87,7 @@ def test_a_conversion_that_is_interrupted_is_made_again(
 ) -> None:
     _as_schema_2(tiny_table.path)
     with monkeypatch.context() as patched:
-        patched.setattr(table_file, "_keep_widths", _interrupt)  # the last step
+        patched.setattr(table_file, "_keep_widths", _interrupt)  # after other changes
         with pytest.raises(KeyboardInterrupt):
             LatencyTable.open(tiny_table.path)
     assert LatencyTable.open(tiny_table.path).fit == tiny_table.fit
@@ -88,6 +100,13 @@ def _interrupt(*_: object) -> None:
 def test_an_imported_table_of_schema_2_keeps_its_prices(tiny_table: LatencyTable) -> None:
     _as_schema_2(tiny_table.path)
     assert LatencyTable.open(tiny_table.path).fit == tiny_table.fit
+
+
+def test_an_imported_table_of_schema_4_keeps_its_prices(tiny_table: LatencyTable) -> None:
+    with closing(sqlite3.connect(tiny_table.path)) as db, db:
+        db.execute("PRAGMA user_version = 4")
+    assert LatencyTable.open(tiny_table.path).fit == tiny_table.fit
+    assert LatencyTable.open(tiny_table.path).estimates == tiny_table.estimates
 
 
 def test_what_is_written_is_read_back(
