@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import msgspec
@@ -73,18 +72,23 @@ def main() -> None:
 
 def _fill(profile: Any, space: SearchSpace, path: Path, limit_s: float, progress: Progress) -> None:
     """Profile for the rest of the time limit, or until the profiling has converged."""
+    done = path.with_name("profiled")
+    if done.exists():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    done, spent = path.with_name("profiled"), path.with_name("spent.json")
-    while not done.exists():
-        spent_s = json.loads(spent.read_text()) if spent.exists() else 0.0
-        begin = monotonic()
-        try:
-            nas.profile(
-                profile, space, path, time_limit=max(1e-3, limit_s - spent_s), progress=progress
-            )
-            done.touch()
-        finally:
-            spent.write_text(json.dumps(spent_s + monotonic() - begin))
+    left_s = max(1e-3, limit_s - _spent_s(path))
+    if nas.profile(profile, space, path, time_limit=left_s, progress=progress).result.interrupted:
+        raise KeyboardInterrupt
+    done.touch()
+
+
+def _spent_s(path: Path) -> float:
+    """Time of all finished passes, also of runs that were killed."""
+    if not path.exists():
+        return 0.0
+    with TableStore.open(path) as store:
+        sweep = store.profiling()
+        return 0.0 if sweep is None else store.timing(sweep)["seconds"]
 
 
 def _drawn(
@@ -134,10 +138,10 @@ def _row(folder: Path, design: str, kind: str) -> tuple[str, ...]:
     errors = [np.abs(np.array(cell["errors"][kind], dtype=np.float64)) for cell in cells]
     if not errors:
         return (design, "", "", kind, "", "", "", "0")
-    minutes, passes = (np.mean([cell[key] for cell in cells]) for key in ("seconds", "passes"))
+    seconds, passes = (np.mean([cell[key] for cell in cells]) for key in ("seconds", "passes"))
     return (
         design,
-        f"{minutes / 60:.1f} min",
+        f"{seconds / 60:.1f} min",
         f"{passes:.0f}",
         kind,
         shown([float(each[:, 0].mean()) for each in errors]),
