@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from latbench.blocks import BlockSpec, Segment
@@ -174,7 +175,9 @@ def _measure(
     progress: Progress,
 ) -> Explanation:
     """Profile the segments of a network into a table, and explain the network by it."""
-    profiler = make_profiler(device)
+    # each segment is of interest by itself, not only in predictions
+    sweep = msgspec.structs.replace(device.sweep, design="uniform")
+    profiler = make_profiler(msgspec.structs.replace(device, sweep=sweep))
     parts = [Phase("join", seconds=SEARCH * limit_s), Phase("profile", seconds=limit_s)]
     with Phases(progress, parts) as phases:
         joined = pieces_to_price(profiler, path, pieces, limit_s=limit_s, progress=phases["join"])

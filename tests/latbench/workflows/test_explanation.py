@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from latbench.blocks import Network
@@ -109,6 +110,16 @@ def test_a_batch_is_that_of_the_network_and_of_its_table(
     network, table = space.lower(space.largest()), tmp_path / "t.sqlite"
     explain(network, quick_profile, output=table, batch_size=4, time_limit="1ms")
     assert LatencyTable.open(table).device.batch_size == 4
+
+
+@pytest.mark.usefixtures("priced")
+def test_all_segments_are_visited_in_every_pass(
+    path: Path, tmp_path: Path, quick_profile: DeviceProfile
+) -> None:
+    sweep = msgspec.structs.replace(quick_profile.sweep, design="sequential")
+    device, table = msgspec.structs.replace(quick_profile, sweep=sweep), tmp_path / "t.sqlite"
+    explain(path, device, output=table, time_limit="1s")
+    assert LatencyTable.open(table).device.sweep.design == "uniform"
 
 
 def test_a_device_or_a_table_is_needed_and_not_both(
