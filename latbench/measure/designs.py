@@ -23,8 +23,8 @@ stratum is sampled in proportion to its deviation over the root of its cost (Ney
 costs of Cochran, Sampling Techniques, 1977, section 5.5). Networks are in every pass, so block b
 should be visited in ``sqrt((L_b v_b / c_b) / (V / T))`` of all passes.
 
-Every choice follows from the visits so far and the number of the pass. So a profiling that was
-killed and resumed chooses what an uninterrupted one would have chosen.
+Every choice follows from the finished passes. So a profiling that was killed and resumed chooses
+what an uninterrupted one would have chosen.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from latbench.device import SweepProtocol
 from latbench.measure.samples import Samples
 from latbench.measure.visiting import Target
 
-MOST_STRIDE = 4  # in simulations 8 was no better, and 60 passes give 20 visits a block
-_EXPECTED = MOST_STRIDE  # of blocks of which nothing is known yet
-_COEFFICIENTS = 4  # of a fitted price; the others are at their bounds
+MOST_STRIDE = 4  # 8 was no better in simulations; with 4, 60 passes make 20 visits to each block
+_EXPECTED = MOST_STRIDE  # stride that is expected of a block without visits
+_COEFFICIENTS = 4  # number of coefficients of a fitted price that are not at their bounds
 _NORMAL = 1.96  # half width of a 95 % interval, in standard deviations
 
 
@@ -79,7 +79,8 @@ class Design(ABC):
         Args:
             targets: All targets of the profiling.
             samples: The visits so far.
-            number: Number of the pass.
+            number: Number of complete passes over the networks so far. A pass that the time limit
+                ended early does not count, so the next one visits the same blocks.
         """
         strides = self.strides(targets, samples)
         return [each for each in targets if (number + each.id) % strides[each.id] == 0]
@@ -102,9 +103,12 @@ class UniformDesign(Design):
     """Every target is visited in every pass, until every interval is narrow enough."""
 
     def is_converged(self, targets: Sequence[Target], samples: Samples) -> bool:
+        if not all(samples.hot_ms.get(target.id) for target in targets):
+            return False
         p = self.protocol
         networks = [target.id for target in targets if not target.cold]
-        if samples.joint_half_width(networks, p.quantile) > p.network_tolerance:
+        joint = samples.joint_half_width(networks, p.quantile, by_pass=p.network_visits)
+        if joint > p.network_tolerance:
             return False
         blocks = [target.id for target in targets if target.cold]
         return all(
@@ -126,14 +130,20 @@ class SequentialDesign(Design):
     Args:
         protocol: Protocol of the visits, with their least number and the tolerances.
         leverage: Leverage of each block, by id; 0 for blocks that are not named.
-        open_ms: Time of a visit that is not in calls, in ms a block of the opened network.
+        open_ms: Time to open and close a session, in ms for each block of its network.
+        other_ms: Time of a visit outside opening and calls, such as for evictions, in ms.
     """
 
     def __init__(
-        self, protocol: SweepProtocol, leverage: Mapping[int, float], open_ms: float
+        self,
+        protocol: SweepProtocol,
+        leverage: Mapping[int, float],
+        *,
+        open_ms: float,
+        other_ms: float = 0.0,
     ) -> None:
         super().__init__(protocol)
-        self.leverage, self.open_ms = leverage, open_ms
+        self.leverage, self.open_ms, self.other_ms = leverage, open_ms, other_ms
 
     def is_converged(self, targets: Sequence[Target], samples: Samples) -> bool:
         blocks = [target.id for target in targets if target.cold]
@@ -209,25 +219,31 @@ class SequentialDesign(Design):
     def _network_variance(self, networks: Sequence[Target], samples: Samples) -> float:
         """V, the variance that one pass of the networks leaves in a prediction."""
         ids, quantile = [target.id for target in networks], self.protocol.quantile
-        joint = (samples.joint_half_width(ids, quantile) / _NORMAL) ** 2
+        visits = self.protocol.network_visits
+        joint = (samples.joint_half_width(ids, quantile, by_pass=visits) / _NORMAL) ** 2
         own = list(samples.relative_variances(ids, quantile).values())
         by_fit = sum(own) / len(own) * min(1.0, _COEFFICIENTS / len(own))
         return (joint + by_fit) * _passes(networks, samples)
 
     def _visit_ms(self, target: Target, samples: Samples) -> float:
-        """Time of a visit: opening, untimed calls, hot calls, cold calls."""
+        """Time of a visit: opening, untimed calls, hot calls, cold calls, and the rest."""
         protocol = self.protocol
         hot_ms = min(samples.hot_ms[target.id])
-        calls_ms = max(protocol.warmup_calls * hot_ms, protocol.warmup_ms)
+        calls_ms = untimed_ms(protocol, hot_ms)
         calls_ms += max(protocol.hot_calls * hot_ms, target.dwell_ms)
         if target.cold and samples.cold_ms.get(target.id):
             calls_ms += protocol.cold_calls * min(samples.cold_ms[target.id])
-        return calls_ms + self.open_ms * opened_blocks(target)
+        return calls_ms + self.open_ms * opened_blocks(target) + self.other_ms
 
 
 def _passes(networks: Sequence[Target], samples: Samples) -> float:
     """Number of passes that have visited the networks."""
     return min(len(samples.hot_ms[each.id]) / each.visits for each in networks)
+
+
+def untimed_ms(protocol: SweepProtocol, hot_ms: float) -> float:
+    """Time of the untimed calls of a visit to a target that takes ``hot_ms`` a call."""
+    return max(protocol.warmup_calls * hot_ms, protocol.warmup_ms)
 
 
 def opened_blocks(target: Target) -> int:

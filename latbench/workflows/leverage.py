@@ -33,6 +33,7 @@ class Leverage:
         self,
         networks: Sequence[Network],
         blocks: Mapping[int, BlockSpec],
+        *,
         alignment: Alignment | None,
     ) -> None:
         weights = _Weights(blocks, alignment)

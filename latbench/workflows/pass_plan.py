@@ -11,6 +11,7 @@ from latbench.measure.designs import (
     SequentialDesign,
     UniformDesign,
     opened_blocks,
+    untimed_ms,
 )
 from latbench.measure.samples import Samples
 from latbench.measure.visiting import Target
@@ -30,11 +31,11 @@ class PassPlan:
     """
 
     def __init__(
-        self, store: TableStore, sweep: int, protocol: SweepProtocol, typical: Sequence[Network]
+        self, store: TableStore, sweep: int, *, protocol: SweepProtocol, typical: Sequence[Network]
     ) -> None:
         self.store, self.sweep, self.protocol = store, sweep, protocol
         self.targets = profile_targets(store, protocol)
-        self._leverage = Leverage(typical, store.blocks("block"), store.alignment)
+        self._leverage = Leverage(typical, store.blocks("block"), alignment=store.alignment)
 
     def next_pass(self, samples: Samples, *, passes: int) -> tuple[list[Target], float]:
         """Targets of the next pass, and the expected time of later passes relative to it.
@@ -44,19 +45,37 @@ class PassPlan:
             passes: Number of passes after the next one.
         """
         design = self._design(samples)
-        chosen = design.chosen(self.targets, samples, number=self.store.passes(self.sweep))
+        chosen = design.chosen(self.targets, samples, number=self.network_passes(samples))
         return chosen, design.later_share(self.targets, chosen, samples, passes=passes)
 
     def is_converged(self, samples: Samples) -> bool:
-        """Whether the visits so far make all estimates certain enough."""
+        """Whether there are enough passes, and their visits make all estimates certain enough."""
+        if self.network_passes(samples) < self.protocol.min_passes:
+            return False
         return self._design(samples).is_converged(self.targets, samples)
+
+    def network_passes(self, samples: Samples) -> int:
+        """Number of complete passes over the networks so far."""
+        networks = [target for target in self.targets if not target.cold]
+        counts = [len(samples.hot_ms.get(each.id, ())) // each.visits for each in networks]
+        return min(counts, default=0)
 
     def _design(self, samples: Samples) -> Design:
         if self.protocol.design == "uniform":
             return UniformDesign(self.protocol)
         fastest_ms = {id_: min(times) for id_, times in samples.hot_ms.items() if times}
-        opened = sum(
-            len(samples.hot_ms.get(each.id, ())) * opened_blocks(each) for each in self.targets
+        timing = self.store.timing(self.sweep)
+        other_ms = 1e3 * (timing["seconds"] - timing["open_s"] - timing["calls_s"])
+        visits = opened = 0
+        for target in self.targets:
+            count = len(samples.hot_ms.get(target.id, ()))
+            visits += count
+            opened += count * opened_blocks(target)
+            if count:
+                other_ms -= count * untimed_ms(self.protocol, fastest_ms[target.id])
+        return SequentialDesign(
+            self.protocol,
+            self._leverage.mean_squares(fastest_ms),
+            open_ms=1e3 * timing["open_s"] / max(1, opened),
+            other_ms=max(0.0, other_ms) / max(1, visits),
         )
-        open_ms = 1e3 * self.store.timing(self.sweep)["open_s"] / max(1, opened)
-        return SequentialDesign(self.protocol, self._leverage.mean_squares(fastest_ms), open_ms)

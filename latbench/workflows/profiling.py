@@ -55,8 +55,9 @@ class ProfileResult(Result):
         blocks: Number of blocks with a price; every width counts.
         measured: Number of measured blocks.
         interpolated: Number of blocks whose price is interpolated between measured widths.
-        noisy: Number of noisy blocks. A measured block is noisy if its interval is wider than the
-            tolerance, an interpolated one if its class was not measured on both sides of it.
+        noisy: Number of noisy blocks. A measured block is noisy if it has too few visits or, in the
+            uniform design, an interval wider than the tolerance; an interpolated one, if its class
+            was not measured on both sides of it.
         passes: Number of passes in the table, including those of earlier runs.
         seconds: Wall time of this run.
         stopped: Reason why the run ended.
@@ -260,17 +261,17 @@ class _Run:
         return bool(more)
 
     def _passes(self, plan: WidthPlan, typical: Sequence[Network]) -> Stopped:
-        passes = PassPlan(self.store, self.sweep, self.protocol, typical)
+        passes = self._plan(typical)
         most, done_here = self.protocol.max_passes, 0
         while True:
-            seen = self._network_passes()
+            seen = passes.network_passes(self.samples)
             if done_here >= most:
                 return "pass limit"
             if done_here and self._elapsed_s() + self.pass_s / 2 > self.limit_s:
                 return "time limit"
             if seen in _REFINE_AFTER and self._add_widths(plan):
-                passes = PassPlan(self.store, self.sweep, self.protocol, typical)
-            if self._due(seen) and passes.is_converged(self.samples):
+                passes = self._plan(typical)
+            if done_here and seen % _CHECK_EVERY == 0 and passes.is_converged(self.samples):
                 return "converged"
             later = most - done_here - 1
             targets, later_share = passes.next_pass(self.samples, passes=later)
@@ -292,6 +293,9 @@ class _Run:
 
             self._pass(targets, left_s, may_skip=may_skip, words=f"pass {seen + 1}")
             done_here += 1
+
+    def _plan(self, typical: Sequence[Network]) -> PassPlan:
+        return PassPlan(self.store, self.sweep, protocol=self.protocol, typical=typical)
 
     def _whole_pass_s(self, block_s: float) -> float:
         """Approximate duration of a pass over all blocks and networks, from that of one visit."""
@@ -334,14 +338,6 @@ class _Run:
         )
         self.samples.add(record.visits)
         self.pass_s = record.seconds
-
-    def _network_passes(self) -> int:
-        """Number of passes so far in which the networks were visited."""
-        counts = [len(self.samples.hot_ms.get(id_, ())) for id_ in self.network_ids]
-        return min(counts) // self.protocol.network_visits if counts else 0
-
-    def _due(self, done: int) -> bool:
-        return done >= self.protocol.min_passes and done % _CHECK_EVERY == 0
 
     def _elapsed_s(self) -> float:
         return monotonic() - self.begin

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from latbench.errors import InvalidValueError
+from latbench.measure.samples import Samples
 from latbench.models import OnnxModel
 from latbench.models.segments import cut
 from latbench.models.torch_modules import read_module
@@ -16,6 +17,7 @@ from latbench.workflows import profiling
 from latbench.workflows.fused_segments import joined_places
 from latbench.workflows.model_tables import SEARCH, model_label, pieces_to_price
 from latbench.workflows.network_sweep import require_device
+from latbench.workflows.pass_plan import PassPlan
 from latbench.workflows.profiled_table import TableContents
 from nas.pruning.choice import PricedWidths
 from nas.pruning.groups import PrunableGroup, PrunableModule
@@ -35,7 +37,7 @@ def price_widths(
 ) -> PricedWidths:
     """Measure what the table at ``path`` does not price yet, and price all widths.
 
-    A profiling that was interrupted before four fifths of its time goes on.
+    A profiling goes on if it was interrupted before four fifths of its time and has not converged.
 
     Args:
         prunable: The module with its groups.
@@ -60,7 +62,9 @@ def price_widths(
         left_s = _left_s(path, grid, profiler, limit_s)
         if left_s:
             count = profiler.profile.sweep.networks
-            contents = TableContents(model_label(pieces), grid.segments, grid.networks[:count])
+            contents = TableContents(
+                model_label(pieces), grid.segments, grid.networks[:count], grid.networks
+            )
             found = profiling.profile(
                 profiler, path, contents, time_limit_s=left_s, progress=phases["profile"]
             )
@@ -79,8 +83,20 @@ def _left_s(path: Path, grid: WidthGrid, profiler: Profiler, limit_s: float) -> 
     require_device(profiler, table)
     with TableStore.open(path) as store:
         sweep = store.profiling()
-        spent_s = 0.0 if sweep is None else store.timing(sweep)["seconds"]
-    return limit_s - spent_s if spent_s < _MEASURED * limit_s else 0.0
+        if sweep is None:
+            return limit_s
+        spent_s = store.timing(sweep)["seconds"]
+        if spent_s >= _MEASURED * limit_s or _has_enough(store, sweep, profiler, grid):
+            return 0.0
+    return limit_s - spent_s
+
+
+def _has_enough(store: TableStore, sweep: int, profiler: Profiler, grid: WidthGrid) -> bool:
+    """Whether a profiling ended before its time because it had converged, or at its last pass."""
+    protocol = profiler.profile.sweep
+    plan = PassPlan(store, sweep, protocol=protocol, typical=grid.networks)
+    samples = Samples.of(store.visits(sweep))
+    return plan.network_passes(samples) >= protocol.max_passes or plan.is_converged(samples)
 
 
 def _grid(prunable: PrunableModule, joined: tuple[int, ...]) -> WidthGrid:

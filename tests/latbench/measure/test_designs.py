@@ -12,7 +12,7 @@ from latbench.measure.samples import Samples
 from latbench.measure.visiting import Target, block_target, network_target
 from tests.conftest import make_tiny_space
 
-PROTOCOL = SweepProtocol(networks=6)
+PROTOCOL = SweepProtocol(networks=6, design="sequential")
 BLOCKS, NETWORKS = 40, 6
 
 
@@ -62,7 +62,7 @@ def test_networks_are_in_every_pass_and_no_block_is_left_out_for_good(
     noise: dict[int, float],
 ) -> None:
     leverage = {i: 0.003 if i < 30 else 0.0 for i in range(BLOCKS)}
-    visited = _profiled(SequentialDesign(PROTOCOL, leverage, 1.0), 48, noise)
+    visited = _profiled(SequentialDesign(PROTOCOL, leverage, open_ms=1.0), 48, noise)
     least = PROTOCOL.least_visits
     everything = {target.id for target in _targets()}
     assert visited[:least] == [everything] * least
@@ -74,7 +74,7 @@ def test_networks_are_in_every_pass_and_no_block_is_left_out_for_good(
 
 def test_blocks_of_noise_and_leverage_are_visited_more_often(noise: dict[int, float]) -> None:
     leverage = {i: 0.003 if i < 30 else 0.0 for i in range(BLOCKS)}
-    visited = _profiled(SequentialDesign(PROTOCOL, leverage, 1.0), 48, noise)
+    visited = _profiled(SequentialDesign(PROTOCOL, leverage, open_ms=1.0), 48, noise)
     counts = np.array([sum(i in each for each in visited) for i in range(BLOCKS)])
     noisy, quiet, idle = counts[:10].mean(), counts[10:30].mean(), counts[30:].mean()
     assert noisy > quiet >= idle
@@ -89,12 +89,12 @@ def test_only_blocks_that_matter_keep_a_profiling_going(noise: dict[int, float])
         _visit(samples, targets, loud, seed=number)
     assert not UniformDesign(PROTOCOL).is_converged(targets, samples)
     rare, frequent = ({**dict.fromkeys(range(BLOCKS), 1e-3), 3: last} for last in (1e-8, 0.5))
-    assert SequentialDesign(PROTOCOL, rare, 1.0).is_converged(targets, samples)
-    assert not SequentialDesign(PROTOCOL, frequent, 1.0).is_converged(targets, samples)
+    assert SequentialDesign(PROTOCOL, rare, open_ms=1.0).is_converged(targets, samples)
+    assert not SequentialDesign(PROTOCOL, frequent, open_ms=1.0).is_converged(targets, samples)
 
 
 def test_the_expected_time_of_later_passes_is_what_they_take(noise: dict[int, float]) -> None:
-    design = SequentialDesign(PROTOCOL, {}, 1.0)  # all blocks end at the longest stride
+    design = SequentialDesign(PROTOCOL, {}, open_ms=1.0)  # all blocks end at the longest stride
     targets, samples = _targets(), Samples()
     _visit(samples, targets, noise, seed=0)
     visits_ms = {t.id: t.visits * design._visit_ms(t, samples) for t in targets}
@@ -108,3 +108,31 @@ def test_the_expected_time_of_later_passes_is_what_they_take(noise: dict[int, fl
         later_ms += sum(visits_ms[target.id] for target in chosen) if number > 1 else 0.0
         _visit(samples, chosen, noise, seed=number)
     assert expected == pytest.approx(later_ms / passes / now_ms, rel=0.05)
+
+
+def test_a_uniform_profiling_goes_on_until_every_target_was_visited(
+    noise: dict[int, float],
+) -> None:
+    targets, samples = _targets(), Samples()
+    quiet = dict.fromkeys(noise, 1e-4)
+    for number in range(20):
+        _visit(samples, targets[1:], quiet, seed=number)
+    assert not UniformDesign(PROTOCOL).is_converged(targets, samples)
+    assert UniformDesign(PROTOCOL).is_converged(targets[1:], samples)
+
+
+def test_what_every_visit_costs_beside_its_calls_makes_visits_to_blocks_rarer(
+    noise: dict[int, float],
+) -> None:
+    targets, samples = _targets(), Samples()
+    for number in range(20):
+        _visit(samples, targets, noise, seed=number)
+    leverage = dict.fromkeys(range(BLOCKS), 3e-3)
+    cheap, dear = (
+        SequentialDesign(PROTOCOL, leverage, open_ms=1.0, other_ms=other_ms).strides(
+            targets, samples
+        )
+        for other_ms in (0.0, 20.0)
+    )
+    assert all(cheap[id_] <= dear[id_] for id_ in cheap)
+    assert cheap != dear

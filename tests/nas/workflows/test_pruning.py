@@ -23,6 +23,8 @@ from latbench.models import OnnxModel
 from latbench.models.torch_modules import read_module
 from latbench.tables import LatencyTable, TableStore
 from latbench.workflows import profiling
+from latbench.workflows.pass_plan import PassPlan
+from latbench.workflows.profiled_table import TableContents
 from nas.data.images import ImageData, Split
 from nas.pruning import priced_module
 from nas.pruning.torchvision_networks import load_network
@@ -256,11 +258,17 @@ def test_an_interrupted_profiling_goes_on(
 ) -> None:
     limits: list[float] = []
 
-    def profiled(*_: Any, time_limit_s: float, progress: Any) -> Any:
+    def profiled(
+        _: Any, path: Path, contents: TableContents, *, time_limit_s: float, progress: Any
+    ) -> Any:
         limits.append(time_limit_s)
+        typical = {segment for network in contents.typical for segment in network}
+        assert typical == set(contents.blocks)
         return SimpleNamespace(interrupted=False)
 
+    converged = False
     monkeypatch.setattr(profiling, "profile", profiled)
+    monkeypatch.setattr(PassPlan, "is_converged", lambda self, samples: converged)
     with TableStore.open(table[0]) as store:
         sweep = store.profiling()
         assert sweep is not None
@@ -268,6 +276,8 @@ def test_an_interrupted_profiling_goes_on(
     prune(time_limit=4 * spent_s, epochs=1)
     assert limits == [pytest.approx(3 * spent_s)]
     prune(time_limit=1.1 * spent_s, epochs=1)
+    converged = True
+    prune(time_limit=4 * spent_s, epochs=1)
     assert len(limits) == 1
 
 
