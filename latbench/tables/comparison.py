@@ -245,7 +245,8 @@ def _rank_sums(n: int, m: int) -> Floats:
             passed = rank - (chosen - 1)  # ranks of the other sample below this one
             if passed <= m:
                 ways[chosen, passed:] += ways[chosen - 1, : n * m + 1 - passed]
-    return ways[n]
+    found: Floats = ways[n]
+    return found
 
 
 def signed_rank_test(differences: Floats) -> float:
