@@ -264,10 +264,15 @@ def _held_out_errors(
 
 
 def _marked(estimate: Estimate, price: PriceModel, protocol: SweepProtocol) -> Estimate:
-    """Estimate marked noisy if it has too few visits or its price has too wide an interval."""
-    tolerance = protocol.block_tolerance
-    few = estimate.visits < protocol.least_visits
-    return replace(estimate, noisy=few or price_half_width(price, estimate) > tolerance)
+    """Estimate marked noisy if it has too few visits or its price has too wide an interval.
+
+    The sequential design ends when predictions are certain. Blocks that hardly matter to them then
+    still have wide intervals, so only the number of visits counts.
+    """
+    noisy = estimate.visits < protocol.least_visits
+    if protocol.design == "uniform":
+        noisy = noisy or price_half_width(price, estimate) > protocol.block_tolerance
+    return replace(estimate, noisy=noisy)
 
 
 def price_half_width(price: PriceModel, e: Estimate) -> float:

@@ -71,7 +71,8 @@ class Estimate:
     """Latency of one target from its visits, in ms, with 95 % intervals.
 
     Attributes:
-        noisy: Whether the interval is wider than the protocol's tolerance.
+        noisy: Whether there are fewer visits than the protocol demands, or the interval is wider
+            than its tolerance. In the sequential design only the visits count.
     """
 
     hot_ms: float
@@ -147,8 +148,9 @@ class TableCheck(Result):
         entries: Number of priced blocks and of imported entries that match no known block. Each
             counts once here, even if it also counts below.
         negative: Keys of blocks whose price is not positive.
-        noisy: Keys of blocks whose interval is wider than the tolerance, and of interpolated blocks
-            whose width class was not measured on both sides of them.
+        noisy: Keys of blocks with too few visits or, in the uniform design, an interval wider than
+            the tolerance, and of interpolated blocks whose width class was not measured on both
+            sides of them.
         unmapped: Number of imported entries that match no known block.
         not_finite: Number of imported entries whose latency is infinite or not a number.
         duplicates: Number of imported entries dropped because another has the same key or block.
@@ -194,8 +196,8 @@ class Price:
         source: Origin of the price: measured at this width, interpolated between widths,
             transferred from another device, imported unchanged, or included in the time that every
             network pays once.
-        noisy: Whether the price is unreliable, because the measurement did not converge or the
-            width class was not measured on both sides of the width.
+        noisy: Whether the price is unreliable, because the block has too few visits or too wide an
+            interval (see ``Estimate``), or the width class was not measured on both sides of it.
     """
 
     price_ms: float

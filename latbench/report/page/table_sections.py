@@ -127,7 +127,8 @@ def _remarks(table: LatencyTable) -> list[str]:
     lines = list(table.environment.remarks)
     noisy = sum(estimate.noisy for estimate in table.estimates.values())
     if noisy:
-        lines.append(f"{count(noisy, 'measured block')} did not converge: the intervals are wide.")
+        blocks = count(noisy, "measured block")
+        lines.append(f"{blocks} did not converge: few visits or wide intervals.")
     if table.origin is not None:
         lines.append(
             f"The prices were imported from {table.origin.file} ({table.origin.format}); nothing "
