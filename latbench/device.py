@@ -21,13 +21,7 @@ from latbench.errors import (
     described,
     offence,
 )
-from latbench.files import (
-    config_folder,
-    decode_text,
-    is_hidden,
-    read_text,
-    write_atomically,
-)
+from latbench.files import config_folder, decode_text, is_hidden, read_text, write_atomically
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, lt=1)]
@@ -35,9 +29,9 @@ Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=10_000)]
 Precision = Literal["fp32", "fp16"]
 Clock = Literal["gpu", "host"]
 Cache = Literal["as-is", "cold", "shared"]
-DesignName = Literal["sequential", "uniform"]
+DesignName = Literal["uniform", "sequential"]
 
-_LEAST_SHARE = 0.4  # of the passes of a sequential design that visit every block
+_LEAST_SHARE = 0.4  # part of min_passes in which a sequential design visits every block
 _PACKAGE = "device_profiles"
 _WHAT = "a device profile, TOML with at least name and runtime"
 IMPORTED = "imported"
@@ -59,13 +53,15 @@ class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         network_dwell_ms: Duration of the hot calls to a network. It is longer than for a block,
             because a network needs several calls to load its weights into the shared cache, and one
             call without disturbance.
-        min_passes: Minimum number of passes of a sweep. With fewer, an interval means nothing.
+        min_passes: Minimum number of passes of a sweep. Intervals from fewer than 19 visits cover
+            their scatter only.
         max_passes: Maximum number of passes of a sweep.
         quantile: Quantile over visits of the fastest call of a visit. It is low because other
             programs on a shared machine can only add time.
         block_tolerance: Relative half width of the 95 % interval below which the estimate of a
-            block counts as converged.
-        network_tolerance: The same limit for the summed latency of the calibration networks.
+            block counts as converged. Only the uniform design uses it.
+        network_tolerance: The same limit for the summed latency of the calibration networks; in
+            the sequential design, for the prediction of a typical network.
         floor_tolerance: Split-half noise of the calibration networks above which the whole sweep
             counts as noisy.
         networks: Number of calibration networks in every pass. A resumed table keeps its networks;
@@ -77,9 +73,8 @@ class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             this value if the clock is locked on purpose.
         warmup_ms: Minimum duration of the untimed calls, because an idle GPU lowers its clock.
         scan_passes: Number of passes over the widths of the scan for alignment classes.
-        design: Which blocks a pass of a profiling visits. ``sequential`` visits a block less often
-            once its error hardly matters for predicted networks; ``uniform`` visits all blocks in
-            every pass.
+        design: Rule for the blocks that a pass of a profiling visits: ``uniform`` visits all of
+            them, ``sequential`` those that still matter for predicted networks.
     """
 
     warmup_calls: Count = 2
@@ -99,13 +94,14 @@ class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     least_clock: Fraction = 0.75  # the default limit of NVBench
     warmup_ms: Milliseconds = 0.0
     scan_passes: Count = 8  # enough to find a class three times as slow, and steps of a few percent
-    design: DesignName = "sequential"
+    design: DesignName = "uniform"
 
     @property
     def least_visits(self) -> int:
-        """Least number of visits that a block's estimate and interval are trusted with.
+        """Number of visits below which a block counts as noisy.
 
-        Eight of the default twenty passes: with them a block's own noise can be told.
+        The uniform design visits each block in all passes. The sequential one may skip it after 0.4
+        of ``min_passes``: 8 visits in the default 20, from which a block's noise can be estimated.
         """
         if self.design == "uniform":
             return self.min_passes
