@@ -29,7 +29,7 @@ Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=10_000)]
 Precision = Literal["fp32", "fp16"]
 Clock = Literal["gpu", "host"]
 Cache = Literal["as-is", "cold", "shared"]
-DesignName = Literal["uniform", "sequential"]
+DesignName = Literal["sequential", "uniform"]
 
 _LEAST_SHARE = 0.4  # part of min_passes in which a sequential design visits every block
 _PACKAGE = "device_profiles"
