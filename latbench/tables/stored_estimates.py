@@ -88,11 +88,7 @@ class StoredEstimates(Knots, Mapping[BlockSpec, Estimate]):
         if self._all is not None:
             return self._all.get(spec)
         if spec not in self._known:
-            rows = self._rows(
-                f"SELECT {_COLUMNS} {_JOINED} WHERE key = ? AND role IN ('block', 'held-out')",
-                block_key(spec),
-            )
-            self._known[spec] = Estimate.of_row(rows[0]) if rows else None
+            self.read((spec,))
         return self._known[spec]
 
     def read(self, specs: Iterable[BlockSpec]) -> None:
