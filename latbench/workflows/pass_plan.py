@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from latbench.blocks import Network
 from latbench.device import SweepProtocol
@@ -35,7 +36,13 @@ class PassPlan:
     ) -> None:
         self.store, self.sweep, self.protocol = store, sweep, protocol
         self.targets = profile_targets(store, protocol)
-        self._leverage = Leverage(typical, store.blocks("block"), alignment=store.alignment)
+        self._typical = typical
+
+    @cached_property
+    def _leverage(self) -> Leverage:
+        """Leverage of the blocks, which the uniform design does not ask for."""
+        blocks = self.store.blocks("block")
+        return Leverage(self._typical, blocks, alignment=self.store.alignment)
 
     def next_pass(self, samples: Samples, *, passes: int) -> tuple[list[Target], float]:
         """Targets of the next pass, and the expected time of later passes relative to it.
