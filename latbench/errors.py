@@ -189,7 +189,7 @@ def offence(message: str) -> str | None:
 
 
 def described(error: Exception, kind: type) -> str:
-    """Message of a schema error; a word that is not allowed comes with those that are.
+    """Message of a schema error; a value that is not allowed comes with those that are.
 
     Args:
         error: Error of msgspec.
@@ -200,11 +200,11 @@ def described(error: Exception, kind: type) -> str:
     if place is None or not message.startswith("Invalid enum value"):
         return message
     allowed = _words(kind, place.split(".")[1:])
-    return f"{message}: choose from {', '.join(allowed)}" if allowed else message
+    return f"{message}: choose from {', '.join(map(str, allowed))}" if allowed else message
 
 
-def _words(kind: Any, names: list[str]) -> tuple[str, ...]:
-    """Words of a literal type; ``names`` lead to its field in a struct."""
+def _words(kind: Any, names: list[str]) -> tuple[str | int, ...]:
+    """Values of a literal type; ``names`` lead to its field in a struct."""
     import msgspec
 
     for name in names:

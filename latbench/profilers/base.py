@@ -23,7 +23,13 @@ from latbench.blocks import Network
 from latbench.conditions import Conditions, read_conditions
 from latbench.device import DeviceProfile
 from latbench.environment import Environment, current_environment, l2_bytes, last_cache_bytes
-from latbench.errors import InvalidValueError, MissingExtraError, RuntimeFailure, offence
+from latbench.errors import (
+    InvalidValueError,
+    MissingExtraError,
+    RuntimeFailure,
+    described,
+    offence,
+)
 from latbench.models.onnx_model import OnnxModel
 from latbench.profilers.measured import MeasuredGpu
 
@@ -217,6 +223,7 @@ def read_options(profile: DeviceProfile, kind: type[Options]) -> Options:
     except msgspec.ValidationError as error:
         known = ", ".join(field.name for field in msgspec.structs.fields(kind))
         raise InvalidValueError(
-            f"wrong options for {profile.runtime} in {profile.name}: {error}; it knows {known}",
+            f"wrong options for {profile.runtime} in {profile.name}: {described(error, kind)}; "
+            f"it knows {known}",
             path=(offence(str(error)) or "$").replace("$", "$.options", 1),
         ) from error

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from latbench.errors import InvalidFileError, offence
+from latbench.errors import InvalidFileError, described, offence
 from latbench.files import read_text, write_atomically
 
 FORMAT: Literal[1] = 1
@@ -150,7 +150,7 @@ def parse_architecture(text: bytes | str, *, source: str) -> Architecture:
         file = msgspec.json.decode(text, type=_File)
     except (msgspec.DecodeError, UnicodeError) as error:  # UnicodeError: half of a surrogate pair
         raise InvalidFileError(
-            f"{source} is no architecture: {error}", path=offence(str(error))
+            f"{source} is no architecture: {described(error, _File)}", path=offence(str(error))
         ) from error
     if file.stages is not None and file.layers is not None:
         raise InvalidFileError(
