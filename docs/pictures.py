@@ -1,6 +1,6 @@
 """The pictures of the pages, drawn anew from a demo on this machine.
 
-    python docs/pictures.py [-o runs/demo]
+    python -m docs.pictures [-o runs/demo]
 
 An unfinished demo is finished first, which takes some minutes of a quiet machine. Screenshots need
 chromium. What was drawn, on what and when, is printed: it belongs in the commit.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,11 +17,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import latbench
+from tests.nas.report.browser import CHROMIUM, Theme, browser
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-BROWSER = ("chromium", "chromium-browser", "google-chrome")
-DRAWN_MS = 4000  # until all charts of a report are drawn
+SCREENSHOTS: dict[str, tuple[int, int, Theme]] = {
+    "report-light.png": (1000, 983, "light"),
+    "report-phone.png": (390, 1105, "dark"),
+}
+"""Width and height of the window in pixels, and theme."""
 
 
 def main() -> None:
@@ -30,34 +33,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "runs" / "demo")
     folder: Path = parser.parse_args().output.resolve()
+    if CHROMIUM is None:
+        sys.exit("screenshots need chromium")
     _latbench("demo", "-o", folder)
     (table,) = folder.glob("*.sqlite")
     _latbench("table", "show", table, "--picture", DOCS / "widths.png")
-    screenshot(folder / "report.html", DOCS / "report-light.png", width=1000, height=983)
-    screenshot(folder / "report.html", DOCS / "report-phone.png", width=390, height=1105, dark=True)
+    draw(folder / "report.html", DOCS)
     print(f"latbench {latbench.__version__}, {platform.machine()}, {datetime.now(UTC):%Y-%m-%d}")
 
 
-def screenshot(page: Path, picture: Path, *, width: int, height: int, dark: bool = False) -> None:
-    """The upper part of a page as chromium draws it, in the light or the dark theme.
-
-    Args:
-        page: HTML file.
-        picture: PNG file to write.
-        width: Width of the window, in pixels.
-        height: Height of the window, in pixels.
-        dark: Whether the reader prefers the dark theme.
-    """
-    browser = next(filter(None, map(shutil.which, BROWSER)), None)
-    if browser is None:
-        sys.exit(f"screenshots need one of {', '.join(BROWSER)}")
-    with tempfile.TemporaryDirectory() as profile:
-        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-        command += ["--disable-background-networking", "--no-first-run", "--disable-quic"]
-        command += [f"--user-data-dir={profile}", f"--window-size={width},{height}"]
-        command += [f"--virtual-time-budget={DRAWN_MS}", f"--screenshot={picture}"]
-        command += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", page.as_uri()]
-        subprocess.run(command, check=True, capture_output=True)
+def draw(page: Path, folder: Path) -> None:
+    """Write screenshots of the upper part of a page into a folder."""
+    with tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as shown:
+        for name, (width, height, theme) in SCREENSHOTS.items():
+            shown.open(page, width=width, height=height, theme=theme)
+            shown.screenshot(folder / name, whole=False)
 
 
 def _latbench(*words: object) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
+from docs.examples import typed
 from tests.test_help import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -18,30 +18,19 @@ EVERY = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to
 LONGEST_README = 100  # lines, a screen and a half
 
 
-def _typed(text: str) -> Iterator[str]:
-    """Lines of examples that begin with ``latbench``, each with its continuation."""
-    joined = re.sub(r"\\\n\s*", "", text)
-    for line in joined.splitlines():
-        found = re.match(r"(?:    |\$ )?(?:torchrun .* --no-python )?(latbench [^#]*)", line)
-        if found and not line.startswith("latbench is"):
-            yield found.group(1).strip()
-
-
-def _examples(page: Path) -> list[str]:
-    lines = page.read_text(encoding="utf-8").splitlines()
-    inside, kept = False, []
-    for line in lines:
-        if line.startswith("```"):
-            inside = not inside
-        elif inside or line.startswith("    "):
-            kept.append(line)
-    return list(_typed("\n".join(kept)))
+def _commands(page: Path) -> Iterator[tuple[str, ...]]:
+    """Commands of ``latbench`` that a page shows, also those behind ``torchrun``, run or not."""
+    text = page.read_text(encoding="utf-8")
+    for block in re.findall(r"^```(?:bash|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for words, _ in typed(block):
+            if "latbench" in words:
+                yield words[words.index("latbench") :]
 
 
 @EVERY
 def test_commands_have_the_options_that_are_shown(page: Path) -> None:
-    for line in _examples(page):
-        words = shlex.split(line)
+    for words in _commands(page):
+        line = " ".join(words)
         name = next((n for n in (" ".join(words[:3]), " ".join(words[:2])) if n in COMMANDS), None)
         assert name is not None or words[1] == "..." or words[1].startswith("-"), line
         if name is None:
