@@ -116,7 +116,7 @@ def run_cells(
     command ends, because those after it may need it.
 
     Args:
-        folder: Of results and runs.
+        folder: Folder of results and runs.
         names: The cells.
         work: Does one, in a folder of its own, and returns its result.
         clock: Ends the work when the time is up.
@@ -167,7 +167,7 @@ def _run_apart(
     """Do the cells by the workers of a crew: each is the same command for one cell.
 
     Args:
-        folder: Of results and runs.
+        folder: Folder of results and runs.
         names: The cells.
         clock: Ends the work when the time is up.
         settings: The crew.

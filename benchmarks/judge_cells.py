@@ -56,7 +56,7 @@ class Trial:
         space: Name of the space.
         input_size: Side of the images in pixels.
         networks: Number of networks that are scored.
-        images: Training images, of which a fifth is held out and gives the scores.
+        images: Number of training images. A fifth of them is held out and gives the scores.
         paths: Number of paths that every training image trains. A strategy that trains k paths a
             step has ``paths / k`` epochs, so all strategies compute about as much.
         layers: Largest number of layers of a stage; None keeps all.

@@ -47,7 +47,7 @@ def test_a_desktop(tmp_path: Path) -> None:
     ("word", "limits"), [("0x50000", 0), ("50000", 0), ("0x5000d", 3), ("8", 1), ("none", 0)]
 )
 def test_a_raspberry_pi(tmp_path: Path, word: str, limits: int) -> None:
-    """The upper half of the word tells what once held, and does not count."""
+    """Bits of the upper half report earlier limits, which do not count."""
     path = "devices/platform/soc/soc:firmware/get_throttled"
     assert len(read_conditions(_write(tmp_path, {path: word})).limits) == limits
 

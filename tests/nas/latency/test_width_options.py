@@ -25,7 +25,7 @@ def _drawn(rng: np.random.Generator) -> tuple[Floats, WidthOptions]:
 
 @given(seed=SEEDS)
 def test_picks_are_the_nearest_widths(seed: int) -> None:
-    """Of two equally near ones it is the narrower one."""
+    """The narrower one of two widths that are equally near."""
     rng = np.random.default_rng(seed)
     _, options = _drawn(rng)
     layers = len(options.widths)
