@@ -28,7 +28,7 @@ from latbench.tables import LatencyTable, TableStore
 from latbench.units import as_duration_s
 from latbench.workflows.network_errors import verify_apart
 from nas.latency.priced_space import PricedSpace
-from nas.spaces import Architecture, SearchSpace, distinct_random, every_width
+from nas.spaces import SPACES, Architecture, SearchSpace, distinct_random, every_width
 
 DESIGNS = ("uniform", "sequential")
 KINDS = ("efficient", "any")
@@ -39,7 +39,7 @@ def main() -> None:
     """Profile and verify what is missing, and print all that is there."""
     arguments = parser(__doc__, one_target=False)
     arguments.add_argument("--device", default="cpu-onnxruntime")
-    arguments.add_argument("--space", default="tfnas")
+    arguments.add_argument("--space", default="tfnas", choices=[*SPACES])
     arguments.add_argument("--input-size", type=int, default=224)
     arguments.add_argument("--classes", type=int, default=1000)
     for name, limit in zip(DESIGNS, ("20min", "7min"), strict=True):

@@ -28,7 +28,7 @@ from latbench.units import as_duration_s
 from latbench.workflows import profiling
 from nas.latency.priced_space import PricedSpace
 from nas.latency.table_contents import space_contents
-from nas.spaces import SearchSpace, every_width
+from nas.spaces import SPACES, SearchSpace, every_width
 from tests.simulated_machine import Noise, SimulatedMachine, keep_time
 
 MOST_PASSES = 1000  # the time limit comes first
@@ -38,7 +38,7 @@ NOISIER = Noise(drift=0.002, quiet=0.3, session=0.03, misfit=0.0)
 def main() -> None:
     """Profile by both designs, and print the errors."""
     arguments = ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    arguments.add_argument("--space", default="tfnas")
+    arguments.add_argument("--space", default="tfnas", choices=[*SPACES])
     arguments.add_argument("--input-size", type=int, default=224)
     arguments.add_argument("--classes", type=int, default=1000)
     arguments.add_argument("--uniform", default="20min", help="time limit of the uniform design")

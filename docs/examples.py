@@ -238,6 +238,9 @@ def main() -> None:
     parser.add_argument("--refresh", action="store_true", help="put the outputs into the pages")
     asked = parser.parse_args()
     for page in asked.pages:
+        if not page.is_file():
+            parser.error(f"there is no page {page}: name README.md or a file below docs/")
+    for page in asked.pages:
         with tempfile.TemporaryDirectory() as folder:
             run = run_page(page.resolve(), ThisMachine(Path(folder)))
         commands = sum(map(len, run.outputs.values()))

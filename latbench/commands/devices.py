@@ -80,7 +80,7 @@ def devices(
     from latbench.report.devices import show_added_device, show_devices, show_noise
 
     if (name is None) != (ssh is None):
-        raise click.UsageError("--add NAME and --ssh HOST belong together")
+        raise click.UsageError("--add NAME and --ssh HOST belong together.")
     if name is not None and ssh is not None:
         with progress("adding") as shown:
             added = latbench.add_device(
