@@ -14,10 +14,10 @@ from torch import Tensor
 
 from nas.supernet.precision import in_one_type
 
-# Pixels a side of the output, up to which a matrix product is faster. Forward and backward on one
-# core, 64 images: 80 to 80 channels at 8 px 2.9 instead of 3.8 ms, 24 to 144 channels 2.5 instead
-# of 3.0 ms. At 16 px they are equal, or the convolution is faster.
-_SMALL = 8
+# Pixels a side of the output, up to which a matrix product is faster. Alone it is at 8 px too, but
+# within a step of nasbench-macro it is slower there: 88 to 96 instead of 84 to 89 ms (10 rounds in
+# turn, three times).
+_SMALL = 4
 _SMALL_GRADIENT = 8  # the same limit for the gradient by the weight
 _GPU_TYPES = (torch.bfloat16, torch.half)  # in which products of matrices are fastest on a GPU
 
