@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from math import inf
+from statistics import fmean
 from typing import Literal
 
 from latbench.blocks import Network
@@ -150,9 +152,10 @@ def _visits(profiler: Profiler, table: LatencyTable, networks: Sequence[Network]
 
     The weights of a network of 1 ms survive in the shared caches in one visit and not in the next,
     so its low quantile needs more of them: 24 networks at 32 px were 1.2 % off with 60 visits and
-    0.8 % with 150.
+    0.8 % with 150. Networks that the table does not price are not counted.
     """
     visits = profiler.profile.sweep.verify_visits
-    mean_ms = sum(table.predict(each).latency_ms for each in networks) / max(1, len(networks))
+    priced = [each for each in networks if all(spec in table for spec in each)]
+    mean_ms = fmean(table.predict(each).latency_ms for each in priced) if priced else inf
     is_short = profiler.profile.device == "cpu" and mean_ms < _SHORT_MS
     return round(_SHORT_TIMES * visits) if is_short else visits

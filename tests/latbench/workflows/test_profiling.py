@@ -34,7 +34,7 @@ from latbench.tables import LatencyTable, TableStore
 from latbench.tables.estimation import Drift
 from latbench.workflows.forecast import forecast
 from latbench.workflows.network_errors import calibrate, verify, verify_apart
-from latbench.workflows.network_sweep import require_device
+from latbench.workflows.network_sweep import measure_networks, require_device
 from latbench.workflows.pass_plan import PassPlan
 from latbench.workflows.profiling import ProfileResult
 from nas.latency.priced_space import PricedSpace
@@ -599,6 +599,19 @@ def test_a_space_without_elastic_widths_is_measured_whole(
         assert row.predicted.latency_ms == priced.latency_ms(architecture)
     fastest, slowest = priced.extremes()
     assert priced.latency_ms(fastest) < priced.latency_ms(slowest)
+
+
+def test_networks_without_a_price_are_measured_beside_others(
+    profiled: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    table, own = LatencyTable.open(profiled), tiny_space.lower(tiny_space.smallest())
+    classifier = msgspec.structs.replace(own[-1], classes=own[-1].classes + 1)
+    foreign = (*own[:-1], classifier)
+    assert classifier not in table
+    profiler = make_profiler(quick_profile)
+    found = measure_networks(profiler, table, [foreign, own], purpose="verification").measured
+    assert len(found) == 2
+    assert min(each.estimate_ms for each in found) > 0
 
 
 def test_a_process_of_its_own_verifies_and_passes_errors_on(
