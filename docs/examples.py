@@ -8,10 +8,12 @@ on a pretend device (tests/test_examples.py).
 
 Blocks of ``bash`` hold commands, and blocks of ``python`` code. Blocks of ``console`` hold commands
 behind ``$ `` and what they print; a line ``...`` stands for lines that are left out. Only commands
-of ``latbench`` are run. What a machine may lack is said in front of an example:
+of ``latbench`` are run. A line that begins with "Printed on" says where and when; refreshing writes
+it anew. What a machine may lack is said in front of an example:
 
     <!-- skip: next "needs a board" -->
     <!-- skip: next if(small, reason="needs minutes of a quiet machine") -->
+    <!-- skip: next if(not small, reason="takes days") -->
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,6 +37,8 @@ from unittest import SkipTest
 
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
+
+from latbench.environment import Environment, current_environment
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -44,6 +50,9 @@ WRITTEN = ("-o", "--output", "--junit", "--overlay", "--picture")  # options tha
 TABLES, MODELS, ARCHITECTURES = ".sqlite", ".onnx", ".json"
 SMALL_IMAGES = ("--input-size", "32", "--classes", "10")
 CHECK_FAILED = 1  # exit code of a verdict or a gate: its output is what the page shows
+COLUMNS = 110  # of a line in a page
+STAMP = "Printed on"
+RUNTIMES = ("onnxruntime", "openvino", "torch")
 
 
 class World(ABC):
@@ -118,7 +127,12 @@ class ThisMachine(World):
         """The lines on standard output; progress and remarks go elsewhere."""
         command = [sys.executable, str(ROOT / "cli.py"), *words[1:]]
         done = subprocess.run(
-            command, cwd=self.folder, stdout=subprocess.PIPE, text=True, check=False
+            command,
+            cwd=self.folder,
+            env=os.environ | {"COLUMNS": str(COLUMNS)},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
         )
         if done.returncode not in (0, CHECK_FAILED):
             raise RuntimeError(f"exit code {done.returncode} of: {shlex.join(words)}")
@@ -209,8 +223,8 @@ def read_files(words: Sequence[str]) -> Iterator[str]:
             yield word
 
 
-def refreshed(text: str, run: PageRun) -> str:
-    """The text of a page with what its commands print now."""
+def refreshed(text: str, run: PageRun, environment: Environment) -> str:
+    """The text of a page with what its commands printed in an environment."""
     for start in sorted(run.outputs, reverse=True):
         end = text.index("\n```", start)
         block = text[start:end]
@@ -219,7 +233,14 @@ def refreshed(text: str, run: PageRun) -> str:
                 old, new = "\n".join(output.shown), "\n".join(_shortened(output))
                 block = block.replace(old, new)
         text = text[:start] + block + text[end:]
-    return text
+    return re.sub(rf"(?m)^{STAMP} .*$", _stamp(environment), text)
+
+
+def _stamp(environment: Environment) -> str:
+    """Where and when the outputs of a page were printed, in a line."""
+    versions = ", ".join(f"{name} {version}" for name, version in environment.versions.items())
+    day = environment.taken_at[:10]
+    return f"{STAMP} {day}, {environment.cpu}, {environment.cores} cores: {versions}."
 
 
 def _shortened(output: Output) -> list[str]:
@@ -240,15 +261,33 @@ def main() -> None:
     for page in asked.pages:
         if not page.is_file():
             parser.error(f"there is no page {page}: name README.md or a file below docs/")
+    failed = []
     for page in asked.pages:
         with tempfile.TemporaryDirectory() as folder:
-            run = run_page(page.resolve(), ThisMachine(Path(folder)))
+            try:
+                run = run_page(page.resolve(), ThisMachine(Path(folder)))
+            except Exception as error:  # an example in Python may raise any
+                print(f"{page.name}: {error}")
+                failed.append(page.name)
+                continue
         commands = sum(map(len, run.outputs.values()))
         print(f"{page.name}: {commands} commands run, {len(run.skipped)} examples skipped")
         for line, reason in run.skipped.items():
             print(f"  line {line}: {reason}")
         if asked.refresh:
-            page.write_text(refreshed(page.read_text(encoding="utf-8"), run), encoding="utf-8")
+            text = refreshed(page.read_text(encoding="utf-8"), run, _environment())
+            page.write_text(text, encoding="utf-8")
+    if failed:
+        sys.exit(f"these pages do not run: {', '.join(failed)}")
+
+
+def _environment() -> Environment:
+    """This machine, with the versions of the runtimes that are installed."""
+    found = {}
+    for name in RUNTIMES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return current_environment(found)
 
 
 if __name__ == "__main__":

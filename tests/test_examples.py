@@ -251,10 +251,15 @@ def test_the_tutorial_in_python_finds_a_network_under_its_target(world: SmallWor
 
 def test_outputs_are_put_where_they_are_shown() -> None:
     shown = ["network  latency", "a  1 ms", "...", "mean 1 %"]
-    text = "before\n```console\n$ latbench x\n" + "\n".join(shown) + "\n```\nafter\n"
+    text = "before\n```console\n$ latbench x\n" + "\n".join(shown) + "\n```\nPrinted on 1999\n"
     printed = ["network  latency", "a  2 ms", "b  3 ms", "c  4 ms", "mean 2 %"]
     done = PageRun({text.index("```"): [Output(("latbench", "x"), shown, printed)]})
-    assert refreshed(text, done) == text.replace("1 ms", "2 ms").replace("1 %", "2 %")
+    environment = current_environment({"onnxruntime": "9.9"})
+    found = refreshed(text, done, environment)
+    before, found_stamp = found.rstrip("\n").rsplit("\n", 1)
+    assert f"{before}\nPrinted on 1999\n" == text.replace("1 ms", "2 ms").replace("1 %", "2 %")
+    for part in (environment.taken_at[:10], environment.cpu, "onnxruntime 9.9"):
+        assert part in found_stamp
 
 
 def test_commands_are_found_behind_prompts_and_over_several_lines() -> None:
