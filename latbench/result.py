@@ -1,11 +1,12 @@
-"""Base class of results, with conversion to JSON values, to one line and to HTML tables."""
+"""Base class of results: as JSON values, in one line, as text and as HTML tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from html import escape
-from typing import Any, cast
+from itertools import zip_longest
+from typing import Any, TypeGuard, cast
 
 _SHOWN_ROWS = 50  # rows of a list in HTML: more than a screen, fewer than all blocks of a table
 _SHOWN_CHARACTERS = 72  # characters of a list in the one-line form
@@ -22,14 +23,28 @@ class Result:
         shown = (f"{f.name}={_in_line(getattr(self, f.name))}" for f in fields(cast(Any, self)))
         return f"{type(self).__name__}({', '.join(shown)})"
 
+    def __str__(self) -> str:
+        """Single values, then a table for every list of rows."""
+        plain = self.as_dict()
+        single = [(name, _cell(value)) for name, value in plain.items() if _is_single(value)]
+        parts = [_text_table(single)] if single else []
+        for name, value in plain.items():
+            if _is_rows(value):
+                columns, rows, more = _columns_and_rows(value)
+                rest = [(f"and {more} more",)] if more else []
+                parts.append(f"{name}\n{_text_table([columns, *rows, *rest])}")
+        return "\n\n".join(parts)
+
     def _repr_html_(self) -> str:
         """HTML for notebooks: single values, then a table for every list of rows."""
         plain = self.as_dict()
         single = [(name, _cell(value)) for name, value in plain.items() if _is_single(value)]
         parts = [_html_table((), single)] if single else []
         for name, value in plain.items():
-            if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
-                parts.append(f"<p>{escape(name)}</p>{_html_rows(value)}")
+            if _is_rows(value):
+                columns, rows, more = _columns_and_rows(value)
+                rest = f"<p>and {more} more</p>" if more else ""
+                parts.append(f"<p>{escape(name)}</p>{_html_table(columns, rows)}{rest}")
         return "\n".join(parts)
 
 
@@ -52,12 +67,25 @@ def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _html_rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    """HTML table of rows, with the columns that hold single values."""
+def _is_rows(value: object) -> TypeGuard[Sequence[Mapping[str, Any]]]:
+    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], Mapping)
+
+
+def _columns_and_rows(
+    rows: Sequence[Mapping[str, Any]],
+) -> tuple[list[str], list[list[str]], int]:
+    """Columns that hold single values, the first rows, and the number of the others."""
     columns = [name for name in rows[0] if all(_is_single(row.get(name)) for row in rows)]
     shown = [[_cell(row.get(name)) for name in columns] for row in rows[:_SHOWN_ROWS]]
-    more = len(rows) - len(shown)
-    return _html_table(columns, shown) + (f"<p>and {more} more</p>" if more else "")
+    return columns, shown, len(rows) - len(shown)
+
+
+def _text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows below each other, columns two spaces apart."""
+    columns = zip_longest(*rows, fillvalue="")
+    widths = [max(map(len, column)) for column in columns]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)
 
 
 def _html_table(headers: Iterable[str], rows: Iterable[Sequence[str]]) -> str:

@@ -41,6 +41,21 @@ def test_a_result_is_plain_values_for_programs() -> None:
     assert FOUND.as_dict() == {"latency_ms": 7.58912, "low_ms": None, "rows": rows}
 
 
+def test_a_result_prints_as_values_and_tables() -> None:
+    assert str(FOUND).splitlines() == [
+        "latency_ms  7.589",
+        "low_ms",
+        "",
+        "rows",
+        "name  error",
+        "a<b   0.01235",
+        "c     -2",
+    ]
+    long = str(_Found(1.0, None, FOUND.rows * 100)).splitlines()
+    assert long[-1] == "and 150 more"
+    assert len(long) < 60
+
+
 def test_a_result_is_tables_in_a_notebook() -> None:
     """Single values, then rows; text of a file cannot bring markup of its own."""
     html = FOUND._repr_html_()
