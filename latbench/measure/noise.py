@@ -7,7 +7,6 @@ machine, the latency of the first can be stable while that of the last is not.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from latbench.blocks import Classifier, ConvBlock, InvertedResidual, Network
 from latbench.device import DeviceProfile
 from latbench.environment import Environment, read_system
+from latbench.measure.load import LoadMeter, MachineLoad
 from latbench.measure.samples import Samples
 from latbench.measure.statistics import low_quantile
 from latbench.measure.sweep import fraction_done, sweep_pass
@@ -32,6 +32,7 @@ _WINDOWS = 4  # parts of the measuring time that are compared with each other
 _DWELL_MS = 20.0
 _MAP_SIZE = 4  # px
 _QUIET = 0.02  # noise and drift below which nothing needs to be done
+_FEW_OTHERS = 0.3  # processors that other processes may use without a remark
 _CPU = Path("/sys/devices/system/cpu")
 
 
@@ -107,7 +108,7 @@ def check_noise(
         Target(id_, network, visits=1, dwell_ms=_DWELL_MS, cold=False)
         for id_, network in enumerate(REFERENCES.values())
     ]
-    samples, begin, passes = Samples(), monotonic(), 0
+    samples, begin, meter, passes = Samples(), monotonic(), LoadMeter(), 0
     while passes < 2 * _WINDOWS or monotonic() - begin < seconds:
 
         def visited(done: int, total: int, number: int = passes) -> None:
@@ -137,7 +138,7 @@ def check_noise(
         tuple(found),
         tolerance=max(max(target.drift, target.half_width) for target in found),
         visits=passes,
-        advice=tuple(_advice(profiler.profile, environment, found)),
+        advice=tuple(_advice(profiler.profile, environment, found, meter.read())),
     )
 
 
@@ -151,15 +152,17 @@ def governor_advice(environment: Environment) -> list[str]:
 
 
 def _advice(
-    profile: DeviceProfile, environment: Environment, found: list[TargetNoise]
+    profile: DeviceProfile,
+    environment: Environment,
+    found: list[TargetNoise],
+    load: MachineLoad | None,
 ) -> list[str]:
     """Suggested changes to the machine, for settings that may explain the measured noise."""
     if all(max(t.noise, t.drift) < _QUIET for t in found):
         return []
     advice = []
-    others = os.getloadavg()[0] - 1  # minus the check itself
-    if others > 0.3:
-        advice.append(f"other processes use {others:.1f} processors: stop them")
+    if load is not None and load.others > _FEW_OTHERS:
+        advice.append(f"other processes use {load.others:.1f} processors: stop them")
     advice += governor_advice(environment)
     no_turbo, boost = (
         read_system(_CPU / name) for name in ("intel_pstate/no_turbo", "cpufreq/boost")
