@@ -220,6 +220,10 @@ def _ssh_options() -> Sequence[str]:
     return ["-T", *(word for key, value in options.items() for word in ("-o", f"{key}={value}"))]
 
 
+_OTHER_PYTHON = (
+    "name the Python there that has latbench: `--python` of `devices --add`, or `python` under "
+    "[host] of the profile"
+)
 _ADVICE = (  # part of what the other side said, what to do about it
     ("could not resolve", "check the name of the host"),
     (
@@ -235,8 +239,8 @@ _ADVICE = (  # part of what the other side said, what to do about it
         "no module named",
         "the installation there is not complete: `{python} -m pip install latbench`",
     ),
-    ("not found", "give the Python that has latbench as `python` under [host]"),
-    ("no such file", "give the Python that has latbench as `python` under [host]"),
+    ("not found", _OTHER_PYTHON),
+    ("no such file", _OTHER_PYTHON),
     ("no space left", "its disk is full"),
 )
 

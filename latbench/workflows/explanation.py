@@ -43,6 +43,7 @@ _NEAR_LEAST = 2.0  # times the cheapest segment, below which a latency is mostly
 _CACHES = 8  # times the L2 cache, above which weights are read from memory
 _GOOD = 0.75  # quantile of the segments' rates that a slow one is compared with
 _FAR_BELOW = 0.4  # of that rate
+_WORTH_ADVICE = 0.01  # share of a segment that advice is given for
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,9 @@ def _explain(pieces: Sequence[Piece], table: LatencyTable) -> Explanation:
                 price.price_ms / total_ms,
                 block_cost(spec).macs / 1e6,
                 *rate,
-                _advice(spec, rate, good, near_least=price.price_ms < _NEAR_LEAST * least_ms),
+                _advice(spec, rate, good, near_least=price.price_ms < _NEAR_LEAST * least_ms)
+                if price.price_ms >= _WORTH_ADVICE * total_ms
+                else None,
             )
             for piece, spec, price, rate in zip(pieces, network, prices, rates, strict=True)
         ),

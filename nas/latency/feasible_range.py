@@ -17,8 +17,9 @@ def check_feasible(target_ms: float, low_ms: float, high_ms: float, *, what: str
     if low_ms * (1 - _ROUNDING) <= target_ms <= high_ms * (1 + _ROUNDING):
         return
     nearest, inwards = (low_ms, 1 + 1e-5) if target_ms < low_ms else (high_ms, 1 - 1e-5)
+    where = "out of reach" if target_ms < low_ms else "longer than needed"
     raise BudgetError(
-        f"{format_ms(target_ms)} is out of reach: {what} takes {format_span_ms(low_ms, high_ms)} "
+        f"{format_ms(target_ms)} is {where}: {what} takes {format_span_ms(low_ms, high_ms)} "
         f"on this device; the nearest feasible target is {nearest * inwards:.6g}ms",
         nearest_ms=nearest,
     )

@@ -19,6 +19,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import nas
 from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError, UnknownNameError
 from latbench.files import write_atomically
 from latbench.result import Result
@@ -196,7 +197,9 @@ def new_component(kind: str, name: str, *, root: Path) -> Component:
     plan.write()
     test = files[f"{kind}_test.py"]
     written = (*files.values(), f"{family.folder}/__init__.py")
-    return Component(kind, name, root, written, f"cd {root} && pytest {test}")
+    installed = Path(nas.__file__).parents[1].resolve() == root
+    install = "" if installed else "pip install -e '.[nas,dev]' && "
+    return Component(kind, name, root, written, f"cd {root} && {install}python -m pytest {test}")
 
 
 def new_package(kind: str, name: str, *, parent: Path) -> Component:
@@ -230,7 +233,7 @@ def new_package(kind: str, name: str, *, parent: Path) -> Component:
     for template, path in files.items():
         plan.new[root / path] = _render(template, names)
     plan.write()
-    next_step = f"pip install -e {root} && pytest {root}"
+    next_step = f"pip install pytest -e {root} && python -m pytest {root}"
     return Component(kind, name, root, tuple(files.values()), next_step)
 
 

@@ -242,7 +242,7 @@ def test_the_command_says_what_it_wrote_and_what_to_type_next(
     root = tmp_path / "latbench-mine"
     assert made["root"] == str(root)
     assert all((root / file).is_file() for file in made["files"])
-    assert made["next"] == f"pip install -e {root} && pytest {root}"
+    assert made["next"] == f"pip install pytest -e {root} && python -m pytest {root}"
     assert "did you mean 'block'" in unknown["error"]["message"]
     assert unknown["error"]["choices"] == list(KINDS)
     assert taken["error"]["kind"] == "invalid-value"
