@@ -119,6 +119,7 @@ class Bench(Result):
         }
 
 
+# long because it has a description of every argument
 def bench(
     models: Sequence[AnyModel] | AnyModel,
     device: AnyDevice = "cpu-onnxruntime",
@@ -133,8 +134,7 @@ def bench(
 ) -> Bench:
     """Measure networks in one interleaved sweep and compare them with the first.
 
-    The sweep ends when all intervals are within 1 %, or at the time limit. Long because it has
-    a description of every argument.
+    The sweep ends when all intervals are within 1 %, or at the time limit.
 
     Args:
         models: ONNX models, paths of their files, torch modules, or networks of block specs.

@@ -88,6 +88,7 @@ class TransferResult(Result):
         }
 
 
+# long because it has all steps in their order
 def transfer(
     profiler: Profiler,
     path: Path,
@@ -100,8 +101,7 @@ def transfer(
 ) -> TransferResult:
     """Fill the table at ``path`` for the profiler's device from another device's table.
 
-    An interrupted transfer keeps its finished passes; the same call continues it. Long because it
-    has all steps in their order.
+    An interrupted transfer keeps its finished passes; the same call continues it.
 
     Args:
         profiler: Profiler of the new device.

@@ -103,6 +103,7 @@ class PrunedNetwork(Result):
         }
 
 
+# long because it describes every argument of a pruning
 def prune(
     module: nn.Module,
     data: AnyData,
@@ -129,8 +130,6 @@ def prune(
     lose least importance under the target are then chosen exactly, and the network with them is
     measured; if it misses the target, the aim is corrected and widths are chosen again. The same
     call resumes an interrupted one. See docs/pruning.md.
-
-    Long because it describes every argument of a pruning.
 
     Args:
         module: A trained module that takes images ``(N, 3, S, S)`` and gives logits; it is not

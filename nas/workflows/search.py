@@ -94,6 +94,7 @@ class SearchResults(Result, Sequence[SearchResult]):
         return dominated(self.found)
 
 
+# long because it describes every argument of a search
 def search(
     space: AnySpace,
     tables: AnyTable | Sequence[AnyTable] = (),
@@ -130,8 +131,6 @@ def search(
     The same call with the same output resumes an interrupted search, and ends bit-identical to an
     uninterrupted one. Started by ``torchrun``, all processes search together. See docs/searches.md
     for the quality of the searchers, docs/papers.md for differences from their papers.
-
-    Long because it describes every argument of a search.
 
     Args:
         space: A search space; or its name, which tables or the arguments below complete.

@@ -49,6 +49,7 @@ class TrainingOutcome(Result):
         return about | (self.metrics or {})
 
 
+# long because it describes every argument of a training
 def train_several(
     architectures: Mapping[str, AnyArchitecture] | Sequence[str | Path],
     data: AnyData,
@@ -71,8 +72,6 @@ def train_several(
     The same call with the same output resumes what is not finished. Every run is one of
     ``nas.train``. Without workers, this process trains one network after the other with all its
     threads. Workers compute with one thread each, and their number changes no result.
-
-    Long because it describes every argument of a training.
 
     Args:
         architectures: Architectures or paths of their files by name; or only the paths, whose names

@@ -51,6 +51,7 @@ class ProfiledTable(LatencyTable):
     result: ProfileResult | TransferResult
 
 
+# long because it describes every argument
 def profile(
     device: AnyDevice,
     space: AnySpace | OwnModel,
@@ -67,8 +68,7 @@ def profile(
 
     Ctrl-C ends a profiling like its time limit does, once every block has a price. The same call
     resumes from the file. Profile before you train in the same process: memory and threads left by
-    a training slow down the measurements. See docs/measurement.md for the method. Long because it
-    describes every argument.
+    a training slow down the measurements. See docs/measurement.md for the method.
 
     Args:
         device: A device profile, its name or its path.

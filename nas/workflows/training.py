@@ -51,6 +51,7 @@ class TrainedNetwork(Result):
         return dict(self.metrics)
 
 
+# long because it describes every argument of a training
 def train(
     architecture: AnyArchitecture,
     data: AnyData,
@@ -70,8 +71,6 @@ def train(
 
     The same call with the same output resumes an interrupted training, and ends bit-identical to an
     uninterrupted one. Under ``torchrun``, all processes train together.
-
-    Long because it describes every argument of a training.
 
     Args:
         architecture: An architecture, or the path of its file.
