@@ -136,7 +136,7 @@ class ThisMachine(World):
         )
         if done.returncode not in (0, CHECK_FAILED):
             raise RuntimeError(f"exit code {done.returncode} of: {shlex.join(words)}")
-        return done.stdout.rstrip("\n").splitlines()
+        return [line.rstrip() for line in done.stdout.rstrip().splitlines()]
 
 
 @dataclass
@@ -227,13 +227,15 @@ def refreshed(text: str, run: PageRun, environment: Environment) -> str:
     """The text of a page with what its commands printed in an environment."""
     for start in sorted(run.outputs, reverse=True):
         end = text.index("\n```", start)
-        block = text[start:end]
+        block, at = text[start:end], 0
         for output in run.outputs[start]:
             if output.shown:
                 old, new = "\n".join(output.shown), "\n".join(_shortened(output))
-                block = block.replace(old, new)
+                at = block.index(old, at)
+                block = block[:at] + new + block[at + len(old) :]
+                at += len(new)
         text = text[:start] + block + text[end:]
-    return re.sub(rf"(?m)^{STAMP} .*$", _stamp(environment), text)
+    return re.sub(rf"(?m)^{STAMP}\b.*$", _stamp(environment), text)
 
 
 def _stamp(environment: Environment) -> str:

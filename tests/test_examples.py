@@ -262,6 +262,13 @@ def test_outputs_are_put_where_they_are_shown() -> None:
         assert part in found_stamp
 
 
+def test_equal_outputs_of_two_commands_are_told_apart() -> None:
+    text = "```console\n$ latbench x\nold\n$ latbench y\nold\n```\n"
+    outputs = [Output(("latbench", name), ["old"], [f"of {name}"]) for name in ("x", "y")]
+    found = refreshed(text, PageRun({0: outputs}), current_environment({}))
+    assert found == "```console\n$ latbench x\nof x\n$ latbench y\nof y\n```\n"
+
+
 def test_commands_are_found_behind_prompts_and_over_several_lines() -> None:
     block = "$ latbench a \\\n    --b c   # why\nprinted\n$ latbench d\n"
     assert list(typed(block)) == [
