@@ -84,10 +84,11 @@ class Trial:
 
 
 # paths: divisible by those of a step: 1, 4 (sandwich), and the operations of a layer (fair)
+# layers: the first one of a stage has no shortcut; supernets of such layers alone learned nothing
 TRIALS = {
     "nasbench-macro-16px": Trial(PUBLISHED, 16, networks=100, images=3_200, paths=12),
     "proxylessnas-short": Trial(
-        "proxylessnas", 16, networks=30, images=3_200, paths=28, layers=1, scratch_epochs=8
+        "proxylessnas", 16, networks=30, images=3_200, paths=28, layers=2, scratch_epochs=8
     ),
     "tfnas-short": Trial(
         "tfnas", 16, networks=30, images=3_200, paths=24, layers=2, scratch_epochs=8
