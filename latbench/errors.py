@@ -96,7 +96,8 @@ class UnknownNameError(LatbenchError):
         self, what: str, name: str, choices: Iterable[str], *, path: str | None = None
     ) -> None:
         known = list(choices)
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        longer = [each for each in known if name and each.startswith(name)]
+        near = longer or difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
         place = f" at {path}" if path else ""
         allowed = f"choose from {', '.join(known)}" if known else "there is none, leave it out"

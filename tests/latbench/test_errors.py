@@ -45,3 +45,9 @@ def test_an_error_is_whole_in_another_process(error: LatbenchError) -> None:
     assert vars(arrived) == vars(error)
     assert str(arrived) == str(error)
     assert arrived.as_dict() == error.as_dict()
+
+
+@pytest.mark.parametrize("name", ["cpu", "cpu-onnx", "cpu-onnxruntim", "cpu-onxruntime"])
+def test_the_suggestion_is_the_first_name_that_goes_on_like_the_wrong_one(name: str) -> None:
+    error = UnknownNameError("device", name, ["cpu-onnxruntime", "cpu-openvino", "cpu-pytorch"])
+    assert "did you mean 'cpu-onnxruntime'?" in error.message
