@@ -19,7 +19,6 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-import nas
 from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError, UnknownNameError
 from latbench.files import write_atomically
 from latbench.result import Result
@@ -197,7 +196,7 @@ def new_component(kind: str, name: str, *, root: Path) -> Component:
     plan.write()
     test = files[f"{kind}_test.py"]
     written = (*files.values(), f"{family.folder}/__init__.py")
-    installed = Path(nas.__file__).parents[1].resolve() == root
+    installed = _source(family.folder).is_relative_to(root)
     install = "" if installed else "pip install -e '.[nas,dev]' && "
     return Component(kind, name, root, written, f"cd {root} && {install}python -m pytest {test}")
 
@@ -215,10 +214,7 @@ def new_package(kind: str, name: str, *, parent: Path) -> Component:
         InvalidFileError: The folder exists. Nothing was written.
     """
     family = KINDS[kind]
-    spec = find_spec(family.folder.replace("/", "."))
-    assert spec is not None
-    assert spec.origin is not None
-    names = _names(kind, name, taken=_Table(Path(spec.origin), family.registry).names)
+    names = _names(kind, name, taken=_Table(_source(family.folder), family.registry).names)
     root = parent / f"latbench-{name}"
     if root.exists():
         raise InvalidFileError(f"{root} exists and is kept: choose another name")
@@ -235,6 +231,14 @@ def new_package(kind: str, name: str, *, parent: Path) -> Component:
     plan.write()
     next_step = f"pip install pytest -e {root} && python -m pytest {root}"
     return Component(kind, name, root, tuple(files.values()), next_step)
+
+
+def _source(folder: str) -> Path:
+    """Source code of the installed package that a folder of a checkout is."""
+    spec = find_spec(folder.replace("/", "."))
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).resolve()
 
 
 class _Table:

@@ -301,7 +301,7 @@ def test_a_killed_client_gives_the_device_back(tmp_path: Path, device: DevicePro
         ("echo 'ssh: Could not resolve hostname x' >&2; exit 255", "check the name of the host"),
         ("echo 'pi@x: Permission denied (publickey).' >&2; exit 255", "ssh-copy-id"),
         ("echo 'No module named latbench' >&2; exit 1", "-m pip install latbench"),
-        ("echo 'sh: python9: not found' >&2; exit 127", "give the Python that has latbench"),
+        ("echo 'sh: python9: not found' >&2; exit 127", "name the Python there that has latbench"),
         ("echo 'OSError: No space left on device' >&2; exit 1", "its disk is full"),
         ("head -c 1000000 /dev/zero", "no latbench answers"),
         ("yes", "no latbench answers"),

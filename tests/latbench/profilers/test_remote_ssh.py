@@ -66,5 +66,5 @@ def test_a_key_that_is_refused(device: DeviceProfile, programs: Path) -> None:
 
 def test_a_python_that_is_not_there(device: DeviceProfile) -> None:
     wrong = msgspec.structs.replace(device, host=Host(ssh=NAME, python="/nowhere/python"))
-    with pytest.raises(RuntimeFailure, match=r"give the Python that has latbench"):
+    with pytest.raises(RuntimeFailure, match=r"name the Python there that has latbench"):
         make_profiler(wrong).versions()

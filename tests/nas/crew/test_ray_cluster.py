@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -27,7 +28,7 @@ from tests.nas.crew.test_processes import SPACE, Refusing, Slow, drawn, searched
 from tests.nas.runs import tiny_data
 
 pytest.importorskip("ray")
-_MOST_S = 90.0
+_MOST_S = 240.0  # far more than the half minute that two idle processors take
 
 
 @pytest.fixture(autouse=True)
@@ -190,14 +191,15 @@ def test_a_cluster_loses_a_node_in_the_middle(
         _node("--address", address) as second,
     ):
         command = [sys.executable, "-c", _DRIVER, str(tmp_path), address]
-        driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        timer = Timer(_MOST_S, driver.kill)
-        timer.start()
-        assert driver.stdout is not None
-        with driver.stdout as lines:
-            found = [float(next(lines)) for _ in range(5)]
-            _kill(second)
-            found += map(float, lines)
-        timer.cancel()
-        assert driver.wait() == 0
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+            timer = Timer(_MOST_S, driver.kill)
+            timer.start()
+            try:
+                assert driver.stdout is not None
+                found = [float(line) for line in itertools.islice(driver.stdout, 5)]
+                _kill(second)
+                found += map(float, driver.stdout)
+            finally:
+                timer.cancel()
+        assert driver.returncode == 0, "it failed, or took longer than any machine should"
     assert found == expected
