@@ -196,8 +196,8 @@ def new_component(kind: str, name: str, *, root: Path) -> Component:
     plan.write()
     test = files[f"{kind}_test.py"]
     written = (*files.values(), f"{family.folder}/__init__.py")
-    installed = _source(family.folder).is_relative_to(root)
-    install = "" if installed else "pip install -e '.[nas,dev]' && "
+    is_installed = _source(family.folder) == registry.resolve()
+    install = "" if is_installed else "pip install -e '.[nas,dev]' && "
     return Component(kind, name, root, written, f"cd {root} && {install}python -m pytest {test}")
 
 

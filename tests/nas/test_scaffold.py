@@ -229,6 +229,19 @@ def test_the_checkout_is_the_one_around_the_current_folder(tree: Path, tmp_path:
     assert find_checkout(tmp_path) is None
 
 
+@pytest.mark.parametrize("installed", ["", ".venv/site-packages"])
+def test_a_checkout_is_installed_first_unless_its_own_code_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: str
+) -> None:
+    """A copy in an environment inside the checkout does not follow the checkout's changes."""
+    tree = _copy_tree(tmp_path)
+    source = tree / installed
+    monkeypatch.setattr("nas.scaffold._source", lambda folder: source / folder / "__init__.py")
+    made = new_component("block", "mine", root=tree)
+    assert ("pip install -e" in made.next_step) == bool(installed)
+    assert made.next_step.endswith("python -m pytest tests/latbench/test_block_mine.py")
+
+
 def test_the_command_says_what_it_wrote_and_what_to_type_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
