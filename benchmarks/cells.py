@@ -213,6 +213,16 @@ class Stopwatch:
         write_atomically(self.file, json.dumps(self.total_s, allow_nan=False) + "\n")
 
 
+def copy_supernet(shared: Path, own: Path) -> None:
+    """Copy a run's supernet to another run, once: whole or not at all."""
+    source, copied = (run / "checkpoint" / "supernet.pt" for run in (shared, own))
+    if not copied.exists():
+        copied.parent.mkdir(exist_ok=True)
+        part = copied.with_suffix(".part")
+        shutil.copyfile(source, part)
+        part.rename(copied)
+
+
 def results(folder: Path, name: str) -> dict[int, dict[str, Any]]:
     """Results of all finished cells of a name, by seed."""
     files = (folder / "cells").glob(f"{name}-*.json")

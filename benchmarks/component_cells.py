@@ -8,14 +8,13 @@ plain JSON values: score, counts, predicted latency, seconds, and peak memory.
 from __future__ import annotations
 
 import argparse
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from cells import Clock, Progress, Stopwatch, TimeIsUp
+from cells import Clock, Progress, Stopwatch, TimeIsUp, copy_supernet
 
 from latbench.blocks import Network
 from latbench.cost import network_cost
@@ -23,7 +22,7 @@ from latbench.errors import InvalidFileError, LatbenchError, UnknownNameError
 from latbench.tables import LatencyTable
 from nas.data import load_data
 from nas.data.images import ImageData
-from nas.latency.priced_space import PricedSpace, labelled_space
+from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import Count, Limit
 from nas.recipes import Recipe, load_recipe
 from nas.searchers import SEARCHERS, Searcher, SearchSettings
@@ -34,9 +33,9 @@ from nas.tasks import task_of
 from nas.training import from_scratch as scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
+from nas.workflows.inputs import priced_by
 
 SUPERNET = "supernet"
-_CHECKPOINT = Path("checkpoint") / "supernet.pt"
 
 
 def recipe_for(options: argparse.Namespace, searcher: str) -> tuple[str, Recipe] | None:
@@ -95,7 +94,7 @@ def profile_missing_tables(options: argparse.Namespace, clock: Clock) -> dict[st
 def priced_space(options: argparse.Namespace, space: str) -> PricedSpace:
     """A space with the prices of its table."""
     table = LatencyTable.open(_table_file(options, space))
-    return PricedSpace(labelled_space(table.space), table, efficient=True)
+    return priced_by(table, "efficient")
 
 
 def target_ms(options: argparse.Namespace, priced: PricedSpace) -> float:
@@ -145,7 +144,7 @@ def run_cell(
             searcher.train(data, folder, progress=tick)
         return {"seconds": watch.total_s, "peak_mib": _peak_mib()}
     if strategy is not None:
-        _copy(run.parent / f"{space}_{SUPERNET}_{strategy}-{seed}" / _CHECKPOINT, run / _CHECKPOINT)
+        copy_supernet(run.parent / f"{space}_{SUPERNET}_{strategy}-{seed}", run)
     with Stopwatch(run / "seconds.json") as watch:
         (found,) = searcher.search(data, targets_ms, folder, progress=tick)
     network = searcher.space.lower(found.architecture)
@@ -204,15 +203,6 @@ def _data(options: argparse.Namespace) -> ImageData:
         data_dir=options.data_dir,
     )
     return data.subset(options.images, seed=0)
-
-
-def _copy(shared: Path, own: Path) -> None:
-    """A whole copy or none, once."""
-    if not own.exists():
-        own.parent.mkdir(exist_ok=True)
-        part = own.with_suffix(".part")
-        shutil.copyfile(shared, part)
-        part.rename(own)
 
 
 def _trained(

@@ -23,8 +23,8 @@ from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
 from latbench.tables.chance import upper_margin
 from latbench.workflows.network_errors import verify_apart
-from nas.latency.priced_space import PricedSpace, labelled_space
 from nas.latency.width_scaling import width_range_ms
+from nas.workflows.inputs import priced_by
 
 INSIDE = (0.1, 0.9)  # part of an architecture's range of latencies from which targets are drawn
 
@@ -72,7 +72,7 @@ def _fitted(
 ) -> dict[str, Any]:
     """Fits of random architectures to random targets, measured in one sweep."""
     table = LatencyTable.open(path)
-    priced = PricedSpace(labelled_space(table.space), table, efficient=True)
+    priced = priced_by(table, "efficient")
     margin = upper_margin(table, confidence)
     rng = np.random.default_rng([seed, 7])
     fits = []

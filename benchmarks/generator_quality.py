@@ -38,13 +38,14 @@ from nas.data.images import generator as random_order
 from nas.evaluators.journal import Journaled
 from nas.evaluators.relaxed import AnyRelaxedEvaluator
 from nas.generator import answers, load_generator, plane_of
-from nas.latency.priced_space import PricedSpace, labelled_space
+from nas.latency.priced_space import PricedSpace
 from nas.searchers.sgnas.budgets import Budgets
 from nas.searchers.sgnas.recipe import read_run
 from nas.searchers.sgnas.searcher import evaluator_of
 from nas.spaces import Architecture, SearchSpace, load_architecture
 from nas.training.run_files import generator_file
 from nas.training.run_folder import RunFolder
+from nas.workflows.inputs import priced_by
 
 Hits = NDArray[np.bool_]
 
@@ -206,7 +207,7 @@ def _near(priced: PricedSpace, latency_ms: float, count: int, *, seed: int) -> l
 
 def _priced(table: Path) -> PricedSpace:
     opened = LatencyTable.open(table)
-    return PricedSpace(labelled_space(opened.space), opened)
+    return priced_by(opened, "any")
 
 
 def _print(

@@ -66,7 +66,8 @@ def main() -> None:
 
     def train_cell(name: str, seed: int, run: Path, tick: Progress) -> dict[str, Any]:
         rival, _, target = name.partition("@")
-        return _train(options, kept, _networks(options, kept, target)[rival], seed, run, tick)
+        network = _networks(options, kept, target, only=rival)[rival]
+        return _train(options, kept, network, seed, run, tick)
 
     if options.only is None:
         run_cells(options.output, [(name, 0) for name in SEARCHES], search_cell, clock)
@@ -133,12 +134,15 @@ def _matched(options: argparse.Namespace, target: str) -> dict[str, dict[str, fl
     return found
 
 
-def _networks(options: argparse.Namespace, table: Path, target: str) -> dict[str, Network]:
-    """The rivals of a target at their sizes."""
+def _networks(
+    options: argparse.Namespace, table: Path, target: str, *, only: str | None = None
+) -> dict[str, Network]:
+    """The rivals of a target at their sizes, or only one of them."""
     sizes = _matched(options, target)
     return {
         rival.name: rival.make(sizes[rival.name]["size"])
         for rival in rivals(options, table, target)
+        if only in (None, rival.name)
     }
 
 
@@ -221,13 +225,15 @@ def _ahead(ours: Mapping[int, float], theirs: Mapping[int, float]) -> str:
 def _print_latencies(options: argparse.Namespace) -> None:
     """By rival and target, the latency at which it is as accurate as TF-NAS is there."""
     names = [*_matched(options, next(iter(options.targets)))]
-    means, at_ms = (
-        {name: [read(name, target) for target in options.targets] for name in names}
-        for read in (
-            lambda name, target: mean_interval([*_scores(options, name, target).values()])[0],
-            lambda name, target: _matched(options, target)[name]["measured_ms"],
-        )
-    )
+    matched = [_matched(options, target) for target in options.targets]
+    at_ms = {name: [sizes[name]["measured_ms"] for sizes in matched] for name in names}
+    scores = {
+        name: [_scores(options, name, target) for target in options.targets] for name in names
+    }
+    means = {
+        name: [mean_interval([*by_seed.values()])[0] for by_seed in found]
+        for name, found in scores.items()
+    }
     rows = []
     for name in names:
         found = [latency_at(wanted, means[name], at_ms[name]) for wanted in means[TFNAS]]

@@ -8,9 +8,7 @@ multiplier.
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +16,14 @@ from typing import Any
 import msgspec
 import numpy as np
 from baselines import BASELINES
-from cells import Progress, Stopwatch, results
+from cells import Progress, Stopwatch, copy_supernet, results
 
 from latbench.blocks import Network
 from latbench.errors import BudgetError
 from latbench.tables import LatencyTable
 from nas.data import load_data
 from nas.data.images import ImageData
-from nas.latency.priced_space import PricedSpace, labelled_space
+from nas.latency.priced_space import PricedSpace
 from nas.latency.width_scaling import fit_exact
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.one_shot import OneShotSearcher
@@ -33,6 +31,7 @@ from nas.searchers.one_shot_recipe import OneShotRecipe
 from nas.spaces import Architecture
 from nas.training.run_folder import RunFolder
 from nas.workflows.generation import generate
+from nas.workflows.inputs import priced_by
 
 TFNAS, EVOLUTION, BEST_OF_RANDOM, ONE_RANDOM = "tfnas", "evolution", "best-of-100", "one-random"
 GENERATOR = "generator"
@@ -42,7 +41,6 @@ SEARCHES = (TFNAS, SUPERNET, EVOLUTION, BEST_OF_RANDOM)
 
 _ONE_SHOT = {SUPERNET: "random", EVOLUTION: "evolution", BEST_OF_RANDOM: "random"}
 _EVALUATIONS = 100
-_CHECKPOINT = Path("checkpoint") / "supernet.pt"
 _FOUND_SIZES = (0.95, 1.0, 1.05)
 _PUBLISHED_SIZES = tuple(float(m) for m in np.geomspace(0.15, 2.0, 6))
 _DRAWS = 1_000
@@ -65,8 +63,7 @@ class Rival:
 
 def priced(table: Path) -> PricedSpace:
     """The space of a table with its prices."""
-    opened = LatencyTable.open(table)
-    return PricedSpace(labelled_space(opened.space), opened, efficient=True)
+    return priced_by(LatencyTable.open(table), "efficient")
 
 
 def images(options: argparse.Namespace, table: Path) -> ImageData:
@@ -104,11 +101,8 @@ def search(
         with Stopwatch(run / "seconds.json") as watch:
             searcher.train(data, folder, progress=tick)
         return {"seconds": watch.total_s}
-    if what in _ONE_SHOT and not (run / _CHECKPOINT).exists():
-        (run / _CHECKPOINT).parent.mkdir(exist_ok=True)
-        part = (run / _CHECKPOINT).with_suffix(".part")
-        shutil.copyfile(run.parent / f"{SUPERNET}-0" / _CHECKPOINT, part)
-        part.rename(run / _CHECKPOINT)
+    if what in _ONE_SHOT:
+        copy_supernet(run.parent / f"{SUPERNET}-0", run)
     with Stopwatch(run / "seconds.json") as watch:
         found = searcher.search(data, targets_ms, folder, progress=tick)
     by_target = zip(options.targets, found, strict=True)
@@ -126,7 +120,9 @@ def rivals(options: argparse.Namespace, table: Path, target: str) -> list[Rival]
     """
     space, target_ms = priced(table), options.targets[target]
     found = {
-        name: _architecture(results(options.output, name)[0]["architectures"][target])
+        name: msgspec.convert(
+            results(options.output, name)[0]["architectures"][target], Architecture
+        )
         for name in (TFNAS, EVOLUTION, BEST_OF_RANDOM)
     }
     found[ONE_RANDOM] = _random(space, target_ms)
@@ -134,10 +130,6 @@ def rivals(options: argparse.Namespace, table: Path, target: str) -> list[Rival]
     if options.generator is not None:
         made.append(_generated(options, target_ms))
     return [*made, *_published(table)]
-
-
-def _architecture(plain: Mapping[str, Any]) -> Architecture:
-    return msgspec.json.decode(json.dumps(plain), type=Architecture)
 
 
 def _random(space: PricedSpace, target_ms: float) -> Architecture:

@@ -27,12 +27,13 @@ from latbench.tables import LatencyTable
 from latbench.units import parse_latency_ms
 from nas.data import load_data
 from nas.data.images import ImageData
-from nas.latency.priced_space import PricedSpace, labelled_space
+from nas.latency.priced_space import PricedSpace
 from nas.searchers import SearchSettings
 from nas.searchers.tfnas.searcher import TFNASRecipe, TFNASSearcher
 from nas.training import from_scratch as scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
+from nas.workflows.inputs import priced_by
 
 PUBLISHED = "published"
 # by name: the table of the paper that compares it, and what differs from the published search
@@ -60,7 +61,7 @@ def main() -> None:
     options = _parse()
     folder: Path = options.output
     table = LatencyTable.open(options.table)
-    priced = PricedSpace(labelled_space(table.space), table, efficient=True)
+    priced = priced_by(table, "efficient")
     target_ms = parse_latency_ms(options.target)
     data = load_data(
         "fashion-mnist", input_size=table.space.input_size, classes=table.space.classes

@@ -31,7 +31,8 @@ from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
 from latbench.units import as_duration_s, format_ms
 from latbench.workflows.network_errors import verify_apart
-from nas.latency.priced_space import PricedSpace, labelled_space
+from nas.latency.priced_space import labelled_space
+from nas.workflows.inputs import priced_by
 
 QUANTILES = (0.1, 0.5)  # of random networks' latencies: the lowest and the highest budget
 DRAWN = 200
@@ -83,7 +84,7 @@ def main() -> None:
 
 def _budgets_ms(path: Path, count: int) -> list[float]:
     table = LatencyTable.open(path)
-    priced = PricedSpace(labelled_space(table.space), table, efficient=True)
+    priced = priced_by(table, "efficient")
     rng = np.random.default_rng(0)
     latencies = [priced.latency_ms(priced.space.random(rng, priced.widths)) for _ in range(DRAWN)]
     return [float(f"{q:.3g}") for q in np.quantile(latencies, np.linspace(*QUANTILES, count))]

@@ -25,27 +25,27 @@ class Result:
 
     def __str__(self) -> str:
         """Single values, then a table for every list of rows."""
-        plain = self.as_dict()
-        single = [(name, _cell(value)) for name, value in plain.items() if _is_single(value)]
+        single, tables = self._shown()
         parts = [_text_table(single)] if single else []
-        for name, value in plain.items():
-            if _is_rows(value):
-                columns, rows, more = _columns_and_rows(value)
-                rest = [(f"and {more} more",)] if more else []
-                parts.append(f"{name}\n{_text_table([columns, *rows, *rest])}")
+        for name, columns, rows, more in tables:
+            rest = [(f"and {more} more",)] if more else []
+            parts.append(f"{name}\n{_text_table([columns, *rows, *rest])}")
         return "\n\n".join(parts)
 
     def _repr_html_(self) -> str:
         """HTML for notebooks: single values, then a table for every list of rows."""
+        single, tables = self._shown()
+        parts = [_html_table((), single)] if single else []
+        for name, columns, rows, more in tables:
+            rest = f"<p>and {more} more</p>" if more else ""
+            parts.append(f"<p>{escape(name)}</p>{_html_table(columns, rows)}{rest}")
+        return "\n".join(parts)
+
+    def _shown(self) -> tuple[list[tuple[str, str]], list[_Table]]:
+        """Single values by name; then each list of rows as a table."""
         plain = self.as_dict()
         single = [(name, _cell(value)) for name, value in plain.items() if _is_single(value)]
-        parts = [_html_table((), single)] if single else []
-        for name, value in plain.items():
-            if _is_rows(value):
-                columns, rows, more = _columns_and_rows(value)
-                rest = f"<p>and {more} more</p>" if more else ""
-                parts.append(f"<p>{escape(name)}</p>{_html_table(columns, rows)}{rest}")
-        return "\n".join(parts)
+        return single, [_table(name, value) for name, value in plain.items() if _is_rows(value)]
 
 
 def _in_line(value: object) -> str:
@@ -71,13 +71,14 @@ def _is_rows(value: object) -> TypeGuard[Sequence[Mapping[str, Any]]]:
     return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], Mapping)
 
 
-def _columns_and_rows(
-    rows: Sequence[Mapping[str, Any]],
-) -> tuple[list[str], list[list[str]], int]:
-    """Columns that hold single values, the first rows, and the number of the others."""
-    columns = [name for name in rows[0] if all(_is_single(row.get(name)) for row in rows)]
-    shown = [[_cell(row.get(name)) for name in columns] for row in rows[:_SHOWN_ROWS]]
-    return columns, shown, len(rows) - len(shown)
+_Table = tuple[str, list[str], list[list[str]], int]
+"""Name, columns that hold single values, the first rows, and the number of the others."""
+
+
+def _table(name: str, rows: Sequence[Mapping[str, Any]]) -> _Table:
+    columns = [key for key in rows[0] if all(_is_single(row.get(key)) for row in rows)]
+    shown = [[_cell(row.get(key)) for key in columns] for row in rows[:_SHOWN_ROWS]]
+    return name, columns, shown, len(rows) - len(shown)
 
 
 def _text_table(rows: Sequence[Sequence[str]]) -> str:

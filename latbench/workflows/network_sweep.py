@@ -8,6 +8,7 @@ The visits are stored in the table pass by pass, so an interrupted run can be co
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from math import inf
@@ -155,7 +156,10 @@ def _visits(profiler: Profiler, table: LatencyTable, networks: Sequence[Network]
     0.8 % with 150. Networks that the table does not price are not counted.
     """
     visits = profiler.profile.sweep.verify_visits
-    priced = [each for each in networks if all(spec in table for spec in each)]
-    mean_ms = fmean(table.predict(each).latency_ms for each in priced) if priced else inf
+    predicted_ms = []
+    for network in networks:
+        with suppress(MismatchError):
+            predicted_ms.append(table.predict(network).latency_ms)
+    mean_ms = fmean(predicted_ms) if predicted_ms else inf
     is_short = profiler.profile.device == "cpu" and mean_ms < _SHORT_MS
     return round(_SHORT_TIMES * visits) if is_short else visits
