@@ -42,6 +42,7 @@ from quality_rivals import SEARCHES, SUPERNET, TFNAS, images, rivals, search
 
 from latbench.blocks import Network
 from latbench.cost import network_cost
+from latbench.errors import LatbenchError
 from latbench.files import write_atomically
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
@@ -90,7 +91,7 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     asked = parser(__doc__, one_target=False, side_by_side=True)
     asked.add_argument("table", type=Path)
-    asked.add_argument("--targets", type=_targets, required=True, help="with commas between")
+    asked.add_argument("--targets", required=True, help="latencies with commas between")
     asked.add_argument("--seeds", type=int, default=3)
     asked.add_argument("--images", type=int, default=20_000)
     asked.add_argument("--epochs", type=int, default=30, help="of the searches")
@@ -100,12 +101,14 @@ def _parse() -> argparse.Namespace:
     options = asked.parse_args()
     if (options.generator is None) != (options.generator_table is None):
         asked.error("--generator and --generator-table belong together")
+    try:
+        options.targets = {word: parse_latency_ms(word) for word in options.targets.split(",")}
+        label = LatencyTable.open(options.table).space
+    except LatbenchError as error:
+        asked.error(error.message)
+    if label.name != "tfnas":
+        asked.error(f"{options.table} is a table of {label}: give one of the space tfnas")
     return options
-
-
-def _targets(text: str) -> dict[str, float]:
-    """Latencies in ms, by the words that name them."""
-    return {word: parse_latency_ms(word) for word in text.split(",")}
 
 
 def _match(options: argparse.Namespace, table: Path, clock: Clock) -> None:

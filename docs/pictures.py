@@ -51,7 +51,9 @@ def draw(page: Path, folder: Path) -> None:
 
 
 def _latbench(*words: object) -> None:
-    subprocess.run([sys.executable, str(ROOT / "cli.py"), *map(str, words)], check=True)
+    command = [sys.executable, str(ROOT / "cli.py"), *map(str, words)]
+    if code := subprocess.run(command, check=False).returncode:
+        sys.exit(code)  # the command has said why
 
 
 if __name__ == "__main__":
