@@ -136,7 +136,7 @@ def _evaluate(
     unseen = evaluator.parts.selection
     some = unseen.take(torch.arange(min(options.images, len(unseen))))
     journaled = Journaled(
-        _on(evaluator, some),
+        on_images(evaluator, some),
         options.output / f"scores-{options.images}.jsonl",
     )
 
@@ -180,10 +180,10 @@ def _evaluator_of(folder: Path, space: SearchSpace) -> AnyRelaxedEvaluator:
     evaluator = evaluator_of(RunFolder(folder, config), space, data, recipe, seed=config["seed"])
     order = torch.randperm(len(data.test), generator=random_order(config["seed"]))
     unseen = data.test.take(order)
-    return _on(evaluator, unseen)
+    return on_images(evaluator, unseen)
 
 
-def _on(evaluator: AnyRelaxedEvaluator, images: Source) -> AnyRelaxedEvaluator:
+def on_images(evaluator: AnyRelaxedEvaluator, images: Source) -> AnyRelaxedEvaluator:
     """The same supernet, evaluated on other images."""
     other = copy(evaluator)
     other.parts = replace(evaluator.parts, selection=images)

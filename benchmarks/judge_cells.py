@@ -97,6 +97,11 @@ TRIALS = {
 }
 
 
+def short_recipe(strategy: str, *, evaluations: int = 1) -> OneShotRecipe:
+    """Settings of a short search in batches of ``BATCH_SIZE``."""
+    return OneShotRecipe(strategy=strategy, lr=_LR, clip=_CLIP, evaluations=evaluations)
+
+
 def published_entry(published: TabularEvaluator, architecture: Architecture) -> Entry:
     """The benchmark's entry of an architecture at any input size; it was measured at 32 px."""
     size = published.space.input_size
@@ -162,12 +167,11 @@ def _judged(
     tick: Progress,
 ) -> dict[str, Any]:
     """Accuracies on held-out images by the weights of one supernet, with calibrated norms."""
-    recipe = OneShotRecipe(strategy=strategy, lr=_LR, clip=_CLIP)
     space = trial.make_space()
     drawn = make_strategy(strategy, space).draw(generator(0), 0.0)
     epochs = max(1, round(trial.paths / len(drawn)))
     limits = (Limit(Count(space, "macs"), _ANY),)
-    settings = SearchSettings(epochs, BATCH_SIZE, seed, recipe, limits=limits)
+    settings = SearchSettings(epochs, BATCH_SIZE, seed, short_recipe(strategy), limits=limits)
     searcher = SEARCHERS["random"](space, settings)
     assert isinstance(searcher, OneShotSearcher)
     folder = RunFolder(run, {**trial.settings(), "strategy": strategy, "seed": seed})

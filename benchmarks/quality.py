@@ -5,10 +5,11 @@
 
 TABLE is one of the TF-NAS space for 10 classes, of this machine. At every target there are: what
 TF-NAS finds; what evolution, and the best of 100 random networks, find by one supernet that was
-trained for as many epochs; one random network; and MobileNetV2, MobileNetV3-small and
-EfficientNet-B0. With a trained generator, also its answer. All but the first are then scaled to the
-latency of the first, as measured in one interleaved sweep, and all are trained from scratch on
-Fashion-MNIST by one recipe, seed by seed, as far as the time allows. The same command goes on.
+trained for as many epochs as TF-NAS at all targets together; one random network; and MobileNetV2,
+MobileNetV3-small and EfficientNet-B0. With a trained generator, also its answer. All but the first
+are then scaled to the latency of the first, as measured in one interleaved sweep, and all are
+trained from scratch on Fashion-MNIST by one recipe, seed by seed, as far as the time allows. The
+same command goes on.
 
 Prints a table for each target, with 95 % intervals and the seeds done: accuracies, and how far
 TF-NAS is ahead, paired by seed. Then the other way round: the latency at which a rival has the
@@ -40,13 +41,14 @@ from cells import (
 from quality_matching import match
 from quality_rivals import SEARCHES, SUPERNET, TFNAS, images, rivals, search
 
-from latbench.blocks import Network
+from latbench.blocks import Network, block_key, parse_block
 from latbench.cost import network_cost
 from latbench.errors import LatbenchError
 from latbench.files import write_atomically
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
 from latbench.units import format_ms, parse_latency_ms
+from nas.searchers.tfnas.recipe import TFNASRecipe
 from nas.training import from_scratch as scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
@@ -67,11 +69,14 @@ def main() -> None:
 
     def train_cell(name: str, seed: int, run: Path, tick: Progress) -> dict[str, Any]:
         rival, _, target = name.partition("@")
-        network = _networks(options, kept, target, only=rival)[rival]
-        return _train(options, kept, network, seed, run, tick)
+        return _train(options, kept, _network(options, rival, target), seed, run, tick)
 
+    for together in SEARCHES:  # those behind need those before
+        cells = [(name, 0) for name in together]
+        run_cells(options.output, cells, search_cell, clock, asked=options)
+        if options.only is None and not all(results(options.output, name) for name in together):
+            return
     if options.only is None:
-        run_cells(options.output, [(name, 0) for name in SEARCHES], search_cell, clock)
         try:
             _match(options, kept, clock)
         except TimeIsUp:
@@ -95,6 +100,12 @@ def _parse() -> argparse.Namespace:
     asked.add_argument("--seeds", type=int, default=3)
     asked.add_argument("--images", type=int, default=20_000)
     asked.add_argument("--epochs", type=int, default=30, help="of the searches")
+    asked.add_argument(
+        "--alpha-lr",
+        type=float,
+        default=TFNASRecipe().alpha_lr,
+        help="of TF-NAS's alphas; a short search moves them little at the published rate",
+    )
     asked.add_argument("--train-epochs", type=int, default=20)
     asked.add_argument("--generator", type=Path, help="file of a trained generator")
     asked.add_argument("--generator-table", type=Path, help="its table, of the same device")
@@ -112,7 +123,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _match(options: argparse.Namespace, table: Path, clock: Clock) -> None:
-    """Write the sizes of the rivals of every target, once.
+    """Write sizes, latencies and blocks of the rivals of every target, once.
 
     Raises:
         TimeIsUp: Before the sizes of a target are known.
@@ -122,7 +133,15 @@ def _match(options: argparse.Namespace, table: Path, clock: Clock) -> None:
         clock.check()
         if not record.exists():
             print_lines([f"latencies of {target}"])
-            found = match(table, rivals(options, table, target), clock)
+            asked = rivals(options, table, target)
+            sizes = match(table, asked, clock)
+            found = {
+                rival.name: {
+                    **sizes[rival.name],
+                    "blocks": [block_key(spec) for spec in rival.make(sizes[rival.name]["size"])],
+                }
+                for rival in asked
+            }
             write_atomically(record, json.dumps(found, indent=2, allow_nan=False) + "\n")
 
 
@@ -131,22 +150,15 @@ def _record(options: argparse.Namespace, target: str) -> Path:
     return file
 
 
-def _matched(options: argparse.Namespace, target: str) -> dict[str, dict[str, float]]:
-    """Size and measured latency of the rivals of a target."""
-    found: dict[str, dict[str, float]] = json.loads(_record(options, target).read_text())
-    return found
+def _matched(options: argparse.Namespace, target: str) -> dict[str, dict[str, Any]]:
+    """Size, measured latency and blocks of the rivals of a target; none before they are known."""
+    record = _record(options, target)
+    return json.loads(record.read_text()) if record.exists() else {}
 
 
-def _networks(
-    options: argparse.Namespace, table: Path, target: str, *, only: str | None = None
-) -> dict[str, Network]:
-    """The rivals of a target at their sizes, or only one of them."""
-    sizes = _matched(options, target)
-    return {
-        rival.name: rival.make(sizes[rival.name]["size"])
-        for rival in rivals(options, table, target)
-        if only in (None, rival.name)
-    }
+def _network(options: argparse.Namespace, rival: str, target: str) -> Network:
+    """A rival of a target at its size."""
+    return tuple(map(parse_block, _matched(options, target)[rival]["blocks"]))
 
 
 def _train(
@@ -165,13 +177,15 @@ def _train(
 
 
 def _print(options: argparse.Namespace, table: Path) -> None:
-    seconds = {name: results(options.output, name)[0]["seconds"] for name in SEARCHES}
+    searches = [name for together in SEARCHES for name in together]
+    seconds = {name: results(options.output, name)[0]["seconds"] for name in searches}
     asking = {name: s for name, s in seconds.items() if name not in (TFNAS, SUPERNET)}
     print_lines(
         [
             *heading(LatencyTable.open(table).environment.versions),
-            f"{options.images} images of Fashion-MNIST; searches of {options.epochs} epochs, one "
-            f"seed, trainings of {options.train_epochs} epochs",
+            f"{options.images} images of Fashion-MNIST; searches of one seed, of TF-NAS "
+            f"{options.epochs} epochs with {options.alpha_lr:g} as learning rate of alphas; "
+            f"trainings of {options.train_epochs} epochs",
             f"for all targets TF-NAS took {seconds[TFNAS]:.0f} s, the supernet "
             f"{seconds[SUPERNET]:.0f} s, "
             + ", ".join(f"{name} another {s:.0f} s" for name, s in asking.items()),
@@ -179,17 +193,17 @@ def _print(options: argparse.Namespace, table: Path) -> None:
         ]
     )
     for target in options.targets:
-        _print_target(options, table, target)
+        _print_target(options, target)
     _print_latencies(options)
 
 
-def _print_target(options: argparse.Namespace, table: Path, target: str) -> None:
+def _print_target(options: argparse.Namespace, target: str) -> None:
     """The rivals of a target: size, latency, cost, accuracy, and what TF-NAS is ahead by."""
     sizes = _matched(options, target)
     rows = []
-    for name, network in _networks(options, table, target).items():
+    for name in sizes:
         scores = _scores(options, name, target)
-        cost = network_cost(network)
+        cost = network_cost(_network(options, name, target))
         rows.append(
             (
                 name,

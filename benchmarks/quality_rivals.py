@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from baselines import BASELINES
 from cells import Progress, Stopwatch, copy_supernet, results
+from judge_cells import BATCH_SIZE, short_recipe
 
 from latbench.blocks import Network
 from latbench.errors import BudgetError
@@ -27,7 +28,7 @@ from nas.latency.priced_space import PricedSpace
 from nas.latency.width_scaling import fit_exact
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.one_shot import OneShotSearcher
-from nas.searchers.one_shot_recipe import OneShotRecipe
+from nas.searchers.tfnas.recipe import TFNASRecipe
 from nas.spaces import Architecture
 from nas.training.run_folder import RunFolder
 from nas.workflows.generation import generate
@@ -36,8 +37,8 @@ from nas.workflows.inputs import priced_by
 TFNAS, EVOLUTION, BEST_OF_RANDOM, ONE_RANDOM = "tfnas", "evolution", "best-of-100", "one-random"
 GENERATOR = "generator"
 SUPERNET = "supernet"
-SEARCHES = (TFNAS, SUPERNET, EVOLUTION, BEST_OF_RANDOM)
-"""Cells in which something is trained or asked; those behind the supernet ask it."""
+SEARCHES = ((TFNAS, SUPERNET), (EVOLUTION, BEST_OF_RANDOM))
+"""Cells in which something is trained or asked; the second two ask the supernet."""
 
 _ONE_SHOT = {SUPERNET: "random", EVOLUTION: "evolution", BEST_OF_RANDOM: "random"}
 _EVALUATIONS = 100
@@ -90,12 +91,17 @@ def search(
     """
     space, data = priced(table), images(options, table)
     targets_ms = [*options.targets.values()]
-    recipe = OneShotRecipe(evaluations=_EVALUATIONS) if what in _ONE_SHOT else None
-    settings = SearchSettings(epochs=options.epochs, seed=0, recipe=recipe)
+    if what == TFNAS:
+        tfnas = TFNASRecipe(alpha_lr=options.alpha_lr)
+        settings = SearchSettings(epochs=options.epochs, seed=0, recipe=tfnas)
+    else:
+        epochs = options.epochs * len(targets_ms)
+        one_shot = short_recipe("uniform", evaluations=_EVALUATIONS)
+        settings = SearchSettings(epochs, BATCH_SIZE, seed=0, recipe=one_shot)
     searcher = SEARCHERS[_ONE_SHOT.get(what, what)](space, settings)
     searcher.check(data, targets_ms)
-    config = {"what": what, "targets_ms": targets_ms, "images": options.images}
-    folder = RunFolder(run, config | {"epochs": options.epochs})
+    asked = {name: getattr(options, name) for name in ("images", "epochs", "alpha_lr")}
+    folder = RunFolder(run, {"what": what, "targets_ms": targets_ms, **asked})
     if what == SUPERNET:
         assert isinstance(searcher, OneShotSearcher)
         with Stopwatch(run / "seconds.json") as watch:
