@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from math import prod, sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,23 +97,29 @@ def random_parameters(graph: Graph, *, seed: int = 0) -> dict[str, Array]:
 
 
 def fold_parameters(graph: Graph, parameters: Parameters) -> dict[str, Array]:
-    """Parameters with which ``fold_norms(graph)`` computes the same outputs as ``graph``.
+    """Parameters with which ``fold_norms(graph)`` computes the same outputs as ``graph``."""
+    arrays = {name: np.asarray(value, dtype=np.float32) for name, value in parameters.items()}
+    return fold_values(graph, arrays)
+
+
+def fold_values(graph: Graph, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for arrays or tensors, wherever they are.
 
     With scale s = weight / sqrt(running_var + epsilon), the folded convolution has weight w s
     and bias (b - running_mean) s + norm bias. A concatenated convolution uses its slice of s.
     """
-    folded = {name: np.asarray(value, dtype=np.float32) for name, value in parameters.items()}
+    folded = dict(values)
     for norm, sources in foldable_norms(graph).items():
         names = ("weight", "bias", "running_mean", "running_var")
         weight, bias, mean, variance = (folded.pop(f"{norm}.{name}") for name in names)
-        scale = weight / np.sqrt(variance + np.float32(NORM_EPSILON))
+        scale = weight / (variance + NORM_EPSILON) ** 0.5
         shift = bias - mean * scale
         start = 0
         for source in sources:
             conv, stop = source.name, start + source.shape[0]
             own = scale[start:stop]
             folded[f"{conv}.weight"] = folded[f"{conv}.weight"] * own[:, None, None, None]
-            before = folded.get(f"{conv}.bias", np.float32(0))
+            before = folded.get(f"{conv}.bias", 0.0)
             folded[f"{conv}.bias"] = before * own + shift[start:stop]
             start = stop
     return folded

@@ -6,6 +6,7 @@ its blocks, so parameter ``x`` of block ``i`` is ``blocks.i.x``.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latbench.blocks import BlockSpec, Graph, Network
+from latbench.blocks import BlockSpec, Graph, Network, fold_norms
 from latbench.blocks.graph import (
     INPUT,
     NORM_EPSILON,
@@ -35,7 +36,7 @@ from latbench.blocks.graph import (
     Shuffle,
     sliced_map,
 )
-from latbench.render.parameters import Parameters
+from latbench.render.parameters import Parameters, fold_values
 
 
 class _Add(nn.Module):
@@ -86,6 +87,10 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "hswish": nn.Hardswish,
     "hsigmoid": nn.Hardsigmoid,
 }
+
+
+_FRESH = (Conv, Norm, Concat, Add, Linear)  # layers whose output is no view of another map
+_IN_PLACE = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Hardsigmoid)
 
 
 class ConvModule(nn.Conv2d):
@@ -139,12 +144,17 @@ class GraphModule(nn.Module):
         graph: Layers of the module.
         modules: Constructors that replace the usual ones for some kinds of layers. They make
             modules that compute the same, or norms without parameters as in supernets.
+        in_place: Whether an activation overwrites what it reads, where nothing else reads that and
+            a layer of this graph has just made it. It saves memory and time.
     """
 
-    def __init__(self, graph: Graph, *, modules: Modules | None = None) -> None:
+    def __init__(
+        self, graph: Graph, *, modules: Modules | None = None, in_place: bool = False
+    ) -> None:
         super().__init__()
         make = {**_MODULES, **(modules or {})}
         self.graph = graph
+        made_once = _made_once(graph)
         last = {name: node.name for node in graph.nodes for name in node.inputs}
         self._steps: list[_Step] = []
         for split, nodes in groupby(graph.nodes, key=sliced_map):
@@ -154,7 +164,10 @@ class GraphModule(nn.Module):
                 self._add([node.name for node in slices], module, slices[-1], last)
                 continue
             for node in nodes:
-                self._add([node.name], make[type(node.layer)](node.layer), node, last)
+                module = make[type(node.layer)](node.layer)
+                if in_place and isinstance(module, _IN_PLACE) and node.inputs[0] in made_once:
+                    module.inplace = True
+                self._add([node.name], module, node, last)
 
     def _add(self, names: list[str], module: nn.Module, node: Node, last: dict[str, str]) -> None:
         self.add_module(names[0], module)
@@ -174,6 +187,13 @@ class GraphModule(nn.Module):
         return values[self.graph.output]
 
 
+def _made_once(graph: Graph) -> set[str]:
+    """Maps that a layer makes anew and only one other layer reads."""
+    readers = Counter(name for node in graph.nodes for name in node.inputs)
+    made = {node.name for node in graph.nodes if isinstance(node.layer, _FRESH)}
+    return {name for name in made if readers[name] == 1}
+
+
 class NetworkModule(nn.Module):
     """Whole network as a list of blocks: maps ``(N, 3, H, W)`` to ``(N, classes)``.
 
@@ -191,12 +211,34 @@ class NetworkModule(nn.Module):
 
     def parameter_values(self) -> Parameters:
         """Parameters and running statistics, under the names that ``network_graph`` uses."""
-        state = self.state_dict()
         return {
             name.removeprefix("blocks."): value.detach().cpu().numpy()
-            for name, value in state.items()
-            if not name.endswith("num_batches_tracked")
+            for name, value in _values(self).items()
         }
+
+    def for_evaluation(self) -> nn.Sequential:
+        """A network that computes the same in evaluation mode, faster; it cannot be trained.
+
+        Batch norms are folded into convolutions, and activations overwrite what they read. The
+        other parameters may be shared.
+        """
+        made = nn.Sequential(*(_folded(block) for block in self.blocks)).requires_grad_(False)
+        return made.eval().to(memory_format=torch.channels_last)
+
+
+def _folded(block: nn.Module) -> GraphModule:
+    """A block with its norms folded."""
+    assert isinstance(block, GraphModule)
+    with torch.device("meta"):  # no random values, which are replaced at once
+        made = GraphModule(fold_norms(block.graph), in_place=True)
+    made.load_state_dict(fold_values(block.graph, _values(block)), assign=True)
+    return made
+
+
+def _values(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and running statistics by name."""
+    state = module.state_dict()
+    return {n: value for n, value in state.items() if not n.endswith("num_batches_tracked")}
 
 
 def render_torch(spec: BlockSpec, *, modules: Modules | None = None) -> GraphModule:

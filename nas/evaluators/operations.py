@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from latbench.progress import Progress, silent
+from latbench.render.torch import NetworkModule
 from nas.data.images import ImageData
 from nas.evaluators.relaxed import RelaxedEvaluator
 from nas.spaces import Architecture, SearchSpace
@@ -30,7 +31,7 @@ from nas.training.unified_training import (
 class OperationsEvaluator(RelaxedEvaluator[Supernet]):
     """A trained supernet of separate operations."""
 
-    def network(self, architecture: Architecture) -> nn.Module:
+    def network(self, architecture: Architecture) -> NetworkModule:
         network = self.supernet.cut(architecture)
         there = device_of(network)
         calibrate(network, calibration_inputs(self.data, self.parts, self.recipe, there))

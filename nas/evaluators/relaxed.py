@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from latbench.errors import InvalidValueError
+from latbench.render.torch import NetworkModule
 from nas.data.images import ImageData, batches, generator
 from nas.evaluators.base import Evaluator
 from nas.spaces import Architecture
@@ -70,7 +71,7 @@ class RelaxedEvaluator(Evaluator, Generic[S]):
                 f"{self.data.name} is a data set for {self.data.task}: correct images are counted "
                 "in data sets of classes only"
             )
-        network = self.network(architecture)
+        network = self.network(architecture).for_evaluation()
         shown = batches(self.parts.selection, EVALUATION_BATCH_SIZE, generator(0), drop_last=False)
         inputs = task_of(self.data, device_of(network)).inputs(shown)
         return torch.cat([network(x).argmax(1) == labels for x, labels in inputs])
@@ -78,7 +79,7 @@ class RelaxedEvaluator(Evaluator, Generic[S]):
     @torch.no_grad()
     def _score(self, architecture: Architecture) -> float:
         return selection_fitness(
-            self.network(architecture),
+            self.network(architecture).for_evaluation(),
             self.data,
             self.parts,
             criterion=self.criterion,
@@ -86,7 +87,7 @@ class RelaxedEvaluator(Evaluator, Generic[S]):
         )
 
     @abstractmethod
-    def network(self, architecture: Architecture) -> nn.Module:
+    def network(self, architecture: Architecture) -> NetworkModule:
         """The network of an architecture with the supernet's weights, its batch norms calibrated
         on training images.
         """

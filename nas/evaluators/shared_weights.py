@@ -66,7 +66,7 @@ class SupernetEvaluator(Evaluator):
         """Calibrate the norms of a network cut out of the supernet, and return its fitness."""
         calibrate(model, self.inputs)
         self.criterion.eval()
-        return self.task.mean_fitness(model, self.selection, self.criterion)
+        return self.task.mean_fitness(model.for_evaluation(), self.selection, self.criterion)
 
 
 def network_of(supernet: Supernet | UnifiedSupernet, architecture: Architecture) -> NetworkModule:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from latbench.progress import Progress, silent
+from latbench.render.torch import NetworkModule
 from nas.data.images import ImageData
 from nas.evaluators.relaxed import RelaxedEvaluator
 from nas.spaces import Architecture, SearchSpace, plain_space
@@ -36,7 +37,7 @@ class UnifiedEvaluator(RelaxedEvaluator[UnifiedSupernet]):
         """
         return self.supernet.frozen() if self.torch_device.is_gpu else self.supernet
 
-    def network(self, architecture: Architecture) -> nn.Module:
+    def network(self, architecture: Architecture) -> NetworkModule:
         return answer(self.supernet, path_of(architecture), self.data, self.parts, self.recipe)
 
     def outputs(self, images: Tensor, probabilities: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from latbench.errors import InvalidValueError
 from latbench.progress import Progress, silent
+from latbench.render.torch import NetworkModule
 from nas.data.images import ImageData, Source, batches, generator, require_images
 from nas.recipes import Count, Fraction, NotNegative, Positive, Share
 from nas.spaces import SearchSpace
@@ -262,7 +263,7 @@ def answer(
     data: ImageData,
     parts: Parts,
     recipe: UnifiedRecipe,
-) -> nn.Module:
+) -> NetworkModule:
     """The network of a path with the supernet's weights, on its device, with calibrated norms."""
     network = supernet.cut(path)
     calibrate(network, calibration_inputs(data, parts, recipe, device_of(supernet)))
@@ -284,7 +285,7 @@ def fitness(
 
     The data's task defines it: accuracy, a fraction, for classes; minus the loss for faces.
     """
-    network = answer(supernet, path, data, parts, recipe)
+    network = answer(supernet, path, data, parts, recipe).for_evaluation()
     return selection_fitness(network, data, parts, criterion=criterion, workers=workers)
 
 

@@ -40,7 +40,7 @@ from latbench.cost import Cost, block_cost, graph_cost, network_cost
 from latbench.errors import InvalidFileError
 from latbench.render.onnx import render_onnx, render_onnx_apart
 from latbench.render.parameters import parameter_shapes, random_parameters
-from latbench.render.torch import NetworkModule, load_parameters, render_torch
+from latbench.render.torch import GraphModule, NetworkModule, load_parameters, render_torch
 from nas.spaces import PLAIN, SPACES, Choice, Variant, make_space
 from nas.spaces.architecture import parse_architecture
 from tests.conftest import make_tiny_space
@@ -106,6 +106,27 @@ def test_onnx_equals_torch(spec: BlockSpec, fold: bool) -> None:
     got = _run_onnx(render_onnx(graph, parameters, batch_size=2, fold=fold), image)
     assert np.abs(got.reshape(expected.shape) - expected).max() < TOLERANCE
     assert expected.std() > 0.01
+
+
+@pytest.mark.parametrize("spec", SAMPLES, ids=block_key)
+def test_a_network_for_evaluation_computes_the_same(spec: BlockSpec) -> None:
+    """It has no norms, and neither its input nor the network that it was made of is changed."""
+    graph = spec.graph()
+    network = NetworkModule([spec]).eval()
+    (block,) = network.blocks
+    assert isinstance(block, GraphModule)
+    load_parameters(block, random_parameters(graph, seed=1))
+    image = torch.randn(2, *graph.input_shape, generator=torch.Generator().manual_seed(2))
+    shown = image.clone()
+    with torch.no_grad():
+        expected = network(image)
+        made = network.for_evaluation()
+        torch.testing.assert_close(made(shown), expected, atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(network(image), expected, atol=0, rtol=0)
+    assert torch.equal(shown, image)
+    kept = [node for node in fold_norms(graph).nodes if isinstance(node.layer, Norm)]
+    assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in made.modules()) == len(kept)
+    assert not made.training
 
 
 def test_a_name_is_short_and_says_what_differs() -> None:
