@@ -23,7 +23,6 @@ reason that the searcher gives.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -64,7 +63,6 @@ CellRunner = Callable[[str, int, Path, Progress], dict[str, Any]]
 
 def main() -> None:
     """Run cells while there is time, then print what is done; or be one of them."""
-    os.environ.setdefault("COLUMNS", "160")  # of a pipe rich assumes 80
     options = parse()
     compare(options, partial(run_cell, options), Clock.of(options), asked=options)
 

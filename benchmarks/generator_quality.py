@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from copy import copy
@@ -56,7 +55,6 @@ _DRAWS = 1_000_000  # random networks, after which a latency counts as one that 
 
 def main() -> None:
     """Answer, measure, evaluate, print."""
-    os.environ.setdefault("COLUMNS", "150")  # rich assumes 80 for a pipe
     options = _parse()
     torch.set_num_threads(options.threads)
     folder: Path = options.output

@@ -19,7 +19,6 @@ strategies. The multiply-accumulates of a network are a score as well: a judge s
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,6 @@ _SCRATCH_SEEDS = 2  # at most: they are as expensive as three supernets
 
 def main() -> None:
     """Run cells while there is time, then print what is done."""
-    os.environ.setdefault("COLUMNS", "160")  # of a pipe rich assumes 80
     options = parse()
     published = None if options.accuracies is None else TabularEvaluator(options.accuracies)
     networks = {

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,6 @@ _MOST_CODES = 10_000  # of a space whose best networks are known
 
 def main() -> None:
     """Train, search, measure, print."""
-    os.environ.setdefault("COLUMNS", "150")  # of a pipe rich assumes 80
     options = _parse()
     torch.set_num_threads(1)
     priced = _priced(options.table)

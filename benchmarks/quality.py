@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,7 +55,6 @@ from nas.training.run_folder import RunFolder
 
 def main() -> None:
     """Search, match latencies, train, print."""
-    os.environ.setdefault("COLUMNS", "150")  # of a pipe rich assumes 80
     options = _parse()
     clock = Clock.of(options)
     kept = options.output / "table.sqlite"  # a copy: what is measured is no part of the original

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,6 @@ _LAST = 5  # epochs of the end over which the way around the target is averaged
 
 def main() -> None:
     """Run cells while there is time, then print and draw what is done."""
-    os.environ.setdefault("COLUMNS", "150")  # of a pipe rich assumes 80
     options = _parse()
     folder: Path = options.output
     table = LatencyTable.open(options.table)

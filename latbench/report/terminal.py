@@ -5,6 +5,7 @@ Results go to standard output. Everything else goes to standard error.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
@@ -12,6 +13,7 @@ from time import monotonic
 from typing import IO, Any, cast
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
@@ -22,6 +24,7 @@ from latbench.units import format_s
 
 _REDRAW_EVERY_S = 0.25
 _LOG_EVERY_S = 10.0  # interval of progress lines if standard error is not a terminal
+_ENDLESS = 10_000  # columns of a line that is never folded
 _MOST = 0.99  # what is shown before the end
 _COLUMNS = (
     TextColumn("{task.description}", markup=False),
@@ -227,7 +230,11 @@ def _percent(fraction: float) -> str:
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under headers; all columns after the first are right-aligned."""
+    """Print rows under headers; all columns after the first are right-aligned.
+
+    A terminal's width folds the first column, and so does ``COLUMNS``; a pipe and a file have lines
+    as long as the rows.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, header in enumerate(headers):
         first = index == 0
@@ -236,7 +243,11 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         )
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        endless = console.options.update(max_width=_ENDLESS)
+        console.width = Measurement.get(console, endless, table).maximum
+    console.print(table)
 
 
 def print_lines(lines: Iterable[str]) -> None:

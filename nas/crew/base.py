@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
-import torch
-
 from latbench.errors import InvalidValueError
 
 Task = TypeVar("Task")
@@ -153,6 +151,8 @@ class ThisProcess(Crew[Task, Answer]):
 
 def compute_alike() -> None:
     """Set the threads and the arithmetic of a worker, so that all give the same answers."""
+    import torch  # who only makes settings need not wait for it
+
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
 
@@ -160,6 +160,8 @@ def compute_alike() -> None:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Context manager in which this process computes as a worker does."""
+    import torch
+
     threads = torch.get_num_threads()
     compute_alike()
     try:

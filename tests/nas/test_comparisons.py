@@ -36,7 +36,6 @@ def compare(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> Any
     def call(*options: object) -> str:
         given = [*("--hours", 1, "-o", tmp_path / "run"), *options]
         given += ["--epochs", 1, "--batch-size", 32, "--seeds", 1]
-        monkeypatch.setenv("COLUMNS", "200")  # a row is a line
         asked = components.parse([*map(str, given)])
         components.compare(asked, partial(component_cells.run_cell, asked), cells.Clock(1))
         return str(capsys.readouterr().out)

@@ -61,7 +61,6 @@ def test_every_strategy_and_the_trainings_are_cells_of_one_table(
     judge = benchmark[0]
     command = ["judge.py", "--hours", "1", "-o", str(tmp_path), "--seeds", "1"]
     monkeypatch.setattr("sys.argv", command)
-    monkeypatch.setenv("COLUMNS", "200")
     judge.main()
     printed = capsys.readouterr().out
     for row in ("uniform", "fair", "sandwich", "MACs alone"):

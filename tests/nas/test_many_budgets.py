@@ -37,7 +37,6 @@ def _price(spec: BlockSpec) -> float:
 def compare(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> Any:
     """Run the benchmark on two devices in this process; return what it printed."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    monkeypatch.setenv("COLUMNS", "200")  # a row is a line
     import many_budgets
 
     for name in DEVICES:

@@ -99,3 +99,19 @@ def test_lines_about_parts_name_the_slowest(
     assert capsys.readouterr().err.splitlines() == [
         "profiling: 1 of 3 finished; c 25% (pass 2)",
     ]
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(None, 2), ("60", 3)])
+def test_a_row_is_one_line_of_a_pipe_unless_its_width_is_given(
+    columns: str | None,
+    lines: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    terminal.print_table(("name", "value"), [("n" * 70, "v" * 20)])
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == lines
+    assert "".join(line.split(" ")[0] for line in printed[1:]) == "n" * 70
