@@ -18,8 +18,6 @@ import argparse
 import json
 import subprocess
 import sys
-from copy import copy
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -32,7 +30,6 @@ from latbench.files import write_atomically
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
 from nas.data import load_data
-from nas.data.images import Source
 from nas.data.images import generator as random_order
 from nas.evaluators.journal import Journaled
 from nas.evaluators.relaxed import AnyRelaxedEvaluator
@@ -134,7 +131,7 @@ def _evaluate(
     unseen = evaluator.parts.selection
     some = unseen.take(torch.arange(min(options.images, len(unseen))))
     journaled = Journaled(
-        on_images(evaluator, some),
+        evaluator.on(some),
         options.output / f"scores-{options.images}.jsonl",
     )
 
@@ -178,14 +175,7 @@ def _evaluator_of(folder: Path, space: SearchSpace) -> AnyRelaxedEvaluator:
     evaluator = evaluator_of(RunFolder(folder, config), space, data, recipe, seed=config["seed"])
     order = torch.randperm(len(data.test), generator=random_order(config["seed"]))
     unseen = data.test.take(order)
-    return on_images(evaluator, unseen)
-
-
-def on_images(evaluator: AnyRelaxedEvaluator, images: Source) -> AnyRelaxedEvaluator:
-    """The same supernet, evaluated on other images."""
-    other = copy(evaluator)
-    other.parts = replace(evaluator.parts, selection=images)
-    return other
+    return evaluator.on(unseen)
 
 
 def _near(priced: PricedSpace, latency_ms: float, count: int, *, seed: int) -> list[Architecture]:

@@ -13,7 +13,6 @@ from time import process_time
 from typing import Any
 
 from cells import Progress, Stopwatch
-from generator_quality import on_images
 
 from nas.data import load_data
 from nas.evaluators.journal import Journaled
@@ -70,7 +69,7 @@ def run_cell(
             found = _searched(options, priced, asked, evaluator, seed, run, tick)
     journals = [*run.glob("*.jsonl")]
     evaluated = sum(len(j.read_text().splitlines()) for j in journals if j != metrics_file(run))
-    unseen = Journaled(on_images(evaluator, data.test), run / "test" / "scores.jsonl")
+    unseen = Journaled(evaluator.on(data.test), run / "test" / "scores.jsonl")
     rows = {
         device: [
             {

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Generic, TypeVar
+from copy import copy
+from dataclasses import replace
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from latbench.errors import InvalidValueError
 from latbench.render.torch import NetworkModule
-from nas.data.images import ImageData, batches, generator
+from nas.data.images import ImageData, Source, batches, generator
 from nas.evaluators.base import Evaluator
 from nas.spaces import Architecture
 from nas.tasks import task_of
@@ -55,6 +57,12 @@ class RelaxedEvaluator(Evaluator, Generic[S]):
         self.criterion = criterion.requires_grad_(False).eval()
         self.data, self.parts, self.recipe = data, parts, recipe
         self.torch_device, self.workers = torch_device, workers
+
+    def on(self, images: Source) -> Self:
+        """The same supernet, evaluated on other images."""
+        other = copy(self)
+        other.parts = replace(self.parts, selection=images)
+        return other
 
     @torch.no_grad()
     def hits(self, architecture: Architecture) -> Tensor:

@@ -32,7 +32,8 @@ results are combined, so all have the same scores.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 
 import numpy as np
@@ -41,7 +42,7 @@ from torch import Tensor
 
 from latbench.progress import Phase, Phases, Progress
 from nas.crew.base import NO_CREW, CrewSettings
-from nas.data.images import generator
+from nas.data.images import Source, generator
 from nas.evaluators.base import Evaluator
 from nas.evaluators.crew import crewed
 from nas.evaluators.journal import Journaled
@@ -51,7 +52,7 @@ from nas.searchers.sgnas.budgets import Budgets
 from nas.searchers.sgnas.generator_evaluation import evaluate_generator
 from nas.searchers.sgnas.generator_state import GeneratorState, new_generator
 from nas.searchers.sgnas.imitation import imitate
-from nas.searchers.sgnas.priors import find_priors
+from nas.searchers.sgnas.priors import best_finalists, rank_candidates
 from nas.searchers.sgnas.recipe import SGNASRecipe
 from nas.spaces import SearchSpace
 from nas.training.epochs import Values, resume, run_epochs
@@ -60,7 +61,8 @@ from nas.training.steps import Report, TrainingImages
 from nas.training.strategies.gumbel import gumbel_noise
 
 _PHASE = "generator"
-_PRIORS_FILE = "priors.jsonl"  # in the run folder: the evaluated candidates for priors
+_PRIORS_FILE = "priors.jsonl"  # in the run folder: candidates for priors, evaluated on all images
+_FIRST_FILE = "priors-first.jsonl"  # those that were first evaluated on a share of the images
 _STREAM = 7  # separates the draws of the generator from those of the supernet under the same seed
 _IMITATED = 0.0002  # time of a step of imitation, relative to all epochs
 _EVALUATED = 12  # images that can be evaluated in the time of one training image of the generator
@@ -146,39 +148,50 @@ class GeneratorTraining:
     def _priors_share(self) -> float:
         """Share of finding priors in the work."""
         recipe, parts = self.recipe, self.evaluator.parts
-        evaluated = recipe.priors * recipe.prior_candidates * len(parts.selection)
+        each = 1.0 if recipe.prior_images == 1 else recipe.prior_images + 1 / 4
+        evaluated = each * recipe.priors * recipe.prior_candidates * len(parts.selection)
         return evaluated / (evaluated + _EVALUATED * recipe.generator_epochs * len(parts.generator))
 
     def _find_priors(self, folder: RunFolder | None, progress: Progress) -> Tensor:
         """Priors, one-hot ``(priors, L, G * C)``; the folder keeps all evaluated candidates."""
-        with self._scoring() as made:
-            evaluator = made
-            if folder is not None:
-                path = folder.path / _PRIORS_FILE
-                evaluator = Journaled(made, path, writes=self.workers.leads)
-                self.workers.wait()  # no process writes before all have read
-            found = find_priors(
-                self.plane,
-                self.state.generator.label.priors,
-                self.budgets.place,
-                evaluator,
-                candidates=self.recipe.prior_candidates,
-                rng=np.random.default_rng([self.seed, _STREAM]),
-                progress=progress,
-            )
+        recipe, images = self.recipe, self.evaluator.parts.selection
+        some = images.take(torch.arange(max(1, round(recipe.prior_images * len(images)))))
+        all_at_once = len(some) == len(images)
+        parts = [Phase("candidates", recipe.prior_images), Phase("finalists", 1 / 4)]
+        with Phases(progress, parts[:1] if all_at_once else parts) as phases:
+            with self._scoring(some, folder, _PRIORS_FILE if all_at_once else _FIRST_FILE) as first:
+                ranked = rank_candidates(
+                    self.plane,
+                    self.state.generator.label.priors,
+                    self.budgets.place,
+                    first,
+                    candidates=recipe.prior_candidates,
+                    rng=np.random.default_rng([self.seed, _STREAM]),
+                    progress=phases["candidates"],
+                )
+            found = [candidates[0] for candidates in ranked]
+            if not all_at_once:
+                with self._scoring(images, folder, _PRIORS_FILE) as evaluator:
+                    found = best_finalists(
+                        self.plane, ranked, evaluator, progress=phases["finalists"]
+                    )
         return self.plane.one_hot(torch.from_numpy(np.array(found)))
 
-    def _scoring(self) -> AbstractContextManager[Evaluator]:
-        """The evaluator of priors: with the crew, if one is asked for."""
-        if not self.crew.is_asked:
-            return nullcontext(self.evaluator)
-        recipe = self.recipe
-        return crewed(
-            self.evaluator,
-            self.crew,
-            at_once=recipe.priors * recipe.prior_candidates,
-            gpu=self.torch_device.is_gpu,
-        )
+    @contextmanager
+    def _scoring(self, images: Source, folder: RunFolder | None, file: str) -> Iterator[Evaluator]:
+        """An evaluator on these images, with the crew if one is asked for, and with a journal."""
+        evaluator: Evaluator = self.evaluator.on(images)
+        with ExitStack() as stack:
+            if self.crew.is_asked:
+                at_once = self.recipe.priors * self.recipe.prior_candidates
+                gpu = self.torch_device.is_gpu
+                evaluator = stack.enter_context(
+                    crewed(evaluator, self.crew, at_once=at_once, gpu=gpu)
+                )
+            if folder is not None:
+                evaluator = Journaled(evaluator, folder.path / file, writes=self.workers.leads)
+                self.workers.wait()  # no process writes before all have read
+            yield evaluator
 
     def _imitate(self, folder: RunFolder | None, progress: Progress) -> None:
         """Imitate the priors, and evaluate the result: it may be better than all epochs."""

@@ -3,7 +3,9 @@
 At every position some random networks are evaluated first. Their scores give a model of accuracy.
 The model then rates many more random networks near the position, and those with the highest
 expected scores are evaluated. Evaluating a network takes seconds and the model takes microseconds,
-so it can rate thousands.
+so it can rate thousands. All of this can be done on few images; then the best quarter of the
+candidates of each position is evaluated on more (successive halving, Jamieson and Talwalkar 2016,
+with one step).
 
 The model is ridge regression on features of the layers (``DecisionPlane.features``). A score below
 all scores of the random networks of the position counts as the lowest of these: a very bad score of
@@ -25,11 +27,12 @@ from nas.generator import DecisionPlane
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_FINALISTS = 4  # candidates of a position for each one that is evaluated on all images
 _DRAWS = 1024  # random networks for each one that is evaluated
 _RIDGES = np.logspace(-1, 5, 30)  # candidates; leave-one-out error chooses one
 
 
-def find_priors(
+def rank_candidates(
     plane: DecisionPlane,
     places: Sequence[float],
     place_of: Callable[[Ints], float],
@@ -38,8 +41,8 @@ def find_priors(
     candidates: int,
     rng: np.random.Generator,
     progress: Progress = silent,
-) -> list[Ints]:
-    """The most accurate of the networks that are evaluated near each position.
+) -> list[list[Ints]]:
+    """Networks near each position, the most accurate first.
 
     Args:
         plane: Decision plane of the space.
@@ -51,7 +54,7 @@ def find_priors(
         progress: Gets the fraction that is done, and a description.
 
     Returns:
-        Choices for every position, ``(L, G)``.
+        By position, choices ``(L, G)`` of the candidates.
     """
     drawn = [plane.random(rng) for _ in range(_DRAWS * candidates)]
     outcomes = np.array([plane.outcomes_of(choices) for choices in drawn])  # (draws, L)
@@ -65,7 +68,7 @@ def find_priors(
         found = evaluator.scores([plane.chosen(drawn[i]) for i in new])
         for i, score in zip(new, found, strict=True):
             scores[i] = score
-            progress(len(scores) / total, f"priors, network {len(scores)} of {total}")
+            progress(len(scores) / total, f"candidate {len(scores)} of {total}")
 
     half = -(-candidates // 2)
     first = [order[:half].tolist() for order in near]
@@ -82,8 +85,41 @@ def find_priors(
         )
         promising = others[np.argsort(-expected, kind="stable")][: candidates - half].tolist()
         evaluate(promising)
-        found.append(drawn[max(random + promising, key=scores.__getitem__)])
+        ranked = sorted(random + promising, key=scores.__getitem__, reverse=True)  # stable
+        found.append([drawn[i] for i in ranked])
     return found
+
+
+def best_finalists(
+    plane: DecisionPlane,
+    ranked: Sequence[Sequence[Ints]],
+    evaluator: Evaluator,
+    *,
+    progress: Progress = silent,
+) -> list[Ints]:
+    """The most accurate network of each position, of the best quarter of its candidates.
+
+    Args:
+        plane: Decision plane of the space.
+        ranked: The candidates of each position, the best first.
+        evaluator: Evaluator that scores the finalists.
+        progress: Gets the fraction that is done, and a description.
+
+    Returns:
+        Choices for every position, ``(L, G)``.
+    """
+    finalists = [[*candidates[: -(-len(candidates) // _FINALISTS)]] for candidates in ranked]
+    asked = [*chain(*finalists)]
+    scores = []
+    for score in evaluator.scores([plane.chosen(choices) for choices in asked]):
+        scores.append(score)
+        progress(len(scores) / len(asked), f"finalist {len(scores)} of {len(asked)}")
+    left = iter(scores)
+    by_position = [[next(left) for _ in candidates] for candidates in finalists]
+    return [
+        candidates[int(np.argmax(found))]
+        for candidates, found in zip(finalists, by_position, strict=True)
+    ]
 
 
 def _expected(known: Floats, scores: Floats, others: Floats) -> Floats:

@@ -40,6 +40,8 @@ class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
         tolerance: Distance from the budget that has no loss.
         priors: Number of priors, spread over the range.
         prior_candidates: Number of networks to evaluate for each prior.
+        prior_images: Share of the selection images on which the candidates are evaluated first.
+            Below 1, only the best quarter of them is then evaluated on all.
         imitation_steps: Number of steps without images before the first epoch. They train the
             generator to output the priors nearest to some budgets, with the hardware loss added.
             Published is 0.
@@ -61,6 +63,7 @@ class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
     tolerance: Fraction = 0.1
     priors: Count = 5
     prior_candidates: Count = 8
+    prior_images: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     imitation_steps: Annotated[int, msgspec.Meta(ge=0)] = 0
     selected_on: Count = 5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -31,7 +32,7 @@ from nas.searchers.sgnas.adaptation import adapt
 from nas.searchers.sgnas.budgets import RANGE, Budgets
 from nas.searchers.sgnas.generator_state import GeneratorState, new_generator
 from nas.searchers.sgnas.generator_training import GeneratorTraining
-from nas.searchers.sgnas.priors import find_priors
+from nas.searchers.sgnas.priors import best_finalists, rank_candidates
 from nas.searchers.sgnas.recipe import SGNASRecipe, read_run
 from nas.searchers.sgnas.searcher import SGNASSearcher, evaluator_of
 from nas.searchers.tfnas.searcher import TFNASSearcher
@@ -151,8 +152,8 @@ def test_shipped_recipes_fit_a_space(name: str) -> None:
     SGNASSearcher(space, SearchSettings(recipe=recipe)).check(data, [])
 
 
-def _search(devices: list[PricedSpace], folder: Path) -> Path:
-    settings = SearchSettings(seed=1, recipe=RECIPE, others=tuple(devices[1:]))
+def _search(devices: list[PricedSpace], folder: Path, *, recipe: SGNASRecipe = RECIPE) -> Path:
+    settings = SearchSettings(seed=1, recipe=recipe, others=tuple(devices[1:]))
     searcher = SGNASSearcher(devices[0], settings)
     low, high = devices[0].feasible_ms()
     targets = [low + place * (high - low) for place in (0.7, 0.3)]
@@ -387,15 +388,45 @@ def test_priors_are_near_their_places_and_better_than_random_ones(
                 patch.setattr(
                     type(plane), "features", lambda self, outcomes: np.zeros((len(outcomes), 1))
                 )
-            found = find_priors(
+            ranked = rank_candidates(
                 plane, places, budgets.place, evaluator, candidates=20, rng=np.random.default_rng(1)
             )
+            found = [candidates[0] for candidates in ranked]
         assert evaluator.evaluations <= len(places) * 20
         counts = [multisets_of(path) for path in found]
         at = [budgets.place(row) for row in counts]
         assert at == pytest.approx(places, abs=0.1)
         best[modelled] = [evaluator.score(architecture_of(space, path.tolist())) for path in found]
     assert all(a > b for a, b in zip(best[True], best[False], strict=True))
+
+
+def test_the_best_quarter_of_the_candidates_is_evaluated_on_all_images(
+    devices: list[PricedSpace],
+) -> None:
+    """A rough score chooses who is in it, the evaluator who is best."""
+    space = devices[0].space
+    plane, evaluator = Budgets.of(space, devices[:2], low=0.05, high=0.95).plane, _Additive()
+    rng = np.random.default_rng(2)
+    ranked = [[plane.random(rng) for _ in range(count)] for count in (1, 4, 9)]
+    found = best_finalists(plane, ranked, evaluator)
+    assert evaluator.evaluations == 1 + 1 + 3
+    for best, candidates, count in zip(found, ranked, (1, 1, 3), strict=True):
+        scores = [evaluator.score(plane.chosen(choices)) for choices in candidates[:count]]
+        assert evaluator.score(plane.chosen(best)) == max(scores)
+
+
+def test_candidates_are_evaluated_on_few_images_first(
+    devices: list[PricedSpace], tmp_path: Path
+) -> None:
+    recipe = msgspec.structs.replace(RECIPE, prior_images=0.5, prior_candidates=8)
+    run = _search(devices[:2], tmp_path / "run", recipe=recipe)
+    journals = [run / name for name in ("priors-first.jsonl", "priors.jsonl")]
+    first, finalists = (
+        {json.dumps(json.loads(line)["architecture"]) for line in journal.read_text().splitlines()}
+        for journal in journals
+    )
+    assert finalists < first
+    assert len(finalists) <= 2 * recipe.priors
 
 
 def test_networks_evaluated_for_priors_are_not_evaluated_again(
