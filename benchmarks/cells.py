@@ -15,6 +15,7 @@ import subprocess
 import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic, time
@@ -27,6 +28,7 @@ from latbench.environment import current_environment
 from latbench.errors import InvalidValueError, LatbenchError
 from latbench.files import write_atomically
 from nas.crew.base import CrewSettings, make_crew
+from nas.spaces import SearchSpace
 
 Progress = Callable[[float, str], None]
 CONFIDENCE = 0.95
@@ -221,6 +223,11 @@ def copy_supernet(shared: Path, own: Path) -> None:
         part = copied.with_suffix(".part")
         shutil.copyfile(source, part)
         part.rename(copied)
+
+
+def shortened(space: SearchSpace, layers: int | None) -> SearchSpace:
+    """The space with at most so many layers a stage; None keeps all."""
+    return replace(space, stages=tuple(stage[:layers] for stage in space.stages))
 
 
 def results(folder: Path, name: str) -> dict[int, dict[str, Any]]:

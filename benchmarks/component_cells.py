@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from cells import Clock, Progress, Stopwatch, TimeIsUp, copy_supernet
+from cells import Clock, Progress, Stopwatch, TimeIsUp, copy_supernet, shortened
 
 from latbench.blocks import Network
 from latbench.cost import network_cost
@@ -22,7 +22,7 @@ from latbench.errors import InvalidFileError, LatbenchError, UnknownNameError
 from latbench.tables import LatencyTable
 from nas.data import load_data
 from nas.data.images import ImageData
-from nas.latency.priced_space import PricedSpace
+from nas.latency.priced_space import PricedSpace, labelled_space
 from nas.optimize.constraints import Count, Limit
 from nas.recipes import Recipe, load_recipe
 from nas.searchers import SEARCHERS, Searcher, SearchSettings
@@ -33,7 +33,6 @@ from nas.tasks import task_of
 from nas.training import from_scratch as scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
-from nas.workflows.inputs import priced_by
 
 SUPERNET = "supernet"
 
@@ -52,7 +51,7 @@ def recipe_for(options: argparse.Namespace, searcher: str) -> tuple[str, Recipe]
 
 def common_settings(options: argparse.Namespace) -> dict[str, Any]:
     """What all cells of a folder have in common."""
-    keys = ("images", "epochs", "batch_size", "evaluations", "train_epochs", "fraction")
+    keys = ("images", "layers", "epochs", "batch_size", "evaluations", "train_epochs", "fraction")
     more = ("data", "input_size", "classes", "max_macs", "recipe")
     return {key: getattr(options, key) for key in (*keys, *more)}
 
@@ -94,7 +93,8 @@ def profile_missing_tables(options: argparse.Namespace, clock: Clock) -> dict[st
 def priced_space(options: argparse.Namespace, space: str) -> PricedSpace:
     """A space with the prices of its table."""
     table = LatencyTable.open(_table_file(options, space))
-    return priced_by(table, "efficient")
+    whole = labelled_space(table.space)
+    return PricedSpace(shortened(whole, options.layers), table, efficient=True)
 
 
 def target_ms(options: argparse.Namespace, priced: PricedSpace) -> float:
@@ -185,7 +185,8 @@ def _searcher(
 def _searched(options: argparse.Namespace, space: str) -> PricedSpace | SearchSpace:
     """The space, seen through its table unless MACs are the budget."""
     if options.max_macs is not None:
-        return make_space(space, options.input_size, options.classes)
+        whole = make_space(space, options.input_size, options.classes)
+        return shortened(whole, options.layers)
     return priced_space(options, space)
 
 

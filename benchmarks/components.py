@@ -8,7 +8,8 @@ searchers ask is a cell as well: it is trained once a space, strategy and seed, 
 gets a copy of its checkpoint; all others train their own, which is then part of their search. Every
 one trains for ``--epochs`` on the same images in batches of the same size. The target is
 ``--fraction`` of the way from the fastest network of a space to its slowest, by the table
-``<space>.sqlite`` in ``--tables``, which is profiled on ``--device`` where there is none. With
+``<space>.sqlite`` in ``--tables``, which is profiled on ``--device`` where there is none.
+``--layers`` shortens all spaces to so many layers a stage; with one there are no shortcuts. With
 ``--max-macs`` the budget is one of multiply-accumulates, and no table is needed. A ``--recipe`` is
 used by the searchers whose kind it is.
 
@@ -105,6 +106,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     asked.add_argument("--max-macs", type=parse_count, help="instead of a latency: 27M")
     asked.add_argument("--images", type=int, default=10_000)
     asked.add_argument("--recipe", action="append", default=[], help="shipped one or TOML file")
+    asked.add_argument("--layers", type=int, help="of a stage, at most; default all")
     asked.add_argument("--epochs", type=int, help="of every supernet; without a recipe 20")
     asked.add_argument("--batch-size", type=int, help="without a recipe 64")
     asked.add_argument(

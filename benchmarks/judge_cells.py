@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from cells import Progress, Stopwatch
+from cells import Progress, Stopwatch, shortened
 
 from nas.data import load_data
 from nas.data.images import ImageData, generator
@@ -75,8 +75,7 @@ class Trial:
 
     def make_space(self) -> SearchSpace:
         """The space, with fewer layers if they are limited."""
-        space = make_space(self.space, self.input_size, CLASSES)
-        return replace(space, stages=tuple(stage[: self.layers] for stage in space.stages))
+        return shortened(make_space(self.space, self.input_size, CLASSES), self.layers)
 
     def settings(self) -> dict[str, Any]:
         """The sizes as JSON values, which a folder of cells must share."""

@@ -19,20 +19,29 @@ from typing import Any
 import altair as alt
 import numpy as np
 import vl_convert
-from cells import CONFIDENCE, Clock, Progress, heading, parser, results, run_cells, shown
+from cells import (
+    CONFIDENCE,
+    Clock,
+    Progress,
+    heading,
+    parser,
+    results,
+    run_cells,
+    shortened,
+    shown,
+)
 
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
 from latbench.units import parse_latency_ms
 from nas.data import load_data
 from nas.data.images import ImageData
-from nas.latency.priced_space import PricedSpace
+from nas.latency.priced_space import PricedSpace, labelled_space
 from nas.searchers import SearchSettings
 from nas.searchers.tfnas.searcher import TFNASRecipe, TFNASSearcher
 from nas.training import from_scratch as scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
-from nas.workflows.inputs import priced_by
 
 PUBLISHED = "published"
 # by name: the table of the paper that compares it, and what differs from the published search
@@ -59,7 +68,8 @@ def main() -> None:
     options = _parse()
     folder: Path = options.output
     table = LatencyTable.open(options.table)
-    priced = priced_by(table, "efficient")
+    whole = labelled_space(table.space)
+    priced = PricedSpace(shortened(whole, options.layers), table, efficient=True)
     target_ms = parse_latency_ms(options.target)
     data = load_data(
         "fashion-mnist", input_size=table.space.input_size, classes=table.space.classes
@@ -80,6 +90,7 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     asked = parser(__doc__, side_by_side=True)
     asked.add_argument("--seeds", type=int, default=5, help="at most")
+    asked.add_argument("--layers", type=int, help="of a stage, at most; default all")
     asked.add_argument("--images", type=int, default=6_000)
     asked.add_argument("--epochs", type=int, default=18, help="of a search")
     asked.add_argument("--train-epochs", type=int, default=10)
@@ -112,6 +123,7 @@ def _cell(
         "seed": seed,
         "target_ms": target_ms,
         "images": options.images,
+        "layers": options.layers,
         "epochs": options.epochs,
         "train_epochs": options.train_epochs,
         "alpha_lr": options.alpha_lr,

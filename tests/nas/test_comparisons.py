@@ -51,6 +51,7 @@ def _rows(printed: str, *spaces: str) -> list[list[str]]:
 def test_spaces_are_compared_by_one_generator_each(compare: Any, tmp_path: Path) -> None:
     spaces = ("proxylessnas", "sgnas-proxyless")  # separate operations, and unified blocks
     small = ("--data", "digits", "--input-size", 16, "--images", 96, "--max-macs", "2M")
+    small += ("--layers", 2)
     recipe = ("--recipe", tmp_path / "sgnas.toml")
     printed = compare("--spaces", ",".join(spaces), "--searchers", "sgnas", *recipe, *small)
     rows = _rows(printed, *spaces)
