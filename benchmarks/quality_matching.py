@@ -29,14 +29,14 @@ ROUNDS = 8
 _QUICK_VISITS = 12  # of a network, while its size is looked for
 _SLOPES = (0.7, 2.0)  # of log latency over log size, at least and at most
 _LONGEST_STEP = np.log(2.5)
-_BETWEEN = 33  # sizes between two that are asked for their networks
 _SPREAD = (0.97, 0.99, 1.0, 1.01, 1.03)  # sizes tried around the best guess
 
 
 def match(path: Path, rivals: Sequence[Rival], clock: Clock) -> dict[str, dict[str, float]]:
     """Sizes at which all rivals have the latency of the first, within ``TOLERANCE`` if possible.
 
-    Widths are whole multiples of eight channels, so some networks cannot come so near.
+    Widths are rounded, so some networks cannot come so near: one that is the nearest in two rounds
+    counts as the best that there is.
 
     Args:
         path: Table of the device; it takes up what is measured.
@@ -49,6 +49,7 @@ def match(path: Path, rivals: Sequence[Rival], clock: Clock) -> dict[str, dict[s
     first, *others = rivals
     slopes: dict[str, float] = {}
     guesses = {rival.name: [*rival.sizes] for rival in others}
+    nearest: dict[str, Network] = {}
     quick = True  # until all look equal; what counts is measured in full
     for number in range(ROUNDS):
         clock.check()
@@ -64,10 +65,8 @@ def match(path: Path, rivals: Sequence[Rival], clock: Clock) -> dict[str, dict[s
         away = {name: ratios[name][size] - 1 for name, size in best.items()}
         words = (f"{name} x{best[name]:.4f} {away[name]:+.2%}" for name in best)
         print_lines([f"round {number + 1}: {first.name} {first_ms:.4g} ms, " + ", ".join(words)])
-        if all(
-            abs(away[rival.name]) <= TOLERANCE or _nothing_nearer(rival, ratios[rival.name])
-            for rival in others
-        ):
+        before, nearest = nearest, {rival.name: rival.make(best[rival.name]) for rival in others}
+        if all(abs(away[n]) <= TOLERANCE or nearest[n] == before.get(n) for n in nearest):
             if not quick:
                 break
             quick = False
@@ -82,19 +81,6 @@ def match(path: Path, rivals: Sequence[Rival], clock: Clock) -> dict[str, dict[s
         name: {"size": size, "measured_ms": first_ms * (1 + away[name])}
         for name, size in best.items()
     }
-
-
-def _nothing_nearer(rival: Rival, ratios: dict[float, float]) -> bool:
-    """Whether widths are rounded to the same networks all the way across the first's latency."""
-    sizes = sorted(ratios)
-    best = min(sizes, key=lambda size: abs(ratios[size] - 1))
-    slower = ratios[best] > 1
-    across = [s for s in sizes if (s < best) == slower and (ratios[s] > 1) != slower]
-    if not across:
-        return False
-    other = max(across) if slower else min(across)
-    ends = {rival.make(best), rival.make(other)}
-    return all(rival.make(float(size)) in ends for size in np.linspace(best, other, _BETWEEN))
 
 
 def _where_equal(ratios: dict[float, float]) -> tuple[float, float]:
