@@ -44,18 +44,18 @@ def match(path: Path, rivals: Sequence[Rival], clock: Clock) -> dict[str, dict[s
         clock: Ends the search for sizes.
 
     Returns:
-        By rival, its size, and its latency in the last sweep, in ms.
+        By rival, its size, and its latency in ms in a last sweep of all visits.
     """
     first, *others = rivals
     slopes: dict[str, float] = {}
     guesses = {rival.name: [*rival.sizes] for rival in others}
     nearest: dict[str, Network] = {}
-    quick = True  # until all look equal; what counts is measured in full
+    best: dict[str, float] = {}
     for number in range(ROUNDS):
         clock.check()
         pairs = [(rival, size) for rival in others for size in guesses[rival.name]]
         networks = [first.make(1.0), *(rival.make(size) for rival, size in pairs)]
-        first_ms, *others_ms = _measure(path, networks, quick=quick)
+        first_ms, *others_ms = _measure(path, networks, visits=_QUICK_VISITS)
         ratios: dict[str, dict[float, float]] = {rival.name: {} for rival in others}
         for (rival, size), ms in zip(pairs, others_ms, strict=True):
             ratios[rival.name][size] = ms / first_ms
@@ -67,19 +67,18 @@ def match(path: Path, rivals: Sequence[Rival], clock: Clock) -> dict[str, dict[s
         print_lines([f"round {number + 1}: {first.name} {first_ms:.4g} ms, " + ", ".join(words)])
         before, nearest = nearest, {rival.name: rival.make(best[rival.name]) for rival in others}
         if all(abs(away[n]) <= TOLERANCE or nearest[n] == before.get(n) for n in nearest):
-            if not quick:
-                break
-            quick = False
-        quick = quick and number < ROUNDS - 2
+            break
         for name, found in ratios.items():
             if name in slopes:
                 middle = _corrected(found, slopes[name])
             else:
                 middle, slopes[name] = _where_equal(found)
             guesses[name] = sorted({best[name], *(middle * spread for spread in _SPREAD)})
-    return {first.name: {"size": 1.0, "measured_ms": first_ms}} | {
-        name: {"size": size, "measured_ms": first_ms * (1 + away[name])}
-        for name, size in best.items()
+    sizes = {first.name: 1.0, **best}
+    found_ms = _measure(path, [rival.make(sizes[rival.name]) for rival in rivals])
+    return {
+        rival.name: {"size": sizes[rival.name], "measured_ms": ms}
+        for rival, ms in zip(rivals, found_ms, strict=True)
     }
 
 
@@ -119,12 +118,18 @@ def _along(slope: float, size: float, away: float) -> float:
     return float(np.exp(size + np.clip(-away / slope, -_LONGEST_STEP, _LONGEST_STEP)))
 
 
-def _measure(path: Path, networks: Sequence[Network], *, quick: bool) -> list[float]:
-    """Latencies in ms of one interleaved sweep, of equal networks the same."""
+def _measure(path: Path, networks: Sequence[Network], *, visits: int | None = None) -> list[float]:
+    """Latencies in ms of one interleaved sweep, of equal networks the same.
+
+    Args:
+        path: Table of the device.
+        networks: The networks.
+        visits: Visits of a network; None are those of a verification.
+    """
     table = LatencyTable.open(path)
     device = table.device
-    if quick:
-        sweep = msgspec.structs.replace(device.sweep, verify_visits=_QUICK_VISITS)
+    if visits is not None:
+        sweep = msgspec.structs.replace(device.sweep, verify_visits=visits)
         device = msgspec.structs.replace(device, sweep=sweep)
     distinct = list(dict.fromkeys(networks))
     found = measure_networks(make_profiler(device), table, distinct, purpose="verification")
