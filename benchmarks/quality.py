@@ -128,8 +128,8 @@ def _match(options: argparse.Namespace, table: Path, clock: Clock) -> None:
     """
     for target in options.targets:
         record = _record(options, target)
-        clock.check()
         if not record.exists():
+            clock.check()
             print_lines([f"latencies of {target}"])
             asked = rivals(options, table, target)
             sizes = match(table, asked, clock)

@@ -60,7 +60,8 @@ def match(path: Path, rivals: Sequence[Rival], clock: Clock) -> dict[str, dict[s
         for (rival, size), ms in zip(pairs, others_ms, strict=True):
             ratios[rival.name][size] = ms / first_ms
         best = {
-            name: min(found, key=lambda s, f=found: abs(f[s] - 1)) for name, found in ratios.items()
+            name: min(found, key=lambda s, f=found: (abs(f[s] - 1), abs(np.log(s))))
+            for name, found in ratios.items()
         }
         away = {name: ratios[name][size] - 1 for name, size in best.items()}
         words = (f"{name} x{best[name]:.4f} {away[name]:+.2%}" for name in best)
