@@ -147,6 +147,14 @@ def make_quick_profile() -> DeviceProfile:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def whole_lines() -> Iterator[None]:
+    """Tables are printed as into a pipe, also by parallel workers, to which a width is given."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delenv("COLUMNS", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def own_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests, and processes that they start, run while somebody measures."""
     with pytest.MonkeyPatch.context() as patched:
