@@ -20,7 +20,6 @@ process, which keeps them: a process that has measured should not go on to train
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -151,7 +150,7 @@ class PytorchProfiler(Profiler):
         graph = fold_norms(network_graph(network))
         values = random_input((self.profile.batch_size, *graph.input_shape))
         image = torch.tensor(values).to(device, element).contiguous(memory_format=layout)
-        module = _folded_module(network).eval().to(device, element).to(memory_format=layout)
+        module = _folded_module(network).to(device, element).to(memory_format=layout)
         if self._compiles(network):
             torch.compiler.reset()  # it would give up after eight networks of one class
             module.compile()
@@ -204,30 +203,9 @@ def _folded_module(network: Network) -> nn.Module:
     The sequence of folded graphs has the parameter names of the folded network's graph.
     """
     import torch
-    from torch import nn
-    from torch.overrides import TorchFunctionMode
 
-    from latbench.render.torch import GraphModule
+    from latbench.render.torch import folded_sequence
 
-    class Uninitialised(TorchFunctionMode):
-        """Skips the random initialisation of parameters, which are replaced anyway."""
-
-        def __torch_function__(
-            self,
-            func: Callable[..., object],
-            types: object,
-            args: tuple[object, ...] = (),
-            kwargs: dict[str, object] | None = None,
-        ) -> object:
-            if getattr(func, "__module__", None) == "torch.nn.init":
-                return None
-            return func(*args, **(kwargs or {}))
-
-    with Uninitialised():
-        module = nn.Sequential(*(GraphModule(fold_norms(spec.graph())) for spec in network))
     weights = random_parameters(fold_norms(network_graph(network)))
-    for name, value in weights.items():
-        owner, _, leaf = name.rpartition(".")
-        parameter = nn.Parameter(torch.from_numpy(value), requires_grad=False)  # shares its memory
-        module.get_submodule(owner).register_parameter(leaf, parameter)
-    return module
+    values = {name: torch.from_numpy(value) for name, value in weights.items()}  # shares its memory
+    return folded_sequence((spec.graph() for spec in network), values)

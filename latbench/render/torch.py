@@ -7,10 +7,10 @@ its blocks, so parameter ``x`` of block ``i`` is ``blocks.i.x``.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -89,6 +89,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+_COUNTER = "num_batches_tracked"  # of a batch norm, which nothing reads
 _FRESH = (Conv, Norm, Concat, Add, Linear)  # layers whose output is no view of another map
 _IN_PLACE = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Hardsigmoid)
 
@@ -154,7 +155,7 @@ class GraphModule(nn.Module):
         super().__init__()
         make = {**_MODULES, **(modules or {})}
         self.graph = graph
-        made_once = _made_once(graph)
+        overwritten = _made_once(graph) if in_place else set()
         last = {name: node.name for node in graph.nodes for name in node.inputs}
         self._steps: list[_Step] = []
         for split, nodes in groupby(graph.nodes, key=sliced_map):
@@ -165,7 +166,7 @@ class GraphModule(nn.Module):
                 continue
             for node in nodes:
                 module = make[type(node.layer)](node.layer)
-                if in_place and isinstance(module, _IN_PLACE) and node.inputs[0] in made_once:
+                if isinstance(module, _IN_PLACE) and node.inputs[0] in overwritten:
                     module.inplace = True
                 self._add([node.name], module, node, last)
 
@@ -222,23 +223,37 @@ class NetworkModule(nn.Module):
         Batch norms are folded into convolutions, and activations overwrite what they read. The
         other parameters may be shared.
         """
-        made = nn.Sequential(*(_folded(block) for block in self.blocks)).requires_grad_(False)
-        return made.eval().to(memory_format=torch.channels_last)
+        blocks = [cast(GraphModule, block) for block in self.blocks]
+        values = {
+            f"{i}.{name}": value
+            for i, block in enumerate(blocks)
+            for name, value in fold_values(block.graph, _values(block)).items()
+        }
+        made = folded_sequence([block.graph for block in blocks], values, in_place=True)
+        return made.to(memory_format=torch.channels_last)
 
 
-def _folded(block: nn.Module) -> GraphModule:
-    """A block with its norms folded."""
-    assert isinstance(block, GraphModule)
+def folded_sequence(
+    graphs: Iterable[Graph], values: Mapping[str, Tensor], *, in_place: bool = False
+) -> nn.Sequential:
+    """Graphs in a row with their norms folded, in evaluation mode.
+
+    Args:
+        graphs: The graphs, norms not yet folded.
+        values: Parameters of the folded graphs, which are shared; ``x`` of graph ``i`` is ``i.x``.
+        in_place: As in ``GraphModule``.
+    """
     with torch.device("meta"):  # no random values, which are replaced at once
-        made = GraphModule(fold_norms(block.graph), in_place=True)
-    made.load_state_dict(fold_values(block.graph, _values(block)), assign=True)
-    return made
+        made = nn.Sequential(*(GraphModule(fold_norms(g), in_place=in_place) for g in graphs))
+    counters = {n: torch.tensor(0) for n in made.state_dict() if n.endswith(_COUNTER)}
+    made.load_state_dict({**counters, **values}, assign=True)
+    return made.requires_grad_(False).eval()
 
 
 def _values(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and running statistics by name."""
     state = module.state_dict()
-    return {n: value for n, value in state.items() if not n.endswith("num_batches_tracked")}
+    return {name: value for name, value in state.items() if not name.endswith(_COUNTER)}
 
 
 def render_torch(spec: BlockSpec, *, modules: Modules | None = None) -> GraphModule:
@@ -250,6 +265,6 @@ def load_parameters(module: GraphModule, parameters: Parameters) -> None:
     """Copy parameters by name into a module; the names must match exactly."""
     state = {name: torch.from_numpy(value.copy()) for name, value in parameters.items()}
     missing, unexpected = module.load_state_dict(state, strict=False)
-    wrong = [name for name in missing if not name.endswith("num_batches_tracked")] + unexpected
+    wrong = [name for name in missing if not name.endswith(_COUNTER)] + unexpected
     if wrong:
         raise ValueError(f"parameters do not fit the module: {', '.join(wrong)}")

@@ -35,7 +35,7 @@ from latbench.blocks import (
     parse_block,
     sub_block_order,
 )
-from latbench.blocks.graph import Conv, Norm
+from latbench.blocks.graph import INPUT, Conv, GraphBuilder, Norm
 from latbench.cost import Cost, block_cost, graph_cost, network_cost
 from latbench.errors import InvalidFileError
 from latbench.render.onnx import render_onnx, render_onnx_apart
@@ -127,6 +127,27 @@ def test_a_network_for_evaluation_computes_the_same(spec: BlockSpec) -> None:
     kept = [node for node in fold_norms(graph).nodes if isinstance(node.layer, Norm)]
     assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in made.modules()) == len(kept)
     assert not made.training
+
+
+def test_norms_that_cannot_be_folded_are_kept_for_evaluation() -> None:
+    """As in blocks of one's own: a norm of the input, and one of a map that others read too."""
+    made = GraphBuilder(4, 6)
+    x = made.act("first_act", made.norm("first_norm", INPUT), "relu")
+    conv = made.conv("conv", x, out_channels=4, kernel=3)
+    y = made.act("second_act", made.norm("second_norm", conv), "hswish")
+    z = made.add("sum", made.add("residual", INPUT, conv), y)
+    made.act("last_act", z, "relu6")
+    graph = made.build()
+    network = NetworkModule([ConvBlock(3, 4, 3, 1, "relu", 6)]).eval()
+    block = GraphModule(graph).eval()
+    load_parameters(block, random_parameters(graph, seed=1))
+    network.blocks.append(block)
+    image = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        expected = network(image)
+        evaluated = network.for_evaluation()
+        torch.testing.assert_close(evaluated(image), expected, atol=TOLERANCE, rtol=0)
+    assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in evaluated.modules()) == 2
 
 
 def test_a_name_is_short_and_says_what_differs() -> None:
