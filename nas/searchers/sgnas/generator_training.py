@@ -52,7 +52,7 @@ from nas.searchers.sgnas.budgets import Budgets
 from nas.searchers.sgnas.generator_evaluation import evaluate_generator
 from nas.searchers.sgnas.generator_state import GeneratorState, new_generator
 from nas.searchers.sgnas.imitation import imitate
-from nas.searchers.sgnas.priors import best_finalists, rank_candidates
+from nas.searchers.sgnas.priors import FINALISTS, best_finalists, rank_candidates
 from nas.searchers.sgnas.recipe import SGNASRecipe
 from nas.spaces import SearchSpace
 from nas.training.epochs import Values, resume, run_epochs
@@ -148,7 +148,7 @@ class GeneratorTraining:
     def _priors_share(self) -> float:
         """Share of finding priors in the work."""
         recipe, parts = self.recipe, self.evaluator.parts
-        each = 1.0 if recipe.prior_images == 1 else recipe.prior_images + 1 / 4
+        each = 1.0 if recipe.prior_images == 1 else recipe.prior_images + 1 / FINALISTS
         evaluated = each * recipe.priors * recipe.prior_candidates * len(parts.selection)
         return evaluated / (evaluated + _EVALUATED * recipe.generator_epochs * len(parts.generator))
 
@@ -157,7 +157,7 @@ class GeneratorTraining:
         recipe, images = self.recipe, self.evaluator.parts.selection
         some = images.take(torch.arange(max(1, round(recipe.prior_images * len(images)))))
         all_at_once = len(some) == len(images)
-        parts = [Phase("candidates", recipe.prior_images), Phase("finalists", 1 / 4)]
+        parts = [Phase("candidates", recipe.prior_images), Phase("finalists", 1 / FINALISTS)]
         with Phases(progress, parts[:1] if all_at_once else parts) as phases:
             with self._scoring(some, folder, _PRIORS_FILE if all_at_once else _FIRST_FILE) as first:
                 ranked = rank_candidates(

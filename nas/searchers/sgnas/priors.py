@@ -27,7 +27,7 @@ from nas.generator import DecisionPlane
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_FINALISTS = 4  # candidates of a position for each one that is evaluated on all images
+FINALISTS = 4  # candidates of a position for each one that is evaluated on all images
 _DRAWS = 1024  # random networks for each one that is evaluated
 _RIDGES = np.logspace(-1, 5, 30)  # candidates; leave-one-out error chooses one
 
@@ -108,7 +108,7 @@ def best_finalists(
     Returns:
         Choices for every position, ``(L, G)``.
     """
-    finalists = [[*candidates[: -(-len(candidates) // _FINALISTS)]] for candidates in ranked]
+    finalists = [[*candidates[: -(-len(candidates) // FINALISTS)]] for candidates in ranked]
     asked = [*chain(*finalists)]
     scores = []
     for score in evaluator.scores([plane.chosen(choices) for choices in asked]):
