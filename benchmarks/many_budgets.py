@@ -30,14 +30,13 @@ import torch
 from cells import Clock, Progress, heading, parser, results, run_cells, shown
 from judge_cells import PUBLISHED, published_entry
 from many_budgets_cells import GENERATOR, SIDES, SUPERNET, run_cell
+from quality_matching import measure_ms
 
 from latbench.errors import LatbenchError
 from latbench.files import write_atomically
-from latbench.profilers import make_profiler
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
 from latbench.units import format_ms
-from latbench.workflows.network_sweep import measure_networks
 from nas.evaluators.tabular import TabularEvaluator
 from nas.generator import device_of
 from nas.latency.priced_space import PricedSpace
@@ -201,13 +200,9 @@ def _measured(
 ) -> dict[Architecture, float]:
     """Latencies in ms, all measured in one sweep; once."""
     if not record.exists():
-        lowered = [priced.space.lower(each) for each in made]
-        networks = [*dict.fromkeys(lowered)]
-        profiler = make_profiler(priced.table.device)
-        sweep = measure_networks(profiler, priced.table, networks, purpose="verification")
-        ms = {n: i.estimate_ms for n, i in zip(networks, sweep.measured, strict=True)}
+        found_ms = measure_ms(priced.table.path, [priced.space.lower(each) for each in made])
         record.parent.mkdir(exist_ok=True)
-        write_atomically(record, json.dumps([ms[n] for n in lowered], allow_nan=False) + "\n")
+        write_atomically(record, json.dumps(found_ms, allow_nan=False) + "\n")
     return dict(zip(made, json.loads(record.read_text()), strict=True))
 
 

@@ -55,7 +55,7 @@ def match(path: Path, rivals: Sequence[Rival], clock: Clock) -> dict[str, dict[s
         clock.check()
         pairs = [(rival, size) for rival in others for size in guesses[rival.name]]
         networks = [first.make(1.0), *(rival.make(size) for rival, size in pairs)]
-        first_ms, *others_ms = _measure(path, networks, visits=_QUICK_VISITS)
+        first_ms, *others_ms = measure_ms(path, networks, visits=_QUICK_VISITS)
         ratios: dict[str, dict[float, float]] = {rival.name: {} for rival in others}
         for (rival, size), ms in zip(pairs, others_ms, strict=True):
             ratios[rival.name][size] = ms / first_ms
@@ -76,7 +76,7 @@ def match(path: Path, rivals: Sequence[Rival], clock: Clock) -> dict[str, dict[s
                 middle, slopes[name] = _where_equal(found)
             guesses[name] = sorted({best[name], *(middle * spread for spread in _SPREAD)})
     sizes = {first.name: 1.0, **best}
-    found_ms = _measure(path, [rival.make(sizes[rival.name]) for rival in rivals])
+    found_ms = measure_ms(path, [rival.make(sizes[rival.name]) for rival in rivals])
     return {
         rival.name: {"size": sizes[rival.name], "measured_ms": ms}
         for rival, ms in zip(rivals, found_ms, strict=True)
@@ -119,7 +119,9 @@ def _along(slope: float, size: float, away: float) -> float:
     return float(np.exp(size + np.clip(-away / slope, -_LONGEST_STEP, _LONGEST_STEP)))
 
 
-def _measure(path: Path, networks: Sequence[Network], *, visits: int | None = None) -> list[float]:
+def measure_ms(
+    path: Path, networks: Sequence[Network], *, visits: int | None = None
+) -> list[float]:
     """Latencies in ms of one interleaved sweep, of equal networks the same.
 
     Args:
