@@ -28,6 +28,7 @@ from latbench.environment import current_environment
 from latbench.errors import InvalidValueError, LatbenchError
 from latbench.files import write_atomically
 from nas.crew.base import CrewSettings, make_crew
+from nas.evaluators.tabular import TabularEvaluator
 from nas.spaces import SearchSpace
 
 Progress = Callable[[float, str], None]
@@ -74,6 +75,22 @@ def _workers(text: str) -> int:
         CrewSettings(count)
     except InvalidValueError as error:
         raise ArgumentTypeError(error.message) from None
+    return count
+
+
+def published_accuracies(text: str) -> TabularEvaluator:
+    """A file of NAS-Bench-Macro's accuracies, as an option; read before anything is trained."""
+    try:
+        return TabularEvaluator(Path(text))
+    except LatbenchError as error:
+        raise ArgumentTypeError(error.message) from None
+
+
+def layers_of_a_stage(text: str) -> int:
+    """A number for ``shortened``, as an option."""
+    count = int(text)
+    if count < 1:
+        raise ArgumentTypeError(f"{count} layers are no stage: give 1 or more")
     return count
 
 

@@ -34,6 +34,7 @@ from cells import (
     Clock,
     Progress,
     heading,
+    layers_of_a_stage,
     parser,
     results,
     run_cells,
@@ -106,7 +107,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     asked.add_argument("--max-macs", type=parse_count, help="instead of a latency: 27M")
     asked.add_argument("--images", type=int, default=10_000)
     asked.add_argument("--recipe", action="append", default=[], help="shipped one or TOML file")
-    asked.add_argument("--layers", type=int, help="of a stage, at most; default all")
+    asked.add_argument("--layers", type=layers_of_a_stage, help="of a stage, at most; default all")
     asked.add_argument("--epochs", type=int, help="of every supernet; without a recipe 20")
     asked.add_argument("--batch-size", type=int, help="without a recipe 64")
     asked.add_argument(

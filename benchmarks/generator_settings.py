@@ -27,13 +27,13 @@ from cells import Stopwatch, heading, shown
 
 from latbench.errors import LatbenchError
 from latbench.report.terminal import print_lines, print_table, progress_bar
-from nas.data import load_data
+from nas.data import DATASETS, load_data
 from nas.recipes import load_recipe
 from nas.searchers.sgnas.budgets import Budgets
 from nas.searchers.sgnas.generator_training import GeneratorTraining
 from nas.searchers.sgnas.recipe import SGNASRecipe
 from nas.searchers.sgnas.searcher import evaluator_of
-from nas.spaces import make_space
+from nas.spaces import SPACES, make_space
 from nas.training.run_files import metrics_file
 from nas.training.run_folder import RunFolder
 
@@ -106,6 +106,7 @@ def _parse() -> argparse.Namespace:
         asked.error("--vary needs a setting and its values, such as imitation_steps 0 100")
     try:
         _ = [load_recipe(SGNASRecipe, RECIPE, _changes(options, value)) for value in values]
+        _ = DATASETS[options.data], SPACES[options.space]
     except LatbenchError as error:
         asked.error(error.message)
     return options

@@ -25,7 +25,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from cells import CONFIDENCE, Clock, Progress, heading, mean_interval, parser, results, run_cells
+from cells import (
+    CONFIDENCE,
+    Clock,
+    Progress,
+    heading,
+    mean_interval,
+    parser,
+    published_accuracies,
+    results,
+    run_cells,
+)
 from cells import shown as with_interval
 from judge_cells import (
     BATCH_SIZE,
@@ -56,7 +66,7 @@ _SCRATCH_SEEDS = 2  # at most: they are as expensive as three supernets
 def main() -> None:
     """Run cells while there is time, then print what is done."""
     options = parse()
-    published = None if options.accuracies is None else TabularEvaluator(options.accuracies)
+    published = options.accuracies
     networks = {
         name: sample(TRIALS[name], published if TRIALS[name].space == PUBLISHED else None)
         for name in options.trials
@@ -79,7 +89,7 @@ def main() -> None:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Options of the command; those of this process if no arguments are given."""
     asked = parser(__doc__, one_target=False, side_by_side=True)
-    asked.add_argument("--accuracies", type=Path, help="file of NAS-Bench-Macro's accuracies")
+    asked.add_argument("--accuracies", type=published_accuracies, help="file of NAS-Bench-Macro")
     asked.add_argument("--trials", type=_names, help=f"of {','.join(TRIALS)}; default all")
     asked.add_argument("--strategies", type=_names, default=["uniform", "fair", "sandwich"])
     asked.add_argument("--seeds", type=int, default=3, help="at most")

@@ -27,7 +27,16 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from cells import Clock, Progress, heading, parser, results, run_cells, shown
+from cells import (
+    Clock,
+    Progress,
+    heading,
+    parser,
+    published_accuracies,
+    results,
+    run_cells,
+    shown,
+)
 from judge_cells import PUBLISHED, published_entry
 from many_budgets_cells import GENERATOR, SIDES, SUPERNET, run_cell
 from quality_matching import measure_ms
@@ -37,6 +46,7 @@ from latbench.files import write_atomically
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
 from latbench.units import format_ms
+from nas.data import DATASETS
 from nas.evaluators.tabular import TabularEvaluator
 from nas.generator import device_of
 from nas.latency.priced_space import PricedSpace
@@ -79,7 +89,7 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     asked = parser(__doc__, one_target=False, side_by_side=True)
     asked.add_argument("--table", type=Path, action="append", required=True)
-    asked.add_argument("--accuracies", type=Path, help="file of NAS-Bench-Macro's accuracies")
+    asked.add_argument("--accuracies", type=published_accuracies, help="file of NAS-Bench-Macro")
     asked.add_argument("--recipe", default="sgnas-small")
     asked.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE")
     asked.add_argument("--data", default="fashion-mnist")
@@ -92,12 +102,15 @@ def _parse() -> argparse.Namespace:
     try:
         spaces = {LatencyTable.open(path).space for path in options.table}
         load_recipe(SGNASRecipe, options.recipe, options.changes)
+        _ = DATASETS[options.data]
     except LatbenchError as error:
         asked.error(error.message)
     if len(spaces) > 1:
         asked.error(f"tables of one space are compared, not of {' and '.join(map(str, spaces))}")
     if options.accuracies is not None and [each.name for each in spaces] != [PUBLISHED]:
         asked.error(f"--accuracies are those of the space {PUBLISHED}")
+    if len(_priced(options.table)) < len(options.table):
+        asked.error("two tables are of one device: give one table a device")
     return options
 
 
@@ -131,7 +144,7 @@ def _print(
             *(_about(side, cells[side], options.budgets * len(priced)) for side in SIDES),
         ]
     )
-    published = None if options.accuracies is None else TabularEvaluator(options.accuracies)
+    published = options.accuracies
     for number, (device, space) in enumerate(priced.items()):
         known = _known(options, number, space, cells, seeds, published)
         header: list[str] = []

@@ -31,11 +31,10 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from cells import Clock, TimeIsUp, heading, shown
+from cells import Clock, TimeIsUp, heading, published_accuracies, shown
 
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
-from nas.evaluators.tabular import TabularEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.blackbox import BLACK_BOXES
 from nas.optimize.constraints import Constraint, Count, Latency, Limit, Quantity
@@ -177,7 +176,7 @@ def main() -> None:
     """Do the missing cells, then print the table of all that are there."""
     asked = _arguments()
     space = make_space("nasbench-macro")
-    evaluator = TabularEvaluator(asked.accuracies)
+    evaluator = asked.accuracies
     if asked.constraint == "macs":
         quantity: Quantity = Count(space, "macs")
     elif asked.table is not None:
@@ -330,7 +329,7 @@ def _print_head(
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("accuracies", type=Path)
+    parser.add_argument("accuracies", type=published_accuracies)
     parser.add_argument("--table", type=Path)
     parser.add_argument("--constraint", choices=("latency", "macs"), default="latency")
     parser.add_argument("--quantiles", type=float, nargs="+", default=list(QUANTILES))

@@ -24,6 +24,7 @@ from cells import (
     Clock,
     Progress,
     heading,
+    layers_of_a_stage,
     parser,
     results,
     run_cells,
@@ -90,7 +91,7 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     asked = parser(__doc__, side_by_side=True)
     asked.add_argument("--seeds", type=int, default=5, help="at most")
-    asked.add_argument("--layers", type=int, help="of a stage, at most; default all")
+    asked.add_argument("--layers", type=layers_of_a_stage, help="of a stage, at most; default all")
     asked.add_argument("--images", type=int, default=6_000)
     asked.add_argument("--epochs", type=int, default=18, help="of a search")
     asked.add_argument("--train-epochs", type=int, default=10)
