@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from latbench.errors import InvalidFileError
 from latbench.files import read_text
+
+_SHOWN = 40  # characters of a value; longer ones are not told
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -29,3 +32,14 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InvalidFileError(f"{path} holds no run: config.json is not a JSON object")
     return config
+
+
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], at: str = "") -> Iterator[str]:
+    """Where a run's configuration is not the one asked for, in words, a setting at a time."""
+    for key in sorted(theirs.keys() | ours.keys()):
+        there, here, name = theirs.get(key), ours.get(key), at + key
+        if isinstance(there, dict) and isinstance(here, dict):
+            yield from differences(there, here, f"{name}.")
+        elif there != here:
+            told = f"{name} is {json.dumps(there)} there and {json.dumps(here)} here"
+            yield told if len(told) <= len(name) + 2 * _SHOWN else f"{name} differs"

@@ -20,7 +20,7 @@ import torch
 from latbench.errors import InvalidFileError, InvalidValueError, MismatchError, MissingExtraError
 from latbench.files import is_hidden, write_atomically
 from latbench.json_lines import read_json_lines
-from nas.training.run_config import read_config
+from nas.training.run_config import differences, read_config
 from nas.training.run_files import metrics_file
 
 
@@ -48,12 +48,10 @@ class RunFolder:
             ) from error
         if file.exists():
             theirs = read_config(path)
-            differing = sorted(
-                key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)
-            )
+            differing = [*differences(theirs, ours)]
             if differing:
                 raise MismatchError(
-                    f"{path} holds another run (it differs in {', '.join(differing)}): "
+                    f"{path} holds another run ({', '.join(differing)}): "
                     "choose another folder (-o), or repeat its command to resume it"
                 )
         elif path.exists() and (

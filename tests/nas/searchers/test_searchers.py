@@ -502,8 +502,12 @@ def test_trained_weights_are_read_and_exported(tiny_space: SearchSpace, tmp_path
 def test_another_configuration_is_refused(tmp_path: Path) -> None:
     RunFolder(tmp_path / "run", {"seed": 0})
     RunFolder(tmp_path / "run", {"seed": 0})
-    with pytest.raises(MismatchError, match="differs in seed"):
+    with pytest.raises(MismatchError, match="seed is 0 there and 1 here"):
         RunFolder(tmp_path / "run", {"seed": 1})
+    RunFolder(tmp_path / "long", {"prices": [*range(50)], "recipe": {"lr": 0.1, "epochs": 2}})
+    told = r"prices differs, recipe\.lr is 0\.1 there and 0\.2 here, seed is null there and 1 here"
+    with pytest.raises(MismatchError, match=rf"\({told}\)"):
+        RunFolder(tmp_path / "long", {"prices": [], "recipe": {"lr": 0.2, "epochs": 2}, "seed": 1})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("precious")
     with pytest.raises(MismatchError, match="holds no run"):
