@@ -13,6 +13,7 @@ from onnx import TensorProto, numpy_helper
 
 from latbench.errors import RuntimeFailure, in_one_line
 from latbench.models.onnx_model import OnnxModel, Values
+from latbench.models.sessions import add_weights
 from latbench.render.onnx import reference
 
 _HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
@@ -109,10 +110,7 @@ def _session(model: OnnxModel) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_external_initializers(
-        list(model.weights),
-        [ort.OrtValue.ortvalue_from_numpy(value) for value in model.weights.values()],
-    )
+    add_weights(options, model.weights)
     try:
         return ort.InferenceSession(model.graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:

@@ -150,8 +150,16 @@ def _tensor(name: str, dims: Sequence[int], element: int) -> Tensor:
 
 
 def random_weight(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
-    """Random values: about one in vectors, else of a variance that keeps activations in range."""
+    """Random values: about one in vectors, else of a variance that keeps activations in range.
+
+    Integers are spread over the range of their type.
+    """
     values = random_input(shape)
+    if dtype.kind in "iu":
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+        spread = (low + high) / 2 + (high - low) / 8 * values
+        clipped: Values = np.clip(spread, low, high).astype(dtype)
+        return clipped
     if len(shape) < 2:
         return (1 + 0.1 * np.abs(values)).astype(dtype)
     inputs = prod(shape[1:]) if len(shape) > 2 else shape[0]

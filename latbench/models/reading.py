@@ -29,6 +29,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _WHAT = "an ONNX model"
 _KEPT_ELEMENTS = 1024  # smaller initializers stay in the graph: shapes, axes, scales
+_HALF_BYTES = {"int4", "uint4", "float4_e2m1fn"}  # types of two elements a byte
 _CONTROL_FLOW = {"Loop", "If", "Scan", "SequenceMap"}
 _MOST = (1 << 31) - 1  # elements along one dimension
 _SHOWN = 300  # characters of another library's error
@@ -148,7 +149,7 @@ def _claimed_bytes(tensor: TensorProto) -> int:
         dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     except (KeyError, ValueError):
         return 0
-    if dtype.name in {"int4", "uint4", "float4_e2m1fn"}:  # two elements a byte
+    if dtype.name in _HALF_BYTES:
         return element_count(tensor) // 2
     return element_count(tensor) * dtype.itemsize
 
@@ -186,7 +187,10 @@ def _is_weight(tensor: TensorProto) -> bool:
 
 
 def _take_weights(model: ModelProto, path: Path) -> dict[str, Values]:
-    """Take large initializers out of the graph, which then refers to them by name."""
+    """Take large initializers out of the graph, which then refers to them by name.
+
+    Types of 4 bits stay: numpy has a byte for each of their elements.
+    """
     weights: dict[str, Values] = {}
     folder = str(path.resolve().parent)
     for tensor in model.graph.initializer:
@@ -204,7 +208,7 @@ def _take_weights(model: ModelProto, path: Path) -> dict[str, Values]:
                 f"{path} has a weight {tensor.name} that is not a number (NaN): its training "
                 "diverged or its export failed"
             )
-        if element_count(tensor) >= _KEPT_ELEMENTS:
+        if element_count(tensor) >= _KEPT_ELEMENTS and values.dtype.name not in _HALF_BYTES:
             weights[tensor.name] = values
             tensor.CopyFrom(reference(tensor.name, tuple(tensor.dims), tensor.data_type))
         elif external_data_helper.uses_external_data(tensor):

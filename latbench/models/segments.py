@@ -9,20 +9,19 @@ used here. The first segment reads all inputs of the model, and the last one mak
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
 import onnx
-import onnxruntime as ort
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from latbench.blocks import BlockSpec, Segment
-from latbench.errors import InvalidFileError, RuntimeFailure, in_one_line
+from latbench.errors import InvalidFileError
 from latbench.models.onnx_model import OnnxModel, element_count
+from latbench.models.optimised import optimised
+from latbench.models.quantised import has_free_values, quantisation_parameters
 from latbench.render.onnx import reference
 
 _INPUT, _OUTPUT = "input", "output"
@@ -60,7 +59,7 @@ def cut(model: OnnxModel) -> tuple[Piece, ...]:
             input, or several inputs or outputs whose tensors live through most of it.
         RuntimeFailure: ONNX Runtime cannot read the model.
     """
-    graph = _Graph(_optimised(model), model)
+    graph = _Graph(optimised(model), model)
     runs = _joined(graph, _runs(graph))
     if len(runs) < _FEW and len(graph.inputs) + len(graph.outputs) > 2:
         raise InvalidFileError(
@@ -74,38 +73,6 @@ def cut(model: OnnxModel) -> tuple[Piece, ...]:
     )
 
 
-def _optimised(model: OnnxModel) -> ModelProto:
-    """The model after ONNX Runtime's basic optimisations, which fold constants and norms."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.log_severity_level = 4  # errors are raised
-    options.add_external_initializers(
-        list(model.weights),
-        [ort.OrtValue.ortvalue_from_numpy(value) for value in model.weights.values()],
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "optimised.onnx"
-        options.optimized_model_filepath = str(path)
-        options.add_session_config_entry(
-            "session.optimized_model_external_initializers_file_name", "weights.bin"
-        )
-        options.add_session_config_entry(
-            "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
-        )
-        try:
-            ort.InferenceSession(model.graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise RuntimeFailure(
-                f"ONNX Runtime cannot read {model.name}: {in_one_line(error)}"
-            ) from error
-        found: ModelProto = onnx.load_model(path, load_external_data=False)
-    try:
-        inferred: ModelProto = onnx.shape_inference.infer_shapes(found, data_prop=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-        return found  # operators that onnx does not know: shapes as ONNX Runtime wrote them
-    return inferred
-
-
 class _Graph:
     """A model as nodes that depend on its inputs, with the shapes of all tensors."""
 
@@ -113,6 +80,7 @@ class _Graph:
         self.name, self.proto = model.name, proto
         graph = proto.graph
         self.weights = {tensor.name: tensor for tensor in graph.initializer}
+        self.parameters = quantisation_parameters(graph)
         self.values: dict[str, ValueInfoProto] = {
             value.name: value for value in (*graph.value_info, *graph.input, *graph.output)
         }
@@ -150,12 +118,20 @@ class _Graph:
     def shape(self, tensor: str) -> tuple[int, ...]:
         """Static shape of an activation."""
         value = self.values.get(tensor)
-        dims = None if value is None else value.type.tensor_type.shape.dim
-        if dims is None or not all(dim.HasField("dim_value") for dim in dims):
+        known = value is not None and value.type.tensor_type.HasField("shape")
+        dims = value.type.tensor_type.shape.dim if value is not None else ()
+        if not known or not all(dim.HasField("dim_value") for dim in dims):
             raise InvalidFileError(
-                f"{self.name} has a tensor {tensor} whose shape depends on values: it cannot be cut"
+                f"{self.name} has a tensor {tensor} whose shape depends on values, or is that of "
+                "an operator which onnx does not know: it cannot be cut; measure the whole with "
+                "`latbench bench`"
             )
         return tuple(dim.dim_value for dim in dims)
+
+    def _described(self, tensor: str) -> tuple[int, tuple[int, ...]]:
+        """Type of an activation's elements, and its shape."""
+        shape = self.shape(tensor)
+        return self.values[tensor].type.tensor_type.elem_type, shape
 
     def ends(self, run: Sequence[int]) -> tuple[list[str], list[str]]:
         """Activations that a run of nodes reads from outside, and those it gives to others."""
@@ -194,7 +170,7 @@ class _Graph:
             if name not in renamed:
                 renamed[name] = f"t{len(renamed)}"
                 if name in self.weights:
-                    weights.append(_without_values(self.weights[name], renamed[name]))
+                    weights.append(self._weight(name, renamed[name]))
                 elif name in self.constants:
                     add(self.constants[name])
             return renamed[name]
@@ -224,14 +200,22 @@ class _Graph:
             sum(4 * prod(self.shape(name)) for name in made),
         )
 
+    def _weight(self, name: str, canonical: str) -> TensorProto:
+        """A weight as reference; with its values where these have meaning."""
+        tensor = self.weights[name]
+        if has_free_values(tensor) and name not in self.parameters:
+            return reference(canonical, tuple(tensor.dims), tensor.data_type)
+        kept = TensorProto()
+        kept.CopyFrom(tensor)
+        kept.name = canonical
+        return kept
+
     def _serialised(
         self, nodes: list[NodeProto], weights: list[TensorProto], *ends: dict[str, str]
     ) -> bytes:
         inputs, outputs = (
             [
-                helper.make_tensor_value_info(
-                    canonical, self.values[name].type.tensor_type.elem_type, self.shape(name)
-                )
+                helper.make_tensor_value_info(canonical, *self._described(name))
                 for name, canonical in each.items()
             ]
             for each in ends
@@ -263,17 +247,6 @@ class _Graph:
 def _numbered(name: str, names: Sequence[str]) -> dict[str, str]:
     """Canonical names of tensors, by their names: ``input``, ``input_2``, ``input_3``."""
     return {each: f"{name}_{at}" if at > 1 else name for at, each in enumerate(names, start=1)}
-
-
-def _without_values(tensor: TensorProto, name: str) -> TensorProto:
-    """A weight as reference; integers and single numbers keep their values, which have meaning."""
-    floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
-    if tensor.data_type not in floats or element_count(tensor) <= 1:
-        kept = TensorProto()
-        kept.CopyFrom(tensor)
-        kept.name = name
-        return kept
-    return reference(name, tuple(tensor.dims), tensor.data_type)
 
 
 def _runs(graph: _Graph) -> list[list[int]]:

@@ -26,6 +26,7 @@ from latbench.blocks.norm_folding import fold_norms
 from latbench.device import DeviceProfile, Precision
 from latbench.errors import InvalidValueError, RuntimeFailure, in_one_line
 from latbench.models.onnx_model import OnnxModel
+from latbench.models.sessions import add_weights
 from latbench.profilers.base import Profiler, Session
 from latbench.profilers.cuda import no_nvml
 from latbench.profilers.driver import GPU_INDEX, cuda_driver
@@ -214,9 +215,7 @@ class OnnxRuntimeProfiler(Profiler):
         self, model: bytes, weights: Mapping[str, Array], inputs: Mapping[str, Array]
     ) -> Session:
         options = self._session_options()
-        options.add_external_initializers(
-            list(weights), [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
-        )
+        add_weights(options, weights)
         if self.gpu is None:
             with _refusals():
                 session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -21,9 +21,7 @@ from latbench.models.channels.slots import Ints, UnpaddableError
 from latbench.models.channels.static_graph import StaticGraph
 from latbench.models.channels.trace import Trace
 from latbench.models.onnx_model import OnnxModel
-
-_QUANTIZED = ("Quantize", "Dequantize", "DynamicQuantize", "QLinear", "QGemm", "QAttention")
-_INTEGER = {"ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulNBits"}
+from latbench.models.quantised import is_quantised
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def find_channels(model: OnnxModel) -> Channels:
     """
     graph = StaticGraph.of(model)
     for number, node in enumerate(graph.nodes):
-        if node.op_type.startswith(_QUANTIZED) or node.op_type in _INTEGER:
+        if is_quantised(node):
             raise InvalidFileError(
                 f"{model.path} is quantised, node {node.name or number} ({node.op_type}): align "
                 "the model before it is quantised"

@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 
 from latbench.errors import RuntimeFailure, in_one_line
 from latbench.models.onnx_model import OnnxModel
+from latbench.models.sessions import add_weights
 
 STANDARD = ("", "ai.onnx")
 """Names of the domain of ONNX's own operators."""
@@ -106,10 +107,7 @@ def _shapes(model: OnnxModel, proto: ModelProto) -> dict[str, tuple[int, ...]]:
     )
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.add_external_initializers(
-        list(model.weights),
-        [ort.OrtValue.ortvalue_from_numpy(value) for value in model.weights.values()],
-    )
+    add_weights(options, model.weights)
     try:
         session = ort.InferenceSession(
             wider.SerializeToString(), options, providers=["CPUExecutionProvider"]

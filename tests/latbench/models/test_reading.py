@@ -47,6 +47,27 @@ def test_a_runtime_computes_what_the_file_says(
     np.testing.assert_allclose(_outputs(model, device), _expected(model), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("element", ["BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E5M2", "INT8", "INT4"])
+def test_weights_of_types_that_numpy_lacks_are_read(element: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.integers(-7, 8, 64 * 64).astype(np.float32)
+    weight = helper.make_tensor("w", getattr(TensorProto, element), (64, 64), values)
+    decode = helper.make_node("DequantizeLinear", ["w", "scale"], ["decoded"])
+    if element == "BFLOAT16":
+        decode = helper.make_node("Cast", ["w"], ["decoded"], to=TensorProto.FLOAT)
+    proto = model_of(
+        [decode, helper.make_node("MatMul", ["x", "decoded"], ["y"])],
+        inputs=[helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 64))],
+        weights=[weight, numpy_helper.from_array(np.float32(0.1), "scale")],
+        rank=2,
+    )
+    proto.ir_version, proto.opset_import[0].version = 10, 21
+    model = read_model(save(proto, tmp_path / "model.onnx"))
+    found = _outputs(model, "cpu-onnxruntime")
+    np.testing.assert_allclose(found, _expected(model), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(_outputs(read_model(model.path), "cpu-onnxruntime"), found)
+
+
 @pytest.mark.parametrize("device", RUNTIMES)
 def test_weights_in_files_beside_the_model_are_read(device: str, tmp_path: Path) -> None:
     inside = save(conv_model(), tmp_path / "inside.onnx")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -17,6 +19,7 @@ from latbench.errors import InvalidFileError, MismatchError
 from latbench.models import OnnxModel, read_model
 from latbench.models.joining import join, random_weight
 from latbench.models.segments import Piece, cut, misaligned_channels
+from latbench.models.sessions import add_weights
 from latbench.profilers import make_profiler, open_session
 from tests.latbench.models.small import model_of, save
 
@@ -171,6 +174,90 @@ def test_norms_are_folded_and_constants_computed(tmp_path: Path) -> None:
     (piece,) = cut(_read(model, tmp_path))
     assert "Shape" not in piece.segment.operators
     assert "BatchNormalization" not in piece.segment.operators
+
+
+def quantised_network(channels: int = 264, blocks: int = 4) -> ModelProto:
+    """1x1 convolutions of 8 bits with a scale for each channel, as quantisers write them."""
+    rng, nodes, weights = np.random.default_rng(0), [], []
+
+    def constant(value: object, dtype: type, name: str) -> str:
+        weights.append(numpy_helper.from_array(np.asarray(value, dtype), name))
+        return name
+
+    def add(op: str, *inputs: str, **attributes: object) -> str:
+        nodes.append(helper.make_node(op, inputs, [f"t{len(nodes)}"], **attributes))
+        return str(nodes[-1].output[0])
+
+    scale, zero = constant(0.05, np.float32, "scale"), constant(3, np.int8, "zero")
+    x = "x"
+    for block in range(blocks):
+        x = add("DequantizeLinear", add("QuantizeLinear", x, scale, zero), scale, zero)
+        values = rng.integers(-127, 128, (channels, channels, 1, 1))
+        scales = constant(rng.uniform(0.01, 0.02, channels), np.float32, f"s{block}")
+        zeros = constant(np.zeros(channels), np.int8, f"z{block}")
+        weight = constant(values, np.int8, f"w{block}")
+        x = add("Conv", x, add("DequantizeLinear", weight, scales, zeros, axis=0))
+    x = add("QuantizeLinear", x, scale, zero)
+    nodes.append(helper.make_node("DequantizeLinear", [x, scale, zero], ["y"]))
+    read = helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, channels, 4, 4))
+    return model_of(nodes, inputs=[read], weights=weights, rank=4)
+
+
+def _operators(model: OnnxModel, folder: Path) -> Counter[str]:
+    """Operators that ONNX Runtime runs for a model, after all its optimisations."""
+    options, path = ort.SessionOptions(), folder / f"{model.digest}.onnx"
+    add_weights(options, model.weights)
+    options.optimized_model_filepath = str(path)
+    ort.InferenceSession(model.graph, options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def test_segments_of_a_quantised_model_are_fused_as_the_model_is(tmp_path: Path) -> None:
+    model = read_model(save(quantised_network(), tmp_path / "quantised.onnx"))
+    joined = join([piece.segment for piece in cut(model)])
+    own = _operators(model, tmp_path)
+    assert own["QLinearConv"] == 4
+    assert _operators(joined, tmp_path) == own
+    quantised = [each for each in joined.weights.values() if each.dtype == np.int8]
+    assert len(quantised) == 4
+    assert all(len(np.unique(each)) > 200 for each in quantised)  # not zeros, which may be quicker
+
+
+def test_tables_of_indices_keep_their_values(tmp_path: Path) -> None:
+    build = Builder(channels=300)
+    order = np.random.default_rng(0).permutation(300)
+    build.weights.append(numpy_helper.from_array(order, "order"))
+    x = build.add("Gather", "x", "order", axis=1)
+    x = build.add("Relu", build.conv(build.add("Relu", build.conv(x, 8, 1)), 8))
+    model = read_model(save(build.build(build.conv(x, 8)), tmp_path / "shuffled.onnx"))
+    joined = join([piece.segment for piece in cut(model)])
+    assert any((each == order).all() for each in _integers(joined))
+
+
+def _integers(model: OnnxModel) -> list[np.ndarray]:
+    graph = onnx.load_model_from_string(model.graph).graph
+    return [
+        numpy_helper.to_array(each)
+        for each in graph.initializer
+        if each.data_type == TensorProto.INT64
+    ]
+
+
+def test_an_operator_without_a_known_shape_is_refused(tmp_path: Path) -> None:
+    """``QLinearMul`` is an operator of ONNX Runtime, which onnx does not know."""
+    proto = quantised_network(8)
+    last = proto.graph.node[-1]
+    read = last.input[0]
+    scales = ["scale", "zero"]
+    mixed = helper.make_node(
+        "QLinearMul", [read, *scales, read, *scales, *scales], ["m"], domain="com.microsoft"
+    )
+    last.input[0] = "m"
+    proto.graph.node.insert(len(proto.graph.node) - 1, mixed)
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    model = read_model(save(proto, tmp_path / "own.onnx"))
+    with pytest.raises(InvalidFileError, match="which onnx does not know"):
+        cut(model)
 
 
 def test_the_first_segment_has_all_inputs_and_the_last_all_outputs(tmp_path: Path) -> None:
