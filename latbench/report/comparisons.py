@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from latbench.report.results import percent
 from latbench.report.terminal import print_lines, print_table
-from latbench.units import format_ms
+from latbench.units import format_ms, format_span_ms
 from latbench.workflows.alignment import Alignment
 from latbench.workflows.bench import Bench, ModelLatency
-from latbench.workflows.explanation import Explanation
+from latbench.workflows.explanation import Explanation, SegmentLatency
 
 
 def show_bench(compared: Sequence[Bench]) -> None:
@@ -46,6 +46,16 @@ def _half_width(low: float, high: float) -> float:
     return (high - low) / (high + low)
 
 
+def _interval(part: SegmentLatency) -> str:
+    if part.gmacs_per_s is None:
+        return "in the base time"
+    return f"±{percent(_half_width(part.low_ms, part.high_ms))}"
+
+
+def _rate(per_s: float | None) -> str:
+    return "" if per_s is None else f"{per_s:.1f}"
+
+
 def _details(row: ModelLatency) -> tuple[str, ...]:
     return (
         row.model,
@@ -67,6 +77,8 @@ def _remarks(found: Bench) -> list[str]:
             f"the machine is loaded: other processes use {noise.load:.1f} processors and leave "
             "none idle, so nothing is called SAME"
         )
+    if noise.throttled:
+        lines.append(f"the device was throttled: {noise.throttled}")
     if any(row.verdict == "UNSURE" for row in found.rows):
         lines.append(
             f"UNSURE: the interval of the ratio leaves open whether the change exceeds "
@@ -83,11 +95,11 @@ def show_explanation(found: Explanation) -> None:
             (
                 _in_one_line(part.name),
                 format_ms(part.latency_ms),
-                f"±{percent(_half_width(part.low_ms, part.high_ms))}",
+                _interval(part),
                 percent(part.share),
                 f"{part.macs_m:.1f} M",
-                f"{part.gmacs_per_s:.1f}",
-                f"{part.gbytes_per_s:.1f}",
+                _rate(part.gmacs_per_s),
+                _rate(part.gbytes_per_s),
             )
             for part in found.segments
         ],
@@ -100,10 +112,11 @@ def show_explanation(found: Explanation) -> None:
         )
     else:
         lines.append(f"the segments add up to {format_ms(found.predicted_ms)}")
-    if found.measured_ms is not None:
+    low_ms, high_ms = found.measured_low_ms, found.measured_high_ms
+    if found.measured_ms is not None and low_ms is not None and high_ms is not None:
         lines.append(
             f"the whole network was measured at {format_ms(found.measured_ms)} "
-            f"({found.measured_low_ms:.4g} to {found.measured_high_ms:.4g})"
+            f"({format_span_ms(low_ms, high_ms)})"
         )
     print_lines(lines)
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from latbench.blocks import BlockSpec, Segment
-from latbench.cost import block_cost
+from latbench.cost import Cost, block_cost
 from latbench.device import AnyDevice, DeviceProfile, as_device
 from latbench.environment import l2_bytes
 from latbench.errors import InvalidValueError
@@ -57,9 +57,11 @@ class SegmentLatency:
         low_ms: Lower end of its 95 % interval.
         high_ms: Upper end of its 95 % interval.
         share: Part of the sum over segments.
-        macs_m: Multiply-accumulates in millions.
-        gmacs_per_s: Rate of multiply-accumulates, in 10^9 a second.
-        gbytes_per_s: Rate at which weights and outputs are moved, in 10^9 bytes a second.
+        macs_m: Multiply-accumulates of the whole batch, in millions.
+        gmacs_per_s: Rate of multiply-accumulates, in 10^9 a second; None for a block that an
+            imported table counts within its base time.
+        gbytes_per_s: Rate at which weights and outputs are moved, in 10^9 bytes a second; None as
+            above.
         advice: What is wrong with the segment; None if nothing was found.
     """
 
@@ -70,8 +72,8 @@ class SegmentLatency:
     high_ms: float
     share: float
     macs_m: float
-    gmacs_per_s: float
-    gbytes_per_s: float
+    gmacs_per_s: float | None
+    gbytes_per_s: float | None
     advice: str | None
 
 
@@ -192,9 +194,10 @@ def _explain(pieces: Sequence[Piece], table: LatencyTable) -> Explanation:
     network = tuple(piece.segment for piece in pieces)
     prices = [table.price(spec) for spec in network]
     total_ms = sum(price.price_ms for price in prices)
-    rates = [_rates(spec, price) for spec, price in zip(network, prices, strict=True)]
-    good = np.quantile(rates, _GOOD, axis=0).tolist()
-    least_ms = min(price.price_ms for price in prices)
+    costs = [_batch_cost(spec, table.device.batch_size) for spec in network]
+    rates = [_rates(cost, price) for cost, price in zip(costs, prices, strict=True)]
+    good = np.quantile([rate for rate in rates if rate], _GOOD, axis=0).tolist()
+    least_ms = min(price.price_ms for price, rate in zip(prices, rates, strict=True) if rate)
     measured = table.networks.get(network)
     return Explanation(
         table.predict(network).latency_ms if is_trusted(table) else None,
@@ -209,13 +212,16 @@ def _explain(pieces: Sequence[Piece], table: LatencyTable) -> Explanation:
                 price.low_ms,
                 price.high_ms,
                 price.price_ms / total_ms,
-                block_cost(spec).macs / 1e6,
-                *rate,
+                cost.macs / 1e6,
+                rate[0] if rate else None,
+                rate[1] if rate else None,
                 _advice(spec, rate, good, near_least=price.price_ms < _NEAR_LEAST * least_ms)
-                if price.price_ms >= _WORTH_ADVICE * total_ms
+                if rate and price.price_ms >= _WORTH_ADVICE * total_ms
                 else None,
             )
-            for piece, spec, price, rate in zip(pieces, network, prices, rates, strict=True)
+            for piece, spec, cost, price, rate in zip(
+                pieces, network, costs, prices, rates, strict=True
+            )
         ),
         table.price_model.loo_error,
     )
@@ -225,8 +231,23 @@ Rates = tuple[float, float]
 """Achieved 10^9 multiply-accumulates and bytes a second."""
 
 
-def _rates(spec: BlockSpec, price: Price) -> Rates:
+def _batch_cost(spec: BlockSpec, batch_size: int) -> Cost:
+    """Cost of a block for the batch that is priced; a segment is counted so already."""
     cost = block_cost(spec)
+    if isinstance(spec, Segment):
+        return cost
+    return replace(
+        cost,
+        conv_macs=batch_size * cost.conv_macs,
+        linear_macs=batch_size * cost.linear_macs,
+        activation_bytes=batch_size * cost.activation_bytes,
+    )
+
+
+def _rates(cost: Cost, price: Price) -> Rates | None:
+    """Rates of a block; None for one without a price of its own."""
+    if price.source == "included":
+        return None
     seconds = max(price.price_ms, 1e-6) / 1e3
     moved = cost.weight_bytes + cost.activation_bytes
     return cost.macs / seconds / 1e9, moved / seconds / 1e9

@@ -9,13 +9,18 @@ import msgspec
 import pytest
 
 from latbench.blocks import Network
+from latbench.cost import block_cost
 from latbench.device import DeviceProfile
 from latbench.errors import InvalidValueError, MismatchError
 from latbench.measure import visiting
 from latbench.models import read_model
 from latbench.models.segments import cut, misaligned_channels
 from latbench.profilers import Profiler, Session
+from latbench.report.comparisons import show_explanation
 from latbench.tables import LatencyTable
+from latbench.tables.foreign import import_table
+from latbench.tables.importers.base import ForeignEntry, ForeignTable
+from latbench.tables.records import Origin, SpaceLabel
 from latbench.workflows.explanation import explain
 from tests.conftest import PricedSession, make_small_space, random_price
 from tests.latbench.models.small import conv_model, save
@@ -94,6 +99,41 @@ def test_a_table_that_was_kept_explains_again_and_no_other_network(
             output=table,
             time_limit="1s",
         )
+
+
+@pytest.mark.usefixtures("priced")
+@pytest.mark.parametrize("batch_size", [1, 32])
+def test_rates_are_those_of_the_whole_batch(
+    batch_size: int, path: Path, quick_profile: DeviceProfile
+) -> None:
+    """An architecture is counted per image, a model of the same batch as it stands."""
+    space = make_small_space()
+    network = space.lower(space.largest())
+    found = explain(network, quick_profile, batch_size=batch_size, time_limit="1s")
+    for spec, part in zip(network, found.segments, strict=True):
+        cost = block_cost(spec)
+        moved = 4 * cost.params + batch_size * cost.activation_bytes
+        assert part.macs_m == pytest.approx(batch_size * cost.macs / 1e6)
+        assert part.gmacs_per_s == pytest.approx(part.macs_m / part.latency_ms)
+        assert part.gbytes_per_s == pytest.approx(moved / 1e6 / part.latency_ms)
+
+
+def test_blocks_of_the_base_time_have_no_rates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space, table = make_small_space(), tmp_path / "imported.sqlite"
+    network = space.lower(space.largest())
+    stem, *rest = network
+    entries = [ForeignEntry("block", None, spec, 0.1) for spec in dict.fromkeys(rest)]
+    label = SpaceLabel("small", space.input_size, space.classes)
+    foreign = ForeignTable(tuple(entries), base_ms=1.0, space=label, duplicates=0)
+    origin = Origin("tfnas", "published.pkl", 0, 0, 0)
+    import_table(foreign, table, device="published", origin=origin, included=[stem])
+    found = explain(network, table=table)
+    assert found.segments[0].gmacs_per_s is None
+    assert all(part.gmacs_per_s is not None for part in found.segments[1:])
+    show_explanation(found)
+    assert "in the base time" in capsys.readouterr().out
 
 
 def test_a_real_runtime_is_explained(path: Path, quick_profile: DeviceProfile) -> None:
