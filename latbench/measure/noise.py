@@ -138,7 +138,10 @@ def check_noise(
         tuple(found),
         tolerance=max(max(target.drift, target.half_width) for target in found),
         visits=passes,
-        advice=tuple(_advice(profiler.profile, environment, found, meter.read())),
+        advice=(
+            *([f"the device was throttled: {profiler.spoilt}"] if profiler.spoilt else []),
+            *_advice(profiler.profile, environment, found, meter.read()),
+        ),
     )
 
 

@@ -74,7 +74,8 @@ def sweep_pass(
 
     A visit that the profiler distrusts is dropped and repeated at the end of the pass. A pass in
     which the processors were throttled is made again after a pause; the last of some such passes
-    is kept, with the reason.
+    is kept, with the reason. Passes after it are not made again until one was not throttled: a
+    board with a weak power supply would wait for ever.
 
     Args:
         profiler: Profiler of the device.
@@ -89,7 +90,7 @@ def sweep_pass(
     order = [target for target in targets for _ in range(target.visits)]
     shuffle = np.random.default_rng(number).permutation(len(order))
     shuffled = [order[index] for index in shuffle]
-    for attempt in range(_MOST_SPOILT):
+    for attempt in range(_MOST_SPOILT if profiler.spoilt is None else 1):
         if attempt:
             sleep(_COOLING_S)
         before = profiler.begin()
@@ -99,6 +100,7 @@ def sweep_pass(
             record.spoilt = record.conditions.spoilt_since(before)
         if record.spoilt is None:
             break
+    profiler.spoilt = record.spoilt
     return record
 
 

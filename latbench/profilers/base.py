@@ -113,10 +113,13 @@ class Profiler(ABC):
     Attributes:
         profile: Device profile.
         gpu: GPU that is measured; None on the CPU.
+        spoilt: Reason why the processors were slower than usual in the last pass; None if they
+            were not.
     """
 
     def __init__(self, profile: DeviceProfile) -> None:
         self.profile = profile
+        self.spoilt: str | None = None
         self.gpu = MeasuredGpu(profile, self.stream) if profile.device == "cuda" else None
 
     @staticmethod

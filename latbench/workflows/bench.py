@@ -179,7 +179,7 @@ def bench(
             visits = visit_in_turn(
                 profiler, read, limit_s=limit_s, is_decided=decided, progress=phases["measure"]
             )
-            noise = machine_noise(visits, meter, quantile)
+            noise = machine_noise(visits, meter, quantile, throttled=profiler.spoilt)
         rows = _rows(labels, visits, footprints, noise, quantile=quantile, tolerance=tolerance)
         return Bench(profile.name, rows, noise, tolerance)
 

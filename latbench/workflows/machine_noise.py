@@ -30,6 +30,8 @@ class MachineNoise:
             other work adds to an ordinary call.
         load: Processors that other processes used; None where the system does not count them.
         loaded: Whether they used more than a quarter of one, and left none idle.
+        throttled: Reason why the processors were slower than usual at the end; None if they were
+            not.
         verdict: ``quiet`` or ``noisy``.
     """
 
@@ -38,11 +40,16 @@ class MachineNoise:
     slowdown: float
     load: float | None
     loaded: bool
+    throttled: str | None
     verdict: Literal["quiet", "noisy"]
 
 
 def machine_noise(
-    visits: Mapping[int, Sequence[Visit]], meter: LoadMeter, quantile: float
+    visits: Mapping[int, Sequence[Visit]],
+    meter: LoadMeter,
+    quantile: float,
+    *,
+    throttled: str | None,
 ) -> MachineNoise:
     """Noise during a sweep.
 
@@ -50,6 +57,7 @@ def machine_noise(
         visits: Visits of every network, in the order of the passes.
         meter: Meter of the machine's load, created before the sweep.
         quantile: Low quantile over visits.
+        throttled: Reason why the processors were slower than usual in the last pass.
     """
     samples = Samples.of((id_, visit) for id_, each in visits.items() for visit in each)
     split_half = samples.split_half_noise(visits, quantile)
@@ -58,13 +66,14 @@ def machine_noise(
     slowdown = float(np.mean(median_ms / low_ms)) - 1
     load = meter.read()
     loaded = is_loaded(load)
-    quiet = split_half is not None and split_half <= _NOISY and not loaded
+    quiet = split_half is not None and split_half <= _NOISY and not loaded and not throttled
     return MachineNoise(
         passes=len(visits[0]),
         split_half=split_half,
         slowdown=slowdown,
         load=None if load is None else load.others,
         loaded=loaded,
+        throttled=throttled,
         verdict="quiet" if quiet else "noisy",
     )
 

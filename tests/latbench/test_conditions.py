@@ -13,8 +13,10 @@ from latbench.measure.sweep import sweep_pass
 from latbench.measure.visiting import block_target
 from latbench.profilers import base, make_profiler
 from latbench.tables import LatencyTable
+from latbench.workflows.bench import bench
 from nas.spaces import SearchSpace
 from tests.conftest import profile_space
+from tests.latbench.models.small import conv_model, save
 
 
 def _write(root: Path, files: dict[str, str]) -> Path:
@@ -94,6 +96,21 @@ def test_throttled_passes_are_made_again(
     assert len(passes) == made
     assert (record.spoilt is not None) == spoilt
     assert len(record.visits) == 1
+
+
+def test_a_limit_that_stays_is_waited_for_once_and_said(
+    monkeypatch: pytest.MonkeyPatch, quick_profile: DeviceProfile, tmp_path: Path
+) -> None:
+    """As under a power supply that is too weak."""
+    pauses: list[float] = []
+    held = Conditions(limits=("the voltage is too low: use a stronger power supply",))
+    monkeypatch.setattr(base, "read_conditions", lambda: held)
+    monkeypatch.setattr(sweep, "sleep", pauses.append)
+    model = save(conv_model(), tmp_path / "model.onnx")
+    found = bench([model], quick_profile, time_limit="1ms")
+    assert len(pauses) == 2
+    assert found.noise.throttled == held.limits[0]
+    assert found.noise.verdict == "noisy"
 
 
 @pytest.mark.usefixtures("priced")
