@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from html import escape
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any, TypeGuard, cast
+
+import msgspec
 
 _SHOWN_ROWS = 50  # rows of a list in HTML: more than a screen, fewer than all blocks of a table
 _SHOWN_CHARACTERS = 72  # characters of a list in the one-line form
@@ -17,7 +20,8 @@ class Result:
 
     def as_dict(self) -> dict[str, Any]:
         """The result as plain JSON values, as ``--json`` prints it."""
-        return asdict(cast(Any, self))
+        plain: dict[str, Any] = msgspec.to_builtins(self, enc_hook=_plain)
+        return plain
 
     def __repr__(self) -> str:
         shown = (f"{f.name}={_in_line(getattr(self, f.name))}" for f in fields(cast(Any, self)))
@@ -46,6 +50,12 @@ class Result:
         plain = self.as_dict()
         single = [(name, _cell(value)) for name, value in plain.items() if _is_single(value)]
         return single, [_table(name, value) for name, value in plain.items() if _is_rows(value)]
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"a {type(value).__name__} is no JSON value")
 
 
 def _in_line(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def test_a_device_is_found_by_its_name(tmp_path: Path) -> None:
     added = latbench.add_device("pi5", host, threads=2)
     assert added.path == own_folder() / "pi5.toml"
     assert load_device("pi5") == DeviceProfile("pi5", "onnxruntime", threads=2, host=host)
+    assert json.loads(json.dumps(added.as_dict()))["path"] == str(added.path)
     assert added.environment.memory_mib > 0
     listed = {row.name: row for row in latbench.list_devices()}
     assert listed["pi5"].host == str(host)
