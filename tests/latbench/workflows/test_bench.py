@@ -18,9 +18,11 @@ from latbench.device import DeviceProfile
 from latbench.errors import InvalidValueError, RuntimeFailure
 from latbench.measure.load import LoadMeter, MachineLoad
 from latbench.models import OnnxModel, read_model
-from latbench.profilers import CacheFlusher, Profiler, Session, make_profiler
+from latbench.profilers import CacheFlusher, Profiler, Session, make_profiler, open_session
+from latbench.progress import silent
 from latbench.report.junit import write_junit
 from latbench.workflows import bench as workflow
+from latbench.workflows import footprint
 from latbench.workflows.bench import Bench, bench
 from latbench.workflows.footprint import Footprint, measure_footprint
 from tests.latbench.models.small import conv_model, save
@@ -170,9 +172,32 @@ def test_networks_of_blocks_and_files_are_measured_together(
 def test_memory_grows_by_at_least_the_weights(tmp_path: Path, quick_profile: DeviceProfile) -> None:
     weight = np.zeros((1 << 18, 3, 3, 3), np.float32)  # 28 MB
     model = read_model(save(conv_model(shape=(1, 3, 4, 4), weight=weight), tmp_path / "m.onnx"))
-    footprint = measure_footprint(make_profiler(quick_profile), model)
-    assert footprint.peak_mb is not None
-    assert 28 <= footprint.peak_mb <= 280
+    found = measure_footprint(make_profiler(quick_profile), model)
+    assert found.peak_mb is not None
+    assert 28 <= found.peak_mb <= 280
+
+
+def test_a_model_is_opened_as_by_a_new_process_each_time(
+    tmp_path: Path, quick_profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A profiler may keep what it compiled, as OpenVINO's does."""
+    made: list[Profiler] = []
+
+    def make(profile: DeviceProfile) -> Profiler:
+        made.append(make_profiler(profile))
+        return made[-1]
+
+    opened_by: list[Profiler] = []
+
+    def open_by(profiler: Profiler, network: OnnxModel) -> Session:
+        opened_by.append(profiler)
+        return open_session(profiler, network)
+
+    monkeypatch.setattr(footprint, "make_profiler", make)
+    monkeypatch.setattr(footprint, "open_session", open_by)
+    model = read_model(save(conv_model(), tmp_path / "m.onnx"))
+    footprint._measure_here(quick_profile, model, silent)
+    assert len({*map(id, opened_by)}) == len(opened_by) == 3
 
 
 def test_a_refusal_comes_out_of_the_process_that_opens(
