@@ -17,6 +17,7 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 from latbench.progress import PhaseText, Progress
 from latbench.report.streams import Forgiving, say
@@ -239,10 +240,10 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for index, header in enumerate(headers):
         first = index == 0
         table.add_column(
-            header, justify="left" if first else "right", overflow="fold", no_wrap=not first
+            Text(header), justify="left" if first else "right", overflow="fold", no_wrap=not first
         )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # plain: names may hold what rich would take for markup
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         endless = console.options.update(max_width=_ENDLESS)

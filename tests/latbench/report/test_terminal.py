@@ -115,3 +115,10 @@ def test_a_row_is_one_line_of_a_pipe_unless_its_width_is_given(
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == lines
     assert "".join(line.split(" ")[0] for line in printed[1:]) == "n" * 70
+
+
+def test_names_in_a_table_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("net[int8].onnx", "net[fp16].onnx", "a[/b]", ":smile:")
+    terminal.print_table(("[cpu]", "latency"), [(name, "1 ms") for name in names])
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("[cpu]", *names))
