@@ -20,7 +20,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, external_data_helper, 
 
 from latbench.environment import memory_bytes
 from latbench.errors import InvalidFileError, InvalidValueError, in_one_line
-from latbench.files import require_file
+from latbench.files import require_file, utf8
 from latbench.models.onnx_model import OnnxModel, Tensor, Values, element_count
 from latbench.render.onnx import reference
 
@@ -79,6 +79,9 @@ def require_inputs(names: Iterable[str], models: Sequence[OnnxModel]) -> None:
 def _parse(path: Path) -> ModelProto:
     """The model without external data, after the checks of the ``onnx`` package."""
     require_file(path, what=_WHAT)
+    name = utf8(str(path))
+    if name != str(path):
+        raise InvalidFileError(f"the path {name} is not UTF-8, which onnx needs: rename it")
     if path.stat().st_size == 0:
         raise InvalidFileError(f"{path} is not {_WHAT}: it is empty")
     try:

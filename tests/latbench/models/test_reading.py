@@ -47,6 +47,15 @@ def test_a_runtime_computes_what_the_file_says(
     np.testing.assert_allclose(_outputs(model, device), _expected(model), rtol=1e-4, atol=1e-5)
 
 
+def test_a_path_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    path = save(conv_model(), tmp_path / "n\udce9t.onnx")
+    with pytest.raises(InvalidFileError, match="is not UTF-8") as caught:
+        read_model(path)
+    caught.value.message.encode()
+    spaced = save(conv_model(), tmp_path / "a b ü.onnx")
+    assert read_model(spaced).name == "a b ü.onnx"
+
+
 @pytest.mark.parametrize("element", ["BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E5M2", "INT8", "INT4"])
 def test_weights_of_types_that_numpy_lacks_are_read(element: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
