@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from latbench.errors import DeviceBusyError
+from latbench.errors import DeviceBusyError, InvalidFileError
 from latbench.profilers import Profiler
 from latbench.profilers.remote import RemoteProfiler
 
@@ -46,13 +46,16 @@ def device_lock(device: str, *, holder: str | None = None) -> Iterator[None]:
 
     Raises:
         DeviceBusyError: Another process holds the lock; the message names the process.
+        InvalidFileError: Another user's file of the lock cannot be read.
     """
     folder = Path(os.environ.get(FOLDER_VARIABLE) or _SHARED)
     path = folder / f"latbench-{device}.lock"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except PermissionError:  # another user made the file: it can still be locked
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = _open_to_read(path)
+    if os.fstat(descriptor).st_uid == os.geteuid():
+        os.fchmod(descriptor, 0o666)  # whatever the umask: other users lock the same file
     writable = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
     with os.fdopen(descriptor, "r+" if writable else "r") as file:
         try:
@@ -73,3 +76,13 @@ def device_lock(device: str, *, holder: str | None = None) -> Iterator[None]:
         finally:
             if writable:
                 file.truncate(0)
+
+
+def _open_to_read(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY)
+    except PermissionError as error:
+        raise InvalidFileError(
+            f"{path} locks the device for all users, and another one made it for itself alone: "
+            "have it deleted, or made readable (chmod a+r)"
+        ) from error

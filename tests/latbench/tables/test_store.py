@@ -20,7 +20,8 @@ import pytest
 from latbench.device import DeviceProfile
 from latbench.environment import current_environment
 from latbench.errors import DeviceBusyError, InvalidFileError
-from latbench.measure.lock import device_lock
+from latbench.measure import lock
+from latbench.measure.lock import FOLDER_VARIABLE, device_lock
 from latbench.measure.sweep import PassRecord
 from latbench.measure.visit import Visit
 from latbench.profilers import make_profiler
@@ -205,6 +206,36 @@ def test_a_second_measurement_on_the_device_is_refused() -> None:
     ):
         pass
     with device_lock("test-device"):
+        pass
+
+
+def test_the_lock_is_for_all_users_whatever_the_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    before = os.umask(0o077)
+    try:
+        with device_lock("shared"):
+            pass
+    finally:
+        os.umask(before)
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o666
+
+
+def test_a_lock_that_cannot_be_read_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+
+    def refuse(path: Path, *_: object) -> int:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(lock.os, "open", refuse)
+    with (
+        pytest.raises(InvalidFileError, match=r"latbench-shared.lock .*chmod a\+r"),
+        device_lock("shared"),
+    ):
         pass
 
 
