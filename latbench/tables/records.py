@@ -56,6 +56,7 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         unmapped: Number of entries that match no known block; they are kept.
         not_finite: Number of entries whose latency is not a finite number; they are kept.
         defects: Other defects, in words.
+        unit: Unit in which the file was read, if not in that of its format.
     """
 
     format: str
@@ -64,6 +65,7 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unmapped: int
     not_finite: int
     defects: tuple[str, ...] = ()
+    unit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

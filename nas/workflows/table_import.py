@@ -48,6 +48,7 @@ def import_table(
         read.unmapped,
         read.not_finite,
         read.defects,
+        unit,
     )
     path = Path(output)
     foreign.import_table(read, path, origin=origin, device=utf8(device), included=included)

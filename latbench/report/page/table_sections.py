@@ -91,7 +91,7 @@ def table_sections(
 def _quality(table: LatencyTable) -> tuple[Value, ...]:
     """The numbers that say how far a table can be trusted."""
     sources = [table.price(spec).source for spec in table.estimates]
-    between = sum(1 for _ in table.curves.between_specs())
+    between = sum(spec not in table.estimates for spec in table.curves.between_specs())
     known = count(len(sources) - sources.count("included"), "block")
     detail = {name: sources.count(name) for name in dict.fromkeys(sources)}
     origin = ", ".join(f"{number:,} {name}" for name, number in detail.items())
@@ -209,7 +209,8 @@ def table_commands(table: LatencyTable) -> list[str]:
     if table.origin is not None:
         origin = table.origin
         command: Sequence[str] = ("table", "import", origin.file, "--format", origin.format)
-        return [shell(*command, "--device", table.device.name, "-o", path)]
+        unit = ("--unit", origin.unit) if origin.unit else ()
+        return [shell(*command, *unit, "--device", table.device.name, "-o", path)]
     if is_model_table(table):
         return [shell("explain", "MODEL", "--device", table.device.name, "-o", path)]
     variant = [

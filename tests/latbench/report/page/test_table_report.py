@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 import latbench
+import nas
 from latbench.device import DeviceProfile
 from latbench.profilers import make_profiler
 from latbench.report.curves import chosen_curves
@@ -23,7 +26,12 @@ from tests.conftest import profile_space, random_price, write_table
 
 pytest.importorskip("altair", reason="reports need the extra `report`")
 
-from latbench.report.page.table_sections import ReportedTable, table_page
+from latbench.report.page.table_sections import (
+    ReportedTable,
+    _quality,
+    table_commands,
+    table_page,
+)
 
 
 @pytest.fixture
@@ -107,6 +115,22 @@ def test_a_profiled_table_is_reported_with_all_its_figures(
     written = latbench.write_report(profiled, tmp_path / "r.md", form="md")
     assert written.as_dict()["figures"] == len(list(page.figures))
     assert "latbench profile quick tiny --input-size 8" in (tmp_path / "r.md").read_text()
+
+
+def test_every_width_is_counted_once(profiled: LatencyTable) -> None:
+    """A held-out width is measured, but its price lies between those of its neighbours."""
+    named = _quality(profiled)[0].detail
+    counts = [int(number.replace(",", "")) for number in re.findall(r"([\d,]+) \w", named)]
+    every = {*profiled.estimates, *profiled.curves.between_specs()}
+    assert sum(counts) == len(every)
+
+
+def test_an_import_in_another_unit_is_repeated_in_it(reference: Path, tmp_path: Path) -> None:
+    file, made = reference / "tfnas" / "latency_cpu.pkl", tmp_path / "in-s.sqlite"
+    table = nas.import_table(file, made, file_format="tfnas", device="my box", unit="s")
+    (line,) = table_commands(table)
+    words = shlex.split(line.replace("\\\n", ""))
+    assert words[words.index("--unit") + 1] == "s"
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
