@@ -5,7 +5,7 @@ Profiling and transfer both fill it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,15 +111,23 @@ def join_networks(store: TableStore, networks: Sequence[Network]) -> None:
     store.add_networks([fresh[i] for i in spread], "profile")
 
 
-def profile_targets(store: TableStore, protocol: SweepProtocol) -> list[Target]:
-    """All targets of a profiling pass: the registered blocks and the networks."""
+def profile_targets(
+    store: TableStore, protocol: SweepProtocol, *, blocks: Collection[BlockSpec] | None = None
+) -> list[Target]:
+    """All targets of a profiling pass: the registered blocks, or some of them, and the networks."""
     visits = protocol.network_visits
-    return block_targets(store, protocol) + [
+    return block_targets(store, protocol, blocks=blocks) + [
         network_target(id_, network, protocol, visits=visits)
         for id_, network in store.networks("profile").items()
     ]
 
 
-def block_targets(store: TableStore, protocol: SweepProtocol) -> list[Target]:
-    """Targets of the registered blocks."""
-    return [block_target(id_, (spec,), protocol) for id_, spec in store.blocks().items()]
+def block_targets(
+    store: TableStore, protocol: SweepProtocol, *, blocks: Collection[BlockSpec] | None = None
+) -> list[Target]:
+    """Targets of the registered blocks, or of those among ``blocks``."""
+    return [
+        block_target(id_, (spec,), protocol)
+        for id_, spec in store.blocks().items()
+        if blocks is None or spec in blocks
+    ]

@@ -135,7 +135,7 @@ def transfer(
                 profiler,
                 store,
                 sweep,
-                profile_targets(store, protocol),
+                profile_targets(store, protocol, blocks=set(chosen)),
                 passes=protocol.min_passes,
                 limit_s=time_limit_s,
                 progress=phases["measure"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ from latbench.device import DeviceProfile
 from latbench.errors import MismatchError
 from latbench.measure.statistics import conformal_half_width
 from latbench.profilers import make_profiler
-from latbench.tables import LatencyTable
+from latbench.tables import LatencyTable, TableStore
 from latbench.workflows.transfer import _regress, transfer
 from nas.spaces import SearchSpace, spread_networks
 from tests.conftest import profile_space
@@ -73,6 +74,13 @@ def test_a_transfer_keeps_to_its_time_and_goes_on(
     assert all(estimate.noisy for estimate in LatencyTable.open(path).estimates.values())
     rest = transfer(profiler, path, source, networks=networks, blocks=20)
     assert (rest.passes, rest.complete) == (quick_profile.sweep.min_passes, True)
+    with TableStore.open(path) as store:
+        sweep = store.profiling()
+        assert sweep is not None
+        visits = Counter(number for number, _, _ in store.numbered_visits(sweep))
+    assert len(visits) == rest.passes
+    assert len({*visits.values()}) == 1, "later passes visit what the first one did"
+    assert rest.measured < rest.blocks
 
 
 def test_a_transfer_pools_no_visits_of_two_versions_of_a_runtime(
