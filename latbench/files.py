@@ -15,6 +15,8 @@ from latbench.errors import InvalidFileError
 
 MAX_TEXT_BYTES = 1 << 20  # architectures, profiles and recipes take a few kilobytes
 
+_PEEKED = 64  # bytes
+_ONNX_START = b"\x08"  # tag of the first field of a model, its version of the format
 _OTHER_MARKS = (
     (
         codecs.BOM_UTF32_LE,
@@ -115,6 +117,29 @@ def _alternates(start: bytes) -> bool:
 
 def _size(count: int) -> str:
     return f"{count >> 20} MiB" if count >= 1 << 20 else f"{count >> 10} KiB"
+
+
+def is_json_file(path: Path) -> bool:
+    """Whether a file begins as a JSON object; by its name where its content says nothing."""
+    start = _start(path)
+    return start == b"{" or (start != _ONNX_START and path.suffix.lower() == ".json")
+
+
+def is_onnx_file(path: Path) -> bool:
+    """Whether a file begins as an ONNX model; by its name where its content says nothing."""
+    start = _start(path)
+    return start == _ONNX_START or (start != b"{" and path.suffix.lower() == ".onnx")
+
+
+def _start(path: Path) -> bytes:
+    """First byte of a file, spaces and byte-order mark left out; nothing is taken from pipes."""
+    try:
+        if not path.is_file():
+            return b""
+        with path.open("rb") as file:
+            return file.read(_PEEKED).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+    except OSError:
+        return b""
 
 
 def utf8(text: str) -> str:

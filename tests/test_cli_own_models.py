@@ -62,6 +62,28 @@ def test_models_and_architectures_are_compared_with_the_first(
     assert found["rows"][0]["ratio"] == 1
 
 
+def test_files_are_recognised_by_their_content(
+    run: Any, models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    space = make_space("nasbench-macro", 8, 10)
+    space.smallest().save(tmp_path / "c.onnx")
+    named, bare = models[0].rename(tmp_path / "a.json"), models[1].rename(tmp_path / "b")
+    bench = ("bench", named, bare, tmp_path / "c.onnx", "--time-limit", "100ms", "--json")
+    code, out, _ = run(*bench)
+    assert code == 0, out
+    assert [row["model"] for row in json.loads(out)["rows"]] == ["a.json", "b", "c.onnx"]
+    table = write_table(tmp_path / "t.sqlite", space, load_device("cpu-onnxruntime"))
+    code, out, _ = run("predict", tmp_path / "c.onnx", "--table", table.path, "--json")
+    assert code == 0
+    assert json.loads(out)["latency_ms"] > 0
+    for path in (named, bare):
+        code, _, err = run("predict", path, "--table", table.path)
+        assert code == 2
+        assert "is not an architecture" not in err
+        code, _, err = run("profile", "cpu-onnxruntime", path, "--plan")
+        assert "unknown search space" not in err
+
+
 def test_a_slower_network_fails_a_gate_and_is_reported(
     run: Any, models: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -85,7 +85,7 @@ def _parse(path: Path) -> ModelProto:
     if path.stat().st_size == 0:
         raise InvalidFileError(f"{path} is not {_WHAT}: it is empty")
     try:
-        model = onnx.load_model(path, load_external_data=False)
+        model = onnx.load_model(path, format="protobuf", load_external_data=False)
     except (DecodeError, ValueError, OSError) as error:
         raise InvalidFileError(
             f"{path} is not {_WHAT}, or it is truncated: it cannot be decoded"

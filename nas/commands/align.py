@@ -18,6 +18,7 @@ from latbench.commands.options import (
 )
 from latbench.commands.output import emit, progress
 from latbench.errors import InvalidFileError
+from latbench.files import is_json_file
 from nas.commands.options import model_options
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def align(
     import latbench
     from latbench.report.comparisons import show_alignment
 
-    if model.suffix.lower() == ".json":
+    if is_json_file(model):
         raise InvalidFileError(
             f"{model} is not an ONNX model: if it is an architecture, write its model with "
             "`latbench export` first"

@@ -18,6 +18,7 @@ from latbench.commands.options import (
     written_file,
 )
 from latbench.commands.output import after_result, emit, progress
+from latbench.files import is_json_file
 from nas.commands.options import model_options
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def explain(
     from latbench.errors import InvalidValueError
     from latbench.report.comparisons import show_explanation
 
-    if overlay is not None and model.suffix.lower() == ".json":
+    if overlay is not None and is_json_file(model):
         raise InvalidValueError("an overlay is for the nodes of an ONNX file: leave out --overlay")
     with progress("explaining") as shown:
         found = nas.explain(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,6 +20,7 @@ from latbench.commands.options import (
     Named,
     named,
 )
+from latbench.files import is_onnx_file
 
 
 def _spaces() -> Iterable[str]:
@@ -64,13 +66,13 @@ ACTIVATION = named("activation", "relu6", "hswish")
 
 
 class SpaceOrModel(Named):
-    """The name of a search space, or the path of an ONNX file, which ends with ``.onnx``."""
+    """The name of a search space, or the path of an ONNX file."""
 
     def __init__(self) -> None:
         super().__init__("search space", _spaces, "SPACE|MODEL.onnx")
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if str(value).lower().endswith(".onnx"):
+        if is_onnx_file(Path(str(value))):
             return FILE.convert(value, param, ctx)
         return super().convert(value, param, ctx)
 

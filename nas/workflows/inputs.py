@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from latbench.device import AnyDevice, as_device
+from latbench.files import is_onnx_file
 from latbench.models import OnnxModel, read_model, require_inputs
 from latbench.models.segments import Piece, cut
 from latbench.models.torch_modules import (
@@ -29,7 +30,7 @@ AnyArchitecture = Architecture | str | Path
 """An architecture, or the path of its file."""
 
 OwnModel: TypeAlias = "OnnxModel | TorchModule | str | Path"
-"""An ONNX model, the path of its file, which ends with ``.onnx``, or a torch module."""
+"""An ONNX model, the path of its file, or a torch module."""
 
 AnySpace = SearchSpace | str
 """A search space; or its name, which means its published input size and classes."""
@@ -53,9 +54,9 @@ def as_architecture(architecture: AnyArchitecture) -> tuple[Architecture, Search
 
 
 def is_own_model(given: object) -> TypeGuard[OwnModel]:
-    """Whether an input is an ONNX model, a path that ends with ``.onnx``, or a torch module."""
+    """Whether an input is an ONNX model, the path of one, or a torch module."""
     if isinstance(given, str | Path):
-        return Path(given).suffix.lower() == ".onnx"
+        return is_onnx_file(Path(given))
     return isinstance(given, OnnxModel) or is_torch_module(given)
 
 

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import latbench
 from latbench.blocks import Network
 from latbench.device import AnyDevice
+from latbench.files import is_json_file
 from latbench.models import OnnxModel
 from latbench.models.torch_modules import Example, TorchModule, is_torch_module
 from latbench.progress import Progress, silent
@@ -106,7 +107,7 @@ def explain(
 
 def _is_architecture(model: AnyModel) -> bool:
     if isinstance(model, str | Path):
-        return Path(model).suffix.lower() == ".json"
+        return is_json_file(Path(model))
     return isinstance(model, Architecture)
 
 
