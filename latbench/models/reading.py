@@ -29,6 +29,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _WHAT = "an ONNX model"
 _KEPT_ELEMENTS = 1024  # smaller initializers stay in the graph: shapes, axes, scales
+_NAMED_WEIGHTS = 4  # version of the format from which an initializer need not be an input as well
 _HALF_BYTES = {"int4", "uint4", "float4_e2m1fn"}  # types of two elements a byte
 _CONTROL_FLOW = {"Loop", "If", "Scan", "SequenceMap"}
 _MOST = (1 << 31) - 1  # elements along one dimension
@@ -56,6 +57,7 @@ def read_model(
     path = Path(path)
     model = _parse(path)
     _refuse_unmeasurable(model, path)
+    _name_constants(model)
     weights = _take_weights(model, path)
     inputs = _fix_inputs(model, path, shapes or {}, batch_size)
     model = _infer_shapes(model, path)
@@ -187,6 +189,23 @@ def _is_weight(tensor: TensorProto) -> bool:
         TensorProto.STRING,
         TensorProto.BOOL,
     )
+
+
+def _name_constants(model: ModelProto) -> None:
+    """Make large ``Constant`` nodes initializers, which can lie beside the graph."""
+    if model.ir_version < _NAMED_WEIGHTS:
+        return
+    nodes = []
+    for node in model.graph.node:
+        values = [each.t for each in node.attribute if each.name == "value"]
+        if node.op_type == "Constant" and values and element_count(values[0]) >= _KEPT_ELEMENTS:
+            values[0].name = node.output[0]
+            model.graph.initializer.append(values[0])
+        else:
+            nodes.append(node)
+    if len(nodes) < len(model.graph.node):
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
 
 
 def _take_weights(model: ModelProto, path: Path) -> dict[str, Values]:

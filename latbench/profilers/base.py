@@ -117,9 +117,10 @@ class Profiler(ABC):
             were not.
     """
 
+    spoilt: str | None = None
+
     def __init__(self, profile: DeviceProfile) -> None:
         self.profile = profile
-        self.spoilt: str | None = None
         self.gpu = MeasuredGpu(profile, self.stream) if profile.device == "cuda" else None
 
     @staticmethod

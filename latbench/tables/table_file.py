@@ -156,7 +156,7 @@ class TableFile:
                     "upgrade latbench"
                 )
             if version in _CONVERSIONS:
-                _convert(db)
+                _convert(db, path)
             elif version < SCHEMA_VERSION:
                 raise InvalidFileError(
                     f"{path} has schema {version} of an unreleased latbench: profile again"
@@ -282,14 +282,26 @@ def _keep_widths(db: sqlite3.Connection) -> None:
     db.execute("INSERT OR REPLACE INTO meta VALUES ('widths', ?)", (text,))
 
 
-def _convert(db: sqlite3.Connection) -> None:
-    """Bring a table of an earlier schema up to date, or not at all; its measurements stay."""
-    with db:
-        db.execute("BEGIN IMMEDIATE")  # else every change of the schema is committed at once
-        version = db.execute("PRAGMA user_version").fetchone()[0]  # another may have been faster
-        for number in range(version, SCHEMA_VERSION):
-            _CONVERSIONS[number](db)
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+def _convert(db: sqlite3.Connection, path: Path) -> None:
+    """Bring a table of an earlier schema up to date, or not at all; its measurements stay.
+
+    Raises:
+        InvalidFileError: The file cannot be written.
+    """
+    try:
+        with db:
+            db.execute("BEGIN IMMEDIATE")  # else every change of the schema is committed at once
+            version = db.execute("PRAGMA user_version").fetchone()[0]  # another may be faster
+            for number in range(version, SCHEMA_VERSION):
+                _CONVERSIONS[number](db)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    except sqlite3.OperationalError as error:
+        if not error.sqlite_errorname.startswith("SQLITE_READONLY"):
+            raise
+        raise InvalidFileError(
+            f"{path} is of an earlier latbench: it is converted when it is opened, and it cannot "
+            "be written; copy it to a folder of your own"
+        ) from error
 
 
 def _drop_fits(db: sqlite3.Connection) -> None:

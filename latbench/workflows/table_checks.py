@@ -5,11 +5,14 @@ from __future__ import annotations
 from contextlib import nullcontext
 from pathlib import Path
 
-from latbench.errors import RuntimeFailure
+from latbench.errors import InvalidValueError, MismatchError, MissingExtraError, RuntimeFailure
 from latbench.measure.lock import held
 from latbench.profilers import profiler_of_table
 from latbench.tables import LatencyTable, TableCheck, TableStore
 from latbench.tables.comparison import TableDifference, compare
+
+_NOT_HERE = (RuntimeFailure, MissingExtraError, InvalidValueError, MismatchError)
+"""The device cannot run here, cannot be reached, or only by a stranger's command."""
 
 
 def open_table(table: LatencyTable | str | Path) -> LatencyTable:
@@ -39,7 +42,7 @@ def check_table(table: LatencyTable | str | Path) -> TableCheck:
         # a GPU is kept at work while its clock is read; the state of a CPU is read from files
         with held(profiler) if opened.device.device == "cuda" else nullcontext():
             return opened.check(profiler.environment())
-    except RuntimeFailure:  # the device cannot run here, or cannot be reached
+    except _NOT_HERE:
         return opened.check(None)
 
 

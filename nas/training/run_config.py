@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from latbench.errors import InvalidFileError
 from latbench.files import read_text
 
@@ -41,5 +43,9 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], at: str = ""
         if isinstance(there, dict) and isinstance(here, dict):
             yield from differences(there, here, f"{name}.")
         elif there != here:
-            told = f"{name} is {json.dumps(there)} there and {json.dumps(here)} here"
+            told = f"{name} is {_value(there)} there and {_value(here)} here"
             yield told if len(told) <= len(name) + 2 * _SHOWN else f"{name} differs"
+
+
+def _value(value: object) -> str:
+    return msgspec.json.encode(value).decode()

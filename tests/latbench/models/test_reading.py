@@ -97,6 +97,19 @@ def test_large_weights_are_kept_apart_from_the_graph(tmp_path: Path) -> None:
     np.testing.assert_array_equal(numpy_helper.to_array(found), model.weights["w"])
 
 
+@pytest.mark.parametrize("ir_version", [3, 8])
+def test_large_constants_are_weights_too(ir_version: int, tmp_path: Path) -> None:
+    proto = conv_model()
+    weight = proto.graph.initializer.pop()
+    constant = helper.make_node("Constant", [], [weight.name], value=weight)
+    proto.graph.node.insert(0, constant)
+    proto.ir_version = ir_version
+    model = read_model(save(proto, tmp_path / "constant.onnx"))
+    assert (model.weight_bytes > 0) == (ir_version == 8)
+    found = _outputs(model, "cpu-onnxruntime")
+    np.testing.assert_allclose(found, _expected(model), rtol=1e-4, atol=1e-5)
+
+
 def test_models_differ_by_a_weight_and_by_a_shape_and_not_by_name(tmp_path: Path) -> None:
     first = read_model(save(conv_model(), tmp_path / "a.onnx"))
     again = read_model(save(conv_model(), tmp_path / "b.onnx"))

@@ -405,8 +405,7 @@ def test_a_command_of_a_stranger_s_table_is_not_run(
         nas.verify([], path, random=2)
     with pytest.raises(InvalidValueError, match=r"gift\.toml"):
         nas.calibrate(path)
-    with pytest.raises(InvalidValueError, match="your rights"):
-        latbench.check_table(path)
+    assert not latbench.check_table(path).stale, "entries are looked at all the same"
     assert not mark.exists()
     assert of_table(msgspec.structs.replace(profile, host=Host(ssh="pi@board"))).host is not None
     write_device(msgspec.structs.replace(profile, name="own"), own_folder() / "own.toml")

@@ -110,6 +110,17 @@ def test_an_imported_table_of_schema_4_keeps_its_prices(tiny_table: LatencyTable
     assert LatencyTable.open(tiny_table.path).estimates == tiny_table.estimates
 
 
+def test_an_early_table_that_cannot_be_written_says_so(
+    tiny_table: LatencyTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(sqlite3.connect(tiny_table.path)) as db, db:
+        db.execute("PRAGMA user_version = 4")
+    locked, connect = f"file:{tiny_table.path}?mode=ro", sqlite3.connect
+    monkeypatch.setattr(table_file.sqlite3, "connect", lambda path: connect(locked, uri=True))
+    with pytest.raises(InvalidFileError, match="copy it to a folder of your own"):
+        LatencyTable.open(tiny_table.path)
+
+
 def test_what_is_written_is_read_back(
     store: TableStore, profile: DeviceProfile, tiny_space: SearchSpace
 ) -> None:

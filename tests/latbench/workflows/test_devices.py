@@ -8,7 +8,9 @@ import pytest
 
 import latbench
 from latbench.device import DeviceProfile, shipped_profiles
-from latbench.errors import UnknownNameError
+from latbench.errors import MissingExtraError, UnknownNameError
+from latbench.profilers import Profiler
+from latbench.workflows import table_checks
 from tests.conftest import make_tiny_space, write_table
 
 
@@ -39,6 +41,20 @@ def test_a_table_of_another_machine_is_stale(tmp_path: Path, profile: DeviceProf
     assert found.stale
     assert not found.passed
     assert found.as_dict()["stale"] == list(found.stale)
+
+
+def test_a_table_is_checked_where_its_runtime_is_missing(
+    tmp_path: Path, profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = write_table(tmp_path / "t.sqlite", make_tiny_space(), profile)
+
+    def missing(device: DeviceProfile) -> Profiler:
+        raise MissingExtraError("openvino", "openvino")
+
+    monkeypatch.setattr(table_checks, "profiler_of_table", missing)
+    found = latbench.check_table(table)
+    assert not found.stale
+    assert found.entries == len(table.estimates)
 
 
 def test_a_table_is_exported_by_method(tmp_path: Path, profile: DeviceProfile) -> None:
