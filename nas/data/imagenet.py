@@ -30,7 +30,7 @@ from nas.data.stored import StoredSplit
 from nas.data.stores import Store
 
 TRAIN, VAL = "train", "val"
-MARGIN = 32  # resize to the input size + 32 and cut out the centre: 256 and 224 as published
+_SIZE, _MARGIN = 224, 32  # published: resized to 256, of which the centre is cut out
 _LEAST_AREA = 0.2  # smallest part of the area in a training crop
 _MEAN, _STD = (
     (0.485, 0.456, 0.406),
@@ -45,6 +45,8 @@ _LAYOUT = (
 def imagenet(input_size: int, data_dir: Path | None) -> ImageData:
     """The images of a folder at an input size in pixels.
 
+    Held-out and test images show their centre, 7/8 of the shorter side, as published for 224 px.
+
     Raises:
         InvalidFileError: The folder is missing or has another layout.
     """
@@ -52,10 +54,11 @@ def imagenet(input_size: int, data_dir: Path | None) -> ImageData:
     (train, train_labels), (test, test_labels) = _parts(data_dir)
     classes = int(max(train_labels.max(), test_labels.max())) + 1
     processes = DecodingProcesses()
+    margin = round(input_size * _MARGIN / _SIZE)  # the same part of the image at every size
 
     def split(store: Store, labels: Tensor, least_area: float | None) -> StoredSplit:
         numbers = torch.arange(len(labels))
-        return StoredSplit(store, numbers, labels, input_size, MARGIN, least_area, processes)
+        return StoredSplit(store, numbers, labels, input_size, margin, least_area, processes)
 
     return ImageData(
         "imagenet",
@@ -77,7 +80,7 @@ def pack_imagenet(folder: Path, output: Path, *, progress: Progress = silent) ->
         InvalidFileError: The folder has no known layout, or a file cannot be read or written.
     """
     progress(0.0, "listing the images")
-    data = imagenet(MARGIN, folder)
+    data = imagenet(_SIZE, folder)  # files are packed as they are, whatever the size
     parts = {TRAIN: data.train, VAL: data.test}
     with Phases(
         progress, [Phase(name, float(len(part))) for name, part in parts.items()]

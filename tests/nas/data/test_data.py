@@ -152,6 +152,18 @@ def test_test_images_are_resized_and_cropped_as_torchvision_does(tmp_path: Path)
         assert np.array_equal(made, np.array(expected))
 
 
+@pytest.mark.parametrize("size", [8, 16, 32, 224])
+def test_test_images_show_the_published_part_at_every_size(tmp_path: Path, size: int) -> None:
+    """7/8 of each side. White is 16/28 of the width of the part that is shown."""
+    pixels = np.zeros((64, 64, 3), dtype=np.uint8)
+    pixels[16:48, 16:48] = 255
+    for part in ("train", "val"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / part / "a" / "i.png")
+    shown = _first(imagenet(size, tmp_path).test, 1)[0].float() / 255
+    assert float(shown.mean()) == pytest.approx((16 / 28) ** 2, rel=0.04)
+
+
 def test_a_training_crop_shows_the_part_that_was_drawn(tmp_path: Path) -> None:
     """Against a crop of the whole image, decoded in full."""
     write_image(tmp_path / "i.jpg", seed=2, size=(400, 300))
