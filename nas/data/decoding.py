@@ -19,6 +19,7 @@ from latbench.errors import InvalidFileError
 from nas.data.stores import Store
 
 _LARGEST_ASPECT = 4 / 3  # of random crops; the smallest is 3 / 4 (Szegedy et al. 2015)
+_MOST_GREY = 65535  # white in 16 bits; the mode in Pillow is I;16 or I, depending on the format
 _TRIES = 10  # largest number of crops drawn until one fits into the image
 
 Pixels = NDArray[np.uint8]
@@ -91,7 +92,7 @@ def _decoded(job: Job, number: int) -> Pixels:
 
 def decode_centre(raw: bytes, size: int, *, margin: int) -> Pixels:
     """The centre of an image whose shorter side is resized to ``size + margin``."""
-    image = _open(raw).convert("RGB")
+    image = _rgb(_open(raw))
     full = size + margin
     width, height = image.size
     if width <= height:
@@ -117,7 +118,7 @@ def decode_crop(raw: bytes, size: int, rng: random.Random, *, least_area: float)
     )
     x, y = image.size[0] / width, image.size[1] / height
     box = (left * x, top * y, (left + crop_width) * x, (top + crop_height) * y)
-    image = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box=box)
+    image = _rgb(image).resize((size, size), Image.Resampling.BILINEAR, box=box)
     return np.asarray(image)
 
 
@@ -143,3 +144,11 @@ def random_crop(
 
 def _open(raw: bytes) -> Image.Image:
     return Image.open(io.BytesIO(raw))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """The image in RGB. Grey values of 16 bits are scaled to 8 bits; Pillow would clip them."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.int64).clip(0, _MOST_GREY)
+        image = Image.fromarray(((grey * 255 + _MOST_GREY // 2) // _MOST_GREY).astype(np.uint8))
+    return image.convert("RGB")

@@ -164,6 +164,23 @@ def test_test_images_show_the_published_part_at_every_size(tmp_path: Path, size:
     assert float(shown.mean()) == pytest.approx((16 / 28) ** 2, rel=0.04)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "PPM"])
+def test_grey_images_of_16_bits_look_as_in_8_bits(kind: str) -> None:
+    """Pillow opens such a PNG in mode I;16, and such a PGM in mode I."""
+    grey = np.arange(64 * 64).reshape(64, 64) // 16
+    deep, plain = io.BytesIO(), io.BytesIO()
+    Image.fromarray((grey * 257).astype(np.uint16)).save(deep, kind)
+    Image.fromarray(grey.astype(np.uint8)).save(plain, kind)
+    assert Image.open(deep).mode == {"PNG": "I;16", "PPM": "I"}[kind]
+    centres = [decode_centre(file.getvalue(), 32, margin=4) for file in (deep, plain)]
+    assert np.array_equal(*centres)
+    crops = [
+        decode_crop(file.getvalue(), 32, random.Random(0), least_area=0.2) for file in (deep, plain)
+    ]
+    assert np.array_equal(*crops)
+    assert np.ptp(centres[0]) > 192
+
+
 def test_a_training_crop_shows_the_part_that_was_drawn(tmp_path: Path) -> None:
     """Against a crop of the whole image, decoded in full."""
     write_image(tmp_path / "i.jpg", seed=2, size=(400, 300))
