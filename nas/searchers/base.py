@@ -175,6 +175,7 @@ class Searcher(ABC):
         limited: Whether the search can keep limits of MACs and parameters.
         needs_table: Whether the search needs a latency table, even if there are such limits.
         generates: Whether the search trains a generator, which can answer other budgets later.
+        trains_choices: Whether held-out images train choices, in batches like the others.
         has_crew: Whether the search scores several architectures at once, which workers can share.
     """
 
@@ -185,6 +186,7 @@ class Searcher(ABC):
     limited: ClassVar[bool] = False
     needs_table: ClassVar[bool] = True
     generates: ClassVar[bool] = False
+    trains_choices: ClassVar[bool] = False
     has_crew: ClassVar[bool] = False
 
     def __init__(self, priced: PricedSpace | SearchSpace, settings: SearchSettings) -> None:
@@ -285,9 +287,10 @@ class Searcher(ABC):
                 recipe.computed_in
             )  # raises an error if the device cannot
             criterion_of(data, self.space.classes, recipe)
-            check_batches(recipe, self.settings.workers)
             train, held_out = data.held_out(recipe.held_out, seed=self.settings.seed)
             require_images(data, train, held_out)
+            shown = [train, held_out] if self.trains_choices else [train]
+            check_batches(recipe, self.settings.workers, parts=shown)
 
     def check_targets(self, targets_ms: Sequence[float]) -> None:
         """Refuse targets that no architecture of the space meets within the limits.

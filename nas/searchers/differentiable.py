@@ -94,6 +94,7 @@ class DifferentiableSearcher(SupernetSearcher):
     """
 
     recipe_kind: ClassVar[type[Recipe] | None] = DifferentiableRecipe
+    trains_choices: ClassVar[bool] = True
 
     def __init__(self, priced: PricedSpace | SearchSpace, settings: SearchSettings) -> None:
         super().__init__(priced, settings)

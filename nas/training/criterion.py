@@ -6,16 +6,18 @@ options, or leaves the choice to the task of the data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import torch
 from torch import nn
 
 from latbench.errors import InvalidValueError
-from nas.data.images import ImageData
+from nas.data.images import ImageData, Source
 from nas.tasks import task_of
-from nas.training.distributed import ALONE, Workers
+from nas.training.distributed import ALONE, LEAST_IMAGES, Workers
+
+_FEWEST_CLASSES = 2  # in a batch by class: losses of embeddings compare images of two classes
 
 
 class Loss(Protocol):
@@ -63,11 +65,17 @@ def criterion_of(
         return task.criterion(outputs, name=recipe.criterion or usual, options=recipe.options)
 
 
-def check_batches(recipe: Loss, workers: Workers = ALONE) -> None:
-    """Refuse a batch that does not divide among processes or classes.
+def check_batches(recipe: Loss, workers: Workers = ALONE, *, parts: Sequence[Source] = ()) -> None:
+    """Refuse batches that do not divide among processes or classes, or that images cannot fill.
+
+    Args:
+        recipe: Recipe with the batch size.
+        workers: The processes that train together.
+        parts: Parts of the images, each of which is shown in batches.
 
     Raises:
-        InvalidValueError: The batch does not divide; the message gives batch sizes that do.
+        InvalidValueError: A batch does not divide; or a part has too few images or classes for one.
+            The message gives batch sizes that fit.
     """
     workers.share(recipe.batch_size)
     if recipe.per_class and recipe.batch_size % (recipe.per_class * workers.count):
@@ -76,3 +84,39 @@ def check_batches(recipe: Loss, workers: Workers = ALONE) -> None:
             f"in {workers.count} processes: choose a multiple of "
             f"{recipe.per_class * workers.count}"
         )
+    if parts and recipe.per_class:
+        known = min(int(torch.bincount(part.labels).count_nonzero()) for part in parts)
+        _check_classes(recipe, known, workers.count)
+    elif parts:
+        _check_images(recipe, min(map(len, parts)), workers)
+
+
+def _check_classes(recipe: Loss, known: int, processes: int) -> None:
+    """Refuse batches by class that show one class, or more than a part of the images has."""
+    shown, step = recipe.batch_size // recipe.per_class, recipe.per_class * processes
+    if _FEWEST_CLASSES <= shown <= known:
+        return
+    fewest = max(_FEWEST_CLASSES * recipe.per_class, LEAST_IMAGES * processes)
+    low, high = -(-fewest // step) * step, known * recipe.per_class // step * step
+    remedy = f"choose {low} to {high} images" + (f", a multiple of {step}" if step > 1 else "")
+    if low > high:
+        remedy = "choose a smaller per_class, or 0, or give more images"
+    raise InvalidValueError(
+        f"batches of {recipe.batch_size} images with {recipe.per_class} of each class show "
+        f"{shown} classes; they need {_FEWEST_CLASSES} or more, and a part of the images has "
+        f"{known}: {remedy}"
+    )
+
+
+def _check_images(recipe: Loss, fewest: int, workers: Workers) -> None:
+    """Refuse a part of the images that is smaller than a batch and does not divide as one."""
+    usable = fewest // workers.count * workers.count
+    if recipe.batch_size <= fewest:
+        return
+    if LEAST_IMAGES * workers.count <= usable < fewest:
+        raise InvalidValueError(
+            f"a part of the images has {fewest}, fewer than a batch of {recipe.batch_size}, and "
+            f"they do not divide among {workers.count} processes: choose a batch size up to "
+            f"{usable}, a multiple of {workers.count}"
+        )
+    workers.share(max(usable, workers.count))  # refuses one image for each

@@ -19,7 +19,7 @@ from nas.supernet.candidates import Initial, initialise, modules_of
 from nas.training import module_training
 from nas.training.criterion import check_batches, criterion_of
 from nas.training.distributed import ALONE, Workers
-from nas.training.module_training import TrainingState, images_a_step
+from nas.training.module_training import TrainingState
 from nas.training.recipe import TrainingRecipe
 from nas.training.regularisation import add_drop_connect, add_dropout
 from nas.training.run_folder import RunFolder
@@ -88,8 +88,7 @@ def check(
     """
     torch_device.at(recipe.precision)
     _criterion(network, data, recipe)
-    check_batches(recipe, group)
-    group.share(images_a_step(data, recipe))
+    check_batches(recipe, group, parts=[data.train])
 
 
 def make_model(network: Network, *, seed: int, initial: Initial = "he") -> NetworkModule:

@@ -142,7 +142,7 @@ def train_unified(
     Raises:
         LatbenchError: The criterion or the batches do not fit the data.
     """
-    check_batches(recipe, workers)
+    check_batches(recipe, workers, parts=[parts.weights])
     if criterion is None:
         criterion = criterion_of(data, space.classes, recipe, seed=seed, default="scratch")
     supernet = UnifiedSupernet(space, seed=seed)

@@ -165,12 +165,12 @@ def prune(
     chosen = load_recipe(
         FineTuningRecipe, recipe, settings, epochs=epochs, batch_size=batch_size, seed=seed
     )
-    check_batches(chosen)
     profiler, trains_on = as_profiler(device), as_torch_device(torch_device)
     trains_on.at(chosen.precision)
     original = copy.deepcopy(module).cpu().eval()
     example = torch.rand(profiler.profile.batch_size, 3, input_size, input_size)
     loaded = _data(data, original, example, data_dir=data_dir, images=images)
+    check_batches(chosen, parts=[loaded.train])
     limit_s = as_duration_s(time_limit)
     parts = [
         Phase("measure widths", seconds=limit_s),

@@ -101,8 +101,9 @@ class SGNASSearcher(Searcher):
         criterion_of(
             data, self.space.classes, self.recipe, seed=self.settings.seed, default="scratch"
         )
-        check_batches(self.recipe, self.settings.workers)
-        divide(data, self.recipe, seed=self.settings.seed)
+        parts = divide(data, self.recipe, seed=self.settings.seed)
+        shown = [parts.weights, parts.generator]
+        check_batches(self.recipe, self.settings.workers, parts=shown)
 
     def requests(self, targets_ms: Sequence[float]) -> list[Request]:
         """Requests to the generator: each target with all limits, or only the limits."""

@@ -103,6 +103,7 @@ class TFNASSearcher(Searcher):
     recipe_kind: ClassVar[type[Recipe] | None] = TFNASRecipe
     parallel: ClassVar[bool] = True
     corrects_on_device: ClassVar[bool] = True
+    trains_choices: ClassVar[bool] = True
 
     def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
         recipe = recipe_of(settings, TFNASRecipe)

@@ -412,6 +412,24 @@ def test_black_boxes_refuse_strategies_that_train_probabilities(strategy: str) -
         SEARCHERS["evolution"](make_small_space(), settings)
 
 
+def test_batches_by_class_fit_all_images_that_are_shown_in_them() -> None:
+    """Held-out images are shown in batches where they train choices."""
+    space, data = make_small_space(), tiny_data(40)
+    limits = (_limit(space, "macs", 0.5),)
+    for family, recipe in (
+        ("evolution", OneShotRecipe(batch_size=16, per_class=2)),
+        ("softmax", DifferentiableRecipe(batch_size=16, per_class=2)),
+    ):
+        _, held_out = data.held_out(recipe.held_out, seed=0)
+        assert len(held_out.labels.unique()) == 6
+        searcher = SEARCHERS[family](space, SearchSettings(recipe=recipe, limits=limits))
+        if family == "evolution":
+            searcher.check(data, [])
+        else:
+            with pytest.raises(InvalidValueError, match="has 6: choose 4 to 12 images"):
+                searcher.check(data, [])
+
+
 @pytest.mark.parametrize("name", ["softmax", "gumbel"])
 def test_paths_train_the_weights_and_the_mixture_trains_the_logits(
     name: str, tmp_path: Path

@@ -284,6 +284,8 @@ def test_data_that_does_not_fit_is_refused_before_anything_is_written(tmp_path: 
         ({"criterion": "angular"}, "embeddings"),
         ({"per_class": 5}, "cannot show"),
         ({"held_out": 0.01}, "too few"),
+        # the images that train the generator show 5 of 10 classes
+        ({"per_class": 1, "batch_size": 10}, "choose 2 to 5 images"),
     ):
         recipe = msgspec.structs.replace(RECIPE, **changes)
         searcher = SGNASSearcher(make_mix_space(), SearchSettings(recipe=recipe))

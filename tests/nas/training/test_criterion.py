@@ -10,6 +10,7 @@ import torch
 
 from latbench.errors import InvalidValueError, UnknownNameError
 from nas.criteria.focal import Focal
+from nas.data.images import batches, generator
 from nas.training.criterion import check_batches, criterion_of
 from nas.training.distributed import Workers
 from nas.training.steps import TrainingImages
@@ -46,6 +47,41 @@ def test_batches_that_do_not_divide_are_refused_with_those_that_do() -> None:
         check_batches(SupernetRecipe(batch_size=12, per_class=5))
     with pytest.raises(InvalidValueError, match="multiple of 8"):
         check_batches(SupernetRecipe(batch_size=12, per_class=4), Workers(0, 2))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("per_class", [0, 1, 2, 3])
+def test_batches_are_refused_where_a_training_would_refuse_them(
+    per_class: int, processes: int
+) -> None:
+    """Every batch size, against drawing and sharing the first batch of each part."""
+    data, workers, fits = tiny_data(60), Workers(0, processes), []
+    parts = data.train, data.train.take(torch.arange(11))
+    classes = [len(part.labels.unique()) for part in parts]
+    assert classes == [10, 6]
+
+    def is_drawn(batch_size: int) -> bool:
+        try:
+            for part in parts:
+                _, labels = next(batches(part, batch_size, generator(0), per_class=per_class))
+                workers.share(batch_size)
+                workers.share(len(labels))
+        except InvalidValueError:
+            return False
+        return batch_size % (max(per_class, 1) * processes) == 0
+
+    for batch_size in range(1, 41):
+        try:
+            recipe = SupernetRecipe(batch_size=batch_size, per_class=per_class)
+            check_batches(recipe, workers, parts=parts)
+            fits.append(batch_size)
+        except InvalidValueError:
+            pass
+    assert fits == [size for size in range(1, 41) if is_drawn(size)]
+    if per_class:
+        recipe = SupernetRecipe(batch_size=36 * per_class, per_class=per_class)
+        with pytest.raises(InvalidValueError, match=f"choose {fits[0]} to {fits[-1]} images"):
+            check_batches(recipe, workers, parts=parts)
 
 
 def test_searches_see_batches_of_p_classes_times_k_images() -> None:
