@@ -26,6 +26,7 @@ from nas.supernet.mixed_operations import Supernet
 from nas.supernet.unified_supernet import UnifiedSupernet
 from nas.training.bilevel_settings import PLAIN_UPDATES, Objective, Plan, UpdateRules
 from nas.training.choice_probabilities import log_probabilities
+from nas.training.criterion import loss_of
 from nas.training.distributed import ALONE, Workers
 from nas.training.epochs import Resumable, Stateful, Values, run_epochs, scaler_part
 from nas.training.optimizer import ElasticSGD, cosine, set_lr
@@ -278,8 +279,8 @@ class Bilevel(Resumable):
 
     def _loss(self, x: Tensor, labels: Tensor, relaxed: Drawn) -> Tensor:
         with self.torch_device.autocast():
-            loss: Tensor = self.criterion(self.supernet(x, relaxed), labels)
-        return loss
+            outputs = self.supernet(x, relaxed)
+        return loss_of(self.criterion, outputs, labels)
 
     def _update(
         self, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], clip: float

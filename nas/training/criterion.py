@@ -1,4 +1,4 @@
-"""The loss that a recipe names, and a check of its batches.
+"""The loss that a recipe names, its computation in a step, and a check of its batches.
 
 The same rules hold for searches and for trainings from scratch: a recipe names a criterion and its
 options, or leaves the choice to the task of the data.
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from latbench.errors import InvalidValueError
 from nas.data.images import ImageData, Source
@@ -63,6 +63,17 @@ def criterion_of(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return task.criterion(outputs, name=recipe.criterion or usual, options=recipe.options)
+
+
+def loss_of(criterion: nn.Module, outputs: Tensor, labels: Tensor) -> Tensor:
+    """The loss of outputs, a scalar in single precision, also where autocast is on.
+
+    Losses of embeddings contain matrix products, which autocast would compute in half precision.
+    """
+    precise = outputs.to(torch.promote_types(outputs.dtype, torch.float32))  # double stays double
+    with torch.autocast(outputs.device.type, enabled=False):
+        loss: Tensor = criterion(precise, labels)
+    return loss
 
 
 def check_batches(recipe: Loss, workers: Workers = ALONE, *, parts: Sequence[Source] = ()) -> None:

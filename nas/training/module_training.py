@@ -25,6 +25,7 @@ from nas.data.augmentation import augment
 from nas.data.feed import feed
 from nas.data.images import ImageData, batches, generator
 from nas.tasks import task_of
+from nas.training.criterion import loss_of
 from nas.training.distributed import ALONE, Workers
 from nas.training.epochs import Resumable, Values, resume, run_epochs, scaler_part
 from nas.training.optimizer import TensorFlowRMSprop, cosine, set_lr
@@ -250,7 +251,7 @@ class TrainingState(Resumable):
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         outputs = self.model(images)
-        loss: Tensor = self.criterion(outputs, labels)
+        loss = loss_of(self.criterion, outputs, labels)
         learnt = self.distillation
         if learnt is None:
             return loss

@@ -35,7 +35,7 @@ from nas.tasks import task_of
 from nas.training.bilevel import Bilevel, EpochResult, loss_and_lr
 from nas.training.bilevel_settings import Plan, Streams
 from nas.training.calibration import calibrate
-from nas.training.criterion import check_batches, criterion_of
+from nas.training.criterion import check_batches, criterion_of, loss_of
 from nas.training.distributed import ALONE, Workers
 from nas.training.epochs import Values, resume
 from nas.training.gradients import add_gradients
@@ -241,7 +241,8 @@ class UnifiedTraining(Bilevel):
         losses = []
         for path in drawn:
             with self.torch_device.autocast():
-                loss = self.criterion(self.supernet.finish(shared, path), labels)
+                outputs = self.supernet.finish(shared, path)
+            loss = loss_of(self.criterion, outputs, labels)
             add_gradients(self.scaler.scale(loss), [*self.parameters, shared])
             losses.append(loss.detach())
         begun.backward(shared.grad)  # type: ignore[no-untyped-call]

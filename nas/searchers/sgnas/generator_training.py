@@ -55,6 +55,7 @@ from nas.searchers.sgnas.imitation import imitate
 from nas.searchers.sgnas.priors import FINALISTS, best_finalists, rank_candidates
 from nas.searchers.sgnas.recipe import SGNASRecipe
 from nas.spaces import SearchSpace
+from nas.training.criterion import loss_of
 from nas.training.epochs import Values, resume, run_epochs
 from nas.training.run_folder import RunFolder
 from nas.training.steps import Report, TrainingImages
@@ -259,10 +260,11 @@ class GeneratorTraining:
         gumbel = gumbel_noise(logits.shape, noise).to(logits.device, non_blocking=True)
         probabilities = ((logits.log_softmax(-1) + gumbel) / tau).softmax(-1)
         with self.torch_device.autocast():
-            loss = self.evaluator.criterion(self.evaluator.outputs(x, probabilities), labels)
+            outputs = self.evaluator.outputs(x, probabilities)
+        loss = loss_of(self.evaluator.criterion, outputs, labels)
         excess = self.budgets.excess(request, logits.softmax(-1))
         state.adam.zero_grad(set_to_none=True)
-        state.scaler.scale(loss + self.recipe.hardware_loss(excess)).backward()
+        state.scaler.scale(loss + self.recipe.hardware_loss(excess)).backward()  # type: ignore[no-untyped-call]
         if self.adapting:
             assert state.generator.devices.grad is not None
             state.generator.devices.grad[:-1] = 0  # the vectors of known devices do not change

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from latbench.errors import InvalidValueError, UnknownNameError
+from nas.criteria import CRITERIA
 from nas.criteria.focal import Focal
 from nas.data.images import batches, generator
-from nas.training.criterion import check_batches, criterion_of
+from nas.training.criterion import check_batches, criterion_of, loss_of
 from nas.training.distributed import Workers
 from nas.training.steps import TrainingImages
 from nas.training.supernet_training import SupernetRecipe
@@ -30,6 +31,24 @@ def test_an_unknown_criterion_or_option_is_refused_with_what_there_is() -> None:
     with pytest.raises(UnknownNameError, match="smoothing"):
         recipe = SupernetRecipe(criterion="label-smoothing", options={"smooth": 0.1})
         criterion_of(tiny_data(), 10, recipe)
+
+
+@pytest.mark.parametrize("name", list(CRITERIA))
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_losses_are_in_single_precision_under_autocast(name: str, half: torch.dtype) -> None:
+    """Value and gradient equal those of the same outputs without autocast."""
+    labels, criterion = torch.arange(24) % 6, CRITERIA[name](6, 6)
+    outputs = torch.randn(24, 6, generator=torch.Generator().manual_seed(0)).to(half)
+    found = []
+    for is_on in (False, True):
+        given = outputs.clone().requires_grad_()
+        torch.manual_seed(0)
+        with torch.autocast("cpu", half, enabled=is_on):
+            loss = loss_of(criterion, given, labels) if is_on else criterion(given.float(), labels)
+        loss.backward()
+        found.append((loss.detach(), given.grad))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+    assert found[1][0].dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", ["triplet", "angular"])

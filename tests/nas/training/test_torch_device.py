@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from latbench.device import load_device
 from latbench.errors import InvalidValueError, LatbenchError, TorchDeviceError
+from nas.criteria.cross_entropy import CrossEntropy
+from nas.criteria.label_smoothing import LabelSmoothing
 from nas.latency.priced_space import PricedSpace
 from nas.recipes import load_recipe
 from nas.searchers import SEARCHERS, SearchSettings
@@ -20,7 +23,7 @@ from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
 from nas.training.steps import Report
 from nas.training.torch_device import CPU, TorchDevice, find_torch_device
-from tests.conftest import make_small_space, write_table
+from tests.conftest import make_mix_space, make_small_space, write_table
 from tests.nas.runs import Stop, stopping_after, tiny_data
 from tests.nas.training.test_from_scratch import NETWORK, make_data
 
@@ -222,6 +225,38 @@ def test_searches_of_half_precision_go_on_bit_exactly(
         if precision == "fp16":
             scaler = whole["scaler"]
             assert scaler["_growth_tracker"] > 0 or scaler["scale"] < 2**16  # it has begun
+
+
+@pytest.mark.parametrize("name", ["train", "tfnas", "evolution", "gumbel", "sgnas"])
+def test_every_training_computes_its_loss_without_autocast(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+    for criterion in (CrossEntropy, LabelSmoothing):
+
+        def recorded(self: nn.Module, outputs: Tensor, labels: Tensor) -> Tensor:
+            seen.add((outputs.dtype, torch.is_autocast_enabled("cpu")))
+            return F.cross_entropy(outputs, labels)
+
+        monkeypatch.setattr(criterion, "forward", recorded)
+    folder = RunFolder(tmp_path / "run", {})
+    if name == "train":
+        recipe = TrainingRecipe(epochs=1, batch_size=8, precision="bf16")
+        scratch.train(NETWORK, make_data(), recipe, folder)
+    else:
+        space = make_mix_space() if name == "sgnas" else make_small_space()
+        table = write_table(tmp_path / "t.sqlite", space, load_device("cpu-onnxruntime"))
+        priced, kind = PricedSpace(space, table), SEARCHERS[name].recipe_kind
+        assert kind is not None
+        small = {
+            "evolution": {"evaluations": 2},
+            "sgnas": {"generator_epochs": 1, "priors": 1, "prior_candidates": 1},
+        }
+        chosen = kind(precision="bf16", **small.get(name, {}))  # type: ignore[call-arg]
+        target_ms = sum(priced.feasible_ms()) / 2
+        searcher = SEARCHERS[name](priced, SearchSettings(2, 8, 1, chosen))
+        searcher.search(tiny_data(), [target_ms], folder)
+    assert seen == {(torch.float32, False)}
 
 
 def test_a_step_whose_gradients_overflow_is_skipped_and_the_scale_falls() -> None:
