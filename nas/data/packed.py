@@ -6,9 +6,12 @@ big-endian; the value is the encoded image.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import lmdb
 import numpy as np
@@ -26,8 +29,19 @@ _AT_ONCE = 500  # images per transaction
 _MAP_BYTES = 1 << 40  # largest size of the file; reserves address space, not disk
 
 
+# LMDB opens a file only once in a process, so all stores of a file share its environment
+_opened: WeakValueDictionary[tuple[int, int], lmdb.Environment] = WeakValueDictionary()
+_opening = Lock()
+# a lock that another thread holds during a fork would never be released in the child
+os.register_at_fork(
+    before=_opening.acquire,
+    after_in_parent=_opening.release,
+    after_in_child=_opening.release,
+)
+
+
 class LmdbStore:
-    """The images of a packed file.
+    """The images of a packed file, which may be open in other stores as well.
 
     Raises:
         InvalidFileError: The file is missing, damaged or not a packed file.
@@ -36,12 +50,10 @@ class LmdbStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._environment = lmdb.open(
-                str(path), subdir=False, readonly=True, lock=False, readahead=False
-            )
+            self._environment = _environment(path)
             with self._environment.begin() as transaction:
                 raw = transaction.get(_LABELS)
-        except lmdb.Error as error:
+        except (OSError, lmdb.Error) as error:
             raise InvalidFileError(
                 f"cannot read {path}: {error}; make it again with `latbench pack`"
             ) from error
@@ -71,6 +83,25 @@ class LmdbStore:
 
     def part(self, numbers: Iterable[int]) -> LmdbStore:
         return self  # another process can open the same file
+
+
+def _environment(path: Path) -> lmdb.Environment:
+    """The environment of a file, under whatever path it was opened.
+
+    It closes with its last store. A forked process reads through the environments of its parent,
+    which is safe because they are read only and lock nothing.
+
+    Raises:
+        OSError, lmdb.Error: The file is missing or damaged.
+    """
+    with _opening:
+        status = path.stat()
+        file = (status.st_dev, status.st_ino)
+        found = _opened.get(file)
+        if found is None:
+            found = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)
+            _opened[file] = found
+        return found
 
 
 def pack(
