@@ -111,8 +111,7 @@ def train(
         if group.leads:
             with folder.metrics() as metrics:
                 metrics.log("test", recipe.epochs, score)
-            tensors = {n: v.cpu().contiguous() for n, v in state.result.state_dict().items()}
-            write_atomically(folder.path / WEIGHTS, save(tensors))
+            write_atomically(folder.path / WEIGHTS, save(_separate(state.result)))
         group.wait()
     return score
 
@@ -307,10 +306,22 @@ def learning_rate(recipe: NetworkRecipe, progress: float) -> float:
 
 @torch.no_grad()
 def _move_towards(mean: nn.Module, model: nn.Module, share: float) -> None:
-    """Move a running mean, with its running statistics, towards the model by a share."""
-    pairs = list(zip(mean.state_dict().values(), model.state_dict().values(), strict=True))
+    """Move a running mean, with its running statistics, towards the model by a share.
+
+    A tensor that a module holds under two names is moved once.
+    """
+    pairs = [
+        *zip(mean.parameters(), model.parameters(), strict=True),
+        *zip(mean.buffers(), model.buffers(), strict=True),
+    ]
     for ours, theirs in pairs:
         if not ours.is_floating_point():
             ours.copy_(theirs)
     moved = [pair for pair in pairs if pair[0].is_floating_point()]
     torch._foreach_lerp_([ours for ours, _ in moved], [theirs for _, theirs in moved], share)
+
+
+def _separate(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a module by name, on the CPU; safetensors files hold no shared memory."""
+    contiguous = torch.contiguous_format
+    return {n: v.cpu().clone(memory_format=contiguous) for n, v in model.state_dict().items()}

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nas.training.distributed import ALONE
-from nas.training.module_training import Distillation, TrainingState, train
+from nas.training.module_training import WEIGHTS, Distillation, TrainingState, train
 from nas.training.recipe import FineTuningRecipe
 from nas.training.run_folder import RunFolder
 from tests.nas.training.test_from_scratch import make_data
@@ -79,3 +80,36 @@ def test_a_module_of_the_users_own_is_trained(tmp_path: Path) -> None:
     assert 0 <= metrics["top1"] <= 1
     assert any(not torch.equal(before[name], value) for name, value in module.state_dict().items())
     assert (tmp_path / "run" / "weights.safetensors").exists()
+
+
+class Aliased(nn.Sequential):
+    """A module that holds its last layer under two names, as some published networks do."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 10))
+        self.register_module("head", self[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for number in range(4):
+            x = self[number](x)
+        return x
+
+
+def test_a_layer_with_two_names_is_averaged_and_saved_like_one_with_one_name(
+    tmp_path: Path,
+) -> None:
+    recipe = FineTuningRecipe(epochs=2, batch_size=8, shift=0, ema=0.5, distillation=0)
+    torch.manual_seed(0)
+    aliased = Aliased()
+    plain = nn.Sequential(*(copy.deepcopy(aliased[number]) for number in range(4)))
+    saved = []
+    for name, module in (("aliased", aliased), ("plain", plain)):
+        state = TrainingState(module, nn.CrossEntropyLoss(), recipe)
+        train(state, make_data(), recipe, RunFolder(tmp_path / name, {}))
+        saved.append(load_file(tmp_path / name / WEIGHTS))
+    for name, value in saved[1].items():
+        assert torch.equal(saved[0][name], value)
+    loaded = Aliased()
+    loaded.load_state_dict(saved[0])
+    assert torch.equal(loaded[3].weight, saved[1]["3.weight"])
+    assert loaded.get_submodule("head") is loaded[3]
