@@ -277,7 +277,12 @@ def _width(block: nn.Module) -> int | None:
 
 
 def _mix(values: Mapping[int, Tensor], weights: Mapping[int, Weight]) -> Tensor:
-    """Weighted sum; a single choice is returned unchanged."""
+    """Weighted sum; a single choice of a path is returned unchanged.
+
+    A single weight that is a tensor counts, since choices of small probability are left out.
+    """
     if len(weights) == 1:
-        return next(iter(values.values()))
+        ((key, weight),) = weights.items()
+        if not isinstance(weight, Tensor) and weight == 1:
+            return values[key]
     return cast(Tensor, sum(weights[key] * value for key, value in values.items()))

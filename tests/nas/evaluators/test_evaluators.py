@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
@@ -25,6 +26,7 @@ from latbench.errors import (
 )
 from nas.evaluators import EVALUATORS, Evaluator, Journaled
 from nas.evaluators.by_training import ScratchEvaluator
+from nas.evaluators.operations import OperationsEvaluator
 from nas.evaluators.shared_weights import SupernetEvaluator
 from nas.evaluators.tabular import TabularEvaluator
 from nas.latency.priced_space import PricedSpace
@@ -36,9 +38,11 @@ from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.one_shot_recipe import OneShotRecipe
 from nas.spaces import Choice, SearchSpace, make_space
 from nas.supernet.elastic import ElasticInvertedResidual
-from nas.supernet.mixed_operations import Supernet, searchable_supernet
+from nas.supernet.mixed_operations import Supernet, fixed_supernet, searchable_supernet
+from nas.supernet.unified_mixture import THRESHOLD
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
+from nas.training.strategies.base import relaxed_of
 from tests.conftest import make_small_space, make_tiny_space, write_table
 from tests.nas.runs import tiny_data
 
@@ -91,6 +95,42 @@ MAKERS: dict[str, Callable[[Path], tuple[Evaluator, SearchSpace]]] = {
     "supernet": _make_supernet,
     "scratch": _make_scratch,
 }
+
+
+class _Operations(OperationsEvaluator):
+    """The evaluator of a supernet, without the data that it was trained on."""
+
+    def __init__(self, supernet: Supernet) -> None:
+        self.supernet = supernet
+
+
+def test_operations_keep_their_weights_when_the_others_are_left_out() -> None:
+    """Value and gradient equal the sum over all operations, with 0 for the improbable ones."""
+    space = make_small_space()
+    supernet = fixed_supernet(space, seed=0).eval().requires_grad_(False)
+    images, most = torch.randn(2, 3, 8, 8), max(len(layer.ops) for layer in space.layers)
+    logits = torch.zeros(len(space.layers), 1, most)
+    logits[0, 0, 1] = 7.0  # the others of this layer are below the threshold
+    found = []
+    for is_reference in (False, True):
+        given = logits.clone().requires_grad_()
+        valid = torch.tensor([[n < len(layer.ops) for n in range(most)] for layer in space.layers])
+        probabilities = given.masked_fill(~valid[:, None], -math.inf).softmax(-1)
+        if is_reference:
+            kept = torch.where(probabilities > THRESHOLD, probabilities, 0.0)[:, 0]
+            rows = [
+                dict(enumerate(row[: len(layer.ops)]))
+                for row, layer in zip(kept, space.layers, strict=True)
+            ]
+            depths = [{len(stage): 1.0} for stage in space.stages]
+            outputs = supernet(images, relaxed_of(space, rows, depths))
+        else:
+            outputs = _Operations(supernet).outputs(images, probabilities)
+        outputs[0, 0].backward()
+        found.append((outputs.detach(), given.grad))
+    assert 0.98 < float(probabilities.detach()[0].max()) < 1
+    torch.testing.assert_close(found[0], found[1])
+    assert found[0][1] is not None and bool(found[0][1][0].any())
 
 
 @pytest.mark.parametrize("name", list(EVALUATORS))

@@ -74,6 +74,21 @@ def test_a_path_equals_the_network_of_its_blocks(tiny_space: SearchSpace) -> Non
         assert torch.allclose(got, expected, atol=1e-4)
 
 
+def test_a_single_operation_keeps_its_weight(tiny_space: SearchSpace) -> None:
+    """Value and gradient are those of a sum in which the other operation has the weight 0."""
+    supernet = Supernet(tiny_space, start_widths=start_widths(tiny_space), seed=1)
+    x, depths = torch.randn(2, 3, 8, 8), ({2: 1.0}, {1: 1.0})
+    found = []
+    for others in ({}, {3: 0.0}):
+        weight = torch.tensor(0.7, requires_grad=True)
+        outputs = supernet(x, Relaxed((({2: weight, **others}, {5: 1.0}), ({1: 1.0},)), depths))
+        outputs[0, 1].backward()
+        found.append((outputs.detach(), weight.grad))
+    torch.testing.assert_close(found[0], found[1])
+    unweighted = supernet(x, Relaxed((({2: 1.0}, {5: 1.0}), ({1: 1.0},)), depths))
+    assert not torch.allclose(found[0][0], unweighted)
+
+
 def test_sink_connecting_depth_mixes_the_layers_outputs(tiny_space: SearchSpace) -> None:
     """The relaxed stage is the weighted sum of the stage cut at each depth."""
     supernet = Supernet(tiny_space, start_widths=start_widths(tiny_space), seed=1)
