@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latbench.errors import MismatchError
 from latbench.registry import Registry
+from nas.data.fit import require_fit
 
 if TYPE_CHECKING:  # decoding processes import this package without torch
     from nas.data.images import ImageData
@@ -52,10 +52,6 @@ def load_data(
         InvalidFileError: Its files are missing or damaged.
     """
     data = DATASETS[name](input_size, None if data_dir is None else Path(data_dir))
-    if data.task == "classification" and data.classes != classes:
-        raise MismatchError(
-            f"{name} has {data.classes} classes, but the networks have {classes}: profile or "
-            f"draw them with --classes {data.classes}"
-        )
     named = replace(data, name=name)
+    require_fit(named, input_size=input_size, classes=classes)
     return named if images is None else named.subset(images, seed=0)

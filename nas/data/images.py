@@ -20,7 +20,6 @@ from torch import Tensor
 
 from latbench.errors import InvalidValueError
 
-FEWEST_IMAGES = 8  # in each part of divided images, because batch norm needs a batch
 _MOST_BYTES = 4 << 30  # of images kept on a device,
 _FREE_SHARE = 0.25  # and share of its free memory; dividing the images copies them
 WHOLE = slice(None)  # the whole batch
@@ -33,6 +32,10 @@ class Source(Protocol):
     @property
     def labels(self) -> Tensor:
         """int64 ``(N,)``, from 0."""
+
+    @property
+    def input_size(self) -> int:
+        """Side S of the images in pixels."""
 
     def __len__(self) -> int: ...
 
@@ -80,6 +83,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def input_size(self) -> int:
+        return self.images.shape[-1]
 
     @property
     def image_bytes(self) -> int:
@@ -227,19 +234,6 @@ def _room_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return min(_MOST_BYTES, int(free * _FREE_SHARE))
     return _MOST_BYTES
-
-
-def require_images(data: ImageData, *parts: Source) -> None:
-    """Refuse parts of the training images that are too small for training or evaluation.
-
-    Raises:
-        InvalidValueError: A part has fewer than ``FEWEST_IMAGES``.
-    """
-    if min(map(len, parts)) < FEWEST_IMAGES:
-        raise InvalidValueError(
-            f"{len(data.train)} training images are too few to search on: they are divided into "
-            f"{len(parts)} parts, and each part needs {FEWEST_IMAGES}"
-        )
 
 
 def generator(*seed: int) -> torch.Generator:

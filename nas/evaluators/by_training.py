@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from torch import Tensor
 
-from nas.data.images import ImageData, require_images
+from nas.data.fit import require_images
+from nas.data.identity import digest
+from nas.data.images import ImageData
 from nas.evaluators.base import Evaluator
 from nas.spaces import Architecture, SearchSpace
 from nas.tasks import task_of
@@ -80,14 +81,6 @@ def _described(data: ImageData) -> dict[str, Any]:
         "classes": data.classes,
         "mean": data.mean,
         "std": data.std,
-        "trained": _digest(data.train.labels),
-        "tested": _digest(*tested),
+        "trained": digest(data.train.labels),
+        "tested": digest(*tested),
     }
-
-
-def _digest(*values: Tensor) -> str:
-    """A digest of tensors; equal tensors have equal digests."""
-    whole = sha256()
-    for each in values:
-        whole.update(each.cpu().contiguous().numpy().tobytes())
-    return whole.hexdigest()[:16]

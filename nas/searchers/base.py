@@ -11,7 +11,8 @@ from latbench.errors import InvalidValueError, MismatchError
 from latbench.progress import Progress, silent
 from latbench.result import Result
 from nas.crew.base import NO_CREW, CrewSettings
-from nas.data.images import ImageData, require_images
+from nas.data.fit import require_images
+from nas.data.images import ImageData
 from nas.latency.correction import Correction
 from nas.latency.feasible_range import check_feasible
 from nas.latency.measured_rounds import Measure

@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 
 from latbench.errors import InvalidValueError
-from nas.data.images import ImageData, Source, require_images
+from nas.data.fit import require_images
+from nas.data.images import ImageData, Source
 from nas.optimize.constraints import Constraint, latency_limits
 from nas.optimize.encoding import EncodedSpace
 from nas.searchers.base import Searcher, budgets_of

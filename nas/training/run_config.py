@@ -12,6 +12,9 @@ import msgspec
 from latbench.errors import InvalidFileError
 from latbench.files import read_text
 
+LABELS = "labels"
+"""Setting with a digest of the data's labels; configurations of older versions have none."""
+
 _SHOWN = 40  # characters of a value; longer ones are not told
 
 

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from latbench.errors import InvalidValueError
 from latbench.progress import Progress, silent
 from latbench.render.torch import NetworkModule
-from nas.data.images import ImageData, Source, batches, generator, require_images
+from nas.data.fit import require_images
+from nas.data.images import ImageData, Source, batches, generator
 from nas.recipes import Count, Fraction, NotNegative, Positive, Share
 from nas.spaces import SearchSpace
 from nas.supernet.unified_supernet import Path, UnifiedSupernet

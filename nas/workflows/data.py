@@ -8,6 +8,7 @@ from pathlib import Path
 from latbench.progress import Progress, silent
 from latbench.result import Result
 from nas.data import load_data
+from nas.data.fit import require_fit
 from nas.data.imagenet import pack_imagenet
 from nas.data.images import ImageData
 from nas.spaces import Architecture, SearchSpace
@@ -33,10 +34,11 @@ def as_data(
 
     Raises:
         UnknownNameError: There is no such data set.
-        MismatchError: It has another number of classes.
+        MismatchError: It has another number of classes, or images of another size.
         InvalidFileError: Its files are missing or damaged.
     """
     if isinstance(data, ImageData):
+        require_fit(data, input_size=network.input_size, classes=network.classes)
         return data if images is None else data.subset(images, seed=0)
     return load_data(
         data,

@@ -17,6 +17,7 @@ from latbench.tables import LatencyTable
 from latbench.units import as_latency_ms
 from latbench.workflows.table_checks import open_table
 from nas.crew.base import CrewSettings
+from nas.data.identity import labels_digest
 from nas.latency import correction
 from nas.latency.measured_rounds import Measure
 from nas.latency.priced_space import PricedSpace, labelled_space, space_label
@@ -24,6 +25,7 @@ from nas.recipes import Recipe, load_recipe
 from nas.searchers import SEARCHERS, Searcher, SearchResult, SearchSettings
 from nas.spaces import PLAIN, SearchSpace, Variant
 from nas.training.distributed import workers as processes
+from nas.training.run_config import LABELS
 from nas.training.run_files import architecture_file, generator_file
 from nas.training.torch_device import TorchDevice
 from nas.workflows.confidence import at_confidence, margin_of, without_margin
@@ -220,6 +222,7 @@ def search(
         "widths": widths,
         "data": loaded.name,
         "images": loaded.images,
+        LABELS: labels_digest(loaded),
         "epochs": epochs,
         "batch_size": batch_size,
         "recipe": msgspec.to_builtins(chosen),

@@ -56,7 +56,8 @@ from torch import nn
 from latbench.files import write_atomically
 from latbench.progress import Phase, Phases, Progress
 from nas.criteria.hardware import objective_of
-from nas.data.images import ImageData, Source, generator, require_images
+from nas.data.fit import require_images
+from nas.data.images import ImageData, Source, generator
 from nas.evaluators.shared_weights import SupernetEvaluator
 from nas.latency.correction import Correction
 from nas.latency.priced_space import PricedSpace

@@ -25,9 +25,11 @@ from latbench.tables import LatencyTable, TableStore
 from latbench.workflows import profiling
 from latbench.workflows.pass_plan import PassPlan
 from latbench.workflows.profiled_table import TableContents
+from nas.data.identity import labels_digest
 from nas.data.images import ImageData, Split
 from nas.pruning import priced_module
 from nas.pruning.torchvision_networks import load_network
+from nas.training.run_config import LABELS
 from nas.workflows import pruning
 from nas.workflows.pruning import PrunedNetwork
 from tests.conftest import make_quick_profile
@@ -157,6 +159,7 @@ def test_a_network_is_pruned_tuned_and_exported(
     _require_reported(found)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["input_size"] == SIZE and config["segments"].startswith("model-")
+    assert config[LABELS] == labels_digest(digits)
 
 
 def test_an_interrupted_pruning_ends_like_a_whole_one(
@@ -188,6 +191,12 @@ def test_a_target_above_the_network_is_refused(prune: Prune) -> None:
 def _prune_new(module: nn.Module, data: ImageData, folder: Path) -> None:
     """Prune a module with a table and a run folder of its own."""
     nas.prune(module, data, target="1ms", table=folder / "t", output=folder / "r", input_size=SIZE)
+
+
+def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
+    larger = nas.load_data("digits", input_size=2 * SIZE, classes=10, images=48)
+    with pytest.raises(MismatchError, match=f"{2 * SIZE} px.*take {SIZE} px"):
+        _prune_new(make_tiny(), larger, tmp_path)
 
 
 def test_a_module_without_logits_is_refused(

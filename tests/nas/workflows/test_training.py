@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,10 @@ import pytest
 import nas
 from latbench.device import DeviceProfile
 from latbench.errors import InvalidFileError, InvalidValueError, MismatchError
+from nas.data.images import ImageData, Split
+from nas.training.run_config import LABELS
 from tests.conftest import write_table
+from tests.nas.runs import tiny_data
 
 
 def test_what_is_searched_is_trained_tested_and_exported(tmp_path: Path) -> None:
@@ -91,3 +97,52 @@ def test_a_search_that_measures_needs_a_table(tmp_path: Path) -> None:
             output=tmp_path / "r",
         )
     assert not (tmp_path / "r").exists()
+
+
+def _train(data: ImageData, folder: Path) -> dict[str, float]:
+    architecture = nas.make_space("nasbench-macro", 8, 10).smallest()
+    return nas.train(architecture, data, output=folder, epochs=1, batch_size=16).metrics
+
+
+def _search(data: ImageData, folder: Path) -> list[float]:
+    found = nas.search(
+        nas.make_space("nasbench-macro", 8, 10),
+        data=data,
+        searcher="random",
+        max_params=5e6,
+        epochs=1,
+        batch_size=16,
+        settings=["evaluations=1"],
+        output=folder,
+    )
+    return [result.score for result in found]
+
+
+@pytest.mark.parametrize("run", [_train, _search])
+def test_a_run_is_resumed_with_its_own_data_only(
+    run: Callable[[ImageData, Path], object], tmp_path: Path
+) -> None:
+    """A folder of an older version, which says nothing about labels, is resumed."""
+    data = tiny_data(48)
+    assert isinstance(data.train, Split)
+    other = replace(data, train=Split(data.train.images, data.train.labels.flip(0)))
+    first, config = run(data, tmp_path / "run"), tmp_path / "run" / "config.json"
+    assert run(data, tmp_path / "run") == first
+    with pytest.raises(MismatchError, match=r"holds another run \(labels is"):
+        run(other, tmp_path / "run")
+    older = {key: value for key, value in json.loads(config.read_text()).items() if key != LABELS}
+    config.write_text(json.dumps(older))
+    assert run(data, tmp_path / "run") == first
+
+
+def test_data_that_does_not_fit_the_networks_is_refused_before_a_run(tmp_path: Path) -> None:
+    data = tiny_data(48)
+    _train(data, tmp_path / "run")
+    larger = nas.load_data("digits", input_size=16, classes=10, images=48)
+    for given, words in ((larger, "16 px.*take 8 px"), (replace(data, classes=9), "9 classes")):
+        for run in (_train, _search):
+            with pytest.raises(MismatchError, match=words):
+                run(given, tmp_path / "refused")
+        with pytest.raises(MismatchError, match=words):
+            nas.evaluate(tmp_path / "run", given)
+    assert not (tmp_path / "refused").exists()
