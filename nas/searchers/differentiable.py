@@ -10,7 +10,9 @@ it is the most probable one that can be scaled to just below the target
 (``nas.searchers.derivation``).
 
 The mixture itself trains the shared weights, as published, or another strategy draws paths for this
-(``strategy = "uniform"``): then a step computes one path instead of all operations.
+(``strategy = "uniform"``): then a step computes one path instead of all operations. Weight steps
+draw a width for every elastic operation, so every width that may be derived is trained.
+Architecture steps see the widths of the start.
 
 DARTS has no latency, and neither paper has a hard budget. The setting ``latency_objective = "c1"``
 is FBNet's own objective, which has no target. Each target has its own training. If widths are not
@@ -50,7 +52,7 @@ from nas.searchers.verifying import fixed, measuring_phases, verify_proposals
 from nas.searchers.with_supernet import SupernetSearcher, divided, supernet_of
 from nas.spaces import SearchSpace
 from nas.spaces.sgnas import is_unified
-from nas.supernet.mixed_operations import start_widths
+from nas.supernet.mixed_operations import Supernet, start_widths
 from nas.training.bilevel_settings import Objective
 from nas.training.criterion import criterion_of
 from nas.training.epochs import Values
@@ -64,6 +66,7 @@ from nas.training.strategies import (
 )
 from nas.training.strategies.base import Drawn
 from nas.training.strategies.kernel_paths import RelaxedKernels
+from nas.training.strategies.widths import RandomWidths
 from nas.training.supernet_training import SupernetRecipe, train_supernet
 
 _SCORED = 0.05  # time to derive and evaluate an architecture, relative to the training
@@ -155,9 +158,12 @@ class DifferentiableSearcher(SupernetSearcher):
         assert isinstance(relaxation, Relaxation)
         criterion = criterion_of(data, space.classes, self.recipe, seed=seed)
 
+        sampler = self._sampler() if self.recipe.strategy else relaxation
+        if isinstance(supernet, Supernet):
+            sampler = RandomWidths(sampler, self.allowed_widths)
         train_supernet(
             supernet,
-            self._sampler() if self.recipe.strategy else relaxation,
+            sampler,
             data,
             self.recipe,
             folder,

@@ -34,6 +34,7 @@ from nas.training.recipe import SearchRecipe
 from nas.training.run_folder import RunFolder
 from nas.training.steps import TrainingImages
 from nas.training.strategies import Relaxation, Strategy
+from nas.training.strategies.widths import RandomWidths
 from nas.training.torch_device import CPU, TorchDevice
 
 
@@ -136,6 +137,9 @@ def supernet_state(
     torch_device.place(criterion)
     if relaxation is None and isinstance(strategy, Relaxation):
         relaxation = strategy
+    # a mixture that is only given widths is saved once, as the relaxation that it is
+    is_sized = isinstance(strategy, RandomWidths) and strategy.inner is relaxation
+    saved = relaxation if is_sized else strategy
     sgd = _sgd(supernet, [*supernet.parameters(), *criterion.parameters()], recipe)
     adam = None if relaxation is None else adam_of(relaxation, recipe)
     return Bilevel(
@@ -150,8 +154,8 @@ def supernet_state(
         workers=workers,
         parts={
             "supernet": supernet,
-            "strategy": strategy,
-            "relaxation": None if relaxation is strategy else relaxation,
+            "strategy": saved,
+            "relaxation": None if relaxation is saved else relaxation,
             "criterion": criterion,
             "sgd": sgd,
             "adam": adam,

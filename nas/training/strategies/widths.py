@@ -1,4 +1,4 @@
-"""Random widths for the paths of another strategy, in supernets of elastic operations.
+"""Random widths for the paths or mixtures of another strategy, in supernets of elastic operations.
 
 This follows slimmable networks (Yu et al., ICLR 2019): a width means the first channels, and a
 network that is cut out keeps the same channels.
@@ -17,13 +17,13 @@ from nas.training.strategies.base import Strategy
 
 
 class RandomWidths(Strategy):
-    """Gives each operation of a path a width, drawn uniformly from those allowed.
+    """Gives each operation of a path or mixture a width, drawn uniformly from those allowed.
 
     If an operation already has a width, as in the smallest and the largest network, it gets the
     nearest allowed one.
 
     Args:
-        inner: Strategy that draws the paths.
+        inner: Strategy that draws the paths or mixtures.
         widths: Function that gives the allowed widths of an operation at a layer, ascending.
     """
 
@@ -31,6 +31,9 @@ class RandomWidths(Strategy):
         super().__init__(inner.space)
         self.inner = inner
         self._widths = widths
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.inner.begin_epoch(epoch)
 
     def draw(self, rng: torch.Generator, progress: float) -> Sequence[Relaxed]:
         return [self._sized(path, rng) for path in self.inner.draw(rng, progress)]

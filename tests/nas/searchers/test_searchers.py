@@ -45,7 +45,7 @@ from nas.searchers.sgnas.recipe import SGNASRecipe
 from nas.searchers.tfnas.searcher import TFNASRecipe
 from nas.spaces import SearchSpace
 from nas.spaces.architecture import read_architecture
-from nas.supernet.mixed_operations import fixed_supernet
+from nas.supernet.mixed_operations import fixed_supernet, searchable_supernet
 from nas.training import from_scratch as scratch
 from nas.training import module_training
 from nas.training.distributed import Workers
@@ -459,6 +459,40 @@ def test_paths_train_the_weights_and_the_mixture_trains_the_logits(
     with pytest.raises(InvalidValueError, match="choose uniform, fair or sandwich"):
         recipe = DifferentiableRecipe(strategy="softmax")
         SEARCHERS[name](space, SearchSettings(recipe=recipe, limits=(limit,)))
+
+
+@pytest.mark.parametrize("name", ["softmax"])
+@pytest.mark.parametrize("strategy", ["", "uniform"])
+def test_every_width_that_may_be_derived_is_trained(
+    strategy: str, name: str, priced: PricedSpace, tmp_path: Path
+) -> None:
+    """Channels beyond those of the start differ from their random values, all in mixtures.
+
+    Few paths have the widest width of an operation.
+    """
+    space, data = priced.space, tiny_data()
+    recipe = DifferentiableRecipe(strategy=strategy)
+    searcher = SEARCHERS[name](priced, SearchSettings(6, 8, 0, recipe))
+    target_ms = _targets(priced)[0]
+    folder = RunFolder(tmp_path / "run", {})
+    searcher.search(data, [target_ms], folder)
+    saved = folder.checkpoint(phase_of(target_ms))
+    assert saved is not None
+    fresh = searchable_supernet(space, seed=0).state_dict()
+    for s, layers in enumerate(space.stages):
+        for i, layer in enumerate(layers):
+            for number, op in enumerate(layer.ops):
+                widest = max(priced.widths(layer, op))
+                start = layer.start_width(op)
+                assert start is not None and start < widest
+                weight = f"stages.{s}.{i}.{number}.depthwise.weight"
+                moved = (saved["supernet"][weight] != fresh[weight]).flatten(1).any(1)
+                beyond = moved[start:widest]
+                assert bool(beyond.any() if strategy else beyond.all())
+                assert not bool(moved[widest:].any())
+    mixture = saved["relaxation"] if strategy else saved["strategy"]
+    assert {key.partition(".")[0] for key in mixture} == {"alphas", "betas"}
+    assert strategy or saved["relaxation"] is None
 
 
 @pytest.mark.parametrize("name", ["tfnas", "softmax", "gumbel"])
