@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import ClassVar
@@ -87,10 +88,26 @@ class Task(ABC):
         return f"{fitness:.3f}"
 
     @torch.no_grad()
-    def mean_fitness(self, model: Model, source: Source, criterion: nn.Module) -> float:
-        """The mean fitness on images that were held out from training."""
+    def mean_fitness(
+        self, model: Model, source: Source, criterion: nn.Module, *, even: bool = False
+    ) -> float:
+        """The mean fitness on images that were held out from training.
+
+        Args:
+            model: The network.
+            source: The images.
+            criterion: The loss.
+            even: Cut the images into batches of nearly equal size, for a network whose norms use
+                the statistics of each batch. Otherwise the last batch may have a single image.
+        """
         counts, found = [], []  # read after everything is computed
-        shown = batches(source, EVALUATION_BATCH_SIZE, generator(0), drop_last=False)
+        rng = generator(0)
+        if even:
+            order = torch.randperm(len(source), generator=rng)
+            parts = torch.tensor_split(order, math.ceil(len(source) / EVALUATION_BATCH_SIZE))
+            shown = source.read(parts, rng)
+        else:
+            shown = batches(source, EVALUATION_BATCH_SIZE, rng, drop_last=False)
         for images, labels in self.inputs(shown):
             counts.append(len(labels))
             found.append(self.fitness(model(images), labels, criterion))

@@ -318,14 +318,14 @@ class TFNASSearcher(Searcher):
     def _fitness(self, state: SearchState, work: _Work, found: Derived) -> float:
         """Fitness of the result on the held-out images.
 
-        Norms without parameters use the statistics of each batch, as in the search. Running
-        statistics are calibrated on training images before.
+        Norms without parameters use the statistics of each batch, as in the search, so all batches
+        have nearly one size. Running statistics are calibrated on training images before.
         """
         supernet = state.supernet
         if has_widths(self.priced.space):
             path = path_of(found.places)
             return work.task.mean_fitness(
-                lambda images: supernet(images, path), work.held_out, state.criterion
+                lambda images: supernet(images, path), work.held_out, state.criterion, even=True
             )
         evaluator = SupernetEvaluator(
             supernet,

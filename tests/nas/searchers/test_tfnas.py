@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from latbench.blocks import Classifier, ConvBlock
 from latbench.device import DeviceProfile, load_device
 from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError
 from latbench.render.torch import NetworkModule
@@ -35,6 +36,7 @@ from nas.searchers.scored_choices import LogProbabilities, ScoredChoices
 from nas.searchers.tfnas.choices import Choices, DepthSearch
 from nas.searchers.tfnas.searcher import TFNASRecipe, TFNASSearcher
 from nas.spaces import Choice, SearchSpace
+from nas.spaces.tfnas import TFNASLayer
 from nas.supernet.mixed_operations import Supernet, start_widths
 from nas.training.distributed import Workers
 from nas.training.run_folder import RunFolder
@@ -372,6 +374,22 @@ VARIANTS = [
     {"tau_schedule": "linear", "jitter": 0.4, "hue": 0.2, "least_area": 0.08},
     {"autocast": True, "warmup": 0.0},
 ]
+
+
+def test_results_are_scored_where_the_last_batch_would_be_a_single_image(
+    profile: DeviceProfile, tmp_path: Path
+) -> None:
+    """On maps of one pixel a norm has no statistics of a single image."""
+    last = TFNASLayer(8, 12, 2, "relu", 2)
+    head = (ConvBlock(12, 16, 1, 1, "swish", 1), Classifier(16, 10, 1))
+    space = SearchSpace("pixel", 8, 10, (ConvBlock(3, 8, 3, 4, "relu", 8),), ((last,),), head)
+    priced = PricedSpace(space, write_table(tmp_path / "t.sqlite", space, profile))
+    recipe = TFNASRecipe(shift=0, held_out=0.5)
+    settings = SearchSettings(epochs=1, batch_size=64, seed=3, recipe=recipe)
+    target_ms = sum(priced.feasible_ms()) / 2
+    searcher = TFNASSearcher(priced, settings)
+    (found,) = searcher.search(tiny_data(514), [target_ms], RunFolder(tmp_path / "run", {}))
+    assert 0 <= found.score <= 1
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=lambda c: " ".join(map(str, c.values())))

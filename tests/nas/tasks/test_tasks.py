@@ -31,6 +31,7 @@ from nas.training.run_folder import RunFolder
 from nas.training.unified_training import divide
 from tests.conftest import make_mix_space, make_small_space, write_table
 from tests.nas.data.test_data import write_identities, write_pairs
+from tests.nas.runs import tiny_data
 
 
 def split_of(values: Tensor, labels: Tensor) -> Split:
@@ -248,3 +249,19 @@ def test_what_counts_of_a_task_is_1_for_a_perfect_network_and_less_for_a_blind_o
     perfect = task.test(lambda x: torch.eye(6)[(x[:, 0, 0, 0] * 255).round().long()])
     blind = task.test(lambda x: torch.ones(len(x), 6))
     assert blind[task.metric] < perfect[task.metric] == 1
+
+
+@pytest.mark.parametrize("count", [8, 256, 257, 258, 513])
+def test_even_batches_show_every_image_once_in_nearly_equal_parts(count: int) -> None:
+    data, sizes = tiny_data(count, classes=4), []
+
+    def seen(images: Tensor) -> Tensor:
+        sizes.append(len(images))
+        return torch.eye(4)[(images[:, 0, 0, 0] > 0).long()]
+
+    task = task_of(data)
+    even = task.mean_fitness(seen, data.train, nn.CrossEntropyLoss(), even=True)
+    assert sum(sizes) == count and max(sizes) <= 256
+    assert len(sizes) == -(-count // 256) and max(sizes) - min(sizes) <= 1
+    whole = task.mean_fitness(seen, data.train, nn.CrossEntropyLoss())
+    assert even == pytest.approx(whole, abs=1e-6)
