@@ -200,6 +200,7 @@ class TrainingState(Resumable):
         order = generator(recipe.seed, epoch, 0)
         changes, dropped = (generator(recipe.seed, epoch, use, rank) for use in (1, 3))
         steps = max(1, len(data.train) // recipe.batch_size)
+        length = 1 / (steps * recipe.epochs)  # of a step, as a part of the training
         total = torch.zeros((), device=self.torch_device.device)
         losses = Losses(report, self.torch_device)
         self.model.train()
@@ -213,7 +214,8 @@ class TrainingState(Resumable):
         with self.torch_device.seeded(dropped.initial_seed()):
             fed = feed(drawn, self.torch_device.device)
             for step, (raw, labels) in enumerate(fed, start=1):
-                lr = learning_rate(recipe, (epoch + (step - 1) / steps) / recipe.epochs)
+                begun = (epoch + (step - 1) / steps) / recipe.epochs
+                lr = learning_rate(recipe, begun, step=length)
                 set_lr(self.optimizer, lr)
                 images = augment(
                     raw,
@@ -285,10 +287,18 @@ def _optimizer(parameters: list[nn.Parameter], recipe: NetworkRecipe) -> torch.o
     )
 
 
-def learning_rate(recipe: NetworkRecipe, progress: float) -> float:
-    """The learning rate after a fraction of all steps."""
+def learning_rate(recipe: NetworkRecipe, progress: float, *, step: float) -> float:
+    """The learning rate of a step.
+
+    A warm-up of n steps begins at 1 / n of the rate and has the whole rate in its last step.
+
+    Args:
+        recipe: Recipe of the schedule.
+        progress: Fraction of the training that is done before the step.
+        step: Length of the step, a fraction of the training.
+    """
     peak = recipe.lr_per_256 * recipe.batch_size / 256
-    rise = progress / recipe.warmup if recipe.warmup else 1.0
+    rise = (progress + step) / recipe.warmup if recipe.warmup else 1.0
     if recipe.lr_changes == "epoch":
         epoch = math.floor(progress * recipe.epochs + _SLACK)
         progress = epoch / recipe.epochs

@@ -76,8 +76,8 @@ class NetworkRecipe(Recipe, frozen=True, kw_only=True):
         warmup: Length of the linear warm-up, a fraction of all steps.
         cosine_from: Start of the cosine: after the ``warmup``; or at the ``start``, where the
             warm-up scales it.
-        lr_changes: Unit after which the learning rate changes. With ``epoch``, a warm-up of n
-            epochs starts at 1 / n of the rate and has the whole rate in its last epoch.
+        lr_changes: Unit after which the learning rate changes. A warm-up of n units starts at 1 / n
+            of the rate and has the whole rate in its last unit.
         step_epochs: Length of a step of the schedule, in epochs.
         step_factor: Factor of the learning rate at each step.
         clip: Largest norm of the gradient; 0 for none.

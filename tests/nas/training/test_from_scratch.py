@@ -182,8 +182,10 @@ def test_norms_and_biases_do_not_decay() -> None:
     assert len(groups[0]["params"]) == len(decayed["params"]) + len(plain["params"])
 
 
-def _rate(recipe: TrainingRecipe, epoch: float) -> float:
-    return module_training.learning_rate(recipe, epoch / recipe.epochs)
+def _rate(recipe: TrainingRecipe, epoch: float, *, step: float = 0.0) -> float:
+    """The rate after a number of epochs; a step takes ``step`` epochs."""
+    done, length = epoch / recipe.epochs, step / recipe.epochs
+    return module_training.learning_rate(recipe, done, step=length)
 
 
 def test_schedules_are_the_published_ones() -> None:
@@ -215,6 +217,32 @@ def test_a_cosine_begins_after_the_warm_up_or_with_it() -> None:
     assert _rate(stepped, 0) == _rate(stepped, 0.9) == pytest.approx(0.1)
     assert _rate(stepped, 9.5) == pytest.approx(1.0)
     assert _rate(stepped, 55.5) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("start", ["warmup", "start"])
+def test_every_step_of_a_warm_up_trains(start: str) -> None:
+    """Steps of the warm-up have 1 / n, 2 / n, ... of the rate that they would have without it."""
+    recipe = TrainingRecipe(
+        epochs=5, batch_size=256, lr_per_256=1.0, warmup=0.2, cosine_from=start
+    )  # 10 steps an epoch: the first epoch is the warm-up
+    for step in range(50):
+        whole = (1 + math.cos(math.pi * step / 50)) / 2
+        if start == "warmup":
+            whole = (1 + math.cos(math.pi * max(0, step - 10) / 40)) / 2
+        expected = whole * min(1.0, (step + 1) / 10)
+        assert _rate(recipe, step / 10, step=0.1) == pytest.approx(expected)
+    assert _rate(TrainingRecipe(epochs=1), 0, step=1) == pytest.approx(0.4 * 64 / 256)
+
+
+def test_an_epoch_of_one_batch_trains(tmp_path: Path) -> None:
+    recipe = TrainingRecipe(epochs=1, batch_size=64)
+    state = scratch.begin(NETWORK, make_data(), recipe)
+    before = [parameter.detach().clone() for parameter in state.model.parameters()]
+    few = make_data().subset(64, seed=0)
+    values = state.train_epoch(few, recipe, ALONE, lambda done, loss: None)
+    assert values["lr"] == pytest.approx(0.1)
+    after = list(state.model.parameters())
+    assert not any(torch.equal(*pair) for pair in zip(before, after, strict=True))
 
 
 def test_a_recipe_says_how_weights_begin() -> None:
