@@ -103,7 +103,18 @@ def test_a_training_that_diverges_says_so_in_one_line(
 def test_two_processes_train_by_torchrun_and_print_once(tmp_path: Path, run: Any) -> None:
     file = _draw(run, tmp_path / "a.json", "tfnas", *SMALL, "--classes", 10)
     printed = tmp_path / "printed"
-    options = ["--data", "digits", "--images", 32, "--epochs", 1, "--batch-size", 16, "--json"]
+    options = [
+        "--data",
+        "digits",
+        "--images",
+        32,
+        "--epochs",
+        1,
+        "--batch-size",
+        16,
+        "--json",
+        "-q",
+    ]
     launch = ["--standalone", "--nproc-per-node=2", ROOT / "cli.py"]
     asked = [*launch, "train", file, *options, "-o", tmp_path / "r"]
     assert run_by_torchrun(printed, asked) == [0], printed.read_text()
