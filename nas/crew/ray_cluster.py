@@ -28,6 +28,7 @@ from nas.crew.base import BEAT_S, TRIES, Answer, Beat, Crew, Task, compute_alike
 LOCAL = "local"
 _CONNECT_S = 5.0
 _START_S = 60.0  # until an actor has a processor and the function
+_OWN_START_S = 600.0  # the same in a cluster of one's own, which is slow on a loaded machine
 
 
 class RayCrew(Crew[Task, Answer]):
@@ -122,7 +123,7 @@ class RayCrew(Crew[Task, Answer]):
 
     def _waited_for(self, reference: Any, beat: Beat) -> bool:
         """Whether an actor begins in time; without a processor for it, others do its work."""
-        until = monotonic() + _START_S
+        until = monotonic() + (_OWN_START_S if self._is_own else _START_S)
         while monotonic() < until:
             beat()
             if self._ray.wait([reference], timeout=BEAT_S)[0]:
@@ -150,8 +151,10 @@ class RayCrew(Crew[Task, Answer]):
                     self._most = self._alive  # the cluster became smaller
                     return None
                 raise RuntimeFailure(
-                    f"no processor of the Ray cluster became free within {_START_S:.0f} s: add a "
-                    "node, or wait until others have finished"
+                    f"no worker of Ray started within {_OWN_START_S:.0f} s: stop other work"
+                    if self._is_own
+                    else f"no processor of the Ray cluster became free within {_START_S:.0f} s: "
+                    "add a node, or wait until others have finished"
                 )
             there = ray.get(version)
         except ray.exceptions.RayActorError as error:
