@@ -11,7 +11,7 @@ from onnx import GraphProto, ModelProto, external_data_helper
 
 from latbench.errors import RuntimeFailure, in_one_line
 from latbench.models.onnx_model import OnnxModel
-from latbench.models.quantised import has_free_values, quantisation_parameters
+from latbench.models.quantised import meaningful_values
 from latbench.models.sessions import add_weights
 
 
@@ -53,10 +53,9 @@ def optimised(model: OnnxModel) -> ModelProto:
 
 def _load_values(graph: GraphProto, folder: str) -> None:
     """Load the external values that segments keep: indices, shapes, scales, zero points."""
-    parameters = quantisation_parameters(graph)
+    kept = meaningful_values(graph)
     for tensor in graph.initializer:
-        is_kept = tensor.name in parameters or not has_free_values(tensor)
-        if is_kept and external_data_helper.uses_external_data(tensor):
+        if tensor.name in kept and external_data_helper.uses_external_data(tensor):
             external_data_helper.load_external_data_for_tensor(tensor, folder)
             tensor.ClearField("data_location")
             tensor.ClearField("external_data")

@@ -1,4 +1,4 @@
-"""Quantised operators, and the values that they cannot be compiled without."""
+"""Quantised operators, and the weights whose values a latency depends on."""
 
 from __future__ import annotations
 
@@ -20,21 +20,24 @@ def is_quantised(node: NodeProto) -> bool:
     return node.op_type.startswith(_OPERATORS) or node.op_type in _INTEGER
 
 
-def quantisation_parameters(graph: GraphProto) -> set[str]:
-    """Names of all scales and zero points: vectors and numbers that quantised operators read.
+def meaningful_values(graph: GraphProto) -> set[str]:
+    """Names of the initializers whose values a latency depends on.
 
-    With other values a runtime does not fuse the operators around them.
+    These are the scales and zero points of quantised operators, because with other values a runtime
+    does not fuse what is around them. A single number, and vectors or tables of integers, say what
+    is computed: exponents, shapes, indices. The values of all other weights are free; quantised
+    weights are matrices and kernels of 8 bits.
     """
     read = {name for node in graph.node if is_quantised(node) for name in node.input}
-    return {each.name for each in graph.initializer if len(each.dims) < 2 and each.name in read}
+    return {
+        each.name
+        for each in graph.initializer
+        if not _has_free_values(each) or (len(each.dims) < 2 and each.name in read)
+    }
 
 
-def has_free_values(tensor: TensorProto) -> bool:
-    """Whether a latency does not depend on a weight's values, quantisation parameters aside.
-
-    A single number, and vectors or tables of integers, say what is computed: exponents, shapes,
-    indices. Quantised weights are matrices and kernels of 8 bits.
-    """
+def _has_free_values(tensor: TensorProto) -> bool:
+    """Whether a weight can have any values, unless it is a quantisation parameter."""
     if element_count(tensor) <= 1:
         return False
     return tensor.data_type in _FLOATS or (

@@ -21,7 +21,7 @@ from latbench.blocks import BlockSpec, Segment
 from latbench.errors import InvalidFileError
 from latbench.models.onnx_model import OnnxModel, element_count
 from latbench.models.optimised import optimised
-from latbench.models.quantised import has_free_values, quantisation_parameters
+from latbench.models.quantised import meaningful_values
 from latbench.render.onnx import reference
 
 _INPUT, _OUTPUT = "input", "output"
@@ -80,7 +80,7 @@ class _Graph:
         self.name, self.proto = model.name, proto
         graph = proto.graph
         self.weights = {tensor.name: tensor for tensor in graph.initializer}
-        self.parameters = quantisation_parameters(graph)
+        self.kept = meaningful_values(graph)
         self.values: dict[str, ValueInfoProto] = {
             value.name: value for value in (*graph.value_info, *graph.input, *graph.output)
         }
@@ -203,7 +203,7 @@ class _Graph:
     def _weight(self, name: str, canonical: str) -> TensorProto:
         """A weight as reference; with its values where these have meaning."""
         tensor = self.weights[name]
-        if has_free_values(tensor) and name not in self.parameters:
+        if name not in self.kept:
             return reference(canonical, tuple(tensor.dims), tensor.data_type)
         kept = TensorProto()
         kept.CopyFrom(tensor)
