@@ -13,13 +13,17 @@ from nas.data.images import ImageData
 def labels_digest(data: ImageData) -> str:
     """A digest of the number of classes, of all labels in their order, and of pairs.
 
-    It reads no pixels: data sets with equal labels in equal order are not told apart. The same
-    images in other files, such as packed ones, have the same digest.
+    It reads no pixels. So two data sets have the same digest if their labels are the same in the
+    same order, as those of packed images are.
     """
-    pairs = data.pairs
-    tested = (pairs.first, pairs.second, pairs.same, pairs.fold) if pairs else (data.test.labels,)
     numbers = torch.tensor([data.classes, len(data.train), len(data.test)])
-    return digest(numbers, data.train.labels, *tested)
+    return digest(numbers, data.train.labels, *tested(data))
+
+
+def tested(data: ImageData) -> tuple[Tensor, ...]:
+    """What a test compares with: the labels, or the pairs and whether they are the same."""
+    pairs = data.pairs
+    return (pairs.first, pairs.second, pairs.same, pairs.fold) if pairs else (data.test.labels,)
 
 
 def digest(*values: Tensor) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from nas.data.fit import require_images
-from nas.data.identity import digest
+from nas.data.identity import digest, tested
 from nas.data.images import ImageData
 from nas.evaluators.base import Evaluator
 from nas.spaces import Architecture, SearchSpace
@@ -74,13 +74,11 @@ class ScratchEvaluator(Evaluator):
 
 def _described(data: ImageData) -> dict[str, Any]:
     """Identity of a data set and its division, as JSON values."""
-    pairs = data.pairs
-    tested = (pairs.first, pairs.second, pairs.same, pairs.fold) if pairs else (data.test.labels,)
     return {
         "name": data.name,
         "classes": data.classes,
         "mean": data.mean,
         "std": data.std,
         "trained": digest(data.train.labels),
-        "tested": digest(*tested),
+        "tested": digest(*tested(data)),
     }

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from latbench.progress import Progress, silent
 from latbench.result import Result
 from nas.data import load_data
 from nas.data.fit import require_fit
+from nas.data.identity import labels_digest
 from nas.data.imagenet import pack_imagenet
 from nas.data.images import ImageData
 from nas.spaces import Architecture, SearchSpace
+from nas.training.run_config import LABELS
 
 AnyData = ImageData | str
 """A data set, or its name."""
@@ -37,16 +40,33 @@ def as_data(
         MismatchError: It has another number of classes, or images of another size.
         InvalidFileError: Its files are missing or damaged.
     """
-    if isinstance(data, ImageData):
-        require_fit(data, input_size=network.input_size, classes=network.classes)
-        return data if images is None else data.subset(images, seed=0)
-    return load_data(
+    return fitting_data(
         data,
         input_size=network.input_size,
         classes=network.classes,
         data_dir=data_dir,
         images=images,
     )
+
+
+def fitting_data(
+    data: AnyData,
+    *,
+    input_size: int,
+    classes: int,
+    data_dir: str | Path | None,
+    images: int | None,
+) -> ImageData:
+    """As ``as_data``, for an input size in pixels and a number of outputs."""
+    if isinstance(data, ImageData):
+        require_fit(data, input_size=input_size, classes=classes)
+        return data if images is None else data.subset(images, seed=0)
+    return load_data(data, input_size=input_size, classes=classes, data_dir=data_dir, images=images)
+
+
+def data_identity(data: ImageData) -> dict[str, Any]:
+    """The part of a run's configuration that says which images it has."""
+    return {"data": data.name, "images": data.images, LABELS: labels_digest(data)}
 
 
 @dataclass(frozen=True, repr=False)

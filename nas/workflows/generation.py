@@ -15,14 +15,12 @@ from latbench.result import Result
 from latbench.units import as_latency_ms, as_millions
 from latbench.workflows.table_checks import open_table
 from nas import generator as generators
-from nas.data.identity import labels_digest
 from nas.generator import Generator, Kind, answering_space, answers, raw_answers, requests_for
 from nas.searchers.sgnas.adaptation import adapt
 from nas.searchers.sgnas.recipe import read_run
 from nas.spaces import Architecture
-from nas.training.run_config import LABELS
 from nas.training.torch_device import TorchDevice
-from nas.workflows.data import as_data
+from nas.workflows.data import as_data, data_identity
 from nas.workflows.inputs import AnyTable, as_list, as_torch_device, priced_by
 from nas.workflows.runs import run_folder
 
@@ -237,7 +235,7 @@ def adapt_generator(
         priced = priced_by(open_table(table), "any")
         loaded = as_data(config["data"], priced.space, data_dir=data_dir, images=config["images"])
         return adapt(
-            run_folder(folder, {**config, LABELS: labels_digest(loaded)}),
+            run_folder(folder, {**config, **data_identity(loaded)}),
             priced,
             loaded,
             msgspec.structs.replace(recipe, generator_epochs=epochs),

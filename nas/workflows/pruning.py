@@ -24,9 +24,6 @@ from latbench.result import Result
 from latbench.units import as_duration_s, as_latency_ms
 from latbench.workflows.bench import Bench
 from latbench.workflows.model_tables import model_label
-from nas.data import load_data
-from nas.data.fit import require_fit
-from nas.data.identity import labels_digest
 from nas.data.images import ImageData, batches, generator
 from nas.pruning.choice import PricedWidths
 from nas.pruning.classifiers import output_count, weights_digest
@@ -39,10 +36,9 @@ from nas.training import module_training
 from nas.training.criterion import check_batches, criterion_of
 from nas.training.module_training import Distillation, TrainingState
 from nas.training.recipe import FineTuningRecipe
-from nas.training.run_config import LABELS
 from nas.training.run_folder import RunFolder
 from nas.training.torch_device import TorchDevice
-from nas.workflows.data import AnyData
+from nas.workflows.data import AnyData, data_identity, fitting_data
 from nas.workflows.inputs import as_profiler, as_torch_device
 from nas.workflows.runs import run_folder
 
@@ -229,9 +225,7 @@ class _Pruning:
             "input_size": self.example.shape[-1],
             "device": self.profiler.profile.name,
             "target_ms": self.target_ms,
-            "data": self.data.name,
-            "images": self.data.images,
-            LABELS: labels_digest(self.data),
+            **data_identity(self.data),
             "recipe": msgspec.to_builtins(self.recipe),
         }
 
@@ -316,15 +310,12 @@ def _data(
         MismatchError: It has another number of classes, or images of another size.
     """
     outputs = output_count(module, example)
-    if isinstance(data, ImageData):
-        if data.task == "classification" and data.classes != outputs:
-            raise MismatchError(
-                f"{data.name} has {data.classes} classes and {type(module).__name__} has {outputs} "
-                "outputs: choose the data that the network was trained for"
-            )
-        require_fit(data, input_size=example.shape[-1], classes=outputs)
-        return data if images is None else data.subset(images, seed=0)
-    return load_data(
+    if isinstance(data, ImageData) and data.task == "classification" and data.classes != outputs:
+        raise MismatchError(
+            f"{data.name} has {data.classes} classes and {type(module).__name__} has {outputs} "
+            "outputs: choose the data that the network was trained for"
+        )
+    return fitting_data(
         data,
         input_size=example.shape[-1],
         classes=outputs,

@@ -17,7 +17,6 @@ from latbench.tables import LatencyTable
 from latbench.units import as_latency_ms
 from latbench.workflows.table_checks import open_table
 from nas.crew.base import CrewSettings
-from nas.data.identity import labels_digest
 from nas.latency import correction
 from nas.latency.measured_rounds import Measure
 from nas.latency.priced_space import PricedSpace, labelled_space, space_label
@@ -25,11 +24,10 @@ from nas.recipes import Recipe, load_recipe
 from nas.searchers import SEARCHERS, Searcher, SearchResult, SearchSettings
 from nas.spaces import PLAIN, SearchSpace, Variant
 from nas.training.distributed import workers as processes
-from nas.training.run_config import LABELS
 from nas.training.run_files import architecture_file, generator_file
 from nas.training.torch_device import TorchDevice
 from nas.workflows.confidence import at_confidence, margin_of, without_margin
-from nas.workflows.data import AnyData, as_data
+from nas.workflows.data import AnyData, as_data, data_identity
 from nas.workflows.inputs import AnySpace, AnyTable, as_list, as_torch_device
 from nas.workflows.runs import run_folder
 from nas.workflows.search_limits import AskedLimits, dominated
@@ -220,9 +218,7 @@ def search(
         "targets_ms": targets_ms,
         **most.as_dict(),
         "widths": widths,
-        "data": loaded.name,
-        "images": loaded.images,
-        LABELS: labels_digest(loaded),
+        **data_identity(loaded),
         "epochs": epochs,
         "batch_size": batch_size,
         "recipe": msgspec.to_builtins(chosen),

@@ -13,7 +13,6 @@ import msgspec
 from latbench.errors import InvalidFileError
 from latbench.progress import Phase, Phases, PhaseText, Progress, silent
 from latbench.result import Result
-from nas.data.identity import labels_digest
 from nas.recipes import load_recipe
 from nas.spaces import Architecture, SearchSpace, space_of
 from nas.spaces.architecture import parse_architecture
@@ -21,9 +20,9 @@ from nas.training import from_scratch as scratch
 from nas.training import module_training
 from nas.training.distributed import workers
 from nas.training.recipe import TrainingRecipe
-from nas.training.run_config import LABELS, read_config
+from nas.training.run_config import read_config
 from nas.training.torch_device import TorchDevice
-from nas.workflows.data import AnyData, as_data
+from nas.workflows.data import AnyData, as_data, data_identity
 from nas.workflows.inputs import AnyArchitecture, as_architecture, as_torch_device
 from nas.workflows.runs import run_folder
 
@@ -105,9 +104,7 @@ def train(
     config = {
         "command": "train",
         "architecture": found.as_dict(),
-        "data": loaded.name,
-        "images": loaded.images,
-        LABELS: labels_digest(loaded),
+        **data_identity(loaded),
         "recipe": msgspec.to_builtins(chosen),
     }
     network = space.lower(found)
