@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,19 +19,26 @@ from tests.conftest import write_table
 from tests.nas.runs import tiny_data
 
 
-def test_what_is_searched_is_trained_tested_and_exported(tmp_path: Path) -> None:
-    space = nas.make_space("nasbench-macro", input_size=8, classes=10)
-    data = nas.load_data("digits", input_size=8, classes=10, images=48)
-    found = nas.search(
+def _found(
+    space: nas.SearchSpace | str, data: ImageData, folder: Path, **asked: Any
+) -> nas.SearchResults:
+    """A random search of seconds."""
+    return nas.search(
         space,
         data=data,
         searcher="random",
-        max_params=5e6,
         epochs=1,
         batch_size=16,
         settings=["evaluations=2"],
-        output=tmp_path / "search",
+        output=folder,
+        **asked,
     )
+
+
+def test_what_is_searched_is_trained_tested_and_exported(tmp_path: Path) -> None:
+    space = nas.make_space("nasbench-macro", input_size=8, classes=10)
+    data = nas.load_data("digits", input_size=8, classes=10, images=48)
+    found = _found(space, data, tmp_path / "search", max_params=5e6)
     assert len(found) == 1
     assert found[0] is found[:1][0] is next(iter(found))
     assert found.files[0].exists()
@@ -66,17 +74,7 @@ def test_the_name_of_a_searched_space_is_completed_by_arguments(tmp_path: Path) 
     data = nas.load_data("digits", input_size=8, classes=10, images=48)
 
     def search(space: nas.SearchSpace | str, input_size: int | None) -> nas.SearchResults:
-        return nas.search(
-            space,
-            data=data,
-            searcher="random",
-            max_macs="5M",
-            input_size=input_size,
-            epochs=1,
-            batch_size=16,
-            settings=["evaluations=2"],
-            output=tmp_path / "r",
-        )
+        return _found(space, data, tmp_path / "r", max_macs="5M", input_size=input_size)
 
     found = search("nasbench-macro", 8)
     assert found[0].architecture.input_size == 8
@@ -105,16 +103,7 @@ def _train(data: ImageData, folder: Path) -> dict[str, float]:
 
 
 def _search(data: ImageData, folder: Path) -> list[float]:
-    found = nas.search(
-        nas.make_space("nasbench-macro", 8, 10),
-        data=data,
-        searcher="random",
-        max_params=5e6,
-        epochs=1,
-        batch_size=16,
-        settings=["evaluations=1"],
-        output=folder,
-    )
+    found = _found(nas.make_space("nasbench-macro", 8, 10), data, folder, max_params=5e6)
     return [result.score for result in found]
 
 
