@@ -30,7 +30,7 @@ from nas.data.stored import StoredSplit
 from nas.data.stores import Store
 
 TRAIN, VAL = "train", "val"
-_SIZE, _MARGIN = 224, 32  # published: resized to 256, of which the centre is cut out
+_SIZE, _MARGIN = 224, 32  # published: resize to 256 = 224 + 32, cut out the centre
 _LEAST_AREA = 0.2  # smallest part of the area in a training crop
 _MEAN, _STD = (
     (0.485, 0.456, 0.406),

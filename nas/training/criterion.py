@@ -82,7 +82,7 @@ def check_batches(recipe: Loss, workers: Workers = ALONE, *, parts: Sequence[Sou
     Args:
         recipe: Recipe with the batch size.
         workers: The processes that train together.
-        parts: Parts of the images, each of which is shown in batches.
+        parts: Parts of the images that are trained on in batches.
 
     Raises:
         InvalidValueError: A batch does not divide; or a part has too few images or classes for one.

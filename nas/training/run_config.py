@@ -15,7 +15,7 @@ from latbench.files import read_text
 LABELS = "labels"
 """Setting with a digest of the data's labels; configurations of older versions have none."""
 
-_SHOWN = 40  # characters of a value; longer ones are not told
+_SHOWN = 40  # characters of a value; longer values are left out of a message
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -46,8 +46,9 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], at: str = ""
         if isinstance(there, dict) and isinstance(here, dict):
             yield from differences(there, here, f"{name}.")
         elif there != here:
-            told = f"{name} is {_value(there)} there and {_value(here)} here"
-            yield told if len(told) <= len(name) + 2 * _SHOWN else f"{name} differs"
+            both = f"{name} is {_value(there)} there and {_value(here)} here"
+            is_short = len(both) <= len(name) + 2 * _SHOWN
+            yield both if is_short else f"{name} differs"
 
 
 def _value(value: object) -> str:
