@@ -11,9 +11,20 @@ author = "the latbench authors"
 project_copyright = author
 release = version = latbench.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_click",
+    "sphinx_copybutton",
+]
 myst_heading_anchors = 3  # links to headings work as on a forge
 exclude_patterns = ["modules.md"]  # for contributors: it belongs to ARCHITECTURE.md
+
+_copied = ("bash", "console", "python", "toml")
+copybutton_selector = ", ".join(f"div.highlight-{language} pre" for language in _copied)
+copybutton_prompt_text = "$ "  # of a block with prompts, only the commands are copied
+copybutton_line_continuation_character = "\\"
 
 smartquotes = False  # `--` is an option, and not a dash
 
