@@ -29,8 +29,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -138,9 +140,24 @@ class Choices(nn.Module):
         for parameter in self.parameters():
             parameter.copy_(parameter.log_softmax(0))
 
-    @torch.no_grad()
     def log_probabilities(self) -> LogProbabilities:
-        """Log probabilities of all choices, as ``derive`` needs them."""
+        """Log probabilities of all choices, as ``derive`` needs them.
+
+        With ``skip-beside`` a layer is kept or left out whatever its operation is, so the best
+        operation has the whole probability that the layer is kept.
+        """
+        joint = self.joint_log_probabilities()
+        if self.depth != "skip-beside":
+            return joint
+        ops = [
+            [[value - max(row) + float(np.logaddexp.reduce(row)) for value in row] for row in rows]
+            for rows in joint.ops
+        ]
+        return replace(joint, ops=ops)
+
+    @torch.no_grad()
+    def joint_log_probabilities(self) -> LogProbabilities:
+        """Log probabilities of all choices; those of operations that the layer is kept as well."""
         ops: list[list[list[float]]] = []
         depths: list[list[float]] = []
         skips: list[list[float]] = []
@@ -171,7 +188,7 @@ class Choices(nn.Module):
 
     def by_stage(self) -> ByStage:
         """Probabilities by stage: of operations and of leaving out a layer, and of depths."""
-        log = self.log_probabilities()
+        log = self.joint_log_probabilities()
         ops = [
             [
                 [*map(math.exp, row), *([math.exp(skip)] if skip > -math.inf else [])]
@@ -191,7 +208,7 @@ class Choices(nn.Module):
 
     def expected_depth(self) -> float:
         """Expected number of layers that are kept."""
-        log = self.log_probabilities()
+        log = self.joint_log_probabilities()
         if self.depth == "sink-connecting":
             return sum(d * math.exp(p) for row in log.depths for d, p in enumerate(row, start=1))
         return sum(1 - math.exp(value) for stage in log.skips for value in stage)

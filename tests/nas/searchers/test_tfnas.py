@@ -73,7 +73,7 @@ def test_the_expected_latency_of_paths_equals_enumeration(
     """The oracle sums over all operations and depths with their probabilities, without noise."""
     space, widths = priced.space, start_widths(priced.space)
     choices = _choices(space, depth)
-    log = choices.log_probabilities()
+    log = choices.joint_log_probabilities()
     per_layer = [
         [(op, p) for op, p in enumerate(row)] + [(None, log.skip(s, i))]
         for s, rows in enumerate(log.ops)
@@ -111,6 +111,23 @@ def test_probabilities_of_every_choice_add_up(depth: DepthSearch, tiny_space: Se
         len(row) - len(layer.ops) for row, layer in zip(rows, tiny_space.layers, strict=True)
     ]
     assert left_out == ([0, 0, 0] if depth == "sink-connecting" else [0, 1, 0])
+
+
+def test_a_layer_beside_its_skip_is_kept_whatever_its_operations(priced: PricedSpace) -> None:
+    """Undecided operations do not make a network shallow, with and without a budget."""
+    space = priced.space
+    choices = Choices(space, "skip-beside")
+    assert list(choices.betas), "no layer can be left out"
+    for kept in (0.6, 0.4):
+        with torch.no_grad():
+            for beta in choices.betas:
+                beta.copy_(torch.tensor([kept, 1 - kept]).log())
+        log = choices.log_probabilities()
+        within = ScoredChoices.of_any_width(priced, log).most_probable((1e9, None))
+        for places in (most_probable(log), within):
+            assert places is not None
+            layers = [op for stage in places for op in stage[1:]]
+            assert all((op is None) == (kept < 0.5) for op in layers)
 
 
 @EVERY_DEPTH
