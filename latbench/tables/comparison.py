@@ -1,11 +1,11 @@
 """Comparison of two tables of the same blocks (`table diff`): which blocks are slower?
 
-A block counts as changed if two conditions hold. First, a rank test over its visits (Mann and
-Whitney, 1947) finds a difference, after the correction of Benjamini and Hochberg (1995) for testing
-many blocks at once. Second, its low quantile differs by more than the tolerance. The test alone
-would report differences that are too small to matter or come from a noisier hour. The quantile
-alone would report noise. A block counts as unchanged only if the interval of its ratio lies within
-the tolerance. For all other blocks the verdict is UNSURE.
+A block counts as changed if two conditions hold. First, its low quantile differs by more than the
+tolerance. Second, a rank test over its visits (Mann and Whitney, 1947) finds more than that
+difference, after the correction of Benjamini and Hochberg (1995) for testing many blocks at once.
+The test alone would report what comes from a noisier hour. The quantile alone would report noise. A
+block counts as unchanged only if the interval of its ratio lies within the tolerance. For all other
+blocks the verdict is UNSURE.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class BlockChange:
             of calls in the state of the caches that the device profile states.
         low: Lower end of the 95 % interval of the ratio.
         high: Upper end of the 95 % interval of the ratio.
-        p_value: p-value of the rank test, corrected for the number of blocks.
+        p_value: p-value of the rank test for a change beyond the tolerance, corrected for the
+            number of blocks.
     """
 
     spec: BlockSpec
@@ -133,8 +134,15 @@ def compare(before: TableStore, after: TableStore, *, tolerance: float) -> Table
     common = [spec for spec in old if spec in new]
     if not common:
         raise MismatchError(f"{before.path} and {after.path} have no measured block in common")
-    p_values = adjusted([rank_test(old[spec], new[spec]) for spec in common])
     quantile = after.device.sweep.quantile
+    p_values = adjusted(
+        [
+            rank_test(
+                new[spec], old[spec] * end_of(_ratio(old[spec], new[spec], quantile), tolerance)
+            )
+            for spec in common
+        ]
+    )
     changes = tuple(
         _change(spec, old[spec], new[spec], p_value=p, quantile=quantile, tolerance=tolerance)
         for spec, p in zip(common, p_values, strict=True)
@@ -163,7 +171,7 @@ def _visits(store: TableStore) -> dict[BlockSpec, Floats]:
 def _change(
     spec: BlockSpec, old: Floats, new: Floats, *, p_value: float, quantile: float, tolerance: float
 ) -> BlockChange:
-    ratio = float(low_quantile(new, quantile) / low_quantile(old, quantile))
+    ratio = _ratio(old, new, quantile)
     drawn_new, drawn_old = (
         bootstrap(visits[None], quantile, seed=seed)[:, 0]
         for visits, seed in zip((new, old), _SEEDS, strict=True)
@@ -172,6 +180,15 @@ def _change(
     low, high = min(low, ratio), max(high, ratio)
     verdict = verdict_on(ratio, low, high, p_value=p_value, tolerance=tolerance)
     return BlockChange(spec, ratio, low, high, p_value, verdict)
+
+
+def _ratio(old: Floats, new: Floats, quantile: float) -> float:
+    return float(low_quantile(new, quantile) / low_quantile(old, quantile))
+
+
+def end_of(ratio: float, tolerance: float) -> float:
+    """The end of the tolerated ratios that a ratio must be beyond to count as changed."""
+    return 1 + tolerance if ratio > 1 else 1 / (1 + tolerance)
 
 
 def verdict_on(
@@ -189,7 +206,8 @@ def verdict_on(
         ratio: The ratio.
         low: Lower end of its interval.
         high: Upper end of its interval.
-        p_value: p-value of the rank test, corrected for the number of comparisons.
+        p_value: p-value of the rank test against ``end_of`` the tolerated ratios, corrected for the
+            number of comparisons.
         tolerance: Largest relative change that does not matter.
         significance: p-value below which a change is believed.
     """
