@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -32,6 +33,7 @@ from latbench.measure import visiting
 from latbench.measure.lock import FOLDER_VARIABLE
 from latbench.profilers import Profiler, Session
 from latbench.progress import Progress, silent
+from latbench.report import terminal
 from latbench.tables import Estimate, LatencyTable, StoredFit, TableStore
 from latbench.tables.alignment import Alignment, WidthClass
 from latbench.tables.price_model import PriceModel
@@ -151,6 +153,14 @@ def whole_lines() -> Iterator[None]:
     """Tables are printed as into a pipe, also by parallel workers, to which a width is given."""
     with pytest.MonkeyPatch.context() as patched:
         patched.delenv("COLUMNS", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_timed_lines() -> Iterator[None]:
+    """A command says no more on a slow machine: lines of progress are written by the clock."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(terminal, "_LOG_EVERY_S", inf)
         yield
 
 

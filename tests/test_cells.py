@@ -39,7 +39,7 @@ def _run(folder: Path, *options: str, hours: str = "1", apart: bool = False) -> 
     script = folder / "benchmark.py"
     script.write_text(SCRIPT.format(folder=str(BENCHMARKS), apart=apart))
     command = [sys.executable, script, "--hours", hours, "-o", folder / "out", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     return done.returncode, done.stdout
 
 
@@ -77,7 +77,7 @@ def test_no_workers_are_refused_in_one_line(tmp_path: Path) -> None:
     script = tmp_path / "benchmark.py"
     script.write_text(SCRIPT.format(folder=str(BENCHMARKS), apart=False))
     command = [sys.executable, script, "--hours", "1", "-o", tmp_path / "out", "--workers", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 2
     assert "give 1 or more" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -64,10 +66,20 @@ def test_a_failed_item_leaves_the_end_of_its_output(tmp_path: Path) -> None:
     assert found["output"][0] == "so far" and found["output"][-1] == "ValueError: why"
 
 
-def test_an_item_that_hangs_is_killed_and_its_findings_are_kept(tmp_path: Path) -> None:
+def test_an_item_that_hangs_is_killed_and_its_findings_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = subprocess.Popen.wait
+
+    def wait(process: subprocess.Popen[Any], timeout: float | None = None) -> int:
+        while timeout is not None and not (tmp_path / "x.json").exists():
+            time.sleep(0.02)  # it hangs once it has written
+        return real(process, None if timeout is None else 0.0)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", wait)
     record = "from benchmarks.gpu.record import Record; from pathlib import Path; import time\n"
     record += f"Record(Path({str(tmp_path / 'x.json')!r})).add('half', figure=1)\n"
-    found = run_item(python(record + "time.sleep(600)"), tmp_path, "x", seconds=-2)
+    found = run_item(python(record + "time.sleep(600)"), tmp_path, "x", seconds=1)
     assert found["status"] == TIMED_OUT
     assert found["lines"] == ["half"] and found["figures"] == {"figure": 1}
 

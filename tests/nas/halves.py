@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nas.training.distributed import Workers
 
-_TOGETHER_S = 60.0  # after which a thread that waits for the other gives up
+_TOGETHER_S = 600.0  # after which a thread that waits for the other gives up
 
 
 class _Meeting:

@@ -18,7 +18,7 @@ from nas.data.images import ImageData, Split, image_data
 from nas.training.distributed import Workers, workers
 from nas.training.run_folder import RunFolder
 
-TOGETHER_S = 120.0  # after which processes that wait for each other are ended
+TOGETHER_S = 600.0  # after which processes that wait for each other are ended
 PRELOADED = (
     "nas.searchers.sgnas.searcher",
     "nas.searchers.tfnas.searcher",

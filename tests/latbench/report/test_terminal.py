@@ -12,6 +12,11 @@ from latbench.progress import PhaseText
 from latbench.report import terminal
 
 
+@pytest.fixture(autouse=True)
+def timed_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "_LOG_EVERY_S", 10.0)
+
+
 def test_time_left_is_counted_from_where_a_run_resumes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

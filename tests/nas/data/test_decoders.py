@@ -149,7 +149,10 @@ def _kill(processes: DecodingProcesses) -> None:
         program.wait()
 
 
-def test_processes_end_when_nobody_holds_them(tmp_path: Path) -> None:
+def test_processes_end_when_nobody_holds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.data.decoders._END_S", 600.0)  # on a slow machine one still starts
     processes = DecodingProcesses(2)
     decoded(processes, Job(write_images(tmp_path), (0,), CROPPED, 7))
     programs = processes.programs

@@ -5,15 +5,20 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from zlib import crc32
 
+import numpy as np
 import pytest
 
 import nas
+from latbench.blocks import Network
 from latbench.device import DeviceProfile
 from latbench.errors import InvalidValueError, MismatchError
+from latbench.measure import visiting
+from latbench.profilers import Profiler, Session
 from latbench.workflows import network_errors
 from nas.workflows.space_profiling import ProfiledTable
-from tests.conftest import write_table
+from tests.conftest import PricedSession, random_price, write_table
 
 
 @pytest.fixture
@@ -58,7 +63,18 @@ def test_everything_that_takes_long_reports_progress(
     assert capfd.readouterr() == ("", "")
 
 
-def test_calibration_gives_predictions_an_interval(profiled: ProfiledTable) -> None:
+@pytest.fixture
+def misfit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runtime on which networks differ by some percent from the sums of their blocks."""
+
+    def open_session(profiler: Profiler, network: Network) -> Session:
+        off = np.random.default_rng(crc32(repr(network).encode())).normal(0, 0.02)
+        return PricedSession(sum(map(random_price, network)) * (1 + float(off)))
+
+    monkeypatch.setattr(visiting, "open_session", open_session)
+
+
+def test_calibration_gives_predictions_an_interval(misfit: None, profiled: ProfiledTable) -> None:
     space = nas.make_space("nasbench-macro", input_size=8, classes=10)
     found = nas.calibrate(profiled, networks=14, seed=1)
     assert found.before == profiled.price_model
