@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,21 @@ class Amount(click.ParamType[Any]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         return value if isinstance(value, float) else self.parse(value)
+
+
+class Fraction(click.FloatRange):
+    """A finite fraction that is not negative."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        found = super().convert(value, param, ctx)
+        if not isfinite(found):
+            self.fail(f"{found} is not a finite fraction, such as 0.05", param, ctx)
+        return float(found)
 
 
 class Named(click.ParamType[Any]):
@@ -151,7 +167,7 @@ def tolerance_option(of: str) -> Decorator:
     """The option ``--tolerance``; ``of`` describes it in the help."""
     return click.option(
         "--tolerance",
-        type=click.FloatRange(min=0),
+        type=Fraction(),
         metavar="FRACTION",
         default=0.05,
         show_default=True,

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from latbench.errors import DeviceBusyError, InvalidFileError
+from latbench.files import utf8
 from latbench.profilers import Profiler
 from latbench.profilers.remote import RemoteProfiler
 
@@ -57,7 +58,8 @@ def device_lock(device: str, *, holder: str | None = None) -> Iterator[None]:
     if os.fstat(descriptor).st_uid == os.geteuid():
         os.fchmod(descriptor, 0o666)  # whatever the umask: other users lock the same file
     writable = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
-    with os.fdopen(descriptor, "r+" if writable else "r") as file:
+    mode = "r+" if writable else "r"
+    with os.fdopen(descriptor, mode, encoding="utf-8", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -68,7 +70,7 @@ def device_lock(device: str, *, holder: str | None = None) -> Iterator[None]:
             ) from None
         if writable:
             file.truncate(0)
-            own = f"process {os.getpid()} ({' '.join(sys.argv)[:200]})"
+            own = f"process {os.getpid()} ({utf8(' '.join(sys.argv))[:200]})"
             file.write(f"{own if holder is None else holder}\n")
             file.flush()
         try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import signal
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import TypeVar
@@ -40,8 +41,8 @@ def run_apart(
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work_here, args=(theirs,))
-    with without_main_program():
-        process.start()
+    with without_main_program(), _interrupts_later():
+        process.start()  # Ctrl-C is for this process alone: it ends the other
     theirs.close()
     try:
         with _alive(died), open(ours.fileno(), "wb", closefd=False) as stream:
@@ -69,6 +70,16 @@ def run_apart(
 
 
 @contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Hold Ctrl-C back; a process that is started meanwhile never gets it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def _alive(died: str) -> Iterator[None]:
     """Context manager in which the end of the process at the other end of a pipe is an error."""
     try:
@@ -93,7 +104,13 @@ def without_main_program() -> Iterator[None]:
 
 
 def _work_here(pipe: Connection) -> None:
-    """Body of the process: receives the work, sends progress, then the result or the error."""
+    """Body of the process; it ends without a word if nobody waits for its result any more."""
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        _answer(pipe)
+
+
+def _answer(pipe: Connection) -> None:
+    """Receive the work, send progress, then the result or the error."""
     with open(pipe.fileno(), "rb", closefd=False) as stream:
         work, arguments = pickle.load(stream)
     pipe.send(("begun", None))

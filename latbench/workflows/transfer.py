@@ -166,13 +166,17 @@ def _transferable(
     Raises:
         MismatchError: The source has too few of these blocks.
     """
-    known = {spec: e for spec, e in source.estimates.items() if e.cold_ms and source.origin is None}
+    known = {
+        spec: estimate
+        for spec, estimate in source.estimates.items()
+        if estimate.cold_ms and estimate.visits and source.origin is None
+    }
     kinds = Counter(type(spec) for spec in known)
     many = [spec for spec in known if kinds[type(spec)] >= _MANY]
     if len(many) < 2 * blocks:
         raise MismatchError(
             f"{source.path} has {len(many)} measured blocks to transfer from, too few: at least "
-            f"{2 * blocks} are needed"
+            f"{2 * blocks} are needed, and those that were transferred themselves do not count"
         )
     return known, {spec: known[spec] for spec in many}
 

@@ -44,6 +44,8 @@ def test_few_measurements_make_a_full_table(
         assert price.low_ms < price.price_ms < price.high_ms
         assert table.estimates[spec].noisy
     assert not table.check(None).passed
+    with pytest.raises(MismatchError, match="transferred themselves do not count"):
+        transfer(profiler, tmp_path / "third.sqlite", table, networks=networks)
     profile_space(profiler, path, tiny_space, time_limit_s=1e-3)
     refined = LatencyTable.open(path)
     assert {refined.price(spec).source for spec in refined.estimates} == {"measured"}
