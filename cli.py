@@ -105,12 +105,18 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         say(
             "interrupted: tables and run folders keep what was finished, and the same command "
-            "continues from them"
+            "continues from them; what keeps no file, such as bench, begins again"
         )
         sys.exit(EXIT_INTERRUPTED)
     except ReaderLeft:
         drop_output()
         sys.exit(0)
+    except sqlite3.OperationalError as error:
+        readonly = error.sqlite_errorname.startswith("SQLITE_READONLY")
+        where = (
+            "copy the table to a folder of your own" if readonly else "check disk and permissions"
+        )
+        fail(InvalidFileError(f"a table could not be written: {error}; {where}"), as_json=as_json)
     except (OSError, sqlite3.Error) as error:  # a full disk, a file without permission, ...
         unusable = InvalidFileError(f"a file could not be read or written: {error}")
         fail(unusable, as_json=as_json)

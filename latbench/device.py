@@ -241,13 +241,21 @@ def of_table(profile: DeviceProfile) -> DeviceProfile:
     host = present_host(profile)
     if host is None or not host.command:
         return profile
-    if any(load_device(name).host == host for name in own_profiles()):
+    if any(_own_host(name) == host for name in own_profiles()):
         return profile
     raise InvalidValueError(
         f"the table says that {profile.name} is reached by the command `{host}`, which would run "
         f"here with your rights. If you trust it, save a device profile with this [host] as "
         f"{own_folder() / profile.name}.toml"
     )
+
+
+def _own_host(name: str) -> Host | None:
+    """Host of an own profile; None if it has none, or cannot be read."""
+    try:
+        return load_device(name).host
+    except InvalidFileError:
+        return None
 
 
 def present_host(profile: DeviceProfile) -> Host | None:
@@ -327,7 +335,8 @@ def load_device(name_or_path: str | Path) -> DeviceProfile:
 
     Raises:
         UnknownNameError: The argument is neither the name of a profile nor a file.
-        InvalidFileError: The file is not a device profile.
+        InvalidFileError: The file is not a device profile, or one of the user's own has another
+            name than its file.
     """
     path = Path(name_or_path)
     shipped, own = shipped_profiles(), own_profiles()
@@ -342,9 +351,16 @@ def load_device(name_or_path: str | Path) -> DeviceProfile:
     else:
         raise UnknownNameError("device profile", name, [*shipped, *own])
     try:
-        return msgspec.toml.decode(text, type=DeviceProfile)
+        profile = msgspec.toml.decode(text, type=DeviceProfile)
     except msgspec.DecodeError as error:
         raise InvalidFileError(
             f"{name_or_path} is not a device profile: {described(error, DeviceProfile)}",
             path=offence(str(error)),
         ) from error
+    if name in own and name not in shipped and profile.name != name:
+        raise InvalidFileError(
+            f"{own_folder() / name}.toml has the name {profile.name!r}: give both one name, by "
+            "which the device is found",
+            path="$.name",
+        )
+    return profile

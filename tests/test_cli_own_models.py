@@ -116,6 +116,14 @@ def test_several_devices_give_an_object_each(run: Any, models: tuple[Path, Path]
     ]
 
 
+def test_a_later_device_that_fails_loses_no_result(run: Any, models: tuple[Path, Path]) -> None:
+    devices = ("--device", "cpu-onnxruntime", "--device", "cpu-pytorch")
+    code, out, err = run("bench", models[0], *devices, "--time-limit", "1ms", "--json")
+    assert code == 2
+    assert [each["device"] for each in json.loads(out)["devices"]] == ["cpu-onnxruntime"]
+    assert "does not load ONNX models" in err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -81,6 +81,8 @@ def devices(
 
     if (name is None) != (ssh is None):
         raise click.UsageError("--add NAME and --ssh HOST belong together.")
+    if name is not None and device is not None:
+        raise click.UsageError("--check and --add are two commands: give one of them.")
     if name is not None and ssh is not None:
         with progress("adding") as shown:
             added = latbench.add_device(

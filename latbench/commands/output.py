@@ -26,7 +26,8 @@ EXIT_INTERRUPTED = 130  # the exit code that shells report for a program ended b
 
 def is_first() -> bool:
     """Whether this process prints; only the first of the processes of ``torchrun`` does."""
-    return int(os.environ.get("RANK", "0")) == 0
+    launched = "WORLD_SIZE" in os.environ  # RANK alone may mean something else
+    return not launched or os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

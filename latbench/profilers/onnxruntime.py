@@ -50,6 +50,7 @@ _SET_HERE = {
     "device_id": "CUDA_VISIBLE_DEVICES chooses the GPU",
     "user_compute_stream": "calls are timed on a stream of the profiler",
 }
+_SESSION_KEYS = ("session.", "ep.", "mlas.", "optimization.")  # it accepts any other in silence
 _SILENT = 4  # severity of messages of ONNX Runtime: errors are raised anyway
 
 
@@ -183,8 +184,7 @@ class OnnxRuntimeProfiler(Profiler):
 
     def __init__(self, profile: DeviceProfile) -> None:
         super().__init__(profile)
-        if profile.device == "cuda":
-            _require_sound_options(profile)
+        _require_sound_options(profile)
 
     @staticmethod
     def unavailable(profile: DeviceProfile) -> str | None:
@@ -254,6 +254,15 @@ class OnnxRuntimeProfiler(Profiler):
 
 
 def _require_sound_options(profile: DeviceProfile) -> None:
+    """Refuse options that nothing would read, that are set here, or that are known to be slow."""
+    for name in profile.options:
+        of_session = profile.device == "cpu" or "." in name
+        if of_session and not name.startswith(_SESSION_KEYS):
+            raise InvalidValueError(
+                f"{profile.name} sets {name}, which ONNX Runtime does not read: keys of a session "
+                f"begin with {', '.join(_SESSION_KEYS)}",
+                path=f"$.options.{name}",
+            )
     for name, instead in _SET_HERE.items():
         if name in profile.options:
             raise InvalidValueError(

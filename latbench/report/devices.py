@@ -16,13 +16,17 @@ def show_devices(devices: Sequence[DeviceStatus]) -> None:
     columns = ("name", "runtime", "device", "batch_size", "threads")
     print_table(
         ("device profile", "runtime", "device", "batch", "threads", "runs here"),
-        [(*(str(getattr(row, c)) for c in columns), _place(row)) for row in devices],
+        [(*map(_shown, (getattr(row, c) for c in columns)), _place(row)) for row in devices],
     )
     lacking: dict[str, list[str]] = {}
     for row in devices:
         if row.reason:
             lacking.setdefault(row.reason, []).append(row.name)
     print_lines(f"{', '.join(names)}: {reason}" for reason, names in lacking.items())
+
+
+def _shown(value: str | int | None) -> str:
+    return "?" if value is None else str(value)
 
 
 def _place(row: DeviceStatus) -> str:

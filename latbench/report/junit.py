@@ -7,6 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from latbench.files import write_atomically
+from latbench.report.streams import printable
 from latbench.units import format_ms
 from latbench.workflows.bench import Bench
 
@@ -21,7 +22,9 @@ def write_junit(path: Path, compared: Sequence[Bench]) -> None:
     """
     root = ElementTree.Element("testsuites")
     for found in compared:
-        suite = ElementTree.SubElement(root, "testsuite", name=f"latbench bench {found.device}")
+        suite = ElementTree.SubElement(
+            root, "testsuite", name=printable(f"latbench bench {found.device}")
+        )
         verdicts = [row.verdict for row in found.rows]
         suite.set("tests", str(len(verdicts)))
         suite.set("failures", str(verdicts.count("SLOWER")))
@@ -30,8 +33,8 @@ def write_junit(path: Path, compared: Sequence[Bench]) -> None:
             case = ElementTree.SubElement(
                 suite,
                 "testcase",
-                classname=found.device,
-                name=row.model,
+                classname=printable(found.device),
+                name=printable(row.model),
                 time=f"{row.latency_ms / 1e3:.9f}",
             )
             words = (
@@ -39,8 +42,8 @@ def write_junit(path: Path, compared: Sequence[Bench]) -> None:
                 f"({row.ratio_low:.3f} to {row.ratio_high:.3f})"
             )
             if row.verdict == "SLOWER":
-                ElementTree.SubElement(case, "failure", message=f"slower: {words}")
+                ElementTree.SubElement(case, "failure", message=printable(f"slower: {words}"))
             elif row.verdict == "UNSURE":
-                ElementTree.SubElement(case, "skipped", message=f"unsure: {words}")
+                ElementTree.SubElement(case, "skipped", message=printable(f"unsure: {words}"))
     ElementTree.indent(root)
     write_atomically(path, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import re
 import sys
 import unicodedata
 import warnings
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 NEAREST = "latbench-nearest"
 """Name of the error handler that replaces missing characters by similar ones."""
 
+_CONTROLS = re.compile(  # what a terminal obeys, or what turns the direction of a text
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufffe\uffff]"
+)
 _DESCRIPTORS = ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY))
 _NEAREST = {
     **{"\N{MICRO SIGN}": "u", "\N{GREEK SMALL LETTER MU}": "u"},
@@ -90,10 +94,15 @@ def require_output() -> None:
         raise OutputError("standard output is closed: to drop results, redirect it to /dev/null")
 
 
+def printable(text: str) -> str:
+    """The text with control characters spelled out: names may come from somebody else's file."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def say(line: str) -> None:
     """Write a line to standard error; do nothing if that fails."""
     try:
-        sys.stderr.write(f"{line}\n")
+        sys.stderr.write(f"{printable(line)}\n")
         sys.stderr.flush()
     except (OSError, ValueError):  # full, without a reader, or closed
         _drop(2)

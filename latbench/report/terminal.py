@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from latbench.progress import PhaseText, Progress
-from latbench.report.streams import Forgiving, say
+from latbench.report.streams import Forgiving, printable, say
 from latbench.units import format_s
 
 _REDRAW_EVERY_S = 0.25
@@ -237,13 +237,15 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     as long as the rows.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, header in enumerate(headers):
+    for index, header in enumerate(map(printable, headers)):
         first = index == 0
         table.add_column(
             Text(header), justify="left" if first else "right", overflow="fold", no_wrap=not first
         )
     for row in rows:
-        table.add_row(*map(Text, row))  # plain: names may hold what rich would take for markup
+        table.add_row(
+            *(Text(printable(cell)) for cell in row)
+        )  # plain: names may hold what rich would take for markup
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         endless = console.options.update(max_width=_ENDLESS)
@@ -255,4 +257,4 @@ def print_lines(lines: Iterable[str]) -> None:
     """Print plain lines without wrapping, so that commands in them can be copied."""
     console = Console()
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(line), highlight=False, markup=False, soft_wrap=True)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latbench.blocks import BlockSpec, block_key
+from latbench.device import DeviceProfile
 from latbench.errors import MismatchError
 from latbench.measure.samples import Samples
 from latbench.measure.statistics import bootstrap, low_quantile
@@ -44,7 +45,7 @@ class BlockChange:
         low: Lower end of the 95 % interval of the ratio.
         high: Upper end of the 95 % interval of the ratio.
         p_value: p-value of the rank test for a change beyond the tolerance, corrected for the
-            number of blocks.
+            number of blocks; 1 for a ratio within the tolerance.
     """
 
     spec: BlockSpec
@@ -63,7 +64,7 @@ class TableDifference(Result):
         ratio: Geometric mean of the ratios of all blocks.
         only_before: Number of blocks measured only before.
         only_after: Number of blocks measured only after.
-        environment: Differences between the machines of the two tables.
+        environment: Differences between the device profiles and the machines of the two tables.
     """
 
     changes: tuple[BlockChange, ...]
@@ -116,8 +117,8 @@ def compare(before: TableStore, after: TableStore, *, tolerance: float) -> Table
         tolerance: Largest relative change of a latency that does not matter.
 
     Raises:
-        MismatchError: The tables belong to different spaces or states of the caches, or share no
-            measured block.
+        MismatchError: The tables belong to different spaces, batch sizes or states of the caches,
+            or share no measured block.
     """
     if before.space != after.space:
         raise MismatchError(
@@ -130,19 +131,17 @@ def compare(before: TableStore, after: TableStore, *, tolerance: float) -> Table
             f"calls of {before.path} are measured {one or 'back to back'}, those of {after.path} "
             f"{other or 'back to back'}: compare tables of one state of the caches"
         )
+    if before.device.batch_size != after.device.batch_size:
+        raise MismatchError(
+            f"calls of {before.path} have {before.device.batch_size} images, those of {after.path} "
+            f"{after.device.batch_size}: compare tables of one batch size"
+        )
     old, new = _visits(before), _visits(after)
     common = [spec for spec in old if spec in new]
     if not common:
         raise MismatchError(f"{before.path} and {after.path} have no measured block in common")
     quantile = after.device.sweep.quantile
-    p_values = adjusted(
-        [
-            rank_test(
-                new[spec], old[spec] * end_of(_ratio(old[spec], new[spec], quantile), tolerance)
-            )
-            for spec in common
-        ]
-    )
+    p_values = adjusted([_p_value(old[spec], new[spec], quantile, tolerance) for spec in common])
     changes = tuple(
         _change(spec, old[spec], new[spec], p_value=p, quantile=quantile, tolerance=tolerance)
         for spec, p in zip(common, p_values, strict=True)
@@ -152,8 +151,18 @@ def compare(before: TableStore, after: TableStore, *, tolerance: float) -> Table
         ratio=float(np.exp(np.mean(np.log([change.ratio for change in changes])))),
         only_before=len(old) - len(common),
         only_after=len(new) - len(common),
-        environment=tuple(after.environment.differences(before.environment)),
+        environment=(
+            *_profile_differences(before.device, after.device),
+            *after.environment.differences(before.environment),
+        ),
     )
+
+
+def _profile_differences(before: DeviceProfile, after: DeviceProfile) -> list[str]:
+    """Differences between two device profiles that change latencies, in words."""
+    fields = ("runtime", "device", "precision", "threads", "clock", "options")
+    pairs = [(name, getattr(after, name), getattr(before, name)) for name in fields]
+    return [f"{name} is {now}, was {then}" for name, now, then in pairs if now != then]
 
 
 def _visits(store: TableStore) -> dict[BlockSpec, Floats]:
@@ -186,9 +195,17 @@ def _ratio(old: Floats, new: Floats, quantile: float) -> float:
     return float(low_quantile(new, quantile) / low_quantile(old, quantile))
 
 
-def end_of(ratio: float, tolerance: float) -> float:
-    """The end of the tolerated ratios that a ratio must be beyond to count as changed."""
-    return 1 + tolerance if ratio > 1 else 1 / (1 + tolerance)
+def _p_value(old: Floats, new: Floats, quantile: float, tolerance: float) -> float:
+    end = end_exceeded(_ratio(old, new, quantile), tolerance)
+    return 1.0 if end is None else rank_test(new, old * end)
+
+
+def end_exceeded(ratio: float, tolerance: float) -> float | None:
+    """The end of the tolerated ratios that a ratio is beyond; None if it is within them."""
+    low, high = 1 / (1 + tolerance), 1 + tolerance
+    if low <= ratio <= high:
+        return None
+    return high if ratio > high else low
 
 
 def verdict_on(
@@ -206,8 +223,8 @@ def verdict_on(
         ratio: The ratio.
         low: Lower end of its interval.
         high: Upper end of its interval.
-        p_value: p-value of the rank test against ``end_of`` the tolerated ratios, corrected for the
-            number of comparisons.
+        p_value: p-value of the rank test against ``end_exceeded``, corrected for the number of
+            comparisons.
         tolerance: Largest relative change that does not matter.
         significance: p-value below which a change is believed.
     """

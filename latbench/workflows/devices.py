@@ -7,13 +7,12 @@ from typing import Any
 
 from latbench.device import (
     AnyDevice,
-    DeviceProfile,
     as_device,
     load_device,
     own_profiles,
     shipped_profiles,
 )
-from latbench.errors import LatbenchError
+from latbench.errors import InvalidFileError, LatbenchError
 from latbench.measure.lock import held
 from latbench.measure.noise import NoiseCheck, check_noise
 from latbench.profilers import PROFILERS, make_profiler
@@ -25,6 +24,8 @@ from latbench.units import as_duration_s
 @dataclass(frozen=True, repr=False)
 class DeviceStatus(Result):
     """A device profile, and whether it can run here.
+
+    Of an own profile that cannot be read only the name and the reason are known.
 
     Attributes:
         name: Name of the profile.
@@ -39,13 +40,13 @@ class DeviceStatus(Result):
     """
 
     name: str
-    runtime: str
-    device: str
-    batch_size: int
-    precision: str
-    threads: int
     available: bool
     reason: str | None
+    runtime: str | None = None
+    device: str | None = None
+    batch_size: int | None = None
+    precision: str | None = None
+    threads: int | None = None
     host: str | None = None
 
 
@@ -76,10 +77,14 @@ class DeviceCheck(Result):
 
 def list_devices() -> list[DeviceStatus]:
     """List the shipped device profiles and the user's own, and whether they can run here."""
-    return [_status(load_device(name)) for name in [*shipped_profiles(), *own_profiles()]]
+    return [_status(name) for name in [*shipped_profiles(), *own_profiles()]]
 
 
-def _status(profile: DeviceProfile) -> DeviceStatus:
+def _status(name: str) -> DeviceStatus:
+    try:
+        profile = load_device(name)
+    except InvalidFileError as error:
+        return DeviceStatus(name, available=False, reason=error.message)
     try:
         # a device elsewhere is not contacted for a list
         reason = PROFILERS[profile.runtime].unavailable(profile) if profile.host is None else None
@@ -87,13 +92,13 @@ def _status(profile: DeviceProfile) -> DeviceStatus:
         reason = error.message
     return DeviceStatus(
         profile.name,
+        reason is None,
+        reason,
         profile.runtime,
         profile.device,
         profile.batch_size,
         profile.precision,
         profile.threads,
-        reason is None,
-        reason,
         None if profile.host is None else str(profile.host),
     )
 

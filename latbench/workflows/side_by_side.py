@@ -25,7 +25,7 @@ from latbench.measure.visiting import Target
 from latbench.models import OnnxModel
 from latbench.profilers import Profiler
 from latbench.progress import Progress, silent
-from latbench.tables.comparison import Verdict, adjusted, end_of, signed_rank_test, verdict_on
+from latbench.tables.comparison import Verdict, adjusted, end_exceeded, signed_rank_test, verdict_on
 
 Floats = NDArray[np.float64]
 
@@ -130,9 +130,7 @@ def compare_with_first(fastest: Floats, *, tolerance: float) -> list[Change]:
         A change for every network; that of the first one has the ratio 1.
     """
     to_first = fastest / fastest[0]  # (networks, passes)
-    ends = [end_of(float(np.median(row)), tolerance) for row in to_first]
-    beyond = [np.log(row / end) for row, end in zip(to_first, ends, strict=True)]
-    p_values = [1.0, *adjusted([signed_rank_test(row) for row in beyond[1:]])]
+    p_values = [1.0, *adjusted([_p_value(row, tolerance) for row in to_first[1:]])]
     changes = []
     for row, p_value in zip(to_first, p_values, strict=True):
         ratio = interval(row, 0.5)
@@ -144,6 +142,11 @@ def compare_with_first(fastest: Floats, *, tolerance: float) -> list[Change]:
         )
         changes.append(Change(*ratio, verdict))
     return changes
+
+
+def _p_value(to_first: Floats, tolerance: float) -> float:
+    end = end_exceeded(float(np.median(to_first)), tolerance)
+    return 1.0 if end is None else signed_rank_test(np.log(to_first / end))
 
 
 def interval(

@@ -135,7 +135,8 @@ def sweep_networks(
         # a fit is not made on measurements of two versions of a runtime
         comparable = not environment.differences(table.environment)
         purpose: Purpose = rule.purpose if comparable else "verification"
-        members = sha256(repr([sorted(ids), len(rule.earlier)]).encode()).hexdigest()
+        measured = [sorted(ids), sorted(references), len(rule.earlier)]
+        members = sha256(repr(measured).encode()).hexdigest()
         detail = f"{rule.loop} {members}"
         sweep = store.begin_sweep(purpose, environment, detail=detail, within_s=_RESUME_WITHIN_S)
         by_id = dict(zip(ids, networks, strict=True)) | references

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,6 +19,7 @@ from latbench.commands.options import (
     written_file,
 )
 from latbench.commands.output import EXIT_FAILED_CHECK, after_result, emit, progress
+from latbench.errors import LatbenchError
 from latbench.progress import Phase, Phases
 from nas.commands.options import model_options
 
@@ -81,34 +81,45 @@ def bench(
     say. A small change counts as SAME; --fail-if-slower says how small.
     """
     import nas
+    from latbench.profilers import make_profiler
     from latbench.report.comparisons import show_bench
     from latbench.workflows.bench import TOLERANCE
 
-    compared = []
+    for device in devices:
+        make_profiler(device)  # all can run here, before any is measured
+    compared: list[Bench] = []
+    failed: LatbenchError | None = None
     parts = [Phase(f"{n}. {each.name}", seconds=time_limit) for n, each in enumerate(devices, 1)]
     with progress("measuring") as shown, Phases(shown, parts) as phases:
         for device, part in zip(devices, parts, strict=True):
-            found = nas.bench(
-                models,
-                device,
-                shapes=dict(shapes),
-                batch_size=batch_size,
-                time_limit=time_limit,
-                progress=phases[part.name],
-                tolerance=TOLERANCE if slower is None else slower,
-            )
+            try:
+                found = nas.bench(
+                    models,
+                    device,
+                    shapes=dict(shapes),
+                    batch_size=batch_size,
+                    time_limit=time_limit,
+                    progress=phases[part.name],
+                    tolerance=TOLERANCE if slower is None else slower,
+                )
+            except LatbenchError as error:
+                if not compared:
+                    raise
+                failed = error
+                break
             compared.append(found)
-    emit(_as_dict(compared), as_json=as_json, render=lambda: show_bench(compared))
-    if junit is not None:  # after the result, which a file that cannot be written must not lose
-        from latbench.report.junit import write_junit
+    result = [found.as_dict() for found in compared]
+    emit(
+        {"devices": result} if len(devices) > 1 else result[0],
+        as_json=as_json,
+        render=lambda: show_bench(compared),
+    )
+    with after_result():  # which neither a later device nor a file may lose
+        if junit is not None:
+            from latbench.report.junit import write_junit
 
-        with after_result():
             write_junit(junit, compared)
+        if failed is not None:
+            raise failed
     if slower is not None and not all(found.passed for found in compared):
         sys.exit(EXIT_FAILED_CHECK)
-
-
-def _as_dict(compared: Sequence[Bench]) -> dict[str, Any]:
-    if len(compared) == 1:
-        return compared[0].as_dict()
-    return {"devices": [found.as_dict() for found in compared]}

@@ -14,7 +14,7 @@ import numpy as np
 from latbench.blocks import Network
 from latbench.errors import InvalidValueError, LatbenchWarning
 from latbench.models.torch_modules import Example, is_torch_module, require_example
-from latbench.profilers import profiler_of_table
+from latbench.profilers import Profiler, profiler_of_table
 from latbench.progress import Phase, Phases, Progress, silent
 from latbench.result import Result
 from latbench.tables import LatencyTable, StoredFit
@@ -184,6 +184,7 @@ def verify(
     with Phases(progress, [Phase("prepare"), Phase("measure", share=20.0)]) as phases:
         phases["prepare"](0.0, "reading the table")
         opened = open_table(table)
+        profiler = profiler_of_table(opened.device)
         if is_torch_module(networks):
             asked_for = [networks]  # some are iterable
         require_example(asked_for, example)
@@ -193,7 +194,8 @@ def verify(
         ]
         if random:
             named += _drawn(named, opened, random=random, seed=seed, widths=widths)
-        measured = _measure(opened, [each.network for each in named], phases["measure"])
+        drawn = [each.network for each in named]
+        measured = _measure(profiler, opened, drawn, phases["measure"])
     return VerifiedArchitectures(
         **vars(measured),
         architectures=tuple(each.architecture for each in named),
@@ -279,9 +281,10 @@ def _draw(
     return drawn
 
 
-def _measure(table: LatencyTable, networks: Sequence[Network], progress: Progress) -> Verification:
+def _measure(
+    profiler: Profiler, table: LatencyTable, networks: Sequence[Network], progress: Progress
+) -> Verification:
     """Measure here, or in a new process if this one may have trained, which would slow it down."""
-    profiler = profiler_of_table(table.device)
     require_device(profiler, table)
     if sys.modules.get("torch") is not None:  # None: its import is blocked
         return network_errors.verify_apart(table.path, networks, progress=progress)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from latbench.report.page.document import Grid, Page, Section, Value
+from latbench.report.streams import printable
 
 _MOST_ROWS = 40  # rows of a chart's table: a comment has little room
 _SPECIAL = re.compile(r"([\\\\`*_{}\[\]|~@])")
@@ -94,6 +95,6 @@ def _line(text: str) -> str:
 
 def _plain(text: str) -> str:
     """A text in one line whose signs have no other meaning."""
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     escaped = _SPECIAL.sub(r"\\\1", line)
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -113,6 +113,15 @@ def test_unknown_options_are_refused(runtime: str) -> None:
         assert (caught.value.path or "").startswith("$.options.chan")
 
 
+@pytest.mark.parametrize("name", ["threads", "sesion.intra_op.allow_spinning"])
+def test_keys_that_onnxruntime_would_not_read_are_refused(name: str) -> None:
+    with pytest.raises(InvalidValueError, match="begin with session") as caught:
+        make_profiler(DeviceProfile("typo", "onnxruntime", options={name: "1"}))
+    assert caught.value.path == f"$.options.{name}"
+    known = {"session.intra_op.allow_spinning": "0"}
+    make_profiler(DeviceProfile("known", "onnxruntime", options=known))
+
+
 def test_pytorch_compiles_whole_networks_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """The compiler is replaced by one that notes what it is given: the real one takes a minute."""
     torch = pytest.importorskip("torch")

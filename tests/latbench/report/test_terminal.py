@@ -51,6 +51,16 @@ def test_lines_name_the_phase_and_never_say_that_all_is_done(
     ]
 
 
+def test_names_of_others_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "pi\x1b]0;x\x07\x1b[2J\u202e"
+    terminal.print_lines([name])
+    terminal.print_table([name], [[name]])
+    terminal.say(name)
+    out, err = capsys.readouterr()
+    written = r"pi\x1b]0;x\x07\x1b[2J\u202e"
+    assert (out, err) == (f"{written}\n" * 3, f"{written}\n")
+
+
 def test_a_terminal_gets_one_bar_a_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.StringIO()
     clock = iter(range(1000))

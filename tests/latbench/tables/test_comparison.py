@@ -71,6 +71,35 @@ def test_tables_of_two_states_of_the_caches_are_not_compared(
     after.close()
 
 
+def test_batch_sizes_are_not_compared_and_other_settings_are_named(
+    tmp_path: Path, profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    before = _table(tmp_path / "a", profile, tiny_space, seed=1, factors={})
+    batches = msgspec.structs.replace(profile, batch_size=8)
+    after = _table(tmp_path / "b", batches, tiny_space, seed=2, factors={})
+    with pytest.raises(MismatchError, match=r"have 1 images, those of .* 8"):
+        compare(before, after, tolerance=0.05)
+    threads = msgspec.structs.replace(profile, threads=2)
+    other = _table(tmp_path / "c", threads, tiny_space, seed=2, factors={})
+    assert compare(before, other, tolerance=0.05).environment == ("threads is 2, was 1",)
+    for store in (before, after, other):
+        store.close()
+
+
+def test_a_change_within_the_tolerance_is_no_change(
+    tmp_path: Path, profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    """Although many blocks are surely slower than before."""
+    factors = dict.fromkeys(range(1, 40), 1.047)
+    before = _table(tmp_path / "a", profile, tiny_space, seed=1, factors={})
+    after = _table(tmp_path / "b", profile, tiny_space, seed=2, factors=factors)
+    found = compare(before, after, tolerance=0.05)
+    assert min(change.p_value for change in found.changes) > 0.05
+    assert found.passed
+    before.close()
+    after.close()
+
+
 def test_tables_of_two_spaces_are_not_compared(
     tmp_path: Path, profile: DeviceProfile, tiny_space: SearchSpace
 ) -> None:

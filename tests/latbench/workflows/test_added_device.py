@@ -15,6 +15,7 @@ from latbench.device import (
     DeviceProfile,
     Host,
     load_device,
+    of_table,
     own_folder,
     present_host,
     write_device,
@@ -53,6 +54,25 @@ def test_a_table_follows_a_device_that_moved() -> None:
     assert present_host(then) == now.host
     other = msgspec.structs.replace(then, threads=4)
     assert present_host(other) == other.host, "another device of that name"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("name = [", "is not a device profile"), ('name = "b"\nruntime = "openvino"', "one name")],
+)
+def test_a_profile_that_cannot_be_used_is_listed_and_hinders_no_other(
+    content: str, reason: str
+) -> None:
+    own_folder().mkdir(parents=True)
+    (own_folder() / "a.toml").write_text(content)
+    listed = {row.name: row for row in latbench.list_devices()}
+    assert not listed["a"].available and reason in str(listed["a"].reason)
+    assert listed["cpu-onnxruntime"].runtime == "onnxruntime"
+    with pytest.raises(LatbenchError, match=reason):
+        load_device("a")
+    board = DeviceProfile("pi", "onnxruntime", host=Host(command=("reach",)))
+    write_device(board, own_folder() / "pi.toml")
+    assert of_table(board) == board
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x", "-x", "cpu-onnxruntime", "a" * 65])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -223,6 +224,21 @@ def test_verdicts_are_test_cases_of_ci_systems(measured: Measure, tmp_path: Path
     suite = ElementTree.parse(tmp_path / "j.xml").getroot()[0]
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("3", "1", "0")
     assert [case.find("failure") is not None for case in suite] == [False, False, True]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_network_within_the_tolerance_is_never_slower(measured: Measure, seed: int) -> None:
+    """Although it is surely slower than the first."""
+    found = measured(10.0, 10.19, tolerance=0.02, spread=0.02, seed=seed)
+    assert found.rows[1].verdict in ("SAME", "UNSURE")
+
+
+def test_names_of_any_signs_are_xml(measured: Measure, tmp_path: Path) -> None:
+    found = measured(10.0, 10.5)
+    odd = [replace(row, model="a\x01\ufffe<b>.onnx") for row in found.rows]
+    write_junit(tmp_path / "j.xml", [replace(found, rows=odd)])
+    suite = ElementTree.parse(tmp_path / "j.xml").getroot()[0]
+    assert suite[1].get("name") == r"a\x01\ufffe<b>.onnx"
 
 
 def test_the_result_is_the_documented_object(measured: Measure) -> None:

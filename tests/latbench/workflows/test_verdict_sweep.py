@@ -109,6 +109,24 @@ def test_an_interrupted_sweep_goes_on(
         assert store.passes(sweep) == LEAST_PASSES
 
 
+def test_a_sweep_with_other_references_begins_anew(
+    table: LatencyTable, profiler: PricedProfiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table was profiled further between the two runs."""
+
+    def stop(done: float, words: str, /) -> None:
+        if words == "pass 2":
+            raise KeyboardInterrupt
+
+    rule, networks = SweepRule("confirmation", 1.0, "loop"), _networks(1)
+    with pytest.raises(KeyboardInterrupt):
+        sweep_networks(profiler, table, networks, rule, progress=stop)
+    monkeypatch.setattr(latbench.workflows.verdict_sweep, "REFERENCES", REFERENCES - 1)
+    found = sweep_networks(profiler, table, networks, rule)
+    assert found.passes == LEAST_PASSES
+    assert len(found.references) == REFERENCES - 1
+
+
 def test_a_process_of_its_own_measures(tmp_path: Path, quick_profile: DeviceProfile) -> None:
     from latbench.profilers import make_profiler
 
