@@ -154,6 +154,9 @@ class RemoteConnection:
                 except LineLostError as error:  # it broke while nobody used it
                     self.reconnect(error, 1)
             yield
+        except BaseException:  # the server may be at work: the line's end gives the device back
+            self.close()
+            raise
         finally:
             self.is_held = False
             if self.link is not None:  # a line that broke gives the device back by itself
@@ -227,6 +230,9 @@ class RemoteConnection:
                     raise
                 losses += 1
                 self.reconnect(error, losses)
+            except BaseException:  # the answer may still come, and would be taken for the next one
+                self.close()
+                raise
 
     def answer(
         self,

@@ -249,6 +249,23 @@ def test_visits_that_nobody_waits_for_do_not_disturb_later_requests(
         assert len(sweep_pass(profiler, targets, number=0).visits) == len(targets)
 
 
+def test_an_interrupt_does_not_wait_for_the_device(profiler: RemoteProfiler) -> None:
+    """The line is closed, whose end the device notices at its next sign of life."""
+
+    def stop(fraction: float, words: str, /) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        profiler.noise(0.1, progress=stop)
+    assert profiler.connection.link is None
+    assert profiler.environment().cpu
+    with pytest.raises(KeyboardInterrupt), held(profiler):
+        raise KeyboardInterrupt
+    assert profiler.connection.link is None
+    with held(profiler):
+        assert profiler.environment().cpu
+
+
 def test_one_client_holds_a_device(
     profiler: RemoteProfiler, device: DeviceProfile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
