@@ -11,7 +11,8 @@ import socket
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from time import monotonic, sleep
+from threading import Event
+from time import monotonic
 from typing import TypeVar
 
 import msgspec
@@ -78,6 +79,7 @@ class RemoteConnection:
         link: The present line; None if there is none.
         is_held: Whether a new line takes the lock of the device.
         environment: State of the device that a new line must find again; None for any.
+        stop: Event by which another thread interrupts whoever waits for the device.
     """
 
     def __init__(self, profile: DeviceProfile, host: Host) -> None:
@@ -86,6 +88,7 @@ class RemoteConnection:
         self._end: Callable[[], object] | None = None  # ends the present line, once
         self.is_held = False
         self.environment: Environment | None = None
+        self.stop = Event()
         self._versions: dict[str, str] = {}
         self._numbers: dict[Network | OnnxModel, int] = {}  # of networks, on the present line
 
@@ -103,7 +106,7 @@ class RemoteConnection:
     def connected(self) -> RemoteLink:
         """The present line, or a new one."""
         if self.link is None:
-            link = RemoteLink(self.host)
+            link = RemoteLink(self.host, self.stop)
             try:
                 self._greet(link)
             except BaseException:
@@ -159,6 +162,8 @@ class RemoteConnection:
             raise
         finally:
             self.is_held = False
+            if self.stop.is_set():  # what was measured is complete, and nothing is waited for
+                self.close()
             if self.link is not None:  # a line that broke gives the device back by itself
                 with suppress(LatbenchError):
                     self.link.send(Release(), within_s=SILENCE_S)
@@ -175,7 +180,7 @@ class RemoteConnection:
             except DeviceBusyError:
                 if monotonic() > until:
                     raise
-                sleep(_BUSY_PAUSE_S)
+                self._pause(_BUSY_PAUSE_S)
 
     def reconnect(self, error: LineLostError, losses: int) -> None:
         """Make the line again after it broke.
@@ -202,11 +207,15 @@ class RemoteConnection:
                 raise
             except RuntimeFailure as again:
                 error = LineLostError(again.message)
-                sleep(pause_s)
+                self._pause(pause_s)
         raise RuntimeFailure(
             f"{error.message}; it was tried again for {sum(_PAUSES_S) / 60:.0f} min. All finished "
             "passes are kept: run the same command again when the device is back"
         )
+
+    def _pause(self, pause_s: float) -> None:
+        if self.stop.wait(pause_s):
+            raise KeyboardInterrupt
 
     def ask(
         self,

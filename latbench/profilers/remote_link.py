@@ -1,7 +1,8 @@
 """The line to a device elsewhere: a started command whose standard input and output carry messages.
 
 The command is the system's ``ssh``, with its own keys, configuration and jump hosts, or any other
-command that runs a program elsewhere. Nothing waits for ever: whoever waits says for how long.
+command that runs a program elsewhere. Nothing waits for ever: whoever waits says for how long, and
+another thread can stop it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from threading import Event
 from time import monotonic
 
 import msgspec
@@ -34,6 +36,7 @@ _MAX_GREETING_BYTES = 1 << 16  # what a login shell may print before the server 
 _CONNECT_S = 10  # of ssh: until the host answers
 _ALIVE_S, _ALIVE_COUNT = 5, 4  # of ssh: a dead connection is found after 20 s
 _LINGER_S = 2.0  # of a command that should end by itself
+_LOOK_S = 0.5  # between two looks whether another thread stopped the wait
 _SHOWN = 300  # characters of what the other side said
 
 
@@ -46,13 +49,14 @@ class RemoteLink:
 
     Args:
         host: Where the device is.
+        stop: Event after which whoever sends or receives gets a ``KeyboardInterrupt``.
 
     Raises:
         RuntimeFailure: The command cannot be started.
     """
 
-    def __init__(self, host: Host) -> None:
-        self.host = host
+    def __init__(self, host: Host, stop: Event) -> None:
+        self.host, self._stop = host, stop
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the line
         command = host.run_command("-m", "latbench.serve", options=_ssh_options())
         try:
@@ -128,13 +132,15 @@ class RemoteLink:
         return ""
 
     def _move(self, until: float) -> None:
-        """Write and read what is possible; wait for at most one of both."""
+        """Write and read what is possible; wait for a short time, and for at most one of both."""
+        if self._stop.is_set():
+            raise KeyboardInterrupt
         with selectors.DefaultSelector() as selector:
             selector.register(self._out, selectors.EVENT_READ)
             if self._waiting:
                 selector.register(self._in, selectors.EVENT_WRITE)
-            ready = selector.select(max(0.0, until - monotonic()))
-        if not ready:
+            ready = selector.select(max(0.0, min(_LOOK_S, until - monotonic())))
+        if not ready and monotonic() >= until:
             raise LineLostError(f"{self.host} has not answered in time")
         for key, _ in ready:
             if key.fd == self._in:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 
 import msgspec
 import numpy as np
@@ -41,6 +42,7 @@ from latbench.measure.visiting import Target, block_target
 from latbench.models.reading import read_model
 from latbench.profilers import make_profiler, remote, remote_connection, remote_link
 from latbench.profilers.remote import RemoteProfiler
+from latbench.profilers.remote_link import LineLostError
 from latbench.profilers.remote_messages import MARK, MAX_MESSAGE_BYTES, Welcome, packed
 from latbench.tables import LatencyTable
 from latbench.workflows.footprint import measure_footprint
@@ -264,6 +266,26 @@ def test_an_interrupt_does_not_wait_for_the_device(profiler: RemoteProfiler) -> 
     assert profiler.connection.link is None
     with held(profiler):
         assert profiler.environment().cpu
+
+
+@pytest.mark.parametrize("gone", [Host(command=("sleep", "600")), Host(command=("false",))])
+def test_another_thread_stops_whoever_waits_for_the_device(
+    profiler: RemoteProfiler, monkeypatch: pytest.MonkeyPatch, gone: Host
+) -> None:
+    """For a device that does not answer, and for one that cannot be reached."""
+    connection = profiler.connection
+    connection.versions()
+    monkeypatch.setattr(remote_connection, "_PAUSES_S", (600.0,))
+    monkeypatch.setattr(connection, "host", gone)
+    Timer(0.2, connection.stop.set).start()
+    with pytest.raises(KeyboardInterrupt):
+        connection.reconnect(LineLostError("the line broke"), 1)
+
+
+def test_a_stop_after_the_last_answer_discards_nothing(profiler: RemoteProfiler) -> None:
+    with held(profiler):
+        profiler.connection.stop.set()
+    assert profiler.connection.link is None
 
 
 def test_one_client_holds_a_device(
