@@ -192,7 +192,7 @@ def _fill_all(
     *,
     as_json: bool,
 ) -> None:
-    """Fill a table of each device; exit with 1 if one failed."""
+    """Fill a table of each device; exit if they were interrupted, or with 1 if one failed."""
     import nas
     from nas.report.profiles import show_profiled_devices
 
@@ -212,7 +212,7 @@ def _fill_all(
         )
     rows = [each.as_dict() for each in found]
     emit({"devices": rows}, as_json=as_json, render=lambda: show_profiled_devices(found))
-    if any(each.result is not None and each.result.interrupted for each in found):
+    if any(each.interrupted for each in found):
         sys.exit(EXIT_INTERRUPTED)
     if any(each.error for each in found):
         sys.exit(EXIT_FAILED_CHECK)

@@ -12,11 +12,14 @@ from typing import Any
 
 from latbench.device import AnyDevice, DeviceProfile, as_device
 from latbench.errors import InvalidValueError, LatbenchError, in_one_line
+from latbench.profilers.remote import RemoteProfiler
 from latbench.progress import Progress, silent
 from latbench.result import Result
 from latbench.workflows.profiling import ProfileResult
-from nas.workflows.inputs import AnySpace, OwnModel, Shapes, repeated
-from nas.workflows.space_profiling import TIME_LIMIT, profile
+from nas.workflows.inputs import AnySpace, OwnModel, Shapes, as_profiler, repeated
+from nas.workflows.space_profiling import TIME_LIMIT, fill
+
+_INTERRUPTED = "interrupted before it had prices"
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,6 +37,13 @@ class ProfiledDevice(Result):
     table: Path
     result: ProfileResult | None
     error: str | None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended it."""
+        if self.result is None:
+            return self.error == _INTERRUPTED
+        return self.result.interrupted
 
     def as_dict(self) -> dict[str, Any]:
         """Device, table, and the result or the error as plain JSON values."""
@@ -78,26 +88,23 @@ def profile_devices(
     stop = Event()
 
     def run(device: DeviceProfile) -> ProfiledDevice:
-        path, report = Path(folder) / f"{device.name}.sqlite", progress_of(device.name)
-
-        def stoppable(fraction: float, words: str, /) -> None:
-            report(fraction, words)
-            if stop.is_set():
-                raise KeyboardInterrupt
-
+        path = Path(folder) / f"{device.name}.sqlite"
         try:
-            table = profile(
-                device,
+            profiler = as_profiler(device)
+            assert isinstance(profiler, RemoteProfiler)
+            profiler.connection.stop = stop  # ends the measuring, and the prices follow
+            table = fill(
+                profiler,
                 space,
                 path,
                 shapes=shapes,
                 time_limit=time_limit,
-                progress=stoppable,
+                progress=progress_of(device.name),
             )
         except (LatbenchError, OSError, sqlite3.Error) as error:
             return ProfiledDevice(device.name, path, None, in_one_line(error))
         except KeyboardInterrupt:
-            return ProfiledDevice(device.name, path, None, "interrupted before it had prices")
+            return ProfiledDevice(device.name, path, None, _INTERRUPTED)
         assert isinstance(table.result, ProfileResult), "nothing is transferred from another table"
         return ProfiledDevice(device.name, path, table.result, None)
 

@@ -9,6 +9,7 @@ from latbench.device import AnyDevice, DeviceProfile
 from latbench.errors import InvalidValueError
 from latbench.models.segments import Piece
 from latbench.models.torch_modules import Example, require_example
+from latbench.profilers import Profiler
 from latbench.progress import Phase, Phases, Progress, silent
 from latbench.tables import LatencyTable
 from latbench.units import as_duration_s
@@ -90,7 +91,31 @@ def profile(
         MismatchError: The table at ``output`` is of another device, machine or space.
         RuntimeFailure: The runtime refused a block.
     """
-    profiler, path = as_profiler(device, batch_size=batch_size), Path(output)
+    profiler = as_profiler(device, batch_size=batch_size)
+    return fill(
+        profiler,
+        space,
+        Path(output),
+        shapes=shapes,
+        example=example,
+        time_limit=time_limit,
+        source=source,
+        progress=progress,
+    )
+
+
+def fill(
+    profiler: Profiler,
+    space: AnySpace | OwnModel,
+    path: Path,
+    *,
+    shapes: Shapes | None = None,
+    example: Example | None = None,
+    time_limit: str | float,
+    source: AnyTable | None = None,
+    progress: Progress,
+) -> ProfiledTable:
+    """The same as ``profile``, with the profiler of the device."""
     limit_s = as_duration_s(time_limit)
     parts = [Phase("prepare", seconds=_PREPARE_S), Phase("profile", seconds=limit_s)]
     with Phases(progress, parts) as phases:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import msgspec
@@ -16,6 +19,7 @@ from latbench.device import DeviceProfile, Host, SweepProtocol, write_device
 from latbench.errors import InvalidValueError
 from latbench.profilers import remote_connection
 from latbench.tables import LatencyTable
+from nas.workflows import fleet_profiling
 from tests.conftest import make_quick_profile
 from tests.latbench.profilers.test_remote import served_here
 
@@ -108,6 +112,71 @@ def test_an_interrupt_ends_all_and_keeps_their_passes(
     for first, second in zip(found, again, strict=True):
         if first.result is not None and second.result is not None:
             assert second.result.passes == first.result.passes + 6
+
+
+@pytest.fixture
+def interrupt_when(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], object]], None]:
+    """Ctrl-C in the main thread, which waits for the devices, once a function has returned."""
+
+    def when(met: Callable[[Any], object]) -> None:
+        def wait_once(running: Any) -> None:
+            monkeypatch.setattr(fleet_profiling, "wait", wait)
+            met(running)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(fleet_profiling, "wait", wait_once)
+
+    return when
+
+
+def test_ctrl_c_prices_what_each_device_has(
+    tmp_path: Path, interrupt_when: Callable[[Callable[[Any], object]], None]
+) -> None:
+    passed = {"one": Event(), "two": Event()}
+    interrupt_when(lambda running: all(each.wait(60) for each in passed.values()))
+
+    def progress_of(name: str) -> Any:
+        return lambda fraction, words: passed[name].set() if "pass 3" in words else None
+
+    sweep = SweepProtocol(min_passes=100_000, max_passes=100_000, networks=8)
+    space = nas.make_space("nasbench-macro")
+    with fake_boards() as boards:
+        devices = [boards.profile(name, sweep) for name in passed]
+        found = nas.profile_devices(devices, space, tmp_path, progress_of=progress_of)
+    for each in found:
+        assert each.interrupted
+        assert each.result is not None, each.error
+        assert each.result.passes >= 2
+        assert LatencyTable.open(each.table).predict(space.lower(space.smallest())).latency_ms > 0
+
+
+def test_ctrl_c_does_not_wait_for_a_device_that_is_gone(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    interrupt_when: Callable[[Callable[[Any], object]], None],
+) -> None:
+    monkeypatch.setattr(remote_connection, "_PAUSES_S", (600.0,))
+    interrupt_when(lambda running: wait(running, return_when=FIRST_COMPLETED))
+    sweep = SweepProtocol(min_passes=12, max_passes=12, networks=8)
+    with fake_boards(dead=frozenset({"dead"})) as boards:
+        devices = [boards.profile(name, sweep) for name in ("dead", "one")]
+        dead, one = nas.profile_devices(devices, nas.make_space("nasbench-macro"), tmp_path)
+    assert (dead.interrupted, one.interrupted) == (True, False)
+    assert one.error is None
+
+
+def test_a_command_that_was_interrupted_says_so(
+    run: Any, tmp_path: Path, boards: list[DeviceProfile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if a device had no prices yet."""
+    paths = [tmp_path / f"{board.name}.toml" for board in boards]
+    for board, path in zip(boards, paths, strict=True):
+        write_device(board, path)
+    interrupted = nas.ProfiledDevice(
+        "one", tmp_path / "one.sqlite", None, "interrupted before it had prices"
+    )
+    monkeypatch.setattr(nas, "profile_devices", lambda *_, **__: [interrupted])
+    assert run("profile", *paths, "nasbench-macro", "-o", tmp_path / "tables")[0] == 130
 
 
 def test_devices_that_would_disturb_each_other_are_refused(
