@@ -104,7 +104,7 @@ class Line:
                 return
             try:
                 yield msgspec.msgpack.decode(body, type=Request)
-            except msgspec.DecodeError as error:
+            except ValueError as error:
                 raise InvalidValueError(f"that is no message: {error}") from error
 
     def answer(self, message: Answer) -> None:

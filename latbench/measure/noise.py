@@ -18,6 +18,7 @@ import numpy as np
 from latbench.blocks import Classifier, ConvBlock, InvertedResidual, Network
 from latbench.device import DeviceProfile
 from latbench.environment import Environment, read_system
+from latbench.errors import RuntimeFailure
 from latbench.measure.load import LoadMeter, MachineLoad
 from latbench.measure.samples import Samples
 from latbench.measure.statistics import low_quantile
@@ -101,9 +102,15 @@ def check_noise(
         environment: Present state of the machine.
         seconds: Approximate duration in s.
         progress: Callback that reports the progress.
+
+    Raises:
+        RuntimeFailure: The device cannot be used or reached.
     """
     if isinstance(profiler, RemoteProfiler):
-        return msgspec.convert(profiler.noise(seconds, progress), NoiseCheck)
+        try:
+            return msgspec.convert(profiler.noise(seconds, progress), NoiseCheck)
+        except msgspec.ValidationError as error:
+            raise RuntimeFailure(f"{profiler.host} sent no noise check: {error}") from error
     targets = [
         Target(id_, network, visits=1, dwell_ms=_DWELL_MS, cold=False)
         for id_, network in enumerate(REFERENCES.values())

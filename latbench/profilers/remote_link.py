@@ -18,8 +18,6 @@ from contextlib import suppress
 from threading import Event
 from time import monotonic
 
-import msgspec
-
 from latbench.device import Host
 from latbench.errors import RuntimeFailure
 from latbench.profilers.remote_messages import (
@@ -29,6 +27,7 @@ from latbench.profilers.remote_messages import (
     Answer,
     Request,
     packed,
+    unpacked,
 )
 
 _READ_BYTES = 1 << 16
@@ -196,10 +195,9 @@ class RemoteLink:
         body = bytes(self._received[LENGTH_BYTES : LENGTH_BYTES + length])
         del self._received[: LENGTH_BYTES + length]
         try:
-            found: Answer = msgspec.msgpack.decode(body, type=Answer)
-        except msgspec.DecodeError as error:
+            return unpacked(body)
+        except (ValueError, RecursionError) as error:
             raise RuntimeFailure(f"{self.host} sent what is no message: {error}") from error
-        return found
 
     def _ended(self) -> RuntimeFailure:
         """What the end of the line means."""

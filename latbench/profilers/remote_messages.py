@@ -11,7 +11,8 @@ way. ``Beat`` may come before any answer, and means that the server is at work.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from math import isfinite
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -24,6 +25,9 @@ MARK = b"\nlatbench serves\n"
 MAX_MESSAGE_BYTES = 32 << 20
 CHUNK_BYTES = 8 << 20  # of the weights of a model, which are sent in several messages
 LENGTH_BYTES = 4
+
+Nanoseconds = Annotated[int, msgspec.Meta(ge=1, le=86_400 * 10**9)]  # no call takes a day
+Amount = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
@@ -237,15 +241,15 @@ class TakenVisit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_
     """Raw times of a visit.
 
     Attributes:
-        hot_ns: Durations of the hot calls.
+        hot_ns: Durations of the hot calls, at least one.
         cold_ns: Durations of the cold calls.
         open_s: Time to open and close the session.
         distrust: Reason why the visit does not count; None if it counts.
     """
 
-    hot_ns: tuple[int, ...]
-    cold_ns: tuple[int, ...]
-    open_s: float
+    hot_ns: Annotated[tuple[Nanoseconds, ...], msgspec.Meta(min_length=1)]
+    cold_ns: tuple[Nanoseconds, ...]
+    open_s: Amount
     distrust: str | None = None
 
 
@@ -258,8 +262,8 @@ class Taken(Message, frozen=True):
 class FootprintNow(Message, frozen=True):
     """Time to open a network in ms, and memory that it takes in 10^6 bytes."""
 
-    load_ms: float
-    peak_mb: float
+    load_ms: Amount
+    peak_mb: Amount
 
 
 class NoiseNow(Message, frozen=True):
@@ -293,3 +297,24 @@ def packed(message: Request | Answer) -> bytes:
     if len(body) > MAX_MESSAGE_BYTES:
         raise ValueError(f"a message of {len(body)} bytes is too long")
     return len(body).to_bytes(LENGTH_BYTES, "big") + body
+
+
+def unpacked(body: bytes) -> Answer:
+    """An answer of the server.
+
+    Raises:
+        ValueError: It is no message, or a number in it is not finite.
+    """
+    answer: Answer = msgspec.msgpack.decode(body, type=Answer)
+    if not _is_finite(msgspec.msgpack.decode(body)):
+        raise ValueError("a number is not finite")
+    return answer
+
+
+def _is_finite(value: object) -> bool:
+    """Whether all numbers of plain data are finite."""
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or isfinite(value)

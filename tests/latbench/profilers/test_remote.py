@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from math import inf, nan
 from pathlib import Path
 from threading import Timer
 
@@ -17,8 +18,10 @@ import pytest
 
 import latbench
 import nas
+from benchmarks import fake_boards as boards_module
 from benchmarks.fake_boards import fake_boards
 from benchmarks.kills import passes_of, profile_with_kills
+from latbench.conditions import Conditions
 from latbench.device import (
     DeviceProfile,
     Host,
@@ -43,7 +46,20 @@ from latbench.models.reading import read_model
 from latbench.profilers import make_profiler, remote, remote_connection, remote_link
 from latbench.profilers.remote import RemoteProfiler
 from latbench.profilers.remote_link import LineLostError
-from latbench.profilers.remote_messages import MARK, MAX_MESSAGE_BYTES, Welcome, packed
+from latbench.profilers.remote_messages import (
+    MARK,
+    MAX_MESSAGE_BYTES,
+    Beat,
+    ConditionsNow,
+    FootprintNow,
+    Load,
+    LoadNow,
+    NoiseNow,
+    Taken,
+    TakenVisit,
+    Welcome,
+    packed,
+)
 from latbench.tables import LatencyTable
 from latbench.workflows.footprint import measure_footprint
 from nas.spaces import SearchSpace
@@ -361,11 +377,27 @@ def test_other_versions_are_refused_before_anything_is_measured(tmp_path: Path) 
         profiler.versions()
 
 
+ABSURD = (
+    Taken((TakenVisit((), (5,), 0.0),)),
+    Taken((TakenVisit((5, 0), (5,), 0.0),)),
+    Taken((TakenVisit((5,), (-5,), 0.0),)),
+    Taken((TakenVisit((2**63,), (5,), 0.0),)),
+    Taken((TakenVisit((5,), (5,), nan),)),
+    FootprintNow(nan, 1.0),
+    FootprintNow(1.0, inf),
+    LoadNow(Load(nan, 0.0, 2)),
+    ConditionsNow(Conditions(temperature_c=nan)),
+    NoiseNow({"targets": [{"noise": inf}]}),
+    Beat(nan, "pass 1"),
+)
+
+
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
         ((MAX_MESSAGE_BYTES + 1).to_bytes(4, "big"), "that is no latbench"),
         (b"\x00\x00\x00\x03abc", "no message"),
+        *((packed(answer), "no message") for answer in ABSURD),
     ],
 )
 def test_garbage_is_refused(tmp_path: Path, raw: bytes, words: str) -> None:
@@ -383,9 +415,31 @@ def test_what_a_login_shell_prints_is_passed_over(tmp_path: Path) -> None:
     made.close()
 
 
+def test_a_wrong_time_is_not_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_space: SearchSpace
+) -> None:
+    path = tmp_path / "t.sqlite"
+    monkeypatch.setattr(boards_module, "_visit", lambda latency_ms: TakenVisit((), (5,), 0.0))
+    with fake_boards() as boards:
+        profiler = make_profiler(boards.profile("board", QUICK.sweep))
+        with pytest.raises(RuntimeFailure, match=r"^bash .* sent what is no message"):
+            profile_space(profiler, path, tiny_space, time_limit_s=20)
+    assert not path.exists()
+
+
+def test_a_noise_check_without_its_fields_is_refused(
+    profiler: RemoteProfiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = profiler.environment()
+    monkeypatch.setattr(profiler, "noise", lambda seconds, progress: {"visits": 8})
+    with pytest.raises(RuntimeFailure, match="sent no noise check"):
+        check_noise(profiler, environment, seconds=0.1)
+
+
 @pytest.mark.parametrize(
     "data",
     [
+        b"\x00\x00\x00\x0f\x81\xa4type\xa8Ask\xff\xff\xff\xff\xff",
         b"\xff\xff\xff\xff",
         b"\x00\x00\x00\x02\x00\x00",
         b"\x00\x00\x00\x05abc",
