@@ -103,6 +103,9 @@ def profile_devices(
             )
         except (LatbenchError, OSError, sqlite3.Error) as error:
             return ProfiledDevice(device.name, path, None, in_one_line(error))
+        except Exception as error:  # a fault of the program: the results of the others count
+            what = f"{type(error).__name__}: {in_one_line(error)}"
+            return ProfiledDevice(device.name, path, None, what)
         except KeyboardInterrupt:
             return ProfiledDevice(device.name, path, None, _INTERRUPTED)
         assert isinstance(table.result, ProfileResult), "nothing is transferred from another table"

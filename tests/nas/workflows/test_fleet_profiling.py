@@ -72,6 +72,22 @@ def test_boards_that_break_and_die_leave_the_others_alone(
             assert all(e.visits == 12 for e in table.estimates.values())
 
 
+def test_a_fault_of_the_program_leaves_the_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill = fleet_profiling.fill
+
+    def faulty(profiler: Any, *given: Any, **named: Any) -> Any:
+        return 1 / 0 if profiler.profile.name == "faulty" else fill(profiler, *given, **named)
+
+    monkeypatch.setattr(fleet_profiling, "fill", faulty)
+    sweep = SweepProtocol(min_passes=12, max_passes=12, networks=8)
+    with fake_boards() as boards:
+        devices = [boards.profile(name, sweep) for name in ("faulty", "one")]
+        found = nas.profile_devices(devices, nas.make_space("nasbench-macro"), tmp_path)
+    assert [each.error for each in found] == ["ZeroDivisionError: division by zero", None]
+
+
 def test_the_command(run: Any, tmp_path: Path, boards: list[DeviceProfile]) -> None:
     for board in boards:
         write_device(board, tmp_path / f"{board.name}.toml")
