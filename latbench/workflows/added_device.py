@@ -65,8 +65,7 @@ def add_device(
         RuntimeFailure: The device cannot be reached, or lacks the runtime.
         DeviceBusyError: Another process measures on it.
     """
-    if not _NAME.fullmatch(name):
-        raise InvalidValueError(f"{name!r} is no name: use letters, digits and . _ -")
+    require_name(name)
     if name in shipped_profiles():
         raise InvalidValueError(f"{name} comes with latbench: choose another name")
     profile = DeviceProfile(name, runtime, threads=threads, host=host)
@@ -82,6 +81,16 @@ def add_device(
     path = own_folder() / f"{name}.toml"
     write_device(profile, path)
     return AddedDevice(name, path, environment, conditions, tuple(_advice(environment, conditions)))
+
+
+def require_name(name: str) -> None:
+    """Refuse the name of a device that cannot name a file.
+
+    Raises:
+        InvalidValueError: It has other characters than a name, or too many.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidValueError(f"{name!r} is no name of a device: use letters, digits and . _ -")
 
 
 def _advice(environment: Environment, conditions: Conditions) -> list[str]:

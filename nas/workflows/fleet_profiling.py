@@ -15,6 +15,7 @@ from latbench.errors import InvalidValueError, LatbenchError, in_one_line
 from latbench.profilers.remote import RemoteProfiler
 from latbench.progress import Progress, silent
 from latbench.result import Result
+from latbench.workflows.added_device import require_name
 from latbench.workflows.profiling import ProfileResult
 from nas.workflows.inputs import AnySpace, OwnModel, Shapes, as_profiler, repeated
 from nas.workflows.space_profiling import TIME_LIMIT, fill
@@ -81,7 +82,8 @@ def profile_devices(
 
     Raises:
         UnknownNameError: There is no such device profile.
-        InvalidValueError: Two devices have one name, or one is this machine.
+        InvalidValueError: Two devices have one name, a name cannot name a file, or a device is this
+            machine.
     """
     profiles = [as_device(device, batch_size=batch_size) for device in devices]
     _require_apart(profiles)
@@ -124,6 +126,8 @@ def profile_devices(
 
 def _require_apart(profiles: Sequence[DeviceProfile]) -> None:
     names = [profile.name for profile in profiles]
+    for name in names:
+        require_name(name)
     twice = repeated(names)
     if twice:
         raise InvalidValueError(

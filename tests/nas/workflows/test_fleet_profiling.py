@@ -202,3 +202,11 @@ def test_devices_that_would_disturb_each_other_are_refused(
     for devices, words in (([boards[0], boards[0]], "twice"), ([boards[0], QUICK], "alone")):
         with pytest.raises(InvalidValueError, match=words):
             nas.profile_devices(devices, space, tmp_path / "tables")
+
+
+@pytest.mark.parametrize("name", ["../outside", "rack/pi", "/tmp/pi", "..", "", "a\0b", "a\n"])
+def test_no_table_leaves_the_folder(tmp_path: Path, boards: list[DeviceProfile], name: str) -> None:
+    odd = msgspec.structs.replace(boards[0], name=name)
+    with pytest.raises(InvalidValueError, match="no name of a device"):
+        nas.profile_devices([odd, boards[1]], "nasbench-macro", tmp_path / "tables")
+    assert not (tmp_path / "tables").exists()
