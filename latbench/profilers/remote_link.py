@@ -66,9 +66,11 @@ class RemoteLink:
                 stderr=self._said,
                 start_new_session=True,  # Ctrl-C is for this program, which then ends the line
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a word with a NUL
+            self._said.close()
+            reason = error.strerror if isinstance(error, OSError) else error
             raise RuntimeFailure(
-                f"cannot start {command[0]}, which reaches {host}: {error.strerror}"
+                f"cannot start {command[0]!r}, which reaches {str(host)!r}: {reason}"
             ) from error
         assert self._process.stdin is not None and self._process.stdout is not None
         self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()

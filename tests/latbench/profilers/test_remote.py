@@ -369,6 +369,15 @@ def test_a_host_without_a_server_is_told_apart(tmp_path: Path, script: str, word
     assert "\n" not in told.value.message
 
 
+@pytest.mark.parametrize(
+    ("word", "words"), [("a\0b", "null byte"), ("/nowhere/ssh", "No such file"), ("\ud800", "")]
+)
+def test_a_command_that_cannot_be_started_is_told(word: str, words: str) -> None:
+    profiler = make_profiler(msgspec.structs.replace(QUICK, host=Host(command=(word,))))
+    with pytest.raises(RuntimeFailure, match=f"cannot start .*{words}"):
+        profiler.versions()
+
+
 def test_other_versions_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
     answer = tmp_path / "answer"
     answer.write_bytes(MARK + packed(Welcome(1, "9.9", "3.11.0")))
