@@ -57,6 +57,7 @@ from latbench.profilers.remote_messages import (
     EnvironmentNow,
     Failed,
     FootprintNow,
+    Forget,
     Hold,
     Load,
     LoadNow,
@@ -76,7 +77,7 @@ from latbench.workflows.footprint import measure_footprint
 
 _BEAT_S = 2.0  # between two signs of life, which are given between visits only
 _MOST_MEMORY = 0.8  # of the machine, for the weights of models
-_UNANSWERED = (AddNetwork, AddModel, AddWeights)
+_UNANSWERED = (AddNetwork, AddModel, AddWeights, Forget)
 _FAULTS = (OSError, sqlite3.Error, MemoryError, ValueError, TypeError)  # of data that lies
 
 
@@ -134,6 +135,7 @@ class Server:
             AddNetwork: self._add_network,
             AddModel: self._add_model,
             AddWeights: self._add_weights,
+            Forget: self._forget,
             Begin: self._begin,
             Visits: self._visits,
             AskFootprint: self._footprint,
@@ -200,11 +202,12 @@ class Server:
 
     def _add_model(self, request: AddModel) -> None:
         sizes = {each.name: _checked_bytes(each) for each in request.weights}
-        taken = sum(value.nbytes for value in self._weights.values()) + sum(sizes.values())
-        if taken > _MOST_MEMORY * memory_bytes():
+        own = sum(sizes.values())
+        others = sum(value.nbytes for value in self._weights.values())
+        if own + others > _MOST_MEMORY * memory_bytes():
             raise InvalidValueError(
-                f"{request.name} takes {taken / 1e6:.0f} MB, and this device has "
-                f"{memory_bytes() / 1e6:.0f} MB of memory"
+                f"{request.name} takes {own / 1e6:.0f} MB beside {others / 1e6:.0f} MB of other "
+                f"models, and this device has {memory_bytes() / 1e6:.0f} MB of memory"
             )
         weights = {}
         for each in request.weights:
@@ -222,6 +225,12 @@ class Server:
         if raw is None or request.offset < 0 or end > len(raw):
             raise InvalidValueError(f"{request.name} is no weight of that size")
         raw[request.offset : end] = np.frombuffer(request.data, dtype=np.uint8)
+
+    def _forget(self, request: Forget) -> None:
+        self._networks.pop(request.number, None)
+        self._refused.pop(request.number, None)
+        for key in [key for key in self._weights if key[0] == request.number]:
+            del self._weights[key]
 
     def _network(self, number: int) -> Network | OnnxModel:
         if number in self._refused:

@@ -11,9 +11,11 @@ import socket
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from threading import Event
 from time import monotonic
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import msgspec
 import numpy as np
@@ -43,6 +45,7 @@ from latbench.profilers.remote_messages import (
     Done,
     EnvironmentNow,
     Failed,
+    Forget,
     Hold,
     Open,
     Opened,
@@ -90,7 +93,10 @@ class RemoteConnection:
         self.environment: Environment | None = None
         self.stop = Event()
         self._versions: dict[str, str] = {}
-        self._numbers: dict[Network | OnnxModel, int] = {}  # of networks, on the present line
+        self._numbers = count()
+        self._networks: dict[Network, int] = {}  # numbers of networks, on the present line
+        self._models: WeakKeyDictionary[OnnxModel, int] = WeakKeyDictionary()
+        self._sent: set[int] = set()  # numbers of models that are there, also of those gone here
 
     def versions(self) -> dict[str, str]:
         """Versions of the runtime and its libraries there."""
@@ -112,7 +118,8 @@ class RemoteConnection:
             except BaseException:
                 link.close()
                 raise
-            self.link, self._numbers = link, {}
+            self.link, self._networks = link, {}
+            self._models, self._sent = WeakKeyDictionary(), set()
             self._end = weakref.finalize(self, link.close)
         return self.link
 
@@ -122,8 +129,8 @@ class RemoteConnection:
         if (welcome.protocol, welcome.latbench) != (PROTOCOL, __version__):
             line = self.host.run_command("-m", "pip", "install", f"latbench=={__version__}")
             raise MismatchError(
-                f"{self.host} has latbench {welcome.latbench}, this is {__version__}: run "
-                f"`{' '.join(line)}`"
+                f"{self.host} has latbench {welcome.latbench}, protocol {welcome.protocol}, "
+                f"this is {__version__}, protocol {PROTOCOL}: run `{' '.join(line)}`"
             )
         profile = msgspec.structs.replace(self._profile, host=None)
         link.send(Open(profile, client=_client()), within_s=SILENCE_S)
@@ -268,17 +275,27 @@ class RemoteConnection:
                 )
 
     def number(self, network: Network | OnnxModel) -> int:
-        """Number of a network on the present line; a new network is sent."""
-        if network not in self._numbers:
-            number = len(self._numbers)
-            link = self.connected()
-            if isinstance(network, OnnxModel):
-                _send_model(link, number, network)
-            else:
+        """Number of a network on the present line; a new network is sent.
+
+        Before a new model is sent, those that this program has no more are freed there.
+        """
+        link = self.connected()
+        if not isinstance(network, OnnxModel):
+            if network not in self._networks:
                 blocks = tuple(block_key(spec) for spec in network)
+                number = next(self._numbers)
                 link.send(AddNetwork(number, blocks), within_s=SILENCE_S)
-            self._numbers[network] = number
-        return self._numbers[network]
+                self._networks[network] = number
+            return self._networks[network]
+        if network not in self._models:
+            for gone in self._sent - set(self._models.values()):
+                link.send(Forget(gone), within_s=SILENCE_S)
+                self._sent.remove(gone)
+            number = next(self._numbers)
+            self._sent.add(number)
+            _send_model(link, number, network)
+            self._models[network] = number
+        return self._models[network]
 
 
 def _send_model(link: RemoteLink, number: int, model: OnnxModel) -> None:

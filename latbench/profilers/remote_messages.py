@@ -20,7 +20,7 @@ from latbench.conditions import Conditions
 from latbench.device import DeviceProfile
 from latbench.environment import Environment
 
-PROTOCOL = 2
+PROTOCOL = 3
 MARK = b"\nlatbench serves\n"
 MAX_MESSAGE_BYTES = 32 << 20
 CHUNK_BYTES = 8 << 20  # of the weights of a model, which are sent in several messages
@@ -104,6 +104,12 @@ class AddWeights(Message, frozen=True):
     data: bytes
 
 
+class Forget(Message, frozen=True):
+    """Free a model that the client needs no more. No answer."""
+
+    number: int
+
+
 class VisitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     """One visit: the network's number, the duration of its hot calls, whether cold calls follow."""
 
@@ -153,6 +159,7 @@ Request: TypeAlias = (
     | AddNetwork
     | AddModel
     | AddWeights
+    | Forget
     | Begin
     | Visits
     | AskConditions

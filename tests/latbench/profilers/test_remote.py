@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from io import BytesIO
 from math import inf, nan
 from pathlib import Path
 from threading import Timer
@@ -21,6 +22,7 @@ import nas
 from benchmarks import fake_boards as boards_module
 from benchmarks.fake_boards import fake_boards
 from benchmarks.kills import passes_of, profile_with_kills
+from latbench import serve
 from latbench.conditions import Conditions
 from latbench.device import (
     DeviceProfile,
@@ -42,6 +44,7 @@ from latbench.measure.lock import FOLDER_VARIABLE, device_lock, held
 from latbench.measure.noise import check_noise
 from latbench.measure.sweep import sweep_pass
 from latbench.measure.visiting import Target, block_target
+from latbench.models import OnnxModel
 from latbench.models.reading import read_model
 from latbench.profilers import make_profiler, remote, remote_connection, remote_link
 from latbench.profilers.remote import RemoteProfiler
@@ -49,14 +52,18 @@ from latbench.profilers.remote_link import LineLostError
 from latbench.profilers.remote_messages import (
     MARK,
     MAX_MESSAGE_BYTES,
+    AddModel,
     Beat,
     ConditionsNow,
     FootprintNow,
+    Forget,
     Load,
     LoadNow,
     NoiseNow,
+    Request,
     Taken,
     TakenVisit,
+    TensorHeader,
     Welcome,
     packed,
 )
@@ -142,6 +149,51 @@ def test_models_with_weights_are_measured(profiler: RemoteProfiler, tmp_path: Pa
     assert len(record.visits) == 2
     footprint = measure_footprint(profiler, model)
     assert footprint.load_ms > 0
+
+
+def test_models_that_are_gone_here_are_freed_there(
+    profiler: RemoteProfiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As variants of a model that are compared and dropped; also after the line was made again."""
+    sent: list[object] = []
+    send = remote_link.RemoteLink.send
+
+    def recorded(link: remote_link.RemoteLink, message: Request, *, within_s: float) -> None:
+        if isinstance(message, AddModel | Forget):
+            sent.append((type(message), message.number))
+        send(link, message, within_s=within_s)
+
+    monkeypatch.setattr(remote_link.RemoteLink, "send", recorded)
+    path = save(conv_model(), tmp_path / "m.onnx")
+
+    def visit(model: OnnxModel) -> None:
+        sweep_pass(profiler, [Target(0, model, 1, 1.0, cold=False)], number=0)
+
+    kept = read_model(path)
+    visit(kept)
+    for _ in range(2):
+        visit(read_model(path))
+    visit(kept)
+    assert sent == [(AddModel, 0), (AddModel, 1), (Forget, 1), (AddModel, 2)]
+    profiler.close()
+    visit(kept)
+    visit(read_model(path))
+    assert sent[4:] == [(AddModel, 3), (AddModel, 4)]
+
+
+def test_weights_of_all_models_have_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "memory_bytes", lambda: 10_000_000)
+    weights = (TensorHeader("w", (1_500_000,), "float32"),)
+    first, second = (AddModel(number, "m", b"", (), weights) for number in range(2))
+
+    def refused(*requests: Request) -> dict[int, str]:
+        source = BytesIO(b"".join(map(packed, requests)))
+        server = serve.Server(serve.Line(source, BytesIO()))
+        server.run()
+        return server._refused
+
+    assert "6 MB beside 6 MB of other models" in refused(first, second)[1]
+    assert refused(first, Forget(0), second) == {}
 
 
 def test_noise_is_checked_there(profiler: RemoteProfiler) -> None:
