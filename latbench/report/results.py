@@ -37,7 +37,9 @@ def show_forecast(expected: Forecast) -> None:
             f"a pass takes about {format_s(expected.pass_s)}, the minimum number of passes "
             f"about {expected.minutes:.0f} min; the time limit allows {expected.passes} "
             "passes",
-            f"peak memory about {expected.memory_mib} MiB",
+            "the peak memory there is not known"
+            if expected.memory_mib is None
+            else f"peak memory about {expected.memory_mib} MiB",
         ]
     )
 

@@ -13,6 +13,7 @@ from latbench.measure.lock import held
 from latbench.measure.sweep import sweep_pass
 from latbench.measure.visiting import block_target, network_target
 from latbench.profilers import Profiler
+from latbench.profilers.remote import RemoteProfiler
 from latbench.progress import Progress, silent
 from latbench.result import Result
 from latbench.workflows.profiled_table import TableContents
@@ -34,7 +35,7 @@ class Forecast(Result):
             sequential design are shorter.
         minutes: Duration of the minimum number of passes, if each visits all blocks, in minutes.
         passes: Number of passes over all blocks that the time limit allows.
-        memory_mib: Approximate peak memory of the process, in MiB.
+        memory_mib: Approximate peak memory of the process, in MiB; None for a device elsewhere.
     """
 
     blocks: int
@@ -43,7 +44,7 @@ class Forecast(Result):
     pass_s: float
     minutes: float
     passes: int
-    memory_mib: int
+    memory_mib: int | None
 
 
 def forecast(
@@ -80,6 +81,7 @@ def forecast(
         network_s = timed.seconds / len(few)
     pass_s = len(measured) * block_s + len(networks) * protocol.network_visits * network_s
     largest = max(network_cost(network).weight_bytes for network in networks)
+    is_remote = isinstance(profiler, RemoteProfiler)
     return Forecast(
         blocks=len(contents.blocks),
         measured=len(measured),
@@ -87,7 +89,7 @@ def forecast(
         pass_s=pass_s,
         minutes=protocol.min_passes * pass_s / 60,
         passes=max(1, min(protocol.max_passes, int(time_limit_s / pass_s))),
-        memory_mib=(_peak_bytes() + _COPIES * largest) >> 20,
+        memory_mib=None if is_remote else (_peak_bytes() + _COPIES * largest) >> 20,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from io import BytesIO
 from math import inf, nan
 from pathlib import Path
 from threading import Timer
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -216,6 +218,16 @@ def test_workflows_run_there(
     table = LatencyTable.open(path)
     assert table.device == device
     assert table.environment.cpu == make_profiler(make_quick_profile()).environment().cpu
+
+
+def test_a_plan_does_not_tell_the_memory_of_this_machine(
+    run: Any, tmp_path: Path, quick_profile: DeviceProfile
+) -> None:
+    with fake_boards() as boards:
+        write_device(boards.profile("board", quick_profile.sweep), tmp_path / "board.toml")
+        asked = ("profile", tmp_path / "board.toml", "nasbench-macro", "--plan")
+        assert json.loads(run(*asked, "--json")[1])["memory_mib"] is None
+        assert "MiB" not in run(*asked)[1]
 
 
 def test_a_broken_line_is_made_again(

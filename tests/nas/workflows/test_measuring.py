@@ -145,3 +145,4 @@ def test_a_forecast_measures_little(quick_profile: DeviceProfile) -> None:
     expected = nas.forecast(quick_profile, space, time_limit="10s")
     assert expected.blocks == len(space.blocks())
     assert expected.passes >= 1
+    assert expected.memory_mib is not None
