@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,8 @@ class TransferResult(Result):
     Attributes:
         blocks: Number of blocks with an estimate.
         measured: Number of blocks measured on the new device.
+        noisy: Number of noisy blocks; every transferred one is.
+        seconds: Wall time of this run.
         left_out_error: Mean absolute error of measured blocks left out of the regression.
         half_width: Relative half width of the 95 % interval of transferred latencies.
         fit: Prices, fitted on networks measured on the new device.
@@ -64,6 +67,8 @@ class TransferResult(Result):
 
     blocks: int
     measured: int
+    noisy: int
+    seconds: float
     left_out_error: float
     half_width: float
     fit: StoredFit
@@ -76,10 +81,14 @@ class TransferResult(Result):
         return False
 
     def as_dict(self) -> dict[str, Any]:
-        """Counts and errors as plain JSON values."""
+        """Counts and errors as plain JSON values, with all keys of a profiling."""
         return {
             "blocks": self.blocks,
             "measured": self.measured,
+            "interpolated": 0,
+            "noisy": self.noisy,
+            "seconds": self.seconds,
+            "heldout_error": None,
             "passes": self.passes,
             "complete": self.complete,
             "left_out_error": self.left_out_error,
@@ -117,6 +126,7 @@ def transfer(
             another device, machine, version of the runtime or space.
         DeviceBusyError: Another process measures on the device.
     """
+    begin = monotonic()
     parts = [Phase("measure", share=10.0), Phase("predict")]
     with Phases(progress, parts) as phases:
         phases["measure"](0.0, "choosing blocks")
@@ -147,12 +157,15 @@ def transfer(
             made = store.passes(sweep)
             _store_predictions(store, source, hot, cold=cold)
             predicting(0.6, "fitting prices")
+            fit = work_out(store, protocol)
             return TransferResult(
                 blocks=len(known),
                 measured=len(chosen),
+                noisy=sum(each.noisy for each in store.estimates(store.blocks()).values()),
+                seconds=monotonic() - begin,
                 left_out_error=hot.left_out_error,
                 half_width=float(np.expm1(max(hot.half_width, cold.half_width))),
-                fit=work_out(store, protocol),
+                fit=fit,
                 passes=made,
                 complete=made >= protocol.min_passes,
             )

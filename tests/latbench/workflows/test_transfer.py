@@ -43,6 +43,9 @@ def test_few_measurements_make_a_full_table(
         price = table.price(spec)
         assert price.low_ms < price.price_ms < price.high_ms
         assert table.estimates[spec].noisy
+    noisy = sum(estimate.noisy for estimate in table.estimates.values())
+    assert result.noisy == noisy >= len(transferred)
+    assert result.as_dict().keys() >= {"interpolated", "noisy", "seconds", "heldout_error"}
     assert not table.check(None).passed
     with pytest.raises(MismatchError, match="transferred themselves do not count"):
         transfer(profiler, tmp_path / "third.sqlite", table, networks=networks)
