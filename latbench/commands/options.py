@@ -50,7 +50,7 @@ class Fraction(click.FloatRange):
     ) -> float:
         found = super().convert(value, param, ctx)
         if not isfinite(found):
-            self.fail(f"{found} is not a finite fraction, such as 0.05", param, ctx)
+            self.fail(f"{found} is not a finite fraction, such as 0.05.", param, ctx)
         return float(found)
 
 

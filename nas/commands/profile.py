@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         "latbench profile pi5 jetson tfnas --input-size 32 --classes 10 -o tables",
     )
 )
-@click.argument("devices", type=DEVICE, nargs=-1, required=True, metavar="DEVICE...")
+@click.argument("devices", type=DEVICE, nargs=-1, metavar="DEVICE...")
 @click.argument("space", type=SPACE_OR_MODEL)
 @output_file(
     "the latency table, new or to resume; of several devices a folder",
@@ -93,6 +93,10 @@ def profile(
     """
     from latbench.device import as_device
 
+    if not devices:
+        raise click.UsageError(
+            "Missing DEVICE or SPACE|MODEL.onnx: both are needed, in this order."
+        )
     made = _made(space, input_size, classes, se, activation)
     if len(devices) > 1:
         if plan or source is not None:
