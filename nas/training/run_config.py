@@ -13,7 +13,13 @@ from latbench.errors import InvalidFileError
 from latbench.files import read_text
 
 LABELS = "labels"
-"""Setting with a digest of the data's labels; configurations of older versions have none."""
+"""Setting with a digest of the data's labels."""
+
+LATENCIES = "latencies"
+"""Setting with a digest of each table's blocks and their latencies."""
+
+DIGESTS = (LABELS, LATENCIES)
+"""Settings that configurations of older versions may lack; those runs are resumed without them."""
 
 _SHOWN = 40  # characters of a value; longer values are left out of a message
 

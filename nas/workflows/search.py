@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, overload
 
 import msgspec
 
+from latbench.blocks import block_key
 from latbench.cost import Cost, network_cost
 from latbench.errors import InvalidValueError
 from latbench.progress import PhaseText, Progress, silent
@@ -24,6 +26,7 @@ from nas.recipes import Recipe, load_recipe
 from nas.searchers import SEARCHERS, Searcher, SearchResult, SearchSettings
 from nas.spaces import PLAIN, SearchSpace, Variant
 from nas.training.distributed import workers as processes
+from nas.training.run_config import LATENCIES
 from nas.training.run_files import architecture_file, generator_file
 from nas.training.torch_device import TorchDevice
 from nas.workflows.confidence import at_confidence, margin_of, without_margin
@@ -279,7 +282,14 @@ def _prices(space: SearchSpace, tables: Sequence[LatencyTable]) -> dict[str, Any
     return {
         "tables": devices or [{"space": str(space_label(space))}],
         "prices": [msgspec.to_builtins(table.price_model) for table in tables],
+        LATENCIES: [_latencies_digest(table) for table in tables],
     }
+
+
+def _latencies_digest(table: LatencyTable) -> str:
+    """A digest of a table's blocks and their latencies, which the price model makes prices of."""
+    rows = sorted((block_key(s), e.hot_ms, e.cold_ms) for s, e in table.estimates.items())
+    return sha256(msgspec.json.encode(rows)).hexdigest()[:16]
 
 
 def _measure(tables: Sequence[LatencyTable]) -> Measure:

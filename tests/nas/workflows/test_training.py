@@ -14,8 +14,8 @@ import nas
 from latbench.device import DeviceProfile
 from latbench.errors import InvalidFileError, InvalidValueError, MismatchError
 from nas.data.images import ImageData, Split
-from nas.training.run_config import LABELS
-from tests.conftest import write_table
+from nas.training.run_config import LABELS, LATENCIES
+from tests.conftest import random_price, write_table
 from tests.nas.runs import tiny_data
 
 
@@ -122,6 +122,29 @@ def test_a_run_is_resumed_with_its_own_data_only(
     older = {key: value for key, value in json.loads(config.read_text()).items() if key != LABELS}
     config.write_text(json.dumps(older))
     assert run(data, tmp_path / "run") == first
+
+
+def test_a_search_is_resumed_with_its_own_prices_only(
+    tmp_path: Path, profile: DeviceProfile
+) -> None:
+    """Tables of one device, space and price model; a folder of an older version is resumed."""
+    space, data = nas.make_space("nasbench-macro", 8, 10), tiny_data(48)
+    first = write_table(tmp_path / "first", space, profile)
+    other = write_table(tmp_path / "other", space, profile, prices=lambda spec: 2 * random_price(spec))
+    copied = write_table(tmp_path / "copied", space, profile)
+
+    def search(table: nas.LatencyTable) -> list[nas.SearchResult]:
+        return list(_found(space, data, tmp_path / "run", tables=table, max_macs="5M"))
+
+    found = search(first)
+    assert search(copied) == found
+    with pytest.raises(MismatchError, match=r"holds another run \(latencies is"):
+        search(other)
+    config = tmp_path / "run" / "config.json"
+    older = json.loads(config.read_text())
+    del older[LATENCIES]
+    config.write_text(json.dumps(older))
+    assert search(first) == found
 
 
 def test_data_that_does_not_fit_the_networks_is_refused_before_a_run(tmp_path: Path) -> None:
