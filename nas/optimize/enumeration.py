@@ -11,6 +11,12 @@ from numpy.typing import NDArray
 
 from nas.latency.partial_solutions import ABSENT
 from nas.optimize.encoding import Code, EncodedSpace
+from nas.optimize.random_codes import random_code
+
+LISTED = 10_000
+"""Largest number of encodings, feasible or not, of a space whose encodings are all listed."""
+
+_DRAWS = 500  # random encodings of a larger space, which take a tenth of a second
 
 
 def neighbours(encoded: EncodedSpace, code: Code) -> Iterator[Code]:
@@ -34,11 +40,41 @@ def nearest_new(
 ) -> Code | None:
     """The nearest feasible encoding that is not known, or None if all are known.
 
-    The search is breadth first over feasible encodings. It goes on only from known ones.
+    The search is breadth first over feasible encodings. Several limits together can leave parts of
+    the space that no single changes connect. Another part is then found in the list of all
+    encodings or, if the space is too large for a list, by random encodings. These may miss a part.
+    """
+    seen: set[Code] = set()
+    found = _reached(encoded, code, known, seen, rng)
+    if found is not None:
+        return found
+    listed = all_codes(encoded, LISTED)
+    if listed is not None:
+        left = [new for row in listed.tolist() if (new := tuple(row)) not in known]
+        return left[int(rng.integers(len(left)))] if left else None
+    for _ in range(_DRAWS):
+        found = _reached(encoded, random_code(encoded, rng), known, seen, rng)
+        if found is not None:
+            return found
+    return None
+
+
+def _reached(
+    encoded: EncodedSpace,
+    code: Code,
+    known: Collection[Code],
+    seen: set[Code],
+    rng: np.random.Generator,
+) -> Code | None:
+    """The nearest unknown encoding that single changes of known ones reach, or None.
+
+    Args:
+        seen: Known encodings that are not visited; those that are visited are added.
     """
     if code not in known:
         return code
-    queue, seen = deque([code]), {code}
+    queue = deque([] if code in seen else [code])
+    seen.add(code)
     while queue:
         around = list(neighbours(encoded, queue.popleft()))
         for i in rng.permutation(len(around)).tolist():

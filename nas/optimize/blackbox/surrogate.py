@@ -17,10 +17,9 @@ from nas.optimize.blackbox.gaussian_process import Codes, GaussianProcess, expec
 from nas.optimize.blackbox.variation import DEFAULT, Variation
 from nas.optimize.constraints import Floats
 from nas.optimize.encoding import Code, EncodedSpace
-from nas.optimize.enumeration import all_codes
+from nas.optimize.enumeration import LISTED, all_codes
 from nas.optimize.random_codes import random_code
 
-_LISTED = 10_000  # largest number of encodings up to which all architectures are candidates
 _GENERATIONS, _CHILDREN = 4, 64  # of the evolution that looks for candidates in larger spaces
 _FEW = 16  # number of candidates that become parents
 
@@ -30,7 +29,7 @@ class SurrogateEvolution(BlackBox):
 
     def __init__(self, encoded: EncodedSpace, *, seed: int, variation: Variation = DEFAULT) -> None:
         super().__init__(encoded, seed=seed, variation=variation)
-        self.listed = all_codes(encoded, _LISTED)
+        self.listed = all_codes(encoded, LISTED)
         self.process = GaussianProcess(Features(encoded), self.listed)
         listed = [] if self.listed is None else self.listed.tolist()
         self._places = {tuple(code): place for place, code in enumerate(listed)}

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from zlib import crc32
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from latbench.blocks import BlockSpec, block_key
 from latbench.cost import network_cost
+from latbench.device import load_device
+from nas.latency.priced_space import PricedSpace
+from nas.optimize import enumeration
 from nas.optimize.blackbox import BLACK_BOXES, one_by_one, run
 from nas.optimize.blackbox.nsga2 import NSGA2Search
 from nas.optimize.blackbox.variation import Variation, crossover, mutate
-from nas.optimize.constraints import Constraint, Count, Limit
+from nas.optimize.constraints import Constraint, Count, Limit, latency_limits
 from nas.optimize.encoding import Code, EncodedSpace
 from nas.optimize.enumeration import all_codes
 from nas.optimize.exact_solver import Scores, best_code
 from nas.optimize.random_codes import changed_choice, random_code
 from nas.spaces import SearchSpace, make_space
-from tests.conftest import make_mix_space, make_small_space, make_tiny_space
+from tests.conftest import make_mix_space, make_small_space, make_tiny_space, write_table
 
 SPACES = {
     "small": make_small_space(),
@@ -74,6 +79,38 @@ def test_a_search_ends_when_the_whole_space_is_evaluated(name: str) -> None:
     run(black_box, one_by_one(lambda code: _score(encoded, code)), 1000)
     assert set(black_box.scores) == {tuple(code) for code in listed.tolist()}
     assert black_box.best[1] == max(_score(encoded, tuple(code)) for code in listed.tolist())
+
+
+@pytest.fixture(scope="module")
+def two_limits(tmp_path_factory: pytest.TempPathFactory) -> EncodedSpace:
+    """Five encodings, one of which no single changes connect with the other four.
+
+    Every block is slow on one of two devices, so that most changes exceed a budget.
+    """
+    space, folder = SPACES["small"], tmp_path_factory.mktemp("tables")
+
+    def price(spec: BlockSpec) -> float:
+        return 1.0 if crc32(f"1{block_key(spec)}".encode()) % 2 else 0.1
+
+    tables = [
+        write_table(folder / f"{name}.sqlite", space, load_device(name), prices=prices)
+        for name, prices in (("cpu-onnxruntime", price), ("cpu-pytorch", lambda s: 1.1 - price(s)))
+    ]
+    return EncodedSpace(latency_limits([PricedSpace(space, table) for table in tables], 2.46))
+
+
+@EVERY_BLACK_BOX
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_search_under_several_limits_reaches_every_part_of_the_space(
+    name: str, listed: bool, two_limits: EncodedSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = all_codes(two_limits, 10_000)
+    assert everything is not None
+    if not listed:
+        monkeypatch.setattr(enumeration, "LISTED", 0)
+    black_box = BLACK_BOXES[name](two_limits, seed=1, variation=Variation(initial=1))
+    run(black_box, one_by_one(lambda code: _score(two_limits, code)), 1000)
+    assert len(black_box.scores) == len(everything) == 5
 
 
 @EVERY_BLACK_BOX
