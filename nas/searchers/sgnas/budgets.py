@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latbench.errors import MismatchError
+from latbench.errors import InvalidValueError, MismatchError
 from nas.generator import (
     DecisionPlane,
     PlaneCosts,
@@ -46,6 +46,9 @@ class Budgets:
         counts: MACs and parameters.
         low: Lower end of the trained range, as a fraction of the feasible range.
         high: Upper end of the trained range, as a fraction of the feasible range.
+
+    Raises:
+        InvalidValueError: The trained range is empty.
     """
 
     plane: DecisionPlane
@@ -53,6 +56,13 @@ class Budgets:
     counts: tuple[PlaneCosts, ...]
     low: float
     high: float
+
+    def __post_init__(self) -> None:
+        if self.low >= self.high:
+            raise InvalidValueError(
+                f"no budget is between low={self.low} and high={self.high}, the fractions of the "
+                "feasible range that a generator is trained on: choose a higher high or a lower low"
+            )
 
     @classmethod
     def of(
@@ -63,6 +73,7 @@ class Budgets:
         Raises:
             MismatchError: The space has no decision plane, a table lacks a price, or two tables
                 belong to one device.
+            InvalidValueError: The trained range is empty.
         """
         latencies: dict[str, PlaneCosts] = {}
         for each in devices:

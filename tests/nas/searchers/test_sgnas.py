@@ -295,6 +295,13 @@ def test_data_that_does_not_fit_is_refused_before_anything_is_written(tmp_path: 
     SGNASSearcher(make_mix_space(), SearchSettings(recipe=smoothed)).check(tiny_data(), [])
 
 
+@pytest.mark.parametrize("high", [0.1, 0.5])
+def test_an_empty_range_of_budgets_is_refused(high: float) -> None:
+    recipe = msgspec.structs.replace(RECIPE, low=0.5, high=high)
+    with pytest.raises(InvalidValueError, match=f"between low=0.5 and high={high}"):
+        SGNASSearcher(make_mix_space(), SearchSettings(recipe=recipe))
+
+
 def test_strategies_that_train_probabilities_are_refused(separate: PricedSpace) -> None:
     recipe = msgspec.structs.replace(RECIPE, strategy="softmax")
     with pytest.raises(InvalidValueError, match="uniform or fair"):
