@@ -14,7 +14,7 @@ from latbench.progress import Phase, Phases, PhaseText, Progress, silent
 from latbench.result import Result
 from nas.crew.base import CrewSettings, make_crew, one_thread
 from nas.data.images import ImageData
-from nas.recipes import load_recipe
+from nas.recipes import load_recipe, shipped_recipes
 from nas.spaces import Architecture
 from nas.training.distributed import process_count
 from nas.training.recipe import TrainingRecipe
@@ -118,7 +118,8 @@ def train_several(
             "give --torch-device cuda or cpu"
         )
     crew.require_work(gpu=on_gpu)
-    recipe = Path(recipe).absolute() if recipe is not None and Path(recipe).exists() else recipe
+    if recipe is not None and str(recipe) not in shipped_recipes(TrainingRecipe):
+        recipe = Path(recipe).absolute() if Path(recipe).exists() else recipe
     data_dir = None if data_dir is None else Path(data_dir).absolute()  # for other nodes
     asked: dict[str, Any] = {"recipe": recipe, "settings": settings, "epochs": epochs}
     asked |= {"batch_size": batch_size, "seed": seed, "torch_device": trains_on}

@@ -14,7 +14,9 @@ import pytest
 import nas
 from latbench.errors import InvalidValueError
 from nas.crew.processes import ProcessCrew
+from nas.recipes import shipped_recipes
 from nas.spaces import Architecture
+from nas.training.recipe import TrainingRecipe
 from nas.workflows.several_trainings import TrainingOutcome
 
 SPACE = nas.make_space("nasbench-macro", input_size=8, classes=10)
@@ -82,6 +84,17 @@ def test_a_failure_leaves_the_others_alone(tmp_path: Path) -> None:
     assert failed.error is not None and "holds no run" in failed.error
     assert failed.metrics is None
     assert done.error is None and done.metrics is not None
+
+
+def test_a_folder_does_not_hide_a_recipe_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (recipe, *_) = shipped_recipes(TrainingRecipe)
+    asked = {"output": recipe, "recipe": recipe, "epochs": 1, "batch_size": 16}
+    first = nas.train_several(drawn(1), DATA, **asked)
+    assert first[0].error is None
+    assert nas.train_several(drawn(1), DATA, **asked) == first
 
 
 def test_progress_is_read_from_the_runs(tmp_path: Path) -> None:
