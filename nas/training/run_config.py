@@ -18,7 +18,10 @@ LABELS = "labels"
 LATENCIES = "latencies"
 """Setting with a digest of each table's blocks and their latencies."""
 
-DIGESTS = (LABELS, LATENCIES)
+FITNESS = "fitness"
+"""Setting with the name of the fitness that the data's task gives as a score."""
+
+ADDED = (LABELS, LATENCIES, FITNESS)
 """Settings that configurations of older versions may lack; those runs are resumed without them."""
 
 _SHOWN = 40  # characters of a value; longer values are left out of a message

@@ -20,7 +20,7 @@ import torch
 from latbench.errors import InvalidFileError, InvalidValueError, MismatchError, MissingExtraError
 from latbench.files import is_hidden, write_atomically
 from latbench.json_lines import read_json_lines
-from nas.training.run_config import DIGESTS, differences, read_config
+from nas.training.run_config import ADDED, differences, read_config
 from nas.training.run_files import metrics_file
 
 
@@ -47,7 +47,7 @@ class RunFolder:
                 f"a setting of the run is not a finite number ({error}): give it a finite one"
             ) from error
         if file.exists():
-            theirs = {name: ours.get(name) for name in DIGESTS} | read_config(path)
+            theirs = {name: ours.get(name) for name in ADDED} | read_config(path)
             differing = [*differences(theirs, ours)]
             if differing:
                 raise MismatchError(

@@ -25,8 +25,9 @@ from nas.latency.priced_space import PricedSpace, labelled_space, space_label
 from nas.recipes import Recipe, load_recipe
 from nas.searchers import SEARCHERS, Searcher, SearchResult, SearchSettings
 from nas.spaces import PLAIN, SearchSpace, Variant
+from nas.tasks import TASKS
 from nas.training.distributed import workers as processes
-from nas.training.run_config import LATENCIES
+from nas.training.run_config import FITNESS, LATENCIES
 from nas.training.run_files import architecture_file, generator_file
 from nas.training.torch_device import TorchDevice
 from nas.workflows.confidence import at_confidence, margin_of, without_margin
@@ -222,6 +223,7 @@ def search(
         **most.as_dict(),
         "widths": widths,
         **data_identity(loaded),
+        FITNESS: TASKS[loaded.task].fitness_name,
         "epochs": epochs,
         "batch_size": batch_size,
         "recipe": msgspec.to_builtins(chosen),

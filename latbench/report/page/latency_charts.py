@@ -178,7 +178,9 @@ def _is_wide(low: float, high: float) -> bool:
     return low > 0 and high > 3 * low
 
 
-def front_chart(rows: Sequence[Row], *, score: str, budgets: Sequence[float]) -> Spec:
+def front_chart(
+    rows: Sequence[Row], *, score: str, is_share: bool, budgets: Sequence[float]
+) -> Spec:
     """Scores over latency: all networks, the best ones joined by a line.
 
     Args:
@@ -186,11 +188,12 @@ def front_chart(rows: Sequence[Row], *, score: str, budgets: Sequence[float]) ->
             None; ``score``, a ``kind`` in words, and ``best``: whether no other network is both
             faster and better.
         score: Name of the score.
+        is_share: Whether scores are fractions, which are shown in per cent.
         budgets: Budgets in ms, drawn as lines.
     """
     kinds = distinct(rows, "kind")
     x = alt.X("latency:Q").title("latency, ms").scale(zero=False).axis(tickCount=8)
-    y = alt.Y("score:Q").title(score).scale(zero=False).axis(format=".1%")
+    y = alt.Y("score:Q").title(score).scale(zero=False).axis(format=".1%" if is_share else "~g")
     base = rows_chart(rows)
     layers: list[alt.Chart] = []
     if budgets:
@@ -215,7 +218,7 @@ def front_chart(rows: Sequence[Row], *, score: str, budgets: Sequence[float]) ->
         tooltip=[
             alt.Tooltip("kind:N", title="network"),
             alt.Tooltip("latency:Q", title="ms", format=".4"),
-            alt.Tooltip("score:Q", title=score, format=".2%"),
+            alt.Tooltip("score:Q", title=score, format=".2%" if is_share else ".3f"),
         ],
     )
     return finished(alt.layer(*layers, edge.encode(x=x, y=y), points), height=TALL)

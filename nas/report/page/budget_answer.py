@@ -14,6 +14,7 @@ from latbench.report.page.wording import latency, percent, span_ms
 from nas.latency.verified_rounds import Status, status_of
 from nas.report.page.front_figure import FoundPoint
 from nas.report.page.run_contents import FoundNetwork, Measured, RunContents
+from nas.report.page.scores import ScoreScale
 from nas.report.page.search_figures import Latency
 from nas.spaces import Architecture, space_of
 
@@ -194,13 +195,15 @@ class BudgetAnswer:
     def _accuracy(self) -> Value | None:
         """The test metric of a training of the network, or its score in the supernet."""
         score = self.found.score
-        supernet = "" if score is None else f"{percent(score)} with the supernet's weights"
+        scale = ScoreScale.of(self.found.fitness, () if score is None else (score,))
+        shown = "" if score is None else scale.shown(score)
         metrics = self.training.metrics_of_test if self.training else {}
         for name, value in metrics.items():
+            supernet = f"{scale.name} of {shown} with the supernet's weights" if shown else ""
             return Value(metric_name(name), percent(value, 2), supernet)
         if score is None:
             return None
-        return Value("supernet's score", percent(score), "before training from scratch")
+        return Value(f"supernet's {scale.name}", shown, "before training from scratch")
 
     def _size(self) -> Value | None:
         if self.network is None:

@@ -9,11 +9,13 @@ from typing import Any
 from latbench.errors import MismatchError
 from latbench.report.page.document import Figure, Grid
 from latbench.report.page.latency_charts import front_chart
-from latbench.report.page.wording import ms, percent
+from latbench.report.page.wording import ms
 from latbench.tables import LatencyTable
 from nas.report.page.run_contents import RunContents
+from nas.report.page.scores import ScoreScale
 from nas.report.page.search_figures import Latency
 from nas.spaces import Architecture, space_of
+from nas.training.run_config import FITNESS
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def front_figure(
         table: The table that predicts latencies of evaluated networks; None leaves them out.
         found: The networks that were found.
     """
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "kind": "evaluated",
             "score": score,
@@ -67,22 +69,26 @@ def front_figure(
         )
     if len(rows) < 2:
         return None
+    scale = ScoreScale.of(run.config.get(FITNESS), [row["score"] for row in rows])
     shown = _marked(rows)
+    drawn = [row | {"score": scale.sign * row["score"]} for row in shown]
     targets = [each.target_ms for each in run.found if each.target_ms is not None]
     return Figure(
-        "Score and latency",
-        "Latency and score with the supernet's weights. Networks on the line are not dominated: no "
-        "other one is faster and better. Dashed lines are the budgets, bars the intervals of "
-        "measured latencies.",
-        front_chart(shown, score="supernet's score", budgets=targets),
+        f"{scale.name.capitalize()} and latency",
+        f"Latency and {scale.name} with the supernet's weights. Networks on the line are not "
+        "dominated: no other one is faster and better. Dashed lines are the budgets, bars the "
+        "intervals of measured latencies.",
+        front_chart(
+            drawn, score=f"supernet's {scale.name}", is_share=scale.is_share, budgets=targets
+        ),
         Grid(
-            ("network", "latency", "ms", "low", "high", "score", "dominated"),
+            ("network", "latency", "ms", "low", "high", scale.name, "dominated"),
             tuple(
                 (
                     row["kind"],
                     row["measured"],
                     *(ms(row[name]) for name in ("latency", "low", "high")),
-                    percent(row["score"], 2),
+                    scale.shown(row["score"], 2),
                     "no" if row["best"] else "yes",
                 )
                 for row in shown

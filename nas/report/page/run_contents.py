@@ -20,7 +20,7 @@ from nas.latency.verified_rounds import Status
 from nas.spaces import Architecture
 from nas.spaces.architecture import parse_architecture, read_architecture
 from nas.training.choice_probabilities import ChoiceProbabilities, read_probabilities
-from nas.training.run_config import read_config
+from nas.training.run_config import FITNESS, read_config
 from nas.training.run_files import (
     architecture_file,
     evaluations_file,
@@ -89,6 +89,7 @@ class FoundNetwork:
         score: Its score with the supernet's weights; None if it was not logged.
         rounds: Measurements on the device.
         confidence: Probability with which the prediction had to keep the target; None for none.
+        fitness: Name of the score; None if the run does not say it.
     """
 
     phase: str
@@ -98,6 +99,7 @@ class FoundNetwork:
     score: float | None
     rounds: Rounds
     confidence: float | None = None
+    fitness: str | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,7 @@ class RunContents:
             self.last(phase, "score"),
             _rounds(rounds_file(self.path, target_ms)),
             self.config.get("confidence"),
+            self.config.get(FITNESS),
         )
 
     def last(self, phase: str, name: str) -> float | None:
@@ -231,6 +234,7 @@ class _Search(msgspec.Struct):
     data: str
     recipe: dict[str, Any] | None
     confidence: float | None = None
+    fitness: str | None = None
 
 
 class _Epochs(msgspec.Struct):

@@ -55,7 +55,7 @@ def test_the_answer_comes_first_and_is_that_of_the_run(demo: Path) -> None:
     assert first["verdict"] == second["verdict"] == "not measured"
     (top1,) = [line["top1"] for line in RunContents.of(demo / "train").metrics if "top1" in line]
     assert first["top-1 accuracy"] == f"{top1:.2%}"
-    assert second["supernet's score"] == f"{run.found[1].score:.1%}"
+    assert second["supernet's accuracy"] == f"{run.found[1].score:.1%}"
     table = LatencyTable.open(demo / "table.sqlite")
     for found, row in zip(run.found, (first, second), strict=True):
         assert found.architecture is not None
@@ -67,7 +67,7 @@ def test_every_figure_has_its_numbers(demo: Path) -> None:
     figures = list(_page(demo).figures)
     titles = [figure.title for figure in figures]
     assert len(set(titles)) == len(titles)
-    assert {"Loss of the search", "Loss of the training", "Score and latency"} <= set(titles)
+    assert {"Loss of the search", "Loss of the training", "Accuracy and latency"} <= set(titles)
     assert sum(title.startswith("Network for ") for title in titles) == 2
     assert sum(title.startswith("Operations ") for title in titles) == 4
     assert "Latencies and budgets" not in titles  # nothing was measured
@@ -105,8 +105,34 @@ def test_a_run_in_progress_is_reported_and_says_so(copied: Path) -> None:
     assert [note.partition(":")[0] for note in page.notes] == ["Not finished"] * 2
     assert gone in page.notes[0]
     first, second = map(_texts, _answer(page))
-    assert first["supernet's score"]
+    assert first["supernet's accuracy"]
     assert second["network"] == "not found yet"
+
+
+@pytest.mark.parametrize(
+    ("fitness", "name", "text"),
+    [("loss", "loss", "53.245"), ("fitness", "fitness", "-53.245"), (None, "score", "-53.245")],
+)
+def test_scores_are_named_and_shown_as_in_the_terminal(
+    fitness: str | None, name: str, text: str, copied: Path
+) -> None:
+    """Minus a loss is no fraction; a run of an older version does not say what its score is."""
+    search = copied / "search"
+    config = json.loads((search / "config.json").read_text())
+    (search / "config.json").write_text(json.dumps(config | {"fitness": fitness}))
+    lines = [json.loads(line) for line in (search / "metrics.jsonl").read_text().splitlines()]
+    scored = [json.dumps(line | ({"score": -53.245} if "score" in line else {})) for line in lines]
+    (search / "metrics.jsonl").write_text("\n".join(scored) + "\n")
+    page = _page(copied)
+    trained, found = _answer(page)
+    assert _texts(found)[f"supernet's {name}"] == text
+    assert (
+        f"{name} of {text} with the"
+        in {each.label: each for each in trained}["top-1 accuracy"].detail
+    )
+    (front,) = [each for each in page.figures if each.title == f"{name.capitalize()} and latency"]
+    assert front.data.headers[5] == name
+    assert {row[5] for row in front.data.rows} == {text}
 
 
 def test_a_run_that_has_just_begun_is_reported(copied: Path) -> None:

@@ -130,7 +130,9 @@ def test_a_search_is_resumed_with_its_own_prices_only(
     """Tables of one device, space and price model; a folder of an older version is resumed."""
     space, data = nas.make_space("nasbench-macro", 8, 10), tiny_data(48)
     first = write_table(tmp_path / "first", space, profile)
-    other = write_table(tmp_path / "other", space, profile, prices=lambda spec: 2 * random_price(spec))
+    other = write_table(
+        tmp_path / "other", space, profile, prices=lambda spec: 2 * random_price(spec)
+    )
     copied = write_table(tmp_path / "copied", space, profile)
 
     def search(table: nas.LatencyTable) -> list[nas.SearchResult]:
