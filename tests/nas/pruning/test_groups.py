@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -144,6 +146,33 @@ class Scaled(nn.Module):
 @pytest.mark.parametrize("between", [nn.ChannelShuffle(2), Scaled()])
 def test_channels_that_torch_pruning_follows_wrongly_stay(between: nn.Module) -> None:
     found = prunable(Between(between).eval())
+    assert [group.layers for group in found.groups] == [("last.0",)]
+
+
+def _raises(fits: bool) -> None:
+    if not fits:
+        raise ValueError("32 channels, please")
+
+
+def _asserts(fits: bool) -> None:
+    assert fits
+
+
+class Checked(nn.Module):
+    def __init__(self, check: Callable[[bool], None]) -> None:
+        super().__init__()
+        self.check = check
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check(x.shape[1] == 32)
+        return x
+
+
+@pytest.mark.parametrize(
+    "check", [_asserts, _raises, lambda fits: torch._assert(fits, "32 channels, please")]
+)
+def test_channels_whose_number_the_module_checks_stay(check: Callable[[bool], None]) -> None:
+    found = prunable(Between(Checked(check)).eval())
     assert [group.layers for group in found.groups] == [("last.0",)]
 
 
