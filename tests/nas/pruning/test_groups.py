@@ -37,6 +37,13 @@ def test_groups_are_those_of_shortcuts_and_depthwise_convolutions(small: Prunabl
     }
 
 
+def test_a_large_constant_of_all_outputs_keeps_no_channels() -> None:
+    module = make_small()
+    with torch.no_grad():
+        module.classifier.bias += 1000
+    assert len(prunable(module).groups) == 5
+
+
 def test_the_module_itself_is_not_changed() -> None:
     module = make_small()
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -143,9 +150,14 @@ class Scaled(nn.Module):
         return x * self.scale
 
 
+@pytest.mark.parametrize("bias", [0.0, 100.0])
 @pytest.mark.parametrize("between", [nn.ChannelShuffle(2), Scaled()])
-def test_channels_that_torch_pruning_follows_wrongly_stay(between: nn.Module) -> None:
-    found = prunable(Between(between).eval())
+def test_channels_that_torch_pruning_follows_wrongly_stay(between: nn.Module, bias: float) -> None:
+    """Also where a constant is the most of all outputs."""
+    module = Between(between).eval()
+    with torch.no_grad():
+        module.classifier.bias += bias
+    found = prunable(module)
     assert [group.layers for group in found.groups] == [("last.0",)]
 
 
