@@ -14,9 +14,11 @@ from nas.data.identity import digest, tested
 from nas.data.images import ImageData
 from nas.evaluators.base import Evaluator
 from nas.spaces import Architecture, SearchSpace
+from nas.spaces.identity import network_digest
 from nas.tasks import task_of
 from nas.training import from_scratch as scratch
 from nas.training.recipe import TrainingRecipe
+from nas.training.run_config import STRUCTURE
 from nas.training.run_folder import RunFolder
 from nas.training.torch_device import CPU, TorchDevice
 
@@ -62,6 +64,7 @@ class ScratchEvaluator(Evaluator):
         name = sha256(architecture.to_json().encode()).hexdigest()[:16]
         config = {
             "architecture": architecture.as_dict(),
+            STRUCTURE: network_digest(network),
             "recipe": msgspec.to_builtins(self.recipe),
             "data": _described(self.data),
         }

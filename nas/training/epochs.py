@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from latbench.errors import DivergedError, InvalidFileError
+from latbench.errors import DivergedError, InvalidFileError, MismatchError, in_one_line
 from latbench.progress import Progress, silent
 from nas.training.distributed import ALONE, Workers
 from nas.training.memory import keep_freed_memory
@@ -96,11 +96,18 @@ def resume(state: Resumable, folder: RunFolder, *checkpoints: str) -> bool:
 
     Raises:
         InvalidFileError: The checkpoint is damaged, or belongs to a diverged training.
+        MismatchError: The checkpoint belongs to another network.
     """
     for name in checkpoints:
         saved = folder.checkpoint(name)
         if saved is not None:
-            state.load(saved)
+            try:
+                state.load(saved)
+            except (KeyError, RuntimeError, ValueError) as error:  # torch's, for other shapes
+                raise MismatchError(
+                    f"the checkpoint {name} in {folder.path} is of another network "
+                    f"({in_one_line(error, most=200)}): choose another folder (-o)"
+                ) from error
             if not state.is_finite():
                 raise InvalidFileError(
                     f"the checkpoint {name} in {folder.path} has weights that are not "

@@ -21,7 +21,10 @@ LATENCIES = "latencies"
 FITNESS = "fitness"
 """Setting with the name of the fitness that the data's task gives as a score."""
 
-ADDED = (LABELS, LATENCIES, FITNESS)
+STRUCTURE = "structure"
+"""Setting with a digest of the blocks of the space or the network."""
+
+ADDED = (LABELS, LATENCIES, FITNESS, STRUCTURE)
 """Settings that configurations of older versions may lack; those runs are resumed without them."""
 
 _SHOWN = 40  # characters of a value; longer values are left out of a message

@@ -25,9 +25,10 @@ from nas.latency.priced_space import PricedSpace, labelled_space, space_label
 from nas.recipes import Recipe, load_recipe
 from nas.searchers import SEARCHERS, Searcher, SearchResult, SearchSettings
 from nas.spaces import PLAIN, SearchSpace, Variant
+from nas.spaces.identity import space_digest
 from nas.tasks import TASKS
 from nas.training.distributed import workers as processes
-from nas.training.run_config import FITNESS, LATENCIES
+from nas.training.run_config import FITNESS, LATENCIES, STRUCTURE
 from nas.training.run_files import architecture_file, generator_file
 from nas.training.torch_device import TorchDevice
 from nas.workflows.confidence import at_confidence, margin_of, without_margin
@@ -217,6 +218,7 @@ def search(
     config = {
         "command": "search",
         "space": searched.name,
+        STRUCTURE: space_digest(searched),
         "searcher": searcher,
         **_prices(searched, opened),
         "targets_ms": targets_ms,

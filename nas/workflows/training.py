@@ -10,17 +10,19 @@ from typing import Any
 
 import msgspec
 
-from latbench.errors import InvalidFileError
+from latbench.blocks import Network
+from latbench.errors import InvalidFileError, MismatchError
 from latbench.progress import Phase, Phases, PhaseText, Progress, silent
 from latbench.result import Result
 from nas.recipes import load_recipe
-from nas.spaces import Architecture, SearchSpace, space_of
+from nas.spaces import Architecture, space_of
 from nas.spaces.architecture import parse_architecture
+from nas.spaces.identity import network_digest
 from nas.training import from_scratch as scratch
 from nas.training import module_training
 from nas.training.distributed import workers
 from nas.training.recipe import TrainingRecipe
-from nas.training.run_config import read_config
+from nas.training.run_config import STRUCTURE, read_config
 from nas.training.torch_device import TorchDevice
 from nas.workflows.data import AnyData, as_data, data_identity
 from nas.workflows.inputs import AnyArchitecture, as_architecture, as_torch_device
@@ -101,13 +103,14 @@ def train(
     trains_on = as_torch_device(torch_device)
     loaded = as_data(data, found, data_dir=data_dir, images=images)
     progress(0.0, PhaseText("making the network", "train", 0.0, None))
+    network = space.lower(found)
     config = {
         "command": "train",
         "architecture": found.as_dict(),
+        STRUCTURE: network_digest(network),
         **data_identity(loaded),
         "recipe": msgspec.to_builtins(chosen),
     }
-    network = space.lower(found)
     with workers(trains_on) as group:
         scratch.check(network, loaded, chosen, group, torch_device=trains_on)
         folder = run_folder(output, config, group)
@@ -144,25 +147,32 @@ def evaluate(
 
     Raises:
         InvalidFileError: The folder holds no finished training.
-        MismatchError: The data set has another number of classes.
+        MismatchError: The data set has another number of classes, or the space has other blocks
+            than at the training.
     """
     output = Path(run)
-    architecture, space = _trained(output)
+    architecture, network = _trained(output)
     with Phases(progress, [Phase("prepare"), Phase("test", share=4.0)]) as phases:
         phases["prepare"](0.0, "reading data and weights")
         loaded = as_data(data, architecture, data_dir=data_dir)
         tested_on = as_torch_device(torch_device)
-        model = scratch.load_model(space.lower(architecture), output / module_training.WEIGHTS)
+        model = scratch.load_model(network, output / module_training.WEIGHTS)
         with tested_on.guarded(work="the test", kept="the run is as it was"):
             metrics = module_training.test(tested_on.place(model), loaded, progress=phases["test"])
     return TrainedNetwork(architecture, metrics, output)
 
 
-def _trained(run: Path) -> tuple[Architecture, SearchSpace]:
-    """The architecture of a run folder's training, and its space."""
+def _trained(run: Path) -> tuple[Architecture, Network]:
+    """The architecture of a run folder's training, and its network."""
     config = read_config(run)
     if "architecture" not in config:
         raise InvalidFileError(f"{run} holds a {config.get('command')} run, not a training")
     text = json.dumps(config["architecture"], allow_nan=False)
     architecture = parse_architecture(text, source=f"{run}/config.json")
-    return architecture, space_of(architecture)
+    network = space_of(architecture).lower(architecture)
+    if config.get(STRUCTURE) not in (None, network_digest(network)):
+        raise MismatchError(
+            f"{run} holds weights of another network: {architecture.space} has other blocks now "
+            "than at the training; undo the change, or train again in another folder"
+        )
+    return architecture, network

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -41,6 +42,7 @@ from nas.spaces import (
     spread_networks,
 )
 from nas.spaces.architecture import parse_architecture
+from nas.spaces.identity import space_digest
 from tests.conftest import make_small_space
 
 NAMES = list(SPACES)
@@ -113,6 +115,23 @@ def test_variants_are_written_and_read_back() -> None:
     assert space_of(read).variant == variant
     with pytest.raises(InvalidValueError, match="no variants"):
         make_space("proxylessnas", variant=variant)
+
+
+def test_equal_spaces_have_equal_digests_and_others_do_not() -> None:
+    space = make_small_space()
+    first, *others = space.stages
+    edited = (
+        replace(space, elastic_depth=True),
+        replace(space, stages=(first[::-1], *others)),
+        replace(space, stages=(first[:1], (*first[1:], *others[0]), *others[1:])),
+        replace(space, stem=space.stem[:0]),
+        replace(space, head=space.head[:0]),
+        space.only(lambda op: op != "k5"),
+    )
+    digests = {space_digest(each) for each in (space, *edited)}
+    digests |= {space_digest(make_space(name, 64, 10)) for name in NAMES}
+    assert len(digests) == 1 + len(edited) + len(NAMES)
+    assert space_digest(make_small_space()) in digests
 
 
 def test_below_64_px_the_stem_keeps_the_resolution() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from latbench.errors import DivergedError, InvalidFileError, InvalidValueError
+from latbench.errors import DivergedError, InvalidFileError, InvalidValueError, MismatchError
 from nas.data.augmentation import augment
 from nas.data.images import Split, batches, generator
 from nas.training.distributed import Workers
@@ -112,6 +112,16 @@ def test_weights_that_are_no_numbers_after_an_epoch_are_not_kept(tmp_path: Path)
     folder.save_checkpoint("x", state.save())
     with pytest.raises(InvalidFileError, match="not finite: start again in another folder"):
         resume(_Counter(), folder, "x")
+
+
+def test_a_checkpoint_of_other_shapes_is_refused(tmp_path: Path) -> None:
+    state, folder = _Counter(), RunFolder(tmp_path, {})
+    run_epochs(state, 1, state.train_epoch, folder, phase="x")
+    wider = _Counter()
+    wider.module.weight = nn.Parameter(torch.zeros(1, 2))
+    for other in (wider, Resumable(module=state.module, new=nn.Linear(1, 1))):
+        with pytest.raises(MismatchError, match=r"the checkpoint x in .* is of another network"):
+            resume(other, folder, "x")
 
 
 def test_what_is_undefined_is_null_in_the_metrics(tmp_path: Path) -> None:

@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import nas
 from latbench.device import DeviceProfile
 from latbench.errors import InvalidFileError, InvalidValueError, MismatchError
 from nas.data.images import ImageData, Split
-from nas.training.run_config import LABELS, LATENCIES
+from nas.spaces import nasbench_macro
+from nas.training.run_config import LABELS, LATENCIES, STRUCTURE
 from tests.conftest import random_price, write_table
 from tests.nas.runs import tiny_data
 
@@ -147,6 +149,31 @@ def test_a_search_is_resumed_with_its_own_prices_only(
     del older[LATENCIES]
     config.write_text(json.dumps(older))
     assert search(first) == found
+
+
+def test_a_run_is_resumed_with_its_own_blocks_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A space that was edited has its old name, and may have weights of the same shapes."""
+    space, data = nas.make_space("nasbench-macro", 8, 10), tiny_data(48)
+    stem = tuple(msgspec.structs.replace(block, activation="hswish") for block in space.stem)
+    edited = replace(space, stem=stem)
+    found = _search(data, tmp_path / "search")
+    trained = _train(data, tmp_path / "train")
+    monkeypatch.setattr(nasbench_macro, "nasbench_macro", lambda *size: edited)
+    for run in (_search, _train):
+        with pytest.raises(MismatchError, match=r"holds another run \(structure is"):
+            run(data, tmp_path / run.__name__[1:])
+    with pytest.raises(MismatchError, match="has other blocks now"):
+        nas.evaluate(tmp_path / "train", data)
+    monkeypatch.undo()
+    for run, first in ((_search, found), (_train, trained)):
+        config = tmp_path / run.__name__[1:] / "config.json"
+        older = json.loads(config.read_text())
+        del older[STRUCTURE]
+        config.write_text(json.dumps(older))
+        assert run(data, tmp_path / run.__name__[1:]) == first
+    assert nas.evaluate(tmp_path / "train", data).metrics == trained
 
 
 def test_data_that_does_not_fit_the_networks_is_refused_before_a_run(tmp_path: Path) -> None:
