@@ -197,9 +197,10 @@ def search(
     if confidence is not None and front is None and not as_list(targets):
         raise InvalidValueError("--confidence is that of a latency: give --target as well")
     efficient, margins = widths == "efficient", [margin_of(each, confidence) for each in opened]
+    label = space_label(searched)
     priced = [
         PricedSpace(
-            searched if index == 0 else labelled_space(table.space),
+            searched if index == 0 or table.space == label else labelled_space(table.space),
             table,
             efficient=efficient,
             margin=margins[index],

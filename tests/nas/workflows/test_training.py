@@ -17,7 +17,7 @@ from latbench.errors import InvalidFileError, InvalidValueError, MismatchError
 from nas.data.images import ImageData, Split
 from nas.spaces import nasbench_macro
 from nas.training.run_config import LABELS, LATENCIES, STRUCTURE
-from tests.conftest import random_price, write_table
+from tests.conftest import make_small_space, random_price, write_table
 from tests.nas.runs import tiny_data
 
 
@@ -70,6 +70,16 @@ def test_tables_say_which_space_is_searched(tmp_path: Path, profile: DeviceProfi
         nas.choose_space("nasbench-macro", [table], input_size=9)
     with pytest.raises(MismatchError, match="not spos"):
         nas.choose_space("spos", [table])
+
+
+def test_a_space_without_a_registered_name_is_searched_with_several_tables(
+    tmp_path: Path, profile: DeviceProfile
+) -> None:
+    space, data = make_small_space(), tiny_data(48)
+    other = msgspec.structs.replace(profile, name="other")
+    tables = [write_table(tmp_path / each.name, space, each) for each in (profile, other)]
+    found = _found(space, data, tmp_path / "run", tables=tables, max_macs="1G")
+    assert len(found) == 1
 
 
 def test_the_name_of_a_searched_space_is_completed_by_arguments(tmp_path: Path) -> None:
