@@ -13,7 +13,7 @@ _FEWEST_IMAGES = 8  # in each part of divided images, because batch norm needs a
 
 
 def require_fit(data: ImageData, *, input_size: int, classes: int) -> None:
-    """Refuse a data set for networks of another input size, or of another number of classes.
+    """Refuse a data set that networks of this input size and these classes cannot be tested on.
 
     A network that recognises identities gives an embedding; its outputs are not classes.
 
@@ -24,14 +24,19 @@ def require_fit(data: ImageData, *, input_size: int, classes: int) -> None:
 
     Raises:
         MismatchError: Classes or image sizes differ.
+        InvalidValueError: There are no images to test networks on.
     """
     if data.task == "classification" and data.classes != classes:
         raise MismatchError(
             f"{data.name} has {data.classes} classes, but the networks have {classes}: profile or "
             f"draw them with --classes {data.classes}"
         )
-    parts = [data.train, data.test, *([] if data.pairs is None else [data.pairs.images])]
-    for part in parts:
+    tested = data.test if data.pairs is None else data.pairs.images
+    if not len(tested):
+        raise InvalidValueError(
+            f"{data.name} has no test images: set some aside, trained networks are tested on them"
+        )
+    for part in (data.train, data.test, tested):
         if part.input_size != input_size:
             raise MismatchError(
                 f"images of {data.name} have {part.input_size} px, but the networks take "

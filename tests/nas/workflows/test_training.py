@@ -190,10 +190,16 @@ def test_data_that_does_not_fit_the_networks_is_refused_before_a_run(tmp_path: P
     data = tiny_data(48)
     _train(data, tmp_path / "run")
     larger = nas.load_data("digits", input_size=16, classes=10, images=48)
-    for given, words in ((larger, "16 px.*take 8 px"), (replace(data, classes=9), "9 classes")):
+    assert isinstance(data.test, Split)
+    untested = replace(data, test=Split(data.test.images[:0], data.test.labels[:0]))
+    for given, words in (
+        (larger, "16 px.*take 8 px"),
+        (replace(data, classes=9), "9 classes"),
+        (untested, "no test images"),
+    ):
         for run in (_train, _search):
-            with pytest.raises(MismatchError, match=words):
+            with pytest.raises((MismatchError, InvalidValueError), match=words):
                 run(given, tmp_path / "refused")
-        with pytest.raises(MismatchError, match=words):
+        with pytest.raises((MismatchError, InvalidValueError), match=words):
             nas.evaluate(tmp_path / "run", given)
     assert not (tmp_path / "refused").exists()
