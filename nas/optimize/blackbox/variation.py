@@ -25,8 +25,8 @@ class Variation:
         mutate_crossed: Whether children of two parents are mutated as well, as in OSNASLib. With a
             mutation rate above 0 this may change nothing.
         single_point: Whether a crossover takes all layers up to a random one from one parent and
-            the rest from the other, as in OSNASLib. Otherwise each layer comes from a random
-            parent, as in SPOS.
+            the rest from the other, as in OSNASLib. Otherwise, and where there is one layer, each
+            layer comes from a random parent, as in SPOS.
     """
 
     initial: int = 10
@@ -79,7 +79,7 @@ def crossover(
 def _crossed(
     encoded: EncodedSpace, one: Code, other: Code, rng: np.random.Generator, *, single_point: bool
 ) -> Code:
-    if single_point:
+    if single_point and len(one) > 1:
         return _crossed_at(encoded, one, other, int(rng.integers(1, len(one))))
     mixed = list(one)
     for layers, *depths in zip(

@@ -146,6 +146,13 @@ RATES = Variation(
 )
 
 
+def test_a_space_of_one_layer_is_searched_with_published_rates() -> None:
+    encoded = _encoded(make_mix_space(1), 1.0)
+    black_box = BLACK_BOXES["evolution"](encoded, seed=2, variation=RATES)
+    run(black_box, one_by_one(lambda code: _score(encoded, code)), 25)
+    assert len(black_box.scores) == 25
+
+
 @EVERY_BLACK_BOX
 @pytest.mark.parametrize("space", SPACES)
 def test_published_rates_keep_the_constraint(name: str, space: str) -> None:
