@@ -12,7 +12,7 @@ from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import Any
 
-from latbench.errors import RuntimeFailure
+from latbench.errors import RuntimeFailure, in_one_line
 from latbench.workflows.apart import without_main_program
 from nas.crew.base import BEAT_S, TRIES, Answer, Beat, Crew, Task, compute_alike, no_beat
 
@@ -120,4 +120,18 @@ def _end_with_parent() -> None:
 
 def _answer_here(task: Any) -> Any:
     assert _work is not None, "a process of a crew was prepared"
-    return _work(task)
+    try:
+        return _work(task)
+    except Exception as error:
+        if _is_portable(error):
+            raise
+        raise RuntimeFailure(f"{type(error).__name__}: {in_one_line(error)}") from error
+
+
+def _is_portable(error: Exception) -> bool:
+    """Whether another process can read an exception; else the pool would count as broken."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # code of the exception's class, which may raise anything
+        return False
+    return True

@@ -106,6 +106,37 @@ def test_an_error_of_a_score_is_raised_here() -> None:
         list(crew.map(drawn(2)))
 
 
+class Unreadable(Exception):
+    """Cannot be made from its arguments, which are those of its base."""
+
+    def __init__(self, file: str, line: int) -> None:
+        super().__init__(f"line {line} of {file}")
+
+
+def unreadable(task: int) -> int:
+    raise Unreadable("mine.py", task)
+
+
+def unwritable(task: int) -> int:
+    class Local(Exception):
+        pass
+
+    raise Local(f"task {task}")
+
+
+@pytest.mark.parametrize(
+    ("work", "words"),
+    [(unreadable, "Unreadable: line 7 of mine.py"), (unwritable, "Local: task 7")],
+)
+def test_an_error_that_no_other_process_can_read_is_told_at_once(
+    work: Callable[[int], int], words: str
+) -> None:
+    with ProcessCrew(work, 2) as crew:
+        with pytest.raises(RuntimeFailure, match=words):
+            list(crew.map([7]))
+        assert crew._pool is not None and not crew._pool._broken
+
+
 def test_workers_without_a_batch_are_refused() -> None:
     for settings in (CrewSettings(), CrewSettings(1)):
         settings.require_work(gpu=True)
