@@ -99,7 +99,8 @@ def train_several(
 
     Raises:
         LatbenchError: An architecture, the data or the recipe cannot be read.
-        InvalidValueError: Two architectures have one name, or the workers cannot share the work.
+        InvalidValueError: Two architectures have one name, a name cannot be that of a folder, or
+            the workers cannot share the work.
         RuntimeFailure: Workers died one after the other, and no training was finished.
     """
     progress(0.0, PhaseText("reading the data", "train", 0.0, None))
@@ -169,6 +170,12 @@ def _named(
         architectures = dict(zip(names, architectures, strict=True))
     if not architectures:
         raise InvalidValueError("give one architecture or more")
+    for name in architectures:
+        if name in ("", ".", "..") or set(name) & {"/", "\\"}:
+            raise InvalidValueError(
+                f"{name!r} cannot name an architecture, because its run is a folder of this name: "
+                "choose a name without slashes"
+            )
     return {name: as_architecture(each)[0] for name, each in architectures.items()}
 
 

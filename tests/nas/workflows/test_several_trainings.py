@@ -97,6 +97,14 @@ def test_a_folder_does_not_hide_a_recipe_of_its_name(
     assert nas.train_several(drawn(1), DATA, **asked) == first
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "../up", "a/b", "a\\b", "/tmp/absolute"])
+def test_names_that_are_no_folders_of_the_output_are_refused(tmp_path: Path, name: str) -> None:
+    output = tmp_path / "inner" / "all"
+    with pytest.raises(InvalidValueError, match="cannot name an architecture"):
+        nas.train_several({name: SPACE.random(seed=0)}, DATA, output=output, **LENGTH)
+    assert not list(tmp_path.iterdir())
+
+
 def test_progress_is_read_from_the_runs(tmp_path: Path) -> None:
     seen: list[tuple[float, str]] = []
     nas.train_several(
