@@ -82,8 +82,8 @@ def profile_devices(
 
     Raises:
         UnknownNameError: There is no such device profile.
-        InvalidValueError: Two devices have one name, a name cannot name a file, or a device is this
-            machine.
+        InvalidValueError: No device is given, two have one name, a name cannot name a file, or a
+            device is this machine.
     """
     profiles = [as_device(device, batch_size=batch_size) for device in devices]
     _require_apart(profiles)
@@ -125,6 +125,8 @@ def profile_devices(
 
 
 def _require_apart(profiles: Sequence[DeviceProfile]) -> None:
+    if not profiles:
+        raise InvalidValueError("no device is given: name one device profile or more")
     names = [profile.name for profile in profiles]
     for name in names:
         require_name(name)

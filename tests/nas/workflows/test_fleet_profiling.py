@@ -199,7 +199,12 @@ def test_devices_that_would_disturb_each_other_are_refused(
     tmp_path: Path, boards: list[DeviceProfile]
 ) -> None:
     space = nas.make_space("nasbench-macro", 8, 10)
-    for devices, words in (([boards[0], boards[0]], "twice"), ([boards[0], QUICK], "alone")):
+    refused = (
+        ([], "no device is given"),
+        ([boards[0], boards[0]], "twice"),
+        ([boards[0], QUICK], "alone"),
+    )
+    for devices, words in refused:
         with pytest.raises(InvalidValueError, match=words):
             nas.profile_devices(devices, space, tmp_path / "tables")
 
