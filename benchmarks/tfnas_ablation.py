@@ -200,12 +200,22 @@ def _print(
             if name != PUBLISHED
         ]
         rows.append((name, where, ", ".join(map(str, cells)), *shown_columns, *(ahead or ("", ""))))
-    header = ("variant", "paper", "seeds", "top-1", "off target", "layers", "largest op", "entropy")
-    print_table((*header, "top-1 ahead", "off target more"), rows)
+    header = (
+        "variant",
+        "paper",
+        "seeds",
+        "top-1",
+        "supernet",
+        "off target",
+        "layers",
+        "largest op",
+    )
+    print_table((*header, "entropy", "top-1 ahead", "off target more"), rows)
     print_lines(
         [
             "",
             "top-1: of the network under the budget, trained from scratch",
+            "supernet: its accuracy with the supernet's weights; near chance, nothing was learned",
             f"off target: |argmax / target - 1| before scaling, mean of the last {_LAST} epochs",
             f"ahead, more: than {PUBLISHED} with the same seeds, in points",
             "largest op: share of the derived layers that have the commonest operation",
@@ -217,6 +227,7 @@ def _print(
 
 _COLUMNS = {
     "top1": ".1%",
+    "supernet_score": ".1%",
     "around": ".1%",
     "layers": ".1f",
     "largest_share": ".0%",
