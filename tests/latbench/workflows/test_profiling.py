@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,6 +33,7 @@ from latbench.measure.visiting import Target, block_target, network_target
 from latbench.profilers import PROFILERS, CacheFlusher, Flush, Profiler, Session, make_profiler
 from latbench.tables import LatencyTable, TableStore
 from latbench.tables.estimation import Drift
+from latbench.workflows import network_sweep
 from latbench.workflows.forecast import forecast
 from latbench.workflows.network_errors import calibrate, verify, verify_apart
 from latbench.workflows.network_sweep import measure_networks, require_device
@@ -450,7 +452,8 @@ def test_an_interrupted_verification_goes_on_with_the_same_version_only(
 ) -> None:
     table, network = LatencyTable.open(profiled), tiny_space.lower(tiny_space.largest())
     sweep = msgspec.structs.replace(quick_profile.sweep, verify_visits=2)
-    profiler = make_profiler(msgspec.structs.replace(quick_profile, sweep=sweep))  # 3 passes
+    profiler = make_profiler(msgspec.structs.replace(quick_profile, sweep=sweep))
+    monkeypatch.setattr(network_sweep, "_SHORT_MS", inf)  # 3 passes, whatever the table measured
 
     def numbers() -> list[int]:
         """The passes that a verification makes."""
