@@ -20,18 +20,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latbench.blocks import BlockSpec, Network, block_width
-from latbench.cost import block_cost
+from latbench.blocks import BlockSpec, Network
 from latbench.errors import MismatchError
 from latbench.measure.lock import held
-from latbench.measure.samples import Interval, Samples
-from latbench.measure.statistics import conformal_half_width
+from latbench.measure.samples import Samples
 from latbench.profilers import Profiler
 from latbench.progress import Phase, Phases, Progress, silent
 from latbench.result import Result
 from latbench.tables import Estimate, LatencyTable, StoredFit, TableStore
 from latbench.tables.alignment import Alignment
 from latbench.tables.estimation import as_estimate, work_out
+from latbench.workflows.predicted_blocks import (
+    PredictedBlocks,
+    features_of,
+    predict_blocks,
+    spread_rows,
+)
 from latbench.workflows.profiled_table import (
     begin_profiling,
     join_networks,
@@ -44,8 +48,6 @@ Floats = NDArray[np.float64]
 
 BLOCKS = 40  # number of blocks of frequent kinds to measure; blocks of rare kinds are all measured
 _MANY = 16  # blocks from which a kind is frequent; a space has fewer stems and heads than this
-_PENALTIES = (0.1, 1.0, 10.0, 100.0)  # ridge penalties; the last leaves almost one common factor
-_COVERAGE = 0.95  # share of transferred latencies that lie inside their intervals
 
 
 @dataclass(frozen=True, repr=False)
@@ -131,7 +133,7 @@ def transfer(
     with Phases(progress, parts) as phases:
         phases["measure"](0.0, "choosing blocks")
         known, old = _transferable(source, blocks)
-        features = _features(list(old), known)
+        features = features_of(list(old), known)
         chosen = _chosen(known, list(old), features, blocks=blocks)
         protocol = profiler.profile.sweep
         with (
@@ -152,7 +154,7 @@ def transfer(
             )
             predicting = phases["predict"]
             predicting(0.0, "predicting the other blocks")
-            hot, cold = _predict_blocks(store, sweep, old, features, quantile=protocol.quantile)
+            hot, cold = _predicted(store, sweep, old, features, quantile=protocol.quantile)
             predicting(0.3, "storing the predictions")
             made = store.passes(sweep)
             _store_predictions(store, source, hot, cold=cold)
@@ -200,45 +202,30 @@ def _chosen(
     """Blocks to measure: some that differ among the frequent kinds, and all of rare kinds."""
     frequent = set(many)
     rare = [spec for spec in known if spec not in frequent]
-    return [many[i] for i in _spread(features, blocks)] + rare
+    return [many[i] for i in spread_rows(features, blocks)] + rare
 
 
-@dataclass(frozen=True)
-class _Predicted:
-    """Latencies predicted for the new device.
-
-    Attributes:
-        latencies: Latency of every block with its 95 % interval.
-        left_out_error: Mean absolute error of measured blocks left out of the regression.
-        half_width: Half width of the intervals, of the logarithm of a latency.
-    """
-
-    latencies: dict[BlockSpec, Interval]
-    left_out_error: float
-    half_width: float
-
-
-def _predict_blocks(
+def _predicted(
     store: TableStore,
     sweep: int,
     old: dict[BlockSpec, Estimate],
     features: Floats,
     *,
     quantile: float,
-) -> tuple[_Predicted, _Predicted]:
+) -> tuple[PredictedBlocks, PredictedBlocks]:
     """Hot and cold latencies on the new device, from the measured ones among ``old``."""
     samples = Samples.of(store.visits(sweep))
     ids = {spec: id_ for id_, spec in store.blocks().items()}
     measured = {spec: ids[spec] for spec in old if ids.get(spec) in samples.hot_ms}
     hot, cold = (
-        _predict(old, features, _by_block(samples, measured, quantile, cold=cold), cold=cold)
+        predict_blocks(old, features, _by_block(samples, measured, quantile, cold=cold), cold=cold)
         for cold in (False, True)
     )
     return hot, cold
 
 
 def _store_predictions(
-    store: TableStore, source: LatencyTable, hot: _Predicted, *, cold: _Predicted
+    store: TableStore, source: LatencyTable, hot: PredictedBlocks, *, cold: PredictedBlocks
 ) -> None:
     """Store the predicted latencies, and the width classes of the source as not yet scanned."""
     store.add_blocks(hot.latencies)
@@ -258,110 +245,3 @@ def _by_block(
     """Measured latencies in ms, from the ids of the measured blocks."""
     now = samples.intervals(measured.values(), quantile, cold=cold)
     return {spec: now[id_].estimate_ms for spec, id_ in measured.items()}
-
-
-def _predict(
-    old: dict[BlockSpec, Estimate],
-    features: Floats,
-    measured_ms: dict[BlockSpec, float],
-    *,
-    cold: bool,
-) -> _Predicted:
-    """Predict latencies on the new device from those of measured blocks.
-
-    Args:
-        old: Estimates of all blocks on the old device.
-        features: Features of the same blocks, ``(blocks, features)``.
-        measured_ms: Latencies of some of the blocks on the new device.
-        cold: Whether the latencies are those of cold calls.
-    """
-    old_ms = {spec: _latency(estimate, cold=cold) for spec, estimate in old.items()}
-    rows = [row for row, spec in enumerate(old) if spec in measured_ms]
-    new, before = (np.array([ms[s] for s in measured_ms]) for ms in (measured_ms, old_ms))
-    ratios, left_out = _regress(features[rows], np.log(new / before), features)
-    half_width = conformal_half_width(left_out, _COVERAGE)
-    if half_width is None:  # too few blocks for a quantile: take the largest error
-        half_width = float(np.abs(left_out).max())
-    latencies = {}
-    for spec, ratio in zip(old, np.exp(ratios), strict=True):
-        middle_ms = old_ms[spec] * float(ratio)
-        latencies[spec] = Interval(
-            middle_ms, middle_ms * np.exp(-half_width), middle_ms * np.exp(half_width)
-        )
-    return _Predicted(latencies, float(np.mean(np.abs(np.expm1(left_out)))), half_width)
-
-
-def _features(specs: Sequence[BlockSpec], known: dict[BlockSpec, Estimate]) -> Floats:
-    """Features of every block, ``(blocks, features)``, scaled to mean 0 and deviation 1."""
-    rows = []
-    for spec in specs:
-        cost, e = block_cost(spec), known[spec]
-        assert e.cold_ms is not None
-        sizes = (
-            cost.macs,
-            cost.weight_bytes,
-            cost.activation_bytes,
-            e.hot_ms,
-            e.cold_ms / e.hot_ms,
-            cost.macs / cost.activation_bytes,
-        )
-        flags = (
-            getattr(spec, "kernel", 0),
-            getattr(spec, "stride", 1),
-            float(bool(getattr(spec, "se_channels", 0))),
-            float(getattr(spec, "activation", "") == "relu"),
-            float((block_width(spec) or 0) % 4 == 0),
-        )
-        rows.append([*np.log(sizes), *flags])
-    table = np.array(rows)
-    spread = table.std(axis=0)
-    spread[spread == 0] = 1.0
-    result: Floats = (table - table.mean(axis=0)) / spread
-    return result
-
-
-def _spread(features: Floats, count: int) -> list[int]:
-    """Choose rows that differ: each next row is the farthest from those chosen so far."""
-    chosen = [int(np.abs(features).sum(axis=1).argmin())]
-    distance = np.full(len(features), np.inf)
-    while len(chosen) < count:
-        distance = np.minimum(distance, np.abs(features - features[chosen[-1]]).sum(axis=1))
-        chosen.append(int(distance.argmax()))
-    return chosen
-
-
-def _regress(features: Floats, wanted: Floats, everywhere: Floats) -> tuple[Floats, Floats]:
-    """Ridge regression with an intercept, at the penalty with the least leave-one-out error.
-
-    Args:
-        features: Features of the measured blocks, ``(measured, features)``.
-        wanted: Values to predict, ``(measured,)``.
-        everywhere: Features of all blocks, ``(blocks, features)``.
-
-    Returns:
-        Predicted values of all blocks, and the errors at measured blocks left out.
-    """
-
-    def predict(x: Floats, y: Floats, at: Floats, penalty: float) -> Floats:
-        mean = y.mean()
-        centre = x.mean(axis=0)
-        gram = (x - centre).T @ (x - centre) + penalty * np.eye(x.shape[1])
-        weights = np.linalg.solve(gram, (x - centre).T @ (y - mean))
-        result: Floats = mean + (at - centre) @ weights
-        return result
-
-    best: tuple[float, float, Floats] | None = None
-    for penalty in _PENALTIES:
-        errors = np.empty_like(wanted)
-        for i in range(len(wanted)):
-            rest = np.arange(len(wanted)) != i
-            errors[i] = predict(features[rest], wanted[rest], features[i], penalty) - wanted[i]
-        mean = float(np.abs(errors).mean())
-        if best is None or mean < best[0]:
-            best = (mean, penalty, errors)
-    assert best is not None
-    return predict(features, wanted, everywhere, best[1]), best[2]
-
-
-def _latency(estimate: Estimate, *, cold: bool) -> float:
-    return estimate.cold_or_hot_ms if cold else estimate.hot_ms

@@ -14,7 +14,8 @@ from latbench.errors import MismatchError
 from latbench.measure.statistics import conformal_half_width
 from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable, TableStore
-from latbench.workflows.transfer import _regress, transfer
+from latbench.workflows.predicted_blocks import regress
+from latbench.workflows.transfer import transfer
 from nas.spaces import SearchSpace, spread_networks
 from tests.conftest import profile_space
 from tests.latbench.workflows.test_profiling import PricedProfiler
@@ -140,7 +141,7 @@ def test_the_regression_finds_what_made_the_data_and_doubts_itself_enough() -> N
     features = rng.standard_normal((400, 6))
     truth = 0.7 + features @ np.array([0.2, -0.1, 0.0, 0.0, 0.05, 0.0])
     noisy = truth + 0.02 * rng.standard_normal(400)
-    predicted, left_out = _regress(features[:40], noisy[:40], features)
+    predicted, left_out = regress(features[:40], noisy[:40], features)
     assert np.abs(predicted - truth)[40:].mean() < 0.03
     half_width = conformal_half_width(left_out, 0.95)
     assert half_width is not None
