@@ -25,7 +25,7 @@ from load import load
 from onnx import ModelProto, helper, numpy_helper
 
 import latbench
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.profilers import make_profiler
 from latbench.report.terminal import print_lines, print_table, progress_bar
 

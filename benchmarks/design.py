@@ -21,7 +21,7 @@ import numpy as np
 from cells import Clock, Progress, heading, parser, results, run_cells, shown
 
 import nas
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.profilers import make_profiler
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable, TableStore

@@ -25,7 +25,7 @@ import torch
 
 from latbench.blocks import Classifier, output_shape
 from latbench.cost import block_cost
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.environment import current_environment
 from latbench.errors import LatbenchError, UnknownNameError
 from latbench.files import write_atomically

@@ -17,7 +17,7 @@ from cells import heading
 import nas
 from latbench.blocks import Network
 from latbench.cost import network_cost
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.measure.lock import held
 from latbench.measure.statistics import low_quantile
 from latbench.profilers import make_profiler

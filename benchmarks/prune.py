@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import nas
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.models.torch_modules import read_module
 from latbench.profilers import make_profiler
 from latbench.report.terminal import print_lines, print_table

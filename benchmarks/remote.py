@@ -26,7 +26,8 @@ from kills import ROOT, passes_of, profile_with_kills
 from ssh_server import NAME, ssh_server
 
 import nas
-from latbench.device import DeviceProfile, Host, SweepProtocol, write_device
+from latbench.device import DeviceProfile, Host, SweepProtocol
+from latbench.device_files import write_device
 from latbench.profilers import make_profiler
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable

@@ -21,7 +21,8 @@ import pytest
 
 import nas
 from latbench.blocks import Network
-from latbench.device import DesignName, load_device
+from latbench.device import DesignName
+from latbench.device_files import load_device
 from latbench.report.terminal import print_table
 from latbench.tables import LatencyTable
 from latbench.units import as_duration_s

@@ -22,7 +22,7 @@ import torchvision
 from cells import Clock, Progress, heading, parser, results, run_cells
 
 import nas
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.models import read_model
 from latbench.models.segments import cut
 from latbench.profilers import make_profiler

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from latbench.lazy import public
 
 if TYPE_CHECKING:
-    from latbench.device import DeviceProfile, Host, load_device
+    from latbench.device import DeviceProfile, Host
+    from latbench.device_files import load_device
     from latbench.errors import LatbenchError
     from latbench.progress import Progress
     from latbench.report.page.page_file import WrittenReport
@@ -84,7 +85,7 @@ _PLACES = {
     "compare_tables": "latbench.workflows.table_checks",
     "explain": "latbench.workflows.explanation",
     "list_devices": "latbench.workflows.devices",
-    "load_device": "latbench.device",
+    "load_device": "latbench.device_files",
     "write_report": "latbench.report.page.table_report",
 }
 

@@ -27,7 +27,8 @@ from latbench.blocks import (
     block_key,
     block_width,
 )
-from latbench.device import DeviceProfile, SweepProtocol, load_device
+from latbench.device import DeviceProfile, SweepProtocol
+from latbench.device_files import load_device
 from latbench.environment import Environment, current_environment
 from latbench.measure import visiting
 from latbench.measure.lock import FOLDER_VARIABLE

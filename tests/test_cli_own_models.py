@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from latbench.cost import block_cost
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.models import read_model
 from latbench.models.segments import cut
 from nas.spaces import make_space

@@ -98,7 +98,7 @@ def _space(name: str) -> str:
 
 
 def _write_table(path: Path) -> None:
-    from latbench.device import load_device
+    from latbench.device_files import load_device
     from nas.spaces import make_space
     from tests.conftest import write_table
 

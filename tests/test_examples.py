@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import latbench.device
+import latbench.device_files
 import nas
 from docs.examples import (
     MODELS,
@@ -29,7 +29,8 @@ from docs.examples import (
 )
 from latbench.blocks import BlockSpec, Network
 from latbench.cost import block_cost
-from latbench.device import DeviceProfile, load_device
+from latbench.device import DeviceProfile
+from latbench.device_files import load_device
 from latbench.environment import current_environment
 from latbench.profilers import PROFILERS, Session
 from latbench.profilers.onnxruntime import OnnxRuntimeProfiler
@@ -118,7 +119,7 @@ class SmallWorld(World):
         if (device, space) == ("cpu-onnxruntime", "tfnas"):  # may be calibrated
             path.write_bytes(self._profiled())
             return
-        profile = latbench.device.load_device(device)
+        profile = latbench.device_files.load_device(device)
         write_table(
             path,
             make_space(space, 32, 10),
@@ -207,7 +208,7 @@ def world(
     ) -> Any:
         return work(*args, progress)
 
-    monkeypatch.setattr("latbench.device.load_device", load_quick)
+    monkeypatch.setattr("latbench.device_files.load_device", load_quick)
     for runtime in ("onnxruntime", "openvino"):
         monkeypatch.setitem(PROFILERS._places, runtime, f"{__name__}:PretendProfiler")
     for module in (network_errors, verdict_sweep, footprint):

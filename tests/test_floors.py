@@ -20,6 +20,7 @@ FLOORS = {
         ("errors", "units", "files", "progress", "result", "lazy", "json_lines"),
         ("registry",),
         ("blocks", "device", "environment", "conditions"),
+        ("device_files",),
         ("cost", "peak_memory", "render"),
         ("models",),
         ("profilers",),

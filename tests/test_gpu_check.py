@@ -21,7 +21,7 @@ from benchmarks.gpu.table_error import with_sweep
 from benchmarks.gpu.text import text_of
 from benchmarks.gpu.transfers import count_events
 from benchmarks.sides import Side, SideFailed
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.profilers.gpu import no_gpu
 
 SCRIPT = ROOT / "benchmarks" / "gpu_check.py"

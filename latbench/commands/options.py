@@ -82,7 +82,7 @@ class Device(click.ParamType[Any]):
     name = "device"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from latbench.device import load_device
+        from latbench.device_files import load_device
 
         return load_device(value) if value else None
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from latbench.blocks import Network
 from latbench.blocks.segment import Segment
-from latbench.device import IMPORTED, DeviceProfile, of_table
+from latbench.device import IMPORTED, DeviceProfile
+from latbench.device_files import of_table
 from latbench.errors import RuntimeFailure
 from latbench.models.joining import join
 from latbench.models.onnx_model import OnnxModel

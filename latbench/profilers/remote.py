@@ -18,7 +18,8 @@ from itertools import islice
 
 from latbench.blocks import Network
 from latbench.conditions import Conditions
-from latbench.device import DeviceProfile, present_host
+from latbench.device import DeviceProfile
+from latbench.device_files import present_host
 from latbench.environment import Environment
 from latbench.errors import RuntimeFailure
 from latbench.models.onnx_model import OnnxModel

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latbench.conditions import Conditions
-from latbench.device import DeviceProfile, Host, own_folder, shipped_profiles, write_device
+from latbench.device import DeviceProfile, Host
+from latbench.device_files import own_folder, shipped_profiles, write_device
 from latbench.environment import Environment
 from latbench.errors import InvalidValueError
 from latbench.measure.lock import held

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from latbench.device import AnyDevice, as_device
+from latbench.device_files import AnyDevice, as_device
 from latbench.errors import InvalidValueError, LatbenchError, in_one_line
 from latbench.measure.lock import held
 from latbench.models import OnnxModel, read_model, require_inputs

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from latbench.blocks import Network
-from latbench.device import AnyDevice, as_device
+from latbench.device_files import AnyDevice, as_device
 from latbench.errors import InvalidValueError
 from latbench.measure.load import LoadMeter, load_meter
 from latbench.measure.lock import held

@@ -5,13 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from latbench.device import (
-    AnyDevice,
-    as_device,
-    load_device,
-    own_profiles,
-    shipped_profiles,
-)
+from latbench.device_files import AnyDevice, as_device, load_device, own_profiles, shipped_profiles
 from latbench.errors import InvalidFileError, LatbenchError
 from latbench.measure.lock import held
 from latbench.measure.noise import NoiseCheck, check_noise

@@ -17,7 +17,8 @@ import numpy as np
 
 from latbench.blocks import BlockSpec, Segment
 from latbench.cost import Cost, block_cost
-from latbench.device import AnyDevice, DeviceProfile, as_device
+from latbench.device import DeviceProfile
+from latbench.device_files import AnyDevice, as_device
 from latbench.environment import l2_bytes
 from latbench.errors import InvalidValueError
 from latbench.models import OnnxModel, require_inputs

@@ -91,7 +91,7 @@ def profile(
     those of the search space SPACE, or the segments of MODEL.onnx. Stop it with Ctrl-C; repeat the
     command to resume. Several devices elsewhere are measured at once.
     """
-    from latbench.device import as_device
+    from latbench.device_files import as_device
 
     if not devices:
         raise click.UsageError(

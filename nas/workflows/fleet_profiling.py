@@ -10,7 +10,8 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from latbench.device import AnyDevice, DeviceProfile, as_device
+from latbench.device import DeviceProfile
+from latbench.device_files import AnyDevice, as_device
 from latbench.errors import InvalidValueError, LatbenchError, in_one_line
 from latbench.profilers.remote import RemoteProfiler
 from latbench.progress import Progress, silent

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
-from latbench.device import AnyDevice, as_device
+from latbench.device_files import AnyDevice, as_device
 from latbench.files import is_onnx_file
 from latbench.models import OnnxModel, read_model, require_inputs
 from latbench.models.segments import Piece, cut

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import latbench
 from latbench.blocks import Network
-from latbench.device import AnyDevice
+from latbench.device_files import AnyDevice
 from latbench.files import is_json_file
 from latbench.models import OnnxModel
 from latbench.models.torch_modules import Example, TorchModule, is_torch_module

@@ -12,7 +12,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from latbench.device import AnyDevice
+from latbench.device_files import AnyDevice
 from latbench.errors import MismatchError
 from latbench.models import OnnxModel
 from latbench.models.channels.groups import find_channels

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from latbench.device import AnyDevice, DeviceProfile
+from latbench.device import DeviceProfile
+from latbench.device_files import AnyDevice
 from latbench.errors import InvalidValueError
 from latbench.models.segments import Piece
 from latbench.models.torch_modules import Example, require_example

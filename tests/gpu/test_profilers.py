@@ -16,7 +16,8 @@ import pytest
 
 import cli
 from latbench.blocks import Classifier, ConvBlock, InvertedResidual, Network
-from latbench.device import DeviceProfile, Precision, load_device
+from latbench.device import DeviceProfile, Precision
+from latbench.device_files import load_device
 from latbench.errors import RuntimeFailure
 from latbench.profilers import PROFILERS, Profiler, Session, make_profiler
 from latbench.profilers.driver import CudaError, cuda_driver

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.units import format_ms
 from nas.data.images import ImageData, generator
 from nas.latency.priced_space import PricedSpace

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latbench.device import DeviceProfile, load_device, shipped_profiles
+from latbench.device import DeviceProfile
+from latbench.device_files import load_device, shipped_profiles
 from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError, UnknownNameError
 from latbench.files import MAX_TEXT_BYTES, decode_text, read_text, write_atomically
 from latbench.profilers import PROFILERS
@@ -221,7 +222,7 @@ def test_a_pipe_of_the_shell_is_read() -> None:
 
 
 def test_hidden_profiles_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latbench.device.resources.files", lambda package: tmp_path)
+    monkeypatch.setattr("latbench.device_files.resources.files", lambda package: tmp_path)
     for name in ("mine.toml", "._mine.toml", "._x.txt", "README.md"):
         (tmp_path / name).touch()
     assert shipped_profiles() == ["mine"]

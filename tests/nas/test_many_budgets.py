@@ -13,7 +13,7 @@ import pytest
 
 from latbench.blocks import BlockSpec
 from latbench.cost import block_cost
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.tables import LatencyTable
 from nas.generator import device_of
 from nas.latency.priced_space import PricedSpace

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from latbench.device import load_device
+from latbench.device_files import load_device
 from nas.criteria.triplet import Triplet
 from nas.data.images import ImageData, generator
 from nas.evaluators.shared_weights import SupernetEvaluator

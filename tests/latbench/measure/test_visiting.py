@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from latbench.blocks import Network
-from latbench.device import DeviceProfile, load_device
+from latbench.device import DeviceProfile
+from latbench.device_files import load_device
 from latbench.environment import l2_bytes, last_cache_bytes
 from latbench.errors import InvalidFileError
 from latbench.measure.visiting import Target, block_target, network_target, visits_here

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from latbench.cost import block_cost
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.models import read_model
 from latbench.models.joining import empty_segment, join, merge
 from latbench.models.segments import cut

@@ -12,7 +12,8 @@ import onnxruntime as ort
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from latbench.device import DeviceProfile, load_device
+from latbench.device import DeviceProfile
+from latbench.device_files import load_device
 from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError, RuntimeFailure
 from latbench.models import OnnxModel, read_model
 from latbench.profilers import make_profiler

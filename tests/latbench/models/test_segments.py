@@ -14,7 +14,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from latbench.blocks import Segment, block_key, parse_block
 from latbench.cost import network_cost
-from latbench.device import DeviceProfile, load_device
+from latbench.device import DeviceProfile
+from latbench.device_files import load_device
 from latbench.errors import InvalidFileError, MismatchError
 from latbench.models import OnnxModel, read_model
 from latbench.models.joining import join, random_weight

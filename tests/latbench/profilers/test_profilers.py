@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from latbench.blocks import Classifier, ConvBlock, InvertedResidual, Network, network_graph
-from latbench.device import DeviceProfile, load_device, shipped_profiles
+from latbench.device import DeviceProfile
+from latbench.device_files import load_device, shipped_profiles
 from latbench.environment import Environment
 from latbench.errors import InvalidValueError, RuntimeFailure
 from latbench.profilers import PROFILERS, make_profiler

@@ -26,15 +26,8 @@ from benchmarks.fake_boards import fake_boards
 from benchmarks.kills import passes_of, profile_with_kills
 from latbench import serve
 from latbench.conditions import Conditions
-from latbench.device import (
-    DeviceProfile,
-    Host,
-    SweepProtocol,
-    load_device,
-    of_table,
-    own_folder,
-    write_device,
-)
+from latbench.device import DeviceProfile, Host, SweepProtocol
+from latbench.device_files import load_device, of_table, own_folder, write_device
 from latbench.errors import (
     DeviceBusyError,
     InvalidFileError,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latbench.blocks import BlockSpec, InvertedResidual, block_width, with_width
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.environment import current_environment
 from latbench.tables import Estimate, LatencyTable, SpaceLabel, StoredFit
 from latbench.tables.alignment import MODULI, Alignment, WidthClass

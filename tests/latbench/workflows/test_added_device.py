@@ -11,15 +11,8 @@ import pytest
 
 import latbench
 from latbench.conditions import Conditions
-from latbench.device import (
-    DeviceProfile,
-    Host,
-    load_device,
-    of_table,
-    own_folder,
-    present_host,
-    write_device,
-)
+from latbench.device import DeviceProfile, Host
+from latbench.device_files import load_device, of_table, own_folder, present_host, write_device
 from latbench.environment import current_environment
 from latbench.errors import InvalidValueError, LatbenchError, RuntimeFailure, UnknownNameError
 from latbench.workflows import added_device

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import latbench
-from latbench.device import DeviceProfile, shipped_profiles
+from latbench.device import DeviceProfile
+from latbench.device_files import shipped_profiles
 from latbench.errors import MissingExtraError, UnknownNameError
 from latbench.profilers import Profiler
 from latbench.workflows import table_checks

@@ -14,7 +14,8 @@ import pytest
 
 import latbench.workflows.recorded_passes
 from latbench.blocks import BlockSpec, Network, block_width
-from latbench.device import DeviceProfile, SweepProtocol, load_device
+from latbench.device import DeviceProfile, SweepProtocol
+from latbench.device_files import load_device
 from latbench.measure.samples import Interval, Samples
 from latbench.measure.sweep import PassRecord, sweep_pass
 from latbench.measure.visiting import Target

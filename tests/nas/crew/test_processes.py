@@ -11,7 +11,7 @@ from time import monotonic, sleep
 import numpy as np
 import pytest
 
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.errors import InvalidValueError, RuntimeFailure
 from nas.crew.base import CrewSettings
 from nas.crew.processes import ProcessCrew

@@ -17,7 +17,7 @@ from threading import Timer
 import pytest
 
 import nas
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.errors import InvalidValueError, RuntimeFailure
 from nas.crew.base import CrewSettings
 from nas.crew.ray_cluster import RayCrew

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.errors import (
     BudgetError,
     InvalidFileError,

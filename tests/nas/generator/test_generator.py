@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from latbench.cost import block_cost, network_cost
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.errors import BudgetError, InvalidFileError, MismatchError, UnknownNameError
 from latbench.tables import SpaceLabel
 from latbench.tables.price_model import Breakpoint, PriceModel

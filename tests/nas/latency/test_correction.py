@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from latbench.blocks import Network
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.errors import BudgetError, InvalidFileError
 from latbench.measure.swept_networks import SweptNetworks
 from latbench.progress import Progress

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from latbench.blocks import Network, block_key
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.errors import RuntimeFailure
 from nas.latency.aimed_proposals import widths_of
 from nas.latency.correction import Correction, correct_on_device

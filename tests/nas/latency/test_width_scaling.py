@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from latbench.blocks import BlockSpec
 from latbench.cost import block_cost
-from latbench.device import DeviceProfile, load_device
+from latbench.device import DeviceProfile
+from latbench.device_files import load_device
 from latbench.errors import BudgetError, MismatchError
 from latbench.tables import LatencyTable, Origin
 from latbench.tables.foreign import import_table

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from latbench.blocks import BlockSpec, block_key
 from latbench.cost import network_cost
-from latbench.device import load_device
+from latbench.device_files import load_device
 from nas.latency.priced_space import PricedSpace
 from nas.optimize import enumeration
 from nas.optimize.blackbox import BLACK_BOXES, one_by_one, run

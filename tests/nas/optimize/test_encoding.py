@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latbench.cost import network_cost
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.errors import BudgetError
 from latbench.tables.price_model import Breakpoint, PriceModel
 from latbench.units import parse_latency_ms

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import nas
-from latbench.device import load_device
+from latbench.device_files import load_device
 from nas.latency.priced_space import PricedSpace
 from nas.spaces import make_space
 from tests.conftest import write_table

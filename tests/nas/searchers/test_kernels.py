@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from latbench.cost import network_cost
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.errors import InvalidValueError
 from nas.latency.priced_space import PricedSpace
 from nas.optimize.constraints import Constraint, Count, Limit

@@ -18,7 +18,7 @@ import torch
 
 from latbench.blocks import Network
 from latbench.cost import network_cost
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.errors import (
     BudgetError,
     DivergedError,

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latbench.device import DeviceProfile, load_device
+from latbench.device import DeviceProfile
+from latbench.device_files import load_device
 from nas.evaluators.relaxed import AnyRelaxedEvaluator
 from nas.generator import answers, load_generator, raw_answers, save_generator
 from nas.latency.priced_space import PricedSpace

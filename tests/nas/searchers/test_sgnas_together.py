@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.errors import InvalidValueError
 from latbench.tables import LatencyTable
 from nas.latency.priced_space import PricedSpace

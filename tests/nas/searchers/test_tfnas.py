@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from latbench.blocks import Classifier, ConvBlock
-from latbench.device import DeviceProfile, load_device
+from latbench.device import DeviceProfile
+from latbench.device_files import load_device
 from latbench.errors import InvalidFileError, InvalidValueError, UnknownNameError
 from latbench.render.torch import NetworkModule
 from latbench.tables import LatencyTable

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from latbench.device import DeviceProfile, load_device
+from latbench.device import DeviceProfile
+from latbench.device_files import load_device
 from latbench.errors import InvalidValueError
 from latbench.tables import LatencyTable
 from nas.data import load_data

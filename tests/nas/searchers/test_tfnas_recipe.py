@@ -10,7 +10,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from latbench.device import load_device
+from latbench.device_files import load_device
 from nas.latency.priced_space import PricedSpace
 from nas.recipes import load_recipe, shipped_recipes
 from nas.searchers import SearchSettings

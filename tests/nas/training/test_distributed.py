@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.errors import InvalidValueError
 from latbench.tables import LatencyTable
 from nas.data.images import generator

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latbench.device import load_device
+from latbench.device_files import load_device
 from latbench.errors import InvalidValueError, LatbenchError, TorchDeviceError
 from nas.criteria.cross_entropy import CrossEntropy
 from nas.criteria.label_smoothing import LabelSmoothing

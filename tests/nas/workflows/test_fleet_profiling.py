@@ -15,7 +15,8 @@ import pytest
 import nas
 from benchmarks.fake_boards import block_ms, fake_boards
 from latbench.blocks import block_key
-from latbench.device import DeviceProfile, Host, SweepProtocol, write_device
+from latbench.device import DeviceProfile, Host, SweepProtocol
+from latbench.device_files import write_device
 from latbench.errors import InvalidValueError
 from latbench.profilers import remote_connection
 from latbench.tables import LatencyTable
