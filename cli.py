@@ -18,7 +18,7 @@ import click
 
 from latbench.commands.group import LazyGroup
 from latbench.commands.output import EXIT_INTERRUPTED, fail
-from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError
+from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError, is_read_only
 from latbench.files import utf8
 from latbench.report.streams import ReaderLeft, drop_output, prepare_streams, require_output, say
 
@@ -111,14 +111,9 @@ def main() -> None:
     except ReaderLeft:
         drop_output()
         sys.exit(0)
-    except sqlite3.OperationalError as error:
-        readonly = error.sqlite_errorname.startswith("SQLITE_READONLY")
-        where = (
-            "copy the table to a folder of your own" if readonly else "check disk and permissions"
-        )
-        fail(InvalidFileError(f"a table could not be written: {error}; {where}"), as_json=as_json)
     except (OSError, sqlite3.Error) as error:  # a full disk, a file without permission, ...
-        unusable = InvalidFileError(f"a file could not be read or written: {error}")
+        instead = "; copy the table to a folder of your own" if is_read_only(error) else ""
+        unusable = InvalidFileError(f"a file could not be read or written: {error}{instead}")
         fail(unusable, as_json=as_json)
     except (
         UnicodeEncodeError

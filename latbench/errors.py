@@ -180,6 +180,11 @@ def in_one_line(error: Exception, *, most: int | None = None) -> str:
     return " ".join(str(error).split())[:most]
 
 
+def is_read_only(error: Exception) -> bool:
+    """Whether SQLite refused to write, because a table's file or folder is read-only."""
+    return str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_READONLY")
+
+
 def offence(message: str) -> str | None:
     """JSON path of the value that the message of a schema error names; None if it names none."""
     place = re.search(r"`(\$.*?)`", message)

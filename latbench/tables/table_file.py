@@ -19,7 +19,7 @@ import msgspec
 from latbench.blocks import BlockSpec, block_key, block_width, parse_block, with_width
 from latbench.device import DeviceProfile
 from latbench.environment import Environment
-from latbench.errors import InvalidFileError
+from latbench.errors import InvalidFileError, is_read_only
 from latbench.tables.alignment import Alignment
 from latbench.tables.records import Origin, SpaceLabel
 
@@ -296,7 +296,7 @@ def _convert(db: sqlite3.Connection, path: Path) -> None:
                 _CONVERSIONS[number](db)
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     except sqlite3.OperationalError as error:
-        if not error.sqlite_errorname.startswith("SQLITE_READONLY"):
+        if not is_read_only(error):
             raise
         raise InvalidFileError(
             f"{path} is of an earlier latbench: it is converted when it is opened, and it cannot "
