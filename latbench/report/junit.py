@@ -22,9 +22,7 @@ def write_junit(path: Path, compared: Sequence[Bench]) -> None:
     """
     root = ElementTree.Element("testsuites")
     for found in compared:
-        suite = ElementTree.SubElement(
-            root, "testsuite", name=printable(f"latbench bench {found.device}")
-        )
+        suite = ElementTree.SubElement(root, "testsuite", name=f"latbench bench {found.device}")
         verdicts = [row.verdict for row in found.rows]
         suite.set("tests", str(len(verdicts)))
         suite.set("failures", str(verdicts.count("SLOWER")))
@@ -33,8 +31,8 @@ def write_junit(path: Path, compared: Sequence[Bench]) -> None:
             case = ElementTree.SubElement(
                 suite,
                 "testcase",
-                classname=printable(found.device),
-                name=printable(row.model),
+                classname=found.device,
+                name=row.model,
                 time=f"{row.latency_ms / 1e3:.9f}",
             )
             words = (
@@ -42,8 +40,9 @@ def write_junit(path: Path, compared: Sequence[Bench]) -> None:
                 f"({row.ratio_low:.3f} to {row.ratio_high:.3f})"
             )
             if row.verdict == "SLOWER":
-                ElementTree.SubElement(case, "failure", message=printable(f"slower: {words}"))
+                ElementTree.SubElement(case, "failure", message=f"slower: {words}")
             elif row.verdict == "UNSURE":
-                ElementTree.SubElement(case, "skipped", message=printable(f"unsure: {words}"))
+                ElementTree.SubElement(case, "skipped", message=f"unsure: {words}")
     ElementTree.indent(root)
-    write_atomically(path, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
+    text = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True).decode()
+    write_atomically(path, printable(text))  # names may hold what XML does not

@@ -243,9 +243,8 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
             Text(header), justify="left" if first else "right", overflow="fold", no_wrap=not first
         )
     for row in rows:
-        table.add_row(
-            *(Text(printable(cell)) for cell in row)
-        )  # plain: names may hold what rich would take for markup
+        # plain: names may hold what rich would take for markup
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         endless = console.options.update(max_width=_ENDLESS)
