@@ -10,9 +10,9 @@ blocks the verdict is UNSURE.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import erfc, sqrt
 from typing import Any, Literal
 
@@ -141,10 +141,27 @@ def compare(before: TableStore, after: TableStore, *, tolerance: float) -> Table
     if not common:
         raise MismatchError(f"{before.path} and {after.path} have no measured block in common")
     quantile = after.device.sweep.quantile
-    p_values = adjusted([_p_value(old[spec], new[spec], quantile, tolerance) for spec in common])
+    ratios = [
+        float(low_quantile(new[spec], quantile) / low_quantile(old[spec], quantile))
+        for spec in common
+    ]
+    p_values = adjusted(
+        [
+            p_value_beyond(ratio, tolerance, partial(_p_value, old[spec], new[spec]))
+            for spec, ratio in zip(common, ratios, strict=True)
+        ]
+    )
     changes = tuple(
-        _change(spec, old[spec], new[spec], p_value=p, quantile=quantile, tolerance=tolerance)
-        for spec, p in zip(common, p_values, strict=True)
+        _change(
+            spec,
+            old[spec],
+            new[spec],
+            ratio=ratio,
+            p_value=p_value,
+            quantile=quantile,
+            tolerance=tolerance,
+        )
+        for spec, ratio, p_value in zip(common, ratios, p_values, strict=True)
     )
     return TableDifference(
         changes,
@@ -178,9 +195,15 @@ def _visits(store: TableStore) -> dict[BlockSpec, Floats]:
 
 
 def _change(
-    spec: BlockSpec, old: Floats, new: Floats, *, p_value: float, quantile: float, tolerance: float
+    spec: BlockSpec,
+    old: Floats,
+    new: Floats,
+    *,
+    ratio: float,
+    p_value: float,
+    quantile: float,
+    tolerance: float,
 ) -> BlockChange:
-    ratio = _ratio(old, new, quantile)
     drawn_new, drawn_old = (
         bootstrap(visits[None], quantile, seed=seed)[:, 0]
         for visits, seed in zip((new, old), _SEEDS, strict=True)
@@ -191,21 +214,23 @@ def _change(
     return BlockChange(spec, ratio, low, high, p_value, verdict)
 
 
-def _ratio(old: Floats, new: Floats, quantile: float) -> float:
-    return float(low_quantile(new, quantile) / low_quantile(old, quantile))
+def _p_value(old: Floats, new: Floats, ratio: float) -> float:
+    """p-value of a difference between ``new`` and ``old`` times a ratio."""
+    return rank_test(new, old * ratio)
 
 
-def _p_value(old: Floats, new: Floats, quantile: float, tolerance: float) -> float:
-    end = end_exceeded(_ratio(old, new, quantile), tolerance)
-    return 1.0 if end is None else rank_test(new, old * end)
+def p_value_beyond(ratio: float, tolerance: float, test: Callable[[float], float]) -> float:
+    """p-value of a change beyond the tolerance; 1 for a ratio within it.
 
-
-def end_exceeded(ratio: float, tolerance: float) -> float | None:
-    """The end of the tolerated ratios that a ratio is beyond; None if it is within them."""
+    Args:
+        ratio: Latency after over latency before.
+        tolerance: Largest relative change that does not matter.
+        test: p-value of a difference between the ratio and an end of the tolerated ones.
+    """
     low, high = 1 / (1 + tolerance), 1 + tolerance
     if low <= ratio <= high:
-        return None
-    return high if ratio > high else low
+        return 1.0
+    return test(high if ratio > high else low)
 
 
 def verdict_on(
@@ -223,8 +248,7 @@ def verdict_on(
         ratio: The ratio.
         low: Lower end of its interval.
         high: Upper end of its interval.
-        p_value: p-value of the rank test against ``end_exceeded``, corrected for the number of
-            comparisons.
+        p_value: p-value of a change beyond the tolerance, corrected for the number of comparisons.
         tolerance: Largest relative change that does not matter.
         significance: p-value below which a change is believed.
     """

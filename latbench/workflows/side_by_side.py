@@ -25,7 +25,13 @@ from latbench.measure.visiting import Target
 from latbench.models import OnnxModel
 from latbench.profilers import Profiler
 from latbench.progress import Progress, silent
-from latbench.tables.comparison import Verdict, adjusted, end_exceeded, signed_rank_test, verdict_on
+from latbench.tables.comparison import (
+    Verdict,
+    adjusted,
+    p_value_beyond,
+    signed_rank_test,
+    verdict_on,
+)
 
 Floats = NDArray[np.float64]
 
@@ -145,8 +151,9 @@ def compare_with_first(fastest: Floats, *, tolerance: float) -> list[Change]:
 
 
 def _p_value(to_first: Floats, tolerance: float) -> float:
-    end = end_exceeded(float(np.median(to_first)), tolerance)
-    return 1.0 if end is None else signed_rank_test(np.log(to_first / end))
+    return p_value_beyond(
+        float(np.median(to_first)), tolerance, lambda end: signed_rank_test(np.log(to_first / end))
+    )
 
 
 def interval(
