@@ -339,6 +339,11 @@ WRONG = [
     ("evaluate {tmp} --data digits", "invalid-file", "holds no run"),
     ("verify --table {table}", "invalid-value", "--random"),
     ("verify --random 1 --table {table} --tolerance nan", "invalid-value", "finite"),
+    (
+        "search tfnas --table {table} --target 9ms --confidence nan --data digits -o {tmp}/r",
+        "invalid-value",
+        "finite",
+    ),
     ("profile tfnas -o {tmp}/n", "invalid-value", "Missing DEVICE"),
     ("profile cpu-onnxruntime -o {tmp}/n", "unknown-name", "search space"),
     ("devices --check cpu-onnxruntime --add a --ssh b", "invalid-value", "two commands"),

@@ -39,18 +39,15 @@ class Amount(click.ParamType[Any]):
         return value if isinstance(value, float) else self.parse(value)
 
 
-class Fraction(click.FloatRange):
-    """A finite fraction that is not negative."""
-
-    def __init__(self) -> None:
-        super().__init__(min=0)
+class FiniteRange(click.FloatRange):
+    """A range of numbers, to which NaN and infinity do not belong."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         found = super().convert(value, param, ctx)
         if not isfinite(found):
-            self.fail(f"{found} is not a finite fraction, such as 0.05.", param, ctx)
+            self.fail(f"{found} is not a finite number.", param, ctx)
         return float(found)
 
 
@@ -167,7 +164,7 @@ def tolerance_option(of: str) -> Decorator:
     """The option ``--tolerance``; ``of`` describes it in the help."""
     return click.option(
         "--tolerance",
-        type=Fraction(),
+        type=FiniteRange(min=0),
         metavar="FRACTION",
         default=0.05,
         show_default=True,

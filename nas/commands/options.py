@@ -17,6 +17,7 @@ from latbench.commands.options import (
     SEED,
     SHAPE,
     Decorator,
+    FiniteRange,
     Named,
     named,
 )
@@ -125,7 +126,7 @@ def until_verified_option(ends: str) -> Decorator:
 
 confidence_option = click.option(
     "--confidence",
-    type=click.FloatRange(min=0.5, max=1, max_open=True),
+    type=FiniteRange(min=0.5, max=1, max_open=True),
     metavar="P",
     help="Probability that a network keeps its target, such as 0.95: the upper end of the "
     "predicted interval is then below the target. The table must be calibrated.",
