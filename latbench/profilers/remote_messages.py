@@ -312,9 +312,10 @@ def unpacked(body: bytes) -> Answer:
     Raises:
         ValueError: It is no message, or a number in it is not finite.
     """
-    answer: Answer = msgspec.msgpack.decode(body, type=Answer)
-    if not _is_finite(msgspec.msgpack.decode(body)):
+    plain = msgspec.msgpack.decode(body)
+    if not _is_finite(plain):
         raise ValueError("a number is not finite")
+    answer: Answer = msgspec.convert(plain, Answer)
     return answer
 
 

@@ -19,12 +19,12 @@ def space_digest(space: SearchSpace) -> str:
     """A digest of stem, stages and head: of all blocks, elastic ones at their extreme widths."""
     layers = {layer: _choices(layer) for layer in dict.fromkeys(space.layers)}
     stages = [[layers[layer] for layer in stage] for stage in space.stages]
-    return _digest([_keys(space.stem), stages, _keys(space.head), space.elastic_depth])
+    return digest_of([_keys(space.stem), stages, _keys(space.head), space.elastic_depth])
 
 
 def network_digest(network: Network) -> str:
     """A digest of the blocks of a network in their order."""
-    return _digest(_keys(network))
+    return digest_of(_keys(network))
 
 
 def _choices(layer: Layer) -> list[object]:
@@ -43,6 +43,6 @@ def _key(spec: BlockSpec | None) -> str | None:
     return None if spec is None else block_key(spec)
 
 
-def _digest(plain: object) -> str:
-    """16 hexadecimal digits."""
+def digest_of(plain: object) -> str:
+    """A digest of JSON values, 16 hexadecimal digits."""
     return sha256(msgspec.json.encode(plain)).hexdigest()[:16]

@@ -26,7 +26,7 @@ from nas.training.distributed import ALONE, Workers
 from nas.training.memory import keep_freed_memory
 from nas.training.run_folder import RunFolder
 from nas.training.steps import Report
-from nas.training.torch_device import CPU, TorchDevice
+from nas.training.torch_device import CPU, DEVICE_ERRORS, TorchDevice
 
 Values = dict[str, float | None]
 """Metrics of an epoch that are logged."""
@@ -103,6 +103,8 @@ def resume(state: Resumable, folder: RunFolder, *checkpoints: str) -> bool:
         if saved is not None:
             try:
                 state.load(saved)
+            except DEVICE_ERRORS:
+                raise  # some are RuntimeErrors as well
             except (KeyError, RuntimeError, ValueError) as error:  # torch's, for other shapes
                 raise MismatchError(
                     f"the checkpoint {name} in {folder.path} is of another network "

@@ -27,7 +27,7 @@ from nas.recipes import Precision
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # types of autocast
 # errors of a device, by their types and by words in their messages
-_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
+DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
 _FAILURES = ("CUDA error", "cuDNN error", "MPS backend")
 _LEFT_ALONE = ("NCCL error", "Connection closed by peer", "Connection reset by peer")
 _NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "out of memory", "ALLOC_FAILED")
@@ -138,7 +138,7 @@ class TorchDevice:
                     f"{work} lost another of its processes ({reason}); {kept}. What to do: see "
                     "what that process printed, and repeat the command to resume"
                 ) from error
-            failed = isinstance(error, _ERRORS) or (
+            failed = isinstance(error, DEVICE_ERRORS) or (
                 self.is_gpu and any(words in reason for words in _FAILURES)
             )
             if not failed and _NO_MEMORY[0] not in reason:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, overload
 
@@ -25,7 +24,7 @@ from nas.latency.priced_space import PricedSpace, labelled_space, space_label
 from nas.recipes import Recipe, load_recipe
 from nas.searchers import SEARCHERS, Searcher, SearchResult, SearchSettings
 from nas.spaces import PLAIN, SearchSpace, Variant
-from nas.spaces.identity import space_digest
+from nas.spaces.identity import digest_of, space_digest
 from nas.tasks import TASKS
 from nas.training.distributed import workers as processes
 from nas.training.run_config import FITNESS, LATENCIES, STRUCTURE
@@ -294,7 +293,7 @@ def _prices(space: SearchSpace, tables: Sequence[LatencyTable]) -> dict[str, Any
 def _latencies_digest(table: LatencyTable) -> str:
     """A digest of a table's blocks and their latencies, which the price model makes prices of."""
     rows = sorted((block_key(s), e.hot_ms, e.cold_ms) for s, e in table.estimates.items())
-    return sha256(msgspec.json.encode(rows)).hexdigest()[:16]
+    return digest_of(rows)
 
 
 def _measure(tables: Sequence[LatencyTable]) -> Measure:

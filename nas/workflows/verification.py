@@ -194,8 +194,7 @@ def verify(
         ]
         if random:
             named += _drawn(named, opened, random=random, seed=seed, widths=widths)
-        drawn = [each.network for each in named]
-        measured = _measure(profiler, opened, drawn, phases["measure"])
+        measured = _measure(profiler, opened, [each.network for each in named], phases["measure"])
     return VerifiedArchitectures(
         **vars(measured),
         architectures=tuple(each.architecture for each in named),

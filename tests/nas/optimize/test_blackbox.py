@@ -83,7 +83,7 @@ def test_a_search_ends_when_the_whole_space_is_evaluated(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def two_limits(tmp_path_factory: pytest.TempPathFactory) -> EncodedSpace:
-    """Five encodings, one of which no single changes connect with the other four.
+    """Five networks keep both budgets, and no single change leads from one of them to the others.
 
     Every block is slow on one of two devices, so that most changes exceed a budget.
     """

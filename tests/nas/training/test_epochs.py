@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -112,6 +113,17 @@ def test_weights_that_are_no_numbers_after_an_epoch_are_not_kept(tmp_path: Path)
     folder.save_checkpoint("x", state.save())
     with pytest.raises(InvalidFileError, match="not finite: start again in another folder"):
         resume(_Counter(), folder, "x")
+
+
+def test_a_full_device_is_not_taken_for_another_network(tmp_path: Path) -> None:
+    class Full(_Counter):
+        def load(self, saved: Any) -> None:
+            raise torch.OutOfMemoryError
+
+    folder = RunFolder(tmp_path, {})
+    folder.save_checkpoint("x", _Counter().save())
+    with pytest.raises(torch.OutOfMemoryError):
+        resume(Full(), folder, "x")
 
 
 def test_a_checkpoint_of_other_shapes_is_refused(tmp_path: Path) -> None:
