@@ -279,6 +279,6 @@ def shown(values: Sequence[float], form: str = ".1%") -> str:
     if not values:
         return ""
     mean, half = mean_interval(values)
-    return (
-        f"{mean:{form}}" if np.isnan(half) else f"{mean:{form}} ± {half:{form.removeprefix('+')}}"
-    )
+    if np.isnan(half):
+        return f"{mean:{form}}"
+    return f"{mean:{form}} ± {half:{form.removeprefix('+')}}"

@@ -151,7 +151,8 @@ def _cell(
         "layers": len(found.architecture.choices),
         "supernet_score": found.score,
         "around": float(np.mean([abs(e["argmax_ms"] / target_ms - 1) for e in epochs[-_LAST:]])),
-        **{key: epochs[-1][key] for key in ("largest_share", "alpha_entropy")},
+        "largest_share": epochs[-1]["largest_share"],
+        "alpha_entropy": epochs[-1]["alpha_entropy"],
         "epochs": epochs,
     }
 
@@ -162,7 +163,7 @@ def _epochs(run: Path) -> list[dict[str, Any]]:
     rows = {row["epoch"]: row for row in map(json.loads, lines) if "argmax_ms" in row}
     kept = ("epoch", "argmax_ms", "layers", "alpha_entropy")
     return [
-        {**{key: row[key] for key in kept}, "largest_share": _largest_share(row)}
+        {key: row[key] for key in kept} | {"largest_share": _largest_share(row)}
         for _, row in sorted(rows.items())
     ]
 
@@ -191,26 +192,15 @@ def _print(
         cells = results(folder, _slug(name))
         column = {key: [cell[key] for cell in cells.values()] for key in _COLUMNS}
         shown_columns = [shown(column[key], form) for key, form in _COLUMNS.items()]
-        ahead = [
-            shown(
-                [cells[seed][key] - published[seed][key] for seed in cells if seed in published],
-                form,
-            )
+        pairs = [(cells[seed], published[seed]) for seed in cells.keys() & published.keys()]
+        differences = [] if name == PUBLISHED else pairs
+        shown_columns += [
+            shown([ours[key] - theirs[key] for ours, theirs in differences], form)
             for key, form in _AHEAD.items()
-            if name != PUBLISHED
         ]
-        rows.append((name, where, ", ".join(map(str, cells)), *shown_columns, *(ahead or ("", ""))))
-    header = (
-        "variant",
-        "paper",
-        "seeds",
-        "top-1",
-        "supernet",
-        "off target",
-        "layers",
-        "largest op",
-    )
-    print_table((*header, "entropy", "top-1 ahead", "off target more"), rows)
+        rows.append((name, where, ", ".join(map(str, cells)), *shown_columns))
+    columns = ("top-1", "supernet", "off target", "layers", "largest op", "entropy")
+    print_table(("variant", "paper", "seeds", *columns, "top-1 ahead", "off target more"), rows)
     print_lines(
         [
             "",

@@ -382,7 +382,7 @@ def test_a_killed_client_gives_the_device_back(tmp_path: Path, device: DevicePro
     write_device(device, profile)
     script.write_text(
         "import time\n"
-        "from latbench.device import load_device\n"
+        "from latbench.device_files import load_device\n"
         "from latbench.measure.lock import held\n"
         "from latbench.profilers import make_profiler\n"
         f"with held(make_profiler(load_device({str(profile)!r}))):\n"
