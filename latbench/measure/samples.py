@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from latbench.measure.statistics import (
     low_quantile,
     low_quantile_interval,
     low_quantile_variance,
+    relative_half_width,
 )
 from latbench.measure.visit import Visit
 
@@ -34,9 +34,7 @@ class Interval:
     @property
     def half_width(self) -> float:
         """Half the interval's width, relative to the estimate."""
-        if not self.estimate_ms:
-            return inf if self.high_ms > self.low_ms else 0.0
-        return (self.high_ms - self.low_ms) / 2 / self.estimate_ms
+        return relative_half_width(self.estimate_ms, self.low_ms, self.high_ms)
 
     def scaled(self, factor: float) -> Interval:
         """The interval multiplied by ``factor``."""
@@ -108,7 +106,7 @@ class Samples:
         drawn = sum(bootstrap(stacked, quantile).sum(axis=1) for stacked in groups)  # (resamples,)
         low, high = np.quantile(drawn, (0.025, 0.975))
         total = sum(float(low_quantile(stacked, quantile).sum()) for stacked in groups)
-        return float((high - low) / 2 / total)
+        return relative_half_width(total, low, high)
 
     def split_half_noise(self, targets: Iterable[int], quantile: float) -> float | None:
         """Mean relative difference between the targets' latencies in two halves of the sweep."""

@@ -8,7 +8,7 @@ bootstrap over visits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, lgamma
+from math import ceil, inf, lgamma
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +91,13 @@ def low_quantile_variance(samples: Floats, quantile: float) -> Floats:
     mean = ascending @ weights
     result: Floats = np.maximum((ascending - mean[..., None]) ** 2 @ weights, 0.0)
     return result
+
+
+def relative_half_width(estimate: float, low: float, high: float) -> float:
+    """Half the width of an interval, relative to its estimate; infinite if only that is 0."""
+    if not estimate:
+        return inf if high > low else 0.0
+    return float((high - low) / 2 / estimate)
 
 
 def conformal_half_width(

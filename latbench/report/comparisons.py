@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from latbench.measure.statistics import relative_half_width
 from latbench.report.results import percent
 from latbench.report.terminal import print_lines, print_table
 from latbench.units import format_ms, format_span_ms
@@ -30,9 +31,9 @@ def _comparison(row: ModelLatency) -> tuple[str, ...]:
     return (
         row.model,
         format_ms(row.latency_ms),
-        f"±{percent(_half_width(row.low_ms, row.high_ms))}",
+        _interval(row.latency_ms, row.low_ms, row.high_ms),
         "" if first else f"{row.ratio:.3f}",
-        "" if first else f"±{percent(_half_width(row.ratio_low, row.ratio_high))}",
+        "" if first else _interval(row.ratio, row.ratio_low, row.ratio_high),
         "" if first else row.verdict,
     )
 
@@ -41,15 +42,14 @@ def _in_one_line(name: str) -> str:
     return " ".join(name.split())
 
 
-def _half_width(low: float, high: float) -> float:
-    """Half the width of a 95 % interval, relative to its middle."""
-    return (high - low) / (high + low)
+def _interval(estimate: float, low: float, high: float) -> str:
+    return f"±{percent(relative_half_width(estimate, low, high))}"
 
 
-def _interval(part: SegmentLatency) -> str:
+def _interval_of_segment(part: SegmentLatency) -> str:
     if part.gmacs_per_s is None:
         return "in the base time"
-    return f"±{percent(_half_width(part.low_ms, part.high_ms))}"
+    return _interval(part.latency_ms, part.low_ms, part.high_ms)
 
 
 def _rate(per_s: float | None) -> str:
@@ -95,7 +95,7 @@ def show_explanation(found: Explanation) -> None:
             (
                 _in_one_line(part.name),
                 format_ms(part.latency_ms),
-                _interval(part),
+                _interval_of_segment(part),
                 percent(part.share),
                 f"{part.macs_m:.1f} M",
                 _rate(part.gmacs_per_s),

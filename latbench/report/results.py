@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import inf, log
+from math import log
 from pathlib import Path
 from typing import Any
 
 from latbench.blocks import parse_block
 from latbench.conditions import in_words
+from latbench.measure.statistics import relative_half_width
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable, StoredFit, TableCheck
 from latbench.tables.comparison import TableDifference
@@ -282,9 +283,4 @@ def _price_in_words(price: PriceModel) -> str:
 
 
 def _relative_width(row: Mapping[str, Any]) -> float:
-    """Relative half width of the interval of a hot latency, which may be 0 in imported tables."""
-    half_width_ms: float = (row["hot_high_ms"] - row["hot_low_ms"]) / 2
-    if not row["hot_ms"]:
-        return inf if half_width_ms else 0.0
-    relative: float = half_width_ms / row["hot_ms"]
-    return relative
+    return relative_half_width(row["hot_ms"], row["hot_low_ms"], row["hot_high_ms"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from latbench.blocks import BlockSpec, Network
 from latbench.cost import block_cost, network_cost
 from latbench.device import SweepProtocol
 from latbench.measure.samples import Interval, Samples
+from latbench.measure.statistics import relative_half_width
 from latbench.tables.price_model import NetworkSample, PriceModel, fit_price
 from latbench.tables.records import Estimate, Role, StoredFit
 from latbench.tables.store import TableStore
@@ -277,13 +277,13 @@ def _marked(estimate: Estimate, price: PriceModel, protocol: SweepProtocol) -> E
 
 def price_half_width(price: PriceModel, e: Estimate) -> float:
     """Relative half width of the interval of a block's price, or of a network's latency."""
-    hot_width_ms = e.hot_high_ms - e.hot_low_ms
+    hot_ms = (e.hot_ms, e.hot_low_ms, e.hot_high_ms)
     if e.cold_ms is not None and e.cold_low_ms is not None and e.cold_high_ms is not None:
-        cold_width_ms = e.cold_high_ms - e.cold_low_ms
-        width_ms = price.cold_scale * cold_width_ms + price.hot_scale * hot_width_ms
-        middle_ms = price.cold_scale * e.cold_ms + price.hot_scale * e.hot_ms
-        if middle_ms:
-            return width_ms / 2 / middle_ms
-    if not e.hot_ms:
-        return inf if hot_width_ms else 0.0
-    return hot_width_ms / 2 / e.hot_ms
+        cold_ms = (e.cold_ms, e.cold_low_ms, e.cold_high_ms)
+        priced_ms = [
+            price.cold_scale * cold + price.hot_scale * hot
+            for cold, hot in zip(cold_ms, hot_ms, strict=True)
+        ]
+        if priced_ms[0]:
+            return relative_half_width(*priced_ms)
+    return relative_half_width(*hot_ms)
