@@ -8,7 +8,8 @@ from latbench.lazy import public
 from latbench.registry import Registry
 
 if TYPE_CHECKING:
-    from nas.searchers.base import Searcher, SearchResult, SearchSettings
+    from nas.searchers.base import Searcher, SearchSettings
+    from nas.searchers.results import SearchResult
 
 SEARCHERS: Registry[type[Searcher]] = Registry(
     "searcher",
@@ -27,7 +28,10 @@ SEARCHERS: Registry[type[Searcher]] = Registry(
 
 __all__ = ["SEARCHERS", "SearchResult", "SearchSettings", "Searcher"]
 
-_PLACES = dict.fromkeys(("SearchResult", "SearchSettings", "Searcher"), "nas.searchers.base")
+_PLACES = {
+    "SearchResult": "nas.searchers.results",
+    **dict.fromkeys(("SearchSettings", "Searcher"), "nas.searchers.base"),
+}
 
 if not TYPE_CHECKING:  # the command line lists names without torch, which takes seconds to import
     __getattr__, __dir__ = public(__name__, _PLACES)

@@ -1,27 +1,24 @@
-"""Base class of searchers, with their settings and results."""
+"""Base class of searchers, and their settings."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from latbench.errors import InvalidValueError, MismatchError
 from latbench.progress import Progress, silent
-from latbench.result import Result
 from nas.crew.base import NO_CREW, CrewSettings
 from nas.data.fit import require_images
 from nas.data.images import ImageData
-from nas.latency.correction import Correction
 from nas.latency.feasible_range import check_feasible
 from nas.latency.measured_rounds import Measure
 from nas.latency.priced_space import PricedSpace
-from nas.latency.verified_rounds import Status
-from nas.latency.width_scaling import Fit
 from nas.optimize.constraints import Limit
 from nas.recipes import Recipe
-from nas.spaces import Architecture, SearchSpace
+from nas.searchers.results import SearchResult
+from nas.spaces import SearchSpace
 from nas.training.criterion import check_batches, criterion_of
 from nas.training.distributed import ALONE, Workers
 from nas.training.recipe import SearchRecipe
@@ -62,78 +59,6 @@ class SearchSettings:
     limits: tuple[Limit, ...] = ()
     torch_device: TorchDevice = CPU
     crew: CrewSettings = NO_CREW
-
-
-@dataclass(frozen=True)
-class Argmax:
-    """The most probable architecture of a relaxed search, without regard to budgets."""
-
-    latency_ms: float
-    architecture: Architecture
-
-
-@dataclass(frozen=True, repr=False)
-class SearchResult(Result):
-    """The architecture found for one target.
-
-    Attributes:
-        target_ms: Latency that was asked for; None if there were only limits.
-        latency_ms: Predicted latency; None without a table.
-        score: Fitness on held-out training images with the supernet's weights. The task defines
-            the fitness; for classification it is the accuracy, a fraction.
-        architecture: The architecture.
-        argmax: The most probable architecture without regard to its latency; None if the searcher
-            has no probabilities.
-        correction: Measured latency and verdict of ``until_verified``; None without it.
-        confidence: Probability with which the target is kept; None if none was asked for.
-        upper_ms: Upper end of the predicted latency for that confidence.
-    """
-
-    target_ms: float | None
-    latency_ms: float | None
-    score: float
-    architecture: Architecture
-    argmax: Argmax | None = None
-    correction: Correction[Fit] | None = None
-    confidence: float | None = None
-    upper_ms: float | None = None
-
-    @property
-    def reached_ms(self) -> float | None:
-        """Measured latency if there is one, otherwise the predicted latency."""
-        return self.correction.measured_ms if self.correction else self.latency_ms
-
-    @property
-    def unused_ms(self) -> float | None:
-        """Part of the target that the reached latency leaves, in ms."""
-        if self.target_ms is None or self.reached_ms is None:
-            return None
-        return self.target_ms - self.reached_ms
-
-    @property
-    def status(self) -> Status | None:
-        """Verdict on the measured latency; None if nothing was measured."""
-        return self.correction.status if self.correction else None
-
-    def as_dict(self) -> dict[str, Any]:
-        """The result as plain JSON values."""
-        plain: dict[str, Any] = {
-            "target_ms": self.target_ms,
-            "latency_ms": self.latency_ms,
-            "score": self.score,
-            "architecture": self.architecture.as_dict(),
-        }
-        if self.correction is not None:
-            plain |= self.correction.as_dict()
-        if self.confidence is not None and self.target_ms and self.unused_ms is not None:
-            plain |= {"confidence": self.confidence, "upper_ms": self.upper_ms}
-            plain |= {"unused_ms": self.unused_ms, "unused": self.unused_ms / self.target_ms}
-        if self.argmax is not None:
-            plain["argmax"] = {
-                "latency_ms": self.argmax.latency_ms,
-                "architecture": self.argmax.architecture.as_dict(),
-            }
-        return plain
 
 
 def recipe_of(settings: SearchSettings, kind: type[R]) -> R:
@@ -252,7 +177,8 @@ class Searcher(ABC):
             progress: Callback with the fraction done and a short description.
 
         An interrupted search goes on from its last finished epoch if it is called again with the
-        same folder. Its results are bit-identical to those of an uninterrupted search.
+        same folder. It ends as an uninterrupted search: on a CPU bit for bit, on a GPU up to
+        rounding.
 
         Raises:
             BudgetError: No architecture of the space meets a target or limit. Nothing was trained.
@@ -324,7 +250,13 @@ class Searcher(ABC):
                 "the processes of torchrun share the work already: leave out --workers and --ray, "
                 "or torchrun"
             )
-        self.settings.crew.require_work(gpu=self.settings.torch_device.is_gpu)
+        trains_on = self.settings.torch_device
+        if self.settings.crew.ray is not None and trains_on.device.index:
+            raise InvalidValueError(
+                "workers of a cluster number their own GPU 0, and this search is on "
+                f"{trains_on.device}: choose it by CUDA_VISIBLE_DEVICES and --torch-device cuda"
+            )
+        self.settings.crew.require_work(gpu=trains_on.is_gpu)
 
     def _require_correction(self) -> None:
         if not self.corrects_on_device:

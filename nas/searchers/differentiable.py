@@ -31,7 +31,6 @@ import numpy as np
 from torch import Tensor
 
 from latbench.errors import InvalidValueError
-from latbench.files import write_atomically
 from latbench.progress import Phase, Phases, Progress, silent
 from nas.criteria.hardware import objective_of
 from nas.data.images import ImageData
@@ -44,9 +43,10 @@ from nas.optimize.constraints import Constraint, expected_load
 from nas.optimize.encoding import EncodedSpace
 from nas.optimize.exact_solver import Scores, best_code
 from nas.recipes import Fraction, Recipe
-from nas.searchers.base import SearchResult, SearchSettings, budgets_of, recipe_of
+from nas.searchers.base import SearchSettings, budgets_of, recipe_of
 from nas.searchers.derivation import derive, proposals
 from nas.searchers.kernels import KernelLoads, most_probable_kernels
+from nas.searchers.results import SearchResult, kept
 from nas.searchers.scored_choices import Floats, LogProbabilities
 from nas.searchers.verifying import fixed, measuring_phases, verify_proposals
 from nas.searchers.with_supernet import SupernetSearcher, divided, supernet_of
@@ -55,8 +55,7 @@ from nas.spaces.sgnas import is_unified
 from nas.supernet.mixed_operations import Supernet, start_widths
 from nas.training.bilevel_settings import Objective
 from nas.training.criterion import criterion_of
-from nas.training.epochs import Values
-from nas.training.run_files import architecture_file, phase_of
+from nas.training.run_files import phase_of
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import (
     DifferentiableStrategy,
@@ -78,8 +77,8 @@ class DifferentiableRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="diffe
     Attributes:
         strategy: Strategy that draws paths to train the shared weights; empty trains them by the
             mixture itself.
-        alike: Correlation of the initial weights of a unified supernet's sub-blocks; published is
-        0.
+        alike: Correlation of the initial weights of a unified supernet's sub-blocks; 0 as
+            published.
         latency_objective: Way to combine loss and expected cost, a name in ``OBJECTIVES``.
     """
 
@@ -180,16 +179,13 @@ class DifferentiableSearcher(SupernetSearcher):
         found, correction = self._chosen(relaxation, target_ms, folder, measuring)
         made = found.architecture
         latency_ms = found.latency_ms if self.devices else None
-        write_atomically(architecture_file(folder.path, target_ms), made.to_json())
         evaluator = SupernetEvaluator(
             supernet, data, criterion=criterion, calibration=train, selection=selection
         )
         phases[f"score {phase}"](0.0, "evaluating the architecture")
         score = evaluator.score(made)
-        with folder.metrics() as metrics:
-            values: Values = {"derived_ms": latency_ms, "score": score}
-            metrics.log(phase, self.recipe.epochs, values)
-        return SearchResult(target_ms, latency_ms, score, made, correction=correction)
+        result = SearchResult(target_ms, latency_ms, score, made, correction=correction)
+        return kept(result, folder, step=self.recipe.epochs)
 
     def _objective(self, constraint: Constraint) -> Objective:
         """Objective of architecture steps: the loss combined with the expected cost."""

@@ -22,7 +22,6 @@ import numpy as np
 from torch import nn
 
 from latbench.errors import InvalidValueError
-from latbench.files import write_atomically
 from latbench.progress import Phase, Phases, Progress
 from nas.data.images import ImageData, Source
 from nas.evaluators.crew import crewed, require_several
@@ -35,16 +34,16 @@ from nas.latency.width_scaling import Fit
 from nas.optimize.blackbox import BLACK_BOXES, BlackBox, run
 from nas.optimize.encoding import Code, EncodedSpace
 from nas.recipes import Recipe
-from nas.searchers.base import SearchResult, SearchSettings, budgets_of, recipe_of
+from nas.searchers.base import SearchSettings, budgets_of, recipe_of
 from nas.searchers.one_shot_recipe import OneShotRecipe
+from nas.searchers.results import SearchResult, kept
 from nas.searchers.verifying import fixed, measuring_phases, verify_proposals
 from nas.searchers.with_supernet import SupernetSearcher, divided, supernet_of
 from nas.spaces import SearchSpace
 from nas.supernet.mixed_operations import Supernet
 from nas.tasks import Task, task_of
 from nas.training.criterion import criterion_of
-from nas.training.epochs import Values
-from nas.training.run_files import architecture_file, evaluations_file, phase_of
+from nas.training.run_files import evaluations_file
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import Relaxation, Strategy, make_strategy
 from nas.training.strategies.widths import RandomWidths
@@ -160,30 +159,30 @@ class OneShotSearcher(SupernetSearcher):
         measure = self.settings.measure
         known = self._ask(encoded, loosest, scored, progress=phases["score"])
         results = []
-        with folder.metrics() as metrics:
-            for number, (constrained, target_ms) in enumerate(zip(encoded, asked, strict=True)):
-                correction: Correction[ScoredFit] | None = None
-                if measure is None or target_ms is None:
-                    best = self._best(constrained, known, scored)
-                else:
-                    measuring = phases[f"measure {number}"]
-                    correction = verify_proposals(
-                        self.priced,
-                        self._proposals(target_ms, known, scored, measuring),
-                        target_ms,
-                        measure=measure,
-                        folder=folder,
-                        score=lambda fitted: fitted.score,
-                        progress=measuring,
-                    )
-                    best = constrained.encode(correction.fit.architecture)
-                latency_ms, made = constrained.latency_ms(best), constrained.decode(best)
-                write_atomically(architecture_file(folder.path, target_ms), made.to_json())
-                values: Values = {"derived_ms": latency_ms, "score": known[best]}
-                metrics.log(phase_of(target_ms), len(known), values)
-                results.append(
-                    SearchResult(target_ms, latency_ms, known[best], made, correction=correction)
+        for number, (constrained, target_ms) in enumerate(zip(encoded, asked, strict=True)):
+            correction: Correction[ScoredFit] | None = None
+            if measure is None or target_ms is None:
+                best = self._best(constrained, known, scored)
+            else:
+                measuring = phases[f"measure {number}"]
+                correction = verify_proposals(
+                    self.priced,
+                    self._proposals(target_ms, known, scored, measuring),
+                    target_ms,
+                    measure=measure,
+                    folder=folder,
+                    score=lambda fitted: fitted.score,
+                    progress=measuring,
                 )
+                best = constrained.encode(correction.fit.architecture)
+            result = SearchResult(
+                target_ms,
+                constrained.latency_ms(best),
+                known[best],
+                constrained.decode(best),
+                correction=correction,
+            )
+            results.append(kept(result, folder, step=len(known)))
         return results
 
     def _best(self, constrained: EncodedSpace, known: dict[Code, float], scored: _Scored) -> Code:

@@ -59,7 +59,7 @@ from nas.training.criterion import loss_of
 from nas.training.epochs import Values, resume, run_epochs
 from nas.training.run_folder import RunFolder
 from nas.training.steps import Report, TrainingImages
-from nas.training.strategies.gumbel import gumbel_noise
+from nas.training.strategies.gumbel import gumbel_logits
 
 _PHASE = "generator"
 _PRIORS_FILE = "priors.jsonl"  # in the run folder: candidates for priors, evaluated on all images
@@ -257,8 +257,7 @@ class GeneratorTraining:
         """
         state = self.state
         logits = self.plane.masked(state.generator([request])[0])
-        gumbel = gumbel_noise(logits.shape, noise).to(logits.device, non_blocking=True)
-        probabilities = ((logits.log_softmax(-1) + gumbel) / tau).softmax(-1)
+        probabilities = gumbel_logits(logits, noise, tau).softmax(-1)
         with self.torch_device.autocast():
             outputs = self.evaluator.outputs(x, probabilities)
         loss = loss_of(self.evaluator.criterion, outputs, labels)

@@ -13,12 +13,10 @@ Both trainings are data parallel under ``torchrun``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import ClassVar
 
 from latbench.cost import Cost, block_cost
 from latbench.errors import InvalidValueError
-from latbench.files import write_atomically
 from latbench.progress import Phase, Phases, Progress, silent
 from nas.data.images import ImageData
 from nas.evaluators.operations import trained_operations
@@ -44,16 +42,16 @@ from nas.optimize.constraints import Constraint, Limit, latency_limits
 from nas.optimize.encoding import EncodedSpace
 from nas.optimize.memory import LargeBlocks
 from nas.recipes import Recipe
-from nas.searchers.base import Searcher, SearchResult, SearchSettings, budgets_of, recipe_of
+from nas.searchers.base import Searcher, SearchSettings, budgets_of, recipe_of
+from nas.searchers.results import SearchResult, kept
 from nas.searchers.sgnas.budgets import Budgets
 from nas.searchers.sgnas.generator_training import GeneratorTraining
 from nas.searchers.sgnas.recipe import SGNASRecipe
 from nas.searchers.verifying import fixed, measuring_phases, verify_proposals
 from nas.spaces import SearchSpace
-from nas.spaces.architecture import read_architecture
 from nas.training.criterion import check_batches, criterion_of
 from nas.training.distributed import ALONE, Workers
-from nas.training.run_files import architecture_file, generator_file, phase_of
+from nas.training.run_files import generator_file
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import Relaxation, make_strategy
 from nas.training.torch_device import CPU, TorchDevice
@@ -185,32 +183,16 @@ class SGNASSearcher(Searcher):
         requests = self.requests(targets_ms)
         asked = budgets_of(targets_ms) if requests else []
         answered = answers(trained, space, requests, also=self._memory)
-        results: list[SearchResult] = []
-        with folder.metrics() if workers.leads else nullcontext() as metrics:
-            for number, (target_ms, answer) in enumerate(zip(asked, answered, strict=True)):
-                measuring = silent if measure is None else phases[f"measure {number}"]
-                correction = self._measured(trained, target_ms, folder, measuring)
-                phases[f"answer {number}"](0.0, "evaluating an answer")
-                made = correction.fit.architecture if correction else answer.architecture
-                file = architecture_file(folder.path, target_ms)
-                if workers.leads:
-                    write_atomically(file, made.to_json())
-                latency_ms = self.priced.latency_ms(made) if self.devices else None
-                score = evaluator.score(
-                    made
-                )  # all processes evaluate together; then one writes the file
-                if metrics is not None:
-                    values = {"score": score, "derived_ms": latency_ms}
-                    metrics.log(phase_of(target_ms), recipe.epochs, values)
-                results.append(
-                    SearchResult(
-                        target_ms,
-                        latency_ms,
-                        score,
-                        read_architecture(file),
-                        correction=correction,
-                    )
-                )
+        results = []
+        for number, (target_ms, answer) in enumerate(zip(asked, answered, strict=True)):
+            measuring = silent if measure is None else phases[f"measure {number}"]
+            correction = self._measured(trained, target_ms, folder, measuring)
+            phases[f"answer {number}"](0.0, "evaluating an answer")
+            made = correction.fit.architecture if correction else answer.architecture
+            latency_ms = self.priced.latency_ms(made) if self.devices else None
+            score = evaluator.score(made)  # all processes evaluate together
+            result = SearchResult(target_ms, latency_ms, score, made, correction=correction)
+            results.append(kept(result, folder, step=recipe.epochs, workers=workers))
         return results
 
     def _measured(

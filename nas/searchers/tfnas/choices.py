@@ -41,7 +41,7 @@ from nas.latency.relaxation import Relaxed
 from nas.searchers.scored_choices import LogProbabilities
 from nas.spaces import SearchSpace
 from nas.training.strategies.base import ByStage
-from nas.training.strategies.gumbel import gumbel_noise
+from nas.training.strategies.gumbel import gumbel_logits
 
 DepthSearch = Literal["sink-connecting", "skip-among", "skip-beside"]
 SecondPath = Literal["none", "gumbel", "min-alpha", "max-alpha", "random"]
@@ -81,7 +81,7 @@ class Choices(nn.Module):
 
     def draw_first(self, noise: torch.Generator, tau: float) -> list[int]:
         """A path by Gumbel argmax: the index of the choice of each layer."""
-        return [int(gumbel(alpha.detach(), noise, tau).argmax()) for alpha in self.alphas]
+        return [int(gumbel_logits(alpha.detach(), noise, tau).argmax()) for alpha in self.alphas]
 
     def draw_second(
         self, first: list[int], second: SecondPath, noise: torch.Generator, tau: float
@@ -101,7 +101,9 @@ class Choices(nn.Module):
 
     def soft(self, noise: torch.Generator, tau: float) -> Relaxed:
         """All operations, weighted by Gumbel softmax; differentiable."""
-        rows = [dict(enumerate(gumbel(alpha, noise, tau).softmax(0))) for alpha in self.alphas]
+        rows = [
+            dict(enumerate(gumbel_logits(alpha, noise, tau).softmax(0))) for alpha in self.alphas
+        ]
         return self.relaxed(rows, lambda weight: weight)
 
     def relaxed(self, rows: list[dict[int, Any]], number: Callable[[Tensor], Any]) -> Relaxed:
@@ -214,13 +216,8 @@ class Choices(nn.Module):
         return sum(1 - math.exp(value) for stage in log.skips for value in stage)
 
 
-def gumbel(alpha: Tensor, noise: torch.Generator, tau: float) -> Tensor:
-    """Logits of Gumbel softmax: (log p + g) / tau."""
-    return (alpha.log_softmax(0) + gumbel_noise(alpha.shape, noise)) / tau
-
-
 _SECOND: dict[str, Callable[[Tensor, torch.Generator, float], int]] = {
-    "gumbel": lambda alpha, noise, tau: int(gumbel(alpha, noise, tau).argmax()),
+    "gumbel": lambda alpha, noise, tau: int(gumbel_logits(alpha, noise, tau).argmax()),
     "min-alpha": lambda alpha, noise, tau: int(alpha.argmin()),
     "max-alpha": lambda alpha, noise, tau: int(alpha.argmax()),
     "random": lambda alpha, noise, tau: int(torch.randint(len(alpha), (1,), generator=noise)),

@@ -53,7 +53,6 @@ from typing import ClassVar
 
 from torch import nn
 
-from latbench.files import write_atomically
 from latbench.progress import Phase, Phases, Progress
 from nas.criteria.hardware import objective_of
 from nas.data.fit import require_images
@@ -64,7 +63,7 @@ from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import expected_latency_ms, path_of
 from nas.latency.width_scaling import fit_greedy
 from nas.recipes import Recipe
-from nas.searchers.base import Argmax, Searcher, SearchResult, SearchSettings, recipe_of
+from nas.searchers.base import Searcher, SearchSettings, recipe_of
 from nas.searchers.derivation import (
     Derived,
     architecture_at,
@@ -72,18 +71,18 @@ from nas.searchers.derivation import (
     most_probable,
     proposals,
 )
+from nas.searchers.results import Argmax, SearchResult, kept
 from nas.searchers.tfnas.choices import Choices
 from nas.searchers.tfnas.recipe import TFNASRecipe
 from nas.searchers.tfnas.state import SearchState
 from nas.searchers.verifying import measuring_phases, verify_proposals
-from nas.spaces.architecture import read_architecture
 from nas.supernet.mixed_operations import has_widths, require_separate
 from nas.tasks import Task, task_of
 from nas.training.bilevel import EpochResult
 from nas.training.bilevel_settings import Objective, Plan, Streams
 from nas.training.criterion import criterion_of
 from nas.training.epochs import Values, resume
-from nas.training.run_files import architecture_file, phase_of
+from nas.training.run_files import phase_of
 from nas.training.run_folder import RunFolder
 from nas.training.steps import TrainingImages
 
@@ -235,25 +234,17 @@ class TFNASSearcher(Searcher):
                 elastic=self.scales,
             )
         phases[f"score {name}"](0.0, "evaluating the architecture")
-        file = architecture_file(work.folder.path, target_ms)
-        if self.workers.leads:
-            write_atomically(file, found.architecture.to_json())
-            write_atomically(work.folder.path / "argmax" / file.name, likeliest.to_json())
-        self.workers.wait()
         state.set_widths(found.architecture, found.places)
         score = self._fitness(state, work, found)
-        if self.workers.leads:
-            with work.folder.metrics() as metrics:
-                values: Values = {"derived_ms": found.latency_ms, "score": score}
-                metrics.log(phase_of(target_ms), self.recipe.epochs, values)
-        return SearchResult(
+        result = SearchResult(
             target_ms,
             found.latency_ms,
             score,
-            read_architecture(file),
+            found.architecture,
             argmax=argmax,
             correction=correction,
         )
+        return kept(result, work.folder, step=self.recipe.epochs, workers=self.workers)
 
     def _begin(self, work: _Work, *checkpoints: str) -> SearchState:
         outputs, seed = self.priced.space.classes, self.settings.seed

@@ -23,10 +23,17 @@ class GumbelSoftmax(DifferentiableStrategy):
 
     def weights(self, logits: Tensor, rng: torch.Generator, progress: float) -> Tensor:
         tau = TAU_START * float((TAU_END / TAU_START) ** progress)
-        return ((logits + gumbel_noise(logits.shape, rng)) / tau).softmax(0)
+        return gumbel_logits(logits, rng, tau).softmax(0)
 
 
-def gumbel_noise(shape: torch.Size, rng: torch.Generator) -> Tensor:
-    """Draws of the standard Gumbel distribution, from uniform draws that are never 0 or 1."""
-    uniform = torch.rand(shape, generator=rng).clamp_(1e-9, 1 - 1e-7)
-    return -(-uniform.log()).log()
+def gumbel_logits(logits: Tensor, rng: torch.Generator, tau: float) -> Tensor:
+    """(theta + g) / tau, in the shape of theta: their softmax is the weights, their argmax a draw.
+
+    Args:
+        logits: Logits, or log probabilities; both give the same weights.
+        rng: Draws the noise, on the CPU.
+        tau: Temperature.
+    """
+    uniform = torch.rand(logits.shape, generator=rng).clamp_(1e-9, 1 - 1e-7)  # never 0 or 1
+    noise = -(-uniform.log()).log()
+    return (logits + noise.to(logits.device, non_blocking=True)) / tau

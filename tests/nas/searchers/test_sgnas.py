@@ -27,7 +27,8 @@ from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import one_hot
 from nas.optimize.constraints import Count, Limit
 from nas.recipes import load_recipe, shipped_recipes
-from nas.searchers.base import SearchResult, SearchSettings
+from nas.searchers.base import SearchSettings
+from nas.searchers.results import SearchResult
 from nas.searchers.sgnas.adaptation import adapt
 from nas.searchers.sgnas.budgets import RANGE, Budgets
 from nas.searchers.sgnas.generator_state import GeneratorState, new_generator

@@ -20,8 +20,8 @@ from nas.data.images import ImageData, Split, image_data
 from nas.evaluators.shared_weights import SupernetEvaluator
 from nas.latency.priced_space import PricedSpace
 from nas.searchers import SearchSettings
-from nas.searchers.base import SearchResult
 from nas.searchers.derivation import architecture_at
+from nas.searchers.results import SearchResult
 from nas.searchers.tfnas.choices import DepthSearch
 from nas.searchers.tfnas.searcher import SearchState, TFNASRecipe, TFNASSearcher
 from nas.spaces import SearchSpace, make_space
