@@ -141,13 +141,14 @@ def test_verifying_draws_networks_that_differ_and_are_new(
     fitted = LatencyTable.open(table).networks
     measured: list[Network] = []
 
-    def verify(*arguments: Any, **rest: Any) -> Any:
+    def verify(*arguments: Any, limit_s: float, **rest: Any) -> Any:
+        assert limit_s == 90
         measured.extend(arguments[-1])
         raise MismatchError("measured enough")
 
     for where in ("verify", "verify_apart"):  # in this process, or in one without torch
         monkeypatch.setattr(f"latbench.workflows.network_errors.{where}", verify)
-    _, _, err = run("verify", "--random", 200, "--table", table)
+    _, _, err = run("verify", "--random", 200, "--time-limit", "90s", "--table", table)
     assert len(set(measured)) == len(measured) == 189 - len(fitted)
     assert not set(measured) & set(fitted)
     assert f"200 networks were asked for, and small has {len(measured)}" in err

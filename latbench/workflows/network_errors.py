@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,7 @@ def verify(
     table: LatencyTable,
     networks: Sequence[Network],
     *,
+    limit_s: float = inf,
     progress: Progress = silent,
 ) -> Verification:
     """Measure networks and compare their latencies with the table's predictions.
@@ -92,6 +94,7 @@ def verify(
         networks: Networks of the table's space or model. The prices must not be fitted on any of
             them; only the model itself, and networks that were verified before, are predicted by a
             fit without them.
+        limit_s: Time to measure, in s; each network is visited in at least one pass.
         progress: Callback that reports the progress.
 
     Raises:
@@ -103,7 +106,12 @@ def verify(
         phases["measure"](0.0, "preparing")
         predicted = [_predict(table, network) for network in networks]
         found = measure_networks(
-            profiler, table, networks, purpose="verification", progress=phases["measure"]
+            profiler,
+            table,
+            networks,
+            purpose="verification",
+            limit_s=limit_s,
+            progress=phases["measure"],
         )
         return _summarise(networks, predicted, found)
 
@@ -126,6 +134,7 @@ def calibrate(
     table: LatencyTable,
     networks: Sequence[Network],
     *,
+    limit_s: float = inf,
     progress: Progress = silent,
 ) -> StoredFit:
     """Measure more networks, and fit the prices on them and on those of the profiling.
@@ -137,6 +146,7 @@ def calibrate(
         profiler: Profiler of the table's device.
         table: Table to calibrate.
         networks: Networks of the table's space.
+        limit_s: Time to measure, in s; each network is visited in at least one pass.
         progress: Callback that reports the progress.
 
     Returns:
@@ -167,6 +177,7 @@ def calibrate(
                 fresh,
                 environment=environment,
                 purpose="calibration",
+                limit_s=limit_s,
                 progress=phases["measure"],
             )
         phases["fit"](0.0, "fitting prices")
@@ -178,6 +189,7 @@ def verify_apart(
     path: Path,
     networks: Sequence[Network],
     *,
+    limit_s: float = inf,
     progress: Progress = silent,
 ) -> Verification:
     """Run ``verify`` on the table at ``path`` in a separate process.
@@ -191,12 +203,15 @@ def verify_apart(
         sqlite3.Error: The table cannot be read or written.
     """
     died = "the measuring process ended before it was done"
-    return run_apart(_verify_at, path, networks, died=died, progress=progress)
+    return run_apart(_verify_at, path, networks, limit_s, died=died, progress=progress)
 
 
-def _verify_at(path: Path, networks: Sequence[Network], progress: Progress) -> Verification:
+def _verify_at(
+    path: Path, networks: Sequence[Network], limit_s: float, progress: Progress
+) -> Verification:
     table = LatencyTable.open(path)
-    return verify(profiler_of_table(table.device), table, networks, progress=progress)
+    profiler = profiler_of_table(table.device)
+    return verify(profiler, table, networks, limit_s=limit_s, progress=progress)
 
 
 def _summarise(

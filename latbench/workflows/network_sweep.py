@@ -85,6 +85,7 @@ def measure_networks(
     networks: Sequence[Network],
     *,
     purpose: Literal["calibration", "verification"],
+    limit_s: float = inf,
     progress: Progress = silent,
 ) -> MeasuredNetworks:
     """Measure networks together with those of the profiling, or continue such a measurement.
@@ -95,6 +96,7 @@ def measure_networks(
         networks: Networks to measure. One that was visited in the profiling is no probe of the
             drift.
         purpose: Purpose of the sweep.
+        limit_s: Time to measure, in s; each network is visited in at least one pass.
         progress: Callback that reports the progress.
 
     Raises:
@@ -104,7 +106,13 @@ def measure_networks(
     with held(profiler):
         environment = present_environment(profiler, table)
         return measure_held(
-            profiler, table, networks, environment=environment, purpose=purpose, progress=progress
+            profiler,
+            table,
+            networks,
+            environment=environment,
+            purpose=purpose,
+            limit_s=limit_s,
+            progress=progress,
         )
 
 
@@ -115,6 +123,7 @@ def measure_held(
     *,
     environment: Environment,
     purpose: Literal["calibration", "verification"],
+    limit_s: float,
     progress: Progress,
 ) -> MeasuredNetworks:
     """As ``measure_networks``, for a caller that holds the device and has read ``environment``."""
@@ -135,7 +144,9 @@ def measure_held(
             network_target(id_, network, protocol, visits=_VISITS_A_PASS)
             for id_, network in [*zip(ids, networks, strict=True), *probes.items()]
         ]
-        make_passes(profiler, store, sweep, targets, passes=passes, progress=progress)
+        make_passes(
+            profiler, store, sweep, targets, passes=passes, limit_s=limit_s, progress=progress
+        )
         store.finish_sweep(sweep)
         samples = Samples.of(store.visits(sweep))
     intervals = samples.intervals([*ids, *probes], protocol.quantile)

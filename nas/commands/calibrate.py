@@ -8,6 +8,7 @@ import click
 
 from latbench.commands.options import (
     COUNT,
+    DURATION,
     FILE,
     example,
     json_option,
@@ -25,9 +26,16 @@ from nas.commands.options import widths_option
 )
 @seed_option
 @widths_option("efficient")
+@click.option(
+    "--time-limit",
+    type=DURATION,
+    help="How long to measure, such as 2min.  [default: all visits of the device profile]",
+)
 @quiet_option
 @json_option
-def calibrate(table: Path, networks: int, seed: int, widths: str, as_json: bool) -> None:
+def calibrate(
+    table: Path, networks: int, seed: int, widths: str, time_limit: float | None, as_json: bool
+) -> None:
     """Fit a table's prices to more networks.
 
     It measures random networks on the device of TABLE and fits the prices to them too. Predictions
@@ -37,7 +45,14 @@ def calibrate(table: Path, networks: int, seed: int, widths: str, as_json: bool)
     from latbench.report.results import show_calibration
 
     with progress("calibrating") as shown:
-        found = nas.calibrate(table, networks=networks, seed=seed, widths=widths, progress=shown)
+        found = nas.calibrate(
+            table,
+            networks=networks,
+            seed=seed,
+            widths=widths,
+            time_limit=time_limit,
+            progress=shown,
+        )
     emit(
         found.as_dict(),
         as_json=as_json,

@@ -9,6 +9,7 @@ import click
 
 from latbench.commands.options import (
     COUNT,
+    DURATION,
     FILE,
     example,
     json_option,
@@ -39,6 +40,11 @@ from nas.commands.options import shape_option, widths_option
 @seed_option
 @widths_option("efficient")
 @tolerance_option("Mean error that is allowed")
+@click.option(
+    "--time-limit",
+    type=DURATION,
+    help="How long to measure, such as 2min.  [default: all visits of the device profile]",
+)
 @table_option
 @shape_option
 @quiet_option
@@ -49,6 +55,7 @@ def verify(
     seed: int,
     widths: str,
     tolerance: float,
+    time_limit: float | None,
     table: Path,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     as_json: bool,
@@ -71,6 +78,7 @@ def verify(
             widths=widths,
             tolerance=tolerance,
             shapes=dict(shapes),
+            time_limit=time_limit,
             progress=shown,
         )
     emit(

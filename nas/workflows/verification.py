@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from latbench.progress import Phase, Phases, Progress, silent
 from latbench.result import Result
 from latbench.tables import LatencyTable, StoredFit
 from latbench.tables.price_model import PriceModel
+from latbench.units import as_duration_s
 from latbench.workflows import network_errors
 from latbench.workflows.model_tables import (
     chains,
@@ -140,6 +142,7 @@ class _Named:
     architecture: Architecture | None = None
 
 
+# long because it describes every argument
 def verify(
     networks: AnyArchitecture | OwnModel | Sequence[AnyArchitecture | OwnModel],
     table: AnyTable,
@@ -150,6 +153,7 @@ def verify(
     tolerance: float = 0.05,
     shapes: Shapes | None = None,
     example: Example | None = None,
+    time_limit: str | float | None = None,
     progress: Progress = silent,
 ) -> VerifiedArchitectures:
     """Measure whole networks on the table's device, and compare with what the table predicts.
@@ -169,6 +173,8 @@ def verify(
         tolerance: Mean absolute error that is allowed, a fraction.
         shapes: Shapes of inputs that an ONNX file leaves open, by name of the input.
         example: Input of the torch modules, of the table's batch size.
+        time_limit: Time to measure, as text such as ``"2min"`` or in seconds. Each network is
+            visited at least once. None makes all visits that the device profile asks for.
         progress: Callback with the fraction done and a short description.
 
     Raises:
@@ -181,6 +187,7 @@ def verify(
     asked_for = as_list(networks)
     if not asked_for and not random:
         raise InvalidValueError("nothing to verify: name networks, or give --random N")
+    limit_s = inf if time_limit is None else as_duration_s(time_limit)
     with Phases(progress, [Phase("prepare"), Phase("measure", share=20.0)]) as phases:
         phases["prepare"](0.0, "reading the table")
         opened = open_table(table)
@@ -194,7 +201,8 @@ def verify(
         ]
         if random:
             named += _drawn(named, opened, random=random, seed=seed, widths=widths)
-        measured = _measure(profiler, opened, [each.network for each in named], phases["measure"])
+        asked = [each.network for each in named]
+        measured = _measure(profiler, opened, asked, limit_s=limit_s, progress=phases["measure"])
     return VerifiedArchitectures(
         **vars(measured),
         architectures=tuple(each.architecture for each in named),
@@ -281,13 +289,18 @@ def _draw(
 
 
 def _measure(
-    profiler: Profiler, table: LatencyTable, networks: Sequence[Network], progress: Progress
+    profiler: Profiler,
+    table: LatencyTable,
+    networks: Sequence[Network],
+    *,
+    limit_s: float,
+    progress: Progress,
 ) -> Verification:
     """Measure here, or in a new process if this one may have trained, which would slow it down."""
     require_device(profiler, table)
     if sys.modules.get("torch") is not None:  # None: its import is blocked
-        return network_errors.verify_apart(table.path, networks, progress=progress)
-    return network_errors.verify(profiler, table, networks, progress=progress)
+        return network_errors.verify_apart(table.path, networks, limit_s=limit_s, progress=progress)
+    return network_errors.verify(profiler, table, networks, limit_s=limit_s, progress=progress)
 
 
 def calibrate(
@@ -296,6 +309,7 @@ def calibrate(
     networks: int = 24,
     seed: int = 0,
     widths: str = "efficient",
+    time_limit: str | float | None = None,
     progress: Progress = silent,
 ) -> Calibration:
     """Measure more random networks, and fit the prices of a table to them too.
@@ -309,6 +323,8 @@ def calibrate(
         networks: Number of networks to add; for a table of a model, of chains of its segments.
         seed: Seed of the networks; ``verify`` draws other networks with the same seed.
         widths: Widths of the networks: ``efficient``, or ``any`` width with a price.
+        time_limit: Time to measure, as text such as ``"2min"`` or in seconds. Each network is
+            visited at least once. None makes all visits that the device profile asks for.
         progress: Callback with the fraction done and a short description.
 
     Raises:
@@ -316,12 +332,17 @@ def calibrate(
         MissingExtraError: The device's runtime is not installed.
         DeviceBusyError: Another process measures on the device.
     """
+    limit_s = inf if time_limit is None else as_duration_s(time_limit)
     with Phases(progress, [Phase("prepare"), Phase("calibrate", share=20.0)]) as phases:
         phases["prepare"](0.0, "reading the table")
         opened = open_table(table)
         profiler = profiler_of_table(opened.device)
         drawn = _draw(opened, networks, [seed, CALIBRATION_STREAM], widths)
         fit = network_errors.calibrate(
-            profiler, opened, [each.network for each in drawn], progress=phases["calibrate"]
+            profiler,
+            opened,
+            [each.network for each in drawn],
+            limit_s=limit_s,
+            progress=phases["calibrate"],
         )
     return Calibration(fit, opened.price_model)

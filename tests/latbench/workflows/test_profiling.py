@@ -455,7 +455,7 @@ def test_an_interrupted_verification_goes_on_with_the_same_version_only(
     profiler = make_profiler(msgspec.structs.replace(quick_profile, sweep=sweep))
     monkeypatch.setattr(network_sweep, "_SHORT_MS", inf)  # 3 passes, whatever the table measured
 
-    def numbers() -> list[int]:
+    def numbers(limit_s: float = inf) -> list[int]:
         """The passes that a verification makes."""
         made: list[int] = []
 
@@ -467,13 +467,14 @@ def test_an_interrupted_verification_goes_on_with_the_same_version_only(
 
         monkeypatch.setattr(latbench.workflows.recorded_passes, "sweep_pass", spied)
         with suppress(KeyboardInterrupt):
-            verify(profiler, table, [network])
+            verify(profiler, table, [network], limit_s=limit_s)
         return made
 
     assert numbers() == [0, 1]
     monkeypatch.setattr(profiler, "versions", lambda: {"onnxruntime": "0.0"})
     assert numbers() == [0, 1]
     assert numbers() == [2]
+    assert numbers(limit_s=1e-9) == [0]  # a new sweep, ended by the time limit
 
 
 def test_visits_on_two_gpus_are_not_pooled() -> None:

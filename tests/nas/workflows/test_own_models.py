@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,6 @@ from latbench.device import DeviceProfile
 from latbench.errors import InvalidValueError
 from latbench.models import read_model
 from latbench.profilers import make_profiler
-from latbench.progress import Progress
 from latbench.tables import LatencyTable
 from latbench.workflows import bench as workflow
 from latbench.workflows import network_errors
@@ -69,9 +69,9 @@ def test_a_module_needs_an_example_and_a_file_has_its_own(
         work(path, quick_profile, example=IMAGE)  # type: ignore[operator]
 
 
-def _verify_here(path: Path, networks: Sequence[Network], *, progress: Progress) -> Verification:
+def _verify_here(path: Path, networks: Sequence[Network], **rest: Any) -> Verification:
     table = LatencyTable.open(path)
-    return network_errors.verify(make_profiler(table.device), table, networks, progress=progress)
+    return network_errors.verify(make_profiler(table.device), table, networks, **rest)
 
 
 @needs_exporter
