@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from latbench.commands.options import (
     DEVICE,
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     epilog=example(
         "latbench devices",
         "latbench devices --check cpu-onnxruntime --duration 30s",
-        "latbench devices --add pi5 --ssh pi@raspberrypi.local --python ~/latbench/bin/python",
+        "latbench devices --add pi5 --ssh pi@raspberrypi.local --python '~/latbench/bin/python'",
     )
 )
 @click.option(
@@ -83,6 +85,8 @@ def devices(
         raise click.UsageError("--add NAME and --ssh HOST belong together.")
     if name is not None and device is not None:
         raise click.UsageError("--check and --add are two commands: give one of them.")
+    _refuse_unused(("python", "runtime", "threads"), "--add NAME", used=name is not None)
+    _refuse_unused(("duration",), "--check DEVICE", used=device is not None)
     if name is not None and ssh is not None:
         with progress("adding") as shown:
             added = latbench.add_device(
@@ -102,3 +106,11 @@ def devices(
     listed = latbench.list_devices()
     rows = [status.as_dict() for status in listed]
     emit({"devices": rows}, as_json=as_json, render=lambda: show_devices(listed))
+
+
+def _refuse_unused(options: Sequence[str], with_: str, *, used: bool) -> None:
+    """Refuse options that were given, and that only another one uses."""
+    source = click.get_current_context().get_parameter_source
+    for option in options:
+        if not used and source(option) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{option} belongs to {with_}: give both, or leave it out.")

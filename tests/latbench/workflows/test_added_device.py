@@ -117,3 +117,19 @@ def test_the_command(run: Any) -> None:
     code, out, err = run("devices", "--add", "board", "--ssh", "a;b", "--json")
     assert code == 2
     assert "invalid-value" in out
+
+
+@pytest.mark.parametrize(
+    ("given", "needed"),
+    [
+        (["--runtime", "openvino"], "--add"),
+        (["--threads", "2", "--check", "cpu-onnxruntime"], "--add"),
+        (["--duration", "5s"], "--check"),
+    ],
+)
+def test_options_that_nothing_would_use_are_refused(
+    run: Any, given: list[str], needed: str
+) -> None:
+    code, out, err = run("devices", *given)
+    assert (code, out) == (2, "")
+    assert f"{given[0]} belongs to {needed}" in err
