@@ -8,6 +8,7 @@ machine, the latency of the first can be stable while that of the last is not.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -20,7 +21,7 @@ from latbench.device import DeviceProfile
 from latbench.environment import Environment, read_system
 from latbench.errors import RuntimeFailure
 from latbench.measure.load import LoadMeter, MachineLoad
-from latbench.measure.samples import Samples
+from latbench.measure.samples import Interval, Samples
 from latbench.measure.statistics import low_quantile
 from latbench.measure.sweep import fraction_done, sweep_pass
 from latbench.measure.visiting import Target
@@ -127,20 +128,10 @@ def check_noise(
         passes += 1
     quantile = profiler.profile.sweep.quantile
     intervals = samples.intervals(range(len(targets)), quantile)
-    found = []
-    for id_, name in enumerate(REFERENCES):
-        visits = np.array(samples.hot_ms[id_])
-        latency_ms = intervals[id_].estimate_ms
-        stretches = [low_quantile(part, quantile) for part in np.array_split(visits, _WINDOWS)]
-        found.append(
-            TargetNoise(
-                name,
-                latency_ms,
-                noise=float(np.median(visits)) / latency_ms - 1,
-                drift=float(max(stretches) / min(stretches)) - 1,
-                half_width=intervals[id_].half_width,
-            )
-        )
+    found = [
+        _noise_of(name, samples.hot_ms[id_], intervals[id_], quantile=quantile)
+        for id_, name in enumerate(REFERENCES)
+    ]
     return NoiseCheck(
         tuple(found),
         tolerance=max(max(target.drift, target.half_width) for target in found),
@@ -149,6 +140,20 @@ def check_noise(
             *([f"the device was throttled: {profiler.spoilt}"] if profiler.spoilt else []),
             *_advice(profiler.profile, environment, found, meter.read()),
         ),
+    )
+
+
+def _noise_of(
+    name: str, visits_ms: Sequence[float], interval: Interval, *, quantile: float
+) -> TargetNoise:
+    """Noise of a target over its visits, and its drift over the parts of the check."""
+    stretches = [low_quantile(part, quantile) for part in np.array_split(visits_ms, _WINDOWS)]
+    return TargetNoise(
+        name,
+        interval.estimate_ms,
+        noise=float(np.median(visits_ms)) / interval.estimate_ms - 1,
+        drift=float(max(stretches) / min(stretches)) - 1,
+        half_width=interval.half_width,
     )
 
 

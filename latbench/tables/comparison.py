@@ -120,22 +120,7 @@ def compare(before: TableStore, after: TableStore, *, tolerance: float) -> Table
         MismatchError: The tables belong to different spaces, batch sizes or states of the caches,
             or share no measured block.
     """
-    if before.space != after.space:
-        raise MismatchError(
-            f"{before.path} prices {before.space}, {after.path} {after.space}: compare tables of "
-            "one space"
-        )
-    one, other = before.device.condition, after.device.condition
-    if one != other:
-        raise MismatchError(
-            f"calls of {before.path} are measured {one or 'back to back'}, those of {after.path} "
-            f"{other or 'back to back'}: compare tables of one state of the caches"
-        )
-    if before.device.batch_size != after.device.batch_size:
-        raise MismatchError(
-            f"calls of {before.path} have {before.device.batch_size} images, those of {after.path} "
-            f"{after.device.batch_size}: compare tables of one batch size"
-        )
+    _require_comparable(before, after)
     old, new = _visits(before), _visits(after)
     common = [spec for spec in old if spec in new]
     if not common:
@@ -173,6 +158,26 @@ def compare(before: TableStore, after: TableStore, *, tolerance: float) -> Table
             *after.environment.differences(before.environment),
         ),
     )
+
+
+def _require_comparable(before: TableStore, after: TableStore) -> None:
+    """Refuse tables of different spaces, states of the caches or batch sizes."""
+    if before.space != after.space:
+        raise MismatchError(
+            f"{before.path} prices {before.space}, {after.path} {after.space}: compare tables of "
+            "one space"
+        )
+    one, other = before.device.condition, after.device.condition
+    if one != other:
+        raise MismatchError(
+            f"calls of {before.path} are measured {one or 'back to back'}, those of {after.path} "
+            f"{other or 'back to back'}: compare tables of one state of the caches"
+        )
+    if before.device.batch_size != after.device.batch_size:
+        raise MismatchError(
+            f"calls of {before.path} have {before.device.batch_size} images, those of {after.path} "
+            f"{after.device.batch_size}: compare tables of one batch size"
+        )
 
 
 def _profile_differences(before: DeviceProfile, after: DeviceProfile) -> list[str]:

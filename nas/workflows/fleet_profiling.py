@@ -53,6 +53,7 @@ class ProfiledDevice(Result):
         return about | (self.result.as_dict() if self.result is not None else {})
 
 
+# long because it describes every argument and ends every thread
 def profile_devices(
     devices: Sequence[AnyDevice],
     space: AnySpace | OwnModel,

@@ -45,28 +45,7 @@ def front_figure(
         table: The table that predicts latencies of evaluated networks; None leaves them out.
         found: The networks that were found.
     """
-    rows: list[dict[str, Any]] = [
-        {
-            "kind": "evaluated",
-            "score": score,
-            "latency": latency_ms,
-            "low": None,
-            "high": None,
-            "measured": "predicted",
-        }
-        for latency_ms, score in _evaluated(run, table, [point.architecture for point in found])
-    ]
-    for point in found:
-        rows.append(
-            {
-                "kind": f"found for {point.name}" if len(found) <= 4 else "found",
-                "score": point.score,
-                "latency": point.latency.latency_ms,
-                "low": point.latency.low_ms,
-                "high": point.latency.high_ms,
-                "measured": point.latency.kind,
-            }
-        )
+    rows = _rows(run, table, found)
     if len(rows) < 2:
         return None
     scale = ScoreScale.of(run.config.get(FITNESS), [row["score"] for row in rows])
@@ -97,6 +76,35 @@ def front_figure(
         ),
         wide=True,
     )
+
+
+def _rows(
+    run: RunContents, table: LatencyTable | None, found: Sequence[FoundPoint]
+) -> list[dict[str, Any]]:
+    """All evaluated and all found networks, with scores and latencies."""
+    rows: list[dict[str, Any]] = [
+        {
+            "kind": "evaluated",
+            "score": score,
+            "latency": latency_ms,
+            "low": None,
+            "high": None,
+            "measured": "predicted",
+        }
+        for latency_ms, score in _evaluated(run, table, [point.architecture for point in found])
+    ]
+    for point in found:
+        rows.append(
+            {
+                "kind": f"found for {point.name}" if len(found) <= 4 else "found",
+                "score": point.score,
+                "latency": point.latency.latency_ms,
+                "low": point.latency.low_ms,
+                "high": point.latency.high_ms,
+                "measured": point.latency.kind,
+            }
+        )
+    return rows
 
 
 def _evaluated(
