@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from latbench.errors import DeviceBusyError, InvalidFileError
@@ -26,15 +26,21 @@ FOLDER_VARIABLE = "LATBENCH_LOCKS"
 _SHARED = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
 
 
-def held(profiler: Profiler) -> AbstractContextManager[None]:
+@contextmanager
+def held(profiler: Profiler) -> Iterator[None]:
     """Hold the device of a profiler, here or elsewhere, for the duration of the block.
+
+    What sessions change of this process is restored at the end.
 
     Raises:
         DeviceBusyError: Another process holds it; the message names the process.
     """
     if isinstance(profiler, RemoteProfiler):
-        return profiler.held()
-    return device_lock(profiler.profile.device)
+        with profiler.held():
+            yield
+        return
+    with device_lock(profiler.profile.device), profiler.settings():
+        yield
 
 
 @contextmanager

@@ -9,7 +9,8 @@ only between ``open`` and ``close``. It does not contain the timing loop, which 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.util import find_spec
 from time import perf_counter_ns
@@ -146,6 +147,11 @@ class Profiler(ABC):
             f"{self.profile.runtime} does not load ONNX models: measure {model.name} under "
             "onnxruntime or openvino"
         )
+
+    @contextmanager
+    def settings(self) -> Iterator[None]:
+        """Restore, after the block, those settings of this process that sessions change."""
+        yield
 
     def environment(self) -> Environment:
         """Present state of the device and the software, including ``remarks``."""

@@ -15,12 +15,13 @@ Options:
 - ``tf32``, on CUDA: convolutions in fp32 may compute in TF32; ``"false"`` unless given.
 
 Threads, the flushing of denormals, TF32 and the choice of cuDNN's kernels are settings of the
-process, which keeps them: a process that has measured should not go on to train.
+process. Opening a session changes them, and the end of ``settings`` restores them.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -172,6 +173,21 @@ class PytorchProfiler(Profiler):
             found |= {"cuda": str(torch.version.cuda), "cudnn": cudnn}
         return found
 
+    @contextmanager
+    def settings(self) -> Iterator[None]:
+        import torch
+
+        backends: Any = torch.backends  # parts of it have no types
+        cudnn, products = backends.cudnn, backends.cuda.matmul
+        threads, flushes = torch.get_num_threads(), _flushes_denormals()
+        before = cudnn.allow_tf32, products.allow_tf32, cudnn.benchmark
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_flush_denormal(flushes)
+            cudnn.allow_tf32, products.allow_tf32, cudnn.benchmark = before
+
     def _set_up_process(self) -> None:
         import torch
 
@@ -180,10 +196,17 @@ class PytorchProfiler(Profiler):
         torch.set_flush_denormal(True)
         if isinstance(self.options, PytorchCudaOptions):
             backends: Any = torch.backends  # parts of it have no types
-            precision = "tf32" if self.options.tf32 else "ieee"
-            backends.cudnn.conv.fp32_precision = precision
-            backends.cuda.matmul.fp32_precision = precision
+            # the older settings: torch keeps its newer ones equal to them, but not the reverse
+            backends.cudnn.allow_tf32 = self.options.tf32
+            backends.cuda.matmul.allow_tf32 = self.options.tf32
             backends.cudnn.benchmark = self.options.cudnn_benchmark
+
+
+def _flushes_denormals() -> bool:
+    """Whether results too small for a normal number are 0 in this thread; torch does not tell."""
+    import torch
+
+    return not float(torch.full((1,), 2.0**-126) * 0.5)
 
 
 def _no_cuda_build() -> str | None:

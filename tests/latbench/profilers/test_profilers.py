@@ -14,6 +14,7 @@ from latbench.device import DeviceProfile
 from latbench.device_files import load_device, shipped_profiles
 from latbench.environment import Environment
 from latbench.errors import InvalidValueError, RuntimeFailure
+from latbench.measure.lock import held
 from latbench.profilers import PROFILERS, make_profiler
 from latbench.render.onnx import render_onnx
 
@@ -145,6 +146,22 @@ def test_opening_draws_nothing_from_the_random_state_of_pytorch() -> None:
     before = torch.get_rng_state()
     make_profiler(load_device("cpu-pytorch")).open(NETWORK)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_pytorch_changes_of_the_process_is_restored() -> None:
+    torch = pytest.importorskip("torch")
+    tiny = torch.full((1,), 2.0**-126)
+
+    def settings() -> tuple[int, bool]:
+        return torch.get_num_threads(), bool(tiny * 0.5)
+
+    before = settings()
+    profile = msgspec.structs.replace(load_device("cpu-pytorch"), threads=before[0] + 1)
+    profiler = make_profiler(profile)
+    with held(profiler):
+        profiler.open(NETWORK)
+        assert settings() == (before[0] + 1, False)
+    assert settings() == before
 
 
 def test_openvino_imports_at_later_visits_what_the_first_compiled(
