@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 from latbench.blocks import Network, network_graph
 from latbench.blocks.graph import INPUT, Graph
@@ -32,7 +33,7 @@ from latbench.profilers.cuda import no_nvml
 from latbench.profilers.driver import GPU_INDEX, cuda_driver
 from latbench.profilers.gpu import no_gpu
 from latbench.profilers.timer import GpuTimer
-from latbench.render.onnx import ELEMENT_TYPES, render_onnx_apart
+from latbench.render.onnx import ELEMENT_TYPES, IR_VERSION, OPSET, OUTPUT, render_onnx_apart
 from latbench.render.parameters import random_input, random_parameters
 
 Array = NDArray[Any]
@@ -218,16 +219,12 @@ class OnnxRuntimeProfiler(Profiler):
         add_weights(options, weights)
         if self.gpu is None:
             with _refusals():
-                session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-                return OnnxRuntimeSession(session, inputs)
+                return OnnxRuntimeSession(_session(model, options, "CPUExecutionProvider"), inputs)
         with _refusals_on_gpu():
             timer = self.gpu.timer
-            said = loaded_libraries()
+            require_loaded_provider()
             provider = (_CUDA_PROVIDER, self._provider_options(timer.stream))
-            session = ort.InferenceSession(model, options, providers=[provider])
-            if _CUDA_PROVIDER not in session.get_providers():  # it falls back without an error
-                raise _not_loaded(said)
-            return OnnxRuntimeCudaSession(session, inputs, timer)
+            return OnnxRuntimeCudaSession(_session(model, options, provider), inputs, timer)
 
     def _session_options(self) -> ort.SessionOptions:
         options = ort.SessionOptions()
@@ -298,9 +295,42 @@ def loaded_libraries() -> str:
     return " ".join(said.getvalue().split())
 
 
-def _not_loaded(said: str) -> RuntimeFailure:
-    why = f" ({said})" if said else ""
-    return RuntimeFailure(
-        f"ONNX Runtime has a CUDA provider and cannot load it{why}: it needs CUDA and cuDNN of the "
-        "versions it was built for; run `pip install 'onnxruntime-gpu[cuda,cudnn]'`"
-    )
+@lru_cache(maxsize=1)
+def require_loaded_provider() -> None:
+    """Refuse a CUDA provider that cannot be loaded.
+
+    ONNX Runtime falls back to the processor then, without an error. Where that is forbidden, its
+    error is the same as for an operator that the provider does not have. So a network of one
+    operator is opened with the fallback.
+    """
+    said, options = loaded_libraries(), ort.SessionOptions()
+    options.log_severity_level = _SILENT
+    try:
+        providers = _session(_one_operator(), options, _CUDA_PROVIDER).get_providers()
+    except (RuntimeError, ValueError) as error:  # a folder of CUDA is named, and lacks libraries
+        providers, said = [], f"{said} {in_one_line(error)}".strip()
+    if _CUDA_PROVIDER not in providers:
+        why = f" ({said})" if said else ""
+        raise RuntimeFailure(
+            f"ONNX Runtime has a CUDA provider and cannot load it{why}: it needs CUDA and cuDNN of "
+            "the versions it was built for; run `pip install 'onnxruntime-gpu[cuda,cudnn]'`"
+        )
+
+
+def _one_operator() -> bytes:
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in (INPUT, OUTPUT)
+    ]
+    node = helper.make_node("Relu", [INPUT], [OUTPUT])
+    graph = helper.make_graph([node], "relu", values[:1], values[1:])
+    opset = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(graph, ir_version=IR_VERSION, opset_imports=opset)
+    serialised: bytes = model.SerializeToString()
+    return serialised
+
+
+def _session(
+    model: bytes, options: ort.SessionOptions, provider: str | tuple[str, dict[str, str]]
+) -> ort.InferenceSession:
+    """A session that prints nothing and tries no other provider if this one fails."""
+    return ort.InferenceSession(model, options, providers=[provider], enable_fallback=0)

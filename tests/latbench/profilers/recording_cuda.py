@@ -286,10 +286,19 @@ class RecordingOnnxRuntime(ModuleType):
         self.log, self.loads = log, loads
         self.providers: list[Any] = []
         value = SimpleNamespace(numpy=lambda: np.zeros((2, 10), np.float32))
-        options = SimpleNamespace(
-            add_session_config_entry=lambda key, value: log(f"entry {key} = {value}"),
-            add_external_initializers=lambda names, _: log("weights"),
-        )
+
+        def options() -> object:
+            entries: dict[str, str] = {}
+
+            def add(key: str, value: str) -> None:
+                log(f"entry {key} = {value}")
+                entries[key] = value
+
+            return SimpleNamespace(
+                entries=entries,
+                add_session_config_entry=add,
+                add_external_initializers=lambda names, _: log("weights"),
+            )
 
         def from_numpy(values: np.ndarray, device: str = "cpu", _: int = 0) -> object:
             log(f"{values.dtype} on {device}")
@@ -300,7 +309,7 @@ class RecordingOnnxRuntime(ModuleType):
             return value
 
         members: dict[str, Any] = {
-            "SessionOptions": lambda: options,
+            "SessionOptions": options,
             "RunOptions": lambda: SimpleNamespace(
                 add_run_config_entry=lambda key, _: log(f"run entry {key}")
             ),
@@ -315,7 +324,12 @@ class RecordingOnnxRuntime(ModuleType):
         }
         vars(self).update(members)
 
-    def _session(self, model: bytes, options: object, *, providers: list[Any]) -> object:
+    def _session(
+        self, model: bytes, options: Any, *, providers: list[Any], enable_fallback: int
+    ) -> object:
+        assert not enable_fallback, "it would print, and hide the error"
+        if not self.loads and "session.disable_cpu_ep_fallback" in options.entries:
+            raise RuntimeError("fallback to CPU EP has been explicitly disabled by the user")
         self.providers = providers
         log = self.log
         names = ["CUDAExecutionProvider"] if self.loads else ["CPUExecutionProvider"]

@@ -23,7 +23,11 @@ from latbench.profilers import PROFILERS, make_profiler
 from latbench.profilers.driver import CudaDriver, CudaError
 from latbench.profilers.gate import KERNEL
 from latbench.profilers.gpu import ClockWatch, no_gpu, read_gpu
-from latbench.profilers.onnxruntime import OnnxRuntimeProfiler, loaded_libraries
+from latbench.profilers.onnxruntime import (
+    OnnxRuntimeProfiler,
+    loaded_libraries,
+    require_loaded_provider,
+)
 from latbench.profilers.pytorch_cuda import PytorchCudaSession, PytorchStream
 from latbench.profilers.tensorrt import Layout, TensorrtProfiler
 from latbench.profilers.timer import GpuTimer
@@ -460,10 +464,12 @@ def test_onnxruntime_does_not_fall_back_to_the_processor(
     install_driver(monkeypatch, log)
     runtime = RecordingOnnxRuntime(log, loads=False)
     monkeypatch.setattr("latbench.profilers.onnxruntime.ort", runtime)
-    loaded_libraries.cache_clear()
+    for cached in (loaded_libraries, require_loaded_provider):
+        cached.cache_clear()
     with pytest.raises(RuntimeFailure, match=r"cannot load it \(no libcudnn.so.9 here\): .*cuDNN"):
         OnnxRuntimeProfiler(_profile("onnxruntime")).open(NETWORK)
-    loaded_libraries.cache_clear()
+    for cached in (loaded_libraries, require_loaded_provider):
+        cached.cache_clear()
     assert capsys.readouterr().out == ""
 
 
