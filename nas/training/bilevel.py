@@ -282,11 +282,32 @@ class Bilevel(Resumable):
             outputs = self.supernet(x, relaxed)
         return loss_of(self.criterion, outputs, labels)
 
+    def _update_elsewhere(
+        self, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], clip: float
+    ) -> None:
+        """One step on the CPU by gradients that are scaled for the GPU.
+
+        The scaler sends its scale to other devices without waiting for the copy. So the scale is
+        read here, which waits.
+        """
+        scale = self.scaler.get_scale()
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        torch._foreach_div_(grads, scale)
+        if not all(bool(grad.isfinite().all()) for grad in grads):
+            self.scaler.update(scale * self.scaler.get_backoff_factor())
+            return
+        if clip:
+            nn.utils.clip_grad_norm_(parameters, clip)
+        optimizer.step()
+
     def _update(
         self, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], clip: float
     ) -> None:
         """Average the gradients over the processes, clip them, and take one step."""
         self.workers.average_gradients(parameters)
+        if self.scaler.is_enabled() and parameters[0].device != self.torch_device.device:
+            self._update_elsewhere(optimizer, parameters, clip)
+            return
         if clip:
             self.scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(parameters, clip)

@@ -143,8 +143,11 @@ def workers(torch_device: TorchDevice = CPU) -> Iterator[Workers]:
     )
     try:
         yield Workers(rank, count, device)
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        if device.type == "cpu":  # NCCL would wait for the others, which wait for this process
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 class _Store(Protocol):

@@ -53,8 +53,9 @@ def train(
         LatbenchError: Network, data and recipe do not fit together, or an image is damaged.
     """
     check(network, data, recipe, group, torch_device=torch_device)
-    state = begin(network, data, recipe, torch_device)
-    return module_training.train(state, data, recipe, folder, group=group, progress=progress)
+    with torch_device.guarded(work="the training", kept="its finished epochs are kept"):
+        state = begin(network, data, recipe, torch_device)
+        return module_training.train(state, data, recipe, folder, group=group, progress=progress)
 
 
 def begin(

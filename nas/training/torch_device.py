@@ -28,7 +28,7 @@ from nas.recipes import Precision
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # types of autocast
 # errors of a device, by their types and by words in their messages
 DEVICE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
-_FAILURES = ("CUDA error", "cuDNN error", "MPS backend")
+_FAILURES = ("CUDA error", "cuDNN error", "unable to find an engine", "MPS backend")
 _LEFT_ALONE = ("NCCL error", "Connection closed by peer", "Connection reset by peer")
 _NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "out of memory", "ALLOC_FAILED")
 
@@ -131,8 +131,10 @@ class TorchDevice:
             yield
         except RuntimeError as error:
             reason = str(error).strip().split("\n")[0]
-            if isinstance(error, torch.distributed.DistError) or any(
-                words in str(error) for words in _LEFT_ALONE
+            is_full = any(words in str(error) for words in _NO_MEMORY)
+            if not is_full and (
+                isinstance(error, torch.distributed.DistError)
+                or any(words in str(error) for words in _LEFT_ALONE)
             ):
                 raise TorchDeviceError(
                     f"{work} lost another of its processes ({reason}); {kept}. What to do: see "

@@ -191,7 +191,9 @@ def prune(
         priced.check_target(job.target_ms)  # before anything is written
         folder = run_folder(output, job.config())
         rounds = job.choose(priced, folder, phases["choose widths"])
-        return job.finish(rounds, folder, phases["fine-tune"])
+        kept = "its measurements and finished epochs are kept"
+        with trains_on.guarded(work="the fine-tuning", kept=kept):
+            return job.finish(rounds, folder, phases["fine-tune"])
 
 
 class _Pruning:

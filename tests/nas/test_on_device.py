@@ -158,6 +158,23 @@ def test_a_scaled_loss_gives_the_steps_of_one_that_is_not(
     _close(states[0].choices, states[1].choices)
 
 
+def test_an_infinite_gradient_of_choices_is_skipped_and_lowers_the_scale(
+    priced: PricedSpace, recorder: Recorder
+) -> None:
+    device = on_pretend_gpu()
+    state = _tfnas(priced, device, precision="fp16").begin()
+    state.scaler.scale(torch.ones((), device=device.device))
+    alphas, scale = list(state.choices.parameters()), state.scaler.get_scale()
+    before = [alpha.detach().clone() for alpha in alphas]
+    assert state.adam is not None
+    for value, steps in ((float("inf"), False), (scale, True)):
+        for alpha in alphas:
+            alpha.grad = torch.full_like(alpha, value)
+        state._update(state.adam, alphas, 0.0)
+        assert torch.equal(alphas[0], before[0]) != steps
+        assert state.scaler.get_scale() == scale / 2
+
+
 @pytest.mark.parametrize("second", ["none", "gumbel", "min-alpha", "max-alpha", "random"])
 def test_one_seed_draws_the_same_paths_on_every_device(
     second: str, priced: PricedSpace, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
