@@ -20,15 +20,16 @@ def add_gradients(loss: Tensor, parameters: list[Tensor]) -> None:
     for parameter, part in zip(parameters, found, strict=True):
         if part is None:
             continue
-        alike = _lie_alike(part, parameter)  # the gradient may be a view of a larger one
-        grad = part if alike else torch.empty_like(parameter).copy_(part)
+        fits = _lie_alike(part, parameter)  # the gradient may be a view of a larger one
+        grad = part if fits else torch.empty_like(parameter).copy_(part)
         if parameter.grad is None:
             parameter.grad = grad
         else:
             totals.append(parameter.grad)
             added.append(grad)
-    if totals:
-        torch._foreach_add_(totals, added)
+    for dtype in {total.dtype for total in totals}:  # one call for mixed types is one a tensor
+        alike = [number for number, total in enumerate(totals) if total.dtype == dtype]
+        torch._foreach_add_([totals[i] for i in alike], [added[i] for i in alike])
 
 
 def _lie_alike(a: Tensor, b: Tensor) -> bool:

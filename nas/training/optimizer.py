@@ -84,37 +84,46 @@ class ElasticSGD(Optimizer):
         """Take one step on every parameter that has a gradient."""
         for group in self.param_groups:
             lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
-            values, grads, velocities = self._in_use(group["params"])
-            if not values:
+            in_use = self._in_use(group["params"])
+            if not in_use:
                 continue
-            if values[0].device.type != "cpu":  # few calls, each for many parameters
+            if in_use[0][0].device.type == "cpu":
+                for value, grad, velocity in in_use:
+                    velocity.mul_(momentum).add_(grad).add_(value, alpha=decay)
+                    value.add_(velocity, alpha=-lr)
+                continue
+            for has_gaps in (False, True):  # one tensor with gaps makes a call a loop over all
+                alike = [each for each in in_use if _has_gaps(each[0]) == has_gaps]
+                if not alike:
+                    continue
+                values, grads, velocities = map(list, zip(*alike, strict=True))
                 torch._foreach_mul_(velocities, momentum)
                 torch._foreach_add_(velocities, grads)
                 torch._foreach_add_(velocities, values, alpha=decay)
                 torch._foreach_add_(values, velocities, alpha=-lr)
-                continue
-            for value, grad, velocity in zip(values, grads, velocities, strict=True):
-                velocity.mul_(momentum).add_(grad).add_(value, alpha=decay)
-                value.add_(velocity, alpha=-lr)
 
-    def _in_use(
-        self, parameters: Iterable[nn.Parameter]
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    def _in_use(self, parameters: Iterable[nn.Parameter]) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Parameters that have gradients, the gradients and the velocities: the slices in use."""
-        found: list[tuple[Tensor, ...]] = []
+        found = []
+        value: Tensor
         for parameter in parameters:
             if parameter.grad is None:
                 continue
             state = self.state[parameter]
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
-            whole: tuple[Tensor, ...] = (parameter, parameter.grad, state["momentum_buffer"])
+            value, grad, velocity = parameter, parameter.grad, state["momentum_buffer"]
             if parameter in self._selections:
                 axis, width = self._selections[parameter]
-                whole = tuple(tensor.narrow(axis, 0, width) for tensor in whole)
-            found.append(whole)
-        values, grads, velocities = ([whole[i] for whole in found] for i in range(3))
-        return values, grads, velocities
+                value, grad, velocity = (x.narrow(axis, 0, width) for x in (value, grad, velocity))
+            found.append((value, grad, velocity))
+        return found
+
+
+def _has_gaps(tensor: Tensor) -> bool:
+    """Whether the elements of a tensor do not fill the part of memory that they lie in."""
+    spans = zip(tensor.shape, tensor.stride(), strict=True)
+    return 1 + sum((size - 1) * stride for size, stride in spans) > tensor.numel()
 
 
 class TensorFlowRMSprop(Optimizer):
