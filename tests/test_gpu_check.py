@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,10 @@ def test_an_unknown_item_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     done = check(tmp_path, "--only", "machines")
     assert done.returncode == 2
     assert "machines" in done.stderr and "tfnas-steps" in done.stderr
+
+
+def test_every_item_has_its_module() -> None:
+    assert all(find_spec(f"benchmarks.gpu.{item.module}") for item in ITEMS)
 
 
 def python(code: str) -> Sequence[str]:

@@ -41,8 +41,8 @@ ITEMS = (
     Item("loader", "loading", 25, 40),
     Item("transfers", "transfers", 60, 200),
     Item("comparisons", "comparing", 20, 120),
-    Item("profile-b32", "profiling", 0, 600, ("cuda-pytorch-b32",), least_s=420),
-    Item("profile-b1", "profiling", 0, 600, ("cuda-pytorch-b1",), least_s=420),
+    Item("profile-b32", "table_error", 0, 600, ("cuda-pytorch-b32",), least_s=420),
+    Item("profile-b1", "table_error", 0, 600, ("cuda-pytorch-b1",), least_s=420),
 )
 
 

@@ -179,11 +179,13 @@ class _Window:
         self._trace.unlink()
 
     def _begin_watch(self) -> None:
+        if torch.cuda.is_available():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch says that this mode is a prototype
+                torch.cuda.set_sync_debug_mode("warn")
         self._catching = warnings.catch_warnings(record=True)
         self.warnings = self._catching.__enter__()
         warnings.simplefilter("always")
-        if torch.cuda.is_available():
-            torch.cuda.set_sync_debug_mode("warn")
 
 
 def count_events(trace: Mapping[str, Any]) -> Counter[str]:
