@@ -43,8 +43,8 @@ class RayCrew(Crew[Task, Answer]):
 
     Raises:
         MissingExtraError: Ray is not installed.
-        RuntimeFailure: The cluster does not answer or has no free processor, or a task was on three
-            actors that died.
+        RuntimeFailure: The cluster does not answer, has no GPU that is asked for or no free
+            processor, or a task was on three actors that died.
         MismatchError: A node has another version of latbench.
     """
 
@@ -64,6 +64,11 @@ class RayCrew(Crew[Task, Answer]):
         self._most = max(1, min(wanted, self._processors(), at_once))
         self._idle: list[Any] = []
         self._alive = 0
+        if gpu and not self._processors():
+            self._end(kill=True)
+            raise RuntimeFailure(
+                "no node of the Ray cluster has a GPU: add one that has, or give --torch-device cpu"
+            )
 
     def _processors(self) -> int:
         return int(self._ray.cluster_resources().get("GPU" if self._gpu else "CPU", 0))

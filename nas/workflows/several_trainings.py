@@ -112,6 +112,8 @@ def train_several(
             "--workers instead of torchrun"
         )
     trains_on = str(torch_device) if ray and torch_device == "cuda" else _name_of(torch_device)
+    if ray and torch_device == "auto":
+        trains_on = trains_on.partition(":")[0]  # a cluster gives each worker its GPU
     on_gpu = trains_on.startswith("cuda")
     if ray and trains_on not in ("cpu", "cuda"):
         raise InvalidValueError(
