@@ -84,6 +84,7 @@ class LatencyTable:
         self._doubt = fit.held_out_p95 or 0.0
         self._prices_ms: dict[BlockSpec, float | None] = dict.fromkeys(included, 0.0)
         self._footprints_bytes: dict[BlockSpec, float] = {}
+        self._estimates: dict[BlockSpec, Estimate | None] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -155,7 +156,14 @@ class LatencyTable:
 
     def _estimate(self, spec: BlockSpec) -> Estimate | None:
         """Measured or interpolated estimate of a block; None if there is none."""
-        return self.estimates.get(spec) or self.curves.between(spec)
+        if spec not in self._estimates:
+            self._estimates[spec] = self.estimates.get(spec) or self.curves.between(spec)
+        return self._estimates[spec]
+
+    def read_ahead(self, specs: Iterable[BlockSpec]) -> None:
+        """Read the estimates of many blocks that will be asked for, all at once."""
+        if isinstance(self.estimates, StoredEstimates):
+            self.estimates.read(spec for spec in specs if spec not in self._prices_ms)
 
     def footprint_bytes(self, spec: BlockSpec) -> float:
         """Cache space that a priced block needs between two calls of its network, in bytes."""
@@ -218,8 +226,7 @@ class LatencyTable:
             MismatchError: The table does not price one of its blocks.
         """
         specs = tuple(network)
-        if isinstance(self.estimates, StoredEstimates):
-            self.estimates.read(spec for spec in specs if spec not in self._prices_ms)
+        self.read_ahead(specs)
         prices_ms = sum(self.price_ms(spec) for spec in specs)
         counted = specs if self.price_model.knees else ()  # counting takes longer than all else
         footprint_bytes = sum(self.footprint_bytes(spec) for spec in counted)

@@ -110,7 +110,10 @@ class PricedSpace:
 
     def _priced_widths(self, layer: Layer, op: str) -> tuple[int, ...]:
         """The widths of an operation at a layer that have a price, in ascending order."""
-        found = tuple(w for w in layer.widths(op) if self.is_priced(layer, Choice(op, w)))
+        blocks = [layer.block(Choice(op, width)) for width in layer.widths(op)]
+        self.table.read_ahead(block for block in blocks if block is not None)
+        priced = zip(layer.widths(op), blocks, strict=True)
+        found = tuple(width for width, block in priced if block is None or block in self.table)
         if not found:
             raise MismatchError(f"{self.table.path} prices no width of {op} in {layer}")
         return found
