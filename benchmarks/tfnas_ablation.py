@@ -97,6 +97,10 @@ def _parse() -> argparse.Namespace:
     asked.add_argument("--epochs", type=int, default=18, help="of a search")
     asked.add_argument("--train-epochs", type=int, default=10)
     asked.add_argument(
+        "--batch-size", type=int, default=TFNASRecipe().batch_size, help="of a search"
+    )
+    asked.add_argument("--lr", type=float, default=TFNASRecipe().lr, help="of weights in a search")
+    asked.add_argument(
         "--alpha-lr",
         type=float,
         default=TFNASRecipe().alpha_lr,
@@ -128,9 +132,13 @@ def _cell(
         "layers": options.layers,
         "epochs": options.epochs,
         "train_epochs": options.train_epochs,
+        "batch_size": options.batch_size,
+        "lr": options.lr,
         "alpha_lr": options.alpha_lr,
     }
-    recipe = TFNASRecipe(alpha_lr=options.alpha_lr, **changes)
+    recipe = TFNASRecipe(
+        batch_size=options.batch_size, lr=options.lr, alpha_lr=options.alpha_lr, **changes
+    )
     settings = SearchSettings(epochs=options.epochs, seed=seed, recipe=recipe)
     searcher = TFNASSearcher(priced, settings)
     folder = RunFolder(run / "search", config)
@@ -181,8 +189,9 @@ def _print(
         [
             *heading(table.environment.versions),
             f"{table.space}, target {target_ms:.4g} ms, {options.images} images of Fashion-MNIST, "
-            f"search of {options.epochs} epochs, alphas' learning rate {options.alpha_lr:g}, "
-            f"training of {options.train_epochs} epochs",
+            f"search of {options.epochs} epochs in batches of {options.batch_size}, learning rates "
+            f"{options.lr:g} of weights and {options.alpha_lr:g} of alphas, training of "
+            f"{options.train_epochs} epochs",
             "",
         ]
     )
