@@ -21,6 +21,7 @@ Written to the documentation of TensorRT 10.13 and 11.4, and not run on a GPU ye
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
@@ -270,10 +271,13 @@ class EngineBuilder:
         """Device memory, layers and their tactics, as JSON."""
         inspector = engine.create_engine_inspector()
         layers = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
+        information: Any = layers
+        with suppress(msgspec.DecodeError):  # a note, which not every version writes as JSON
+            information = msgspec.json.decode(layers)
         described = {
             "device_memory_bytes": engine.device_memory_size_v2,
             "layers": engine.num_layers,
-            "information": msgspec.json.decode(layers),
+            "information": information,
         }
         return msgspec.json.format(msgspec.json.encode(described)).decode()
 

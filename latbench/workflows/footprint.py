@@ -73,6 +73,8 @@ def _measure_here(
     for number in range(_OPENINGS):
         progress(number / _OPENINGS, f"time {number + 1} of {_OPENINGS}")
         opening = profiler if number == 0 else make_profiler(profile)  # one keeps what it compiled
+        if opening.gpu is not None:
+            _ = opening.gpu.timer  # what times the calls is no part of opening a network
         begin = perf_counter()
         session = open_session(opening, network)
         taken_s.append(perf_counter() - begin)
