@@ -127,10 +127,11 @@ class RemoteConnection:
         """Compare versions, prepare the profiler there, and hold the device if it was held."""
         welcome = self.answer(link, Welcome, within_s=_GREET_S)
         if (welcome.protocol, welcome.latbench) != (PROTOCOL, __version__):
-            line = self.host.run_command("-m", "pip", "install", f"latbench=={__version__}")
+            line = self.host.run_command("-m", "pip", "install", "--force-reinstall", "WHEEL")
             raise MismatchError(
                 f"{self.host} has latbench {welcome.latbench}, protocol {welcome.protocol}, "
-                f"this is {__version__}, protocol {PROTOCOL}: run `{' '.join(line)}`"
+                f"this is {__version__}, protocol {PROTOCOL}: build a wheel of this one, copy it "
+                f"there, and run `{' '.join(line)}`"
             )
         profile = msgspec.structs.replace(self._profile, host=None)
         link.send(Open(profile, client=_client()), within_s=SILENCE_S)

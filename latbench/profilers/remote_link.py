@@ -240,10 +240,13 @@ _ADVICE = (  # part of what the other side said, what to do about it
     ("connection refused", "is its ssh server running?"),
     ("timed out", "is it switched on, and in this network?"),
     ("no route to host", "is it switched on, and in this network?"),
-    ("no module named latbench", "install it there: `{python} -m pip install latbench`"),
+    (
+        "no module named latbench",
+        "install its wheel there: `{python} -m pip install latbench-*.whl`",
+    ),
     (
         "no module named",
-        "the installation there is not complete: `{python} -m pip install latbench`",
+        "the installation there is not complete: `{python} -m pip install latbench-*.whl`",
     ),
     ("not found", _OTHER_PYTHON),
     ("no such file", _OTHER_PYTHON),
