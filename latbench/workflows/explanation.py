@@ -61,8 +61,8 @@ class SegmentLatency:
         macs_m: Multiply-accumulates of the whole batch, in millions.
         gmacs_per_s: Rate of multiply-accumulates, in 10^9 a second; None for a block that an
             imported table counts within its base time.
-        gbytes_per_s: Rate at which weights and outputs are moved, in 10^9 bytes a second; None as
-            above.
+        gbytes_per_s: Rate at which weights and outputs are moved, in 10^9 bytes a second; every
+            number counts as four bytes. None as above.
         advice: What is wrong with the segment; None if nothing was found.
     """
 

@@ -1,9 +1,9 @@
 """The training loop that all trainings share: epochs, metrics, checkpoints, progress.
 
 After each epoch its metrics are logged and a checkpoint is written. A resumed run starts from the
-last finished epoch and ends bit-identical to an uninterrupted one, because every draw follows from
-the seed and the number of the epoch. A loss or a weight that is not finite ends the training with
-an error, and the last checkpoint is kept. Under ``torchrun`` process 0 writes files.
+last finished epoch and ends as an uninterrupted one (on a CPU bit for bit), because every draw
+follows from the seed and the number of the epoch. A loss or a weight that is not finite ends the
+training with an error, and the last checkpoint is kept. Under ``torchrun`` process 0 writes files.
 
 The caller decides what is trained and what an epoch does; ``nas.training.steps`` shows it the
 images.

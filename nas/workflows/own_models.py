@@ -36,8 +36,8 @@ def bench(
     """Measure ONNX models and architectures in one sweep and compare them with the first.
 
     Args:
-        models: ONNX models, architectures, or paths of their files; or torch modules. A path that
-            ends with ``.json`` is one of an architecture.
+        models: ONNX models, architectures, or paths of their files; or torch modules. A file's
+            content says which it is, and its name only if the content does not.
         device: A device profile, its name or its path.
         example: Input of the torch modules; see ``latbench.bench``.
         shapes: Shapes of inputs that ONNX files leave open, by name of the input.
@@ -78,8 +78,8 @@ def explain(
     """Say where the latency of an ONNX model or an architecture comes from.
 
     Args:
-        model: An ONNX model or an architecture, or the path of its file; or a torch module. A path
-            that ends with ``.json`` is one of an architecture.
+        model: An ONNX model or an architecture, or the path of its file; or a torch module. A
+            file's content says which it is, and its name only if the content does not.
         device: A device profile, its name or its path; the network is measured there.
         table: Instead of a device, a table that prices the network's segments or blocks.
         output: With a device, path of the latency table of the segments, which is kept.

@@ -132,9 +132,10 @@ def search(
 ) -> SearchResults:
     """Find the best architectures of a space under budgets.
 
-    The same call with the same output resumes an interrupted search, and ends bit-identical to an
-    uninterrupted one. Started by ``torchrun``, all processes search together. See docs/searches.md
-    for the quality of the searchers, docs/papers.md for differences from their papers.
+    The same call with the same output resumes an interrupted search, and ends as an uninterrupted
+    one: on a CPU bit for bit, on a GPU up to rounding. Started by ``torchrun``, all processes
+    search together. See docs/searches.md for the quality of the searchers, docs/papers.md for
+    differences from their papers.
 
     Args:
         space: A search space; or its name, which tables or the arguments below complete.

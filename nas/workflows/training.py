@@ -71,8 +71,9 @@ def train(
 ) -> TrainedNetwork:
     """Train an architecture from scratch, and test it.
 
-    The same call with the same output resumes an interrupted training, and ends bit-identical to an
-    uninterrupted one. Under ``torchrun``, all processes train together.
+    The same call with the same output resumes an interrupted training, and ends as an uninterrupted
+    one: on a CPU bit for bit, on a GPU up to rounding. Under ``torchrun``, all processes train
+    together.
 
     Args:
         architecture: An architecture, or the path of its file.
