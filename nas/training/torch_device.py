@@ -162,7 +162,10 @@ class TorchDevice:
     def _described(self) -> str:
         if self.device.type != "cuda":
             return str(self.device)
-        about = torch.cuda.get_device_properties(self.device)
+        try:
+            about = torch.cuda.get_device_properties(self.device)
+        except RuntimeError:  # not even its context has room
+            return str(self.device)
         return f"{self.device} ({about.name}, {about.total_memory / 2**30:.0f} GiB)"
 
 

@@ -234,12 +234,13 @@ def adapt_generator(
         config, recipe = read_run(folder)
         priced = priced_by(open_table(table), "any")
         loaded = as_data(config["data"], priced.space, data_dir=data_dir, images=config["images"])
-        return adapt(
-            run_folder(folder, {**config, **data_identity(loaded)}),
-            priced,
-            loaded,
-            msgspec.structs.replace(recipe, generator_epochs=epochs),
-            seed=config["seed"],
-            torch_device=trains_on,
-            progress=phases["train"],
-        )
+        with trains_on.guarded(work="the training", kept="the run is as it was"):
+            return adapt(
+                run_folder(folder, {**config, **data_identity(loaded)}),
+                priced,
+                loaded,
+                msgspec.structs.replace(recipe, generator_epochs=epochs),
+                seed=config["seed"],
+                torch_device=trains_on,
+                progress=phases["train"],
+            )
