@@ -13,6 +13,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 from urllib.parse import quote
+from weakref import finalize
 
 from latbench.blocks import BlockSpec, block_key, parse_block
 from latbench.errors import InvalidFileError
@@ -127,6 +128,7 @@ class StoredEstimates(Knots, Mapping[BlockSpec, Estimate]):
             if self._db is None:
                 address = f"file:{quote(str(self._path.resolve()))}?mode=ro"
                 self._db = sqlite3.connect(address, uri=True, check_same_thread=False)
+                finalize(self, self._db.close)
             if monotonic() >= self._check_s:
                 newest = self._db.execute("SELECT max(id) FROM fits").fetchone()[0]
                 if newest != self._fit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +109,14 @@ def test_a_file_that_is_gone_is_told(
     when_needed.path.unlink()
     with pytest.raises(InvalidFileError, match="cannot read"):
         when_needed.predict(tiny_space.lower(tiny_space.largest()))
+
+
+def test_a_table_that_nobody_needs_closes_its_file(both: tuple[LatencyTable, LatencyTable]) -> None:
+    """Python 3.13 warns where the garbage collector has to close it."""
+    _, when_needed = both
+    copy = pickle.loads(pickle.dumps(when_needed.estimates))
+    assert len(copy) > 0
+    connection = copy._db
+    del copy
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
