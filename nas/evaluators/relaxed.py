@@ -7,6 +7,7 @@ from copy import copy
 from dataclasses import replace
 from typing import Any, Generic, Self, TypeVar
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -58,10 +59,17 @@ class RelaxedEvaluator(Evaluator, Generic[S]):
         self.data, self.parts, self.recipe = data, parts, recipe
         self.torch_device, self.workers = torch_device, workers
 
-    def on(self, images: Source) -> Self:
-        """The same supernet, evaluated on other images."""
-        other = copy(self)
+    def on(self, images: Source, *, calibrated: float = 1.0) -> Self:
+        """The same supernet, evaluated on other images.
+
+        Args:
+            images: Selection images.
+            calibrated: Share of the batches that calibrate; at least one batch does.
+        """
+        other, most = copy(self), self.recipe.calibration_batches
         other.parts = replace(self.parts, selection=images)
+        fewer = max(1, round(calibrated * most))
+        other.recipe = msgspec.structs.replace(self.recipe, calibration_batches=fewer)
         return other
 
     @torch.no_grad()

@@ -156,11 +156,13 @@ class GeneratorTraining:
     def _find_priors(self, folder: RunFolder | None, progress: Progress) -> Tensor:
         """Priors, one-hot ``(priors, L, G * C)``; the folder keeps all evaluated candidates."""
         recipe, images = self.recipe, self.evaluator.parts.selection
-        some = images.take(torch.arange(max(1, round(recipe.prior_images * len(images)))))
+        share = recipe.prior_images
+        some = images.take(torch.arange(max(1, round(share * len(images)))))
         all_at_once = len(some) == len(images)
         parts = [Phase("candidates", recipe.prior_images), Phase("finalists", 1 / FINALISTS)]
         with Phases(progress, parts[:1] if all_at_once else parts) as phases:
-            with self._scoring(some, folder, _PRIORS_FILE if all_at_once else _FIRST_FILE) as first:
+            file = _PRIORS_FILE if all_at_once else _FIRST_FILE
+            with self._scoring(some, folder, file, calibrated=share) as first:
                 ranked = rank_candidates(
                     self.plane,
                     self.state.generator.label.priors,
@@ -179,9 +181,11 @@ class GeneratorTraining:
         return self.plane.one_hot(torch.from_numpy(np.array(found)))
 
     @contextmanager
-    def _scoring(self, images: Source, folder: RunFolder | None, file: str) -> Iterator[Evaluator]:
+    def _scoring(
+        self, images: Source, folder: RunFolder | None, file: str, *, calibrated: float = 1.0
+    ) -> Iterator[Evaluator]:
         """An evaluator on these images, with the crew if one is asked for, and with a journal."""
-        evaluator: Evaluator = self.evaluator.on(images)
+        evaluator: Evaluator = self.evaluator.on(images, calibrated=calibrated)
         with ExitStack() as stack:
             if self.crew.is_asked:
                 at_once = self.recipe.priors * self.recipe.prior_candidates

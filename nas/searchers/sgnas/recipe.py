@@ -40,8 +40,9 @@ class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
         tolerance: Distance from the budget that has no loss.
         priors: Number of priors, spread over the range.
         prior_candidates: Number of networks to evaluate for each prior.
-        prior_images: Share of the selection images on which the candidates are evaluated first.
-            Below 1, only the best quarter of them is then evaluated on all.
+        prior_images: Share of the selection images on which the candidates are evaluated first,
+            calibrated on the same share of batches. Below 1, only the best quarter of them is then
+            evaluated on all.
         imitation_steps: Number of steps without images before the first epoch. They train the
             generator to output the priors nearest to some budgets, with the hardware loss added.
             Published is 0.
