@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
-from latbench.blocks import Network, network_graph
+from latbench.blocks import ConvBlock, Network, network_graph
 from latbench.blocks.graph import INPUT, Graph
 from latbench.blocks.norm_folding import fold_norms
 from latbench.device import DeviceProfile, Precision
@@ -33,7 +32,7 @@ from latbench.profilers.cuda import no_nvml
 from latbench.profilers.driver import GPU_INDEX, cuda_driver
 from latbench.profilers.gpu import no_gpu
 from latbench.profilers.timer import GpuTimer
-from latbench.render.onnx import ELEMENT_TYPES, IR_VERSION, OPSET, OUTPUT, render_onnx_apart
+from latbench.render.onnx import ELEMENT_TYPES, render_onnx, render_onnx_apart
 from latbench.render.parameters import random_input, random_parameters
 
 Array = NDArray[Any]
@@ -300,13 +299,14 @@ def require_loaded_provider() -> None:
     """Refuse a CUDA provider that cannot be loaded.
 
     ONNX Runtime falls back to the processor then, without an error. Where that is forbidden, its
-    error is the same as for an operator that the provider does not have. So a network of one
-    operator is opened with the fallback.
+    error is the same as for an operator that the provider does not have. So one convolution is
+    opened with the fallback.
     """
     said, options = loaded_libraries(), ort.SessionOptions()
+    model = render_onnx(ConvBlock(1, 1, 1, 1, None, 1).graph()).SerializeToString()
     options.log_severity_level = _SILENT
     try:
-        providers = _session(_one_operator(), options, _CUDA_PROVIDER).get_providers()
+        providers = _session(model, options, _CUDA_PROVIDER).get_providers()
     except (RuntimeError, ValueError) as error:  # a folder of CUDA is named, and lacks libraries
         providers, said = [], f"{said} {in_one_line(error)}".strip()
     if _CUDA_PROVIDER not in providers:
@@ -315,18 +315,6 @@ def require_loaded_provider() -> None:
             f"ONNX Runtime has a CUDA provider and cannot load it{why}: it needs CUDA and cuDNN of "
             "the versions it was built for; run `pip install 'onnxruntime-gpu[cuda,cudnn]'`"
         )
-
-
-def _one_operator() -> bytes:
-    values = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in (INPUT, OUTPUT)
-    ]
-    node = helper.make_node("Relu", [INPUT], [OUTPUT])
-    graph = helper.make_graph([node], "relu", values[:1], values[1:])
-    opset = [helper.make_opsetid("", OPSET)]
-    model = helper.make_model(graph, ir_version=IR_VERSION, opset_imports=opset)
-    serialised: bytes = model.SerializeToString()
-    return serialised
 
 
 def _session(
