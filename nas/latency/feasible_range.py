@@ -1,4 +1,4 @@
-"""Feasible range of latencies: refuse a target outside of it, and name the nearest one inside."""
+"""Feasible range of latencies: refuse a target outside of it; what a latency leaves of a target."""
 
 from __future__ import annotations
 
@@ -23,3 +23,8 @@ def check_feasible(target_ms: float, low_ms: float, high_ms: float, *, what: str
         f"on this device; the nearest feasible target is {nearest * inwards:.6g}ms",
         nearest_ms=nearest,
     )
+
+
+def unused(target_ms: float, reached_ms: float) -> dict[str, float]:
+    """The part of a target that a latency leaves, in ms and as a fraction."""
+    return {"unused_ms": target_ms - reached_ms, "unused": 1 - reached_ms / target_ms}

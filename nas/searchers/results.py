@@ -8,6 +8,7 @@ from typing import Any
 from latbench.files import write_atomically
 from latbench.result import Result
 from nas.latency.correction import Correction
+from nas.latency.feasible_range import unused
 from nas.latency.verified_rounds import Status
 from nas.latency.width_scaling import Fit
 from nas.spaces import Architecture
@@ -77,9 +78,10 @@ class SearchResult(Result):
         }
         if self.correction is not None:
             plain |= self.correction.as_dict()
-        if self.confidence is not None and self.target_ms and self.unused_ms is not None:
+        reached_ms = self.reached_ms
+        if self.confidence is not None and self.target_ms is not None and reached_ms is not None:
             plain |= {"confidence": self.confidence, "upper_ms": self.upper_ms}
-            plain |= {"unused_ms": self.unused_ms, "unused": self.unused_ms / self.target_ms}
+            plain |= unused(self.target_ms, reached_ms)
         if self.argmax is not None:
             plain["argmax"] = {
                 "latency_ms": self.argmax.latency_ms,

@@ -43,11 +43,6 @@ def at_confidence(confidence: float | None) -> Iterator[None]:
         ) from error
 
 
-def unused(target_ms: float, reached_ms: float) -> dict[str, float]:
-    """The part of a target that a latency leaves, in ms and as a fraction."""
-    return {"unused_ms": target_ms - reached_ms, "unused": 1 - reached_ms / target_ms}
-
-
 def without_margin(
     result: SearchResult, priced: Sequence[PricedSpace], confidence: float
 ) -> SearchResult:

@@ -16,12 +16,13 @@ from latbench.workflows.table_checks import open_table
 from nas.latency import correction
 from nas.latency.aimed_proposals import widths_of
 from nas.latency.correction import Correction
+from nas.latency.feasible_range import unused
 from nas.latency.measured_rounds import MeasuredRounds, RecordInTable
 from nas.latency.priced_space import PricedSpace
 from nas.latency.verified_rounds import Status
 from nas.latency.width_scaling import METHODS, Fit
 from nas.spaces import Architecture
-from nas.workflows.confidence import at_confidence, margin_of, unused
+from nas.workflows.confidence import at_confidence, margin_of
 from nas.workflows.inputs import AnyArchitecture, AnyTable, as_architecture
 
 
