@@ -4,7 +4,8 @@
 #     docker run --rm --gpus all -v "$PWD:/work" latbench-gpu profile cuda-pytorch-b32 tfnas -o t.sqlite
 #
 # The host needs a driver that knows CUDA 13 and the NVIDIA Container Toolkit. PyCUDA, for TensorRT,
-# is built from source: the first stage has the compiler, the second one only what runs.
+# is built from source: the first stage has the compiler, the second one only what runs, with the
+# random numbers of CUDA, which PyCUDA is linked to.
 
 FROM nvidia/cuda:13.0.1-devel-ubuntu24.04 AS packages
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
@@ -25,7 +26,7 @@ RUN pip install --no-cache-dir '.[nas,tensorrt,report]' \
 FROM nvidia/cuda:13.0.1-base-ubuntu24.04
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends python3 \
+    && apt-get install --yes --no-install-recommends libcurand-13-0 python3 \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=packages /opt/latbench /opt/latbench
 ENV PATH=/opt/latbench/bin:$PATH

@@ -55,6 +55,7 @@ HEAVY_ROOMS = {
     "latbench/profilers/pytorch_cuda.py": {"torch"},
     "latbench/profilers/openvino.py": {"openvino"},
     "latbench/profilers/tensorrt.py": {"tensorrt"},
+    "latbench/profilers/tensorrt_engines.py": {"tensorrt"},
     "latbench/report/page/chart_parts.py": {"altair"},
     "latbench/report/page/charts.py": {"altair"},
     "latbench/report/page/latency_charts.py": {"altair"},

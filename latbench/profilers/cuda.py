@@ -10,6 +10,7 @@ import atexit
 from functools import lru_cache
 from typing import Any
 
+from latbench.errors import RuntimeFailure, in_one_line
 from latbench.profilers.base import missing_package
 from latbench.profilers.driver import GPU_INDEX
 from latbench.profilers.gpu import no_gpu
@@ -27,11 +28,20 @@ def no_pycuda() -> str | None:
 
 @lru_cache(maxsize=1)
 def pycuda_driver() -> Any:
-    """PyCUDA's driver interface, with the primary context current."""
-    import pycuda.driver
+    """PyCUDA's driver interface, with the primary context current.
 
-    pycuda.driver.init()
-    context = pycuda.driver.Device(GPU_INDEX).retain_primary_context()
-    context.push()
+    Raises:
+        RuntimeFailure: PyCUDA cannot be loaded, or the GPU cannot be used.
+    """
+    try:
+        import pycuda.driver
+    except ImportError as error:  # such as a library of CUDA that is not there
+        raise RuntimeFailure(f"PyCUDA cannot be loaded: {in_one_line(error)}") from error
+    try:
+        pycuda.driver.init()
+        context = pycuda.driver.Device(GPU_INDEX).retain_primary_context()
+        context.push()
+    except pycuda.driver.Error as error:
+        raise RuntimeFailure(f"PyCUDA cannot use the GPU: {in_one_line(error)}") from error
     atexit.register(context.pop)  # PyCUDA aborts the process if a context is still current at exit
     return pycuda.driver

@@ -23,7 +23,7 @@ from ctypes import (
     c_void_p,
     create_string_buffer,
 )
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from latbench.errors import RuntimeFailure
@@ -135,6 +135,11 @@ class CudaDriver:
         size = c_int()
         self._do("cuDeviceGetAttribute", byref(size), _L2_CACHE_SIZE, self._device)
         return size.value
+
+    @cached_property
+    def l2_buffer(self) -> int:
+        """Address of a buffer as large as the L2 cache, to evict it by writing; one a process."""
+        return self.allocate(self.l2_bytes)
 
     def enter(self) -> None:
         """Make the primary context current in the calling thread."""

@@ -47,7 +47,7 @@ class GpuTimer:
         self._driver, self.stream, self._clock = driver, stream, clock
         self._begin, self._end = driver.event(), driver.event()
         self._l2_bytes = driver.l2_bytes
-        self._buffer = driver.allocate(self._l2_bytes)
+        self._buffer = driver.l2_buffer
         self._flush_next = False
         self.remarks: list[str] = []
         self._gate: Gate | None = None

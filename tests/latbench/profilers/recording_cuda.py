@@ -179,7 +179,14 @@ def install_driver(monkeypatch: pytest.MonkeyPatch, log: Log) -> RecordingLibrar
     """Put a recording driver in the place of the GPU's."""
     library = RecordingLibrary(log)
     driver = CudaDriver(library)
-    for module in ("measured", "gpu", "onnxruntime", "pytorch_cuda", "tensorrt"):
+    for module in (
+        "measured",
+        "gpu",
+        "onnxruntime",
+        "pytorch_cuda",
+        "tensorrt",
+        "tensorrt_engines",
+    ):
         monkeypatch.setattr(f"latbench.profilers.{module}.cuda_driver", lambda: driver)
     return library
 

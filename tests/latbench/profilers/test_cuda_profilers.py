@@ -29,7 +29,8 @@ from latbench.profilers.onnxruntime import (
     require_loaded_provider,
 )
 from latbench.profilers.pytorch_cuda import PytorchCudaSession, PytorchStream
-from latbench.profilers.tensorrt import Layout, TensorrtProfiler
+from latbench.profilers.tensorrt import TensorrtProfiler
+from latbench.profilers.tensorrt_engines import Layout
 from latbench.profilers.timer import GpuTimer
 from tests.latbench.profilers.recording_cuda import (
     CALL_MS,
@@ -664,6 +665,8 @@ def test_tensorrt_does_not_read_what_others_built(
     monkeypatch.setattr("pynvml.nvmlSystemGetDriverVersion", lambda: "601.0")
     _open_tensorrt()
     assert sum(call.startswith("build") for call in tensorrt_log.calls) == 4
+    _open_tensorrt(cuda_graph="false")  # which makes no other engine
+    assert sum(call.startswith("build") for call in tensorrt_log.calls) == 4
 
 
 @pytest.mark.parametrize("damage", [b"", b"short", bytes(64)])
@@ -693,7 +696,7 @@ def test_tensorrt_goes_on_with_the_timings_of_earlier_builds(tensorrt_log: Log) 
 def test_what_tensorrt_refuses_is_reported_in_one_line(
     tensorrt_log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latbench.profilers.tensorrt._rendered", lambda *_: b"no model")
+    monkeypatch.setattr("latbench.profilers.tensorrt_engines._rendered", lambda *_: b"no model")
     with pytest.raises(RuntimeFailure, match="TensorRT refused the network: this is no model"):
         _open_tensorrt()
 
