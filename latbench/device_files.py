@@ -27,7 +27,7 @@ _WHAT = "a device profile, TOML with at least name and runtime"
 
 
 def of_table(profile: DeviceProfile) -> DeviceProfile:
-    """The device of a table, to measure on.
+    """The device of a table, to measure on, where it is now.
 
     A table may come from somebody else. So a command in it is run only if the user has a device
     profile with the same command; ``ssh`` runs nothing here.
@@ -35,11 +35,9 @@ def of_table(profile: DeviceProfile) -> DeviceProfile:
     Raises:
         InvalidValueError: The user has no device profile with the table's command.
     """
-    host = present_host(profile)
-    if host is None or not host.command:
-        return profile
-    if any(_own_host(name) == host for name in own_profiles()):
-        return profile
+    host = _present_host(profile)
+    if host is None or not host.command or any(_own_host(name) == host for name in own_profiles()):
+        return msgspec.structs.replace(profile, host=host)
     raise InvalidValueError(
         f"the table says that {profile.name} is reached by the command `{host}`, which would run "
         f"here with your rights. If you trust it, save a device profile with this [host] as "
@@ -55,7 +53,7 @@ def _own_host(name: str) -> Host | None:
         return None
 
 
-def present_host(profile: DeviceProfile) -> Host | None:
+def _present_host(profile: DeviceProfile) -> Host | None:
     """Where a device is now: tables have the host of their profiling, own profiles the newest."""
     if profile.host is None or profile.name not in own_profiles():
         return profile.host
@@ -64,7 +62,7 @@ def present_host(profile: DeviceProfile) -> Host | None:
 
 
 AnyDevice = DeviceProfile | str | Path
-"""A device profile, its shipped name, or the path of its file."""
+"""A device profile, the name of one, or the path of its file."""
 
 
 def as_device(device: AnyDevice, *, batch_size: int | None = None) -> DeviceProfile:
@@ -108,9 +106,8 @@ def write_device(profile: DeviceProfile, path: Path) -> None:
     """Write a device profile without what is the default.
 
     Raises:
-        OSError: The file cannot be written.
+        InvalidFileError: The file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, msgspec.toml.encode(_given(profile)))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +14,11 @@ import msgspec
 from latbench import __version__
 
 _HARMLESS = {"python", "latbench"}  # versions that do not affect latencies
-_CPU = Path("/sys/devices/system/cpu/cpu0")
+_CPUS = Path("/sys/devices/system/cpu")
+_MEMORY_LIMITS = (  # of a container: cgroups of version 2 and 1
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 _DEFAULT_L2_BYTES = 1 << 20  # used if the system does not report it; common on phones and servers
 _DEFAULT_LAST_CACHE_BYTES = 32 << 20
 
@@ -52,9 +56,9 @@ class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         cpu: Model name of the processor.
         cores: Number of processors that this process may use.
-        governor: Frequency governor of processor 0; None if the system does not report it.
-        clock_mhz: Current clock of processor 0; None if the system does not report it.
-        l2_bytes: Size of the L2 cache of processor 0.
+        governor: Frequency governor of the first of them; None if the system does not report it.
+        clock_mhz: Current clock of the first of them; None if the system does not report it.
+        l2_bytes: Size of the L2 cache of the first of them.
         memory_mib: Memory of the machine.
         system: Operating system and its release.
         versions: Versions of Python, of this package and of the runtime.
@@ -74,6 +78,11 @@ class Environment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     taken_at: str
     gpu: Gpu | None = None
     remarks: list[str] = msgspec.field(default_factory=list)
+
+    @property
+    def chip(self) -> str:
+        """Name of what computes: the GPU if there is one, else the processor."""
+        return self.cpu if self.gpu is None else self.gpu.name
 
     def differences(self, other: Environment) -> list[str]:
         """Differences from an earlier environment that can change latencies, in words."""
@@ -103,8 +112,8 @@ def current_environment(
     versions = {"python": platform.python_version(), "latbench": __version__, **runtimes}
     return Environment(
         cpu=_cpu_model(),
-        cores=len(os.sched_getaffinity(0)),
-        governor=read_system(_CPU / "cpufreq/scaling_governor"),
+        cores=len(usable_processors()),
+        governor=read_system(processor_folder() / "cpufreq/scaling_governor"),
         clock_mhz=_clock_mhz(),
         l2_bytes=l2_bytes(),
         memory_mib=memory_bytes() >> 20,
@@ -132,24 +141,37 @@ def unknown_environment(machine: str) -> Environment:
 
 
 def memory_bytes() -> int:
-    """Size of the machine's memory in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Size of the machine's memory in bytes, or of the part that this container may use."""
+    limits = [int(text) for text in map(read_system, _MEMORY_LIMITS) if text and text.isdecimal()]
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *limits])
+
+
+def usable_processors() -> Collection[int]:
+    """Numbers of the processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return os.sched_getaffinity(0)
+    return range(os.cpu_count() or 1)
+
+
+def processor_folder() -> Path:
+    """Folder of the first processor that this process may use: boards have faster and slower."""
+    return _CPUS / f"cpu{min(usable_processors())}"
 
 
 def l2_bytes() -> int:
-    """Size of the L2 cache of processor 0 in bytes; 1 MiB if the system does not report it."""
+    """Size of the L2 cache of a usable processor in bytes; 1 MiB if the system does not say."""
     return _cache_bytes().get(2, _DEFAULT_L2_BYTES)
 
 
 def last_cache_bytes() -> int:
-    """Size of the largest cache of processor 0 in bytes; 32 MiB if the system reports none."""
+    """Size of a usable processor's largest cache in bytes; 32 MiB if the system reports none."""
     return max(_cache_bytes().values(), default=_DEFAULT_LAST_CACHE_BYTES)
 
 
 def _cache_bytes() -> dict[int, int]:
-    """Sizes of the caches of processor 0 by level, as far as the system reports them."""
+    """Sizes of a usable processor's caches by level, as far as the system reports them."""
     found = {}
-    for index in sorted(_CPU.glob("cache/index*")):
+    for index in sorted(processor_folder().glob("cache/index*")):
         level = read_system(index / "level") or ""
         size = re.fullmatch(r"(\d+)([KM]?)", read_system(index / "size") or "")
         if level.isdecimal() and size:
@@ -164,12 +186,13 @@ def _cpu_model() -> str:
 
 
 def _clock_mhz() -> float | None:
-    khz = read_system(_CPU / "cpufreq/scaling_cur_freq")
+    khz = read_system(processor_folder() / "cpufreq/scaling_cur_freq")
     if khz:
         return int(khz) / 1e3
     info = read_system(Path("/proc/cpuinfo")) or ""
-    match = re.search(r"^cpu MHz\s*:\s*([\d.]+)", info, re.MULTILINE)
-    return float(match.group(1)) if match else None
+    clocks = re.findall(r"^cpu MHz\s*:\s*([\d.]+)", info, re.MULTILINE)
+    number = min(usable_processors())
+    return float(clocks[number]) if number < len(clocks) else None
 
 
 def read_system(path: Path) -> str | None:

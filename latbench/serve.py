@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -78,7 +77,6 @@ from latbench.workflows.footprint import measure_footprint
 _BEAT_S = 2.0  # between two signs of life, which are given between visits only
 _MOST_MEMORY = 0.8  # of the machine, for the weights of models
 _UNANSWERED = (AddNetwork, AddModel, AddWeights, Forget)
-_FAULTS = (OSError, sqlite3.Error, MemoryError, ValueError, TypeError)  # of data that lies
 
 
 class Line:
@@ -150,8 +148,8 @@ class Server:
                     answer = self._follow[type(request)](request)
                 except LatbenchError as error:
                     answer = Failed(error.kind, error.message)
-                except _FAULTS as error:
-                    what = in_one_line(error) or type(error).__name__
+                except Exception as error:  # a fault here is told there, and not tried again
+                    what = f"{type(error).__name__}: {in_one_line(error)}".removesuffix(": ")
                     answer = Failed(RuntimeFailure.kind, what)
                 if isinstance(request, _UNANSWERED):  # the request that needs the network fails
                     if isinstance(answer, Failed):

@@ -18,7 +18,7 @@ import numpy as np
 
 from latbench.blocks import Classifier, ConvBlock, InvertedResidual, Network
 from latbench.device import DeviceProfile
-from latbench.environment import Environment, read_system
+from latbench.environment import Environment, processor_folder, read_system
 from latbench.errors import RuntimeFailure
 from latbench.measure.load import LoadMeter, MachineLoad
 from latbench.measure.samples import Interval, Samples
@@ -190,7 +190,7 @@ def _advice(
         advice.append(
             f"{profile.threads} threads share {environment.cores} processors: lower `threads`"
         )
-    siblings = read_system(_CPU / "cpu0/topology/thread_siblings_list") or "0"
+    siblings = read_system(processor_folder() / "topology/thread_siblings_list") or "0"
     if len(re.split("[,-]", siblings)) > 1:
         advice.append(
             f"processors {siblings} are threads of one core: pin with `taskset -c` and keep the "

@@ -19,12 +19,11 @@ from itertools import islice
 from latbench.blocks import Network
 from latbench.conditions import Conditions
 from latbench.device import DeviceProfile
-from latbench.device_files import present_host
 from latbench.environment import Environment
 from latbench.errors import RuntimeFailure
 from latbench.models.onnx_model import OnnxModel
 from latbench.profilers.base import Profiler, Session
-from latbench.profilers.remote_connection import OPEN_S, SILENCE_S, RemoteConnection
+from latbench.profilers.remote_connection import OPEN_S, RemoteConnection
 from latbench.profilers.remote_link import LineLostError, RemoteLink
 from latbench.profilers.remote_messages import (
     AskConditions,
@@ -75,10 +74,9 @@ class RemoteProfiler(Profiler):
     """
 
     def __init__(self, profile: DeviceProfile) -> None:
-        host = present_host(profile)
-        assert host is not None
-        self.profile, self.host, self.gpu = profile, host, None
-        self.connection = RemoteConnection(profile, host)
+        assert profile.host is not None
+        self.profile, self.host, self.gpu = profile, profile.host, None
+        self.connection = RemoteConnection(profile, self.host)
         self._remarks: tuple[str, ...] = ()
         self._visit_s = _BATCH_S  # recent mean duration of a visit
 
@@ -170,7 +168,7 @@ class RemoteProfiler(Profiler):
         self.connection.close()
 
     def _visits(self, source: Iterator[Asked], waiting: deque[list[Asked]]) -> Iterator[TakenVisit]:
-        sent = 0  # batches of ``waiting`` that are on their way on the present line
+        sent = 0  # batches of ``waiting`` that are on their way on the present connection
         losses = 0  # successive ones without an answer between them
         while True:
             try:
@@ -182,7 +180,8 @@ class RemoteProfiler(Profiler):
                         if not batch:
                             break
                         waiting.append(batch)
-                    self._send_batch(link, waiting[sent])
+                    # while the first batch is at work, the server reads nothing
+                    self._send_batch(link, waiting[sent], within_s=_patience_s(waiting[0]))
                     sent += 1
                 if not waiting:
                     return
@@ -206,12 +205,14 @@ class RemoteProfiler(Profiler):
         calls_s = (sum(taken.hot_ns) + sum(taken.cold_ns)) / 1e9
         return taken.open_s + calls_s + evicted * _EVICTION_S
 
-    def _send_batch(self, link: RemoteLink, batch: list[Asked]) -> None:
+    def _send_batch(self, link: RemoteLink, batch: list[Asked], *, within_s: float) -> None:
         requests = tuple(
-            VisitRequest(self.connection.number(each.network), each.dwell_ms, each.cold)
+            VisitRequest(
+                self.connection.number(each.network, within_s=within_s), each.dwell_ms, each.cold
+            )
             for each in batch
         )
-        link.send(Visits(requests), within_s=SILENCE_S)
+        link.send(Visits(requests), within_s=within_s)
 
 
 def _patience_s(batch: list[Asked]) -> float:

@@ -125,7 +125,8 @@ class RemoteConnection:
 
     def _greet(self, link: RemoteLink) -> None:
         """Compare versions, prepare the profiler there, and hold the device if it was held."""
-        welcome = self.answer(link, Welcome, within_s=_GREET_S)
+        queued = bool(self.host.command)  # ssh has time limits of its own
+        welcome = self.answer(link, Welcome, within_s=OPEN_S if queued else _GREET_S)
         if (welcome.protocol, welcome.latbench) != (PROTOCOL, __version__):
             line = self.host.run_command("-m", "pip", "install", "--force-reinstall", "WHEEL")
             raise MismatchError(
@@ -211,9 +212,12 @@ class RemoteConnection:
             try:
                 self.connected()
                 return
-            except (MismatchError, DeviceBusyError):
+            except MismatchError:
                 raise
-            except RuntimeFailure as again:
+            except (DeviceBusyError, RuntimeFailure) as again:
+                # the server of the line that broke has the device until it notices
+                if isinstance(again, DeviceBusyError) and _client() not in again.message:
+                    raise
                 error = LineLostError(again.message)
                 self._pause(pause_s)
         raise RuntimeFailure(
@@ -275,47 +279,59 @@ class RemoteConnection:
                     f"{self.host} answered {type(answer).__name__} instead of {kind.__name__}"
                 )
 
-    def number(self, network: Network | OnnxModel) -> int:
+    def number(self, network: Network | OnnxModel, *, within_s: float = SILENCE_S) -> int:
         """Number of a network on the present line; a new network is sent.
 
         Before a new model is sent, those that this program has no more are freed there.
+
+        Args:
+            network: The network.
+            within_s: Time within which the server takes something of it; longer than a visit where
+                the server may be at work.
+
+        Raises:
+            RuntimeFailure: The graph of a model is too large for a message.
         """
         link = self.connected()
         if not isinstance(network, OnnxModel):
             if network not in self._networks:
                 blocks = tuple(block_key(spec) for spec in network)
                 number = next(self._numbers)
-                link.send(AddNetwork(number, blocks), within_s=SILENCE_S)
+                link.send(AddNetwork(number, blocks), within_s=within_s)
                 self._networks[network] = number
             return self._networks[network]
         if network not in self._models:
             for gone in self._sent - set(self._models.values()):
-                link.send(Forget(gone), within_s=SILENCE_S)
+                link.send(Forget(gone), within_s=within_s)
                 self._sent.remove(gone)
             number = next(self._numbers)
             self._sent.add(number)
-            _send_model(link, number, network)
+            _send_model(link, number, network, within_s=within_s)
             self._models[network] = number
         return self._models[network]
 
 
-def _send_model(link: RemoteLink, number: int, model: OnnxModel) -> None:
+def _send_model(link: RemoteLink, number: int, model: OnnxModel, *, within_s: float) -> None:
     weights = {name: np.ascontiguousarray(value) for name, value in model.weights.items()}
-    link.send(
-        AddModel(
-            number,
-            model.name,
-            model.graph,
-            tuple(TensorHeader(i.name, i.shape, i.dtype.name) for i in model.inputs),
-            tuple(TensorHeader(n, v.shape, v.dtype.name) for n, v in weights.items()),
-        ),
-        within_s=SILENCE_S,
+    described = AddModel(
+        number,
+        model.name,
+        model.graph,
+        tuple(TensorHeader(i.name, i.shape, i.dtype.name) for i in model.inputs),
+        tuple(TensorHeader(n, v.shape, v.dtype.name) for n, v in weights.items()),
     )
+    try:
+        link.send(described, within_s=within_s)
+    except ValueError as error:
+        raise RuntimeFailure(
+            f"{model.name} cannot be sent, because its graph is too large for a message: weights "
+            "of 4 bits stay in it. Measure it on the device itself"
+        ) from error
     for name, value in weights.items():
         data = value.reshape(-1).view(np.uint8)
         for offset in range(0, len(data), CHUNK_BYTES):
             chunk = data[offset : offset + CHUNK_BYTES].tobytes()
-            link.send(AddWeights(number, name, offset, chunk), within_s=SILENCE_S)
+            link.send(AddWeights(number, name, offset, chunk), within_s=within_s)
 
 
 def _client() -> str:

@@ -23,6 +23,7 @@ from queue import SimpleQueue
 from threading import Lock
 from typing import Protocol
 
+from latbench.environment import usable_processors
 from latbench.errors import InvalidFileError, RuntimeFailure
 from nas.data.decoding import Job, Pixels, decode
 from nas.data.decoding_process import ANSWER, TEXT
@@ -35,7 +36,7 @@ _END_S = 5.0  # time that a busy process has to end; then it is killed
 
 def available_cores() -> int:
     """Number of cores for this process; under ``torchrun``, its share of the machine's cores."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, len(usable_processors()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 class Decoders(Protocol):
@@ -62,11 +63,11 @@ class DecodingThreads:
     """Threads of this process.
 
     Args:
-        count: Number of threads; one per core if None.
+        count: Number of threads; ``available_cores`` if None.
     """
 
     def __init__(self, count: int | None = None) -> None:
-        self.count = count or len(os.sched_getaffinity(0))
+        self.count = count or available_cores()
         self._pool = ThreadPoolExecutor(self.count, thread_name_prefix=_THREADS)
 
     def submit(self, job: Job, into: Pixels) -> Future[None]:

@@ -55,6 +55,7 @@ from latbench.profilers.remote_messages import (
     Load,
     LoadNow,
     NoiseNow,
+    Open,
     Request,
     Taken,
     TakenVisit,
@@ -191,6 +192,28 @@ def test_weights_of_all_models_have_to_fit(monkeypatch: pytest.MonkeyPatch) -> N
     assert refused(first, Forget(0), second) == {}
 
 
+def test_a_fault_of_the_device_s_software_is_told_and_not_tried_again(
+    profiler: RemoteProfiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ImportError("libcurand.so.10: cannot open shared object file")
+
+    source, sink = BytesIO(packed(Open(QUICK, client="test"))), BytesIO()
+    monkeypatch.setattr(serve, "make_profiler", broken)
+    serve.Server(serve.Line(source, sink)).run()
+    assert b"ImportError: libcurand.so.10: cannot open" in sink.getvalue()
+
+
+def test_a_graph_that_is_too_large_for_a_message_is_refused(
+    profiler: RemoteProfiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = read_model(save(conv_model(), tmp_path / "m.onnx"))
+    profiler.versions()
+    monkeypatch.setattr("latbench.profilers.remote_messages.MAX_MESSAGE_BYTES", 100)
+    with pytest.raises(RuntimeFailure, match=r"m\.onnx cannot be sent, because its graph"):
+        profiler.connection.number(model)
+
+
 def test_noise_is_checked_there(profiler: RemoteProfiler) -> None:
     found = check_noise(profiler, profiler.environment(), seconds=0.1)
     assert len(found.targets) == 3
@@ -255,6 +278,28 @@ def test_a_line_that_broke_while_nobody_used_it_is_made_again(profiler: RemotePr
         assert profiler.begin().free_mib
     with held(profiler):
         assert profiler.connection.is_held
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_server_that_does_not_notice_its_lost_client_yet_is_waited_for(
+    own: bool, profiler: RemoteProfiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an outage: the old server has the device until its connection ends too."""
+    holder = remote_connection._client() if own else "process 1 on another host"
+    connection, tries = profiler.connection, []
+
+    def connected() -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise DeviceBusyError(f"the CPU is being measured by {holder}")
+
+    monkeypatch.setattr(connection, "connected", connected)
+    if own:
+        connection.reconnect(LineLostError("lost"), 1)
+        assert len(tries) == 3
+    else:
+        with pytest.raises(DeviceBusyError, match="another host"):
+            connection.reconnect(LineLostError("lost"), 1)
 
 
 def test_a_line_that_stays_broken_ends_with_what_to_do(
