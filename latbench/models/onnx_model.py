@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from latbench.render.parameters import random_input
 
 Values = NDArray[Any]
+
+KEPT_ELEMENTS = 1024
+"""Initializers of so many elements lie beside the graph; shapes, axes and scales stay in it."""
+_NAMED_WEIGHTS = 4  # version of the format from which an initializer need not be an input as well
 
 PROTOBUF_LIMIT_BYTES = (1 << 31) - (1 << 20)
 """Largest message of protobuf, 2 GiB, less some room for what surrounds the weights."""
@@ -91,6 +95,23 @@ class OnnxModel:
             else np.ones(each.shape, each.dtype)
             for each in self.inputs
         }
+
+
+def name_constants(model: ModelProto) -> None:
+    """Make large ``Constant`` nodes initializers, which can lie beside the graph."""
+    if model.ir_version < _NAMED_WEIGHTS:
+        return
+    nodes = []
+    for node in model.graph.node:
+        values = [each.t for each in node.attribute if each.name == "value"]
+        if node.op_type == "Constant" and values and element_count(values[0]) >= KEPT_ELEMENTS:
+            values[0].name = node.output[0]
+            model.graph.initializer.append(values[0])
+        else:
+            nodes.append(node)
+    if len(nodes) < len(model.graph.node):
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
 
 
 def element_count(tensor: TensorProto) -> int:

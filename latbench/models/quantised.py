@@ -1,4 +1,4 @@
-"""Quantised operators, and the weights whose values a latency depends on."""
+"""Quantised operators, and the constants whose values a latency depends on."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _FLOATS = {
     *(TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ),
     *(TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ),
 }
+_RESIZING = {"Resize", "Upsample"}  # all inputs but the first say what is computed, also floats
 
 
 def is_quantised(node: NodeProto) -> bool:
@@ -24,11 +25,12 @@ def meaningful_values(graph: GraphProto) -> set[str]:
     """Names of the initializers whose values a latency depends on.
 
     These are the scales and zero points of quantised operators, because with other values a runtime
-    does not fuse what is around them. A single number, and vectors or tables of integers, say what
-    is computed: exponents, shapes, indices. The values of all other weights are free; quantised
-    weights are matrices and kernels of 8 bits.
+    does not fuse what is around them. A single number, vectors or tables of integers, and the
+    factors of a resizing say what is computed: exponents, shapes, indices. The values of all other
+    weights are free; quantised weights are matrices and kernels of 8 bits.
     """
     read = {name for node in graph.node if is_quantised(node) for name in node.input}
+    read |= {name for node in graph.node if node.op_type in _RESIZING for name in node.input[1:]}
     return {
         each.name
         for each in graph.initializer

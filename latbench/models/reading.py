@@ -21,15 +21,20 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, external_data_helper, 
 from latbench.environment import memory_bytes
 from latbench.errors import InvalidFileError, InvalidValueError, in_one_line
 from latbench.files import require_file, utf8
-from latbench.models.onnx_model import OnnxModel, Tensor, Values, element_count
+from latbench.models.onnx_model import (
+    KEPT_ELEMENTS,
+    OnnxModel,
+    Tensor,
+    Values,
+    element_count,
+    name_constants,
+)
 from latbench.render.onnx import reference
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of inputs, by name."""
 
 _WHAT = "an ONNX model"
-_KEPT_ELEMENTS = 1024  # smaller initializers stay in the graph: shapes, axes, scales
-_NAMED_WEIGHTS = 4  # version of the format from which an initializer need not be an input as well
 _HALF_BYTES = {"int4", "uint4", "float4_e2m1fn"}  # types of two elements a byte
 _CONTROL_FLOW = {"Loop", "If", "Scan", "SequenceMap"}
 _MOST = (1 << 31) - 1  # elements along one dimension
@@ -57,7 +62,7 @@ def read_model(
     path = Path(path)
     model = _parse(path)
     _refuse_unmeasurable(model, path)
-    _name_constants(model)
+    name_constants(model)
     weights = _take_weights(model, path)
     inputs = _fix_inputs(model, path, shapes or {}, batch_size)
     model = _infer_shapes(model, path)
@@ -191,23 +196,6 @@ def _is_weight(tensor: TensorProto) -> bool:
     )
 
 
-def _name_constants(model: ModelProto) -> None:
-    """Make large ``Constant`` nodes initializers, which can lie beside the graph."""
-    if model.ir_version < _NAMED_WEIGHTS:
-        return
-    nodes = []
-    for node in model.graph.node:
-        values = [each.t for each in node.attribute if each.name == "value"]
-        if node.op_type == "Constant" and values and element_count(values[0]) >= _KEPT_ELEMENTS:
-            values[0].name = node.output[0]
-            model.graph.initializer.append(values[0])
-        else:
-            nodes.append(node)
-    if len(nodes) < len(model.graph.node):
-        del model.graph.node[:]
-        model.graph.node.extend(nodes)
-
-
 def _take_weights(model: ModelProto, path: Path) -> dict[str, Values]:
     """Take large initializers out of the graph, which then refers to them by name.
 
@@ -230,7 +218,7 @@ def _take_weights(model: ModelProto, path: Path) -> dict[str, Values]:
                 f"{path} has a weight {tensor.name} that is not a number (NaN): its training "
                 "diverged or its export failed"
             )
-        if element_count(tensor) >= _KEPT_ELEMENTS and values.dtype.name not in _HALF_BYTES:
+        if element_count(tensor) >= KEPT_ELEMENTS and values.dtype.name not in _HALF_BYTES:
             weights[tensor.name] = values
             tensor.CopyFrom(reference(tensor.name, tuple(tensor.dims), tensor.data_type))
         elif external_data_helper.uses_external_data(tensor):

@@ -233,15 +233,18 @@ class _Graph:
         for number in run:
             node = self.nodes[number]
             if node.op_type in ("Conv", "FusedConv"):
-                weight = self.weights.get(node.input[1])
-                kernel = tuple(weight.dims) if weight is not None else self.shape(node.input[1])
-                conv += prod(self.shape(node.output[0])) * prod(kernel[1:])
+                conv += prod(self.shape(node.output[0])) * prod(self._dims(node.input[1])[1:])
             elif node.op_type in ("Gemm", "MatMul"):
                 attributes = {a.name: a.i for a in node.attribute}
-                read = self.shape(node.input[0])
+                read = self._dims(node.input[0])
                 shared = read[-2] if attributes.get("transA") else read[-1]
                 linear += prod(self.shape(node.output[0])) * shared
         return conv, linear
+
+    def _dims(self, name: str) -> tuple[int, ...]:
+        """Shape of an operand, which may be a weight."""
+        weight = self.weights.get(name)
+        return tuple(weight.dims) if weight is not None else self.shape(name)
 
 
 def _numbered(name: str, names: Sequence[str]) -> dict[str, str]:

@@ -214,8 +214,9 @@ class OnnxRuntimeProfiler(Profiler):
     def _open(
         self, model: bytes, weights: Mapping[str, Array], inputs: Mapping[str, Array]
     ) -> Session:
-        options = self._session_options()
-        add_weights(options, weights)
+        with _refusals():
+            options = self._session_options()
+            add_weights(options, weights)
         if self.gpu is None:
             with _refusals():
                 return OnnxRuntimeSession(_session(model, options, "CPUExecutionProvider"), inputs)

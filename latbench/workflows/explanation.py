@@ -19,7 +19,6 @@ from latbench.blocks import BlockSpec, Segment
 from latbench.cost import Cost, block_cost
 from latbench.device import DeviceProfile
 from latbench.device_files import AnyDevice, as_device
-from latbench.environment import l2_bytes
 from latbench.errors import InvalidValueError
 from latbench.models import OnnxModel, require_inputs
 from latbench.models.segments import Piece, cut, misaligned_channels
@@ -130,17 +129,24 @@ def explain(
 
     Raises:
         InvalidFileError: The file is not an ONNX model, or cannot be cut into segments.
-        InvalidValueError: Neither or both of device and table are given, or a torch module cannot
-            be exported.
+        InvalidValueError: Neither or both of device and table are given; an output or another batch
+            size with a table; or a torch module cannot be exported.
         MismatchError: The table does not price the network.
         RuntimeFailure: The runtime refused a segment.
         DeviceBusyError: Another process measures on the device.
     """
     if (device is None) == (table is None):
         raise InvalidValueError("give a device to measure on, or a table to read, and not both")
+    if table is not None and output is not None:
+        raise InvalidValueError("nothing is measured with a table: leave out the output (-o)")
     require_example([model], example)
     if table is not None:
         opened = open_table(table)
+        if batch_size not in (None, opened.device.batch_size):
+            raise InvalidValueError(
+                f"the table has latencies of {opened.device.batch_size} images a call: leave out "
+                "the batch size, or profile with it"
+            )
         pieces = _pieces(model, shapes, batch_size, example=example, device=opened.device)
         return _explain(pieces, opened)
     assert device is not None
@@ -186,7 +192,9 @@ def _measure(
     with Phases(progress, parts) as phases:
         joined = pieces_to_price(profiler, path, pieces, limit_s=limit_s, progress=phases["join"])
         contents = model_contents(joined, device.sweep.networks, whole=pieces)
-        profile(profiler, path, contents, time_limit_s=limit_s, progress=phases["profile"])
+        made = profile(profiler, path, contents, time_limit_s=limit_s, progress=phases["profile"])
+        if made.interrupted:
+            raise KeyboardInterrupt
         return _explain(pieces, LatencyTable.open(path))
 
 
@@ -216,7 +224,13 @@ def _explain(pieces: Sequence[Piece], table: LatencyTable) -> Explanation:
                 cost.macs / 1e6,
                 rate[0] if rate else None,
                 rate[1] if rate else None,
-                _advice(spec, rate, good, near_least=price.price_ms < _NEAR_LEAST * least_ms)
+                _advice(
+                    spec,
+                    rate,
+                    good,
+                    near_least=price.price_ms < _NEAR_LEAST * least_ms,
+                    l2_bytes=table.environment.l2_bytes,
+                )
                 if rate and price.price_ms >= _WORTH_ADVICE * total_ms
                 else None,
             )
@@ -254,8 +268,18 @@ def _rates(cost: Cost, price: Price) -> Rates | None:
     return cost.macs / seconds / 1e9, moved / seconds / 1e9
 
 
-def _advice(spec: BlockSpec, rate: Rates, good: Sequence[float], *, near_least: bool) -> str | None:
-    """The likeliest cause of a low rate; None if the rate is not low."""
+def _advice(
+    spec: BlockSpec, rate: Rates, good: Sequence[float], *, near_least: bool, l2_bytes: int
+) -> str | None:
+    """The likeliest cause of a low rate; None if the rate is not low.
+
+    Args:
+        spec: The block.
+        rate: Its rates.
+        good: Rates of the faster blocks.
+        near_least: Whether its latency is near that of the fastest block.
+        l2_bytes: L2 cache of the device; 0 if unknown.
+    """
     shares = [own / max(top, 1e-9) for own, top in zip(rate, good, strict=True)]
     if max(shares) >= _FAR_BELOW:
         return None
@@ -267,6 +291,6 @@ def _advice(spec: BlockSpec, rate: Rates, good: Sequence[float], *, near_least: 
         return "it is mostly the overhead of a call: merge it with a neighbour"
     if isinstance(spec, Segment) and {"Transpose", "Reshape"} & set(spec.operators.split()):
         return "it changes the layout of its data"
-    if block_cost(spec).weight_bytes > _CACHES * l2_bytes():
+    if l2_bytes and block_cost(spec).weight_bytes > _CACHES * l2_bytes:
         return "its weights exceed the caches and are read from memory"
     return f"it reaches {shares[0]:.0%} of the fast segments' rate of multiply-accumulates"

@@ -89,7 +89,7 @@ def _measure_here(
 def _taken_bytes(profiler: Profiler) -> int:
     """Used memory of the GPU that is measured; on a CPU the peak of this process."""
     if profiler.gpu is None:
-        return _peak_bytes()
+        return peak_bytes()
     free, total = cuda_driver().memory_bytes()
     return total - free
 
@@ -106,7 +106,7 @@ def _forget_peak() -> None:
             return
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """Largest resident memory of this process so far."""
     try:
         for line in _STATUS.read_text().splitlines():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from latbench.profilers import Profiler
 from latbench.profilers.remote import RemoteProfiler
 from latbench.progress import Progress, silent
 from latbench.result import Result
+from latbench.workflows.footprint import peak_bytes
 from latbench.workflows.profiled_table import TableContents
 from latbench.workflows.width_plan import likely_blocks
 
@@ -89,11 +89,5 @@ def forecast(
         pass_s=pass_s,
         minutes=protocol.min_passes * pass_s / 60,
         passes=max(1, min(protocol.max_passes, int(time_limit_s / pass_s))),
-        memory_mib=None if is_remote else (_peak_bytes() + _COPIES * largest) >> 20,
+        memory_mib=None if is_remote else (peak_bytes() + _COPIES * largest) >> 20,
     )
-
-
-def _peak_bytes() -> int:
-    """Peak memory of this process so far, in bytes."""
-    kib: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kib << 10

@@ -16,7 +16,7 @@ from latbench.progress import Progress, silent
 from latbench.workflows.bench import TOLERANCE, Bench
 from latbench.workflows.explanation import Explanation
 from nas.spaces import Architecture
-from nas.workflows.inputs import AnyTable, as_architecture, as_list
+from nas.workflows.inputs import AnyTable, as_architecture, as_list, require_no_shapes
 
 AnyModel: TypeAlias = "OnnxModel | Architecture | TorchModule | str | Path"
 """An ONNX model or an architecture, or the path of its file; or a torch module."""
@@ -92,6 +92,8 @@ def explain(
     Raises:
         LatbenchError: The model cannot be read, cut or measured; see ``latbench.explain``.
     """
+    if _is_architecture(model):
+        require_no_shapes(shapes)
     return latbench.explain(
         _network(model),
         device,

@@ -104,8 +104,8 @@ def find_channels(model: OnnxModel) -> Channels:
     for number, node in enumerate(graph.nodes):
         if is_quantised(node):
             raise InvalidFileError(
-                f"{model.path} is quantised, node {node.name or number} ({node.op_type}): align "
-                "the model before it is quantised"
+                f"{model.name} is quantised, node {node.name or number} ({node.op_type}): change "
+                "its widths before it is quantised"
             )
     trace = Trace(graph, infinite=possibly_infinite(graph)).run(RULES)
     return Channels(trace, _groups(trace))

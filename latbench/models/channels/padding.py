@@ -18,12 +18,10 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from latbench.models.channels.groups import Widening
 from latbench.models.channels.static_graph import ARITHMETIC, REARRANGEMENTS
 from latbench.models.channels.trace import AxisUse
-from latbench.models.onnx_model import OnnxModel
+from latbench.models.onnx_model import KEPT_ELEMENTS, OnnxModel, name_constants
 from latbench.render.onnx import reference
 
 Values = NDArray[Any]
-
-_KEPT_ELEMENTS = 1024  # smaller initializers stay in the graph, as in ``latbench.models.reading``
 
 
 def padded(model: OnnxModel, widening: Widening) -> OnnxModel:
@@ -35,7 +33,7 @@ def padded(model: OnnxModel, widening: Widening) -> OnnxModel:
         if tensor.name not in changed:
             continue
         value = changed[tensor.name]
-        if value.size >= _KEPT_ELEMENTS:
+        if value.size >= KEPT_ELEMENTS:
             weights[tensor.name] = value
             tensor.CopyFrom(reference(tensor.name, value.shape, tensor.data_type))
         else:
@@ -47,7 +45,9 @@ def padded(model: OnnxModel, widening: Widening) -> OnnxModel:
 def padded_file(path: Path, widening: Widening) -> ModelProto:
     """The model of a file with wider groups and all its weights inside.
 
-    Everything else, such as names, metadata and open dimensions, stays as it is in the file.
+    Everything else, such as names, metadata and open dimensions, stays as it is in the file. Only
+    large ``Constant`` nodes become initializers, as in the model that was read: the widening
+    numbers its nodes.
 
     Args:
         path: File of the model that was read and widened.
@@ -56,6 +56,7 @@ def padded_file(path: Path, widening: Widening) -> ModelProto:
     proto = onnx.load_model(path)
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
+    name_constants(proto)
     changed, _ = _rewrite(proto, widening)
     for tensor in proto.graph.initializer:
         if tensor.name in changed:

@@ -235,6 +235,24 @@ def test_tables_of_indices_keep_their_values(tmp_path: Path) -> None:
     assert any((each == order).all() for each in _integers(joined))
 
 
+def test_a_resizing_keeps_its_factors(tmp_path: Path) -> None:
+    build = Builder()
+    build.weights.append(numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "factors"))
+    x = build.add("Resize", build.conv("x", 8), "", "factors", mode="nearest")
+    model = read_model(save(build.build(build.conv(x, 8)), tmp_path / "m.onnx"))
+    joined = join([piece.segment for piece in cut(model)])
+    assert _output(joined).shape == _output(model).shape == (1, 8, 16, 16)
+
+
+def test_a_weight_may_be_the_first_factor_of_a_product(tmp_path: Path) -> None:
+    build = Builder()
+    tokens = build.weight((1, 1, 8, 8))
+    x = build.add("MatMul", tokens, build.conv("x", 8), channels=8)
+    model = read_model(save(build.build(build.conv(x, 8)), tmp_path / "m.onnx"))
+    network = tuple(piece.segment for piece in cut(model))
+    assert network_cost(network).linear_macs == 8 * 8 * 8 * 8
+
+
 def _integers(model: OnnxModel) -> list[np.ndarray]:
     graph = onnx.load_model_from_string(model.graph).graph
     return [

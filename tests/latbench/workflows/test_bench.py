@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -18,6 +19,7 @@ from latbench.blocks import Classifier, ConvBlock, Network
 from latbench.device import DeviceProfile
 from latbench.errors import InvalidValueError, RuntimeFailure
 from latbench.measure.load import LoadMeter, MachineLoad
+from latbench.measure.visit import Visit
 from latbench.models import OnnxModel, read_model
 from latbench.profilers import CacheFlusher, Profiler, Session, make_profiler, open_session
 from latbench.progress import silent
@@ -215,6 +217,9 @@ def test_wrong_input_is_refused(tmp_path: Path, quick_profile: DeviceProfile) ->
     with pytest.raises(InvalidValueError, match="at least one"):
         bench([], quick_profile)
     path = save(conv_model(), tmp_path / "m.onnx")
+    for names in ([], ["a", "b"]):
+        with pytest.raises(InvalidValueError, match=f"names are {len(names)}, models are 1"):
+            bench(path, quick_profile, names=names)
     with pytest.raises(InvalidValueError, match="no model has an input 'z': the inputs are x"):
         bench(path, quick_profile, shapes={"z": (1,)})
 
@@ -250,3 +255,13 @@ def test_the_result_is_the_documented_object(measured: Measure) -> None:
         *("ratio", "ratio_low", "ratio_high", "verdict"),
     }
     assert (plain["rows"][0]["verdict"], plain["rows"][0]["ratio"]) == ("BASELINE", 1)
+
+
+def test_a_load_does_not_keep_a_decided_bench_going(measured: Measure) -> None:
+    """The first network is compared with itself, which is no verdict."""
+    loaded = MachineLoad(1.5, idle=0.0)
+    meter = SimpleNamespace(read=lambda: loaded)
+    visits = {0: [Visit((1_000_000,), ())] * 40, 1: [Visit((2_000_000,), ())] * 40}
+    assert workflow._is_decided(visits, meter=meter, tolerance=0.02)
+    assert workflow._is_decided({0: visits[0]}, meter=meter, tolerance=0.02)
+    assert not workflow._is_decided({0: visits[0], 1: visits[0]}, meter=meter, tolerance=0.02)

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import latbench.workflows.recorded_passes
 from latbench.blocks import Network
 from latbench.cost import block_cost
 from latbench.device import DeviceProfile
@@ -25,6 +26,7 @@ from latbench.workflows.explanation import explain
 from tests.conftest import PricedSession, make_small_space, random_price
 from tests.latbench.models.small import conv_model, save
 from tests.latbench.models.test_segments import Builder, residual_network
+from tests.latbench.workflows.test_profiling import interrupted_at
 
 KEYS = {"name", "nodes", "latency_ms", "low_ms", "high_ms", "share", "macs_m", "advice"}
 
@@ -160,6 +162,16 @@ def test_all_segments_are_visited_in_every_pass(
     device, table = msgspec.structs.replace(quick_profile, sweep=sweep), tmp_path / "t.sqlite"
     explain(path, device, output=table, time_limit="1s")
     assert LatencyTable.open(table).device.sweep.design == "uniform"
+
+
+@pytest.mark.usefixtures("priced")
+def test_ctrl_c_ends_an_explanation_and_keeps_its_table(
+    path: Path, tmp_path: Path, quick_profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latbench.workflows.recorded_passes, "sweep_pass", interrupted_at(1))
+    with pytest.raises(KeyboardInterrupt):
+        explain(path, quick_profile, output=tmp_path / "t.sqlite", time_limit="1s")
+    assert LatencyTable.open(tmp_path / "t.sqlite").networks
 
 
 def test_a_device_or_a_table_is_needed_and_not_both(

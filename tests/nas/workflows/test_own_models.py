@@ -21,6 +21,7 @@ from latbench.workflows import bench as workflow
 from latbench.workflows import network_errors
 from latbench.workflows.footprint import Footprint
 from latbench.workflows.network_errors import Verification
+from tests.conftest import write_table
 from tests.latbench.models.small import conv_model, save
 
 needs_exporter = pytest.mark.skipif(
@@ -93,3 +94,21 @@ def test_a_module_is_profiled_predicted_and_verified_like_its_file(
         nas.predict(module, table)
     with pytest.raises(InvalidValueError):
         nas.profile(quick_profile, module, tmp_path / "u.sqlite", example=IMAGE)
+
+
+def test_what_would_be_ignored_is_refused(tmp_path: Path, quick_profile: DeviceProfile) -> None:
+    """Shapes of an architecture; a file, or another batch, where nothing is measured."""
+    space = nas.make_space("nasbench-macro", 8, 10)
+    table = write_table(tmp_path / "t.sqlite", space, quick_profile)
+    drawn, shapes = space.smallest(), {"x": (1, 3, 8, 8)}
+    for work in (
+        lambda: nas.predict(drawn, table, shapes=shapes),
+        lambda: nas.verify(drawn, table, shapes=shapes),
+        lambda: nas.explain(drawn, quick_profile, shapes=shapes),
+    ):
+        with pytest.raises(InvalidValueError, match="--shape is for the inputs of an ONNX model"):
+            work()
+    with pytest.raises(InvalidValueError, match="leave out the output"):
+        nas.explain(drawn, table=table, output=tmp_path / "o.sqlite")
+    with pytest.raises(InvalidValueError, match="latencies of 1 images a call"):
+        nas.explain(drawn, table=table, batch_size=8)

@@ -209,7 +209,7 @@ def test_a_quantised_model_is_refused(tmp_path: Path) -> None:
     x = net.add("QuantizeLinear", net.conv("x", 6), scale, zero)
     x = net.add("DequantizeLinear", x, scale, zero, channels=6)
     path = saved(net, net.conv(x, 4), tmp_path)
-    with pytest.raises(InvalidFileError, match=r"is quantised, node .*: align the model before"):
+    with pytest.raises(InvalidFileError, match=r"is quantised, node .*: change its widths before"):
         find_channels(read_model(path))
 
 
@@ -260,6 +260,20 @@ def test_weights_of_constant_nodes_and_of_old_files_are_padded(tmp_path: Path) -
     built.ir_version = 3
     built.opset_import[0].version = 8
     assert pad_and_compare(save(built, tmp_path / "m.onnx")) == {x: (6, 11)}
+
+
+def test_a_large_constant_node_is_padded(tmp_path: Path) -> None:
+    """Some exporters write weights as nodes; those of many elements are read as initializers."""
+    net = Network()
+    x = net.conv("x", 130, bias=False)
+    x2 = net.conv(net.add("Relu", x), 4, kernel=3, bias=False)
+    built = net.build(net.add("Relu", x2), rank=4)
+    weights = list(built.graph.initializer)
+    assert max(int(np.prod(each.dims)) for each in weights) >= 1024
+    del built.graph.initializer[:]
+    for each in weights:
+        built.graph.node.insert(0, helper.make_node("Constant", [], [each.name], value=each))
+    assert pad_and_compare(save(built, tmp_path / "m.onnx")) == {x: (130, 135)}
 
 
 def test_a_weight_that_passes_other_nodes_is_padded(tmp_path: Path) -> None:
