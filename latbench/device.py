@@ -85,8 +85,9 @@ class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def least_visits(self) -> int:
         """Number of visits below which a block counts as noisy.
 
-        The uniform design visits each block in all passes. The sequential one may skip it after 0.4
-        of ``min_passes``: 8 visits in the default 20, from which a block's noise can be estimated.
+        The uniform design visits each block in all passes after it was chosen. The sequential one
+        may skip it after 0.4 of ``min_passes``: 8 visits in the default 20, from which a block's
+        noise can be estimated.
         """
         if self.design == "uniform":
             return self.min_passes

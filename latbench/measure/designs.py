@@ -103,9 +103,10 @@ class UniformDesign(Design):
     """Every target is visited in every pass, until every interval is narrow enough."""
 
     def is_converged(self, targets: Sequence[Target], samples: Samples) -> bool:
-        if not all(samples.hot_ms.get(target.id) for target in targets):
-            return False
         p = self.protocol
+        least = {True: p.least_visits, False: 1}  # some blocks are added after the first passes
+        if any(len(samples.hot_ms.get(t.id, ())) < least[bool(t.cold)] for t in targets):
+            return False
         networks = [target.id for target in targets if not target.cold]
         joint = samples.joint_half_width(networks, p.quantile, by_pass=p.network_visits)
         if joint > p.network_tolerance:

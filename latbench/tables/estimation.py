@@ -19,16 +19,13 @@ from latbench.device import SweepProtocol
 from latbench.measure.samples import Interval, Samples
 from latbench.measure.statistics import relative_half_width
 from latbench.tables.price_model import NetworkSample, PriceModel, fit_price
-from latbench.tables.records import Estimate, Role, StoredFit
+from latbench.tables.records import LATER_ROLES, Estimate, StoredFit
 from latbench.tables.store import TableStore
 from latbench.tables.width_curves import Curves
 
 _PROBES_FOR_TWO = 6  # least number of networks for a drift with two coefficients
 _WORTH_TWO = 0.8  # two coefficients must reduce the leave-one-out error to this fraction
 Floats = NDArray[np.float64]
-
-# a verified network may be used for calibration later; the prices are then fitted on it too
-_LATER: tuple[Role, ...] = ("calibration", "verification")
 
 
 def work_out(store: TableStore, protocol: SweepProtocol) -> StoredFit:
@@ -62,7 +59,7 @@ def work_out(store: TableStore, protocol: SweepProtocol) -> StoredFit:
         store.alignment,
         {spec: estimates[id_] for id_, spec in blocks.items() if id_ not in held_out},
     )
-    networks |= {id_: n for id_, n in store.networks(*_LATER).items() if id_ in calibration}
+    networks |= {id_: n for id_, n in store.networks(*LATER_ROLES).items() if id_ in calibration}
     near_bytes = store.environment.l2_bytes / 2
     price = fit_price(
         [
@@ -190,7 +187,7 @@ def _calibration_networks(
 ) -> dict[int, Estimate]:
     """Estimates of calibration networks, converted to the time of the profiling."""
     found: dict[int, Estimate] = {}
-    networks, later = store.networks("profile"), store.networks(*_LATER)
+    networks, later = store.networks("profile"), store.networks(*LATER_ROLES)
     calibrations = store.sweeps("calibration")
     for sweep in (*calibrations, *(_last_confirmations(store) if calibrations else ())):
         samples = Samples.of(store.visits(sweep))

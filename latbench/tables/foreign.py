@@ -27,7 +27,8 @@ def import_table(
     """Write a foreign table as a latency table.
 
     Imported prices have no visits and are used unchanged. The base time is added once a network.
-    Entries that match no known block, or whose latency is not a number, are stored separately.
+    Entries that match no known block or an included one, or whose latency is not a number, are
+    stored separately.
 
     Args:
         foreign: Content of the foreign file.
@@ -41,30 +42,33 @@ def import_table(
     """
     if path.exists():
         raise InvalidFileError(f"{path} exists: an import never writes over a file")
-    usable = [e for e in foreign.entries if e.spec is not None and math.isfinite(e.latency_ms)]
-    kept = [e for e in foreign.entries if e.spec is None or not math.isfinite(e.latency_ms)]
-    with TableStore.create(
-        path,
-        device=DeviceProfile(name=device, runtime=IMPORTED),
-        space=foreign.space or SpaceLabel(origin.format, 0, 0),
-        environment=unknown_environment(device),
-    ) as store:
-        try:
-            store.record_origin(origin, [(e.key, e.width, e.latency_ms) for e in kept])
-            store.add_blocks(included, "included")
-            specs = [e.spec for e in usable if e.spec is not None]
-            store.add_blocks(specs)
+    free = dict.fromkeys(included)
+    latencies_ms: dict[BlockSpec, float] = {}
+    kept = []
+    for each in foreign.entries:
+        if each.spec is None or each.spec in free or not math.isfinite(each.latency_ms):
+            kept.append((each.key, each.width, each.latency_ms))
+        else:
+            latencies_ms[each.spec] = each.latency_ms
+    unfinished = path.with_name(f"{path.name}.part")
+    try:
+        with TableStore.create(
+            unfinished,
+            device=DeviceProfile(name=device, runtime=IMPORTED),
+            space=foreign.space or SpaceLabel(origin.format, 0, 0),
+            environment=unknown_environment(device),
+        ) as store:
+            store.record_origin(origin, kept)
+            store.add_blocks(free, "included")
+            store.add_blocks(latencies_ms)
             ids = {spec: id_ for id_, spec in store.blocks("block").items()}
             store.set_results(
-                {
-                    ids[spec]: _as_it_stands(entry.latency_ms)
-                    for spec, entry in zip(specs, usable, strict=True)
-                },
+                {ids[spec]: _as_it_stands(ms) for spec, ms in latencies_ms.items()},
                 StoredFit(PriceModel(0.0, 1.0, 0.0, foreign.base_ms)),
             )
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
+        unfinished.replace(path)  # the table appears when it is complete
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _as_it_stands(latency_ms: float) -> Estimate:

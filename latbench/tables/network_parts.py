@@ -31,7 +31,7 @@ def network_parts(table: LatencyTable, network: Network) -> list[Part]:
     """Divide the predicted latency of a network among its blocks, in the order of execution.
 
     The weights of a network that do not fit into the caches cost time. This excess is divided by
-    the blocks' share of the weights.
+    the blocks' share of the footprint.
 
     Raises:
         MismatchError: The table does not price one of the blocks.

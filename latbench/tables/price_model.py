@@ -181,7 +181,7 @@ def fit_price(
         samples: The measured networks.
         least_cold_ms: Cold estimate of the fastest block that is priced. ``k`` is bounded so that
             the price of this block is positive.
-        least_hot_ms: Hot estimate of the same block.
+        least_hot_ms: The same for hot estimates, also of another block.
         near_limit_bytes: Limit that ``near_bytes`` of the samples was counted with.
 
     Raises:

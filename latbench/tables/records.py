@@ -17,6 +17,10 @@ Role = Literal["block", "held-out", "included", "profile", "calibration", "verif
 """Use of a target: a priced block, a held-out width, a block that is included in the base time of
 every network, or a network that belongs to a sweep with this purpose."""
 
+LATER_ROLES: tuple[Role, ...] = ("calibration", "verification")
+"""Uses of networks that a profiling did not visit. A verified network may be used for calibration
+later; the prices are then fitted on it too."""
+
 Purpose = Literal["profile", "calibration", "verification", "selection", "confirmation"]
 """Purpose of a sweep. A selection compares candidates for a budget, a confirmation measures the
 chosen one once more."""

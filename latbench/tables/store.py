@@ -26,6 +26,8 @@ from latbench.measure.visit import Visit
 from latbench.tables.records import Estimate, Purpose, Role, StoredFit
 from latbench.tables.table_file import TableFile, shape_key
 
+_DONE, _ABANDONED = 1, 2  # how a sweep ended; 0 while it may be resumed
+
 
 class TableStore(TableFile):
     """An open table file with its measurements, estimates and fits."""
@@ -78,7 +80,7 @@ class TableStore(TableFile):
             environment: Present state of the machine.
             detail: Text that must be equal in the sweep to resume.
             within_s: Maximum age of the last pass of the sweep to resume, in s; None for no limit.
-                An older sweep is closed and kept.
+                An older sweep is abandoned: its visits stay, and nothing is fitted on them.
 
         Returns:
             Id of the sweep.
@@ -93,7 +95,7 @@ class TableStore(TableFile):
         if row:
             if within_s is None or row[1] is None or row[1] <= within_s:
                 return int(row[0])
-            self.finish_sweep(int(row[0]))
+            self._end_sweep(int(row[0]), _ABANDONED)
         taken = msgspec.json.encode(environment).decode()
         with self._db:
             cursor = self._db.execute(
@@ -105,8 +107,11 @@ class TableStore(TableFile):
 
     def finish_sweep(self, sweep: int) -> None:
         """Mark a sweep as done, so that it is not resumed."""
+        self._end_sweep(sweep, _DONE)
+
+    def _end_sweep(self, sweep: int, how: int) -> None:
         with self._db:
-            self._db.execute("UPDATE sweeps SET done = 1 WHERE id = ?", (sweep,))
+            self._db.execute("UPDATE sweeps SET done = ? WHERE id = ?", (how, sweep))
 
     def profiling(self) -> int | None:
         """Id of the profiling sweep, which is never marked as done; None before it began."""
@@ -185,7 +190,7 @@ class TableStore(TableFile):
         return dict(rows.fetchall())
 
     def sweeps(self, purpose: Purpose, *, done: bool = True) -> list[int]:
-        """Ids of the sweeps of a purpose, oldest first."""
+        """Ids of the sweeps of a purpose that are done, or not ended, oldest first."""
         rows = self._db.execute(
             "SELECT id FROM sweeps WHERE purpose = ? AND done = ? ORDER BY id", (purpose, done)
         )

@@ -16,10 +16,9 @@ from latbench.blocks import Network
 from latbench.measure.samples import Interval, Samples
 from latbench.measure.statistics import low_quantile
 from latbench.tables.estimation import Drift
-from latbench.tables.records import Purpose, Role
+from latbench.tables.records import LATER_ROLES, Purpose
 from latbench.tables.store import TableStore
 
-_LATER: tuple[Role, ...] = ("calibration", "verification")  # of networks in other sweeps
 _OUTER = 0.1  # nine tenths and one tenth of the targets bound the range of a pass
 
 
@@ -112,7 +111,7 @@ def later_sweeps(store: TableStore, quantile: float) -> list[LaterSweep]:
     """
     probes = store.networks("profile")
     then = store.estimates()
-    later = store.networks(*_LATER)
+    later = store.networks(*LATER_ROLES)
     found = []
     for sweep, purpose in store.purposes().items():
         if purpose == "profile":

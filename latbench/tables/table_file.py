@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 import msgspec
 
 from latbench.blocks import BlockSpec, block_key, block_width, parse_block, with_width
-from latbench.device import DeviceProfile
+from latbench.device import DeviceProfile, SweepProtocol
 from latbench.environment import Environment
 from latbench.errors import InvalidFileError, is_read_only
 from latbench.tables.alignment import Alignment
@@ -45,7 +45,7 @@ CREATE TABLE sweeps (
     purpose TEXT NOT NULL,     -- a Purpose
     detail TEXT NOT NULL,      -- what a resumed sweep must have in common with this one
     environment TEXT NOT NULL,
-    done INTEGER NOT NULL DEFAULT 0
+    done INTEGER NOT NULL DEFAULT 0  -- 1: complete, 2: abandoned before it was
 );
 CREATE TABLE passes (
     id INTEGER PRIMARY KEY,
@@ -195,6 +195,11 @@ class TableFile:
         """The environment of the last profiling run, with the remarks of all sweeps."""
         return self._get("environment", Environment)
 
+    def record_protocol(self, sweep: SweepProtocol) -> None:
+        """Record the protocol of the present run; the device is the same under any protocol."""
+        with self._db:
+            self._set("device", msgspec.structs.replace(self.device, sweep=sweep))
+
     def record_environment(self, environment: Environment) -> None:
         with self._db:
             self._set("environment", environment)
@@ -205,7 +210,7 @@ class TableFile:
         return self._get("origin", Origin) if self._has("origin") else None
 
     def record_origin(self, origin: Origin, kept: Iterable[tuple[str, int | None, float]]) -> None:
-        """Record the source of an imported table, and its entries that match no known block."""
+        """Record the source of an imported table, and its entries that get no price."""
         with self._db:
             self._set("origin", origin)
             self._db.executemany(
@@ -215,7 +220,7 @@ class TableFile:
 
     @property
     def kept_entries(self) -> int:
-        """Number of entries of an imported table that match no known block."""
+        """Number of entries of an imported table that have no price."""
         return int(self._db.execute("SELECT count(*) FROM foreign_entries").fetchone()[0])
 
     @property

@@ -71,7 +71,7 @@ def present_environment(profiler: Profiler, table: LatencyTable) -> Environment:
             f"{table.path} is a table of {table.device.name}, not of {profiler.profile.name}"
         )
     now, then = profiler.environment(), table.environment
-    ours, theirs = now.gpu.name if now.gpu else now.cpu, then.gpu.name if then.gpu else then.cpu
+    ours, theirs = now.chip, then.chip
     if ours != theirs:
         raise MismatchError(
             f"{table.path} was measured on {theirs}, this is {ours}: profile this machine first"

@@ -20,6 +20,7 @@ from latbench.tables import Estimate
 Floats = NDArray[np.float64]
 
 _PENALTIES = (0.1, 1.0, 10.0, 100.0)  # ridge penalties; the last leaves almost one common factor
+_TINY = 1e-9  # stands for no multiply-accumulates or weights, as of a pooling, in a logarithm
 _COVERAGE = 0.95  # share of transferred latencies that lie inside their intervals
 
 
@@ -90,7 +91,7 @@ def features_of(specs: Sequence[BlockSpec], known: dict[BlockSpec, Estimate]) ->
             float(getattr(spec, "activation", "") == "relu"),
             float((block_width(spec) or 0) % 4 == 0),
         )
-        rows.append([*np.log(sizes), *flags])
+        rows.append([*np.log(np.maximum(sizes, _TINY)), *flags])
     table = np.array(rows)
     spread = table.std(axis=0)
     spread[spread == 0] = 1.0

@@ -68,7 +68,7 @@ def open_or_create(path: Path, profiler: Profiler, space: SpaceLabel) -> TableSt
 
 
 def begin_profiling(store: TableStore, profiler: Profiler) -> int:
-    """Begin or resume the profiling sweep, and record the present environment.
+    """Begin or resume the profiling sweep, and record the present environment and protocol.
 
     Returns:
         Id of the sweep.
@@ -79,6 +79,7 @@ def begin_profiling(store: TableStore, profiler: Profiler) -> int:
     environment = profiler.environment()
     _require_same_machine(store, environment)
     renew_environment(store, environment)
+    store.record_protocol(profiler.profile.sweep)
     return store.begin_sweep("profile", environment)
 
 

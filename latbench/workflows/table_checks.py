@@ -5,14 +5,29 @@ from __future__ import annotations
 from contextlib import nullcontext
 from pathlib import Path
 
-from latbench.errors import InvalidValueError, MismatchError, MissingExtraError, RuntimeFailure
+from latbench.errors import (
+    InvalidValueError,
+    MismatchError,
+    MissingExtraError,
+    PluginError,
+    RuntimeFailure,
+    UnknownNameError,
+)
 from latbench.measure.lock import held
 from latbench.profilers import profiler_of_table
 from latbench.tables import LatencyTable, TableCheck, TableStore
 from latbench.tables.comparison import TableDifference, compare
 
-_NOT_HERE = (RuntimeFailure, MissingExtraError, InvalidValueError, MismatchError)
-"""The device cannot run here, cannot be reached, or only by a stranger's command."""
+_NOT_HERE = (
+    RuntimeFailure,
+    MissingExtraError,
+    InvalidValueError,
+    MismatchError,
+    UnknownNameError,
+    PluginError,
+)
+"""The device cannot run here, cannot be reached, or only by a stranger's command; or its runtime is
+of a package that is not installed here."""
 
 
 def open_table(table: LatencyTable | str | Path) -> LatencyTable:

@@ -227,9 +227,10 @@ def _predicted(
 def _store_predictions(
     store: TableStore, source: LatencyTable, hot: PredictedBlocks, *, cold: PredictedBlocks
 ) -> None:
-    """Store the predicted latencies, and the width classes of the source as not yet scanned."""
+    """Store the predicted latencies, and the source's width classes if this device has none."""
     store.add_blocks(hot.latencies)
-    if source.curves.alignment is not None:
+    own = store.alignment
+    if source.curves.alignment is not None and (own is None or own.error is None):
         store.record_alignment(Alignment(source.curves.alignment.classes, error=None))
     store.set_transferred(
         {

@@ -136,3 +136,16 @@ def test_what_every_visit_costs_beside_its_calls_makes_visits_to_blocks_rarer(
     )
     assert all(cheap[id_] <= dear[id_] for id_ in cheap)
     assert cheap != dear
+
+
+def test_blocks_that_were_added_late_are_visited_as_often_as_the_others(
+    noise: dict[int, float],
+) -> None:
+    """Else they would be marked noisy in a table that says that it has converged."""
+    uniform = SweepProtocol(networks=6)
+    targets, samples = _targets(), Samples()
+    quiet = dict.fromkeys(noise, 1e-4)
+    for number in range(uniform.min_passes + 6):
+        assert not UniformDesign(uniform).is_converged(targets, samples)
+        _visit(samples, targets if number >= 6 else targets[1:], quiet, seed=number)
+    assert UniformDesign(uniform).is_converged(targets, samples)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from math import comb
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -149,3 +151,19 @@ def test_visits_that_are_all_slower_are_significant_among_a_thousand_blocks() ->
     p = rank_test(before, after)
     assert p == pytest.approx(2 / comb(22, 11))
     assert min(adjusted([p, *[0.5] * 999])) < 0.05
+
+
+@pytest.mark.parametrize(("factor", "code"), [(1.0, 0), (1.3, 1)])
+def test_the_command_fails_if_a_block_is_slower(
+    factor: float,
+    code: int,
+    tmp_path: Path,
+    profile: DeviceProfile,
+    tiny_space: SearchSpace,
+    run: Any,
+) -> None:
+    for name, seed, factors in (("a", 1, {}), ("b", 2, {1: factor})):
+        _table(tmp_path / name, profile, tiny_space, seed=seed, factors=factors).close()
+    found = run("table", "diff", tmp_path / "a", tmp_path / "b", "--json")
+    assert found[0] == code, found[2]
+    assert json.loads(found[1])

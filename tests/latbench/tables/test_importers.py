@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from latbench.blocks import Classifier, ConvBlock, InvertedResidual, output_shape
 from latbench.errors import InvalidFileError, UnknownNameError
-from latbench.tables import LatencyTable, Origin, SpaceLabel
+from latbench.tables import LatencyTable, Origin, SpaceLabel, TableStore
 from latbench.tables.foreign import import_table
 from latbench.tables.importers import IMPORTERS, MAX_FILE_BYTES, ForeignTable, read_foreign_table
 from latbench.tables.importers.base import Pairs
@@ -573,6 +573,34 @@ def test_counts_of_an_import_add_up(kind: str, tmp_path: Path, read: Any) -> Non
     assert (found.entries, found.not_finite, found.duplicates) == (4, 2, 0)
     assert found.unmapped == {"tfnas": 2, "ofa": 3, "osnaslib": 4, "hardcore": 3}[kind]
     assert not found.passed
+
+
+def test_an_entry_of_a_block_in_the_base_time_is_kept_apart(tmp_path: Path, read: Any) -> None:
+    table = read("tfnas", {"base": 1.0, TFNAS_KEY: {95: 0.5, 96: 1.0}})
+    included = next(each.spec for each in table.entries if each.width == 95)
+    path = tmp_path / "table.sqlite"
+    import_table(table, path, origin=Origin("tfnas", "x", 0, 0, 0), device="x", included=[included])
+    found = LatencyTable.open(path)
+    assert found.price(included).source == "included"
+    assert (found.price_ms(included), found.price_ms(TFNAS_BLOCK)) == (0.0, 1.0)
+
+
+def test_an_import_that_is_killed_leaves_no_table(
+    tmp_path: Path, read: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table appears when it is complete, so the same command works again."""
+    table, path = read("tfnas", SAMPLES["tfnas"]), tmp_path / "table.sqlite"
+    origin = Origin("tfnas", "x", 0, 0, 0)
+
+    def killed(*_: object) -> None:
+        assert not path.exists()
+        raise SystemExit
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(TableStore, "set_results", killed)
+        import_table(table, path, origin=origin, device="x")
+    import_table(table, path, origin=origin, device="x")
+    assert [each.name for each in tmp_path.iterdir() if "table" in each.name] == ["table.sqlite"]
 
 
 def test_a_pickle_of_python_2_is_read() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,14 @@ from tests.conftest import make_tiny_space, write_table
 def test_all_shipped_devices_are_listed_with_what_they_lack() -> None:
     listed = latbench.list_devices()
     assert [status.name for status in listed] == shipped_profiles()
-    assert all(status.available == (status.reason is None) for status in listed)
     assert next(s for s in listed if s.name == "cpu-onnxruntime").available
+
+
+def test_a_runtime_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    (found,) = (status for status in latbench.list_devices() if status.name == "cpu-openvino")
+    assert not found.available
+    assert "latbench[openvino]" in str(found.reason)
 
 
 def test_a_device_is_checked_by_profile_or_name(quick_profile: DeviceProfile) -> None:

@@ -399,7 +399,7 @@ def test_a_table_goes_on_with_more_networks_and_loses_none(
         first, seen = store.networks("profile"), visits(store)
     with monkeypatch.context() as patched:  # registered, and never visited
         patched.setattr(
-            latbench.workflows.recorded_passes, "sweep_pass", _interrupted_at(_passes(path))
+            latbench.workflows.recorded_passes, "sweep_pass", interrupted_at(_passes(path))
         )
         _run(profiler_of(9), path, tiny_space)
     verify(profiler_of(9), LatencyTable.open(path), drawn[2:])
@@ -499,7 +499,7 @@ def _gpu(name: str, driver: str, *, clock_mhz: int = 1400) -> Gpu:
     return Gpu(name, driver, clock_mhz, 1400, throttled_by=[])
 
 
-def _interrupted_at(fatal: int) -> Callable[..., PassRecord]:
+def interrupted_at(fatal: int) -> Callable[..., PassRecord]:
     """A ``sweep_pass`` that Ctrl-C ends in the pass of this number."""
 
     def interrupted(
@@ -520,7 +520,7 @@ def test_ctrl_c_saves_the_finished_passes(
 ) -> None:
     path = tmp_path / "t.sqlite"
     monkeypatch.setattr(
-        latbench.workflows.recorded_passes, "sweep_pass", _interrupted_at(SCAN_PASSES + 2)
+        latbench.workflows.recorded_passes, "sweep_pass", interrupted_at(SCAN_PASSES + 2)
     )
     result = _run(PricedProfiler(quick_profile), path, tiny_space)
     assert (result.stopped, result.passes) == ("interrupted", SCAN_PASSES + 2)
@@ -541,6 +541,15 @@ def test_another_device_or_space_is_refused(
     assert path.read_bytes() == before
 
 
+def test_a_table_has_the_protocol_of_its_last_profiling(
+    profiled: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    sweep = msgspec.structs.replace(quick_profile.sweep, design="sequential", quantile=0.1)
+    again = msgspec.structs.replace(quick_profile, sweep=sweep)
+    _run(make_profiler(again), profiled, tiny_space, limit_s=1e-3)
+    assert LatencyTable.open(profiled).device == again
+
+
 def test_a_busy_device_leaves_no_file(
     tmp_path: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
 ) -> None:
@@ -556,7 +565,7 @@ def test_an_interrupt_before_the_first_pass_leaves_no_file(
     tiny_space: SearchSpace,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(latbench.workflows.recorded_passes, "sweep_pass", _interrupted_at(0))
+    monkeypatch.setattr(latbench.workflows.recorded_passes, "sweep_pass", interrupted_at(0))
     with pytest.raises(KeyboardInterrupt):
         _run(make_profiler(quick_profile), tmp_path / "t.sqlite", tiny_space)
     assert list(tmp_path.iterdir()) == []
@@ -580,6 +589,24 @@ def test_verification_compares_what_it_measures(
     assert result.bias == pytest.approx(np.mean(errors))
     assert result.drift is not None
     assert result.mape_drift_corrected is not None
+
+
+def test_a_machine_that_is_known_is_predicted_and_ranked(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    profiler, path = PricedProfiler(quick_profile), tmp_path / "t.sqlite"
+    _run(profiler, path, tiny_space)
+    rng = np.random.default_rng(7)
+    networks = list(dict.fromkeys(tiny_space.lower(tiny_space.random(rng)) for _ in range(6)))
+    true_ms = [sum(map(random_price, network)) for network in networks]
+    result = verify(profiler, LatencyTable.open(path), networks)
+    measured_ms = [row.measured.estimate_ms for row in result.networks]
+    assert measured_ms == pytest.approx(true_ms, rel=1e-4)
+    assert result.spread == pytest.approx(max(true_ms) / min(true_ms), rel=1e-4)
+    assert (result.drift, result.floor) == pytest.approx((1.0, 0.0), abs=1e-4)
+    assert 0 <= abs(result.bias) <= result.mape <= result.max_error < 0.2
+    assert result.kendall_tau is not None and result.kendall_tau > 0.7
+    assert (result.coverage, result.interval_width) == (None, None)
 
 
 def test_a_space_without_elastic_widths_is_measured_whole(
@@ -681,7 +708,7 @@ def test_calibration_adds_networks_and_an_interval(
     before = LatencyTable.open(path)
     rng = np.random.default_rng(5)
     networks = [tiny_space.lower(tiny_space.random(rng)) for _ in range(12)]
-    monkeypatch.setattr(latbench.workflows.recorded_passes, "sweep_pass", _interrupted_at(2))
+    monkeypatch.setattr(latbench.workflows.recorded_passes, "sweep_pass", interrupted_at(2))
     with pytest.raises(KeyboardInterrupt):
         calibrate(profiler, before, networks)
     assert LatencyTable.open(path).fit == before.fit
@@ -799,6 +826,15 @@ def test_a_table_finds_what_is_not_to_be_trusted(
     assert not table.check(now).passed
     other = current_environment({"onnxruntime": "0.0"})
     assert table.check(other).stale == ("onnxruntime is 0.0, was None",)
+
+
+def test_a_table_of_a_runtime_that_is_not_installed_is_checked(
+    profiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = LatencyTable.open(profiled)
+    foreign = msgspec.structs.replace(table.device, runtime="of-a-package")
+    monkeypatch.setattr(table, "device", foreign)
+    assert latbench.check_table(table).entries == table.check(None).entries
 
 
 def test_a_prediction_is_the_sum_of_its_prices(

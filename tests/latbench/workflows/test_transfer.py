@@ -9,15 +9,20 @@ import msgspec
 import numpy as np
 import pytest
 
+from latbench.cost import block_cost
 from latbench.device import DeviceProfile
 from latbench.errors import MismatchError
 from latbench.measure.statistics import conformal_half_width
+from latbench.models import read_model
+from latbench.models.segments import cut
 from latbench.profilers import make_profiler
-from latbench.tables import LatencyTable, TableStore
-from latbench.workflows.predicted_blocks import regress
+from latbench.tables import Estimate, LatencyTable, TableStore
+from latbench.workflows.predicted_blocks import features_of, regress
 from latbench.workflows.transfer import transfer
 from nas.spaces import SearchSpace, spread_networks
 from tests.conftest import profile_space
+from tests.latbench.models.small import save
+from tests.latbench.models.test_segments import Builder
 from tests.latbench.workflows.test_profiling import PricedProfiler
 
 
@@ -55,6 +60,8 @@ def test_few_measurements_make_a_full_table(
     assert {refined.price(spec).source for spec in refined.estimates} == {"measured"}
     assert refined.curves.alignment is not None
     assert refined.curves.alignment.error is not None
+    transfer(profiler, path, source, networks=networks)
+    assert LatencyTable.open(path).curves.alignment == refined.curves.alignment
 
 
 def test_a_transfer_keeps_to_its_time_and_goes_on(
@@ -147,3 +154,14 @@ def test_the_regression_finds_what_made_the_data_and_doubts_itself_enough() -> N
     assert half_width is not None
     inside = np.abs(predicted - noisy)[40:] <= half_width
     assert inside.mean() > 0.85
+
+
+def test_features_of_a_pooling_are_numbers(tmp_path: Path) -> None:
+    """It has neither multiply-accumulates nor weights."""
+    build = Builder()
+    x = build.conv(build.add("MaxPool", build.conv("x", 8), kernel_shape=[2, 2]), 8)
+    pieces = cut(read_model(save(build.build(x), tmp_path / "m.onnx")))
+    specs = [piece.segment for piece in pieces]
+    assert not all(block_cost(spec).macs for spec in specs)
+    once = Estimate(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, visits=1, noisy=False)
+    assert np.isfinite(features_of(specs, dict.fromkeys(specs, once))).all()
