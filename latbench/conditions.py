@@ -47,10 +47,9 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def spoilt_since(self, earlier: Conditions) -> str | None:
         """Reason why what was measured between two moments does not count; None if it counts."""
-        if self.throttled is not None and earlier.throttled is not None:
-            times = self.throttled - earlier.throttled
-            if times > 0:
-                return f"the processors were throttled {times} times"
+        before, now = earlier.throttled, self.throttled
+        if before is not None and now is not None and now > before:
+            return "the processors were throttled"  # each processor of a package counts it
         return "; ".join(dict.fromkeys((*earlier.limits, *self.limits))) or None
 
 

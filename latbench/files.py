@@ -13,6 +13,8 @@ from pathlib import Path
 
 from latbench.errors import InvalidFileError
 
+_MASK = os.umask(0)  # permissions that new files do not get; read before there are threads
+os.umask(_MASK)
 MAX_TEXT_BYTES = 1 << 20  # architectures, profiles and recipes take a few kilobytes
 
 _PEEKED = 64  # bytes
@@ -178,12 +180,35 @@ def write_atomically(path: Path, data: bytes | str) -> None:
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
+        Path(temporary).chmod(_mode(path))
         Path(temporary).replace(path)
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         raise InvalidFileError(f"cannot write {path}: {error.strerror}") from error
+
+
+def require_writable(path: Path) -> None:
+    """Refuse a file that could not be written; nothing is made.
+
+    Raises:
+        InvalidFileError: Its folder may not be written to, or cannot be made.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():  # a folder, a device or a pipe: whoever writes knows
+        return
+    folder = next(each for each in path.parents if each.exists())
+    if not folder.is_dir():
+        raise InvalidFileError(f"cannot write {path}: {folder} is not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InvalidFileError(f"cannot write {path}: the folder {folder} may not be written to")
+
+
+def _mode(path: Path) -> int:
+    """Permissions of a file to be replaced; of a new one, those that the user's mask leaves."""
+    if path.exists():
+        return stat.S_IMODE(path.stat().st_mode)
+    return 0o666 & ~_MASK
 
 
 def cache_folder() -> Path:

@@ -173,9 +173,11 @@ def _spelled(text: str) -> str:
 
 
 def format_ms(latency_ms: float) -> str:
-    """Latency as text with four significant digits, in ms, or in µs below 0.1 ms."""
+    """Latency as text with four significant digits: in ms, µs below 0.1 ms, s from 10 s on."""
     if abs(latency_ms) < 0.1:
         return f"{latency_ms * 1e3:.4g} µs"
+    if abs(latency_ms) >= 9999.5:  # would have five digits
+        return f"{latency_ms / 1e3:.4g} s"
     return f"{latency_ms:.4g} ms"
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from latbench.cost import block_cost
 from latbench.device_files import load_device
+from latbench.errors import InvalidFileError
 from latbench.models import read_model
 from latbench.models.segments import cut
 from latbench.workflows import fused_segments
@@ -95,12 +96,19 @@ def test_a_slower_network_fails_a_gate_and_is_reported(
     assert "failure" in (tmp_path / "j.xml").read_text()
 
 
+def _full_disk(path: Path, data: bytes | str) -> None:
+    raise InvalidFileError(f"cannot write {path}: No space left on device")
+
+
 def test_a_report_that_cannot_be_written_loses_no_result(
-    run: Any, models: tuple[Path, Path]
+    run: Any, models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With --json, standard output has the result alone."""
-    blocked = models[0] / "j.xml"  # a file stands where its folder should be
-    code, out, err = run("bench", *models, "--time-limit", "1ms", "--junit", blocked, "--json")
+    asked = ("bench", *models, "--time-limit", "1ms", "--json", "--junit")
+    code, out, _ = run(*asked, models[0] / "j.xml")  # a file stands where its folder should be
+    assert (code, json.loads(out).keys()) == (2, {"error"})
+    monkeypatch.setattr("latbench.report.junit.write_atomically", _full_disk)
+    code, out, err = run(*asked, tmp_path / "j.xml")
     assert code == 2
     assert [row["verdict"] for row in json.loads(out)["rows"]] == ["BASELINE", "SLOWER"]
     assert "cannot write" in err
@@ -181,9 +189,10 @@ def test_an_overlay_is_written_after_the_result(
     assert json.loads(overlay.read_text())["results"]["conv_0"]["segment"] == "conv_0"
     if not as_json:
         assert "17 of 17 nodes of the file have a latency" in out
-    code, out, err = run("explain", path, *options, path / "o.json")
+    monkeypatch.setattr("latbench.report.overlay.write_atomically", _full_disk)
+    code, out, err = run("explain", path, *options, overlay)
     assert code == 2
-    assert err.startswith(f"latbench: cannot write {path / 'o.json'}")
+    assert err.startswith(f"latbench: cannot write {overlay}")
     assert err.count("\n") == 1
     assert "conv_0" in (json.loads(out)["segments"][0]["nodes"] if as_json else out)
 

@@ -13,7 +13,7 @@ import click
 
 from latbench.commands.output import QUIET
 from latbench.errors import InvalidValueError, UnknownNameError
-from latbench.files import utf8
+from latbench.files import require_writable, utf8
 from latbench.units import (
     parse_bytes,
     parse_count,
@@ -74,7 +74,7 @@ class Named(click.ParamType[Any]):
 
 
 class Device(click.ParamType[Any]):
-    """A device profile, given by its shipped name or by the path of its file."""
+    """A device profile, given by its name or by the path of its file."""
 
     name = "device"
 
@@ -200,6 +200,7 @@ def written_file(
             written = values[long.removeprefix("--")]
             if written is not None:
                 _require_other_files(written, long, values)
+                require_writable(written)  # before minutes of work
             command(**values)
 
         return option(checked)

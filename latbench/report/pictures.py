@@ -10,18 +10,20 @@ from latbench.files import write_atomically
 from latbench.lazy import needing
 from latbench.tables import LatencyTable
 
-_PICTURED = 12  # number of curves in a picture
+PICTURED = 12
+"""Number of curves in a picture."""
 _COLUMNS, _WIDTH, _HEIGHT = 3, 300, 190  # of one curve, in pixels
 _SCALE = 2.0  # pixels of a PNG for each pixel of the drawing
 _WHOLE = {"$schema", "autosize", "config", "datasets", "width", "height"}  # set once a picture
 
 
-def draw_curves(table: LatencyTable, path: Path) -> int:
+def draw_curves(table: LatencyTable, path: Path, *, count: int = PICTURED) -> int:
     """Draw the price over width of some blocks into a picture file; return the number of curves.
 
     Args:
         table: The table.
         path: File to write, which ends in .png, .svg or .pdf.
+        count: Number of curves at most.
 
     Raises:
         MissingExtraError: A package of the extra ``report`` is not installed.
@@ -38,7 +40,7 @@ def draw_curves(table: LatencyTable, path: Path) -> int:
         raise InvalidValueError(
             f"{path} is not a picture file: name one that ends in .png, .svg or .pdf"
         )
-    figures = width_figures(table, _PICTURED)
+    figures = width_figures(table, count)
     charts = [
         {
             **{key: value for key, value in figure.spec.items() if key not in _WHOLE},
@@ -50,7 +52,7 @@ def draw_curves(table: LatencyTable, path: Path) -> int:
     ]
     picture: dict[str, Any] = {
         "title": {
-            "text": f"{table.space} on {table.device.name} ({table.environment.cpu})",
+            "text": f"{table.space} on {table.device.name} ({table.environment.chip})",
             "fontSize": 14,
             "offset": 16,
         },

@@ -17,7 +17,7 @@ from latbench.commands.options import (
     quiet_option,
     table_option,
 )
-from latbench.commands.output import EXIT_FAILED_CHECK, emit, progress
+from latbench.commands.output import EXIT_FAILED_CHECK, after_result, emit, progress
 from nas.commands.options import confidence_option, until_verified_option, widths_option
 
 
@@ -59,6 +59,7 @@ def fit(
     just below it. If the target is not feasible, the error names the nearest feasible one.
     """
     import nas
+    from latbench.report.terminal import print_lines
     from nas.report.networks import show_fit
 
     with progress("measuring") as shown:
@@ -72,8 +73,11 @@ def fit(
             until_verified=until_verified,
             progress=shown,
         )
+    emit(fitted.as_dict(), as_json=as_json, render=lambda: show_fit(fitted, whole=output is None))
     if output is not None:
-        fitted.architecture.save(output)
-    emit(fitted.as_dict(), as_json=as_json, render=lambda: show_fit(fitted, output))
+        with after_result():  # a file that cannot be written loses no measurement
+            fitted.architecture.save(output)
+        if not as_json:
+            print_lines([f"wrote {output}"])
     if fitted.status not in (None, "met"):
         sys.exit(EXIT_FAILED_CHECK)

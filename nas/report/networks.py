@@ -78,12 +78,13 @@ def verdict_line(found: Correction[Fit]) -> str:
     return f"{line}; {found.reason}" if found.reason else line
 
 
-def show_fit(fitted: FittedArchitecture, output: Path | None) -> None:
-    """Print how close a fit is to its target, and the architecture or its file."""
+def show_fit(fitted: FittedArchitecture, *, whole: bool) -> None:
+    """Print how close a fit is to its target; ``whole`` prints the architecture as well."""
+    left = 1 - fitted.latency_ms / fitted.target_ms
+    away = f"{abs(left):.2%} {'below' if left >= 0 else 'above'} the target"
     lines = [
-        f"{format_ms(fitted.latency_ms)}, {1 - fitted.latency_ms / fitted.target_ms:.2%} below the "
-        f"target; this architecture reaches {format_ms(fitted.min_ms)} to "
-        f"{format_ms(fitted.max_ms)}"
+        f"{format_ms(fitted.latency_ms)} predicted, {away}; this architecture reaches "
+        f"{format_ms(fitted.min_ms)} to {format_ms(fitted.max_ms)}"
     ]
     if fitted.confidence is not None:
         left_ms = fitted.target_ms - fitted.reached_ms
@@ -95,4 +96,5 @@ def show_fit(fitted: FittedArchitecture, output: Path | None) -> None:
     if fitted.correction is not None:
         lines.append(verdict_line(fitted.correction))
     print_lines(lines)
-    show_architecture(fitted.architecture, output)
+    if whole:
+        show_architecture(fitted.architecture, None)

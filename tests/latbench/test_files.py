@@ -12,10 +12,18 @@ from hypothesis import strategies as st
 
 from latbench.device import DeviceProfile
 from latbench.device_files import load_device, shipped_profiles
+from latbench.environment import memory_bytes
 from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError, UnknownNameError
-from latbench.files import MAX_TEXT_BYTES, decode_text, read_text, write_atomically
+from latbench.files import (
+    MAX_TEXT_BYTES,
+    decode_text,
+    read_text,
+    require_writable,
+    write_atomically,
+)
 from latbench.profilers import PROFILERS
 from latbench.units import (
+    format_ms,
     format_s,
     parse_count,
     parse_duration_s,
@@ -170,6 +178,43 @@ def test_a_failed_write_leaves_the_old_file_whole(
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_rewritten_file_keeps_its_permissions_and_a_new_one_has_the_users(tmp_path: Path) -> None:
+    path, plain = tmp_path / "file", tmp_path / "plain"
+    plain.touch()
+    write_atomically(path, "a")
+    assert path.stat().st_mode == plain.stat().st_mode
+    path.chmod(0o600)
+    write_atomically(path, "b")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("latency_ms", "text"),
+    [(0.0123456, "12.35 µs"), (9999.0, "9999 ms"), (32140.0, "32.14 s"), (1e6, "1000 s")],
+)
+def test_latencies_are_shown_with_four_digits(latency_ms: float, text: str) -> None:
+    assert format_ms(latency_ms) == text
+
+
+def test_the_memory_of_a_container_is_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit, none = tmp_path / "memory.max", tmp_path / "none"
+    monkeypatch.setattr("latbench.environment._MEMORY_LIMITS", (limit, none))
+    for text, is_limit in (("1048576\n", True), ("max\n", False), (f"{1 << 60}\n", False)):
+        limit.write_text(text)
+        assert (memory_bytes() == 1 << 20) is is_limit
+
+
+def test_a_file_that_could_not_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    require_writable(tmp_path / "new" / "folder" / "file")
+    (tmp_path / "text").write_text("")
+    require_writable(tmp_path / "text")
+    with pytest.raises(InvalidFileError, match=r"text is not a folder"):
+        require_writable(tmp_path / "text" / "file")
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_error_is_json_without_what_it_does_not_know() -> None:

@@ -42,11 +42,11 @@ def _section(section: Section) -> Iterator[str]:
     for command in section.commands:
         yield from _code(command, "sh")
     for name, text in section.files:
-        yield from (f"<details><summary>{_plain(name)}</summary>", "")
+        yield from (f"<details><summary>{_html(name)}</summary>", "")
         yield from (*_code(text, ""), "</details>", "")
     for figure in section.figures:
-        summary = f"{_plain(figure.title)}"
-        yield from (f"<details><summary>{summary}</summary>", "", _line(figure.caption), "")
+        title = _html(figure.title)
+        yield from (f"<details><summary>{title}</summary>", "", _line(figure.caption), "")
         yield from _grid(figure.data, _MOST_ROWS)
         yield from ("</details>", "")
 
@@ -95,6 +95,10 @@ def _line(text: str) -> str:
 
 def _plain(text: str) -> str:
     """A text in one line whose signs have no other meaning."""
+    return _SPECIAL.sub(r"\\\1", _html(text))
+
+
+def _html(text: str) -> str:
+    """A text in one line for HTML, in which Markdown is not read."""
     line = printable(" ".join(text.split()))
-    escaped = _SPECIAL.sub(r"\\\1", line)
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

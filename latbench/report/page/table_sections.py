@@ -50,7 +50,7 @@ def table_page(contents: ReportedTable) -> Page:
 def table_subtitle(table: LatencyTable) -> str:
     """Machine and date of a table."""
     environment = table.environment
-    chip = environment.cpu if environment.gpu is None else environment.gpu.name
+    chip = environment.chip
     return f"{table.device.name} ({chip}), {date(environment.taken_at)}"
 
 
@@ -211,14 +211,15 @@ def table_commands(table: LatencyTable) -> list[str]:
         command: Sequence[str] = ("table", "import", origin.file, "--format", origin.format)
         unit = ("--unit", origin.unit) if origin.unit else ()
         return [shell(*command, *unit, "--device", table.device.name, "-o", path)]
+    batch = ("--batch-size", str(table.device.batch_size)) if table.device.batch_size > 1 else ()
     if is_model_table(table):
-        return [shell("explain", "MODEL", "--device", table.device.name, "-o", path)]
+        return [shell("explain", "MODEL", "--device", table.device.name, *batch, "-o", path)]
     variant = [
         *(["--se"] if label.se else []),
         *(["--activation", label.activation] if label.activation != "relu6" else []),
     ]
     size = ("--input-size", str(label.input_size), "--classes", str(label.classes))
-    lines = [shell("profile", table.device.name, label.name, *size, *variant, "-o", path)]
+    lines = [shell("profile", table.device.name, label.name, *size, *variant, *batch, "-o", path)]
     added = table.price_model.networks - table.device.sweep.networks
     if table.fit.calibrated and added > 0:
         lines.append(shell("calibrate", path, "--networks", str(added)))

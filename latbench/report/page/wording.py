@@ -14,7 +14,9 @@ def latency(latency_ms: float) -> str:
 
 def ms(latency_ms: float | None) -> str:
     """A latency in a column of latencies: four digits, without the unit; empty for None."""
-    return "" if latency_ms is None else f"{latency_ms:.4g}"
+    if latency_ms is None:
+        return ""
+    return f"{latency_ms:.4g}" if abs(latency_ms) < 9999.5 else f"{latency_ms:.0f}"
 
 
 def percent(value: float | None, digits: int = 1, *, signed: bool = False) -> str:

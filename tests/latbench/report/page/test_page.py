@@ -136,6 +136,13 @@ def test_markdown_keeps_hostile_names_in_their_cells(text: str) -> None:
     assert "<img" not in fences
 
 
+def test_markdown_leaves_names_in_html_as_they_are() -> None:
+    """Markdown is not read there, so a backslash would be shown."""
+    figure = Figure("width @32px of a_b", "caption", {}, Grid(("x",), (("1",),)))
+    text = to_markdown(Page("t", "s", (Section("a", figures=(figure,)),))).decode()
+    assert "<summary>width @32px of a_b</summary>" in text
+
+
 def test_markdown_cuts_long_tables_of_figures_and_says_so() -> None:
     rows = tuple((str(number), "x") for number in range(100))
     figure = Figure("F", "C", {}, Grid(("n", "x"), rows))
