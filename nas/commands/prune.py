@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 @click.command(
     epilog=example(
-        "latbench prune --torchvision mobilenet_v2 --weights w.safetensors --target 6ms"
-        " --table t.sqlite --data imagenet -o runs/p",
+        "latbench prune mobilenet_v2 --target 6ms --table t.sqlite --data imagenet -o runs/p",
+        "latbench prune mobilenet_v2 --weights w.safetensors --target 6ms --table t.sqlite"
+        " --data imagenet -o runs/p",
     )
 )
-@click.option(
-    "--torchvision", "network", required=True, metavar="NAME", help="Network of torchvision."
-)
+@click.argument("model")
 @click.option(
     "--weights",
-    required=True,
+    default="DEFAULT",
+    show_default=True,
     metavar="FILE|NAME",
-    help="Its trained weights: a .safetensors file, a state dict of torch.save, or the name of "
-    "published weights, such as DEFAULT, which are downloaded.",
+    help="Its trained weights: a file of safetensors, a state dict of torch.save, or the name of "
+    "weights that torchvision publishes and downloads.",
 )
 @click.option("--target", type=LATENCY, required=True, help="Largest latency, such as 8ms.")
 @click.option(
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     default="cpu-onnxruntime",
     show_default=True,
     metavar="DEVICE",
-    help="Device profile to measure on, a shipped name or a file.",
+    help="Device profile to measure on: a name that `latbench devices` lists, or a file.",
 )
 @click.option(
     "--input-size",
@@ -80,7 +80,7 @@ if TYPE_CHECKING:
 @quiet_option
 @json_option
 def prune(
-    network: str,
+    model: str,
     weights: str,
     target: float,
     table: Path,
@@ -101,6 +101,9 @@ def prune(
 ) -> None:
     """Remove channels of a trained network until it meets a latency.
 
+    MODEL is the name of a network of torchvision, such as mobilenet_v2. Other torch modules are
+    pruned from Python, by `nas.prune`.
+
     The network's segments are measured at several widths. The widths that lose least importance
     under the target are chosen exactly, the pruned network is measured and fine-tuned, also to give
     the original's outputs, and written as ONNX file into the run's folder. Exits with 1 if the
@@ -115,7 +118,7 @@ def prune(
 
     with progress("pruning") as shown:
         found = nas.prune(
-            load_network(network, weights),
+            load_network(model, weights),
             data,
             target=target,
             table=table,

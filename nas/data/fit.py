@@ -29,7 +29,8 @@ def require_fit(data: ImageData, *, input_size: int, classes: int) -> None:
     if data.task == "classification" and data.classes != classes:
         raise MismatchError(
             f"{data.name} has {data.classes} classes, but the networks have {classes}: profile or "
-            f"draw them with --classes {data.classes}"
+            f"draw them with --classes {data.classes}, or give the data that a trained network is "
+            "for"
         )
     tested = data.test if data.pairs is None else data.pairs.images
     if not len(tested):

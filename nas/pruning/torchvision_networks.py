@@ -18,7 +18,8 @@ from latbench.errors import (
 )
 from latbench.files import require_file
 
-_WHAT = "trained weights, a .safetensors file or a state dict that torch.save wrote"
+_WHAT = "trained weights, a file of safetensors or a state dict that torch.save wrote"
+_HEADER_AT = 8  # bytes of safetensors before its header, which is a JSON object
 
 
 def load_network(name: str, weights: str | Path) -> nn.Module:
@@ -78,7 +79,9 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     """Weights by name; a pickle is read without running any code in it."""
     require_file(path, what=_WHAT)
     try:
-        if path.suffix == ".safetensors":
+        with path.open("rb") as file:
+            is_safetensors = file.read(_HEADER_AT + 1)[_HEADER_AT:] == b"{"
+        if is_safetensors:
             return load_file(path)
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # safetensors and torch's unpickler raise many kinds

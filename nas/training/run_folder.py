@@ -39,26 +39,9 @@ class RunFolder:
 
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
         self.path = path
-        file = path / "config.json"
-        try:
-            ours = json.loads(json.dumps(config, allow_nan=False))
-        except ValueError as error:
-            raise InvalidValueError(
-                f"a setting of the run is not a finite number ({error}): give it a finite one"
-            ) from error
-        if file.exists():
-            theirs = {name: ours.get(name) for name in ADDED} | read_config(path)
-            differing = [*differences(theirs, ours)]
-            if differing:
-                raise MismatchError(
-                    f"{path} holds another run ({', '.join(differing)}): "
-                    "choose another folder (-o), or repeat its command to resume it"
-                )
-        elif path.exists() and (
-            not path.is_dir() or not all(is_hidden(entry.name) for entry in path.iterdir())
-        ):
-            raise MismatchError(f"{path} exists and holds no run: choose another folder (-o)")
-        else:
+        ours = require_own_folder(path, config)
+        file = _config_file(path)
+        if not file.exists():
             write_atomically(file, json.dumps(ours, indent=2, allow_nan=False) + "\n")
 
     def checkpoint(self, name: str) -> dict[str, Any] | None:
@@ -115,11 +98,48 @@ class RunFolder:
             opened.close()
 
 
+def require_own_folder(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Refuse a folder that a run cannot begin in or resume from; nothing is written.
+
+    Returns:
+        The configuration as it is read back from JSON.
+
+    Raises:
+        MismatchError: The folder belongs to a run of another configuration, or holds other files.
+        InvalidFileError: Its configuration cannot be read.
+        InvalidValueError: The configuration holds a number that is not finite.
+    """
+    try:
+        ours: dict[str, Any] = json.loads(json.dumps(config, allow_nan=False))
+    except ValueError as error:
+        raise InvalidValueError(
+            f"a setting of the run is not a finite number ({error}): give it a finite one"
+        ) from error
+    if _config_file(path).exists():
+        theirs = {name: ours.get(name) for name in ADDED} | read_config(path)
+        differing = [*differences(theirs, ours)]
+        if differing:
+            raise MismatchError(
+                f"{path} holds another run ({', '.join(differing)}): "
+                "choose another folder (-o), or repeat its command to resume it"
+            )
+    elif path.exists() and (
+        not path.is_dir() or not all(is_hidden(entry.name) for entry in path.iterdir())
+    ):
+        raise MismatchError(f"{path} exists and holds no run: choose another folder (-o)")
+    return ours
+
+
+def _config_file(path: Path) -> Path:
+    return path / "config.json"
+
+
 class Metrics:
     """Log in ``metrics.jsonl`` and, if TensorBoard is installed, in its event files.
 
     A killed process may leave half a line, which is dropped. It may also leave an epoch that was
-    logged but not saved. That epoch is trained again, and equal lines are written once.
+    logged but not saved. That epoch is trained again, and a line that equals the last one of its
+    phase and epoch is not written again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -131,7 +151,7 @@ class Metrics:
         lines = read_json_lines(
             path, dict[str, Any], cuts=True, remedy="delete that line to continue"
         )
-        self._known = [_untimed(line) for line in lines]
+        self._last = {(line.get("phase"), line.get("epoch")): _untimed(line) for line in lines}
         self._file = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(folder))
 
@@ -145,9 +165,9 @@ class Metrics:
             for name, value in values.items()
         }
         line = {"phase": phase, "epoch": epoch, "time_s": round(time(), 3), **defined}
-        if _untimed(line) in self._known:
+        if self._last.get((phase, epoch)) == _untimed(line):
             return
-        self._known.append(_untimed(line))
+        self._last[phase, epoch] = _untimed(line)
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
         for name, value in defined.items():

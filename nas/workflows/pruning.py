@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from latbench.device_files import AnyDevice
-from latbench.errors import MismatchError
 from latbench.models import OnnxModel
 from latbench.models.channels.groups import find_channels
 from latbench.models.segments import cut
@@ -36,7 +35,7 @@ from nas.training import module_training
 from nas.training.criterion import check_batches, criterion_of
 from nas.training.module_training import Distillation, TrainingState
 from nas.training.recipe import FineTuningRecipe
-from nas.training.run_folder import RunFolder
+from nas.training.run_folder import RunFolder, require_own_folder
 from nas.training.torch_device import TorchDevice
 from nas.workflows.data import AnyData, data_identity, fitting_data
 from nas.workflows.inputs import as_profiler, as_torch_device
@@ -180,6 +179,7 @@ def prune(
         phases["measure widths"](0.0, "following the channels")
         target_ms = as_latency_ms(target)
         job = _Pruning(original, example, loaded, chosen, profiler, trains_on, target_ms)
+        require_own_folder(Path(output), job.config())  # before minutes of measurements
         priced = price_widths(
             job.prunable,
             job.model,
@@ -188,7 +188,7 @@ def prune(
             limit_s=limit_s,
             progress=phases["measure widths"],
         )
-        priced.check_target(job.target_ms)  # before anything is written
+        priced.check_target(job.target_ms)  # a target that cannot be met leaves no folder
         folder = run_folder(output, job.config())
         rounds = job.choose(priced, folder, phases["choose widths"])
         kept = "its measurements and finished epochs are kept"
@@ -311,16 +311,10 @@ def _data(
     Raises:
         MismatchError: It has another number of classes, or images of another size.
     """
-    outputs = output_count(module, example)
-    if isinstance(data, ImageData) and data.task == "classification" and data.classes != outputs:
-        raise MismatchError(
-            f"{data.name} has {data.classes} classes and {type(module).__name__} has {outputs} "
-            "outputs: choose the data that the network was trained for"
-        )
     return fitting_data(
         data,
         input_size=example.shape[-1],
-        classes=outputs,
+        classes=output_count(module, example),
         data_dir=data_dir,
         images=images,
     )

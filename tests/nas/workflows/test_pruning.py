@@ -23,6 +23,7 @@ from latbench.blocks import Network
 from latbench.cost import block_cost
 from latbench.errors import BudgetError, InvalidValueError, MismatchError, UnknownNameError
 from latbench.measure import visiting
+from latbench.measure.samples import Interval
 from latbench.models import OnnxModel
 from latbench.models.torch_modules import read_module
 from latbench.profilers import Profiler, Session, open_session
@@ -33,6 +34,7 @@ from latbench.workflows.profiled_table import TableContents
 from nas.data.identity import labels_digest
 from nas.data.images import ImageData, Split
 from nas.pruning import priced_module
+from nas.pruning.rounds import Round
 from nas.pruning.torchvision_networks import load_network
 from nas.training.run_config import LABELS
 from nas.workflows import pruning
@@ -181,9 +183,7 @@ def test_a_network_is_pruned_tuned_and_exported(
     assert seen == sorted(seen) and seen[-1] == 1.0
     assert found.widths["first.expand.0"][0] == 32
     assert any(after < before for before, after in found.widths.values())
-    assert found.status == (
-        "met" if found.measured.measured.high_ms <= found.target_ms else "missed"
-    )
+    assert found.status == found.measured.status(found.target_ms)
     assert accuracy(found.path, digits) == pytest.approx(found.metrics["top1"], abs=0.003)
     again = prune()
     assert again.as_dict() == found.as_dict()
@@ -242,8 +242,18 @@ def test_a_module_without_logits_is_refused(
 
 
 def test_data_with_another_number_of_classes_are_refused(digits: ImageData, tmp_path: Path) -> None:
-    with pytest.raises(MismatchError, match="7 classes and Tiny has 10 outputs"):
+    with pytest.raises(MismatchError, match=r"7 classes, but the networks have 10.*that a trained"):
         _prune_new(make_tiny(), replace(digits, classes=7), tmp_path)
+
+
+def test_a_folder_of_another_run_is_refused_before_anything_is_measured(
+    digits: ImageData, tmp_path: Path
+) -> None:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "config.json").write_text('{"command": "train"}')
+    with pytest.raises(MismatchError, match="holds another run"):
+        _prune_new(make_tiny(), digits, tmp_path)
+    assert not (tmp_path / "t").exists()
 
 
 def test_a_table_of_another_device_is_refused(prune: Prune) -> None:
@@ -328,3 +338,39 @@ def test_an_interrupted_profiling_goes_on(
 def test_weights_that_are_neither_a_file_nor_published_are_named(weights: str) -> None:
     with pytest.raises(UnknownNameError, match="squeezenet1_1"):
         load_network("squeezenet1_1", weights)
+
+
+@pytest.mark.parametrize(("high_ms", "status"), [(2.0, "met"), (2.001, "missed")])
+def test_a_round_meets_its_target_with_the_whole_interval(high_ms: float, status: str) -> None:
+    whole = Interval(4.0, 3.9, 4.1)
+    made = Round({}, 1.9, Interval(1.9, 1.8, high_ms), whole, (0.5, 0.4, 0.6))
+    assert made.status(2.0) == status
+
+
+@pytest.mark.parametrize(("status", "code"), [("met", 0), ("missed", 1)])
+def test_the_command_prunes_a_network_of_torchvision(
+    status: str, code: int, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def prune(module: torch.nn.Module, data: str, **options: Any) -> Any:
+        asked.update(options, module=module, data=data)
+        return SimpleNamespace(status=status, as_dict=lambda: {"status": status})
+
+    monkeypatch.setattr("nas.prune", prune)
+    monkeypatch.setattr(
+        "nas.pruning.torchvision_networks.load_network", lambda *named: " ".join(named)
+    )
+    words = ["prune", "mobilenet_v2", "--target", "6ms", "--table", "t.sqlite"]
+    found = run(*words, "--data", "digits", "--epochs", "3", "-o", tmp_path / "run", "--json")
+    assert (found[0], json.loads(found[1])) == (code, {"status": status})
+    assert (asked["module"], asked["data"], asked["target"]) == (
+        "mobilenet_v2 DEFAULT",
+        "digits",
+        6.0,
+    )
+    assert (asked["epochs"], asked["table"], asked["output"]) == (
+        3,
+        Path("t.sqlite"),
+        tmp_path / "run",
+    )
