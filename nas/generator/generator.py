@@ -243,7 +243,7 @@ def device_of(table: LatencyTable) -> str:
     environment = table.environment
     if table.origin is not None:  # measured elsewhere; the origin names the device
         return table.device.name
-    chip = environment.gpu.name if environment.gpu is not None else environment.cpu
+    chip = environment.chip
     return f"{table.device.name} on {chip}"
 
 

@@ -47,6 +47,8 @@ def import_generator(weights: Path, prior: Path) -> Generator:
         MismatchError: No generator was published for the range of the priors.
     """
     pool = _read_pool(prior)
+    if not pool:
+        raise InvalidFileError(f"{prior} is not {_POOL}: it is empty")
     places = tuple(pool)
     form = next((f for f in _FORMS if all(f[1] <= p <= f[2] for p in places)), None)
     if form is None:
@@ -72,7 +74,7 @@ def _read_pool(path: Path) -> dict[float, object]:
     text = read_text(path, what=_POOL, limit=_MAX_FILE_BYTES)
     try:
         return {float(key): rows for key, rows in json.loads(text).items()}
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (ValueError, AttributeError, RecursionError, OverflowError) as error:
         raise InvalidFileError(f"{path} is not {_POOL}") from error
 
 
@@ -80,7 +82,7 @@ def _plane(rows: object, layers: int, *, source: Path) -> Tensor:
     shape = (layers, SUB_BLOCKS * CHOICES)
     try:
         plane = np.array(rows, dtype=np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         plane = np.zeros(0, dtype=np.float32)
     groups = (
         plane.reshape(-1, CHOICES) if plane.shape == shape else np.zeros((1, 1), dtype=np.float32)

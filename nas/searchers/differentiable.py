@@ -52,7 +52,7 @@ from nas.searchers.verifying import fixed, measuring_phases, verify_proposals
 from nas.searchers.with_supernet import SupernetSearcher, divided, supernet_of
 from nas.spaces import SearchSpace
 from nas.spaces.sgnas import is_unified
-from nas.supernet.mixed_operations import Supernet, start_widths
+from nas.supernet.mixed_operations import Supernet, has_widths, start_widths
 from nas.training.bilevel_settings import Objective
 from nas.training.criterion import criterion_of
 from nas.training.run_files import phase_of
@@ -92,7 +92,8 @@ class DifferentiableSearcher(SupernetSearcher):
 
     Raises:
         InvalidValueError: The strategy does not draw paths. Or the space has elastic widths, and
-            there are several devices, limits or no table.
+            there are several devices, limits or no table; or some operations have widths and others
+            have none.
     """
 
     recipe_kind: ClassVar[type[Recipe] | None] = DifferentiableRecipe
@@ -102,6 +103,12 @@ class DifferentiableSearcher(SupernetSearcher):
         super().__init__(priced, settings)
         self.recipe = recipe_of(settings, DifferentiableRecipe)
         space = self.space
+        if has_widths(space) and not space.elastic_width:
+            raise InvalidValueError(
+                f"some operations of {space.name} have widths and others have none, which this "
+                "searcher cannot compare: choose tfnas, or a searcher that evaluates "
+                "architectures, such as evolution"
+            )
         if space.elastic_width and len(self.devices) != 1:
             raise InvalidValueError(
                 f"the widths of {space.name} are scaled on one device: give one --table, "
@@ -178,14 +185,17 @@ class DifferentiableSearcher(SupernetSearcher):
         measuring = silent if self.settings.measure is None else phases[f"measure {phase}"]
         found, correction = self._chosen(relaxation, target_ms, folder, measuring)
         made = found.architecture
-        latency_ms = found.latency_ms if self.devices else None
+        latencies_ms = [each.latency_ms(made) for each in self.devices]
+        if len(latencies_ms) < 2:  # the derivation's own number, to the last bit
+            latencies_ms = [found.latency_ms] if self.devices else []
+        latency_ms = max(latencies_ms, default=None)
         evaluator = SupernetEvaluator(
             supernet, data, criterion=criterion, calibration=train, selection=selection
         )
         phases[f"score {phase}"](0.0, "evaluating the architecture")
         score = evaluator.score(made)
         result = SearchResult(target_ms, latency_ms, score, made, correction=correction)
-        return kept(result, folder, step=self.recipe.epochs)
+        return kept(result, folder, self.devices, step=self.recipe.epochs)
 
     def _objective(self, constraint: Constraint) -> Objective:
         """Objective of architecture steps: the loss combined with the expected cost."""

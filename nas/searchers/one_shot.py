@@ -182,7 +182,7 @@ class OneShotSearcher(SupernetSearcher):
                 constrained.decode(best),
                 correction=correction,
             )
-            results.append(kept(result, folder, step=len(known)))
+            results.append(kept(result, folder, self.devices, step=len(known)))
         return results
 
     def _best(self, constrained: EncodedSpace, known: dict[Code, float], scored: _Scored) -> Code:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from latbench.files import write_atomically
 from latbench.result import Result
 from nas.latency.correction import Correction
 from nas.latency.feasible_range import unused
+from nas.latency.priced_space import PricedSpace
 from nas.latency.verified_rounds import Status
 from nas.latency.width_scaling import Fit
 from nas.spaces import Architecture
@@ -91,15 +93,21 @@ class SearchResult(Result):
 
 
 def kept(
-    result: SearchResult, folder: RunFolder, *, step: int, workers: Workers = ALONE
+    result: SearchResult,
+    folder: RunFolder,
+    devices: Sequence[PricedSpace],
+    *,
+    step: int,
+    workers: Workers = ALONE,
 ) -> SearchResult:
     """The result, after the first process has written it into the run folder.
 
-    Its architectures become files. Its latency and its score become metrics.
+    Its architectures become files. Its predicted latency and its score become metrics.
 
     Args:
         result: The result.
         folder: Folder of the run.
+        devices: Devices that the result's latency holds on.
         step: Step of the metrics: the last epoch, or the number of evaluations.
         workers: The processes that searched together.
     """
@@ -110,7 +118,10 @@ def kept(
     if result.argmax is not None:
         argmax_file = folder.path / "argmax" / file.name
         write_atomically(argmax_file, result.argmax.architecture.to_json())
+    latency_ms = result.latency_ms
+    if any(each.margin for each in devices):  # the search used upper ends
+        latency_ms = max(each.predicted_ms(result.architecture) for each in devices)
     with folder.metrics() as metrics:
-        values = {"derived_ms": result.latency_ms, "score": result.score}
+        values = {"derived_ms": latency_ms, "score": result.score}
         metrics.log(phase_of(result.target_ms), step, values)
     return result

@@ -41,7 +41,7 @@ def verify_proposals(
     score: Callable[[F], float] | None = None,
     progress: Progress,
 ) -> Correction[F]:
-    """Measure what a search proposes, until a network keeps the budget for certain.
+    """Measure what a search proposes, until a network keeps the budget with 95 % confidence.
 
     Args:
         priced: The space and its prices.

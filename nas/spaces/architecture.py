@@ -121,6 +121,10 @@ def _one_line(match: re.Match[str]) -> str:
     return "{" + re.sub(r"\s*\n\s*", " ", match.group(1)) + "}"
 
 
+class FlatLayers(tuple[Choice, ...]):
+    """Layers of a file that does not divide them into stages."""
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The two allowed forms of a file: layers by stage, or a flat list where depth is fixed."""
 
@@ -137,7 +141,8 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def parse_architecture(text: bytes | str, *, source: str) -> Architecture:
     """Read the JSON of an architecture. ``SearchSpace.check`` checks whether it fits its space.
 
-    A flat list of layers becomes one stage, which ``SearchSpace.staged`` splits into stages.
+    A flat list of layers becomes one stage, a ``FlatLayers``, which ``SearchSpace.staged`` splits
+    into stages.
 
     Args:
         text: The JSON.
@@ -156,7 +161,7 @@ def parse_architecture(text: bytes | str, *, source: str) -> Architecture:
         raise InvalidFileError(
             f"{source} has both stages and layers: keep one of them", path="$.layers"
         )
-    stages = file.stages if file.layers is None else (file.layers,)
+    stages = file.stages if file.layers is None else (FlatLayers(file.layers),)
     if stages is None:
         raise InvalidFileError(
             f"{source} is no architecture: Object missing required field `stages`", path="$.stages"

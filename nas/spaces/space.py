@@ -16,7 +16,7 @@ import numpy as np
 
 from latbench.blocks import BlockSpec, Network
 from latbench.errors import InvalidValueError, UnknownNameError
-from nas.spaces.architecture import FORMAT, PLAIN, Architecture, Choice, Variant
+from nas.spaces.architecture import FORMAT, PLAIN, Architecture, Choice, FlatLayers, Variant
 from nas.spaces.layer import (
     FewerOps,
     Layer,
@@ -141,12 +141,14 @@ class SearchSpace:
         the latter.
 
         Raises:
-            LatbenchError: A choice does not fit. Carries its path in the flat list.
+            LatbenchError: A choice does not fit, or depths are elastic. Carries the path in the
+                flat list.
         """
-        is_flat = len(architecture.stages) == 1 and len(self.stages) > 1
-        if self.elastic_depth or not is_flat or architecture.space != self.name:
+        flat, layers = architecture.stages[0] if architecture.stages else (), self.layers
+        if not isinstance(flat, FlatLayers) or architecture.space != self.name:
             return architecture
-        flat, layers = architecture.stages[0], self.layers
+        if self.elastic_depth:
+            refuse("$.layers", f"stages of {self.name} have several depths: give `stages`")
         if len(flat) != len(layers):
             refuse("$.layers", f"{self.name} has {len(layers)} layers, not {len(flat)}")
         for i, (choice, layer) in enumerate(zip(flat, layers, strict=True)):

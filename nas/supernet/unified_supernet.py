@@ -1,7 +1,7 @@
 """The unified supernet of SGNAS (Huang & Chu, CVPR 2021).
 
-Its layers are unified blocks (``nas.supernet.unified_blocks``). The weights of all 10^69 networks
-are those of six full sub-blocks a layer.
+Its layers are unified blocks (``nas.supernet.unified_blocks``). The weights of all networks (83
+distinct blocks in each of 19 layers, 10^36 in all) are those of six full sub-blocks a layer.
 
 One forward pass serves two modes. For a path, only the active sub-blocks are computed. For
 probabilities (soft mode), a sub-block is the sum of p_k times kernel k over p_k > 0.01, a skip adds

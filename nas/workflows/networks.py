@@ -22,6 +22,7 @@ from nas.workflows.inputs import (
     as_architecture,
     as_pieces,
     is_own_model,
+    require_no_shapes,
 )
 
 
@@ -36,7 +37,7 @@ class SpaceSummary(Result):
         size: Number of architectures, every integer width counted.
         layers: Number of layers with a choice.
         depths: Number of layers of each stage.
-        ops: Operations of the first layer.
+        ops: Operations of the layers.
         blocks: Number of distinct blocks that can be chosen, at widths divisible by 8.
     """
 
@@ -59,7 +60,7 @@ class SpaceSummary(Result):
             space.size(),
             len(space.layers),
             tuple(len(stage) for stage in space.stages),
-            tuple(space.layers[0].ops),
+            tuple(dict.fromkeys(op for layer in space.layers for op in layer.ops)),
             space.searchable_blocks(),
         )
 
@@ -134,6 +135,7 @@ def predict(
         batch_size = opened.device.batch_size
         pieces = as_pieces(network, shapes=shapes, batch_size=batch_size, example=example)
         return predict_model(pieces, opened)
+    require_no_shapes(shapes)
     found, space = as_architecture(network)  # type: ignore[arg-type]
     opened.require_space(space_label(space))
     return opened.predict(space.lower(found))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from latbench.blocks import Network
 from latbench.cost import network_cost
@@ -13,7 +13,7 @@ from latbench.report.page.table_sections import ReportedTable
 from latbench.report.page.wording import latency, percent, span_ms
 from nas.latency.verified_rounds import Status, status_of
 from nas.report.page.front_figure import FoundPoint
-from nas.report.page.run_contents import FoundNetwork, Measured, RunContents
+from nas.report.page.run_contents import FoundNetwork, Measured, RunContents, tables_of
 from nas.report.page.scores import ScoreScale
 from nas.report.page.search_figures import Latency
 from nas.spaces import Architecture, space_of
@@ -32,6 +32,14 @@ class Surroundings:
 
     tables: tuple[ReportedTable, ...]
     trainings: tuple[RunContents, ...]
+
+    def of(self, run: RunContents) -> Surroundings:
+        """The same with the tables of a search only, in its order; all if it had none."""
+        own = tables_of(run.config, [each.table for each in self.tables])
+        if not own:
+            return self
+        known = {id(each.table): each for each in self.tables}
+        return replace(self, tables=tuple(known[id(each)] for each in own if each is not None))
 
     def tables_of(self, architecture: Architecture) -> tuple[ReportedTable, ...]:
         """The tables that price an architecture."""
@@ -77,7 +85,7 @@ class BudgetAnswer:
     @property
     def reason(self) -> str:
         """The verdict of the search in words; empty without one."""
-        return self.found.rounds.reason
+        return "" if self.confirmed is None else self.found.rounds.reason
 
     @property
     def network(self) -> Network | None:
@@ -132,8 +140,11 @@ class BudgetAnswer:
 
     @property
     def status(self) -> Status | None:
-        """The verdict of the search, or that of the interval; None without an interval."""
-        if self.found.rounds.status is not None:
+        """The verdict of the search, or that of the interval; None without an interval.
+
+        Rounds of another network, which a later run of the search replaced, are no verdict.
+        """
+        if self.confirmed is not None and self.found.rounds.status is not None:
             return self.found.rounds.status
         found, target_ms = self.measured, self.target_ms
         if found is None or target_ms is None or found.low_ms is None or found.high_ms is None:

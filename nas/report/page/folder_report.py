@@ -26,8 +26,9 @@ def folder_report(folder: Path, tables: Sequence[Path] = ()) -> str | None:
     """
     try:
         return str(write_report([folder, *tables], folder / REPORT).path)
-    except LatbenchError as error:
-        say(f"no report: {' '.join(error.message.split())}")
+    except (LatbenchError, OSError) as error:
+        reason = error.message if isinstance(error, LatbenchError) else str(error)
+        say(f"no report: {' '.join(reason.split())}")
         return None
 
 

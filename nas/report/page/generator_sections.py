@@ -132,7 +132,7 @@ def _budgets(generator: Generator, kind: Kind, table: LatencyTable | None) -> li
         else:
             costs = count_costs(space, kind)
         least, most = costs.feasible_range
-        low, high = (least + share * (most - least) for share in (low, high))
+        low, high = (least * (1 - share) + most * share for share in (low, high))
     return [float(budget) for budget in np.linspace(low, high, _BUDGETS)]
 
 

@@ -10,7 +10,7 @@ import tomli_w
 
 from latbench.report.page.table_sections import shell
 from latbench.tables import LatencyTable
-from nas.report.page.run_contents import RunContents
+from nas.report.page.run_contents import RunContents, tables_of
 from nas.spaces import Architecture
 
 RECIPE = "recipe.toml"
@@ -26,12 +26,13 @@ def search_command(run: RunContents, tables: Sequence[LatencyTable]) -> str:
     """
     config = run.config
     words = ["search", str(config["space"]), "--searcher", str(config["searcher"])]
-    for number, _ in enumerate(config["prices"]):
-        path = str(tables[number].path) if number < len(tables) else f"TABLE{number + 1}"
-        words += ["--table", path]
+    for number, table in enumerate(tables_of(config, tables), start=1):
+        words += ["--table", str(table.path) if table else f"TABLE{number}"]
     for target_ms in config["targets_ms"]:
         words += ["--target", f"{target_ms!r}ms"]
-    words += _options(config, {"max_macs": "--max-macs", "max_params": "--max-params"})
+    for name, option in (("max_macs", "--max-macs"), ("max_params", "--max-params")):
+        if config.get(name) is not None:  # with its unit: a small bare number is in millions
+            words += [option, f"{config[name] / 1e6:.12g}M"]
     if config.get("max_memory") is not None:
         words += ["--max-memory", f"{config['max_memory']!r}B"]
     if not config["prices"] and run.found and run.found[0].architecture is not None:

@@ -6,7 +6,7 @@ another version may have more fields, which are ignored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ import msgspec
 
 from latbench.errors import InvalidFileError, offence
 from latbench.json_lines import read_json_lines
+from latbench.tables import LatencyTable
 from nas.latency.verified_rounds import Status
 from nas.spaces import Architecture
 from nas.spaces.architecture import parse_architecture, read_architecture
@@ -220,6 +221,20 @@ class RunContents:
         if not self.found and self.generator is None:
             return "there is no generator yet"
         return ""
+
+
+def tables_of(
+    config: Mapping[str, Any], tables: Sequence[LatencyTable]
+) -> list[LatencyTable | None]:
+    """The tables of a search in its order, by device and space; None for one that is not there."""
+    left, found = list(tables), []
+    for entry in config["tables"]:
+        if "device" in entry:  # a search without tables has its space alone
+            named = (entry["device"], entry["space"])
+            one = next((t for t in left if (t.device.name, str(t.space)) == named), None)
+            found.append(one)
+            left = [each for each in left if each is not one]
+    return found
 
 
 class _Search(msgspec.Struct):

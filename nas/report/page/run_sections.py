@@ -30,6 +30,7 @@ _MOST_SEARCHES = 3  # budgets whose probabilities are drawn: pages stay below 1.
 
 def search_sections(run: RunContents, known: Surroundings) -> list[Section]:
     """Sections about a search: answer, networks, front, training, commands."""
+    known = known.of(run)
     budgets = [BudgetAnswer.of(found, known) for found in run.found]
     table = next((each.table.table for each in budgets if each.table), None)
     latencies = {

@@ -29,7 +29,7 @@ class GeneratorScores:
     """Results of an evaluation, under the names that they have in metrics.
 
     Attributes:
-        score: Mean accuracy of the answers.
+        score: Mean fitness of the answers.
         kendall_tau: Rank correlation between budgets and costs of the raw output, averaged over
             kinds of cost; None if the costs of each kind are all equal.
         raw_error: Mean relative distance of the costs of the raw output from the budgets.

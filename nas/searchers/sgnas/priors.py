@@ -59,7 +59,11 @@ def rank_candidates(
     drawn = [plane.random(rng) for _ in range(_DRAWS * candidates)]
     outcomes = np.array([plane.outcomes_of(choices) for choices in drawn])  # (draws, L)
     at = np.array([place_of(row) for row in outcomes])
-    near = [np.argsort(np.abs(at - place), kind="stable") for place in places]
+    _, first_draws = np.unique(outcomes, axis=0, return_index=True)
+    is_first = np.isin(np.arange(len(drawn)), first_draws)  # equal networks are candidates once
+    nearest = (np.argsort(np.abs(at - place), kind="stable") for place in places)
+    near = [order[: len(drawn) // len(places)] for order in nearest]
+    near = [order[is_first[order]] for order in near]
     scores: dict[int, float] = {}
     total = len(places) * candidates
 
@@ -78,8 +82,7 @@ def rank_candidates(
         known = list(scores)
         least = min(scores[i] for i in random)
         targets = np.array([max(scores[i], least) for i in known])
-        others = order[: len(drawn) // len(places)]
-        others = others[~np.isin(others, known)]
+        others = order[~np.isin(order, known)]
         expected = _expected(
             plane.features(outcomes[known]), targets, plane.features(outcomes[others])
         )
@@ -136,7 +139,7 @@ def _expected(known: Floats, scores: Floats, others: Floats) -> Floats:
     from sklearn.linear_model import RidgeCV
     from sklearn.preprocessing import StandardScaler
 
-    if len(known) == 1:  # one network is not enough for a model
+    if len(known) == 1 or not len(others):  # one network is not enough for a model
         return np.zeros(len(others))
     scaler = StandardScaler().fit(known)
     model = RidgeCV(alphas=_RIDGES).fit(scaler.transform(known), scores)

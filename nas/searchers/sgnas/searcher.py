@@ -86,6 +86,10 @@ class SGNASSearcher(Searcher):
 
     def check_targets(self, targets_ms: Sequence[float]) -> None:
         super().check_targets(targets_ms)
+        if self._memory and not self.requests(targets_ms):
+            raise InvalidValueError(
+                "a limit of memory alone is no budget of a generator: add --target, or --max-macs"
+            )
         if self.settings.limits:
             for target_ms in budgets_of(targets_ms):
                 latency = latency_limits(self.devices[:1], target_ms).limits if target_ms else ()
@@ -192,7 +196,8 @@ class SGNASSearcher(Searcher):
             latency_ms = self.priced.latency_ms(made) if self.devices else None
             score = evaluator.score(made)  # all processes evaluate together
             result = SearchResult(target_ms, latency_ms, score, made, correction=correction)
-            results.append(kept(result, folder, step=recipe.epochs, workers=workers))
+            first = self.devices[:1]
+            results.append(kept(result, folder, first, step=recipe.epochs, workers=workers))
         return results
 
     def _measured(

@@ -244,7 +244,8 @@ class TFNASSearcher(Searcher):
             argmax=argmax,
             correction=correction,
         )
-        return kept(result, work.folder, step=self.recipe.epochs, workers=self.workers)
+        epochs, devices = self.recipe.epochs, self.devices
+        return kept(result, work.folder, devices, step=epochs, workers=self.workers)
 
     def _begin(self, work: _Work, *checkpoints: str) -> SearchState:
         outputs, seed = self.priced.space.classes, self.settings.seed

@@ -650,6 +650,8 @@ def test_files_that_are_no_generator_are_refused(reference: Path, tmp_path: Path
         ("[1]", InvalidFileError),
         ('{"320": [[1, 0]]}', InvalidFileError),
         ('{"360": "x"}', InvalidFileError),
+        ("{}", InvalidFileError),
+        (f'{{"320": [[{10**400}]]}}', InvalidFileError),
         ('{"5": []}', MismatchError),
     ):
         (tmp_path / "p.json").write_text(text)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 import nas
@@ -17,6 +18,7 @@ from latbench.errors import MissingExtraError
 from latbench.tables import LatencyTable
 from nas.spaces import make_space
 from nas.training.choice_probabilities import FILE, read_probabilities
+from tests.conftest import write_table
 from tests.nas.report.conftest import SPACE
 
 pytest.importorskip("altair", reason="reports need the extra `report`")
@@ -188,6 +190,42 @@ def test_the_verdict_of_measured_rounds_is_shown(
     (folder / f"{found.phase}.json").write_text(json.dumps([{**measured, "measured_low_ms": None}]))
     verdict = next(value for value in _answer(_page(copied))[0] if value.label == "verdict")
     assert verdict.text == "not measured"
+
+
+def test_another_devices_table_is_not_taken_for_that_of_the_search(
+    copied: Path, tmp_path: Path
+) -> None:
+    """It prices the same blocks, and is named first."""
+    own = copied / "table.sqlite"
+    other = tmp_path / "other.sqlite"
+    table = LatencyTable.open(own)
+    device = msgspec.structs.replace(table.device, name="another")
+    write_table(other, make_space(SPACE, 16, 10), device, prices=lambda spec: 1.0)
+    expected = _answer(_page(copied / "search", own))
+    page = _page(copied / "search", other, own)
+    assert _answer(page) == expected
+    commands = next(
+        s.commands for s in page.sections if s.title == "Commands that repeat this search"
+    )
+    assert str(own) in commands[0] and str(other) not in commands[0]
+
+
+def test_a_verdict_on_another_network_is_none(copied: Path) -> None:
+    """As after a search that was repeated without measurements."""
+    found = RunContents.of(copied / "search").found
+    first, second = found[0].architecture, found[1].architecture
+    assert first is not None and second is not None
+    other = make_space(SPACE, 16, 10).random(seed=5)
+    assert other not in (first, second)
+    measured = {"architecture": other.as_dict(), "predicted_ms": 1.0, "measured_ms": 1.0}
+    rounds = {"rounds": [{"candidates": [measured]}], "status": "met", "reason": "in words"}
+    folder = copied / "search" / "measured"
+    folder.mkdir()
+    (folder / f"{found[0].phase}.json").write_text(json.dumps(rounds))
+    page = _page(copied)
+    verdict = next(value for value in _answer(page)[0] if value.label == "verdict")
+    assert verdict.text == "not measured"
+    assert not page.sections[0].lines
 
 
 def test_probabilities_of_every_epoch_are_logged_and_add_up(demo: Path) -> None:

@@ -83,7 +83,9 @@ def test_spaces_without_widths_are_searched(
     settings = SearchSettings(epochs=2, batch_size=16, seed=1, recipe=TFNASRecipe(shift=0))
     searcher = TFNASSearcher(priced, settings)
     folder = RunFolder(tmp_path / "run", {})
-    (found,) = searcher.search(_images(SIZES[name]), [target_ms], folder)
+    highest_ms = priced.feasible_ms()[1]
+    found, widest = searcher.search(_images(SIZES[name]), [target_ms, highest_ms], folder)
+    assert widest.argmax is not None and widest.architecture == widest.argmax.architecture
     priced.space.check(found.architecture)
     assert found.latency_ms == pytest.approx(priced.latency_ms(found.architecture))
     assert found.latency_ms <= target_ms

@@ -224,10 +224,16 @@ def test_flat_layers_are_read_where_depth_is_fixed(name: str) -> None:
     plain["layers"] = [choice for stage in plain.pop("stages") for choice in stage]  # type: ignore[attr-defined]
     read = parse_architecture(msgspec.json.encode(plain), source="flat")
     if space.elastic_depth:
-        with pytest.raises(InvalidFileError, match="stages"):
+        with pytest.raises(InvalidFileError, match="stages") as caught:
             space.check(space.staged(read))
-    else:
-        assert space.staged(read) == drawn
+        assert caught.value.path == "$.layers"
+        return
+    assert space.staged(read) == drawn
+    if len(space.stages) > 1:  # one stage with all layers is no flat list
+        plain["stages"] = [plain.pop("layers")]
+        with pytest.raises(InvalidFileError) as caught:
+            space.check(space.staged(parse_architecture(msgspec.json.encode(plain), source="x")))
+        assert caught.value.path == "$.stages"
 
 
 @pytest.mark.parametrize(

@@ -155,3 +155,16 @@ def test_the_command_prints_a_front(run: Any, tmp_path: Path, profile: DevicePro
     assert "  MB  " in out
     assert "dominated by another target: " in out
     assert out.count("latbench train") == 2
+
+
+def test_a_memory_alone_is_no_budget_of_a_generator(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match="a limit of memory alone"):
+        nas.search(
+            make_mix_space(),
+            data=tiny_data(),
+            output=tmp_path / "run",
+            max_memory="1MB",
+            searcher="sgnas",
+            settings=_settings("sgnas"),
+        )
+    assert not (tmp_path / "run").exists()
