@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     type=DEVICE,
     required=True,
     metavar="DEVICE",
-    help="Device profile to measure on, a shipped name or a file.",
+    help="Device profile to measure on: a name that `latbench devices` lists, or a file.",
 )
 @model_options
 @click.option(

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     default=["cpu-onnxruntime"],
     show_default=True,
     metavar="DEVICE",
-    help="Device profile to measure on, a shipped name or a file; repeat it for several.",
+    help="Device profile to measure on: a name that `latbench devices` lists, or a file; repeat it "
+    "for several.",
 )
 @model_options
 @click.option(

@@ -119,8 +119,8 @@ def until_verified_option(ends: str) -> Decorator:
         "--measured",
         "until_verified",
         is_flag=True,
-        help=f"{ends} until the measured latency meets the target for certain. The exit code is 1 "
-        "if it does not. --measured is another name of the option.",
+        help=f"{ends} until the measured latency meets the target with 95 % confidence. The exit "
+        "code is 1 if it does not. --measured is another name of the option.",
     )
 
 
@@ -180,7 +180,7 @@ def space_options(command: Callable[..., None]) -> Callable[..., None]:
 recipe_option = click.option(
     "--recipe",
     metavar="NAME|FILE",
-    help="Shipped recipe, or a TOML file.  [default: the published settings]",
+    help="Shipped recipe, or a TOML file.  [default: the defaults of the command's recipe]",
 )
 
 

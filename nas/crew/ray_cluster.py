@@ -138,10 +138,10 @@ class RayCrew(Crew[Task, Answer]):
         return False
 
     def _new_actor(self, beat: Beat) -> Any | None:
-        """An actor that has a processor; None if none is free and others work.
+        """An actor that has a processor; None if none is free, or it died, and others work.
 
         Raises:
-            RuntimeFailure: No processor is free, and there is no other actor.
+            RuntimeFailure: No processor is free, or it died, and there is no other actor.
             MismatchError: Its node has another version of latbench.
         """
         ray = self._ray
@@ -163,6 +163,8 @@ class RayCrew(Crew[Task, Answer]):
                 )
             there = ray.get(version)
         except ray.exceptions.RayActorError as error:
+            if self._alive:  # a node was lost: the others go on, and a later task tries again
+                return None
             raise RuntimeFailure(
                 f"a worker of the Ray cluster died at its start: {in_one_line(error, most=300)}"
             ) from error

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from latbench.errors import InvalidFileError, MissingExtraError
+from nas.data.folders import downloads
 from nas.data.images import ImageData, Split, image_data
 
 _PIXELS = 3 * 32 * 32
@@ -118,10 +119,10 @@ def _download(layout: _Layout) -> Path:
         from torchvision import datasets
     except ImportError:
         raise MissingExtraError("torchvision", "nas") from None
-    root = Path("data")
     family = datasets.CIFAR10 if layout is _CIFAR10 else datasets.CIFAR100
     try:
-        family(str(root), download=True)  # checks the archive's MD5
+        with downloads() as root:
+            family(str(root), download=True)  # checks the archive's MD5
     except (OSError, RuntimeError) as error:
         raise InvalidFileError(
             f"{layout.name} could not be downloaded ({error}): give --data-dir the folder "

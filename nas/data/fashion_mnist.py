@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from latbench.errors import InvalidFileError, MissingExtraError
+from nas.data.folders import downloads
 from nas.data.images import ImageData, Split, image_data
 
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -87,9 +88,9 @@ def _download() -> Path:
         from torchvision.datasets import FashionMNIST
     except ImportError:
         raise MissingExtraError("torchvision", "nas") from None
-    root = Path("data")
     try:
-        FashionMNIST(str(root), download=True)
+        with downloads() as root:
+            FashionMNIST(str(root), download=True)
     except (OSError, RuntimeError) as error:
         raise InvalidFileError(
             f"Fashion-MNIST could not be downloaded ({error}): give --data-dir a folder of its "

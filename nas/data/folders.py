@@ -1,4 +1,4 @@
-"""Images found in folders, one per class, or in lists with lines of path and label.
+"""Folders of images: one per class, or lists with lines of path and label; the one of downloads.
 
 Files and folders whose names start with a dot are ignored: systems and programs put them beside the
 images (``._x.jpg``, ``.DS_Store``, ``.ipynb_checkpoints``). Files without an image's extension are
@@ -7,8 +7,10 @@ ignored too (``Thumbs.db``, ``desktop.ini``).
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,6 +22,7 @@ from nas.data.stores import FileStore
 
 _MAX_LIST_BYTES = 1 << 30  # the list of ImageNet's training images takes 55 MB
 _LIST = "a list of images, lines of `path label`"
+_LABEL_DIGITS = 9  # more classes than images
 _SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm")
 
 
@@ -39,6 +42,28 @@ def given_folder(data_dir: Path | None, *, what: str, layout: str) -> Path:
     if not data_dir.is_dir():
         raise InvalidFileError(f"{data_dir} is not a folder: {layout}")
     return data_dir
+
+
+@contextmanager
+def downloads() -> Iterator[Path]:
+    """The folder of downloaded data sets, ``data``; one process at a time downloads into it.
+
+    Raises:
+        InvalidFileError: It cannot be made.
+    """
+    root = Path("data")
+    try:
+        root.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InvalidFileError(f"cannot make {root.resolve()}: {error.strerror}") from error
+    try:
+        lock = (root / ".lock").open("a")
+    except OSError:  # may not be written to, but the data may be there already
+        yield root
+        return
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the processes of torchrun read the data all at once
+        yield root
 
 
 def class_folders(root: Path) -> list[str]:
@@ -108,7 +133,7 @@ def read_list(file: Path, roots: Sequence[Path]) -> tuple[FileStore, Tensor]:
         path, _, label = line.strip().rpartition(" ")
         if not line.strip():
             continue
-        if not path or not label.isdecimal():
+        if not path or not label.isdecimal() or len(label) > _LABEL_DIGITS:
             raise InvalidFileError(
                 f"{file}, line {number}: {line[:60]!r} is not `path label`, such as "
                 "`n01440764/n01440764_18.JPEG 0`"

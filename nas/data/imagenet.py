@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from latbench.errors import InvalidFileError
+from latbench.errors import InvalidFileError, MismatchError
 from latbench.files import is_hidden
 from latbench.progress import Phase, Phases, Progress, silent
 from nas.data.decoders import DecodingProcesses
@@ -78,6 +78,7 @@ def pack_imagenet(folder: Path, output: Path, *, progress: Progress = silent) ->
 
     Raises:
         InvalidFileError: The folder has no known layout, or a file cannot be read or written.
+        MismatchError: A part exists already and has other images.
     """
     progress(0.0, "listing the images")
     data = imagenet(_SIZE, folder)  # files are packed as they are, whatever the size
@@ -87,7 +88,13 @@ def pack_imagenet(folder: Path, output: Path, *, progress: Progress = silent) ->
     ) as phases:
         for name, part in parts.items():
             file = output / f"{name}.lmdb"
-            if not file.exists():
+            if file.exists():
+                if not torch.equal(LmdbStore(file).labels, part.labels):
+                    raise MismatchError(
+                        f"{file} exists and holds other images: choose another folder (-o), or "
+                        "delete it"
+                    )
+            else:
                 assert isinstance(part, StoredSplit)
                 pack(part, file, progress=phases[name])
     return {name: len(part) for name, part in parts.items()}

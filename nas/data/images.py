@@ -276,6 +276,11 @@ def batches(
     return source.read((index[share] for index in indices), rng)
 
 
+def batch_count(images: int, batch_size: int) -> int:
+    """Number of batches of an epoch, with ``drop_last``."""
+    return max(1, images // batch_size)
+
+
 def endless_batches(
     source: Source, batch_size: int, rng: torch.Generator, *, per_class: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -307,7 +312,7 @@ def _balanced(
             f"{2 * per_class} to {len(known) * per_class} images"
         )
     waiting: list[int] = []
-    for _ in range(max(1, len(labels) // (classes * per_class))):
+    for _ in range(batch_count(len(labels), classes * per_class)):
         if len(waiting) < classes:
             fresh = [known[i] for i in torch.randperm(len(known), generator=rng).tolist()]
             waiting += [label for label in fresh if label not in waiting]

@@ -53,7 +53,7 @@ class SupernetEvaluator(Evaluator):
         self.data = data
         self.task = task_of(data, next(supernet.parameters()).device)
         self.criterion = criterion
-        shuffled = batches(calibration, batch_size, generator(0))
+        shuffled = batches(calibration.plain(), batch_size, generator(0))
         shown = self.task.inputs(islice(shuffled, CALIBRATION_BATCHES))
         self.inputs = [images for images, _ in shown]
         self.selection = selection

@@ -1,4 +1,4 @@
-"""Verified budgets: propose networks and measure them, until one keeps the budget for certain.
+"""Verified budgets: propose networks and measure them, until one keeps the budget.
 
 A table's prediction is off by a few percent, and the speed of a machine drifts by a few more within
 hours. Where that is too much, networks are measured. A round proposes several candidates around the
@@ -12,8 +12,8 @@ The verdict of all rounds:
     met        The upper end of the confirmation's 95 % interval is at most the budget, and the
                latency is at least 97 % of it. Less is enough if there is nothing to propose
                between the network and its budget.
-    missed     Even the closest network is above the budget for certain, or the rounds ended at a
-               network that leaves more of the budget unused.
+    missed     Even the closest network is above the budget with 95 % confidence, or the rounds
+               ended at a network that leaves more of the budget unused.
     undecided  The machine is too noisy: the budget lies inside the interval, or no latency is
                certain to be both below the budget and near it.
 
@@ -104,7 +104,7 @@ def correct_on_device(
     scale: Method = fit_exact,
     score: Callable[[F], float] | None = None,
 ) -> Correction[F]:
-    """Propose and measure architectures until one keeps the budget for certain.
+    """Propose and measure architectures until one keeps the budget with 95 % confidence.
 
     Args:
         priced: The space and its prices.
@@ -116,7 +116,7 @@ def correct_on_device(
             one below the budget is taken, otherwise the closest one.
 
     Returns:
-        The network of the verdict: one that keeps the budget for certain, if there is any.
+        The network of the verdict: one that keeps the budget with 95 % confidence, if there is any.
 
     Raises:
         BudgetError: There is no architecture to propose for the budget. Nothing was measured.
@@ -231,7 +231,7 @@ class _Correction(Generic[F]):
         return known.interval.estimate_ms > self.target_ms * self._learned.highest
 
     def _worse(self, fitted: F) -> bool:
-        """Whether a network with a better score keeps the budget for certain."""
+        """Whether a network with a better score keeps the budget with 95 % confidence."""
         if self.score is None:
             return False
         safe = [m for m in self.measured.values() if m.confirmed and self._below(m.interval)]

@@ -18,9 +18,7 @@ Floats = NDArray[np.float64]
 ABSENT = -1
 """Number that an encoding has for a layer beyond its stage's depth."""
 
-_MOST = (
-    50_000  # partial solutions; if there are more, amounts are rounded to 1 / 50,000 of the room
-)
+_MOST = 50_000  # partial solutions; of more, those with equal rounded amounts are one
 _AT_ONCE = 1_000_000  # partial solutions that are made at once, before pruning
 _RIVALS = 64  # with several pieces: partial solutions to compare all others with
 
@@ -86,9 +84,11 @@ class PartialSolutions:
             kept = kept.where(np.r_[True, kept.amounts[1:, 0] < lightest_before[:-1]])
         else:
             kept = kept.where(unbeaten(kept.amounts, _RIVALS))
-        if len(kept.scores) > _MOST:
-            bins = np.ceil(kept.amounts / np.abs(room) * _MOST).max(axis=1)
-            kept = kept.where(np.sort(np.unique(bins, return_index=True)[1]))
+        steps = _MOST - 1
+        while len(kept.scores) > _MOST:  # with several pieces, finer steps may leave too many
+            bins = np.ceil(kept.amounts / np.abs(room) * steps)
+            kept = kept.where(np.sort(np.unique(bins, axis=0, return_index=True)[1]))
+            steps //= 2
         return kept
 
     @staticmethod

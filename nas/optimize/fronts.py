@@ -56,7 +56,12 @@ def spread_budgets(
 
 
 def _least_ms(devices: Sequence[PricedSpace], limits: tuple[Limit, ...], high_ms: float) -> float:
-    """Least latency on the slowest device among the networks that keep the limits."""
+    """Least latency on the slowest device among the networks that keep the limits.
+
+    Raises:
+        BudgetError: No architecture keeps the limits.
+    """
+    EncodedSpace(Constraint((*latency_limits(devices, high_ms).limits, *limits)))
     low_ms = max(priced.feasible_ms()[0] for priced in devices)
     while high_ms > low_ms * 1.001:  # the least feasible budget, by bisection of the ratio
         middle_ms = math.sqrt(low_ms * high_ms)

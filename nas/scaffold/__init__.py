@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from string import Template
 from typing import Any
 
@@ -198,7 +199,9 @@ def new_component(kind: str, name: str, *, root: Path) -> Component:
     written = (*files.values(), f"{family.folder}/__init__.py")
     is_installed = _source(family.folder) == registry.resolve()
     install = "" if is_installed else "pip install -e '.[nas,dev]' && "
-    return Component(kind, name, root, written, f"cd {root} && {install}python -m pytest {test}")
+    return Component(
+        kind, name, root, written, f"cd {quote(str(root))} && {install}python -m pytest {test}"
+    )
 
 
 def new_package(kind: str, name: str, *, parent: Path) -> Component:
@@ -229,7 +232,8 @@ def new_package(kind: str, name: str, *, parent: Path) -> Component:
     for template, path in files.items():
         plan.new[root / path] = _render(template, names)
     plan.write()
-    next_step = f"pip install pytest -e {root} && python -m pytest {root}"
+    place = quote(str(root))
+    next_step = f"pip install pytest -e {place} && python -m pytest {place}"
     return Component(kind, name, root, tuple(files.values()), next_step)
 
 

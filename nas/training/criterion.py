@@ -103,19 +103,22 @@ def check_batches(recipe: Loss, workers: Workers = ALONE, *, parts: Sequence[Sou
 
 
 def _check_classes(recipe: Loss, known: int, processes: int) -> None:
-    """Refuse batches by class that show one class, or more than a part of the images has."""
+    """Refuse batches by class with one class a process, or with more than a part has.
+
+    Classes lie next to each other in a batch, so each process sees some of them.
+    """
     shown, step = recipe.batch_size // recipe.per_class, recipe.per_class * processes
-    if _FEWEST_CLASSES <= shown <= known:
+    if _FEWEST_CLASSES * processes <= shown <= known:
         return
-    fewest = max(_FEWEST_CLASSES * recipe.per_class, LEAST_IMAGES * processes)
+    fewest = max(_FEWEST_CLASSES * recipe.per_class, LEAST_IMAGES) * processes
     low, high = -(-fewest // step) * step, known * recipe.per_class // step * step
     remedy = f"choose {low} to {high} images" + (f", a multiple of {step}" if step > 1 else "")
     if low > high:
         remedy = "choose a smaller per_class, or 0, or give more images"
     raise InvalidValueError(
         f"batches of {recipe.batch_size} images with {recipe.per_class} of each class show "
-        f"{shown} classes; they need {_FEWEST_CLASSES} or more, and a part of the images has "
-        f"{known}: {remedy}"
+        f"{shown} classes; they need {_FEWEST_CLASSES * processes} or more, and a part of the "
+        f"images has {known}: {remedy}"
     )
 
 

@@ -23,7 +23,7 @@ from latbench.files import write_atomically
 from latbench.progress import Phase, Phases, Progress, silent
 from nas.data.augmentation import augment
 from nas.data.feed import feed
-from nas.data.images import ImageData, batches, generator
+from nas.data.images import ImageData, batch_count, batches, generator
 from nas.tasks import task_of
 from nas.training.criterion import loss_of
 from nas.training.distributed import ALONE, Workers
@@ -199,7 +199,7 @@ class TrainingState(Resumable):
         epoch, rank = self.epoch, group.rank
         order = generator(recipe.seed, epoch, 0)
         changes, dropped = (generator(recipe.seed, epoch, use, rank) for use in (1, 3))
-        steps = max(1, len(data.train) // recipe.batch_size)
+        steps = batch_count(len(data.train), recipe.batch_size)
         length = 1 / (steps * recipe.epochs)  # of a step, as a part of the training
         total = torch.zeros((), device=self.torch_device.device)
         losses = Losses(report, self.torch_device)

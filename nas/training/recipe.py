@@ -134,7 +134,7 @@ class TrainingRecipe(NetworkRecipe, frozen=True, kw_only=True, tag="training"):
 
     Attributes:
         initial: Initial weights: He's normal by fan-out, or torch's default.
-        dropout: Dropout rate before the last linear layer.
+        dropout: Dropout rate before the linear layer of the classifier.
         drop_connect: Share of images for which the last block with a shortcut is skipped in
             training; the share grows linearly from the first block to the last.
     """

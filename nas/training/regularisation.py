@@ -16,7 +16,7 @@ from latbench.render.torch import GraphModule, NetworkModule
 
 
 def add_dropout(model: NetworkModule, rate: float) -> None:
-    """Zero features before every linear layer with probability ``rate``."""
+    """Zero features before the linear layer of the classifier with probability ``rate``."""
 
     def drop(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return (F.dropout(inputs[0], rate, training=module.training),)

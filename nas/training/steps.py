@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nas.data.augmentation import augment
 from nas.data.feed import Batch, feed
-from nas.data.images import ImageData, Source, batches, endless_batches
+from nas.data.images import ImageData, Source, batch_count, batches, endless_batches
 from nas.training.distributed import ALONE, Workers
 from nas.training.recipe import SearchRecipe
 from nas.training.torch_device import CPU, TorchDevice
@@ -135,7 +135,7 @@ class TrainingImages:
     @property
     def steps(self) -> int:
         """Number of steps in an epoch."""
-        return max(1, len(self.source) // self.batch_size)
+        return batch_count(len(self.source), self.batch_size)
 
     def show(
         self, step: Step, report: Report, *, order: torch.Generator, shifts: torch.Generator

@@ -172,14 +172,13 @@ class TorchDevice:
 CPU = TorchDevice(torch.device("cpu"))
 
 
-def find_torch_device(name: str = "auto", *, precision: Precision = "fp32") -> TorchDevice:
+def find_torch_device(name: str = "auto") -> TorchDevice:
     """The device with this name.
 
     Args:
         name: ``auto`` (the GPU where there is one, else the CPU), ``cpu``, ``cuda``, ``cuda:1`` or
             ``mps``. Without a number, ``cuda`` is the GPU of this process's local rank under
             ``torchrun``, and the first one otherwise.
-        precision: Precision of products and convolutions.
 
     Raises:
         InvalidValueError: There is no such device on this machine.
@@ -196,7 +195,7 @@ def find_torch_device(name: str = "auto", *, precision: Precision = "fp32") -> T
         raise _refused("this machine has no Apple GPU that PyTorch can use")
     if device.type == "cuda":
         device = _gpu(device)
-    return TorchDevice(device, precision)
+    return TorchDevice(device)
 
 
 def _gpu(device: torch.device) -> torch.device:

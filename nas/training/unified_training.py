@@ -67,7 +67,8 @@ class UnifiedRecipe(SearchRecipe, frozen=True, kw_only=True):
         selection: Share of the held-out images that are used only for selection; the others train a
             generator.
         weight_decay: L2 penalty on all parameters, norms included, as published.
-        alike: Correlation of the sub-blocks' initial weights; 0 is the published start.
+        alike: Correlation of the sub-blocks' initial weights; 0 is the published start. Without
+            effect on a space of separate operations.
         calibration_batches: Number of batches of training images that calibrate the batch norms of
             a network before it is evaluated.
     """
@@ -135,7 +136,8 @@ def train_unified(
         recipe: Constants of the training.
         folder: Folder for checkpoints and metrics; a run there is resumed.
         seed: Seed of weights, paths, order and augmentation.
-        criterion: The loss; its parameters are changed in place. that of ``UnifiedRecipe`` if None.
+        criterion: The loss, whose parameters are changed in place; if None, that of
+            ``UnifiedRecipe``.
         torch_device: Device of the training; the criterion is moved there.
         workers: The processes that train together.
         progress: Callback with the fraction done and a short description.
@@ -317,7 +319,7 @@ def calibration_inputs(
 ) -> Iterator[Tensor]:
     """Batches of training images without augmentation, always the same ones, on a device."""
     size = min(recipe.batch_size, len(parts.weights))
-    shown = islice(batches(parts.weights, size, generator(0)), recipe.calibration_batches)
+    shown = islice(batches(parts.weights.plain(), size, generator(0)), recipe.calibration_batches)
     for images, _ in task_of(data, device).inputs(shown):
         yield images
 

@@ -85,7 +85,8 @@ class PackedImages(Result):
 def pack(folder: str | Path, output: str | Path, *, progress: Progress = silent) -> PackedImages:
     """Pack the images of a folder in a layout of ImageNet into two LMDB files.
 
-    A file that exists already is kept, so an interrupted packing can be resumed.
+    A file that exists already is kept if it has the same images, so an interrupted packing can be
+    resumed.
 
     Args:
         folder: Folder with ``train`` and ``val``, one folder per class in each, or with lists of
@@ -95,5 +96,6 @@ def pack(folder: str | Path, output: str | Path, *, progress: Progress = silent)
 
     Raises:
         InvalidFileError: The folder has no known layout, or a file cannot be read or written.
+        MismatchError: A file exists already and has other images.
     """
     return PackedImages(**pack_imagenet(Path(folder), Path(output), progress=progress))

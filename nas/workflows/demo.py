@@ -1,9 +1,9 @@
 """The main job on this machine in minutes: profile, search, verify, train.
 
 The demo makes a rough table at 32 px and runs a short search on scikit-learn's digits. The search
-measures what it finds until the target is met for certain; that measurement is the demo's verdict.
-Then it trains the network from scratch. Everything is stored in one folder; an interrupted demo
-resumes there.
+measures what it finds until the target is met with 95 % confidence; that measurement is the demo's
+verdict. Then it trains the network from scratch. Everything is stored in one folder; an interrupted
+demo resumes there.
 """
 
 from __future__ import annotations

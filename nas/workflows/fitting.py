@@ -114,7 +114,7 @@ def fit(
             of the predicted interval is then at the target. The table must be calibrated with
             enough networks.
         until_verified: Measure networks on the device, and correct their widths until the measured
-            latency meets the target for certain.
+            latency meets the target with 95 % confidence.
         measured: Another name of ``until_verified``.
         progress: Callback with the fraction done and a short description.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from latbench.device_files import AnyDevice, as_device
+from latbench.errors import InvalidValueError
 from latbench.files import is_onnx_file
 from latbench.models import OnnxModel, read_model, require_inputs
 from latbench.models.segments import Piece, cut
@@ -51,6 +52,16 @@ def as_architecture(architecture: AnyArchitecture) -> tuple[Architecture, Search
     if not isinstance(architecture, Architecture):
         architecture = load_architecture(architecture)
     return architecture, space_of(architecture)
+
+
+def require_no_shapes(shapes: Shapes | None) -> None:
+    """Refuse shapes of inputs where no file of a model is read.
+
+    Raises:
+        InvalidValueError: There are some.
+    """
+    if shapes:
+        raise InvalidValueError("--shape is for the inputs of an ONNX model: leave it out")
 
 
 def is_own_model(given: object) -> TypeGuard[OwnModel]:

@@ -18,7 +18,8 @@ def run_folder(path: str | Path, config: dict[str, Any], group: Workers = ALONE)
     """
     if not group.leads:
         group.wait()
-    folder = RunFolder(Path(path), config)
-    if group.leads:
-        group.wait()
-    return folder
+    try:
+        return RunFolder(Path(path), config)
+    finally:  # a refusal must not leave the others waiting: they find the same folder and refuse it
+        if group.leads:
+            group.wait()

@@ -146,8 +146,8 @@ def search(
         output: Folder of the run, new or to resume.
         targets: Latencies not to exceed, such as ``"0.5ms"``, or in ms; one architecture is found
             for each. A single one is taken as well.
-        max_macs: Multiply-accumulates not to exceed at any target, such as ``"30M"``, or in ones.
-        max_params: Parameters not to exceed at any target, such as ``"3M"``, or in ones.
+        max_macs: Multiply-accumulates not to exceed at any target, such as ``"30M"``, or a number.
+        max_params: Parameters not to exceed at any target, such as ``"3M"``, or a number.
         max_memory: Peak memory of the activations of one image in fp32 not to exceed at any target,
             such as ``"2MB"``, or in bytes. It needs a target or one of the other limits.
         front: Number of targets, instead of ``targets``: they are spread over the feasible range
@@ -169,7 +169,7 @@ def search(
             Upper ends of predicted intervals are then below the targets. The tables must be
             calibrated with enough networks.
         until_verified: Measure networks on the first table's device, and correct them until the
-            measured latency meets the target for certain.
+            measured latency meets the target with 95 % confidence.
         measured: Another name of ``until_verified``.
         torch_device: Device of training and evaluation: ``auto`` (the CUDA GPU if there is
             one, else the CPU), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.

@@ -74,7 +74,7 @@ class LimitedSpace:
 
 @dataclass(frozen=True)
 class AskedLimits:
-    """Limits of a search in ones and bytes; None for no limit."""
+    """Limits of a search: counts, and memory in bytes; None for no limit."""
 
     max_macs: float | None
     max_params: float | None

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from latbench.device import DeviceProfile
 from latbench.device_files import AnyDevice
-from latbench.errors import InvalidValueError
 from latbench.models.segments import Piece
 from latbench.models.torch_modules import Example, require_example
 from latbench.profilers import Profiler
@@ -36,6 +35,7 @@ from nas.workflows.inputs import (
     as_profiler,
     as_space,
     is_own_model,
+    require_no_shapes,
 )
 
 TIME_LIMIT = "20min"
@@ -204,7 +204,6 @@ def _contents(
         pieces = as_pieces(space, shapes=shapes, batch_size=device.batch_size, example=example)
         return model_contents(join(pieces), device.sweep.networks, whole=pieces)
     require_example([space], example)
-    if shapes:
-        raise InvalidValueError("--shape is for the inputs of an ONNX model: leave it out")
+    require_no_shapes(shapes)
     made = as_space(space)  # type: ignore[arg-type]
     return space_contents(made, device.sweep.networks)

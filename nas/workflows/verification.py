@@ -44,6 +44,7 @@ from nas.workflows.inputs import (
     as_pieces,
     is_own_model,
     priced_by,
+    require_no_shapes,
 )
 
 _OTHER_NETWORKS = {
@@ -195,6 +196,8 @@ def verify(
         if is_torch_module(networks):
             asked_for = [networks]  # some are iterable
         require_example(asked_for, example)
+        if not any(map(is_own_model, asked_for)):
+            require_no_shapes(shapes)
         named = [
             _named(each, number, opened, shapes, example=example)
             for number, each in enumerate(asked_for, start=1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from latbench.errors import InvalidFileError
+from latbench.errors import InvalidFileError, MismatchError
 from nas.data import load_data
 from nas.data.imagenet import pack_imagenet
 from nas.data.images import generator
@@ -71,6 +71,14 @@ def test_a_file_that_replaces_an_open_one_is_read(tmp_path: Path) -> None:
     expected = LmdbStore(new).read(0)
     new.replace(old.path)
     assert LmdbStore(old.path).read(0) == expected != old.read(0)
+
+
+def test_a_folder_with_other_images_is_not_taken_for_the_packed_ones(tmp_path: Path) -> None:
+    packed = _packed(tmp_path)
+    assert _packed(tmp_path) == packed  # the same images: nothing to do
+    write_image(tmp_path / "images" / "train" / "b" / "9.png", seed=9)
+    with pytest.raises(MismatchError, match=r"train\.lmdb exists and holds other images"):
+        pack_imagenet(tmp_path / "images", packed, progress=lambda fraction, words: None)
 
 
 def test_a_missing_or_other_file_is_named(tmp_path: Path) -> None:

@@ -87,7 +87,9 @@ def test_batches_are_refused_where_a_training_would_refuse_them(
                 workers.share(len(labels))
         except InvalidValueError:
             return False
-        return batch_size % (max(per_class, 1) * processes) == 0
+        shown = batch_size // max(per_class, 1)
+        is_shared = shown >= 2 * processes if per_class else True  # two classes a process
+        return is_shared and batch_size % (max(per_class, 1) * processes) == 0
 
     for batch_size in range(1, 41):
         try:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from latbench.device_files import load_device
-from latbench.errors import InvalidValueError
+from latbench.errors import InvalidValueError, MismatchError
 from latbench.tables import LatencyTable
 from nas.data.images import generator
 from nas.latency.priced_space import PricedSpace
@@ -24,6 +24,7 @@ from nas.training.distributed import ALONE, Workers, workers
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
 from nas.training.torch_device import TorchDevice
+from nas.workflows.runs import run_folder
 from tests.conftest import make_tiny_space, write_table
 from tests.nas.pretend_gpu import DeviceTensor, on_pretend_gpu, pretend_gpu
 from tests.nas.runs import free_port, run_by_torchrun, run_of_both, run_together, tiny_data
@@ -270,3 +271,20 @@ def test_apple_gpus_train_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         workers(TorchDevice(torch.device("mps"))),
     ):
         pass
+
+
+def _in_another_folder(folder: Path) -> None:
+    """Open a folder that holds another run; write what was raised."""
+    with workers() as group:
+        try:
+            run_folder(folder / "run", {"command": "train"}, group)
+        except MismatchError as error:
+            (folder / f"refused-{group.rank}").write_text(error.message)
+
+
+def test_a_folder_is_refused_by_all_processes(tmp_path: Path) -> None:
+    """None waits for the first one for ever."""
+    RunFolder(tmp_path / "run", {"command": "search"})
+    assert run_together(_in_another_folder, tmp_path) == [0, 0]
+    refused = [(tmp_path / f"refused-{rank}").read_text() for rank in (0, 1)]
+    assert refused[0] == refused[1] and "holds another run" in refused[0]

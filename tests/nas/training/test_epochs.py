@@ -236,12 +236,14 @@ def test_metrics_of_a_killed_run_go_on_without_half_lines_and_repeats(tmp_path: 
             "train", 1, {"loss": 1.0, "seconds": 2.0}
         )  # trained again, with the same values
         metrics.log("train", 1, {"loss": 0.9, "seconds": 2.0})  # other values are news
+        metrics.log("train", 1, {"loss": 1.0, "seconds": 2.0})  # so are old ones that hold again
         metrics.log("train", 2, {"loss": 0.8, "seconds": 2.0})
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [(line["epoch"], line["loss"]) for line in lines] == [
         (0, 1.5),
         (1, 1.0),
         (1, 0.9),
+        (1, 1.0),
         (2, 0.8),
     ]
     file.write_text("no JSON\n" + file.read_text())

@@ -49,6 +49,8 @@ def test_the_demo_goes_through_its_stages_and_goes_on(
     assert 0 <= found.top1 <= 1
     assert found.error == found.predicted_ms / found.measured_ms - 1
     assert found.as_dict()["status"] == found.correction.status
+    documented = {"target_ms", "predicted_ms", "measured_ms", "top1", "status"}
+    assert documented <= found.as_dict().keys()
     assert found.correction.measured_ms <= found.target_ms
     assert found.as_dict()["architecture"] == found.architecture.as_dict()
     again = nas.run_demo(tmp_path / "demo")
