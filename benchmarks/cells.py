@@ -128,6 +128,7 @@ def run_cells(
     *,
     keep: bool = True,
     asked: Namespace | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Do the cells, pairs of a name and a seed, in the order given, as far as time allows.
 
@@ -142,7 +143,18 @@ def run_cells(
         keep: Checkpoints of finished cells, which other cells may need; those of one search take
             half a gigabyte.
         asked: Options of a benchmark whose cells can be done side by side or apart.
+        settings: What all cells of the folder have in common, as plain JSON values.
+
+    Raises:
+        SystemExit: The folder holds cells of other settings.
     """
+    if settings is not None:
+        from nas.training.run_folder import RunFolder  # imports torch
+
+        try:
+            RunFolder(folder / "settings", settings)
+        except LatbenchError as error:
+            sys.exit(error.message)
     if asked is not None:
         if asked.only is not None:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # its worker ignores Ctrl-C
@@ -212,7 +224,7 @@ def _run_apart(
 
 
 class Stopwatch:
-    """Seconds of a piece of work, with those of its earlier parts, kept in a file.
+    """Seconds of a piece of work, with those of its earlier parts that were not killed, in a file.
 
     Args:
         file: Seconds of the earlier parts, as JSON.
@@ -249,7 +261,7 @@ def shortened(space: SearchSpace, layers: int | None) -> SearchSpace:
 
 def results(folder: Path, name: str) -> dict[int, dict[str, Any]]:
     """Results of all finished cells of a name, by seed."""
-    files = (folder / "cells").glob(f"{name}-*.json")
+    files = [f for f in (folder / "cells").glob("*.json") if f.stem.rpartition("-")[0] == name]
     found = {int(f.stem.rpartition("-")[2]): json.loads(f.read_text()) for f in files}
     return dict(sorted(found.items()))
 

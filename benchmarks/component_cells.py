@@ -86,7 +86,8 @@ def profile_missing_tables(options: argparse.Namespace, clock: Clock) -> dict[st
         if done.returncode == 0:
             part.rename(table)
         else:
-            refused[space] = done.stderr.strip().splitlines()[-1]
+            said = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
+            refused[space] = said[-1]
     return refused
 
 

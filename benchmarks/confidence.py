@@ -39,13 +39,17 @@ def main() -> None:
     asked = arguments.parse_args()
     names = [path.stem for path in asked.tables]
     by_name = dict(zip(names, asked.tables, strict=True))
+    if len(by_name) < len(names):
+        arguments.error("two tables have one name: give them different ones")
     parts = range(-(-asked.fits // asked.at_once))
 
     def work(name: str, seed: int, run: Path, progress: Progress) -> dict[str, Any]:
         count = min(asked.at_once, asked.fits - seed * asked.at_once)
         return _fitted(by_name[name], seed, count, asked.confidence, progress)
 
-    run_cells(asked.output, [(n, seed) for n in names for seed in parts], work, Clock(asked.hours))
+    cells = [(name, seed) for name in names for seed in parts]
+    settings = {key: getattr(asked, key) for key in ("fits", "confidence", "at_once")}
+    run_cells(asked.output, cells, work, Clock(asked.hours), settings=settings)
     versions: dict[str, str] = {}
     for path in asked.tables:
         versions |= make_profiler(LatencyTable.open(path).device).versions()

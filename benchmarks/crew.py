@@ -67,7 +67,7 @@ def _scoring() -> Work:
         calibration=train,
         selection=selection,
     )
-    return evaluator.score, lambda count: [space.random(seed=seed) for seed in range(count)]
+    return evaluator.score, lambda count: [space.random(seed=i % TASKS) for i in range(count)]
 
 
 def _answer_s(work: Work, count: int, ray: str | None) -> float:

@@ -64,7 +64,9 @@ def main() -> None:
         drawn = _drawn(asked.output, space, path, number, asked.networks)
         return _verified(space, path, drawn, progress)
 
-    run_cells(asked.output, in_turn, work, Clock(asked.hours))
+    keys = ("device", "space", "input_size", "classes", *DESIGNS, "networks", "max_passes")
+    settings = {key: getattr(asked, key) for key in keys}
+    run_cells(asked.output, in_turn, work, Clock(asked.hours), settings=settings)
     print_lines(heading(make_profiler(load_device(asked.device)).versions()))
     rows = [_row(asked.output, design, kind) for design in DESIGNS for kind in KINDS]
     print_table(COLUMNS, rows)

@@ -72,7 +72,9 @@ def main() -> None:
 
     clock, seeds = Clock.of(options), range(options.seeds)
     supernets = [(SUPERNET, seed) for seed in seeds]
-    run_cells(options.output, supernets, work, clock, asked=options)
+    keys = ("recipe", "changes", "data", "images", "budgets", "evaluations")
+    settings = {key: getattr(options, key) for key in keys} | {"devices": [*priced]}
+    run_cells(options.output, supernets, work, clock, asked=options, settings=settings)
     trained = results(options.output, SUPERNET)
     cells = [(side, seed) for seed in trained for side in SIDES]
     run_cells(options.output, cells, work, clock, asked=options)
@@ -195,6 +197,8 @@ def _known(
         record = options.output / "measured" / f"{number}-{'-'.join(map(str, seeds))}.json"
         measured_ms = _measured(record, priced, [*made])
 
+    every = EncodedSpace(latency_limits([priced], 1e15))
+
     def values(row: Mapping[str, Any]) -> dict[str, float]:
         architecture, budget_ms = _architecture(row), row["budget_ms"]
         known = {"predicted": row["predicted_ms"] / budget_ms - 1}
@@ -202,7 +206,8 @@ def _known(
             known["measured"] = measured_ms[architecture] / budget_ms - 1
         known["supernet"] = row["supernet_top1"]
         if published is not None:
-            known["published"] = _accuracy(published, architecture)
+            canonical = every.decode(every.encode(architecture))  # of equal networks the same
+            known["published"] = _accuracy(published, canonical)
         return known
 
     return {side: [[values(row) for row in rows] for rows in found[side]] for side in SIDES}
@@ -228,7 +233,7 @@ def _accuracy(published: TabularEvaluator, architecture: Architecture) -> float:
 
 
 def _best(published: TabularEvaluator, priced: PricedSpace, budget_ms: float) -> float:
-    """The highest published accuracy of all networks within a budget, a fraction."""
+    """The highest published accuracy of all different networks within a budget, a fraction."""
     encoded = EncodedSpace(latency_limits([priced], budget_ms))
     codes = all_codes(encoded, _MOST_CODES)
     assert codes is not None

@@ -69,6 +69,9 @@ def run_cell(
             found = _searched(options, priced, asked, evaluator, seed, run, tick)
     journals = [*run.glob("*.jsonl")]
     evaluated = sum(len(j.read_text().splitlines()) for j in journals if j != metrics_file(run))
+    if name == GENERATOR:  # its answers are scored after the imitation and after each epoch
+        epochs = recipe.generator_epochs + (recipe.imitation_steps > 0)
+        evaluated += epochs * recipe.selected_on
     unseen = Journaled(evaluator.on(data.test), run / "test" / "scores.jsonl")
     rows = {
         device: [
@@ -109,13 +112,15 @@ def _searched(
     found: dict[str, list[Architecture]] = {}
     for number, (device, requests) in enumerate(asked.items()):
         journal = Journaled(evaluator, run / f"scores-{number}.jsonl")
+        known: dict[Code, float] = {}
         found[device] = [
             _search(
                 EncodedSpace(latency_limits([priced[device]], request.limits[0].budget)),
                 journal,
+                known,
                 options.evaluations,
-                seed,
-                tick,
+                seed=seed,
+                tick=tick,
             )
             for request in requests
         ]
@@ -123,13 +128,35 @@ def _searched(
 
 
 def _search(
-    encoded: EncodedSpace, journal: Journaled, evaluations: int, seed: int, tick: Progress
+    encoded: EncodedSpace,
+    journal: Journaled,
+    known: dict[Code, float],
+    evaluations: int,
+    *,
+    seed: int,
+    tick: Progress,
 ) -> Architecture:
-    """The best architecture that evolution with its surrogate finds under one constraint."""
+    """The best known architecture under one constraint, after a search by evolution.
+
+    Args:
+        encoded: The space under the constraint.
+        journal: Scores of the device's searches.
+        known: Scores by code, to which the search adds its own. As in ``latbench search``, a later
+            budget learns from all of them, and its answer may be one of them.
+        evaluations: Number of architectures to score.
+        seed: Seed of the search.
+        tick: Called between two evaluations.
+    """
 
     def scores(codes: Sequence[Code]) -> Iterable[float]:
-        return journal.scores([encoded.decode(code) for code in codes])
+        found = list(journal.scores([encoded.decode(code) for code in codes]))
+        known.update(zip(codes, found, strict=True))
+        return found
 
     search = BLACK_BOXES["surrogate"](encoded, seed=seed)
+    for code, score in known.items():
+        if encoded.feasible(code):
+            search.tell(code, score)
     run_black_box(search, scores, evaluations, progress=tick)
-    return encoded.decode(search.best[0])
+    feasible = [code for code in known if encoded.feasible(code)]
+    return encoded.decode(max(feasible, key=known.__getitem__))

@@ -51,7 +51,9 @@ def main() -> None:
     job = _Job(asked, data)
     seeds = range(asked.seeds)
     cells = [(name, seed) for seed in seeds for name in ("trained", "ours", "uniform")]
-    run_cells(asked.output, cells, job.do, Clock(asked.hours))
+    keys = ("network", "share", "data", "classes", "images", "input_size", "epochs", "fine_tuning")
+    settings = {key: getattr(asked, key) for key in keys} | {"device": asked.device}
+    run_cells(asked.output, cells, job.do, Clock(asked.hours), settings=settings)
     versions = make_profiler(load_device(asked.device)).versions()
     versions |= {"torch": torch.__version__, "torch-pruning": torch_pruning.__version__}
     print_lines(heading(versions))

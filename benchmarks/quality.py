@@ -4,12 +4,12 @@
         [--generator RUN/generator.safetensors --generator-table TABLE]
 
 TABLE is one of the TF-NAS space for 10 classes, of this machine. At every target there are: what
-TF-NAS finds; what evolution, and the best of 100 random networks, find by one supernet that was
-trained for as many epochs as TF-NAS at all targets together; one random network; and MobileNetV2,
-MobileNetV3-small and EfficientNet-B0. With a trained generator, also its answer. All but the first
-are then scaled to the latency of the first, as measured in one interleaved sweep, and all are
-trained from scratch on Fashion-MNIST by one recipe, seed by seed, as far as the time allows. The
-same command goes on.
+TF-NAS finds; what evolution, and the best of random networks (100 for each target, and all of them
+are candidates for each), find by one supernet that was trained for as many epochs as TF-NAS at all
+targets together; one random network; and MobileNetV2, MobileNetV3-small and EfficientNet-B0. With a
+trained generator, also its answer. All but the first are then scaled to the latency of the first,
+as measured in one interleaved sweep, and all are trained from scratch on Fashion-MNIST by one
+recipe, seed by seed, as far as the time allows. The same command goes on.
 
 Prints a table for each target, with 95 % intervals and the seeds done: accuracies, and how far
 TF-NAS is ahead, paired by seed. Then the other way round: the latency at which a rival has the
@@ -69,9 +69,11 @@ def main() -> None:
         rival, _, target = name.partition("@")
         return _train(options, kept, _network(options, rival, target), seed, run, tick)
 
+    keys = ("images", "epochs", "alpha_lr", "train_epochs")
+    settings = {key: getattr(options, key) for key in keys} | {"targets": [*options.targets]}
     for together in SEARCHES:  # those behind need those before
         cells = [(name, 0) for name in together]
-        run_cells(options.output, cells, search_cell, clock, asked=options)
+        run_cells(options.output, cells, search_cell, clock, asked=options, settings=settings)
         if options.only is None and not all(results(options.output, name) for name in together):
             return
     if options.only is None:
@@ -263,10 +265,13 @@ def latency_at(accuracy: float, accuracies: Sequence[float], latencies_ms: Seque
     Args:
         accuracy: The accuracy; the words are empty if it or one of the points is NaN.
         accuracies: Accuracies of networks.
-        latencies_ms: Their latencies in ms, ascending.
+        latencies_ms: Their latencies in ms.
     """
     if np.isnan([accuracy, *accuracies]).any():
         return ""
+    order = np.argsort(latencies_ms, kind="stable")
+    accuracies = [accuracies[i] for i in order]
+    latencies_ms = [latencies_ms[i] for i in order]
     logs = np.log(latencies_ms)
     if accuracies[0] >= accuracy:
         return f"at most {format_ms(latencies_ms[0])}"

@@ -18,8 +18,10 @@ from quality_rivals import Rival
 
 from latbench.blocks import Network
 from latbench.profilers import make_profiler
+from latbench.progress import Progress
 from latbench.report.terminal import print_lines
 from latbench.tables import LatencyTable
+from latbench.workflows.apart import run_apart
 from latbench.workflows.network_sweep import measure_networks
 
 Floats = NDArray[np.float64]
@@ -124,11 +126,20 @@ def measure_ms(
 ) -> list[float]:
     """Latencies in ms of one interleaved sweep, of equal networks the same.
 
+    They are measured in a process of its own: a training that ran before would slow them down.
+
     Args:
         path: Table of the device.
         networks: The networks.
         visits: Visits of a network; None are those of a verification.
     """
+    died = "the measuring process ended before it was done"
+    return run_apart(_measured_ms, path, [*networks], visits, died=died)
+
+
+def _measured_ms(
+    path: Path, networks: Sequence[Network], visits: int | None, progress: Progress
+) -> list[float]:
     table = LatencyTable.open(path)
     device = table.device
     if visits is not None:

@@ -137,7 +137,7 @@ OUTSIDERS: dict[str, Outsider] = {"Optuna TPE": optuna_tpe, "pymoo NSGA-II": pym
 
 
 def search(name: str, task: Task, seed: int) -> float:
-    """Run one search; return what a proposal took, in ms, without its evaluation."""
+    """Run one search; return what its proposals took for each evaluation, in ms."""
     begin = perf_counter()
     if name in OUTSIDERS:
         OUTSIDERS[name](task, seed)
@@ -167,6 +167,11 @@ class Cells:
         with self.path.open("a") as file:
             file.write(json.dumps(cell, allow_nan=False) + "\n")
         self._add(cell)
+
+    def regrets(self, searcher: str, quantile: float, seed: int) -> list[float]:
+        """Regrets after each evaluation; empty for a search that is not done, or evaluated none."""
+        found: list[float] = self.done.get((searcher, quantile, seed), {}).get("regrets", [])
+        return found
 
     def _add(self, cell: dict[str, Any]) -> None:
         self.done[cell["searcher"], cell["quantile"], cell["seed"]] = cell
@@ -199,7 +204,7 @@ def main() -> None:
     done = {name: _seeds(cells, name, asked) for name in names}
     curves = {name: _curves(cells, name, asked, seeds) for name, seeds in done.items() if seeds}
     print_table(
-        ("searcher", *(f"after {count}" for count in COUNTS), "ms each", "seeds"),
+        ("searcher", *(f"after {count}" for count in COUNTS), "ms an evaluation", "seeds"),
         [
             (
                 name,
@@ -210,7 +215,7 @@ def main() -> None:
             for name, curve in curves.items()
         ],
     )
-    print_lines([*_ended_early(cells, asked, done), *_verdict(curves)])
+    print_lines([*_ended_early(cells, asked, done), *_verdict(curves, done)])
 
 
 def _do(
@@ -245,11 +250,11 @@ def _do(
 
 
 def _seeds(cells: Cells, name: str, asked: argparse.Namespace) -> list[int]:
-    """Seeds of a searcher that are done at all budgets."""
+    """Seeds of a searcher that are done at all budgets, and evaluated something at each."""
     return [
         seed
         for seed in range(asked.seeds)
-        if all((name, quantile, seed) in cells.done for quantile in asked.quantiles)
+        if all(cells.regrets(name, quantile, seed) for quantile in asked.quantiles)
     ]
 
 
@@ -290,8 +295,8 @@ def _ended_early(
             )
 
 
-def _verdict(curves: dict[str, np.ndarray]) -> Iterator[str]:
-    """The best built-in searcher against what is wanted of it and against the outsiders."""
+def _verdict(curves: dict[str, np.ndarray], done: dict[str, list[int]]) -> Iterator[str]:
+    """The best built-in searcher against what is wanted, and by common seeds against the others."""
     built_in = {name: curve.mean(axis=0) for name, curve in curves.items() if name not in OUTSIDERS}
     if not built_in:
         return
@@ -304,9 +309,15 @@ def _verdict(curves: dict[str, np.ndarray]) -> Iterator[str]:
         )
     for name in OUTSIDERS:
         if name in curves:
-            behind = np.flatnonzero(built_in[best] > curves[name].mean(axis=0) + 1e-9) + 1
+            common = sorted({*done[best]} & {*done[name]})
+            ours, theirs = (
+                curves[each][[done[each].index(seed) for seed in common]].mean(axis=0)
+                for each in (best, name)
+            )
+            behind = np.flatnonzero(ours > theirs + 1e-9) + 1
             where = f"behind at {len(behind)}, last {behind[-1]}" if len(behind) else "never behind"
-            yield f"{best} against {name}, at all {max(COUNTS)} counts: {where}"
+            seeds = f"{len(common)} common seeds"
+            yield f"{best} against {name}, {seeds}, at all {max(COUNTS)} counts: {where}"
 
 
 def _print_head(

@@ -26,7 +26,8 @@ from nas.searchers.tfnas.searcher import TFNASRecipe
 
 SHAPE = Shape(input_size=32, batch_size=32)
 WARMUP_STEPS = 3
-KINDS = ("weight", "architecture", "widths")
+STEPS, WIDTHS = ("weight", "architecture"), "widths"
+KINDS = (*STEPS, WIDTHS)
 SIDES = ("plain", "ours")
 
 
@@ -45,12 +46,12 @@ def main() -> None:
     times: dict[tuple[str, str], list[float]] = {}
     for step in range(WARMUP_STEPS + asked.steps):
         for side in SIDES if step % 2 else SIDES[::-1]:
-            for kind in KINDS:
-                if kind == "widths" and side == "plain":
-                    continue
+            for kind in STEPS:
                 taken_ms = children[side].ask(kind)
                 if step >= WARMUP_STEPS:
                     times.setdefault((kind, side), []).append(taken_ms)
+    for _ in range(asked.steps):  # behind the steps: they change the widths of our side
+        times.setdefault((WIDTHS, "ours"), []).append(children["ours"].ask(WIDTHS))
     memory_mb = {side: child.ask("memory") for side, child in children.items()}
     for child in children.values():
         child.close()

@@ -82,7 +82,9 @@ def main() -> None:
 
     order = [(name, seed) for seed in range(options.seeds) for name in VARIANTS]
     cells = [(_slug(name), seed) for name, seed in order]
-    run_cells(folder, cells, work, Clock.of(options), keep=False, asked=options)
+    keys = ("target", "layers", "images", "epochs", "train_epochs", "alpha_lr", "lr", "batch_size")
+    settings = {key: getattr(options, key) for key in keys}
+    run_cells(folder, cells, work, Clock.of(options), keep=False, asked=options, settings=settings)
     if options.only is not None:
         return
     _print(options, table, target_ms, folder)

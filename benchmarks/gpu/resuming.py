@@ -15,6 +15,7 @@ import torch
 
 from benchmarks.gpu.conditions import ROOT, Conditions, environment
 from benchmarks.gpu.record import Record
+from benchmarks.gpu.running import FAILED
 from benchmarks.tfnas_sides import made_up_table
 from nas.latency.priced_space import PricedSpace
 from nas.spaces import make_space
@@ -59,6 +60,8 @@ def run(conditions: Conditions, record: Record) -> None:
         largest_difference=apart,
         bit_equal=equal,
     )
+    if not (same and names):
+        record.end(FAILED)
 
 
 def _start(options: list[str | Path], folder: Path) -> subprocess.Popen[bytes]:

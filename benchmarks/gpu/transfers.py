@@ -1,7 +1,7 @@
 """What a training step moves between processor and GPU, and how often it waits.
 
 A step should bring its images and labels as bytes, and nothing should come back but a report once
-in a while. Counted by PyTorch's profiler over ten steps of every trainer, as it runs in a search.
+in a while. Counted by PyTorch's profiler over three steps of every trainer, as it runs in a search.
 """
 
 from __future__ import annotations
