@@ -49,6 +49,15 @@ def test_links_lead_to_files_that_exist(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+def test_commands_and_links_are_found() -> None:
+    """Otherwise the tests above would look at nothing."""
+    assert sum(len([*_commands(page)]) for page in PAGES) > 100
+    links = sum(
+        len(re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8"))) for page in PAGES
+    )
+    assert links > 100
+
+
 def test_every_page_of_the_site_is_in_its_contents() -> None:
     docs = ROOT / "docs"
     listed = re.findall(r"^([\w/-]+)$", (docs / "index.md").read_text(), re.MULTILINE)

@@ -128,7 +128,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "latbench generate": nas.generate,
     "latbench generator adapt": nas.adapt_generator,
     "latbench profile": nas.profile,
+    "latbench prune": nas.prune,
+    "latbench report": nas.write_report,
     "latbench search": nas.search,
+    "latbench table diff": latbench.compare_tables,
     "latbench train": nas.train,
     "latbench verify": nas.verify,
 }
@@ -137,13 +140,16 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_an_option_and_the_functions_argument_have_one_default(name: str) -> None:
     """Help must not import the functions, so the defaults stand in both places."""
-    arguments = signature(FUNCTIONS[name]).parameters
+    arguments, compared = signature(FUNCTIONS[name]).parameters, 0
     for option in COMMANDS[name].params:
         argument = arguments.get(option.name or "")
         if argument is None or option.multiple:
             continue
-        typed, meant = option.default, argument.default
+        typed = option.get_default(click.Context(COMMANDS[name]))
+        meant = argument.default
         if not isinstance(typed, str | int | float) or meant in (None, Parameter.empty):
             continue  # one of them has no default
         convert = option.type.convert
         assert convert(typed, option, None) == convert(meant, option, None), option.name
+        compared += 1
+    assert compared
