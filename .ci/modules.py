@@ -1,8 +1,4 @@
-"""Writes docs/modules.md: every module with the first sentence of its docstring.
-
-python .ci/modules.py            write it
-python .ci/modules.py --check    fail if it is not up to date
-"""
+"""Writes docs/modules.md: every module with the first sentence of its docstring."""
 
 from __future__ import annotations
 
