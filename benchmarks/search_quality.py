@@ -332,7 +332,7 @@ def _print_head(
         [
             *heading(versions),
             f"{quantity.name}; budgets {budgets}; regret in points "
-            "after so many evaluations; ms each proposal took",
+            "after so many evaluations; ms that the proposals of an evaluation took",
             "",
         ]
     )
