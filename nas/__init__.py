@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nas.scaffold import Component, create
     from nas.searchers import SearchResult
     from nas.spaces import Architecture, SearchSpace, Variant, load_architecture, make_space
+    from nas.workflows.calibration import Calibration, calibrate
     from nas.workflows.data import PackedImages, pack
     from nas.workflows.demo import DemoResult, run_demo
     from nas.workflows.export import ExportedModel, export
@@ -46,12 +47,7 @@ if TYPE_CHECKING:
     from nas.workflows.space_profiling import ProfiledTable, forecast, profile
     from nas.workflows.table_import import import_table
     from nas.workflows.training import TrainedNetwork, evaluate, train
-    from nas.workflows.verification import (
-        Calibration,
-        VerifiedArchitectures,
-        calibrate,
-        verify,
-    )
+    from nas.workflows.verification import VerifiedArchitectures, verify
 
 __all__ = [
     "Architecture",
@@ -112,7 +108,7 @@ __all__ = [
 
 _PLACES = {
     "Architecture": "nas.spaces",
-    "Calibration": "nas.workflows.verification",
+    "Calibration": "nas.workflows.calibration",
     "Component": "nas.scaffold",
     "DemoResult": "nas.workflows.demo",
     "ExportedModel": "nas.workflows.export",
@@ -135,7 +131,7 @@ _PLACES = {
     "VerifiedArchitectures": "nas.workflows.verification",
     "adapt_generator": "nas.workflows.generation",
     "bench": "nas.workflows.own_models",
-    "calibrate": "nas.workflows.verification",
+    "calibrate": "nas.workflows.calibration",
     "choose_space": "nas.workflows.search_space",
     "cost": "nas.workflows.networks",
     "create": "nas.scaffold",

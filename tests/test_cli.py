@@ -152,7 +152,7 @@ def test_verifying_draws_networks_that_differ_and_are_new(
     assert len(set(measured)) == len(measured) == 189 - len(fitted)
     assert not set(measured) & set(fitted)
     assert f"200 networks were asked for, and small has {len(measured)}" in err
-    monkeypatch.setattr("nas.workflows.verification.distinct_random", lambda *args, **kwargs: [])
+    monkeypatch.setattr("nas.workflows.drawn_networks.distinct_random", lambda *args, **kwargs: [])
     code, refused = _json(run, "verify", "--random", 3, "--table", table)
     assert (code, refused["error"]["kind"]) == (2, "invalid-value")
 

@@ -1,39 +1,32 @@
-"""Verification of a table at whole networks, with its verdict; calibration at networks."""
+"""Verification of a table at whole networks, with its verdict."""
 
 from __future__ import annotations
 
 import sys
-import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from latbench.blocks import Network
-from latbench.errors import InvalidValueError, LatbenchWarning
+from latbench.errors import InvalidValueError
 from latbench.models.torch_modules import Example, is_torch_module, require_example
 from latbench.profilers import Profiler, profiler_of_table
 from latbench.progress import Phase, Phases, Progress, silent
-from latbench.result import Result
-from latbench.tables import LatencyTable, StoredFit
-from latbench.tables.price_model import PriceModel
+from latbench.tables import LatencyTable
 from latbench.units import as_duration_s
 from latbench.workflows import network_errors
 from latbench.workflows.model_tables import (
-    chains,
     is_model_table,
-    part_name,
     pieces_priced_by,
-    table_model,
 )
 from latbench.workflows.network_errors import Verification
 from latbench.workflows.network_sweep import require_device
 from latbench.workflows.table_checks import open_table
 from nas.latency.priced_space import PricedSpace
-from nas.spaces import Architecture, distinct_random
+from nas.spaces import Architecture
+from nas.workflows.drawn_networks import NamedNetwork, draw_networks
 from nas.workflows.inputs import (
     AnyArchitecture,
     AnyTable,
@@ -43,7 +36,6 @@ from nas.workflows.inputs import (
     as_list,
     as_pieces,
     is_own_model,
-    priced_by,
     require_no_shapes,
 )
 
@@ -51,7 +43,6 @@ _OTHER_NETWORKS = {
     False: "profile a larger space, or choose --widths any",
     True: "verify the model itself",
 }
-CALIBRATION_STREAM = 2  # gives other networks than ``verify`` draws with the same seed
 
 _SUMMARY = (
     "mape",
@@ -107,40 +98,6 @@ class VerifiedArchitectures(Verification):
             )
         ]
         return {"rows": rows} | {name: getattr(self, name) for name in _SUMMARY}
-
-
-@dataclass(frozen=True, repr=False)
-class Calibration(Result):
-    """Prices of a table before and after a calibration.
-
-    Attributes:
-        fit: New prices.
-        before: Price model before the calibration.
-    """
-
-    fit: StoredFit
-    before: PriceModel
-
-    def as_dict(self) -> dict[str, Any]:
-        """Errors before and after as plain JSON values."""
-        price = self.fit.price
-        return {
-            "networks": price.networks,
-            "loo_error": price.loo_error,
-            "max_loo_error": max(map(abs, price.left_out_errors)),
-            "loo_error_before": self.before.loo_error,
-            "interval_half_width": price.half_width(),
-            "floor": self.fit.floor,
-        }
-
-
-@dataclass(frozen=True)
-class _Named:
-    """A network with its name in results, and its architecture if it has one."""
-
-    name: str
-    network: Network
-    architecture: Architecture | None = None
 
 
 # long because it describes every argument
@@ -215,15 +172,15 @@ def verify(
 
 
 def _drawn(
-    named: Sequence[_Named], table: LatencyTable, *, random: int, seed: int, widths: str
-) -> list[_Named]:
+    named: Sequence[NamedNetwork], table: LatencyTable, *, random: int, seed: int, widths: str
+) -> list[NamedNetwork]:
     """Random networks that the prices were not fitted on and that were not named.
 
     Raises:
         InvalidValueError: There are none, and no network was named.
     """
     known = {*table.networks, *(each.network for each in named)}
-    drawn = _draw(table, random, seed, widths, without=known)
+    drawn = draw_networks(table, random, seed, widths, without=known)
     if not drawn and not named:
         raise InvalidValueError(
             f"the prices were fitted on every network of {table.space.name} that can be "
@@ -239,7 +196,7 @@ def _named(
     shapes: Shapes | None,
     *,
     example: Example | None,
-) -> _Named:
+) -> NamedNetwork:
     """A network to verify.
 
     Raises:
@@ -251,44 +208,10 @@ def _named(
         batch_size = table.device.batch_size
         pieces = as_pieces(asked, shapes=shapes, batch_size=batch_size, example=own)
         priced = pieces_priced_by(pieces, table)
-        return _Named(name, tuple(piece.segment for piece in priced))
+        return NamedNetwork(name, tuple(piece.segment for piece in priced))
     found, space = as_architecture(asked)  # type: ignore[arg-type]
     PricedSpace(space, table)
-    return _Named(name, space.lower(found), found)
-
-
-def _draw(
-    table: LatencyTable,
-    count: int,
-    seed: int | Sequence[int],
-    widths: str,
-    *,
-    without: Collection[Network] = (),
-) -> list[_Named]:
-    """Distinct random networks; fewer if the space or the model does not have so many."""
-    if is_model_table(table):
-        whole = table_model(table)
-        drawn = [
-            _Named(part_name(whole, part), part)
-            for part in chains(whole, count, seed=seed, without=without)
-        ]
-    else:
-        priced = priced_by(table, widths)
-        rng = np.random.default_rng(seed)
-        drawn = [
-            _Named(f"random {number}", priced.space.lower(found), found)
-            for number, found in enumerate(
-                distinct_random(priced.space, count, rng, priced.widths, without=without), start=1
-            )
-        ]
-    if 0 < len(drawn) < count:
-        warnings.warn(
-            f"{count} networks were asked for, and {table.space.name} has {len(drawn)} that are "
-            "different and new: these are measured",
-            LatbenchWarning,
-            stacklevel=3,
-        )
-    return drawn
+    return NamedNetwork(name, space.lower(found), found)
 
 
 def _measure(
@@ -304,48 +227,3 @@ def _measure(
     if sys.modules.get("torch") is not None:  # None: its import is blocked
         return network_errors.verify_apart(table.path, networks, limit_s=limit_s, progress=progress)
     return network_errors.verify(profiler, table, networks, limit_s=limit_s, progress=progress)
-
-
-def calibrate(
-    table: AnyTable,
-    *,
-    networks: int = 24,
-    seed: int = 0,
-    widths: str = "efficient",
-    time_limit: str | float | None = None,
-    progress: Progress = silent,
-) -> Calibration:
-    """Measure more random networks, and fit the prices of a table to them too.
-
-    Predictions then come with a 90 % interval. An open table keeps its old prices: open it again to
-    use the new ones. Calibrate before you train in the same process: memory and threads left by a
-    training slow down the measurements.
-
-    Args:
-        table: A latency table of this machine, or its path.
-        networks: Number of networks to add; for a table of a model, of chains of its segments.
-        seed: Seed of the networks; ``verify`` draws other networks with the same seed.
-        widths: Widths of the networks: ``efficient``, or ``any`` width with a price.
-        time_limit: Time to measure, as text such as ``"2min"`` or in seconds. Each network is
-            visited at least once. None makes all visits that the device profile asks for.
-        progress: Callback with the fraction done and a short description.
-
-    Raises:
-        MismatchError: The table is for another device, machine or version of the runtime.
-        MissingExtraError: The device's runtime is not installed.
-        DeviceBusyError: Another process measures on the device.
-    """
-    limit_s = inf if time_limit is None else as_duration_s(time_limit)
-    with Phases(progress, [Phase("prepare"), Phase("calibrate", share=20.0)]) as phases:
-        phases["prepare"](0.0, "reading the table")
-        opened = open_table(table)
-        profiler = profiler_of_table(opened.device)
-        drawn = _draw(opened, networks, [seed, CALIBRATION_STREAM], widths)
-        fit = network_errors.calibrate(
-            profiler,
-            opened,
-            [each.network for each in drawn],
-            limit_s=limit_s,
-            progress=phases["calibrate"],
-        )
-    return Calibration(fit, opened.price_model)
