@@ -149,12 +149,7 @@ def run_cells(
         SystemExit: The folder holds cells of other settings.
     """
     if settings is not None:
-        from nas.training.run_folder import RunFolder  # imports torch
-
-        try:
-            RunFolder(folder / "settings", settings)
-        except LatbenchError as error:
-            sys.exit(error.message)
+        require_settings(folder, settings)
     if asked is not None:
         if asked.only is not None:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # its worker ignores Ctrl-C
@@ -164,8 +159,8 @@ def run_cells(
             return
         elif (asked.workers, asked.ray) != (None, None):
             try:
-                settings = CrewSettings(asked.workers, asked.ray)
-                _run_apart(folder, names, clock, settings, in_turn=False)
+                crew = CrewSettings(asked.workers, asked.ray)
+                _run_apart(folder, names, clock, crew, in_turn=False)
             except LatbenchError as error:  # no Ray, or no cluster at its address
                 sys.exit(error.message)
             return
@@ -185,6 +180,25 @@ def run_cells(
             for checkpoints in [*run.rglob("checkpoint")]:
                 shutil.rmtree(checkpoints)
         print(f"{name}, seed {seed}: done", flush=True)
+
+
+def chosen(asked: Namespace, *names: str) -> dict[str, Any]:
+    """Some of a command's options, as settings of its cells."""
+    return {name: getattr(asked, name) for name in names}
+
+
+def require_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Record what all cells of a folder have in common.
+
+    Raises:
+        SystemExit: The folder holds cells of other settings.
+    """
+    from nas.training.run_folder import RunFolder  # imports torch
+
+    try:
+        RunFolder(folder / "settings", settings)
+    except LatbenchError as error:
+        sys.exit(error.message)
 
 
 def _run_apart(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from cells import Clock, Progress, Stopwatch, TimeIsUp, copy_supernet, shortened
+from cells import Clock, Progress, Stopwatch, TimeIsUp, chosen, copy_supernet, shortened
 
 from latbench.blocks import Network
 from latbench.cost import network_cost
@@ -53,7 +53,7 @@ def common_settings(options: argparse.Namespace) -> dict[str, Any]:
     """What all cells of a folder have in common."""
     keys = ("images", "layers", "epochs", "batch_size", "evaluations", "train_epochs", "fraction")
     more = ("data", "input_size", "classes", "max_macs", "recipe")
-    return {key: getattr(options, key) for key in (*keys, *more)}
+    return chosen(options, *keys, *more)
 
 
 def profile_missing_tables(options: argparse.Namespace, clock: Clock) -> dict[str, str]:

@@ -36,6 +36,7 @@ from cells import (
     heading,
     layers_of_a_stage,
     parser,
+    require_settings,
     results,
     run_cells,
     shown,
@@ -56,7 +57,6 @@ from latbench.units import format_ms, parse_count
 from nas.searchers import SEARCHERS
 from nas.searchers.one_shot_recipe import OneShotRecipe
 from nas.spaces import SPACES
-from nas.training.run_folder import RunFolder
 from nas.training.strategies import STRATEGIES
 
 CellRunner = Callable[[str, int, Path, Progress], dict[str, Any]]
@@ -84,7 +84,7 @@ def compare(
         clock: Ends the runs.
         asked: The options again, for a process a cell; None runs all cells in this process.
     """
-    RunFolder(options.output / "settings", common_settings(options))
+    require_settings(options.output, common_settings(options))
     refused = profile_missing_tables(options, clock)
     possible = [cell for cell in _cells(options) if _space_of(cell[0]) not in refused]
     run_cells(options.output, possible, run, clock, asked=asked)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cells import Clock, Progress, heading, parser, results, run_cells, shown
+from cells import Clock, Progress, chosen, heading, parser, results, run_cells, shown
 
 import nas
 from latbench.profilers import make_profiler
@@ -48,7 +48,7 @@ def main() -> None:
         return _fitted(by_name[name], seed, count, asked.confidence, progress)
 
     cells = [(name, seed) for name in names for seed in parts]
-    settings = {key: getattr(asked, key) for key in ("fits", "confidence", "at_once")}
+    settings = chosen(asked, "fits", "confidence", "at_once")
     run_cells(asked.output, cells, work, Clock(asked.hours), settings=settings)
     versions: dict[str, str] = {}
     for path in asked.tables:

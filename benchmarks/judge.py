@@ -56,7 +56,6 @@ from latbench.report.terminal import print_lines, print_table
 from nas.evaluators.tabular import TabularEvaluator
 from nas.searchers.one_shot_recipe import OneShotRecipe
 from nas.spaces import Architecture
-from nas.training.run_folder import RunFolder
 from nas.training.strategies import STRATEGIES
 
 DEFAULT = OneShotRecipe().strategy
@@ -72,13 +71,13 @@ def main() -> None:
         for name in options.trials
     }
     sizes = {name: trial.settings() for name, trial in TRIALS.items()}
-    RunFolder(options.output / "settings", sizes)
 
     def work(cell: str, seed: int, run: Path, tick: Progress) -> dict[str, Any]:
         name, _, strategy = cell.partition("_")
         return run_cell(TRIALS[name], strategy, networks[name], seed=seed, run=run, tick=tick)
 
-    run_cells(options.output, _cells(options), work, Clock.of(options), keep=False, asked=options)
+    cells, clock = _cells(options), Clock.of(options)
+    run_cells(options.output, cells, work, clock, keep=False, asked=options, settings=sizes)
     if options.only is not None:
         return
     print_lines([*heading({"torch": torch.__version__}), ""])

@@ -38,7 +38,7 @@ from cells import (
     shown,
 )
 from judge_cells import PUBLISHED, published_entry
-from many_budgets_cells import GENERATOR, SIDES, SUPERNET, run_cell
+from many_budgets_cells import GENERATOR, SIDES, SUPERNET, common_settings, run_cell
 from quality_matching import measure_ms
 
 from latbench.errors import LatbenchError
@@ -72,8 +72,7 @@ def main() -> None:
 
     clock, seeds = Clock.of(options), range(options.seeds)
     supernets = [(SUPERNET, seed) for seed in seeds]
-    keys = ("recipe", "changes", "data", "images", "budgets", "evaluations")
-    settings = {key: getattr(options, key) for key in keys} | {"devices": [*priced]}
+    settings = common_settings(options) | {"devices": [*priced]}
     run_cells(options.output, supernets, work, clock, asked=options, settings=settings)
     trained = results(options.output, SUPERNET)
     cells = [(side, seed) for seed in trained for side in SIDES]

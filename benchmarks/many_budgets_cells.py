@@ -12,7 +12,7 @@ from pathlib import Path
 from time import process_time
 from typing import Any
 
-from cells import Progress, Stopwatch
+from cells import Progress, Stopwatch, chosen
 
 from nas.data import load_data
 from nas.evaluators.journal import Journaled
@@ -49,7 +49,8 @@ def run_cell(
     space = next(iter(priced.values())).space
     data = load_data(options.data, input_size=space.input_size, classes=space.classes)
     data = data.subset(options.images, seed=0)
-    folder = RunFolder(run.with_name(f"{SUPERNET}-{seed}"), _config(options, seed))
+    config = common_settings(options) | {"seed": seed}
+    folder = RunFolder(run.with_name(f"{SUPERNET}-{seed}"), config)
     with Stopwatch(folder.path / "seconds.json", process_time) as training:
         evaluator = evaluator_of(folder, space, data, recipe, seed=seed, progress=tick)
     if name == SUPERNET:
@@ -60,7 +61,7 @@ def run_cell(
     with Stopwatch(run / "seconds.json", process_time) as watch:
         if name == GENERATOR:
             made = GeneratorTraining(evaluator, space, budgets, recipe, seed)
-            generator = made.run(RunFolder(run, _config(options, seed)), tick)
+            generator = made.run(RunFolder(run, config), tick)
             found = {
                 device: [answer.architecture for answer in answers(generator, space, requests)]
                 for device, requests in asked.items()
@@ -93,10 +94,9 @@ def _tested(unseen: Journaled, architecture: Architecture, tick: Progress) -> fl
     return unseen.score(architecture)
 
 
-def _config(options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """What all cells of a seed have in common."""
-    names = ("recipe", "changes", "data", "images", "budgets", "evaluations")
-    return {name: getattr(options, name) for name in names} | {"seed": seed}
+def common_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What all cells of a folder have in common, besides their devices."""
+    return chosen(options, "recipe", "changes", "data", "images", "budgets", "evaluations")
 
 
 def _searched(

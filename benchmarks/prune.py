@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch_pruning
 import torchvision
-from cells import Clock, Progress, heading, parser, results, run_cells, shown
+from cells import Clock, Progress, chosen, heading, parser, results, run_cells, shown
 from safetensors.torch import load_file
 from torch import nn
 
@@ -51,8 +51,8 @@ def main() -> None:
     job = _Job(asked, data)
     seeds = range(asked.seeds)
     cells = [(name, seed) for seed in seeds for name in ("trained", "ours", "uniform")]
-    keys = ("network", "share", "data", "classes", "images", "input_size", "epochs", "fine_tuning")
-    settings = {key: getattr(asked, key) for key in keys} | {"device": asked.device}
+    of_data = ("data", "classes", "images", "input_size")
+    settings = chosen(asked, *of_data, "network", "share", "epochs", "fine_tuning", "device")
     run_cells(asked.output, cells, job.do, Clock(asked.hours), settings=settings)
     versions = make_profiler(load_device(asked.device)).versions()
     versions |= {"torch": torch.__version__, "torch-pruning": torch_pruning.__version__}

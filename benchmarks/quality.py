@@ -30,6 +30,7 @@ from cells import (
     Clock,
     Progress,
     TimeIsUp,
+    chosen,
     heading,
     mean_interval,
     parser,
@@ -69,8 +70,8 @@ def main() -> None:
         rival, _, target = name.partition("@")
         return _train(options, kept, _network(options, rival, target), seed, run, tick)
 
-    keys = ("images", "epochs", "alpha_lr", "train_epochs")
-    settings = {key: getattr(options, key) for key in keys} | {"targets": [*options.targets]}
+    settings = chosen(options, "images", "epochs", "alpha_lr", "train_epochs")
+    settings["targets"] = [*options.targets]
     for together in SEARCHES:  # those behind need those before
         cells = [(name, 0) for name in together]
         run_cells(options.output, cells, search_cell, clock, asked=options, settings=settings)

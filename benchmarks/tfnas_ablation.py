@@ -24,6 +24,7 @@ from cells import (
     CONFIDENCE,
     Clock,
     Progress,
+    chosen,
     heading,
     layers_of_a_stage,
     parser,
@@ -82,8 +83,8 @@ def main() -> None:
 
     order = [(name, seed) for seed in range(options.seeds) for name in VARIANTS]
     cells = [(_slug(name), seed) for name, seed in order]
-    keys = ("target", "layers", "images", "epochs", "train_epochs", "alpha_lr", "lr", "batch_size")
-    settings = {key: getattr(options, key) for key in keys}
+    searched = ("target", "layers", "images", "epochs", "alpha_lr", "lr", "batch_size")
+    settings = chosen(options, *searched, "train_epochs")
     run_cells(folder, cells, work, Clock.of(options), keep=False, asked=options, settings=settings)
     if options.only is not None:
         return
