@@ -18,7 +18,8 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from cells import Clock, Progress, heading, parser, results, run_cells, shown
+from cells import Clock, Progress, chosen, heading, parser, results, run_cells, shown
+from numpy.typing import NDArray
 
 import nas
 from latbench.device_files import load_device
@@ -32,6 +33,7 @@ from nas.spaces import SPACES, Architecture, SearchSpace, distinct_random, every
 
 DESIGNS = ("uniform", "sequential")
 KINDS = ("efficient", "any")
+DIFFERENCES = ("widths", "as measured", "drift taken out", "n")
 COLUMNS = ("design", "time", "passes", "widths", "as measured", "largest", "drift taken out", "n")
 
 
@@ -64,12 +66,14 @@ def main() -> None:
         drawn = _drawn(asked.output, space, path, number, asked.networks)
         return _verified(space, path, drawn, progress)
 
-    keys = ("device", "space", "input_size", "classes", *DESIGNS, "networks", "max_passes")
-    settings = {key: getattr(asked, key) for key in keys}
+    common = ("device", "space", "input_size", "classes", "networks", "max_passes")
+    settings = chosen(asked, *common, *DESIGNS)
     run_cells(asked.output, in_turn, work, Clock(asked.hours), settings=settings)
     print_lines(heading(make_profiler(load_device(asked.device)).versions()))
     rows = [_row(asked.output, design, kind) for design in DESIGNS for kind in KINDS]
     print_table(COLUMNS, rows)
+    print_lines(["", "error of sequential minus that of uniform, points:"])
+    print_table(DIFFERENCES, [_behind(asked.output, kind) for kind in KINDS])
 
 
 def _fill(profile: Any, space: SearchSpace, path: Path, limit_s: float, progress: Progress) -> None:
@@ -132,6 +136,25 @@ def _verified(
         begin += len(rows)
         errors[kind] = [[row.error, row.error_drift_corrected] for row in rows]
     return {"passes": passes, "seconds": seconds, "drift": found.drift, "errors": errors}
+
+
+def _behind(folder: Path, kind: str) -> tuple[str, ...]:
+    """Means over the rounds that both designs have, with their 95 % intervals."""
+    uniform, sequential = (results(folder, design) for design in DESIGNS)
+    both = sorted(uniform.keys() & sequential.keys())
+    differences = [
+        _mean_errors(sequential[number], kind) - _mean_errors(uniform[number], kind)
+        for number in both
+    ]
+    points = [shown([100 * float(each[i]) for each in differences], "+.2f") for i in range(2)]
+    return (kind, *points, str(len(both)))
+
+
+def _mean_errors(cell: dict[str, Any], kind: str) -> NDArray[np.float64]:
+    """Mean absolute error of a table, as measured and with the drift taken out."""
+    errors = np.array(cell["errors"][kind], dtype=np.float64)
+    mean: NDArray[np.float64] = np.abs(errors).mean(axis=0)
+    return mean
 
 
 def _row(folder: Path, design: str, kind: str) -> tuple[str, ...]:
