@@ -21,7 +21,7 @@ from latbench.profilers import make_profiler
 from latbench.progress import Progress
 from latbench.report.terminal import print_lines
 from latbench.tables import LatencyTable
-from latbench.workflows.apart import run_apart
+from latbench.workflows.apart import DIED, run_apart
 from latbench.workflows.network_sweep import measure_networks
 
 Floats = NDArray[np.float64]
@@ -133,8 +133,7 @@ def measure_ms(
         networks: The networks.
         visits: Visits of a network; None are those of a verification.
     """
-    died = "the measuring process ended before it was done"
-    return run_apart(_measured_ms, path, [*networks], visits, died=died)
+    return run_apart(_measured_ms, path, [*networks], visits, died=DIED)
 
 
 def _measured_ms(

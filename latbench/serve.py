@@ -148,7 +148,7 @@ class Server:
                     answer = self._follow[type(request)](request)
                 except LatbenchError as error:
                     answer = Failed(error.kind, error.message)
-                except Exception as error:  # a fault here is told there, and not tried again
+                except Exception as error:  # the client is told: without an answer it asks again
                     what = f"{type(error).__name__}: {in_one_line(error)}".removesuffix(": ")
                     answer = Failed(RuntimeFailure.kind, what)
                 if isinstance(request, _UNANSWERED):  # the request that needs the network fails

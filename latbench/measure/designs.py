@@ -98,16 +98,23 @@ class Design(ABC):
         """
         return 1.0
 
+    def _has_least_visits(self, targets: Sequence[Target], samples: Samples) -> bool:
+        """Whether each block has its least number of visits; some are added after early passes."""
+        least = self.protocol.least_visits
+        blocks = [target.id for target in targets if target.cold]
+        return all(len(samples.hot_ms.get(id_, ())) >= least for id_ in blocks)
+
 
 class UniformDesign(Design):
     """Every target is visited in every pass, until every interval is narrow enough."""
 
     def is_converged(self, targets: Sequence[Target], samples: Samples) -> bool:
-        p = self.protocol
-        least = {True: p.least_visits, False: 1}  # some blocks are added after the first passes
-        if any(len(samples.hot_ms.get(t.id, ())) < least[bool(t.cold)] for t in targets):
-            return False
         networks = [target.id for target in targets if not target.cold]
+        if not all(samples.hot_ms.get(id_) for id_ in networks):
+            return False
+        if not self._has_least_visits(targets, samples):
+            return False
+        p = self.protocol
         joint = samples.joint_half_width(networks, p.quantile, by_pass=p.network_visits)
         if joint > p.network_tolerance:
             return False
@@ -147,9 +154,9 @@ class SequentialDesign(Design):
         self.leverage, self.open_ms, self.other_ms = leverage, open_ms, other_ms
 
     def is_converged(self, targets: Sequence[Target], samples: Samples) -> bool:
-        blocks = [target.id for target in targets if target.cold]
-        if any(len(samples.hot_ms.get(id_, ())) < self.protocol.least_visits for id_ in blocks):
+        if not self._has_least_visits(targets, samples):
             return False
+        blocks = [target.id for target in targets if target.cold]
         quantile = self.protocol.quantile
         single = _single_variances(blocks, samples, quantile)
         by_blocks = sum(

@@ -214,13 +214,11 @@ class OnnxRuntimeProfiler(Profiler):
     def _open(
         self, model: bytes, weights: Mapping[str, Array], inputs: Mapping[str, Array]
     ) -> Session:
-        with _refusals():
+        with _refusals() if self.gpu is None else _refusals_on_gpu():
             options = self._session_options()
             add_weights(options, weights)
-        if self.gpu is None:
-            with _refusals():
+            if self.gpu is None:
                 return OnnxRuntimeSession(_session(model, options, "CPUExecutionProvider"), inputs)
-        with _refusals_on_gpu():
             timer = self.gpu.timer
             require_loaded_provider()
             provider = (_CUDA_PROVIDER, self._provider_options(timer.stream))

@@ -212,8 +212,6 @@ class RemoteConnection:
             try:
                 self.connected()
                 return
-            except MismatchError:
-                raise
             except (DeviceBusyError, RuntimeFailure) as again:
                 # the server of the line that broke has the device until it notices
                 if isinstance(again, DeviceBusyError) and _client() not in again.message:

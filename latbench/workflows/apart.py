@@ -18,6 +18,8 @@ from latbench.progress import Progress, silent
 
 Result = TypeVar("Result")
 
+DIED = "the measuring process ended before it was done"
+
 _BEAT_S = 0.5  # interval of progress reports until the new process has begun
 
 

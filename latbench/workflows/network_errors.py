@@ -20,7 +20,7 @@ from latbench.progress import Phase, Phases, Progress, silent
 from latbench.result import Result
 from latbench.tables import LatencyTable, Prediction, StoredFit, TableStore
 from latbench.tables.estimation import work_out
-from latbench.workflows.apart import run_apart
+from latbench.workflows.apart import DIED, run_apart
 from latbench.workflows.model_tables import is_model_table, table_model
 from latbench.workflows.network_sweep import (
     MeasuredNetworks,
@@ -202,8 +202,7 @@ def verify_apart(
         OSError: A file cannot be read or written, for example on a full disk.
         sqlite3.Error: The table cannot be read or written.
     """
-    died = "the measuring process ended before it was done"
-    return run_apart(_verify_at, path, networks, limit_s, died=died, progress=progress)
+    return run_apart(_verify_at, path, networks, limit_s, died=DIED, progress=progress)
 
 
 def _verify_at(

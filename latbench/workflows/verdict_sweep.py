@@ -28,7 +28,7 @@ from latbench.profilers import Profiler, profiler_of_table
 from latbench.progress import Progress, silent
 from latbench.tables import LatencyTable, TableStore
 from latbench.tables.records import Purpose
-from latbench.workflows.apart import run_apart
+from latbench.workflows.apart import DIED, run_apart
 from latbench.workflows.network_sweep import present_environment
 from latbench.workflows.recorded_passes import record_pass
 
@@ -176,7 +176,7 @@ def sweep_apart(
         OSError: A file cannot be read or written, for example on a full disk.
         sqlite3.Error: The table cannot be read or written.
     """
-    died = "the measuring process ended before it was done: finished passes are kept"
+    died = f"{DIED}: finished passes are kept"
     return run_apart(_sweep_at, path, tuple(networks), rule, died=died, progress=progress)
 
 

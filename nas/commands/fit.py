@@ -59,8 +59,7 @@ def fit(
     just below it. If the target is not feasible, the error names the nearest feasible one.
     """
     import nas
-    from latbench.report.terminal import print_lines
-    from nas.report.networks import show_fit
+    from nas.report.networks import show_architecture, show_fit
 
     with progress("measuring") as shown:
         fitted = nas.fit(
@@ -73,11 +72,11 @@ def fit(
             until_verified=until_verified,
             progress=shown,
         )
-    emit(fitted.as_dict(), as_json=as_json, render=lambda: show_fit(fitted, whole=output is None))
+    emit(fitted.as_dict(), as_json=as_json, render=lambda: show_fit(fitted))
     if output is not None:
         with after_result():  # a file that cannot be written loses no measurement
             fitted.architecture.save(output)
-        if not as_json:
-            print_lines([f"wrote {output}"])
+    if not as_json:
+        show_architecture(fitted.architecture, output)
     if fitted.status not in (None, "met"):
         sys.exit(EXIT_FAILED_CHECK)

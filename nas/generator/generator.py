@@ -240,11 +240,9 @@ def _beyond(limit: PlaneLimit, networks: Sequence[Ints]) -> Floats:
 
 def device_of(table: LatencyTable) -> str:
     """The name that generators use for a table's device: name of the profile, and chip."""
-    environment = table.environment
     if table.origin is not None:  # measured elsewhere; the origin names the device
         return table.device.name
-    chip = environment.chip
-    return f"{table.device.name} on {chip}"
+    return f"{table.device.name} on {table.environment.chip}"
 
 
 def save_generator(generator: Generator, path: Path) -> None:

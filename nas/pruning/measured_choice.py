@@ -11,7 +11,7 @@ from latbench.device import DeviceProfile
 from latbench.measure.samples import Interval
 from latbench.models import OnnxModel
 from latbench.progress import Progress, silent
-from latbench.workflows.apart import run_apart
+from latbench.workflows.apart import DIED, run_apart
 from latbench.workflows.bench import Bench, bench
 from nas.pruning.choice import Floats, PricedWidths, choose_widths, lost_importance
 from nas.pruning.groups import PrunableGroup, PrunableModule, removed_channels
@@ -103,8 +103,7 @@ def _round(removed: dict[str, list[int]], predicted_ms: float, found: Bench) -> 
 
 def bench_apart(models: Sequence[OnnxModel], device: DeviceProfile, progress: Progress) -> Bench:
     """Compare models in a new process: memory and threads of a training slow down measurements."""
-    died = "the measuring process ended before it was done"
-    return run_apart(_bench, list(models), device, died=died, progress=progress)
+    return run_apart(_bench, list(models), device, died=DIED, progress=progress)
 
 
 def _bench(models: list[OnnxModel], device: DeviceProfile, progress: Progress) -> Bench:

@@ -78,8 +78,8 @@ def verdict_line(found: Correction[Fit]) -> str:
     return f"{line}; {found.reason}" if found.reason else line
 
 
-def show_fit(fitted: FittedArchitecture, *, whole: bool) -> None:
-    """Print how close a fit is to its target; ``whole`` prints the architecture as well."""
+def show_fit(fitted: FittedArchitecture) -> None:
+    """Print how close a fit is to its target."""
     left = 1 - fitted.latency_ms / fitted.target_ms
     away = f"{abs(left):.2%} {'below' if left >= 0 else 'above'} the target"
     lines = [
@@ -96,5 +96,3 @@ def show_fit(fitted: FittedArchitecture, *, whole: bool) -> None:
     if fitted.correction is not None:
         lines.append(verdict_line(fitted.correction))
     print_lines(lines)
-    if whole:
-        show_architecture(fitted.architecture, None)

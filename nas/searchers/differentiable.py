@@ -185,10 +185,9 @@ class DifferentiableSearcher(SupernetSearcher):
         measuring = silent if self.settings.measure is None else phases[f"measure {phase}"]
         found, correction = self._chosen(relaxation, target_ms, folder, measuring)
         made = found.architecture
-        latencies_ms = [each.latency_ms(made) for each in self.devices]
-        if len(latencies_ms) < 2:  # the derivation's own number, to the last bit
-            latencies_ms = [found.latency_ms] if self.devices else []
-        latency_ms = max(latencies_ms, default=None)
+        latency_ms = found.latency_ms if self.devices else None
+        if len(self.devices) > 1:
+            latency_ms = max(each.latency_ms(made) for each in self.devices)
         evaluator = SupernetEvaluator(
             supernet, data, criterion=criterion, calibration=train, selection=selection
         )

@@ -131,7 +131,7 @@ WidthsOf = Callable[[Layer, str], Sequence[int]]
 def aligned_widths(layer: Layer, op: str) -> list[int]:
     """The widths of an operation that are divisible by ``WIDTH_STEP``; the widest if none is."""
     widths = layer.widths(op)
-    return [width for width in widths if width % WIDTH_STEP == 0] or [widths[-1]]
+    return [width for width in widths if width % WIDTH_STEP == 0] or [*widths[-1:]]
 
 
 def every_width(layer: Layer, op: str) -> range:

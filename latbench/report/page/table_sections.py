@@ -50,8 +50,7 @@ def table_page(contents: ReportedTable) -> Page:
 def table_subtitle(table: LatencyTable) -> str:
     """Machine and date of a table."""
     environment = table.environment
-    chip = environment.chip
-    return f"{table.device.name} ({chip}), {date(environment.taken_at)}"
+    return f"{table.device.name} ({environment.chip}), {date(environment.taken_at)}"
 
 
 def _title(table: LatencyTable) -> str:

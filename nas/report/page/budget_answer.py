@@ -13,7 +13,7 @@ from latbench.report.page.table_sections import ReportedTable
 from latbench.report.page.wording import latency, percent, span_ms
 from nas.latency.verified_rounds import Status, status_of
 from nas.report.page.front_figure import FoundPoint
-from nas.report.page.run_contents import FoundNetwork, Measured, RunContents, tables_of
+from nas.report.page.run_contents import FoundNetwork, Measured, RunContents, searched_tables
 from nas.report.page.scores import ScoreScale
 from nas.report.page.search_figures import Latency
 from nas.spaces import Architecture, space_of
@@ -35,11 +35,11 @@ class Surroundings:
 
     def of(self, run: RunContents) -> Surroundings:
         """The same with the tables of a search only, in its order; all if it had none."""
-        own = tables_of(run.config, [each.table for each in self.tables])
+        own = searched_tables(run.config, [each.table for each in self.tables])
         if not own:
             return self
-        known = {id(each.table): each for each in self.tables}
-        return replace(self, tables=tuple(known[id(each)] for each in own if each is not None))
+        in_order = [known for table in own for known in self.tables if known.table is table]
+        return replace(self, tables=tuple(in_order))
 
     def tables_of(self, architecture: Architecture) -> tuple[ReportedTable, ...]:
         """The tables that price an architecture."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from latbench.errors import LatbenchError
+from latbench.errors import LatbenchError, in_one_line
 from latbench.report.streams import say
 from latbench.report.terminal import print_lines
 from nas.report.page.report import write_report
@@ -27,8 +27,7 @@ def folder_report(folder: Path, tables: Sequence[Path] = ()) -> str | None:
     try:
         return str(write_report([folder, *tables], folder / REPORT).path)
     except (LatbenchError, OSError) as error:
-        reason = error.message if isinstance(error, LatbenchError) else str(error)
-        say(f"no report: {' '.join(reason.split())}")
+        say(f"no report: {in_one_line(error)}")
         return None
 
 

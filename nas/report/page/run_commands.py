@@ -10,7 +10,7 @@ import tomli_w
 
 from latbench.report.page.table_sections import shell
 from latbench.tables import LatencyTable
-from nas.report.page.run_contents import RunContents, tables_of
+from nas.report.page.run_contents import RunContents, searched_tables
 from nas.spaces import Architecture
 
 RECIPE = "recipe.toml"
@@ -26,7 +26,7 @@ def search_command(run: RunContents, tables: Sequence[LatencyTable]) -> str:
     """
     config = run.config
     words = ["search", str(config["space"]), "--searcher", str(config["searcher"])]
-    for number, table in enumerate(tables_of(config, tables), start=1):
+    for number, table in enumerate(searched_tables(config, tables), start=1):
         words += ["--table", str(table.path) if table else f"TABLE{number}"]
     for target_ms in config["targets_ms"]:
         words += ["--target", f"{target_ms!r}ms"]

@@ -223,7 +223,7 @@ class RunContents:
         return ""
 
 
-def tables_of(
+def searched_tables(
     config: Mapping[str, Any], tables: Sequence[LatencyTable]
 ) -> list[LatencyTable | None]:
     """The tables of a search in its order, by device and space; None for one that is not there."""

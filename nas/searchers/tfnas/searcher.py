@@ -244,8 +244,9 @@ class TFNASSearcher(Searcher):
             argmax=argmax,
             correction=correction,
         )
-        epochs, devices = self.recipe.epochs, self.devices
-        return kept(result, work.folder, devices, step=epochs, workers=self.workers)
+        return kept(
+            result, work.folder, self.devices, step=self.recipe.epochs, workers=self.workers
+        )
 
     def _begin(self, work: _Work, *checkpoints: str) -> SearchState:
         outputs, seed = self.priced.space.classes, self.settings.seed
