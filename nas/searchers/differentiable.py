@@ -49,7 +49,7 @@ from nas.searchers.kernels import KernelLoads, most_probable_kernels
 from nas.searchers.results import SearchResult, kept
 from nas.searchers.scored_choices import Floats, LogProbabilities
 from nas.searchers.verifying import fixed, measuring_phases, verify_proposals
-from nas.searchers.with_supernet import SupernetSearcher, divided, supernet_of
+from nas.searchers.with_supernet import SupernetSearcher, divided, require_start, supernet_of
 from nas.spaces import SearchSpace
 from nas.spaces.sgnas import is_unified
 from nas.supernet.mixed_operations import Supernet, has_widths, start_widths
@@ -103,6 +103,7 @@ class DifferentiableSearcher(SupernetSearcher):
         super().__init__(priced, settings)
         self.recipe = recipe_of(settings, DifferentiableRecipe)
         space = self.space
+        require_start(space, self.recipe.alike)
         if has_widths(space) and not space.elastic_width:
             raise InvalidValueError(
                 f"some operations of {space.name} have widths and others have none, which this "

@@ -74,16 +74,25 @@ def supernet_of(space: SearchSpace, *, seed: int, alike: float = 0.0) -> Superne
     Raises:
         InvalidValueError: ``alike`` is given, and the supernet is not unified.
     """
+    require_start(space, alike)
     if not is_unified(space):
-        if alike:
-            raise InvalidValueError(
-                f"alike is a start of unified supernets, and {space.name} has none: leave it out"
-            )
         return searchable_supernet(space, seed=seed)
     made = UnifiedSupernet(plain_space(space), seed=seed).to(memory_format=torch.channels_last)
     if alike:
         made.start_alike(alike)
     return made
+
+
+def require_start(space: SearchSpace, alike: float) -> None:
+    """Refuse a start of unified supernets where there is none.
+
+    Raises:
+        InvalidValueError: ``alike`` is given, and the supernet is not unified.
+    """
+    if alike and not is_unified(space):
+        raise InvalidValueError(
+            f"alike is a start of unified supernets, and {space.name} has none: leave it out"
+        )
 
 
 def divided(data: ImageData, recipe: SupernetRecipe, *, seed: int) -> tuple[Source, Source]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from latbench.errors import LatbenchWarning
 from latbench.profilers import profiler_of_table
 from latbench.progress import Phase, Phases, Progress, silent
 from latbench.result import Result
-from latbench.tables import StoredFit
+from latbench.tables import LatencyTable, StoredFit
 from latbench.tables.price_model import PriceModel
 from latbench.units import as_duration_s
 from latbench.workflows import network_errors
-from latbench.workflows.table_checks import open_table
 from nas.workflows.drawn_networks import draw_networks
 from nas.workflows.inputs import AnyTable
 
@@ -56,6 +57,9 @@ def calibrate(
 ) -> Calibration:
     """Measure more random networks, and fit the prices of a table to them too.
 
+    A call that was interrupted goes on with its networks; after one that was not, the same seed
+    gives others.
+
     Predictions then come with a 90 % interval. An open table keeps its old prices: open it again to
     use the new ones. Calibrate before you train in the same process: memory and threads left by a
     training slow down the measurements.
@@ -77,9 +81,18 @@ def calibrate(
     limit_s = inf if time_limit is None else as_duration_s(time_limit)
     with Phases(progress, [Phase("prepare"), Phase("calibrate", share=20.0)]) as phases:
         phases["prepare"](0.0, "reading the table")
-        opened = open_table(table)
+        path = table.path if isinstance(table, LatencyTable) else table
+        opened = LatencyTable.open(path)  # with the networks that were added since it was opened
         profiler = profiler_of_table(opened.device)
-        drawn = draw_networks(opened, networks, [seed, _STREAM], widths)
+        seeds, known = [seed, _STREAM], opened.networks
+        drawn = draw_networks(opened, networks, seeds, widths, without=known)
+        if not drawn:
+            warnings.warn(
+                f"the prices were fitted on all networks of {opened.space.name} that can be drawn: "
+                "nothing is measured, and they are fitted again",
+                LatbenchWarning,
+                stacklevel=2,
+            )
         fit = network_errors.calibrate(
             profiler,
             opened,

@@ -168,7 +168,10 @@ def test_a_search_over_kernels_ends_below_its_target_and_resumes_exactly(
     assert search(tmp_path / "cut") == whole
 
 
-def test_a_start_of_unified_supernets_is_for_these_alone(priced: PricedSpace) -> None:
-    settings = SearchSettings(recipe=OneShotRecipe(alike=0.5))
-    with pytest.raises(InvalidValueError, match="alike"):
-        SEARCHERS["evolution"](make_small_space(), settings)
+def test_a_start_of_unified_supernets_is_for_these_alone() -> None:
+    for name, recipe in (
+        ("evolution", OneShotRecipe(alike=0.5)),
+        ("softmax", DifferentiableRecipe(alike=0.5)),
+    ):
+        with pytest.raises(InvalidValueError, match="alike"):
+            SEARCHERS[name](make_small_space(), SearchSettings(recipe=recipe))

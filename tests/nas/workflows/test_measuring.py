@@ -13,10 +13,11 @@ import pytest
 import nas
 from latbench.blocks import Network
 from latbench.device import DeviceProfile
-from latbench.errors import InvalidValueError, MismatchError
+from latbench.errors import InvalidValueError, LatbenchWarning, MismatchError
 from latbench.measure import visiting
 from latbench.profilers import Profiler, Session
 from latbench.workflows import network_errors
+from nas.workflows import drawn_networks
 from nas.workflows.space_profiling import ProfiledTable
 from tests.conftest import PricedSession, random_price, write_table
 
@@ -83,6 +84,24 @@ def test_calibration_gives_predictions_an_interval(misfit: None, profiled: Profi
     assert predicted.low_ms is not None
     assert predicted.high_ms is not None
     assert predicted.low_ms < predicted.latency_ms < predicted.high_ms
+
+
+def test_every_calibration_adds_networks(misfit: None, profiled: ProfiledTable) -> None:
+    """With the same seed and the same open table too."""
+    counts = []
+    for _ in range(2):
+        found = nas.calibrate(profiled, networks=3)
+        counts.append(found.fit.price.networks - found.before.networks)
+    assert counts == [3, 3]
+
+
+def test_a_calibration_without_a_further_network_fits_again(
+    misfit: None, profiled: ProfiledTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drawn_networks, "distinct_random", lambda *_, **__: [])
+    with pytest.warns(LatbenchWarning, match=r"all networks of nasbench-macro.*fitted again"):
+        found = nas.calibrate(profiled.path, networks=3)
+    assert found.fit.price.networks == found.before.networks
 
 
 def test_architectures_are_verified_by_name_or_number(
