@@ -2,7 +2,7 @@
 
 ``components.py`` lists and prints the cells; ``options`` are the options of its command. A cell
 takes the recipe of its searcher, the table of its space, and the images, and returns its result as
-plain JSON values: score, counts, predicted latency, seconds, and peak memory.
+plain JSON values: architecture, score, counts, predicted latency, seconds, and peak memory.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from nas.latency.priced_space import PricedSpace, labelled_space
 from nas.optimize.constraints import Count, Limit
 from nas.recipes import Recipe, load_recipe
 from nas.searchers import SEARCHERS, Searcher, SearchSettings
+from nas.searchers.differentiable import DifferentiableRecipe
 from nas.searchers.one_shot import OneShotSearcher
 from nas.searchers.one_shot_recipe import OneShotRecipe
 from nas.spaces import SearchSpace, make_space
+from nas.spaces.sgnas import is_unified
 from nas.tasks import task_of
 from nas.training import from_scratch as scratch
 from nas.training.recipe import TrainingRecipe
@@ -150,6 +152,7 @@ def run_cell(
         (found,) = searcher.search(data, targets_ms, folder, progress=tick)
     network = searcher.space.lower(found.architecture)
     result: dict[str, Any] = {
+        "architecture": found.architecture.as_dict(),
         "score": found.score,
         "macs_m": network_cost(network).macs / 1e6,
         "seconds": watch.total_s,
@@ -178,6 +181,9 @@ def _searcher(
         one_shot = recipe if isinstance(recipe, OneShotRecipe) else OneShotRecipe()
         evaluations = options.evaluations or one_shot.evaluations
         recipe = msgspec.structs.replace(one_shot, strategy=strategy, evaluations=evaluations)
+    space = searched.space if isinstance(searched, PricedSpace) else searched
+    if isinstance(recipe, OneShotRecipe | DifferentiableRecipe) and not is_unified(space):
+        recipe = msgspec.structs.replace(recipe, alike=0.0)
     limits = _limits(options, searched)
     settings = SearchSettings(options.epochs, options.batch_size, seed, recipe, limits=limits)
     return SEARCHERS[kind](searched, settings)

@@ -2,6 +2,7 @@
 
     python benchmarks/components.py --hours H -o FOLDER [--spaces A,B] [--searchers A,B]
     python benchmarks/components.py --hours H -o FOLDER --max-macs 27M --data cifar100 --classes 100
+    python benchmarks/components.py --hours 0 -o FOLDER --measure
 
 A cell is a space, a searcher and a seed, in a process of its own. The supernet that one-shot
 searchers ask is a cell as well: it is trained once a space, strategy and seed, and each of them
@@ -17,18 +18,23 @@ Cells are run in turn, all of one seed before the next, until the time is up; th
 on. Prints a row for each space and each searcher with 95 % intervals and the seeds done. The score
 by the supernet compares searchers within a space; across spaces, train from scratch
 (``--train-epochs``). Search time leaves out the shared supernet's training and counts all parts of
-a cell that was interrupted, but no part that was killed. Memory is the process's peak. Pairs that
-do not fit are listed with the reason that the searcher gives.
+a cell that was interrupted, but no part that was killed. Memory is the process's peak. With
+``--measure`` the device measures what was found, in one sweep a space, after the cells: nothing
+else should run then. Pairs that do not fit are listed with the reason that the searcher gives.
+
+Commands with different ``--spaces`` may fill a folder at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from cells import (
     CONFIDENCE,
     Clock,
@@ -50,13 +56,15 @@ from component_cells import (
     run_cell,
     target_ms,
 )
+from quality_matching import measure_ms
 
 from latbench.errors import LatbenchError
+from latbench.files import write_atomically
 from latbench.report.terminal import print_lines, print_table
 from latbench.units import format_ms, parse_count
 from nas.searchers import SEARCHERS
 from nas.searchers.one_shot_recipe import OneShotRecipe
-from nas.spaces import SPACES
+from nas.spaces import SPACES, Architecture
 from nas.training.strategies import STRATEGIES
 
 CellRunner = Callable[[str, int, Path, Progress], dict[str, Any]]
@@ -118,7 +126,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     asked.add_argument("--tables", type=Path, help="folder of tables; default: FOLDER/tables")
     asked.add_argument("--device", default="cpu-onnxruntime", help="to profile missing tables on")
     asked.add_argument("--profile-time", default="5min", help="limit of one space's profiling")
+    asked.add_argument("--measure", action="store_true", help="measure what was found")
     options = asked.parse_args(arguments)
+    if options.measure and options.max_macs is not None:
+        asked.error("--measure needs the tables of a device: leave out --max-macs")
     try:
         _ = [SPACES[name] for name in options.spaces]
         _ = [SEARCHERS[name] for name in options.searchers]
@@ -163,7 +174,26 @@ def _space_of(cell: str) -> str:
     return cell.partition("_")[0]
 
 
-# Printing
+# Measuring and printing
+
+
+def _measured_ms(options: argparse.Namespace, space: str) -> dict[str, float]:
+    """Latencies in ms of what the cells of a space found, by cell, all of one sweep."""
+    record: Path = options.output / "measured" / f"{space}.json"
+    known: dict[str, float] = json.loads(record.read_text()) if record.exists() else {}
+    found = {
+        f"{part}-{seed}": msgspec.convert(cell["architecture"], Architecture)
+        for part in _parts(options)
+        for seed, cell in results(options.output, f"{space}_{part}").items()
+        if "architecture" in cell
+    }
+    if options.measure and found.keys() - known.keys():
+        priced = priced_space(options, space)
+        networks = [priced.space.lower(architecture) for architecture in found.values()]
+        known = dict(zip(found, measure_ms(priced.table.path, networks), strict=True))
+        record.parent.mkdir(exist_ok=True)
+        write_atomically(record, json.dumps(known, indent=2, allow_nan=False) + "\n")
+    return known
 
 
 def _print(options: argparse.Namespace, refused: dict[str, str]) -> None:
@@ -186,10 +216,14 @@ def _print(options: argparse.Namespace, refused: dict[str, str]) -> None:
         _print_spaces([space for space in options.spaces if space not in refused], options)
     rows, why = [], dict(refused)
     for space in options.spaces:
+        measured_ms = _measured_ms(options, space)
         for part in _parts(options):
             cells = results(options.output, f"{space}_{part}")
             why |= {f"{space}, {part}": c["refused"] for c in cells.values() if "refused" in c}
             fitting = {seed: cell for seed, cell in cells.items() if "refused" not in cell}
+            for seed, cell in fitting.items():
+                if f"{part}-{seed}" in measured_ms:
+                    cell["measured_ms"] = measured_ms[f"{part}-{seed}"]
             if fitting:
                 columns = (_mean(fitting, key, form) for key, form in _COLUMNS.items())
                 what, _, strategy = part.partition("_")
@@ -197,7 +231,7 @@ def _print(options: argparse.Namespace, refused: dict[str, str]) -> None:
     print_table(
         (
             *("space", "searcher", "supernet by", "supernet's score", "from scratch"),
-            *("predicted, ms", "MACs, M", "search, s", "peak MiB", "seeds"),
+            *("predicted, ms", "measured, ms", "MACs, M", "search, s", "peak MiB", "seeds"),
         ),
         rows,
     )
@@ -214,6 +248,7 @@ _COLUMNS = {
     "score": ".1%",
     "metric": ".1%",
     "latency_ms": ".4g",
+    "measured_ms": ".4g",
     "macs_m": ".4g",
     "seconds": ".0f",
     "peak_mib": ".0f",

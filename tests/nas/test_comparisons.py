@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from latbench.blocks import Network
+from latbench.device_files import load_device
+from nas.searchers import SEARCHERS
+from nas.spaces import make_space
 from nas.spaces.proxylessnas import ROWS
+from tests.conftest import write_table
 from tests.nas.data.test_data import write_identities
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -78,6 +84,47 @@ def test_faces_are_searched_trained_and_verified(compare: Any, tmp_path: Path) -
     rows = _rows(printed, "mobilefacenet")
     assert [row[1] for row in rows] == ["supernet", "evolution"]
     assert "%" in rows[1][4]  # verification after training from scratch
+
+
+def test_what_was_found_is_measured_once_a_space(
+    compare: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import components
+
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    space = make_space("nasbench-macro", 8, 10)
+    write_table(tables / "nasbench-macro.sqlite", space, load_device("cpu-onnxruntime"))
+    sweeps: list[int] = []
+
+    def measured(path: Path, networks: Sequence[Network]) -> list[float]:
+        sweeps.append(len(networks))
+        return [7.125 for _ in networks]
+
+    monkeypatch.setattr(components, "measure_ms", measured)
+    small = ("--data", "digits", "--input-size", 8, "--images", 96, "--tables", tables)
+    recipe = ("--recipe", tmp_path / "one-shot.toml", "--searchers", "random,evolution")
+    asked = ("--spaces", "nasbench-macro", *recipe, *small)
+    assert "7.125" not in compare(*asked)
+    for _ in range(2):
+        assert compare(*asked, "--measure").count("7.125") == 2
+    assert sweeps == [2]
+
+
+def test_the_short_recipes_are_of_all_searchers(compare: Any, tmp_path: Path) -> None:
+    import component_cells
+    import components
+
+    files = sorted((BENCHMARKS / "recipes").glob("short-*.toml"))
+    recipes = [text for file in files for text in ("--recipe", str(file))]
+    asked = components.parse(["--hours", "1", "-o", str(tmp_path / "run"), *recipes])
+    assert all(component_cells.recipe_for(asked, name) for name in SEARCHERS)
+
+
+def test_measuring_needs_a_device(compare: Any, capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        compare("--measure", "--max-macs", "2M")
+    assert "leave out --max-macs" in capsys.readouterr().err
 
 
 def test_a_recipe_of_no_searcher_is_refused(compare: Any, capsys: Any) -> None:
