@@ -11,6 +11,7 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import msgspec
@@ -143,12 +144,12 @@ def run_cell(
     folder = RunFolder(run, common_settings(options) | label)
     if what == SUPERNET:
         assert isinstance(searcher, OneShotSearcher)
-        with Stopwatch(run / "seconds.json") as watch:
+        with Stopwatch(run / "seconds.json", clock=process_time) as watch:
             searcher.train(data, folder, progress=tick)
         return {"seconds": watch.total_s, "peak_mib": _peak_mib()}
     if strategy is not None:
         copy_supernet(run.parent / f"{space}_{SUPERNET}_{strategy}-{seed}", run)
-    with Stopwatch(run / "seconds.json") as watch:
+    with Stopwatch(run / "seconds.json", clock=process_time) as watch:
         (found,) = searcher.search(data, targets_ms, folder, progress=tick)
     network = searcher.space.lower(found.architecture)
     result: dict[str, Any] = {
