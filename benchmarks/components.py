@@ -18,9 +18,10 @@ Cells are run in turn, all of one seed before the next, until the time is up; th
 on. Prints a row for each space and each searcher with 95 % intervals and the seeds done. The score
 by the supernet compares searchers within a space; across spaces, train from scratch
 (``--train-epochs``). Search time is that of the processor; it leaves out the shared supernet's
-training and counts all parts of a cell that was interrupted, but no part that was killed. Memory is the process's peak. With
-``--measure`` the device measures what was found, in one sweep a space, after the cells: nothing
-else should run then. Pairs that do not fit are listed with the reason that the searcher gives.
+training and counts all parts of a cell that was interrupted, but no part that was killed. Memory is
+the process's peak. With ``--measure`` the device measures what was found, in one sweep a space,
+after the cells: nothing else should run then. Pairs that do not fit are listed with the reason that
+the searcher gives.
 
 Commands with different ``--spaces`` may fill a folder at once.
 """
