@@ -259,9 +259,16 @@ class Stopwatch:
 
 
 def copy_supernet(shared: Path, own: Path) -> None:
-    """Copy a run's supernet to another run, once: whole or not at all."""
+    """Copy a run's supernet to another run, once: whole or not at all.
+
+    Raises:
+        SystemExit: Its weights are gone, and its result is kept.
+    """
     source, copied = (run / "checkpoint" / "supernet.pt" for run in (shared, own))
     if not copied.exists():
+        if not source.exists():
+            result = shared.parents[1] / "cells" / f"{shared.name}.json"
+            sys.exit(f"there is no {source}: delete {result}, and the command trains it again")
         copied.parent.mkdir(exist_ok=True)
         part = copied.with_suffix(".part")
         shutil.copyfile(source, part)

@@ -72,6 +72,22 @@ def test_cells_apart_have_a_process_each_and_stop_at_a_failure(tmp_path: Path) -
     assert len({cell["process"] for cell in cells}) == len(cells) == 4
 
 
+def test_a_lost_supernet_can_be_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from cells import copy_supernet
+
+    shared, own = tmp_path / "runs" / "supernet-0", tmp_path / "runs" / "random-0"
+    own.mkdir(parents=True)
+    with pytest.raises(SystemExit, match=r"delete .*cells/supernet-0\.json"):
+        copy_supernet(shared, own)
+    (shared / "checkpoint").mkdir(parents=True)
+    (shared / "checkpoint" / "supernet.pt").write_bytes(b"weights")
+    copy_supernet(shared, own)
+    assert (own / "checkpoint" / "supernet.pt").read_bytes() == b"weights"
+
+
 def test_no_workers_are_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     script = tmp_path / "benchmark.py"
