@@ -84,6 +84,7 @@ def device_lock(device: str, *, holder: str | None = None) -> Iterator[None]:
         finally:
             if writable:
                 file.truncate(0)
+            fcntl.flock(file, fcntl.LOCK_UN)  # a process forked meanwhile would keep the lock
 
 
 def _open_to_read(path: Path) -> int:

@@ -12,8 +12,11 @@ memory and imported at later visits. An import creates memory and kernels anew, 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     import openvino
 
 _DEVICE = "CPU"
+_TELEMETRY = "openvino_telemetry"
 _SHARE_KEPT = 8  # at most this part of the machine's memory holds compiled networks
 _TO_CHANNELS_LAST, _TO_CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
@@ -119,9 +123,7 @@ class OpenvinoProfiler(Profiler):
             raise _refused(error) from error
 
     def versions(self) -> dict[str, str]:
-        import openvino
-
-        return {"openvino": openvino.__version__, "numpy": np.__version__}
+        return {"openvino": _imported().__version__, "numpy": np.__version__}
 
     def _kept(self, key: Network | str) -> openvino.CompiledModel | None:
         kept = self._compiled.get(key)
@@ -139,9 +141,26 @@ class OpenvinoProfiler(Profiler):
 @lru_cache(maxsize=1)
 def _core() -> openvino.Core:
     """The only core of the process, because every core loads the plugins again."""
-    import openvino
+    core: openvino.Core = _imported().Core()
+    return core
 
-    return openvino.Core()
+
+def _imported() -> ModuleType:
+    """OpenVINO's module, imported without its telemetry.
+
+    That reports the import from a forked process, which would run beside the first measurements.
+    """
+    if "openvino" in sys.modules:
+        return sys.modules["openvino"]
+    modules: dict[str, ModuleType | None] = sys.modules  # type: ignore[assignment]
+    before = modules.get(_TELEMETRY)
+    modules[_TELEMETRY] = None  # an import of it fails, and OpenVINO goes on without it
+    try:
+        return import_module("openvino")
+    finally:
+        del modules[_TELEMETRY]
+        if before is not None:
+            modules[_TELEMETRY] = before
 
 
 def _rendered(network: Network, batch_size: int) -> bytes:

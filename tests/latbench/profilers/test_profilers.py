@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import msgspec
@@ -193,3 +194,18 @@ def test_openvino_keeps_no_more_than_its_room(monkeypatch: pytest.MonkeyPatch) -
     for _ in range(2):
         profiler.open(NETWORK).call()
     assert not vars(profiler)["_compiled"]
+
+
+def test_openvino_is_imported_without_its_telemetry() -> None:
+    """Telemetry forks a process that runs beside the first measurements."""
+    pytest.importorskip("openvino_telemetry")
+    code = (
+        "import sys\n"
+        "from latbench.device_files import load_device\n"
+        "from latbench.profilers import make_profiler\n"
+        "make_profiler(load_device('cpu-openvino')).versions()\n"
+        "from openvino.tools.ovc import telemetry_utils\n"
+        "print(telemetry_utils.tm.__name__, 'openvino_telemetry' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["openvino.tools.ovc.telemetry_stub", "False"]

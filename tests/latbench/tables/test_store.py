@@ -221,6 +221,28 @@ def test_a_second_measurement_on_the_device_is_refused() -> None:
         pass
 
 
+def test_a_forked_process_does_not_keep_the_lock() -> None:
+    """A runtime may fork one that outlives the measurement; it has a copy of the open file."""
+    code = """
+        import os, signal, time
+        from latbench.measure.lock import device_lock
+
+        with device_lock("test-device"):
+            child = os.fork()
+            if not child:
+                time.sleep(60)
+                os._exit(0)
+        try:
+            with device_lock("test-device"):
+                print("held again")
+        finally:
+            os.kill(child, signal.SIGKILL)
+        """
+    asked = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("held again\n", "")
+
+
 def test_the_lock_is_for_all_users_whatever_the_umask(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
