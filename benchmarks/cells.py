@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
+from latbench.blocks import network_graph
 from latbench.environment import current_environment
 from latbench.errors import InvalidValueError, LatbenchError
 from latbench.files import write_atomically
@@ -276,8 +277,20 @@ def copy_supernet(shared: Path, own: Path) -> None:
 
 
 def shortened(space: SearchSpace, layers: int | None) -> SearchSpace:
-    """The space with at most so many layers a stage; None keeps all."""
-    return replace(space, stages=tuple(stage[:layers] for stage in space.stages))
+    """The space with at most so many layers a stage; None keeps all.
+
+    Raises:
+        InvalidValueError: A layer that is left out changes the size of the maps.
+    """
+    short = replace(space, stages=tuple(stage[:layers] for stage in space.stages))
+    try:
+        network_graph(short.lower(short.random(seed=0)))
+    except ValueError:
+        raise InvalidValueError(
+            f"a layer of {space.name} beyond the first {layers} of its stage changes the size of "
+            "the maps, so the rest does not fit"
+        ) from None
+    return short
 
 
 def results(folder: Path, name: str) -> dict[int, dict[str, Any]]:

@@ -63,11 +63,16 @@ def profile_missing_tables(options: argparse.Namespace, clock: Clock) -> dict[st
     """Profile the tables that are missing.
 
     Returns:
-        Spaces without a table, with the reasons.
+        Spaces without a table, or that cannot be shortened, with the reasons.
     """
     refused: dict[str, str] = {}
     for space in options.spaces:
         table = _table_file(options, space)
+        try:
+            shortened(make_space(space, options.input_size, options.classes), options.layers)
+        except LatbenchError as error:
+            refused[space] = error.message
+            continue
         if options.max_macs is not None or table.exists():
             continue
         if options.tables is not None:

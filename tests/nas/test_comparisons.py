@@ -121,6 +121,12 @@ def test_the_short_recipes_are_of_all_searchers(compare: Any, tmp_path: Path) ->
     assert all(component_cells.recipe_for(asked, name) for name in SEARCHERS)
 
 
+def test_a_space_that_cannot_be_shortened_is_left_out(compare: Any) -> None:
+    small = ("--data", "digits", "--input-size", 16, "--images", 96, "--max-macs", "2M")
+    printed = compare("--spaces", "mobilefacenet", "--searchers", "sgnas", *small, "--layers", 2)
+    assert "left out: mobilefacenet: a layer of mobilefacenet beyond the first 2" in printed
+
+
 def test_measuring_needs_a_device(compare: Any, capsys: Any) -> None:
     with pytest.raises(SystemExit):
         compare("--measure", "--max-macs", "2M")
