@@ -282,6 +282,8 @@ def shortened(space: SearchSpace, layers: int | None) -> SearchSpace:
     Raises:
         InvalidValueError: A layer that is left out changes the size of the maps.
     """
+    if layers is None:
+        return space
     short = replace(space, stages=tuple(stage[:layers] for stage in space.stages))
     try:
         network_graph(short.lower(short.random(seed=0)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -59,20 +60,28 @@ def common_settings(options: argparse.Namespace) -> dict[str, Any]:
     return chosen(options, *keys, *more)
 
 
-def profile_missing_tables(options: argparse.Namespace, clock: Clock) -> dict[str, str]:
-    """Profile the tables that are missing.
-
-    Returns:
-        Spaces without a table, or that cannot be shortened, with the reasons.
-    """
+def unfit_spaces(options: argparse.Namespace) -> dict[str, str]:
+    """Spaces that ``--layers`` cannot shorten, with the reasons."""
     refused: dict[str, str] = {}
     for space in options.spaces:
-        table = _table_file(options, space)
         try:
             shortened(make_space(space, options.input_size, options.classes), options.layers)
         except LatbenchError as error:
             refused[space] = error.message
-            continue
+    return refused
+
+
+def profile_missing_tables(
+    options: argparse.Namespace, spaces: Iterable[str], clock: Clock
+) -> dict[str, str]:
+    """Profile the tables that are missing.
+
+    Returns:
+        Spaces without a table, with the reasons.
+    """
+    refused: dict[str, str] = {}
+    for space in spaces:
+        table = _table_file(options, space)
         if options.max_macs is not None or table.exists():
             continue
         if options.tables is not None:

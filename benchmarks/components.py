@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,7 @@ from component_cells import (
     recipe_for,
     run_cell,
     target_ms,
+    unfit_spaces,
 )
 from quality_matching import measure_ms
 
@@ -94,11 +96,17 @@ def compare(
         asked: The options again, for a process a cell; None runs all cells in this process.
     """
     require_settings(options.output, common_settings(options))
-    refused = profile_missing_tables(options, clock)
+    refused = unfit_spaces(options)
+    fitting = [space for space in options.spaces if space not in refused]
+    refused |= profile_missing_tables(options, fitting, clock)
     possible = [cell for cell in _cells(options) if _space_of(cell[0]) not in refused]
     run_cells(options.output, possible, run, clock, asked=asked)
     if options.only is not None:
         return
+    if options.measure:
+        for space in options.spaces:
+            if space not in refused:
+                _measure(options, space)
     _print(options, refused)
 
 
@@ -178,23 +186,43 @@ def _space_of(cell: str) -> str:
 # Measuring and printing
 
 
-def _measured_ms(options: argparse.Namespace, space: str) -> dict[str, float]:
-    """Latencies in ms of what the cells of a space found, by cell, all of one sweep."""
-    record: Path = options.output / "measured" / f"{space}.json"
-    known: dict[str, float] = json.loads(record.read_text()) if record.exists() else {}
+def _measure(options: argparse.Namespace, space: str) -> None:
+    """Measure what the cells of a space found, in one sweep, if some were not measured yet.
+
+    Raises:
+        SystemExit: Another process measures on the device, or the table is of another one.
+    """
+    files = sorted((options.output / "cells").glob(f"{space}_*.json"))
+    cells = {file.stem: json.loads(file.read_text()) for file in files}
     found = {
-        f"{part}-{seed}": msgspec.convert(cell["architecture"], Architecture)
-        for part in _parts(options)
-        for seed, cell in results(options.output, f"{space}_{part}").items()
+        name: msgspec.convert(cell["architecture"], Architecture)
+        for name, cell in cells.items()
         if "architecture" in cell
     }
-    if options.measure and found.keys() - known.keys():
-        priced = priced_space(options, space)
-        networks = [priced.space.lower(architecture) for architecture in found.values()]
-        known = dict(zip(found, measure_ms(priced.table.path, networks), strict=True))
-        record.parent.mkdir(exist_ok=True)
-        write_atomically(record, json.dumps(known, indent=2, allow_nan=False) + "\n")
-    return known
+    if found.keys() <= _measured_ms(options, space).keys():
+        return
+    priced = priced_space(options, space)
+    networks = [priced.space.lower(architecture) for architecture in found.values()]
+    try:
+        latencies_ms = measure_ms(priced.table.path, networks)
+    except LatbenchError as error:
+        sys.exit(f"{error.message}; what is done is kept, and the same command goes on")
+    record = _record(options, space)
+    record.parent.mkdir(exist_ok=True)
+    measured_ms = dict(zip(found, latencies_ms, strict=True))
+    write_atomically(record, json.dumps(measured_ms, indent=2, allow_nan=False) + "\n")
+
+
+def _measured_ms(options: argparse.Namespace, space: str) -> dict[str, float]:
+    """Latencies in ms by the names of cells, as measured so far."""
+    record = _record(options, space)
+    measured_ms: dict[str, float] = json.loads(record.read_text()) if record.exists() else {}
+    return measured_ms
+
+
+def _record(options: argparse.Namespace, space: str) -> Path:
+    folder: Path = options.output / "measured"
+    return folder / f"{space}.json"
 
 
 def _print(options: argparse.Namespace, refused: dict[str, str]) -> None:
@@ -223,8 +251,9 @@ def _print(options: argparse.Namespace, refused: dict[str, str]) -> None:
             why |= {f"{space}, {part}": c["refused"] for c in cells.values() if "refused" in c}
             fitting = {seed: cell for seed, cell in cells.items() if "refused" not in cell}
             for seed, cell in fitting.items():
-                if f"{part}-{seed}" in measured_ms:
-                    cell["measured_ms"] = measured_ms[f"{part}-{seed}"]
+                name = f"{space}_{part}-{seed}"
+                if name in measured_ms:
+                    cell["measured_ms"] = measured_ms[name]
             if fitting:
                 columns = (_mean(fitting, key, form) for key, form in _COLUMNS.items())
                 what, _, strategy = part.partition("_")
