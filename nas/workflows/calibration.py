@@ -57,12 +57,10 @@ def calibrate(
 ) -> Calibration:
     """Measure more random networks, and fit the prices of a table to them too.
 
-    A call that was interrupted goes on with its networks; after one that was not, the same seed
-    gives others.
-
-    Predictions then come with a 90 % interval. An open table keeps its old prices: open it again to
-    use the new ones. Calibrate before you train in the same process: memory and threads left by a
-    training slow down the measurements.
+    Predictions then come with a 90 % interval. A call that was interrupted goes on with its
+    networks; after one that was not, the same seed gives others. An open table keeps its old
+    prices: open it again to use the new ones. Calibrate before you train in the same process:
+    memory and threads left by a training slow down the measurements.
 
     Args:
         table: A latency table of this machine, or its path.

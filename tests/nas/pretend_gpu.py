@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.library import Library, fallthrough_kernel
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils.backend_registration import (
     _setup_privateuseone_for_python_backend as register_device,
@@ -40,7 +41,7 @@ _WAITING = {
 _CROSSING = {"_to_copy", "copy_"}
 
 
-_LIBRARIES: list[torch.library.Library] = []  # registrations live as long as these
+_LIBRARIES: list[Library] = []  # registrations live as long as these
 
 
 class _Module:
@@ -220,8 +221,8 @@ def pretend_gpu() -> Iterator[Recorder]:
     """Activate the device; yields its recorder."""
     if torch._C._get_privateuse1_backend_name() != NAME:
         register_device(NAME, _Module())
-        plain = torch.library.Library("_", "IMPL")
-        plain.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")  # casts nothing
+        plain = Library("_", "IMPL")
+        plain.fallback(fallthrough_kernel, "AutocastPrivateUse1")  # casts nothing
         _LIBRARIES.append(plain)
     # torch counts devices once, at the first backward pass: it has no thread for this one
     with torch.autograd.set_multithreading_enabled(False), Recorder() as recorder:
