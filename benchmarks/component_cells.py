@@ -28,11 +28,9 @@ from nas.latency.priced_space import PricedSpace, labelled_space
 from nas.optimize.constraints import Count, Limit
 from nas.recipes import Recipe, load_recipe
 from nas.searchers import SEARCHERS, Searcher, SearchSettings
-from nas.searchers.differentiable import DifferentiableRecipe
 from nas.searchers.one_shot import OneShotSearcher
 from nas.searchers.one_shot_recipe import OneShotRecipe
 from nas.spaces import SearchSpace, make_space
-from nas.spaces.sgnas import is_unified
 from nas.tasks import task_of
 from nas.training import from_scratch as scratch
 from nas.training.recipe import TrainingRecipe
@@ -56,8 +54,16 @@ def recipe_for(options: argparse.Namespace, searcher: str) -> tuple[str, Recipe]
 def common_settings(options: argparse.Namespace) -> dict[str, Any]:
     """What all cells of a folder have in common."""
     keys = ("images", "layers", "epochs", "batch_size", "evaluations", "train_epochs", "fraction")
-    more = ("data", "input_size", "classes", "max_macs", "recipe")
-    return chosen(options, *keys, *more)
+    more = ("data", "input_size", "classes", "max_macs")
+    recipes = {name: found[1] for name in SEARCHERS if (found := recipe_for(options, name))}
+    changed = {name: _changes(recipe) for name, recipe in recipes.items()}
+    return {**chosen(options, *keys, *more), "recipe": changed}
+
+
+def _changes(recipe: Recipe) -> dict[str, Any]:
+    """Settings of a recipe that differ from the defaults of its kind."""
+    given, defaults = (msgspec.to_builtins(each) for each in (recipe, type(recipe)()))
+    return {key: value for key, value in given.items() if value != defaults[key]}
 
 
 def unfit_spaces(options: argparse.Namespace) -> dict[str, str]:
@@ -196,9 +202,6 @@ def _searcher(
         one_shot = recipe if isinstance(recipe, OneShotRecipe) else OneShotRecipe()
         evaluations = options.evaluations or one_shot.evaluations
         recipe = msgspec.structs.replace(one_shot, strategy=strategy, evaluations=evaluations)
-    space = searched.space if isinstance(searched, PricedSpace) else searched
-    if isinstance(recipe, OneShotRecipe | DifferentiableRecipe) and not is_unified(space):
-        recipe = msgspec.structs.replace(recipe, alike=0.0)
     limits = _limits(options, searched)
     settings = SearchSettings(options.epochs, options.batch_size, seed, recipe, limits=limits)
     return SEARCHERS[kind](searched, settings)

@@ -1,14 +1,15 @@
 """The supernet as a judge: which strategy ranks networks most like trainings from scratch?
 
     python benchmarks/judge.py --hours H -o FOLDER [--accuracies FILE] [--trials A,B]
-        [--strategies uniform,fair,sandwich] [--seeds N]
+        [--strategies uniform,fair,sandwich,uniform+alike] [--seeds N]
 
 A cell is a trial, a strategy and a seed: one supernet scores a fixed sample of networks on held-out
 images, with calibrated norms, as in a search. The trial of NAS-Bench-Macro compares the scores with
 the accuracies that the benchmark published: FILE is its `nas-bench-macro_cifar10.json`. The trials
 of two small spaces compare them with trainings from scratch on the same images, which are cells of
 their own and shared by all strategies. The sizes of the trials are in `judge_cells.py`. A strategy
-that trains k paths a step has a k-th of the epochs, so all compute about as much.
+that trains k paths a step has a k-th of the epochs, so all compute about as much. After ``+alike``
+the operations of a layer start as nearly the same function.
 
 Cells are run trial by trial, all of one seed before the next, until the time is up; the same
 command goes on. Prints a table for each trial. Two intervals, both of 95 %: Student's t over seeds
@@ -38,6 +39,7 @@ from cells import (
 )
 from cells import shown as with_interval
 from judge_cells import (
+    ALIKE,
     BATCH_SIZE,
     DATA,
     PUBLISHED,
@@ -90,7 +92,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     asked = parser(__doc__, one_target=False, side_by_side=True)
     asked.add_argument("--accuracies", type=published_accuracies, help="file of NAS-Bench-Macro")
     asked.add_argument("--trials", type=_names, help=f"of {','.join(TRIALS)}; default all")
-    asked.add_argument("--strategies", type=_names, default=["uniform", "fair", "sandwich"])
+    asked.add_argument(
+        "--strategies", type=_names, default=["uniform", "fair", "sandwich", f"uniform{ALIKE}"]
+    )
     asked.add_argument("--seeds", type=int, default=3, help="at most")
     options = asked.parse_args(arguments)
     if options.trials is None:
@@ -102,7 +106,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         if options.accuracies is None and not TRIALS[name].scratch_epochs:
             asked.error(f"{name} needs --accuracies FILE, its nas-bench-macro_cifar10.json")
     try:
-        _ = [STRATEGIES[name] for name in options.strategies]
+        _ = [STRATEGIES[name.removesuffix(ALIKE)] for name in options.strategies]
     except LatbenchError as error:
         asked.error(error.message)
     return options

@@ -39,11 +39,13 @@ from nas.training.run_folder import RunFolder
 from nas.training.strategies import make_strategy
 
 SCRATCH = "scratch"
+ALIKE = "+alike"  # after a strategy: the operations of a layer start alike
 DATA, CLASSES = "fashion-mnist", 10
 BATCH_SIZE = 32  # of all trainings
 PUBLISHED = "nasbench-macro"  # the space whose accuracies are known
 _LR = 0.045 / 4  # the default of a search for batches of 128, scaled to batches of 32
 _CLIP = 5.0  # without it short trainings diverge, and those that sum several paths do so first
+_CORRELATION = 0.9  # of weights that start alike
 _ANY = 1e15  # multiply-accumulates: no limit
 _SAMPLE_SEED = 0  # of the networks; all cells score the same ones
 
@@ -97,8 +99,19 @@ TRIALS = {
 
 
 def short_recipe(strategy: str, *, evaluations: int = 1) -> OneShotRecipe:
-    """Settings of a short search in batches of ``BATCH_SIZE``."""
-    return OneShotRecipe(strategy=strategy, lr=_LR, clip=_CLIP, evaluations=evaluations)
+    """Settings of a short search in batches of ``BATCH_SIZE``.
+
+    Args:
+        strategy: A strategy, perhaps with ``ALIKE``.
+        evaluations: Number of architectures to score.
+    """
+    return OneShotRecipe(
+        strategy=strategy.removesuffix(ALIKE),
+        alike=_CORRELATION if strategy.endswith(ALIKE) else 0.0,
+        lr=_LR,
+        clip=_CLIP,
+        evaluations=evaluations,
+    )
 
 
 def published_entry(published: TabularEvaluator, architecture: Architecture) -> Entry:
@@ -139,7 +152,7 @@ def run_cell(
 
     Args:
         trial: Space and sizes.
-        strategy: Strategy of the supernet, or ``SCRATCH``.
+        strategy: Strategy of the supernet, perhaps with ``ALIKE``; or ``SCRATCH``.
         networks: Networks to score.
         seed: Seed of weights, images and paths.
         run: Folder of this cell; an interrupted cell goes on from it.
@@ -167,10 +180,11 @@ def _judged(
 ) -> dict[str, Any]:
     """Accuracies on held-out images by the weights of one supernet, with calibrated norms."""
     space = trial.make_space()
-    drawn = make_strategy(strategy, space).draw(generator(0), 0.0)
+    recipe = short_recipe(strategy)
+    drawn = make_strategy(recipe.strategy, space).draw(generator(0), 0.0)
     epochs = max(1, round(trial.paths / len(drawn)))
     limits = (Limit(Count(space, "macs"), _ANY),)
-    settings = SearchSettings(epochs, BATCH_SIZE, seed, short_recipe(strategy), limits=limits)
+    settings = SearchSettings(epochs, BATCH_SIZE, seed, recipe, limits=limits)
     searcher = SEARCHERS["random"](space, settings)
     assert isinstance(searcher, OneShotSearcher)
     folder = RunFolder(run, {**trial.settings(), "strategy": strategy, "seed": seed})

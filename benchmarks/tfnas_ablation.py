@@ -83,7 +83,7 @@ def main() -> None:
 
     order = [(name, seed) for seed in range(options.seeds) for name in VARIANTS]
     cells = [(_slug(name), seed) for name, seed in order]
-    searched = ("target", "layers", "images", "epochs", "alpha_lr", "lr", "batch_size")
+    searched = ("target", "layers", "images", "epochs", "alpha_lr", "lr", "batch_size", "alike")
     settings = chosen(options, *searched, "train_epochs")
     run_cells(folder, cells, work, Clock.of(options), keep=False, asked=options, settings=settings)
     if options.only is not None:
@@ -108,6 +108,12 @@ def _parse() -> argparse.Namespace:
         type=float,
         default=TFNASRecipe().alpha_lr,
         help="of alphas and betas; a short search moves them little at the published rate",
+    )
+    asked.add_argument(
+        "--alike",
+        type=float,
+        default=TFNASRecipe().alike,
+        help="correlation of the initial weights of a layer's operations",
     )
     return asked.parse_args()
 
@@ -138,9 +144,14 @@ def _cell(
         "batch_size": options.batch_size,
         "lr": options.lr,
         "alpha_lr": options.alpha_lr,
+        "alike": options.alike,
     }
     recipe = TFNASRecipe(
-        batch_size=options.batch_size, lr=options.lr, alpha_lr=options.alpha_lr, **changes
+        batch_size=options.batch_size,
+        lr=options.lr,
+        alpha_lr=options.alpha_lr,
+        alike=options.alike,
+        **changes,
     )
     settings = SearchSettings(epochs=options.epochs, seed=seed, recipe=recipe)
     searcher = TFNASSearcher(priced, settings)
@@ -193,8 +204,8 @@ def _print(
             *heading(table.environment.versions),
             f"{table.space}, target {target_ms:.4g} ms, {options.images} images of Fashion-MNIST, "
             f"search of {options.epochs} epochs in batches of {options.batch_size}, learning rates "
-            f"{options.lr:g} of weights and {options.alpha_lr:g} of alphas, training of "
-            f"{options.train_epochs} epochs",
+            f"{options.lr:g} of weights and {options.alpha_lr:g} of alphas, operations alike "
+            f"{options.alike:g} at the start, training of {options.train_epochs} epochs",
             "",
         ]
     )

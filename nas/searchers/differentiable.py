@@ -49,7 +49,7 @@ from nas.searchers.kernels import KernelLoads, most_probable_kernels
 from nas.searchers.results import SearchResult, kept
 from nas.searchers.scored_choices import Floats, LogProbabilities
 from nas.searchers.verifying import fixed, measuring_phases, verify_proposals
-from nas.searchers.with_supernet import SupernetSearcher, divided, require_start, supernet_of
+from nas.searchers.with_supernet import SupernetSearcher, divided, supernet_of
 from nas.spaces import SearchSpace
 from nas.spaces.sgnas import is_unified
 from nas.supernet.mixed_operations import Supernet, has_widths, start_widths
@@ -77,7 +77,7 @@ class DifferentiableRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="diffe
     Attributes:
         strategy: Strategy that draws paths to train the shared weights; empty trains them by the
             mixture itself.
-        alike: Correlation of the initial weights of a unified supernet's sub-blocks; 0 as
+        alike: Correlation of the initial weights of a layer's operations or sub-blocks; 0 as
             published.
         latency_objective: Way to combine loss and expected cost, a name in ``OBJECTIVES``.
     """
@@ -103,7 +103,6 @@ class DifferentiableSearcher(SupernetSearcher):
         super().__init__(priced, settings)
         self.recipe = recipe_of(settings, DifferentiableRecipe)
         space = self.space
-        require_start(space, self.recipe.alike)
         if has_widths(space) and not space.elastic_width:
             raise InvalidValueError(
                 f"some operations of {space.name} have widths and others have none, which this "

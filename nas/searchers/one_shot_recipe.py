@@ -12,8 +12,8 @@ class OneShotRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="one-shot"):
 
     Attributes:
         strategy: Strategy that draws the paths of the training, a name in ``STRATEGIES``.
-        alike: Correlation of the initial weights of a unified supernet's sub-blocks; published is
-            0.
+        alike: Correlation of the initial weights of a layer's operations or sub-blocks; 0 as
+            published.
         evaluations: Number of architectures to score for each target; 1000 in SPOS and OSNASLib.
         at_once: Number of architectures that are proposed before their scores are known, so that
             several processes can compute them. With more, a search learns a little later.

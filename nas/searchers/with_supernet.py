@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import torch
 
-from latbench.errors import InvalidValueError
 from nas.data.fit import require_images
 from nas.data.images import ImageData, Source
 from nas.optimize.constraints import Constraint, latency_limits
@@ -69,30 +68,16 @@ def supernet_of(space: SearchSpace, *, seed: int, alike: float = 0.0) -> Superne
     Args:
         space: Search space. A unified supernet has the plain variant.
         seed: Seed of the initial weights.
-        alike: Correlation of the initial weights of a unified supernet's sub-blocks.
-
-    Raises:
-        InvalidValueError: ``alike`` is given, and the supernet is not unified.
+        alike: Correlation of the initial weights of a layer's operations or sub-blocks.
     """
-    require_start(space, alike)
-    if not is_unified(space):
-        return searchable_supernet(space, seed=seed)
-    made = UnifiedSupernet(plain_space(space), seed=seed).to(memory_format=torch.channels_last)
+    made: Supernet | UnifiedSupernet
+    if is_unified(space):
+        made = UnifiedSupernet(plain_space(space), seed=seed).to(memory_format=torch.channels_last)
+    else:
+        made = searchable_supernet(space, seed=seed)
     if alike:
         made.start_alike(alike)
     return made
-
-
-def require_start(space: SearchSpace, alike: float) -> None:
-    """Refuse a start of unified supernets where there is none.
-
-    Raises:
-        InvalidValueError: ``alike`` is given, and the supernet is not unified.
-    """
-    if alike and not is_unified(space):
-        raise InvalidValueError(
-            f"alike is a start of unified supernets, and {space.name} has none: leave it out"
-        )
 
 
 def divided(data: ImageData, recipe: SupernetRecipe, *, seed: int) -> tuple[Source, Source]:

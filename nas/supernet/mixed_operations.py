@@ -21,6 +21,7 @@ from nas.latency.relaxation import Places, Relaxed, Weight, Widths
 from nas.spaces import Architecture, Choice, Layer, SearchSpace, every_width
 from nas.supernet.candidates import Initial, initialise, modules_of
 from nas.supernet.elastic import ElasticInvertedResidual, KeptChannels, Order, Selection
+from nas.supernet.similar_start import start_alike
 
 SKIP = -1
 """Placeholder among a layer's operations for the unchanged input."""
@@ -78,6 +79,17 @@ class Supernet(nn.Module):
         """The candidate operation of a layer, by its index."""
         stages = cast(list[list[list[nn.Module]]], self.stages)
         return stages[stage][layer][op]
+
+    def start_alike(self, correlation: float) -> None:
+        """Make the operations of every layer start as nearly the same function.
+
+        Args:
+            correlation: Correlation of a weight with that of its model, 0 to 1
+                (``nas.supernet.similar_start``).
+        """
+        for stage in cast(list[list[list[nn.Module]]], self.stages):
+            for operations in stage:
+                start_alike(operations, correlation)
 
     def forward(self, images: Tensor, relaxed: Relaxed) -> Tensor:
         """``(N, 3, S, S)`` to logits ``(N, classes)``."""

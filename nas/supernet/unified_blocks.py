@@ -12,7 +12,6 @@ they differ from the published code.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -24,6 +23,7 @@ from latbench.blocks.graph import NORM_EPSILON
 from nas.spaces.sgnas import KERNELS, SKIP, SUB_BLOCKS, MixLayer
 from nas.supernet.fused import MOMENTUM
 from nas.supernet.norms import RunningStatistics, side_by_side
+from nas.supernet.similar_start import correlate
 from nas.supernet.sub_blocks import SubBlock, running_norm
 from nas.supernet.unified_mixture import THRESHOLD, mixed
 from nas.supernet.unified_path import along_path
@@ -118,7 +118,7 @@ class UnifiedBlock(nn.Module):
         first, *others = self.every_sub_block()
         for sub in others:
             for own, model in zip(sub.convolutions(), first.convolutions(), strict=True):
-                own.mul_(math.sqrt(1 - correlation**2)).add_(model, alpha=correlation)
+                correlate(own, model, correlation)
         for sub in (first, *others):
             smallest, *larger = (sub.choice(c).weight for c in range(len(KERNELS)))
             for kernel in larger:

@@ -67,8 +67,8 @@ class UnifiedRecipe(SearchRecipe, frozen=True, kw_only=True):
         selection: Share of the held-out images that are used only for selection; the others train a
             generator.
         weight_decay: L2 penalty on all parameters, norms included, as published.
-        alike: Correlation of the sub-blocks' initial weights; 0 is the published start. Without
-            effect on a space of separate operations.
+        alike: Correlation of the initial weights of a layer's operations or sub-blocks; 0 as
+            published.
         calibration_batches: Number of batches of training images that calibrate the batch norms of
             a network before it is evaluated.
     """

@@ -121,6 +121,20 @@ def test_the_short_recipes_are_of_all_searchers(compare: Any, tmp_path: Path) ->
     assert all(component_cells.recipe_for(asked, name) for name in SEARCHERS)
 
 
+def test_cells_of_another_recipe_are_not_mixed_in(compare: Any, tmp_path: Path) -> None:
+    """A recipe is known by what it says, whatever its comments and the name of its file."""
+    small = ("--data", "digits", "--input-size", 16, "--images", 96, "--max-macs", "2M")
+    recipe = tmp_path / "one-shot.toml"
+    asked = ("--spaces", "nasbench-macro", "--searchers", "random", *small)
+    compare(*asked, "--recipe", recipe)
+    copy = tmp_path / "copy.toml"
+    copy.write_text("# a copy\n" + recipe.read_text())
+    compare(*asked, "--recipe", copy)
+    copy.write_text(recipe.read_text() + "alike = 0.5\n")
+    with pytest.raises(SystemExit, match="recipe"):
+        compare(*asked, "--recipe", copy)
+
+
 def test_a_space_that_cannot_be_shortened_is_left_out(compare: Any) -> None:
     small = ("--data", "digits", "--input-size", 16, "--images", 96, "--max-macs", "2M")
     printed = compare("--spaces", "mobilefacenet", "--searchers", "sgnas", *small, "--layers", 2)

@@ -63,16 +63,18 @@ def test_every_strategy_and_the_trainings_are_cells_of_one_table(
     monkeypatch.setattr("sys.argv", command)
     judge.main()
     printed = capsys.readouterr().out
-    for row in ("uniform", "fair", "sandwich", "MACs alone"):
+    strategies = ("uniform", "fair", "sandwich", "uniform+alike")
+    for row in (*strategies, "MACs alone"):
         assert any(line.strip().startswith(row) for line in printed.splitlines())
     cells = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "cells").iterdir()}
-    assert set(cells) == {f"small_{x}-0" for x in ("scratch", "uniform", "fair", "sandwich")}
+    assert set(cells) == {f"small_{x}-0" for x in ("scratch", *strategies)}
     assert {len(cell["accuracies"]) for cell in cells.values()} == {4}
     assert [cells[f"small_{x}-0"]["epochs"] for x in ("uniform", "sandwich")] == [4, 1]
+    assert cells["small_uniform-0"] != cells["small_uniform+alike-0"]
     judge.main()
     again = capsys.readouterr().out
     assert "done" not in again.splitlines()[0]
-    assert again.splitlines()[4:] == printed.splitlines()[8:]
+    assert again.splitlines()[4:] == printed.splitlines()[9:]
 
 
 def test_a_trial_without_its_accuracies_is_refused(

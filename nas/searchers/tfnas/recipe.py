@@ -34,6 +34,7 @@ class TFNASRecipe(SearchRecipe, frozen=True, kw_only=True, tag="tfnas"):
         squeeze_excite: Whether operations with squeeze-excite are among the candidates (Table 2
             has networks found without them).
         initial: Initial weights: torch's default, as in the code, or He's.
+        alike: Correlation of the initial weights of a layer's operations; 0 as published.
         kept_channels: Channels that an operation's new width takes: the largest of ``all``, as in
             the code, or those ``in-use`` before any others.
         warmup: Share of the epochs with one path, no architecture step and no scaling.
@@ -60,6 +61,7 @@ class TFNASRecipe(SearchRecipe, frozen=True, kw_only=True, tag="tfnas"):
     elasticity: bool = True
     squeeze_excite: bool = True
     initial: Initial = "torch"
+    alike: Fraction = 0.0
     kept_channels: KeptChannels = "all"
     epochs: Count = 90
     batch_size: BatchSize = 32

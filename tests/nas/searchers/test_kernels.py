@@ -26,7 +26,7 @@ from nas.spaces.sgnas import CHOICES, SKIP, SUB_BLOCKS, architecture_of
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import Relaxation, make_strategy
 from nas.training.strategies.kernel_paths import UNIFIED, RelaxedKernels
-from tests.conftest import make_mix_space, make_small_space, write_table
+from tests.conftest import make_mix_space, write_table
 from tests.nas.runs import Stop, stopping_after, tiny_data
 
 STRATEGIES = [*UNIFIED, "softmax", "gumbel"]
@@ -166,12 +166,3 @@ def test_a_search_over_kernels_ends_below_its_target_and_resumes_exactly(
         with pytest.raises(Stop):
             search(tmp_path / "cut", stop_after)
     assert search(tmp_path / "cut") == whole
-
-
-def test_a_start_of_unified_supernets_is_for_these_alone() -> None:
-    for name, recipe in (
-        ("evolution", OneShotRecipe(alike=0.5)),
-        ("softmax", DifferentiableRecipe(alike=0.5)),
-    ):
-        with pytest.raises(InvalidValueError, match="alike"):
-            SEARCHERS[name](make_small_space(), SearchSettings(recipe=recipe))

@@ -45,7 +45,7 @@ from nas.searchers.sgnas.recipe import SGNASRecipe
 from nas.searchers.tfnas.searcher import TFNASRecipe
 from nas.spaces import SearchSpace
 from nas.spaces.architecture import read_architecture
-from nas.supernet.mixed_operations import fixed_supernet, searchable_supernet
+from nas.supernet.mixed_operations import Supernet, fixed_supernet, searchable_supernet
 from nas.training import from_scratch as scratch
 from nas.training import module_training
 from nas.training.distributed import Workers
@@ -128,6 +128,27 @@ def test_a_resumed_search_is_bit_identical(name: str, priced: PricedSpace, tmp_p
         ours = torch.load(file, weights_only=True)
         theirs = torch.load(tmp_path / "cut" / "checkpoint" / file.name, weights_only=True)
         _assert_equal(ours, theirs)
+
+
+@EVERY_SEARCHER
+def test_operations_start_as_alike_as_the_recipe_says(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every searcher; a recipe that says nothing asks for nothing."""
+    space, family, asked = make_small_space(), SEARCHERS[name], set[float]()
+    priced = PricedSpace(
+        space, write_table(tmp_path / "t.sqlite", space, load_device("cpu-onnxruntime"))
+    )
+    monkeypatch.setattr(Supernet, "start_alike", lambda _, correlation: asked.add(correlation))
+    assert family.recipe_kind is not None
+    usual = RECIPES.get(name) or family.recipe_kind()
+    for alike in (0.0, 0.5):
+        recipe = msgspec.structs.replace(usual, alike=alike)
+        searcher = family(priced, SearchSettings(epochs=1, batch_size=16, recipe=recipe))
+        with pytest.raises(Stop):
+            folder = RunFolder(tmp_path / f"run-{alike}", {})
+            searcher.search(tiny_data(), _targets(priced), folder, progress=stopping_after(3))
+        assert asked == ({alike} if alike else set())
 
 
 @EVERY_SEARCHER

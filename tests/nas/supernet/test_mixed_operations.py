@@ -10,11 +10,11 @@ from torch import nn
 from latbench.blocks import InvertedResidual
 from latbench.render.torch import NetworkModule, render_torch
 from nas.latency.relaxation import Relaxed, one_hot
-from nas.spaces import SearchSpace
+from nas.spaces import SearchSpace, make_space
 from nas.supernet.candidates import Initial, initialise
 from nas.supernet.depthwise import depthwise
 from nas.supernet.elastic import ElasticInvertedResidual
-from nas.supernet.mixed_operations import Supernet, start_widths
+from nas.supernet.mixed_operations import Supernet, searchable_supernet, start_widths
 from nas.supernet.pointwise import pointwise
 from nas.supernet.shuffle import FastShuffle
 from nas.training.optimizer import ElasticSGD
@@ -308,3 +308,56 @@ def test_depthwise_weights_of_many_channels_begin_far_apart() -> None:
         stds[initial] = float(block.depthwise.weight.detach().std())
     assert stds["torch"] == pytest.approx(27**-0.5, rel=0.03)
     assert stds["torch"] / stds["he"] == pytest.approx(13.86, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        ("tfnas", "k3_e3", "k5_e6_se"),
+        ("proxylessnas", "k7_e6", "k3_e3"),
+        ("fbnet-s", "k3_e6", "k5_e3"),
+        ("spos", "shuffle_k3", "shuffle_k7"),
+    ],
+)
+def test_operations_that_start_alike_are_the_same_function(name: str, one: str, other: str) -> None:
+    """At correlation 1, whatever kernel, squeeze-excite and integer factor of width."""
+    supernet = searchable_supernet(make_space(name, 32, 10), seed=0).train()
+    ops = supernet.space.stages[2][0].ops
+    blocks = [supernet.block(2, 0, ops.index(op)) for op in (one, other)]
+    channels = {"tfnas": 40, "proxylessnas": 40, "fbnet-s": 24, "spos": 160}[name]
+    images = torch.randn(8, channels, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def difference() -> float:
+        first, second = (block(images).detach() for block in blocks)
+        return float((first - second).abs().mean() / first.std())
+
+    assert difference() > 0.3
+    supernet.start_alike(1.0)
+    assert difference() < 0.02  # batch norms' epsilon is one for all scales
+
+
+def test_a_start_alike_keeps_the_spread_and_correlates_the_weights() -> None:
+    supernet = searchable_supernet(make_space("proxylessnas", 32, 10), seed=0)
+    space = supernet.space
+
+    def weights(op: str) -> torch.Tensor:
+        block = supernet.block(4, 1, space.stages[4][1].ops.index(op))
+        return block.get_parameter("project.weight").detach().clone()
+
+    model, before = weights("k3_e3"), weights("k7_e3")
+    supernet.start_alike(0.5)
+    assert torch.equal(weights("k3_e3"), model)
+    after = weights("k7_e3")
+    torch.testing.assert_close(after.std(), before.std(), rtol=0.02, atol=0)
+    found = torch.corrcoef(torch.stack([model.flatten(), after.flatten()]))
+    assert float(found[0, 1]) == pytest.approx(0.5, abs=0.02)
+
+
+def test_operations_with_a_shortcut_start_alike_as_the_identity() -> None:
+    """Where norms have a scale; elastic operations have none, and start as each other."""
+    for name, operations in (("nasbench-macro", 3), ("proxylessnas", 7)):
+        supernet = searchable_supernet(make_space(name, 32, 10), seed=0).train()
+        supernet.start_alike(0.5)
+        x = torch.randn(2, {"nasbench-macro": 128, "proxylessnas": 40}[name], 4, 4)
+        for op in range(operations):
+            assert torch.equal(supernet.block(1, 1, op)(x), x)
