@@ -24,13 +24,17 @@ def require_fit(data: ImageData, *, input_size: int, classes: int) -> None:
 
     Raises:
         MismatchError: Classes or image sizes differ.
-        InvalidValueError: There are no images to test networks on.
+        InvalidValueError: There are no images or pairs to test networks on.
     """
     if data.task == "classification" and data.classes != classes:
         raise MismatchError(
             f"{data.name} has {data.classes} classes, but the networks have {classes}: profile or "
             f"draw them with --classes {data.classes}, or give the data that a trained network is "
             "for"
+        )
+    if data.task == "face-recognition" and data.pairs is None:
+        raise InvalidValueError(
+            f"{data.name} has no pairs: give ImageData some, trained networks are verified on them"
         )
     tested = data.test if data.pairs is None else data.pairs.images
     if not len(tested):

@@ -63,7 +63,10 @@ def downloads() -> Iterator[Path]:
         return
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the processes of torchrun read the data all at once
-        yield root
+        try:
+            yield root
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # a process forked meanwhile would keep the lock
 
 
 def class_folders(root: Path) -> list[str]:

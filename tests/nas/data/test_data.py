@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
 import pickle
 import random
 import shutil
+import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ from nas.data.augmentation import augment, jitter
 from nas.data.cifar import cifar10, cifar100
 from nas.data.decoding import decode_centre, decode_crop, random_crop
 from nas.data.faces import faces
+from nas.data.folders import downloads
 from nas.data.imagenet import imagenet, pack_imagenet
 from nas.data.images import Source, Split, batches, generator
 from nas.data.stored import StoredSplit
@@ -448,3 +453,21 @@ def test_jitter_changes_each_image_within_its_strength() -> None:
     assert torch.equal(made, jitter(images, generator(0), strength=0.4, hue=0.0))
     assert torch.equal(jitter(images, generator(0), strength=0.0, hue=0.0), images)
     assert jitter(images[:, :1], generator(0), strength=0.4, hue=0.1).shape == (20, 1, 4, 4)
+
+
+def test_a_forked_process_does_not_keep_the_lock_of_downloads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a copy of the open file, and may outlive the download."""
+    monkeypatch.chdir(tmp_path)
+    with downloads() as root:
+        with warnings.catch_warnings(action="ignore"):  # of threads, which this child has not
+            child = os.fork()
+        if not child:
+            signal.pause()
+    try:
+        with (root / ".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises BlockingIOError if held
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

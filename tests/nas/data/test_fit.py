@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from latbench.errors import MismatchError
+from latbench.errors import InvalidValueError, MismatchError
 from nas.data.faces import faces
 from nas.data.fit import require_fit
 from nas.data.imagenet import imagenet
-from nas.data.images import ImageData
+from nas.data.images import ImageData, Pairs
 from tests.nas.data.test_data import write_image, write_imagenet
 from tests.nas.runs import tiny_data
 
@@ -42,5 +43,12 @@ def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
 def test_classes_are_compared_where_outputs_are_classes() -> None:
     with pytest.raises(MismatchError, match=r"has 10 classes.*have 7"):
         require_fit(tiny_data(), input_size=8, classes=7)
-    embedded = replace(tiny_data(), task="face-recognition")
+    pairs = Pairs(tiny_data().test, *torch.zeros(4, 1, dtype=torch.int64))
+    embedded = replace(tiny_data(), task="face-recognition", pairs=pairs)
     require_fit(embedded, input_size=8, classes=7)
+
+
+def test_faces_without_pairs_are_refused_before_a_training() -> None:
+    embedded = replace(tiny_data(), task="face-recognition")
+    with pytest.raises(InvalidValueError, match="has no pairs: give"):
+        require_fit(embedded, input_size=8, classes=7)
