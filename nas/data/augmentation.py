@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nas.data.colours import change_colours, draw_changes
+from nas.data.images import WHOLE
 
 
 def augment(
@@ -25,6 +26,8 @@ def augment(
     fill: Literal["edge", "black"] = "edge",
     strength: float = 0.0,
     hue: float = 0.0,
+    whole: int | None = None,
+    share: slice = WHOLE,
 ) -> Tensor:
     """Shift each image by up to ``shift`` pixels, mirror half of them, change colours.
 
@@ -36,14 +39,18 @@ def augment(
         fill: Fill of the border; black is the published crop of CIFAR with padding 4.
         strength: Strength of ``jitter``.
         hue: Hue of ``jitter``; colours do not change if both are 0.
+        whole: Images of the whole batch, of which these are a share; None if they are all. All are
+            drawn for, so the processes that share a batch change its images as one process would.
+        share: Which part of the batch these images are.
     """
-    count = len(images)
+    count = len(images) if whole is None else whole
     offsets = torch.randint(-shift, shift + 1, (2, count), generator=rng)
     mirrored = (torch.rand(count, generator=rng) if flip else torch.ones(count)) < 0.5
     draws = [offsets.T, mirrored[:, None]]
     if strength or hue:
         draws.append(draw_changes(count, rng, strength=strength, hue=hue))
-    drawn = torch.cat(draws, dim=1).to(images.device, non_blocking=True)  # whole numbers as float
+    drawn = torch.cat(draws, dim=1)[share]  # whole numbers as float
+    drawn = drawn.to(images.device, non_blocking=True)
     moved = _moved(images, drawn[:, :3].long(), shift=shift, fill=fill)
     return change_colours(moved, drawn[:, 3:]) if strength or hue else moved
 

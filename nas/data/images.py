@@ -282,11 +282,11 @@ def batch_count(images: int, batch_size: int) -> int:
 
 
 def endless_batches(
-    source: Source, batch_size: int, rng: torch.Generator, *, per_class: int = 0
+    source: Source, batch_size: int, rng: torch.Generator, *, share: slice, per_class: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless shuffled batches, one epoch after another, like ``batches``."""
     while True:
-        yield from batches(source, batch_size, rng, per_class=per_class)
+        yield from batches(source, batch_size, rng, share=share, per_class=per_class)
 
 
 def _balanced(

@@ -31,7 +31,7 @@ from nas.training.epochs import Resumable, Values, resume, run_epochs, scaler_pa
 from nas.training.optimizer import TensorFlowRMSprop, cosine, set_lr
 from nas.training.recipe import NetworkRecipe
 from nas.training.run_folder import RunFolder
-from nas.training.steps import Losses, Report
+from nas.training.steps import Losses, Report, images_a_step
 from nas.training.torch_device import CPU, TorchDevice
 
 WEIGHTS = "weights.safetensors"
@@ -208,7 +208,7 @@ class TrainingState(Resumable):
             data.train.cropped(recipe.least_area),
             recipe.batch_size,
             order,
-            share=group.share(images_a_step(data, recipe)),
+            share=group.share(images_a_step(data.train, recipe.batch_size, recipe.per_class)),
             per_class=recipe.per_class,
         )
         with self.torch_device.seeded(dropped.initial_seed()):
@@ -257,11 +257,6 @@ class TrainingState(Resumable):
         if learnt is None:
             return loss
         return (1 - learnt.share) * loss + learnt.share * learnt.loss(outputs, images)
-
-
-def images_a_step(data: ImageData, recipe: NetworkRecipe) -> int:
-    """The batch size, or the number of images if it is smaller; batches by class repeat images."""
-    return recipe.batch_size if recipe.per_class else min(recipe.batch_size, len(data.train))
 
 
 def _optimizer(parameters: list[nn.Parameter], recipe: NetworkRecipe) -> torch.optim.Optimizer:

@@ -31,6 +31,11 @@ returns the loss, a scalar without gradient on the device."""
 READ_EVERY_S = 0.5  # how often losses are read from a GPU
 
 
+def images_a_step(source: Source, batch_size: int, per_class: int) -> int:
+    """The batch size, or the number of images if it is smaller; batches by class repeat images."""
+    return batch_size // per_class * per_class if per_class else min(batch_size, len(source))
+
+
 def mean_loss(losses: Sequence[Tensor]) -> Tensor:
     """The mean of scalar losses on one device, without gradient, in double precision."""
     first = losses[0]
@@ -84,7 +89,7 @@ class Losses:
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """Batches of images as training steps get them; each process gets its share.
+    """Batches of images as training steps get them; each process reads its share.
 
     Attributes:
         data: Data set of the images.
@@ -145,12 +150,18 @@ class TrainingImages:
         source = self.source
         if self.least_area is not None:
             source = source.cropped(self.least_area)
-        drawn = batches(source, self.batch_size, order, per_class=self.per_class)
+        drawn = batches(
+            source,
+            self.batch_size,
+            order,
+            share=self._share(source),
+            per_class=self.per_class,
+        )
         # criteria that draw, such as triplet, use torch's own generators
         with self.torch_device.seeded(order.initial_seed()):
             for number, (raw, labels) in enumerate(feed(drawn, self.torch_device.device)):
-                images = self._augmented(raw, shifts)
-                loss = step(number, *self._share(images, labels))
+                images = self.data.to_input(self._augmented(raw, shifts))
+                loss = step(number, images, labels)
                 losses.add((number + 1) / self.steps, loss)
         values = losses.read()
         mean = sum(values) / len(values)
@@ -158,9 +169,10 @@ class TrainingImages:
 
     def unaugmented(self, source: Source, rng: torch.Generator) -> Iterator[Batch]:
         """Endless batches of inputs and labels of held-out images, without augmentation."""
-        drawn = endless_batches(source, self.batch_size, rng, per_class=self.per_class)
+        share = self._share(source)
+        drawn = endless_batches(source, self.batch_size, rng, share=share, per_class=self.per_class)
         for images, labels in feed(drawn, self.torch_device.device):
-            yield self._share(images, labels)
+            yield self.data.to_input(images), labels
 
     def _augmented(self, raw: Tensor, shifts: torch.Generator) -> Tensor:
         return augment(
@@ -170,9 +182,10 @@ class TrainingImages:
             shift=self.shift,
             strength=self.jitter,
             hue=self.hue,
+            whole=images_a_step(self.source, self.batch_size, self.per_class),
+            share=self._share(self.source),
         )
 
-    def _share(self, images: Tensor, labels: Tensor) -> Batch:
-        """Normalised images and labels of this process's part of a batch."""
-        part = self.workers.share(len(labels))
-        return self.data.to_input(images[part]), labels[part]
+    def _share(self, source: Source) -> slice:
+        """This process's part of every batch of a source."""
+        return self.workers.share(images_a_step(source, self.batch_size, self.per_class))

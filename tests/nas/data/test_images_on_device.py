@@ -27,6 +27,7 @@ from nas.data.augmentation import augment, jitter
 from nas.data.colours import all_at_once, change_colours, draw_changes
 from nas.data.feed import feed
 from nas.data.images import (
+    WHOLE,
     ImageData,
     Pairs,
     Split,
@@ -143,7 +144,8 @@ def check_an_epoch(channels: int) -> None:
         part, held_out = data.held_out(0.25, seed=0)
         assert isinstance(held_out, Split)
         assert held_out.images.device == held_out.labels.device == GPU
-        assert next(endless_batches(part, 8, generator(0)))[0].device == GPU
+        drawn = endless_batches(part, 8, generator(0), share=WHOLE, per_class=0)
+        assert next(drawn)[0].device == GPU
 
 
 def check_the_watch() -> None:

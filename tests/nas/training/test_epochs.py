@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -192,15 +194,54 @@ def test_training_images_are_cropped_and_their_colours_changed_as_asked() -> Non
         assert not torch.equal(changed, plain)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_processes_show_their_shares_of_the_same_batches(rank: int) -> None:
-    class Half(Workers):
-        def sum(self, values: object) -> list[float]:
-            return [2 * float(value) for value in values]  # type: ignore[attr-defined]
+class _Half(Workers):
+    """One of two processes; the other one has the same losses."""
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        return [2 * value for value in values]
+
+
+@pytest.mark.parametrize("per_class", [0, 2])
+def test_a_process_reads_its_share_of_a_batch_alone(per_class: int) -> None:
+    """And shows what a single process shows there; held-out images too."""
+
+    class Counting(Split):
+        def read(
+            self, indices: Iterable[torch.Tensor], rng: torch.Generator
+        ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            for images, labels in super().read(indices, rng):
+                read.append(len(images))
+                yield images, labels
 
     data = tiny_data(40)
+    assert isinstance(data.train, Split)
+    source = Counting(data.train.images, data.train.labels)
+    found = []
+    for workers in (Workers(), _Half(0, 2), _Half(1, 2)):
+        read, shown = list[int](), list[torch.Tensor]()
+
+        def step(
+            _: int, x: torch.Tensor, labels: torch.Tensor, shown: list[torch.Tensor] = shown
+        ) -> float:
+            shown.append(x)
+            return 0.0
+
+        images = TrainingImages(
+            data, source, 16, 1, workers, per_class=per_class, jitter=0.4, hue=0.2
+        )
+        images.show(step, lambda *_: None, order=generator(0), shifts=generator(1))
+        shown += [x for x, _ in islice(images.unaugmented(source, generator(2)), 3)]
+        found.append(shown)
+        assert set(read) == {16 // workers.count}
+    for whole, *halves in zip(*found, strict=True):
+        assert torch.equal(whole, torch.cat(halves))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_show_their_shares_of_the_same_batches(rank: int) -> None:
+    data = tiny_data(40)
     seen: list[tuple[list[torch.Tensor], list[int], float]] = []
-    for workers in (Workers(), Half(rank, 2)):
+    for workers in (Workers(), _Half(rank, 2)):
         images = TrainingImages(data, data.train, 16, 1, workers)
         shown, numbers = [], []
 
