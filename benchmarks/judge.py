@@ -120,10 +120,10 @@ def _cells(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
     """Names, such as ``tfnas-short_fair``, and seeds, in order."""
     for name in options.trials:
         for seed in range(options.seeds):
-            if TRIALS[name].scratch_epochs and seed < _SCRATCH_SEEDS:
-                yield f"{name}_{SCRATCH}", seed
             for strategy in options.strategies:
                 yield f"{name}_{strategy}", seed
+            if TRIALS[name].scratch_epochs and seed < _SCRATCH_SEEDS:
+                yield f"{name}_{SCRATCH}", seed
 
 
 # Printing
@@ -139,7 +139,7 @@ def _print(
     trial = TRIALS[name]
     trainings = _trainings(options, name, networks, published)
     if not len(trainings):
-        print_lines([f"{name}: no training from scratch is done yet", ""])
+        print_lines([f"{name}: no training from scratch is done yet", *_costs(options, name), ""])
         return
     accuracies = trainings.mean(axis=0)
     print_lines([_sizes(name, trial, accuracies), *_costs(options, name)])
@@ -190,10 +190,11 @@ def _costs(options: argparse.Namespace, name: str) -> Iterator[str]:
         found = [*results(options.output, f"{name}_{strategy}").values()]
         if found:
             mean = {key: np.mean([cell[key] for cell in found]) for key in _TIMES}
-            accuracy = np.mean([np.mean(cell["accuracies"]) for cell in found])
+            accuracies = [float(np.mean(cell["accuracies"])) for cell in found]
             yield (
                 f"{strategy}: {found[0]['epochs']} epochs, training {mean['training_s']:.0f} s and "
-                f"scoring {mean['scoring_s']:.0f} s of a processor, mean accuracy {accuracy:.1%}"
+                f"scoring {mean['scoring_s']:.0f} s of a processor, mean accuracy of the networks "
+                f"{with_interval(accuracies)} over {len(found)} seeds"
             )
 
 
