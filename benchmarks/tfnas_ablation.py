@@ -62,6 +62,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "Eq. 9, no elasticity": ("Table 5", {"latency_objective": "eq9", "elasticity": False}),
     "no elasticity": ("Table 5", {"elasticity": False}),
     "no squeeze-excite": ("Table 2", {"squeeze_excite": False}),
+    "independent start": ("", {"alike": 0.0}),
 }
 _LAST = 5  # epochs of the end over which the way around the target is averaged
 
@@ -146,13 +147,8 @@ def _cell(
         "alpha_lr": options.alpha_lr,
         "alike": options.alike,
     }
-    recipe = TFNASRecipe(
-        batch_size=options.batch_size,
-        lr=options.lr,
-        alpha_lr=options.alpha_lr,
-        alike=options.alike,
-        **changes,
-    )
+    usual = chosen(options, "batch_size", "lr", "alpha_lr", "alike")
+    recipe = TFNASRecipe(**{**usual, **changes})
     settings = SearchSettings(epochs=options.epochs, seed=seed, recipe=recipe)
     searcher = TFNASSearcher(priced, settings)
     folder = RunFolder(run / "search", config)
