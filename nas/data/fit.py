@@ -32,7 +32,7 @@ def require_fit(data: ImageData, *, input_size: int, classes: int) -> None:
             f"draw them with --classes {data.classes}, or give the data that a trained network is "
             "for"
         )
-    if data.task == "face-recognition" and data.pairs is None:
+    if data.task == "face-recognition" and (data.pairs is None or not len(data.pairs.first)):
         raise InvalidValueError(
             f"{data.name} has no pairs: give ImageData some, trained networks are verified on them"
         )

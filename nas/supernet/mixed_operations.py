@@ -81,7 +81,7 @@ class Supernet(nn.Module):
         return stages[stage][layer][op]
 
     def start_alike(self, correlation: float) -> None:
-        """Make the operations of every layer start as nearly the same function.
+        """Make operations of a layer start as nearly the same function, if they are of one kind.
 
         Args:
             correlation: Correlation of a weight with that of its model, 0 to 1

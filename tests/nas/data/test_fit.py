@@ -49,6 +49,7 @@ def test_classes_are_compared_where_outputs_are_classes() -> None:
 
 
 def test_faces_without_pairs_are_refused_before_a_training() -> None:
-    embedded = replace(tiny_data(), task="face-recognition")
-    with pytest.raises(InvalidValueError, match="has no pairs: give"):
-        require_fit(embedded, input_size=8, classes=7)
+    for pairs in (None, Pairs(tiny_data().test, *torch.zeros(4, 0, dtype=torch.int64))):
+        embedded = replace(tiny_data(), task="face-recognition", pairs=pairs)
+        with pytest.raises(InvalidValueError, match="has no pairs: give"):
+            require_fit(embedded, input_size=8, classes=7)

@@ -353,6 +353,17 @@ def test_a_start_alike_keeps_the_spread_and_correlates_the_weights() -> None:
     assert float(found[0, 1]) == pytest.approx(0.5, abs=0.02)
 
 
+def test_operations_of_other_convolutions_are_no_model() -> None:
+    """Half as many weights in two groups would leave the others half their rank."""
+    for alike in (0.0, 1.0):
+        supernet = searchable_supernet(make_space("fbnet-s", 32, 10), seed=0)
+        if alike:
+            supernet.start_alike(alike)
+        for op in range(supernet.space.stages[2][0].ops.index("skip")):
+            project = supernet.block(2, 0, op).get_parameter("project.weight")[:, :, 0, 0]
+            assert int(torch.linalg.matrix_rank(project)) == min(project.shape)
+
+
 def test_operations_with_a_shortcut_start_alike_as_the_identity() -> None:
     """Where norms have a scale; elastic operations have none, and start as each other."""
     for name, operations in (("nasbench-macro", 3), ("proxylessnas", 7)):
