@@ -64,6 +64,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "no squeeze-excite": ("Table 2", {"squeeze_excite": False}),
     "independent start": ("", {"alike": 0.0}),
 }
+_RECIPE = ("batch_size", "lr", "alpha_lr", "alike")  # options that are settings of the recipe
+_SETTINGS = ("target", "layers", "images", "epochs", "train_epochs", *_RECIPE)
 _LAST = 5  # epochs of the end over which the way around the target is averaged
 
 
@@ -84,8 +86,7 @@ def main() -> None:
 
     order = [(name, seed) for seed in range(options.seeds) for name in VARIANTS]
     cells = [(_slug(name), seed) for name, seed in order]
-    searched = ("target", "layers", "images", "epochs", "alpha_lr", "lr", "batch_size", "alike")
-    settings = chosen(options, *searched, "train_epochs")
+    settings = chosen(options, *_SETTINGS)
     run_cells(folder, cells, work, Clock.of(options), keep=False, asked=options, settings=settings)
     if options.only is not None:
         return
@@ -134,21 +135,9 @@ def _cell(
     tick: Progress,
 ) -> dict[str, Any]:
     changes = next(changes for name, (_, changes) in VARIANTS.items() if _slug(name) == slug)
-    config = {
-        "variant": slug,
-        "seed": seed,
-        "target_ms": target_ms,
-        "images": options.images,
-        "layers": options.layers,
-        "epochs": options.epochs,
-        "train_epochs": options.train_epochs,
-        "batch_size": options.batch_size,
-        "lr": options.lr,
-        "alpha_lr": options.alpha_lr,
-        "alike": options.alike,
-    }
-    usual = chosen(options, "batch_size", "lr", "alpha_lr", "alike")
-    recipe = TFNASRecipe(**{**usual, **changes})
+    label = {"variant": slug, "seed": seed, "target_ms": target_ms}
+    config = chosen(options, *_SETTINGS) | label
+    recipe = TFNASRecipe(**{**chosen(options, *_RECIPE), **changes})
     settings = SearchSettings(epochs=options.epochs, seed=seed, recipe=recipe)
     searcher = TFNASSearcher(priced, settings)
     folder = RunFolder(run / "search", config)

@@ -39,8 +39,8 @@ def augment(
         fill: Fill of the border; black is the published crop of CIFAR with padding 4.
         strength: Strength of ``jitter``.
         hue: Hue of ``jitter``; colours do not change if both are 0.
-        whole: Images of the whole batch, of which these are a share; None if they are all. All are
-            drawn for, so the processes that share a batch change its images as one process would.
+        whole: Number of images in the batch; None if these are the whole batch. Changes are drawn
+            for all of them, so processes that share a batch change it as one process would.
         share: Which part of the batch these images are.
     """
     count = len(images) if whole is None else whole

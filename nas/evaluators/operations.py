@@ -88,9 +88,7 @@ def trained_operations(
     """
     parts = divide(data, recipe, seed=seed)
     criterion = criterion_of(data, space.classes, recipe, seed=seed, default="scratch")
-    supernet = fixed_supernet(space, seed=seed)
-    if recipe.alike:
-        supernet.start_alike(recipe.alike)
+    supernet = fixed_supernet(space, seed=seed, alike=recipe.alike)
     train_supernet(
         supernet,
         make_strategy(strategy, space),

@@ -70,11 +70,9 @@ def supernet_of(space: SearchSpace, *, seed: int, alike: float = 0.0) -> Superne
         seed: Seed of the initial weights.
         alike: Correlation of the initial weights of a layer's operations or sub-blocks.
     """
-    made: Supernet | UnifiedSupernet
-    if is_unified(space):
-        made = UnifiedSupernet(plain_space(space), seed=seed).to(memory_format=torch.channels_last)
-    else:
-        made = searchable_supernet(space, seed=seed)
+    if not is_unified(space):
+        return searchable_supernet(space, seed=seed, alike=alike)
+    made = UnifiedSupernet(plain_space(space), seed=seed).to(memory_format=torch.channels_last)
     if alike:
         made.start_alike(alike)
     return made

@@ -208,28 +208,46 @@ class Supernet(nn.Module):
         return found
 
 
-def fixed_supernet(space: SearchSpace, *, seed: int, initial: Initial = "he") -> Supernet:
+def fixed_supernet(
+    space: SearchSpace, *, seed: int, initial: Initial = "he", alike: float = 0.0
+) -> Supernet:
     """The supernet that strategies train, for a space without elastic widths: running norms,
     channels last.
+
+    Args:
+        space: Search space.
+        seed: Seed of the initial weights.
+        initial: Initial weights.
+        alike: Correlation of the initial weights of a layer's operations; 0 for independent ones.
 
     Raises:
         InvalidValueError: The space has operations that contain choices.
     """
     starts = start_widths(space)
     made = Supernet(space, start_widths=starts, seed=seed, norms="running", initial=initial)
-    return made.to(memory_format=torch.channels_last)
+    return _started(made, alike)
 
 
-def searchable_supernet(space: SearchSpace, *, seed: int, initial: Initial = "he") -> Supernet:
+def searchable_supernet(
+    space: SearchSpace, *, seed: int, initial: Initial = "he", alike: float = 0.0
+) -> Supernet:
     """``fixed_supernet``; for elastic widths, a supernet at the initial widths.
 
     Raises:
         InvalidValueError: The space has operations that contain choices.
     """
     if not has_widths(space):
-        return fixed_supernet(space, seed=seed, initial=initial)
+        return fixed_supernet(space, seed=seed, initial=initial, alike=alike)
     made = Supernet(space, start_widths=start_widths(space), seed=seed, initial=initial)
-    return made.to(memory_format=torch.channels_last)
+    return _started(made, alike)
+
+
+def _started(supernet: Supernet, alike: float) -> Supernet:
+    """The new supernet, channels last, and with operations that start alike if that is asked."""
+    supernet.to(memory_format=torch.channels_last)
+    if alike:
+        supernet.start_alike(alike)
+    return supernet
 
 
 def has_widths(space: SearchSpace) -> bool:

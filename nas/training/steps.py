@@ -150,18 +150,22 @@ class TrainingImages:
         source = self.source
         if self.least_area is not None:
             source = source.cropped(self.least_area)
-        drawn = batches(
-            source,
-            self.batch_size,
-            order,
-            share=self._share(source),
-            per_class=self.per_class,
-        )
+        whole, share = self._share(source)
+        drawn = batches(source, self.batch_size, order, share=share, per_class=self.per_class)
         # criteria that draw, such as triplet, use torch's own generators
         with self.torch_device.seeded(order.initial_seed()):
             for number, (raw, labels) in enumerate(feed(drawn, self.torch_device.device)):
-                images = self.data.to_input(self._augmented(raw, shifts))
-                loss = step(number, images, labels)
+                images = augment(
+                    raw,
+                    shifts,
+                    flip=self.data.flip,
+                    shift=self.shift,
+                    strength=self.jitter,
+                    hue=self.hue,
+                    whole=whole,
+                    share=share,
+                )
+                loss = step(number, self.data.to_input(images), labels)
                 losses.add((number + 1) / self.steps, loss)
         values = losses.read()
         mean = sum(values) / len(values)
@@ -169,23 +173,12 @@ class TrainingImages:
 
     def unaugmented(self, source: Source, rng: torch.Generator) -> Iterator[Batch]:
         """Endless batches of inputs and labels of held-out images, without augmentation."""
-        share = self._share(source)
+        _, share = self._share(source)
         drawn = endless_batches(source, self.batch_size, rng, share=share, per_class=self.per_class)
         for images, labels in feed(drawn, self.torch_device.device):
             yield self.data.to_input(images), labels
 
-    def _augmented(self, raw: Tensor, shifts: torch.Generator) -> Tensor:
-        return augment(
-            raw,
-            shifts,
-            flip=self.data.flip,
-            shift=self.shift,
-            strength=self.jitter,
-            hue=self.hue,
-            whole=images_a_step(self.source, self.batch_size, self.per_class),
-            share=self._share(self.source),
-        )
-
-    def _share(self, source: Source) -> slice:
-        """This process's part of every batch of a source."""
-        return self.workers.share(images_a_step(source, self.batch_size, self.per_class))
+    def _share(self, source: Source) -> tuple[int, slice]:
+        """Number of images in every batch of a source, and this process's part of them."""
+        whole = images_a_step(source, self.batch_size, self.per_class)
+        return whole, self.workers.share(whole)

@@ -45,10 +45,9 @@ class SearchState(Bilevel):
         self.recipe = recipe
         self.choices = Choices(space, recipe.depth)
         torch_device.place(criterion)
-        supernet = searchable_supernet(space, seed=seed, initial=recipe.initial)
-        if recipe.alike:
-            supernet.start_alike(recipe.alike)
-        torch_device.place(supernet)
+        supernet = torch_device.place(
+            searchable_supernet(space, seed=seed, initial=recipe.initial, alike=recipe.alike)
+        )
         strategy = BiSampling(self.choices, recipe)
         sgd = ElasticSGD(
             [*supernet.parameters(), *criterion.parameters()],
