@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
+import msgspec
 import numpy as np
 import vl_convert
 from cells import (
@@ -34,12 +35,14 @@ from cells import (
     shown,
 )
 
+from latbench.errors import LatbenchError
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
 from latbench.units import parse_latency_ms
 from nas.data import load_data
 from nas.data.images import ImageData
 from nas.latency.priced_space import PricedSpace, labelled_space
+from nas.recipes import load_recipe
 from nas.searchers import SearchSettings
 from nas.searchers.tfnas.searcher import TFNASRecipe, TFNASSearcher
 from nas.training import from_scratch as scratch
@@ -117,7 +120,17 @@ def _parse() -> argparse.Namespace:
         default=TFNASRecipe().alike,
         help="correlation of the initial weights of a layer's operations",
     )
-    return asked.parse_args()
+    options = asked.parse_args()
+    try:
+        _usual(options)
+    except LatbenchError as error:
+        asked.error(error.message)
+    return options
+
+
+def _usual(options: argparse.Namespace) -> TFNASRecipe:
+    """The recipe of the command, which variants change."""
+    return load_recipe(TFNASRecipe, None, **chosen(options, *_RECIPE))
 
 
 def _slug(name: str) -> str:
@@ -137,7 +150,7 @@ def _cell(
     changes = next(changes for name, (_, changes) in VARIANTS.items() if _slug(name) == slug)
     label = {"variant": slug, "seed": seed, "target_ms": target_ms}
     config = chosen(options, *_SETTINGS) | label
-    recipe = TFNASRecipe(**{**chosen(options, *_RECIPE), **changes})
+    recipe = msgspec.structs.replace(_usual(options), **changes)
     settings = SearchSettings(epochs=options.epochs, seed=seed, recipe=recipe)
     searcher = TFNASSearcher(priced, settings)
     folder = RunFolder(run / "search", config)
