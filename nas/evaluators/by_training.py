@@ -7,8 +7,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from nas.data.fit import require_images
 from nas.data.identity import digest, tested
 from nas.data.images import ImageData
@@ -65,7 +63,7 @@ class ScratchEvaluator(Evaluator):
         config = {
             "architecture": architecture.as_dict(),
             STRUCTURE: network_digest(network),
-            "recipe": msgspec.to_builtins(self.recipe),
+            "recipe": self.recipe,
             "data": _described(self.data),
         }
         folder = RunFolder(self.folder / name, config)

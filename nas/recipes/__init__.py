@@ -46,7 +46,11 @@ _WHAT = "a recipe, TOML of settings"
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="recipe"):
-    """Base of all kinds of recipe. All fields have defaults; a file states only differences."""
+    """Base of all kinds of recipe. All fields have defaults; a file states only differences.
+
+    The default of a new setting is what was done before there was one: runs that lack the setting
+    are resumed with it.
+    """
 
 
 def shipped_recipes(kind: type[Recipe] | None = None) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from time import time
 from typing import Any
 
+import msgspec
 import torch
 
 from latbench.errors import InvalidFileError, InvalidValueError, MismatchError, MissingExtraError
@@ -29,7 +30,7 @@ class RunFolder:
 
     Args:
         path: The folder; created if it does not exist.
-        config: Configuration of the run, as JSON values.
+        config: Configuration of the run: JSON values and, as ``recipe``, its recipe.
 
     Raises:
         MismatchError: The folder belongs to a run of another configuration.
@@ -110,13 +111,16 @@ def require_own_folder(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         InvalidValueError: The configuration holds a number that is not finite.
     """
     try:
-        ours: dict[str, Any] = json.loads(json.dumps(config, allow_nan=False))
+        ours: dict[str, Any] = json.loads(json.dumps(msgspec.to_builtins(config), allow_nan=False))
     except ValueError as error:
         raise InvalidValueError(
             f"a setting of the run is not a finite number ({error}): give it a finite one"
         ) from error
     if _config_file(path).exists():
         theirs = {name: ours.get(name) for name in ADDED} | read_config(path)
+        recipe = theirs.get("recipe")
+        if isinstance(recipe, dict):
+            theirs["recipe"] = _defaults(config.get("recipe")) | recipe
         differing = [*differences(theirs, ours)]
         if differing:
             raise MismatchError(
@@ -128,6 +132,14 @@ def require_own_folder(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     ):
         raise MismatchError(f"{path} exists and holds no run: choose another folder (-o)")
     return ours
+
+
+def _defaults(recipe: object) -> dict[str, Any]:
+    """Defaults of a recipe's kind: an older run, whose recipe lacks a setting, had its default."""
+    if not isinstance(recipe, msgspec.Struct):
+        return {}
+    defaults: dict[str, Any] = msgspec.to_builtins(type(recipe)())
+    return defaults
 
 
 def _config_file(path: Path) -> Path:

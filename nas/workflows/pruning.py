@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -228,7 +227,7 @@ class _Pruning:
             "device": self.profiler.profile.name,
             "target_ms": self.target_ms,
             **data_identity(self.data),
-            "recipe": msgspec.to_builtins(self.recipe),
+            "recipe": self.recipe,
         }
 
     def choose(self, priced: PricedWidths, folder: RunFolder, progress: Progress) -> list[Round]:

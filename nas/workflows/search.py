@@ -229,7 +229,7 @@ def search(
         FITNESS: TASKS[loaded.task].fitness_name,
         "epochs": epochs,
         "batch_size": batch_size,
-        "recipe": msgspec.to_builtins(chosen),
+        "recipe": chosen,
         "seed": seed,
     }
     if confidence is not None:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from latbench.blocks import Network
 from latbench.errors import InvalidFileError, MismatchError
 from latbench.progress import Phase, Phases, PhaseText, Progress, silent
@@ -110,7 +108,7 @@ def train(
         "architecture": found.as_dict(),
         STRUCTURE: network_digest(network),
         **data_identity(loaded),
-        "recipe": msgspec.to_builtins(chosen),
+        "recipe": chosen,
     }
     with workers(trains_on) as group:
         scratch.check(network, loaded, chosen, group, torch_device=trains_on)

@@ -186,6 +186,23 @@ def test_a_run_is_resumed_with_its_own_blocks_only(
     assert nas.evaluate(tmp_path / "train", data).metrics == trained
 
 
+@pytest.mark.parametrize(("run", "setting"), [(_train, "weight_decay"), (_search, "alike")])
+def test_a_run_of_an_older_version_had_the_defaults_of_settings_that_it_lacks(
+    run: Callable[[ImageData, Path], object], setting: str, tmp_path: Path
+) -> None:
+    """It is resumed with that default, and with no other value."""
+    data, config = tiny_data(48), tmp_path / "run" / "config.json"
+    first = run(data, tmp_path / "run")
+    older = json.loads(config.read_text())
+    del older["recipe"][setting]
+    config.write_text(json.dumps(older))
+    assert run(data, tmp_path / "run") == first
+    older["recipe"][setting] = 0.5
+    config.write_text(json.dumps(older))
+    with pytest.raises(MismatchError, match=rf"holds another run \(recipe.{setting} is"):
+        run(data, tmp_path / "run")
+
+
 def test_data_that_does_not_fit_the_networks_is_refused_before_a_run(tmp_path: Path) -> None:
     data = tiny_data(48)
     _train(data, tmp_path / "run")
