@@ -13,7 +13,7 @@ demo: $(READY)
 	"$(BIN)/latbench" demo
 
 test: $(READY)
-	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest --numprocesses auto --dist worksteal
+	"$(BIN)/python" -m pytest --numprocesses auto --dist worksteal
 
 # the site; a warning, such as a link that leads nowhere, is an error
 docs: $(READY)
@@ -52,7 +52,7 @@ newest: $(LOCK)
 		echo "newer than the lock: $$(cat $(NEWEST)/changed)" && \
 		$(NEWEST)/bin/python -m pip install -qq --upgrade --upgrade-strategy eager \
 			--editable '.[nas,openvino,report,ray,docs,dev]' && \
-		OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest --numprocesses auto --dist worksteal; \
+		$(NEWEST)/bin/python -m pytest --numprocesses auto --dist worksteal; \
 	else \
 		echo "those of the lock, nothing more to run"; \
 	fi

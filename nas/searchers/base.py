@@ -126,6 +126,7 @@ class Searcher(ABC):
                 "choose another one, such as evolution"
             )
         self.settings = settings
+        self._has_begun = False
         self.devices: tuple[PricedSpace, ...] = ()
         if isinstance(priced, PricedSpace):
             self.devices = (priced, *settings.others)
@@ -176,16 +177,20 @@ class Searcher(ABC):
                 checks, so a refused search leaves no folder.
             progress: Callback with the fraction done and a short description.
 
-        An interrupted search goes on from its last finished epoch if it is called again with the
-        same folder. It ends as an uninterrupted search: on a CPU bit for bit, on a GPU up to
+        An interrupted search goes on from its last finished epoch if a new searcher is called with
+        the same folder. It ends as an uninterrupted search: on a CPU bit for bit, on a GPU up to
         rounding.
 
         Raises:
+            InvalidValueError: This searcher has searched before, so its weights are trained.
             BudgetError: No architecture of the space meets a target or limit. Nothing was trained.
             LatbenchError: Space, searcher, recipe, data and targets do not fit together. Nothing
                 was trained.
         """
+        if self._has_begun:
+            raise InvalidValueError("a searcher searches once: make a new one for another search")
         self.check(data, targets_ms)
+        self._has_begun = True
         opened = folder if isinstance(folder, RunFolder) else folder()
         left = "its finished epochs are kept"
         with self.torch_device.guarded(work="the search", kept=left):
