@@ -23,7 +23,7 @@ from nas.training.calibration import calibrate
 from nas.training.criterion import criterion_of
 from nas.training.optimizer import TensorFlowRMSprop
 from nas.training.run_folder import RunFolder
-from nas.training.strategies.kernel_paths import BARE, FairPaths
+from nas.training.strategies.kernel_paths import BARE, FairPaths, UniformKernels
 from nas.training.unified_training import (
     UnifiedRecipe,
     UnifiedTraining,
@@ -50,6 +50,20 @@ def test_expansions_of_a_step_are_drawn_without_replacement() -> None:
             assert set(layer) <= set(range(1, SUB_BLOCKS + 1))
             bare += 1 in layer
     assert abs(bare / 1000 - BARE) < 0.05
+
+
+def test_uniform_paths_have_the_expansions_of_fair_ones() -> None:
+    """Independent draws of all sub-blocks would hardly ever train a narrow layer."""
+    space, rng, count = make_unified_space(), torch.Generator().manual_seed(0), 3000
+    strategy = UniformKernels(space)
+    rows = np.array([row for _ in range(count) for path in strategy.draw(rng, 0) for row in path])
+    counts = np.bincount((rows != SKIP).sum(1), minlength=SUB_BLOCKS + 1) / len(rows)
+    assert counts[0] == 0
+    assert counts[1:] == pytest.approx([BARE / 4, *[(1 - BARE / 4) / 5] * 5], abs=0.02)
+    for choices in rows.T:  # of one sub-block
+        used = np.bincount(choices, minlength=SKIP + 1) / len(rows)
+        assert used[:SKIP] == pytest.approx([(1 - used[SKIP]) / SKIP] * SKIP, abs=0.02)
+        assert used[SKIP] == pytest.approx(1 - (1 * BARE / 4 + 4 * (1 - BARE / 4)) / 6, abs=0.02)
 
 
 def test_kernels_of_a_sub_block_are_dealt_evenly_at_any_time() -> None:
