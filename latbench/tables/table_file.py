@@ -13,6 +13,7 @@ from contextlib import closing, suppress
 from math import isfinite
 from pathlib import Path
 from typing import Self, TypeVar
+from weakref import finalize
 
 import msgspec
 
@@ -101,6 +102,7 @@ class TableFile:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._db = connection
+        self._close = finalize(self, connection.close)  # Python 3.13 warns of open ones
 
     @classmethod
     def create(
@@ -180,7 +182,7 @@ class TableFile:
         self.close()
 
     def close(self) -> None:
-        self._db.close()
+        self._close()
 
     @property
     def device(self) -> DeviceProfile:

@@ -176,6 +176,18 @@ def test_an_old_unfinished_sweep_is_abandoned_and_kept(store: TableStore) -> Non
     assert old not in store.sweeps("verification", done=False)
 
 
+def test_a_store_that_nobody_has_closed_is_closed_with_its_last_reference(
+    tiny_table: LatencyTable,
+) -> None:
+    """Python 3.13 warns of connections that are left open."""
+    store = TableStore.open(tiny_table.path)
+    connection = store._db
+    connection.execute("SELECT 1")
+    del store
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
+
+
 def test_a_table_without_prices_says_so(store: TableStore) -> None:
     with pytest.raises(InvalidFileError, match="no prices yet"):
         LatencyTable.open(store.path)
