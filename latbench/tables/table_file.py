@@ -167,11 +167,11 @@ class TableFile:
             damage = db.execute("PRAGMA quick_check(1)").fetchone()[0] if checked else "ok"
             if damage != "ok":
                 raise InvalidFileError(f"{path} is damaged: {damage}")
-        except sqlite3.DatabaseError as error:
+        except BaseException as error:  # an interrupt of a conversion, too
             db.close()
-            raise InvalidFileError(f"{path} is not a latency table, or damaged: {error}") from error
-        except InvalidFileError:
-            db.close()
+            if isinstance(error, sqlite3.DatabaseError):
+                what = f"{path} is not a latency table, or damaged: {error}"
+                raise InvalidFileError(what) from error
             raise
         return cls(path, db)
 
