@@ -6,4 +6,4 @@ threads round in another order. The libraries read this when they are imported.
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"

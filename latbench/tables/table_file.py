@@ -102,7 +102,7 @@ class TableFile:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._db = connection
-        self._close = finalize(self, connection.close)  # Python 3.13 warns of open ones
+        self._close = finalize(self, connection.close)  # Python 3.13 warns if it is left open
 
     @classmethod
     def create(
@@ -167,11 +167,11 @@ class TableFile:
             damage = db.execute("PRAGMA quick_check(1)").fetchone()[0] if checked else "ok"
             if damage != "ok":
                 raise InvalidFileError(f"{path} is damaged: {damage}")
-        except BaseException as error:  # an interrupt of a conversion, too
+        except sqlite3.DatabaseError as error:
             db.close()
-            if isinstance(error, sqlite3.DatabaseError):
-                what = f"{path} is not a latency table, or damaged: {error}"
-                raise InvalidFileError(what) from error
+            raise InvalidFileError(f"{path} is not a latency table, or damaged: {error}") from error
+        except BaseException:  # a refusal, or an interrupt of a conversion
+            db.close()
             raise
         return cls(path, db)
 

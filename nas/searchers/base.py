@@ -190,8 +190,8 @@ class Searcher(ABC):
         if self._has_begun:
             raise InvalidValueError("a searcher searches once: make a new one for another search")
         self.check(data, targets_ms)
-        self._has_begun = True
         opened = folder if isinstance(folder, RunFolder) else folder()
+        self._has_begun = True
         left = "its finished epochs are kept"
         with self.torch_device.guarded(work="the search", kept=left):
             placed = data.to(self.torch_device.device)

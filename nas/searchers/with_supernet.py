@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-import torch
-
 from nas.data.fit import require_images
 from nas.data.images import ImageData, Source
 from nas.optimize.constraints import Constraint, latency_limits
@@ -16,7 +14,7 @@ from nas.searchers.base import Searcher, budgets_of
 from nas.spaces import Layer, SearchSpace, aligned_widths, plain_space
 from nas.spaces.sgnas import is_unified
 from nas.supernet.mixed_operations import Supernet, searchable_supernet
-from nas.supernet.unified_supernet import UnifiedSupernet
+from nas.supernet.unified_supernet import UnifiedSupernet, unified_supernet
 from nas.training.supernet_training import SupernetRecipe
 
 _ANY = 1 + 1e-6  # factor of the greatest latency: sums in another order differ in their last digits
@@ -70,12 +68,9 @@ def supernet_of(space: SearchSpace, *, seed: int, alike: float = 0.0) -> Superne
         seed: Seed of the initial weights.
         alike: Correlation of the initial weights of a layer's operations or sub-blocks.
     """
-    if not is_unified(space):
-        return searchable_supernet(space, seed=seed, alike=alike)
-    made = UnifiedSupernet(plain_space(space), seed=seed).to(memory_format=torch.channels_last)
-    if alike:
-        made.start_alike(alike)
-    return made
+    if is_unified(space):
+        return unified_supernet(plain_space(space), seed=seed, alike=alike)
+    return searchable_supernet(space, seed=seed, alike=alike)
 
 
 def divided(data: ImageData, recipe: SupernetRecipe, *, seed: int) -> tuple[Source, Source]:

@@ -157,3 +157,20 @@ class UnifiedSupernet(nn.Module):
                 f"parameter names of the supernet and the renderer differ: {', '.join(wrong)}"
             )
         return network.to(memory_format=torch.channels_last)
+
+
+def unified_supernet(space: SearchSpace, *, seed: int, alike: float = 0.0) -> UnifiedSupernet:
+    """A new supernet, channels last.
+
+    Args:
+        space: A plain space whose layers are unified blocks.
+        seed: Seed of the initial weights.
+        alike: Correlation of the initial weights of a layer's sub-blocks; 0 for independent ones.
+
+    Raises:
+        InvalidValueError: The space is not of this kind.
+    """
+    made = UnifiedSupernet(space, seed=seed).to(memory_format=torch.channels_last)
+    if alike:
+        made.start_alike(alike)
+    return made

@@ -111,7 +111,8 @@ def require_own_folder(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         InvalidValueError: The configuration holds a number that is not finite.
     """
     try:
-        ours: dict[str, Any] = json.loads(json.dumps(msgspec.to_builtins(config), allow_nan=False))
+        text = json.dumps(config, default=msgspec.to_builtins, allow_nan=False)
+        ours: dict[str, Any] = json.loads(text)
     except ValueError as error:
         raise InvalidValueError(
             f"a setting of the run is not a finite number ({error}): give it a finite one"

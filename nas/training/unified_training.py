@@ -31,7 +31,7 @@ from nas.data.fit import require_images
 from nas.data.images import ImageData, Source, batches, generator
 from nas.recipes import Count, Fraction, NotNegative, Positive, Share
 from nas.spaces import SearchSpace
-from nas.supernet.unified_supernet import Path, UnifiedSupernet
+from nas.supernet.unified_supernet import Path, UnifiedSupernet, unified_supernet
 from nas.tasks import task_of
 from nas.training.bilevel import Bilevel, EpochResult, loss_and_lr
 from nas.training.bilevel_settings import Plan, Streams
@@ -148,9 +148,7 @@ def train_unified(
     check_batches(recipe, workers, parts=[parts.weights])
     if criterion is None:
         criterion = criterion_of(data, space.classes, recipe, seed=seed, default="scratch")
-    supernet = UnifiedSupernet(space, seed=seed)
-    if recipe.alike:
-        supernet.start_alike(recipe.alike)
+    supernet = unified_supernet(space, seed=seed, alike=recipe.alike)
     state = UnifiedTraining(
         supernet, criterion, recipe, seed=seed, torch_device=torch_device, workers=workers
     )

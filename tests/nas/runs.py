@@ -140,7 +140,6 @@ def _start(rank: int, port: int, work: Callable[..., None], arguments: tuple[obj
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    torch.set_num_threads(1)
     work(*arguments)
 
 
@@ -150,7 +149,6 @@ def _torchrun(output: Path, options: list[str]) -> None:
     with output.open("ab") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-    os.environ["OMP_NUM_THREADS"] = "1"
     main(["--start-method=fork", "--run-path", *options])
 
 

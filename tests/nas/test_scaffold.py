@@ -36,7 +36,7 @@ networks = 6
 network_visits = 1
 """
 # all processes of a checkout share what the first one compiles, whatever this process does
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
+ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": ""}
 COMMANDS = """
 import json, sys
 import cli

@@ -75,11 +75,11 @@ Path = list[list[int]]
 
 
 class UniformKernels(Strategy):
-    """One path a step: in every layer an expansion as often as on a fair path, and then sub-blocks
-    and their kernels uniformly.
+    """One path a step. Every layer draws an expansion, with the frequencies of the fair paths, then
+    the active sub-blocks and their kernels uniformly.
 
-    If every sub-block draws a kernel or a skip, as in OSNASLib, 83 % of the expansions are 4 to 6.
-    One layer in 230 has expansion 1, so networks for short latencies score no better than chance.
+    In OSNASLib every sub-block draws a kernel or a skip. Then 83 % of the expansions are 4 to 6 and
+    one in 230 is 1, so most networks for short latencies score like chance.
     """
 
     def draw(self, rng: torch.Generator, progress: float) -> list[Path]:
@@ -184,8 +184,9 @@ UNIFIED: dict[str, Callable[[SearchSpace], Strategy]] = {
 def _random_row(rng: torch.Generator) -> list[int]:
     """Choices of a layer's sub-blocks."""
     is_bare = float(torch.rand(1, generator=rng)) < BARE / PATHS
-    expansion = 1 if is_bare else _WIDE[int(torch.randint(len(_WIDE), (1,), generator=rng))]
-    row = [SKIP] * SUB_BLOCKS
-    for b in torch.randperm(SUB_BLOCKS, generator=rng)[:expansion].tolist():
-        row[b] = int(torch.randint(len(KERNELS), (1,), generator=rng))
-    return row
+    expansion = 1 if is_bare else int(torch.randint(_WIDE.start, _WIDE.stop, (1,), generator=rng))
+    active = torch.randperm(SUB_BLOCKS, generator=rng)[:expansion]
+    row = torch.full((SUB_BLOCKS,), SKIP)
+    row[active] = torch.randint(len(KERNELS), active.shape, generator=rng)
+    choices: list[int] = row.tolist()
+    return choices

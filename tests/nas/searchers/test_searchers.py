@@ -111,6 +111,22 @@ def _targets(priced: PricedSpace) -> list[float]:
     return [low + 0.35 * (high - low), low + 0.2 * (high - low)]
 
 
+def test_a_searcher_searches_once(tmp_path: Path) -> None:
+    """A second search would begin with the trained weights of the first; a refusal trains none."""
+    limits = (Limit(Count(make_tiny_space(), "params"), 1e9),)
+    recipe = OneShotRecipe(evaluations=2, initial_population=2)
+    searcher = SEARCHERS["random"](
+        make_tiny_space(), SearchSettings(epochs=1, batch_size=16, recipe=recipe, limits=limits)
+    )
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "file").touch()
+    with pytest.raises(MismatchError, match="holds no run"):
+        searcher.search(tiny_data(), [], lambda: RunFolder(tmp_path / "foreign", {}))
+    assert len(searcher.search(tiny_data(), [], RunFolder(tmp_path / "run", {}))) == 1
+    with pytest.raises(InvalidValueError, match="make a new one"):
+        searcher.search(tiny_data(), [], RunFolder(tmp_path / "other", {}))
+
+
 @EVERY_SEARCHER
 def test_a_resumed_search_is_bit_identical(name: str, priced: PricedSpace, tmp_path: Path) -> None:
     """Stopped in warm-up, in the first search and in the second; weights, choices, results.

@@ -106,7 +106,6 @@ def test_a_share_of_one_image_is_refused(batch: int, count: int) -> None:
 
 def _search_and_train(folder: Path, table: Path, target_ms: float) -> None:
     """A short search and a short training, in the processes of this group."""
-    torch.set_num_threads(1)
     priced = PricedSpace(make_tiny_space(), LatencyTable.open(table))
     recipe = TrainingRecipe(epochs=2, batch_size=16, ema=0.5)
     with run_of_both(folder / "search") as (group, run):
