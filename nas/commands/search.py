@@ -60,7 +60,8 @@ from nas.commands.options import (
     multiple=True,
     metavar="TABLE",
     help="Latency table, written by `latbench profile`. Give one for each device on which the "
-    "target holds. A search with only --max-macs or --max-params needs none.",
+    "target holds; with sgnas it holds on the first, and the generator learns the others. A "
+    "search with only --max-macs or --max-params needs none.",
 )
 @space_options
 @targets_option(
@@ -147,7 +148,7 @@ def search(
 
     SPACE is a search space that `latbench spaces` lists. The tables define its input size, classes
     and variant; without a table the options do. Repeat the command to resume after an interruption.
-    Under `torchrun --no-python`, all processes search together.
+    Under `torchrun --no-python`, all processes of tfnas and sgnas search together.
     \f
     Long because it has every option of a search.
     """
