@@ -6,9 +6,12 @@ checkpoint is written beside the old one and renamed, so a killed run always has
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
+import os
 import shutil
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +26,8 @@ from latbench.files import is_hidden, write_atomically
 from latbench.json_lines import read_json_lines
 from nas.training.run_config import ADDED, differences, read_config
 from nas.training.run_files import metrics_file
+
+_LOCK = ".lock"
 
 
 class RunFolder:
@@ -44,6 +49,30 @@ class RunFolder:
         file = _config_file(path)
         if not file.exists():
             write_atomically(file, json.dumps(ours, indent=2, allow_nan=False) + "\n")
+
+    def hold(self) -> None:
+        """Keep other processes from training in the folder, for as long as this object exists.
+
+        Raises:
+            InvalidFileError: Another process trains in it; the message names the process.
+        """
+        file = self.path / _LOCK
+        try:
+            lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError:  # the folder may not be written to: the first checkpoint says so
+            return
+        weakref.finalize(self, os.close, lock)  # a record lock belongs to this process
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            other = os.read(lock, 100).decode(errors="replace").strip() or "another process"
+            raise InvalidFileError(
+                f"{self.path} is in use by {other}: wait until it has ended, or stop it"
+            ) from None
+        except OSError:  # a file system without locks
+            return
+        os.ftruncate(lock, 0)
+        os.write(lock, f"process {os.getpid()}\n".encode())
 
     def checkpoint(self, name: str) -> dict[str, Any] | None:
         """The last state saved under ``name``, or None; its tensors are on the CPU.
@@ -75,7 +104,10 @@ class RunFolder:
         temporary = file.with_suffix(".part")
         try:
             file.parent.mkdir(exist_ok=True)
-            torch.save(dict(state), temporary)
+            with temporary.open("wb") as opened:
+                torch.save(dict(state), opened)
+                opened.flush()
+                os.fsync(opened.fileno())  # else a power cut could leave an empty checkpoint
             temporary.replace(file)
         except (OSError, RuntimeError) as error:  # torch's own message gives positions in the file
             temporary.unlink(missing_ok=True)

@@ -14,12 +14,15 @@ def run_folder(path: str | Path, config: dict[str, Any], group: Workers = ALONE)
 
     Raises:
         MismatchError: The folder holds another run.
-        InvalidFileError: The folder cannot be used.
+        InvalidFileError: The folder cannot be used, or another process trains in it.
     """
     if not group.leads:
         group.wait()
     try:
-        return RunFolder(Path(path), config)
+        folder = RunFolder(Path(path), config)
+        if group.leads:
+            folder.hold()
+        return folder
     finally:  # a refusal must not leave the others waiting: they find the same folder and refuse it
         if group.leads:
             group.wait()
