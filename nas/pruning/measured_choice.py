@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 from torch import nn
 
 from latbench.device import DeviceProfile
@@ -39,7 +40,8 @@ def meet_target(
 ) -> list[Round]:
     """Choose widths until the measured latency is at the target or up to 3 % below it.
 
-    Rounds of an interrupted call are read from the file.
+    Rounds of an interrupted call are read from the file; what was measured counts, also if the
+    prices have changed since.
 
     Args:
         prunable: The module with its groups.
@@ -58,6 +60,7 @@ def meet_target(
     least_ms, whole_ms = priced.range_ms()
     lost = lost_importance(importances, priced.grid)
     known = read_rounds(file)
+    known.rounds = [_priced_again(each, priced) for each in known.rounds]
     while not known.finished:
         aim_ms = _aim_ms(known.rounds, target_ms)
         widths = choose_widths(priced, lost, min(max(aim_ms, least_ms), whole_ms))
@@ -82,6 +85,14 @@ def meet_target(
         known.finished = close or repeated or len(known.rounds) == _ROUNDS
         write_rounds(file, known)
     return known.rounds
+
+
+def _priced_again(known: Round, priced: PricedWidths) -> Round:
+    """A round with the latency that the present prices predict."""
+    widths = {
+        group: group.width - len(known.removed.get(group.name, ())) for group in priced.grid.grids
+    }
+    return msgspec.structs.replace(known, predicted_ms=priced.latency_ms(widths))
 
 
 def _aim_ms(rounds: Sequence[Round], target_ms: float) -> float:

@@ -7,13 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from torch import nn
 
 from latbench.errors import BudgetError, InvalidFileError
 from latbench.progress import Progress, silent
 from nas.pruning.measured_choice import meet_target
-from nas.pruning.rounds import Round, best_round
+from nas.pruning.rounds import Round, Rounds, best_round, read_rounds, write_rounds
 from tests.nas.pruning.test_choice import random_problem
 
 ERROR = 0.004  # half width of intervals
@@ -95,6 +96,17 @@ def test_rounds_that_were_interrupted_go_on(tmp_path: Path) -> None:
     assert found == whole and resumed.calls == len(whole) - 1
     again, _, finished = meet(2, 0.5, 1.1, tmp_path / "cut.json")
     assert again == whole and finished.calls == 0
+
+
+def test_what_was_measured_counts_where_prices_have_changed(tmp_path: Path) -> None:
+    """A round that was predicted by a rough table is predicted by the present one."""
+    file = tmp_path / "rounds.json"
+    whole, _, _ = meet(2, 0.5, 1.1, file)
+    known = read_rounds(file)
+    rough = [msgspec.structs.replace(each, predicted_ms=9.0) for each in known.rounds[:1]]
+    write_rounds(file, Rounds(rough))
+    found, _, resumed = meet(2, 0.5, 1.1, file)
+    assert found == whole and resumed.calls == len(whole) - 1
 
 
 def test_a_network_below_the_target_has_nothing_to_lose(tmp_path: Path) -> None:
