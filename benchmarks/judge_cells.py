@@ -19,6 +19,7 @@ import torch
 from cells import Progress, Stopwatch, shortened
 
 from nas.data import load_data
+from nas.data.fit import divided
 from nas.data.images import ImageData, generator
 from nas.evaluators.journal import Journaled
 from nas.evaluators.shared_weights import SupernetEvaluator
@@ -29,7 +30,6 @@ from nas.optimize.enumeration import all_codes
 from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.one_shot import OneShotSearcher
 from nas.searchers.one_shot_recipe import OneShotRecipe
-from nas.searchers.with_supernet import divided
 from nas.spaces import Architecture, SearchSpace, distinct_random, make_space
 from nas.tasks import task_of
 from nas.training import from_scratch
@@ -190,7 +190,7 @@ def _judged(
     folder = RunFolder(run, {**trial.settings(), "strategy": strategy, "seed": seed})
     with Stopwatch(run / "training_s.json", process_time) as training:
         criterion = searcher.train(data, folder, progress=tick)
-    train, selection = divided(data, searcher.recipe, seed=seed)
+    train, selection = divided(data, searcher.recipe.held_out, seed=seed)
     evaluator = SupernetEvaluator(
         searcher.supernet,
         data,

@@ -49,6 +49,17 @@ def require_fit(data: ImageData, *, input_size: int, classes: int) -> None:
             )
 
 
+def divided(data: ImageData, fraction: float, *, seed: int) -> tuple[Source, Source]:
+    """The training images, divided at random into those that train weights and a held-out fraction.
+
+    Raises:
+        InvalidValueError: A part has fewer than 8 images.
+    """
+    train, held_out = data.held_out(fraction, seed=seed)
+    require_images(data, train, held_out)
+    return train, held_out
+
+
 def require_images(data: ImageData, *parts: Source) -> None:
     """Refuse parts of the training images that are too small for training or evaluation.
 

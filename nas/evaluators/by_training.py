@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from nas.data.fit import require_images
+from nas.data.fit import divided
 from nas.data.identity import digest, tested
 from nas.data.images import ImageData
 from nas.evaluators.base import Evaluator
@@ -48,8 +48,7 @@ class ScratchEvaluator(Evaluator):
         torch_device: TorchDevice = CPU,
     ) -> None:
         super().__init__()
-        train, selection = data.held_out(held_out, seed=recipe.seed)
-        require_images(data, train, selection)
+        train, selection = divided(data, held_out, seed=recipe.seed)
         self.space = space
         self.data = replace(data, train=train, test=selection)
         self._metric = task_of(data).metric

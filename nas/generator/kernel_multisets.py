@@ -55,11 +55,6 @@ class MultisetProbabilities:
         return mass[..., 1:-1]
 
 
-def multiset_probabilities(probabilities: Tensor) -> Tensor:
-    """Like ``MultisetProbabilities``, for a single use: each call copies its indices to the GPU."""
-    return MultisetProbabilities()(probabilities)
-
-
 def _taken(mass: Tensor, before: Tensor) -> Tensor:
     """Select elements ``(84, 4)`` of the last axis: ``(..., 85)`` to ``(..., 84, 4)``."""
     if mass.device.type == "cpu":

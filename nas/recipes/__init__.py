@@ -102,6 +102,18 @@ def load_recipe(
     return recipe
 
 
+def changed(recipe: R, **values: float | None) -> R:
+    """A recipe with other values; None changes nothing.
+
+    Raises:
+        InvalidValueError: A value is out of range.
+    """
+    kept = msgspec.to_builtins(recipe)
+    given = {name: value for name, value in values.items() if value is not None}
+    words = ", ".join(f"{name}={value}" for name, value in given.items())
+    return _convert(type(recipe), kept | given, InvalidValueError, f"{words!r} does not fit")
+
+
 def _tag(kind: type[Recipe]) -> str:
     return str(kind.__struct_config__.tag)
 

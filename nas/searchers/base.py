@@ -10,7 +10,7 @@ from typing import ClassVar, TypeVar
 from latbench.errors import InvalidValueError, MismatchError
 from latbench.progress import Progress, silent
 from nas.crew.base import NO_CREW, CrewSettings
-from nas.data.fit import require_images
+from nas.data.fit import divided
 from nas.data.images import ImageData
 from nas.latency.feasible_range import check_feasible
 from nas.latency.measured_rounds import Measure
@@ -116,6 +116,8 @@ class Searcher(ABC):
     has_crew: ClassVar[bool] = False
 
     def __init__(self, priced: PricedSpace | SearchSpace, settings: SearchSettings) -> None:
+        if settings.seed < 0:
+            raise InvalidValueError(f"a seed is 0 or more, not {settings.seed}")
         if settings.workers.count > 1 and not self.parallel:
             raise InvalidValueError("this searcher is one process: start it without torchrun")
         if settings.others and not self.several_devices:
@@ -141,6 +143,16 @@ class Searcher(ABC):
             self._require_correction()
         if settings.crew.is_asked:
             self._require_crew()
+
+    @classmethod
+    def bounded(cls, devices: Sequence[PricedSpace], recipe: Recipe | None) -> list[PricedSpace]:
+        """The devices that a target holds on, with the space that is searched.
+
+        Args:
+            devices: The space with the prices of every device.
+            recipe: Recipe of the search; None for its defaults.
+        """
+        return list(devices)
 
     @property
     def priced(self) -> PricedSpace:
@@ -219,8 +231,7 @@ class Searcher(ABC):
                 recipe.computed_in
             )  # raises an error if the device cannot
             criterion_of(data, self.space.classes, recipe)
-            train, held_out = data.held_out(recipe.held_out, seed=self.settings.seed)
-            require_images(data, train, held_out)
+            train, held_out = divided(data, recipe.held_out, seed=self.settings.seed)
             shown = [train, held_out] if self.trains_choices else [train]
             check_batches(recipe, self.settings.workers, parts=shown)
 
@@ -231,7 +242,8 @@ class Searcher(ABC):
             BudgetError: A target is not feasible. Carries the nearest feasible one.
             InvalidValueError: There is neither a target nor a limit, and no generator to train.
         """
-        if not (targets_ms or self.settings.limits or self.generates):
+        counted = [limit for limit in self.settings.limits if limit.quantity.kind != "memory"]
+        if not (targets_ms or counted or self.generates):
             limits = ", or --max-macs 30M" if self.limited else ""
             raise InvalidValueError(f"name a budget: --target 15ms{limits}")
         if not targets_ms:

@@ -10,7 +10,8 @@ it is the most probable one that can be scaled to just below the target
 (``nas.searchers.derivation``).
 
 The mixture itself trains the shared weights, as published, or another strategy draws paths for this
-(``strategy = "uniform"``): then a step computes one path instead of all operations. Weight steps
+(``strategy = "uniform"``): then a step computes one path instead of all operations. Weights of
+unified blocks are always trained by paths. Weight steps
 draw a width for every elastic operation, so every width that may be derived is trained.
 Architecture steps see the widths of the start.
 
@@ -33,6 +34,7 @@ from torch import Tensor
 from latbench.errors import InvalidValueError
 from latbench.progress import Phase, Phases, Progress, silent
 from nas.criteria.hardware import objective_of
+from nas.data.fit import divided
 from nas.data.images import ImageData
 from nas.evaluators.shared_weights import SupernetEvaluator
 from nas.latency.aimed_proposals import Propose, Range
@@ -49,7 +51,7 @@ from nas.searchers.kernels import KernelLoads, most_probable_kernels
 from nas.searchers.results import SearchResult, kept
 from nas.searchers.scored_choices import Floats, LogProbabilities
 from nas.searchers.verifying import fixed, measuring_phases, verify_proposals
-from nas.searchers.with_supernet import SupernetSearcher, divided, supernet_of
+from nas.searchers.with_supernet import SupernetSearcher, supernet_of
 from nas.spaces import SearchSpace
 from nas.spaces.sgnas import is_unified
 from nas.supernet.mixed_operations import Supernet, has_widths, start_widths
@@ -69,6 +71,7 @@ from nas.training.strategies.widths import RandomWidths
 from nas.training.supernet_training import SupernetRecipe, train_supernet
 
 _SCORED = 0.05  # time to derive and evaluate an architecture, relative to the training
+_OF_UNIFIED = "uniform"
 
 
 class DifferentiableRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="differentiable"):
@@ -76,7 +79,7 @@ class DifferentiableRecipe(SupernetRecipe, frozen=True, kw_only=True, tag="diffe
 
     Attributes:
         strategy: Strategy that draws paths to train the shared weights; empty trains them by the
-            mixture itself.
+            mixture itself, on unified blocks by ``uniform``.
         alike: Correlation of the initial weights of a layer's operations or sub-blocks; 0 as
             published.
         latency_objective: Way to combine loss and expected cost, a name in ``OBJECTIVES``.
@@ -119,7 +122,7 @@ class DifferentiableSearcher(SupernetSearcher):
                 f"the widths of {space.name} are scaled to a latency: leave out --max-macs "
                 "and --max-params, or choose a searcher that evaluates architectures"
             )
-        if self.recipe.strategy and isinstance(self._sampler(), Relaxation):
+        if isinstance(self._sampler(), Relaxation):
             raise InvalidValueError(
                 f"strategy {self.recipe.strategy} is a mixture, and this searcher has its own: "
                 "choose uniform, fair or sandwich, or leave it out"
@@ -132,9 +135,14 @@ class DifferentiableSearcher(SupernetSearcher):
     def relaxation(self) -> str:
         """Name in ``STRATEGIES`` of the strategy that mixes the choices."""
 
-    def _sampler(self) -> Strategy:
-        """The strategy that trains the shared weights."""
-        return make_strategy(self.recipe.strategy, self.space)
+    def _sampler(self) -> Strategy | None:
+        """The strategy that trains the shared weights; None for the mixture.
+
+        A mixture of kernels hardly trains the norms of most numbers of active sub-blocks, nor the
+        sub-blocks as a network has them. Weights of unified blocks are made for paths.
+        """
+        name = self.recipe.strategy or (_OF_UNIFIED if is_unified(self.space) else "")
+        return make_strategy(name, self.space) if name else None
 
     def _search(
         self,
@@ -158,13 +166,13 @@ class DifferentiableSearcher(SupernetSearcher):
         seed, space, phase = self.settings.seed, self.space, phase_of(target_ms)
         training = phases[f"train {phase}"]
         training(0.0, "making the supernet")
-        train, selection = divided(data, self.recipe, seed=seed)
+        train, selection = divided(data, self.recipe.held_out, seed=seed)
         supernet = supernet_of(space, seed=seed, alike=self.recipe.alike)
         relaxation = make_strategy(self.relaxation, space)
         assert isinstance(relaxation, Relaxation)
         criterion = criterion_of(data, space.classes, self.recipe, seed=seed)
 
-        sampler = self._sampler() if self.recipe.strategy else relaxation
+        sampler = self._sampler() or relaxation
         if isinstance(supernet, Supernet):
             sampler = RandomWidths(sampler, self.allowed_widths)
         train_supernet(
@@ -178,6 +186,7 @@ class DifferentiableSearcher(SupernetSearcher):
             seed=seed,
             criterion=criterion,
             objective=self._objective(self.constraint(target_ms)),
+            parts=(train, selection),
             torch_device=self.torch_device,
             progress=training,
         )
@@ -276,9 +285,14 @@ class DifferentiableSearcher(SupernetSearcher):
         )
 
     def _logs(self, relaxation: DifferentiableStrategy) -> tuple[list[Floats], list[Floats]]:
-        """Log probabilities of the operations of every layer, and of the depths of every stage."""
+        """Log probabilities of the operations of every layer, and of the depths of every stage.
+
+        Those of operations are relative to the most probable one of their layer. Otherwise every
+        further layer would lower the probability of a deeper network.
+        """
         space = self.space
         ops = [np.log(np.maximum(row, 1e-30)) for row in relaxation.probabilities()[0]]
+        ops = [row - row.max() for row in ops]
         depths = []
         missing = (
             -np.inf if space.elastic_width else 0.0

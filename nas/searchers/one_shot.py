@@ -23,6 +23,7 @@ from torch import nn
 
 from latbench.errors import InvalidValueError
 from latbench.progress import Phase, Phases, Progress
+from nas.data.fit import divided
 from nas.data.images import ImageData, Source
 from nas.evaluators.crew import crewed, require_several
 from nas.evaluators.journal import Journaled
@@ -38,7 +39,7 @@ from nas.searchers.base import SearchSettings, budgets_of, recipe_of
 from nas.searchers.one_shot_recipe import OneShotRecipe
 from nas.searchers.results import SearchResult, kept
 from nas.searchers.verifying import fixed, measuring_phases, verify_proposals
-from nas.searchers.with_supernet import SupernetSearcher, divided, supernet_of
+from nas.searchers.with_supernet import SupernetSearcher, supernet_of
 from nas.spaces import SearchSpace
 from nas.supernet.mixed_operations import Supernet
 from nas.tasks import Task, task_of
@@ -95,6 +96,7 @@ class OneShotSearcher(SupernetSearcher):
             folder,
             seed=self.settings.seed,
             criterion=criterion,
+            parts=divided(data, self.recipe.held_out, seed=self.settings.seed),
             torch_device=self.torch_device,
             progress=progress,
         )
@@ -107,7 +109,7 @@ class OneShotSearcher(SupernetSearcher):
         folder: RunFolder,
         progress: Progress,
     ) -> list[SearchResult]:
-        train, selection = divided(data, self.recipe, seed=self.settings.seed)
+        train, selection = divided(data, self.recipe.held_out, seed=self.settings.seed)
         evaluated = self.recipe.evaluations * max(1, len(targets_ms)) * len(selection)
         parts = [
             Phase("encode", 0.02 * evaluated),

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from nas.data.fit import require_images
-from nas.data.images import ImageData, Source
 from nas.optimize.constraints import Constraint, latency_limits
 from nas.optimize.encoding import EncodedSpace
 from nas.searchers.base import Searcher, budgets_of
@@ -15,7 +13,6 @@ from nas.spaces import Layer, SearchSpace, aligned_widths, plain_space
 from nas.spaces.sgnas import is_unified
 from nas.supernet.mixed_operations import Supernet, searchable_supernet
 from nas.supernet.unified_supernet import UnifiedSupernet, unified_supernet
-from nas.training.supernet_training import SupernetRecipe
 
 _ANY = 1 + 1e-6  # factor of the greatest latency: sums in another order differ in their last digits
 
@@ -71,14 +68,3 @@ def supernet_of(space: SearchSpace, *, seed: int, alike: float = 0.0) -> Superne
     if is_unified(space):
         return unified_supernet(plain_space(space), seed=seed, alike=alike)
     return searchable_supernet(space, seed=seed, alike=alike)
-
-
-def divided(data: ImageData, recipe: SupernetRecipe, *, seed: int) -> tuple[Source, Source]:
-    """The training images and the held-out images, divided like in ``train_supernet``.
-
-    Raises:
-        InvalidValueError: There are too few images.
-    """
-    train, held_out = data.held_out(recipe.held_out, seed=seed)
-    require_images(data, train, held_out)
-    return train, held_out

@@ -108,9 +108,12 @@ class Task(ABC):
             shown = source.read(parts, rng)
         else:
             shown = batches(source, EVALUATION_BATCH_SIZE, rng, drop_last=False)
-        for images, labels in self.inputs(shown):
-            counts.append(len(labels))
-            found.append(self.fitness(model(images), labels, criterion))
+        cuda = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):
+            torch.manual_seed(0)  # a criterion may draw, such as triplet
+            for images, labels in self.inputs(shown):
+                counts.append(len(labels))
+                found.append(self.fitness(model(images), labels, criterion))
         values = torch.stack(found).cpu().tolist()
         total = sum(count * value for count, value in zip(counts, values, strict=True))
         return float(total) / len(source)

@@ -21,6 +21,7 @@ from nas.recipes import (
     Rate,
     Recipe,
     Share,
+    changed,
 )
 
 
@@ -56,10 +57,12 @@ class SearchRecipe(Recipe, frozen=True, kw_only=True):
         return self.precision
 
     def scaled(self, epochs: int | None, batch_size: int | None) -> Self:
-        """The recipe with another number of epochs and another batch size; None keeps its own."""
-        return msgspec.structs.replace(
-            self, epochs=epochs or self.epochs, batch_size=batch_size or self.batch_size
-        )
+        """The recipe with another number of epochs and another batch size; None keeps its own.
+
+        Raises:
+            InvalidValueError: One of them is out of range.
+        """
+        return changed(self, epochs=epochs, batch_size=batch_size)
 
 
 class NetworkRecipe(Recipe, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ from torch import nn
 
 from latbench.progress import Progress, silent
 from nas.data.images import ImageData, Source
-from nas.recipes import Count, NotNegative, Positive
+from nas.recipes import Count, NotNegative, Positive, Rate
 from nas.supernet.mixed_operations import Supernet, has_widths
 from nas.supernet.unified_supernet import UnifiedSupernet
 from nas.training.bilevel import Bilevel
@@ -52,7 +52,7 @@ class SupernetRecipe(SearchRecipe, frozen=True, kw_only=True, tag="supernet"):
     weight_decay: NotNegative = 4e-5
     clip: NotNegative = 0.0
     alpha_lr: Positive = 1e-3
-    alpha_betas: tuple[float, float] = (0.5, 0.999)
+    alpha_betas: tuple[Rate, Rate] = (0.5, 0.999)
     alpha_weight_decay: NotNegative = 0.0
     alpha_every: Count = 1
 

@@ -49,6 +49,7 @@ from nas.training.strategies.kernel_paths import FairPaths, FreshFairKernels
 from nas.training.torch_device import CPU, TorchDevice
 
 _PHASE = "supernet"
+_WATCHED = 1  # stream of the paths whose accuracy is logged; training draws its own
 _SELECTION_STREAM = 1  # a separate random stream for the second division of images
 
 
@@ -153,7 +154,7 @@ def train_unified(
         supernet, criterion, recipe, seed=seed, torch_device=torch_device, workers=workers
     )
     state.resume(folder)
-    watched = FairPaths(len(space.layers), np.random.default_rng([seed])).step()
+    watched = FairPaths(len(space.layers), np.random.default_rng([seed, _WATCHED])).step()
 
     def scored(result: EpochResult) -> Values:
         found = [

@@ -23,7 +23,7 @@ from nas.latency.verified_rounds import Status
 from nas.latency.width_scaling import METHODS, Fit
 from nas.spaces import Architecture
 from nas.workflows.confidence import at_confidence, margin_of
-from nas.workflows.inputs import AnyArchitecture, AnyTable, as_architecture
+from nas.workflows.inputs import AnyArchitecture, AnyTable, as_architecture, is_efficient
 
 
 @dataclass(frozen=True, repr=False)
@@ -129,7 +129,7 @@ def fit(
     found, space = as_architecture(architecture)
     opened = open_table(table)
     margin = margin_of(opened, confidence)
-    priced = PricedSpace(space, opened, efficient=widths == "efficient", margin=margin)
+    priced = PricedSpace(space, opened, efficient=is_efficient(widths), margin=margin)
     target_ms = as_latency_ms(target)
     scale = METHODS[method]
     corrected: Correction[Fit] | None = None

@@ -16,13 +16,14 @@ from latbench.units import as_latency_ms, as_millions
 from latbench.workflows.table_checks import open_table
 from nas import generator as generators
 from nas.generator import Generator, Kind, answering_space, answers, raw_answers, requests_for
+from nas.recipes import changed
 from nas.searchers.sgnas.adaptation import adapt
 from nas.searchers.sgnas.recipe import read_run
 from nas.spaces import Architecture
+from nas.training.run_folder import RunFolder
 from nas.training.torch_device import TorchDevice
 from nas.workflows.data import as_data, data_identity
 from nas.workflows.inputs import AnyTable, as_list, as_torch_device, priced_by
-from nas.workflows.runs import run_folder
 
 AnyGenerator = Generator | str | Path
 """A generator, or the path of its file."""
@@ -236,10 +237,10 @@ def adapt_generator(
         loaded = as_data(config["data"], priced.space, data_dir=data_dir, images=config["images"])
         with trains_on.guarded(work="the training", kept="the run is as it was"):
             return adapt(
-                run_folder(folder, {**config, **data_identity(loaded)}),
+                RunFolder(folder, {**config, **data_identity(loaded)}),
                 priced,
                 loaded,
-                msgspec.structs.replace(recipe, generator_epochs=epochs),
+                changed(recipe, generator_epochs=epochs),
                 seed=config["seed"],
                 torch_device=trains_on,
                 progress=phases["train"],

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from latbench.device_files import AnyDevice, as_device
-from latbench.errors import InvalidValueError
+from latbench.errors import InvalidValueError, UnknownNameError
 from latbench.files import is_onnx_file
 from latbench.models import OnnxModel, read_model, require_inputs
 from latbench.models.segments import Piece, cut
@@ -35,6 +35,9 @@ OwnModel: TypeAlias = "OnnxModel | TorchModule | str | Path"
 
 AnySpace = SearchSpace | str
 """A search space; or its name, which means its published input size and classes."""
+
+_EFFICIENT = "efficient"
+_WIDTHS = (_EFFICIENT, "any")
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of inputs that an ONNX file leaves open, by name of the input."""
@@ -145,11 +148,25 @@ def repeated(names: Sequence[str]) -> list[str]:
     return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
+def is_efficient(widths: str) -> bool:
+    """Whether only efficient widths are allowed; otherwise every width that has a price.
+
+    Raises:
+        UnknownNameError: ``widths`` is neither ``efficient`` nor ``any``.
+    """
+    if widths not in _WIDTHS:
+        raise UnknownNameError("choice of widths", widths, _WIDTHS)
+    return widths == _EFFICIENT
+
+
 def priced_by(table: LatencyTable, widths: str) -> PricedSpace:
     """The space that a table was filled for, with its prices.
 
     Args:
         table: The table.
         widths: ``efficient`` allows only efficient widths; ``any`` allows every width with a price.
+
+    Raises:
+        UnknownNameError: There is no such choice of widths.
     """
-    return PricedSpace(labelled_space(table.space), table, efficient=widths == "efficient")
+    return PricedSpace(labelled_space(table.space), table, efficient=is_efficient(widths))

@@ -32,7 +32,7 @@ from nas.training.run_files import architecture_file, generator_file
 from nas.training.torch_device import TorchDevice
 from nas.workflows.confidence import at_confidence, margin_of, without_margin
 from nas.workflows.data import AnyData, as_data, data_identity
-from nas.workflows.inputs import AnySpace, AnyTable, as_list, as_torch_device
+from nas.workflows.inputs import AnySpace, AnyTable, as_list, as_torch_device, is_efficient
 from nas.workflows.runs import run_folder
 from nas.workflows.search_limits import AskedLimits, dominated
 from nas.workflows.search_space import complete_space
@@ -196,7 +196,7 @@ def search(
     trains_on = as_torch_device(torch_device)
     if confidence is not None and front is None and not as_list(targets):
         raise InvalidValueError("--confidence is that of a latency: give --target as well")
-    efficient, margins = widths == "efficient", [margin_of(each, confidence) for each in opened]
+    efficient, margins = is_efficient(widths), [margin_of(each, confidence) for each in opened]
     label = space_label(searched)
     priced = [
         PricedSpace(
@@ -214,8 +214,9 @@ def search(
     targets_ms = [as_latency_ms(target) for target in as_list(targets)]
     most = AskedLimits.of(max_macs, max_params, max_memory)
     within = most.on(searched, priced, generates=family.generates)
+    bounded = family.bounded(within.priced, chosen)
     if front is not None:
-        targets_ms = within.front(front, targets_ms)
+        targets_ms = within.front(front, targets_ms, bounded)
     config = {
         "command": "search",
         "space": searched.name,
@@ -254,8 +255,7 @@ def search(
                 loaded, targets_ms, lambda: run_folder(output, config, group), progress=shown
             )
     if confidence is not None:
-        answering = within.priced[:1] if family.generates else within.priced
-        found = [without_margin(each, answering, confidence) for each in found]
+        found = [without_margin(each, bounded, confidence) for each in found]
     folder = Path(output)
     generator = generator_file(folder)
     return SearchResults(

@@ -59,17 +59,24 @@ class LimitedSpace:
         )
         return LimitedSpace(self.space, self.priced, (*counts, *self.limits))
 
-    def front(self, count: int, targets_ms: Sequence[float]) -> list[float]:
+    def front(
+        self, count: int, targets_ms: Sequence[float], bounded: Sequence[PricedSpace]
+    ) -> list[float]:
         """Targets of a front in ms.
+
+        Args:
+            count: Number of targets.
+            targets_ms: Targets that were given; there must be none.
+            bounded: The devices that a target holds on.
 
         Raises:
             InvalidValueError: There are targets already, or there is no table.
         """
         if targets_ms:
             raise InvalidValueError("--front chooses the targets: leave out --target, or --front")
-        if not self.priced:
+        if not bounded:
             raise InvalidValueError("--front spreads latencies: give --table")
-        return spread_budgets(self.priced, count, self.limits)
+        return spread_budgets(bounded, count, self.limits)
 
 
 @dataclass(frozen=True)

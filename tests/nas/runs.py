@@ -13,8 +13,9 @@ from time import monotonic
 
 import pytest
 import torch
+from torch import Tensor
 
-from nas.data.images import ImageData, Split, image_data
+from nas.data.images import ImageData, Source, Split, image_data
 from nas.training.distributed import Workers, workers
 from nas.training.run_folder import RunFolder
 
@@ -52,6 +53,30 @@ def tiny_data(
     images[..., :4] += labels[:, None, None, None] * step
     split = Split(images.to(torch.uint8), labels)
     return image_data("tiny", train=split, test=split, classes=classes, input_size=8, flip=False)
+
+
+def numbered_data(count: int = 40, *, classes: int = 10) -> ImageData:
+    """Training images whose pixels are their number, and 20 test images from 200 on."""
+
+    def split(first: int, images: int) -> Split:
+        numbers = torch.arange(first, first + images)
+        pixels = numbers[:, None, None, None].expand(-1, 1, 8, 8).to(torch.uint8).contiguous()
+        return Split(pixels, numbers % classes)
+
+    parts = {"train": split(0, count), "test": split(200, 20)}
+    return image_data("numbered", **parts, classes=classes, input_size=8, flip=False)
+
+
+def numbers_of(x: Tensor, data: ImageData) -> list[int]:
+    """Numbers of normalised images, read in their middle, which a shift of 3 px does not reach."""
+    assert isinstance(data.mean, float) and isinstance(data.std, float)
+    return ((x[:, 0, 4, 4] * data.std + data.mean) * 255).round().int().tolist()
+
+
+def numbers_in(source: Source) -> list[int]:
+    """Numbers of the images of a source, in its order."""
+    ((images, _),) = source.read([torch.arange(len(source))], torch.Generator())
+    return images[:, 0, 4, 4].tolist()
 
 
 class Stop(Exception):

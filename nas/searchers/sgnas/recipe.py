@@ -15,7 +15,7 @@ from torch import Tensor
 from latbench.errors import InvalidFileError
 from nas.criteria.hardware import squared_distance
 from nas.data.images import ImageData
-from nas.recipes import Count, Fraction, Positive
+from nas.recipes import Count, Fraction, Positive, Rate
 from nas.training.run_config import read_config
 from nas.training.unified_training import UnifiedRecipe
 
@@ -52,7 +52,7 @@ class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
     strategy: str = ""
     generator_epochs: Count = 50
     generator_lr: Positive = 1e-3
-    generator_betas: tuple[float, float] = (0.5, 0.999)
+    generator_betas: tuple[Rate, Rate] = (0.5, 0.999)
     tau_start: Positive = 5.0
     tau_end: Positive = 0.405
     low: Fraction = 0.05
@@ -98,16 +98,26 @@ class SGNASRecipe(UnifiedRecipe, frozen=True, kw_only=True, tag="sgnas"):
         return msgspec.structs.replace(made, generator_epochs=max(1, round(share)))
 
 
+_READ = ("recipe", "epochs", "batch_size", "data", "images", "seed")  # of a configuration
+
+
 def read_run(run: Path) -> tuple[dict[str, Any], SGNASRecipe]:
     """Configuration and recipe of a run folder.
 
     Raises:
-        InvalidFileError: The folder does not hold a run of this searcher.
+        InvalidFileError: The folder does not hold a run of this searcher, or one that this version
+            of latbench cannot read.
     """
     config = read_config(run)
     if config.get("searcher") != "sgnas":
         raise InvalidFileError(f"{run} holds no run of `latbench search --searcher sgnas`")
-    recipe = msgspec.convert(_renewed(config["recipe"]), SGNASRecipe)
+    lacking = [name for name in _READ if name not in config]
+    if lacking:
+        raise InvalidFileError(f"{run} is a run of another version: it lacks {', '.join(lacking)}")
+    try:
+        recipe = msgspec.convert(_renewed(config["recipe"]), SGNASRecipe)
+    except msgspec.ValidationError as error:
+        raise InvalidFileError(f"{run} is a run of another version: its recipe {error}") from error
     return config, recipe.scaled(config["epochs"], config["batch_size"])
 
 

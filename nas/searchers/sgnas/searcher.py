@@ -84,6 +84,10 @@ class SGNASSearcher(Searcher):
         )
         check_strategy(self.budgets.plane, self.recipe)
 
+    @classmethod
+    def bounded(cls, devices: Sequence[PricedSpace], recipe: Recipe | None) -> list[PricedSpace]:
+        return list(devices[:1])  # the generator learns the others
+
     def check_targets(self, targets_ms: Sequence[float]) -> None:
         super().check_targets(targets_ms)
         if self._memory and not self.requests(targets_ms):

@@ -71,7 +71,7 @@ class TFNASRecipe(SearchRecipe, frozen=True, kw_only=True, tag="tfnas"):
     clip: Positive = 5.0
     restart_optimizers: bool = True
     alpha_lr: Positive = 0.01
-    alpha_betas: tuple[float, float] = (0.5, 0.999)
+    alpha_betas: tuple[Rate, Rate] = (0.5, 0.999)
     alpha_weight_decay: NotNegative = 5e-4
     alpha_clip: NotNegative = 5.0
     alpha_every: Count = 2

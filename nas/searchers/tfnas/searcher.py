@@ -55,7 +55,7 @@ from torch import nn
 
 from latbench.progress import Phase, Phases, Progress
 from nas.criteria.hardware import objective_of
-from nas.data.fit import require_images
+from nas.data.fit import divided
 from nas.data.images import ImageData, Source, generator
 from nas.evaluators.shared_weights import SupernetEvaluator
 from nas.latency.correction import Correction
@@ -107,15 +107,19 @@ class TFNASSearcher(Searcher):
 
     def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
         recipe = recipe_of(settings, TFNASRecipe)
-        if not recipe.squeeze_excite:
-            priced = priced.only(lambda op: not op.endswith("_se"))
-        super().__init__(priced, settings)
+        super().__init__(self.bounded([priced], recipe)[0], settings)
         require_separate(priced.space)
         Choices(priced.space, recipe.depth)
         self.recipe = recipe
         self.workers = settings.workers
         self.scales = recipe.elasticity and priced.space.elastic_width
         self.objective = objective_of(self.recipe.latency_objective)
+
+    @classmethod
+    def bounded(cls, devices: Sequence[PricedSpace], recipe: Recipe | None) -> list[PricedSpace]:
+        if not isinstance(recipe, TFNASRecipe) or recipe.squeeze_excite:
+            return list(devices)
+        return [each.only(lambda op: not op.endswith("_se")) for each in devices]
 
     def begin(self, criterion: nn.Module | None = None) -> SearchState:
         """State of a search before its first step. The default loss is cross entropy."""
@@ -136,8 +140,7 @@ class TFNASSearcher(Searcher):
         progress: Progress,
     ) -> list[SearchResult]:
         recipe, warmup = self.recipe, self.recipe.warmup_epochs
-        train, held_out = data.held_out(recipe.held_out, seed=self.settings.seed)
-        require_images(data, train, held_out)
+        train, held_out = divided(data, recipe.held_out, seed=self.settings.seed)
         images = replace(
             TrainingImages.of(
                 data, train, recipe, workers=self.workers, torch_device=self.torch_device

@@ -8,6 +8,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,7 @@ from latbench.tables.price_model import Breakpoint, PriceModel
 from nas.generator import (
     Generator,
     GeneratorLabel,
+    Kind,
     PlaneCosts,
     PlaneLimit,
     Request,
@@ -36,9 +38,10 @@ from nas.generator import (
     raw_answers,
     save_generator,
 )
+from nas.generator.generator import KINDS
 from nas.generator.kernel_multisets import (
+    MultisetProbabilities,
     multiset_index,
-    multiset_probabilities,
     multisets_of,
     nearest_choices,
 )
@@ -91,7 +94,7 @@ def test_probabilities_of_counts_equal_enumeration() -> None:
         for sub_block, choice in enumerate(path):
             mass *= p[..., sub_block, choice]
         expected[..., multiset_index(path)] += mass
-    found = multiset_probabilities(p)
+    found = MultisetProbabilities()(p)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(found.sum(-1), torch.ones(2, 2, dtype=torch.float64))
 
@@ -113,14 +116,14 @@ def test_expected_latency_equals_enumeration_and_is_not_additive(tmp_path: Path)
             )
             seen[kernels] = priced.latency_ms(found)
         expected += seen[kernels] * float(np.prod([p[0, i, c] for i, c in enumerate(path)]))
-    assert float(costs.expected(multiset_probabilities(p))) == pytest.approx(expected, rel=1e-12)
+    assert float(costs.expected(MultisetProbabilities()(p))) == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_expectation_of_certain_choices_is_their_cost() -> None:
     costs = random_costs(0, layers=3, pieces=2)
     choices = np.array([PATHS[7], PATHS[1500], PATHS[3071]])
     p = torch.nn.functional.one_hot(torch.from_numpy(choices), 4).double()
-    assert float(costs.expected(multiset_probabilities(p))) == pytest.approx(
+    assert float(costs.expected(MultisetProbabilities()(p))) == pytest.approx(
         costs.of(multisets_of(choices)), rel=1e-12
     )
 
@@ -129,7 +132,7 @@ def test_the_gradient_of_the_expectation_is_right() -> None:
     costs = random_costs(1, layers=2, pieces=2)
     logits = torch.randn(1, 2, 6, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
-        lambda x: costs.expected(multiset_probabilities(x.softmax(-1))), (logits,), fast_mode=True
+        lambda x: costs.expected(MultisetProbabilities()(x.softmax(-1))), (logits,), fast_mode=True
     )
 
 
@@ -565,6 +568,29 @@ def test_the_output_of_a_new_network_depends_on_its_budget() -> None:
     assert min(differences) > 0.5
     assert max(differences) < 20
     assert float(np.mean(differences)) == pytest.approx(2.4, abs=1.5)
+
+
+@pytest.mark.parametrize("kind", ["latency", "macs", "params"])
+def test_a_request_tells_the_network_where_its_budget_lies(kind: Kind) -> None:
+    """A place in the feasible range, clipped to the trained one, and a mark for each kind."""
+    made = conditioned(space_label(make_mix_space()), layers=2)
+    made.label = msgspec.structs.replace(made.label, low=0.2, high=0.8)
+    costs = replace(random_costs(0), kind=kind)
+    low, high = costs.feasible_range
+    seen: list[torch.Tensor] = []
+    made.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    places = [0.1, 0.2, 0.5, 0.7, 0.9]
+    device = "d" if kind == "latency" else None
+    made([Request((PlaneLimit(costs, low + x * (high - low)),), device) for x in places])
+    known = seen[0][:, : 2 * len(KINDS)].reshape(len(places), len(KINDS), 2)
+    at = KINDS.index(kind)
+    assert known[:, at, 0].tolist() == pytest.approx([0.2, 0.2, 0.5, 0.7, 0.8])
+    assert (known[:, at, 1] == 1).all()
+    others = [number for number in range(len(KINDS)) if number != at]
+    assert not known[:, others].any()
+    features = seen[0][:, 2 * len(KINDS) :]
+    wanted = made.devices[0] if device else torch.zeros_like(made.devices[0])
+    assert torch.equal(features, wanted.expand_as(features))
 
 
 @pytest.mark.parametrize(("layers", "plane"), [(1, 24), (3, 24), (19, 24), (7, 8)])

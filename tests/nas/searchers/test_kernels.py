@@ -23,6 +23,7 @@ from nas.searchers.differentiable import DifferentiableRecipe
 from nas.searchers.kernels import KernelLoads, most_probable_kernels
 from nas.searchers.one_shot_recipe import OneShotRecipe
 from nas.spaces.sgnas import CHOICES, SKIP, SUB_BLOCKS, architecture_of
+from nas.training.bilevel import Bilevel
 from nas.training.run_folder import RunFolder
 from nas.training.strategies import Relaxation, make_strategy
 from nas.training.strategies.kernel_paths import UNIFIED, RelaxedKernels
@@ -120,6 +121,27 @@ def test_a_relaxation_is_differentiable_by_its_logits() -> None:
     assert bool((relaxation.logits.grad[:, 1:].abs().sum(-1) > 0).all())
 
 
+@pytest.mark.parametrize("name", ["softmax", "gumbel"])
+def test_weights_of_unified_blocks_are_trained_by_paths(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mixture does not train the sub-blocks and norms of the network that is scored."""
+    drawn: list[Any] = []
+    trained = Bilevel.train_weights
+
+    def watched(self: Bilevel, x: Tensor, labels: Tensor, paths: Any) -> Tensor:
+        drawn.extend(paths)
+        return trained(self, x, labels, paths)
+
+    monkeypatch.setattr(Bilevel, "train_weights", watched)
+    limits = _constraint(0.7).limits
+    settings = SearchSettings(1, 8, 0, DifferentiableRecipe(), limits=limits)
+    searcher = SEARCHERS[name](make_mix_space(2), settings)
+    searcher.search(tiny_data(40), [], RunFolder(tmp_path / "run", {}))
+    assert len(drawn) == 4
+    assert all(set(row) <= set(range(CHOICES)) for path in drawn for row in path)
+
+
 @pytest.fixture
 def priced(tmp_path: Path) -> PricedSpace:
     space = make_mix_space()
@@ -142,6 +164,7 @@ CASES = [
     ("nsga2", "sandwich"),
     ("exact", "uniform"),
     ("softmax", ""),
+    ("softmax", "sandwich"),
     ("gumbel", "fair"),
 ]
 

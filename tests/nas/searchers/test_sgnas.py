@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +14,51 @@ import numpy as np
 import pytest
 import torch
 
+import nas
+from latbench.blocks import BlockSpec
 from latbench.cost import network_cost
 from latbench.device import DeviceProfile
-from latbench.errors import BudgetError, InvalidValueError, MismatchError, UnknownNameError
+from latbench.errors import (
+    BudgetError,
+    InvalidFileError,
+    InvalidValueError,
+    MismatchError,
+    UnknownNameError,
+)
 from latbench.tables import LatencyTable
 from nas.crew.base import CrewSettings
 from nas.criteria import hardware
+from nas.data.images import ImageData
 from nas.evaluators.base import Evaluator
 from nas.evaluators.operations import OperationsEvaluator
 from nas.evaluators.unified_weights import UnifiedEvaluator, trained_unified
 from nas.generator import Request, answers, device_of, load_generator, plane_of
-from nas.generator.kernel_multisets import multiset_probabilities, multisets_of
+from nas.generator.kernel_multisets import MultisetProbabilities, multisets_of
 from nas.latency.priced_space import PricedSpace
 from nas.latency.relaxation import one_hot
 from nas.optimize.constraints import Count, Limit
-from nas.recipes import load_recipe, shipped_recipes
+from nas.recipes import Recipe, load_recipe, shipped_recipes
 from nas.searchers.base import SearchSettings
+from nas.searchers.differentiable import DifferentiableRecipe
 from nas.searchers.results import SearchResult
 from nas.searchers.sgnas.adaptation import adapt
 from nas.searchers.sgnas.budgets import RANGE, Budgets
 from nas.searchers.sgnas.generator_state import GeneratorState, new_generator
 from nas.searchers.sgnas.generator_training import GeneratorTraining
+from nas.searchers.sgnas.imitation import imitate
 from nas.searchers.sgnas.priors import best_finalists, rank_candidates
 from nas.searchers.sgnas.recipe import SGNASRecipe, read_run
 from nas.searchers.sgnas.searcher import SGNASSearcher, evaluator_of
+from nas.searchers.tfnas.recipe import TFNASRecipe
 from nas.searchers.tfnas.searcher import TFNASSearcher
 from nas.spaces import Architecture, SearchSpace, make_space
 from nas.spaces.sgnas import KERNELS, architecture_of
-from nas.training.distributed import Workers
+from nas.training.distributed import ALONE, Workers
 from nas.training.run_files import generator_file
 from nas.training.run_folder import RunFolder
-from tests.conftest import make_mix_space, make_small_space, write_table
-from tests.nas.runs import Stop, stopping_after, tiny_data
+from nas.training.torch_device import CPU
+from tests.conftest import make_mix_space, make_small_space, random_price, write_table
+from tests.nas.runs import Stop, numbered_data, numbers_in, numbers_of, stopping_after, tiny_data
 
 RECIPE = SGNASRecipe(
     epochs=1, generator_epochs=2, batch_size=16, budgets=5, priors=2, prior_candidates=2,
@@ -104,7 +118,7 @@ def test_the_excess_is_of_the_budget_that_is_exceeded_most(devices: list[PricedS
         request = Request((budgets.limit(latency, place), budgets.limit(macs, 0.5)), "one")
         spans = [(c.feasible_range[1] - c.feasible_range[0]) / 2 for c in (latency, macs)]
         over = [
-            (float(limit.costs.expected(multiset_probabilities(p))) - limit.budget) / span * RANGE
+            (float(limit.costs.expected(MultisetProbabilities()(p))) - limit.budget) / span * RANGE
             for limit, span in zip(request.limits, spans, strict=True)
         ]
         assert float(budgets.excess(request, p)) == pytest.approx(max(over), rel=1e-5)
@@ -348,6 +362,93 @@ def test_imitation_teaches_the_priors_without_images(
     assert agreements[1] > max(0.9, agreements[0] + 0.1)
 
 
+def _training(
+    devices: list[PricedSpace], folder: Path, data: ImageData, recipe: SGNASRecipe
+) -> GeneratorTraining:
+    priced = devices[0]
+    budgets = Budgets.of(priced.space, [priced], low=recipe.low, high=recipe.high)
+    evaluator = trained_unified(RunFolder(folder, {}), priced.space, data, recipe, seed=1)
+    return GeneratorTraining(evaluator, priced.space, budgets, recipe, 1)
+
+
+@pytest.mark.parametrize("place", [0.05, 0.95])
+def test_steps_move_the_expected_cost_to_its_budget(
+    place: float, devices: list[PricedSpace], tmp_path: Path
+) -> None:
+    """From the same start, down to a low budget and up to a high one."""
+    data = tiny_data()
+    recipe = msgspec.structs.replace(RECIPE, generator_lr=3e-3)
+    training = _training(devices, tmp_path / "run", data, recipe)
+    (latency,) = training.budgets.latencies.values()
+    request = Request(
+        (training.budgets.limit(latency, place),), next(iter(training.budgets.latencies))
+    )
+    x, labels = data.to_input(data.train.images[:8]), data.train.labels[:8]  # type: ignore[attr-defined]
+    noise = torch.Generator().manual_seed(0)
+    excesses = [
+        float(training.step(x, labels, request, noise=noise, tau=1.0)[1]) for _ in range(60)
+    ]
+    assert excesses[0] * (0.5 - place) > 0  # the start is between the two budgets
+    assert abs(excesses[-1]) < 0.75 * abs(excesses[0])
+
+
+def test_every_epoch_of_a_generator_has_its_temperature_and_its_own_images(
+    devices: list[PricedSpace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The images are not those that trained the supernet."""
+    data, seen, shown = numbered_data(96), [], set()
+    recipe = msgspec.structs.replace(RECIPE, generator_epochs=3)
+    training = _training(devices, tmp_path / "run", data, recipe)
+    step = GeneratorTraining.step
+
+    def watched(
+        self: GeneratorTraining, x: torch.Tensor, labels: torch.Tensor, *rest: Any, **named: Any
+    ) -> Any:
+        seen.append(named["tau"])
+        shown.update(numbers_of(x, data))
+        return step(self, x, labels, *rest, **named)
+
+    monkeypatch.setattr(GeneratorTraining, "step", watched)
+    training.run(None, lambda fraction, words: None)
+    assert list(dict.fromkeys(seen)) == [recipe.tau(epoch) for epoch in range(3)]
+    parts = training.evaluator.parts
+    weights, own = (set(numbers_in(part)) for part in (parts.weights, parts.generator))
+    assert shown and shown <= own
+    assert own.isdisjoint(weights)
+
+
+def test_imitation_keeps_the_budgets_as_well(
+    devices: list[PricedSpace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The only prior is far from the lowest and the highest budget."""
+    budgets = Budgets.of(devices[0].space, devices[:1], low=0.05, high=0.95)
+    recipe = msgspec.structs.replace(RECIPE, imitation_steps=40, generator_lr=1e-2, priors=1)
+    hardware, far = SGNASRecipe.hardware_loss, []
+    for weight in (0.0, 1.0):
+        monkeypatch.setattr(
+            SGNASRecipe,
+            "hardware_loss",
+            lambda self, excess, weight=weight: weight * hardware(self, excess),
+        )
+        made = new_generator(devices[0].space, budgets, recipe=recipe, seed=0)
+        prior = budgets.plane.random(np.random.default_rng(0))
+        made.priors.copy_(budgets.plane.one_hot(torch.from_numpy(prior)[None]))
+        imitate(
+            GeneratorState(made, recipe),
+            budgets,
+            recipe=recipe,
+            rng=torch.Generator().manual_seed(0),
+            torch_device=CPU,
+            workers=ALONE,
+            progress=lambda fraction, words: None,
+        )
+        requests = [request for row in budgets.grid(2) for request in row]
+        with torch.no_grad():
+            excess = [float(budgets.excess(x, made([x])[0].softmax(-1))) for x in requests]
+        far.append(np.mean(np.abs(excess)))
+    assert far[1] < 0.8 * far[0]
+
+
 def test_the_best_weights_are_kept_and_are_part_of_a_checkpoint() -> None:
     """If two scores are equal, the later weights are kept."""
     space = make_mix_space()
@@ -544,10 +645,61 @@ def test_a_run_of_an_older_recipe_is_read(tmp_path: Path) -> None:
     recipe = msgspec.to_builtins(RECIPE)
     for name in ("criterion", "options", "per_class", "held_out_from"):
         del recipe[name]
-    config = {"searcher": "sgnas", "epochs": 4, "batch_size": None}
-    RunFolder(tmp_path, {**config, "recipe": {**recipe, "smoothing": 0.2}})
+    RunFolder(tmp_path, {**CONFIG, "recipe": {**recipe, "smoothing": 0.2}})
     read = read_run(tmp_path)[1]
     assert (read.epochs, read.criterion, read.options) == (4, "label-smoothing", {"smoothing": 0.2})
+
+
+CONFIG = {
+    "searcher": "sgnas", "epochs": 4, "batch_size": None, "data": "digits", "images": None,
+    "seed": 0,
+}  # fmt: skip
+
+
+def test_a_run_of_a_newer_version_is_named(tmp_path: Path) -> None:
+    recipe = msgspec.to_builtins(RECIPE)
+    RunFolder(tmp_path / "newer", {**CONFIG, "recipe": {**recipe, "unheard_of": 1}})
+    RunFolder(tmp_path / "lacking", {"searcher": "sgnas", "recipe": recipe})
+    for name, words in (("newer", "unheard_of"), ("lacking", "lacks epochs, batch_size")):
+        with pytest.raises(InvalidFileError, match=f"{name} is a run of another version.*{words}"):
+            read_run(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (SGNASRecipe, "generator_betas"),
+        (TFNASRecipe, "alpha_betas"),
+        (DifferentiableRecipe, "alpha_betas"),
+    ],
+)
+def test_betas_that_adam_refuses_are_refused_at_once(kind: type[Recipe], name: str) -> None:
+    """Not when the generator begins, after hours of the supernet."""
+    for betas in ("[0.5, 1.0]", "[-0.1, 0.9]", "[0.5]"):
+        with pytest.raises(InvalidValueError, match=name):
+            load_recipe(kind, None, [f"{name}={betas}"])
+
+
+def test_a_front_is_that_of_the_device_on_which_targets_hold(
+    tmp_path: Path, profile: DeviceProfile
+) -> None:
+    """With a generator the first; its others are far slower here. Otherwise all of them."""
+    space, tables = make_mix_space(), []
+    for name, factor in (("one", 1.0), ("two", 20.0)):
+        device = msgspec.structs.replace(profile, name=name)
+        prices = partial(_times, factor)
+        tables.append(write_table(tmp_path / name, space, device, prices=prices))
+    low, high = PricedSpace(space, tables[0]).feasible_ms()
+    settings = ["generator_epochs=1", "budgets=5", "priors=1", "prior_candidates=2"]
+    found = nas.search(
+        space, tables, data=tiny_data(), output=tmp_path / "run", front=2, searcher="sgnas",
+        widths="any", settings=settings, epochs=1, batch_size=16,
+    )  # fmt: skip
+    assert all(low <= result.target_ms <= high for result in found)
+
+
+def _times(factor: float, spec: BlockSpec) -> float:
+    return factor * random_price(spec)
 
 
 def test_searchers_of_one_device_refuse_several(devices: list[PricedSpace]) -> None:

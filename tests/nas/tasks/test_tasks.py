@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -249,6 +250,22 @@ def test_what_counts_of_a_task_is_1_for_a_perfect_network_and_less_for_a_blind_o
     perfect = task.test(lambda x: torch.eye(6)[(x[:, 0, 0, 0] * 255).round().long()])
     blind = task.test(lambda x: torch.ones(len(x), 6))
     assert blind[task.metric] < perfect[task.metric] == 1
+
+
+def test_a_loss_that_draws_gives_a_network_the_same_score_again() -> None:
+    """Whatever was drawn before, and without a trace in what is drawn later."""
+    data = replace(tiny_data(64, classes=4, channels=3), task="face-recognition")
+    task = task_of(data)
+    criterion = task.criterion(8, name="triplet", options={"mining": "random"})
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 8))
+    scores = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        scores.append(task.mean_fitness(network, data.train, criterion))
+        drawn = torch.rand(1)
+        torch.manual_seed(seed)
+        assert torch.equal(drawn, torch.rand(1))
+    assert scores[0] == scores[1] != 0
 
 
 @pytest.mark.parametrize("count", [8, 256, 257, 258, 513])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,10 @@ from latbench.blocks.graph import Conv
 from latbench.errors import InvalidValueError
 from nas.data.images import ImageData, Split
 from nas.latency.relaxation import Relaxed, one_hot
+from nas.optimize.constraints import Count, Limit
 from nas.recipes import load_recipe, shipped_recipes
+from nas.searchers import SEARCHERS
+from nas.searchers.base import SearchSettings
 from nas.searchers.differentiable import DifferentiableRecipe
 from nas.searchers.one_shot_recipe import OneShotRecipe
 from nas.spaces import FixedLayer, SearchSpace
@@ -26,7 +30,7 @@ from nas.supernet.candidates import FastConv, FastPool
 from nas.supernet.mixed_operations import fixed_supernet
 from nas.training.bilevel_settings import Objective
 from nas.training.run_folder import RunFolder
-from nas.training.strategies import STRATEGIES, DifferentiableStrategy
+from nas.training.strategies import STRATEGIES, DifferentiableStrategy, make_strategy
 from nas.training.strategies.fair import StrictFairness
 from nas.training.strategies.gumbel import GumbelSoftmax
 from nas.training.strategies.sandwich import SandwichRule
@@ -117,6 +121,32 @@ def test_uniform_paths_reach_every_operation_alike() -> None:
     counts = Counter(_ops(strategy.draw(rng, 0.0)[0])[0] for _ in range(400))
     assert set(counts) == {0, 1, 2, 3}
     assert all(60 < count < 140 for count in counts.values())
+
+
+def test_uniform_paths_have_every_depth_alike() -> None:
+    space = _space(elastic_depth=True)
+    strategy, rng = UniformPath(space), _rng()
+    drawn = [strategy.draw(rng, 0.0)[0].depths for _ in range(600)]
+    for stage, _ in enumerate(space.stages):
+        counts = Counter(depth for depths in drawn for depth in depths[stage])
+        allowed = space.depths(stage)
+        assert counts.keys() == set(allowed)
+        assert all(abs(n - 600 / len(allowed)) < 70 for n in counts.values())
+
+
+@pytest.mark.parametrize(("deep", "layers"), [(0.8, 3), (0.2, 2)])
+def test_the_most_probable_depth_is_that_of_its_own_probability(deep: float, layers: int) -> None:
+    """Equal operations do not count, however many more a deeper network has."""
+    space = _space(elastic_depth=True)
+    limits = (Limit(Count(space, "macs"), 1e12),)
+    searcher: Any = SEARCHERS["softmax"](
+        space, SearchSettings(recipe=DifferentiableRecipe(), limits=limits)
+    )
+    relaxation: Any = make_strategy("softmax", space)
+    ops = [[1 / len(layer.ops)] * len(layer.ops) for layer in space.layers]
+    relaxation.probabilities = lambda: (ops, [[1 - deep, deep], [1.0]])
+    found = searcher._most_probable(relaxation, searcher.constraint(None))
+    assert len(found.architecture.choices) == layers
 
 
 def test_a_fair_step_trains_every_operation_once() -> None:

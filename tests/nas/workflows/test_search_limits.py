@@ -10,13 +10,24 @@ import numpy as np
 import pytest
 
 import nas
+from latbench.blocks import BlockSpec
 from latbench.device import DeviceProfile
-from latbench.errors import BudgetError, InvalidValueError
+from latbench.errors import BudgetError, InvalidValueError, LatbenchError, UnknownNameError
 from latbench.peak_memory import network_peak_bytes
 from nas.latency.priced_space import PricedSpace
-from nas.searchers import SEARCHERS
+from nas.searchers import SEARCHERS, SearchSettings
 from nas.searchers.one_shot_recipe import OneShotRecipe
-from tests.conftest import make_mix_space, make_tiny_space, write_table
+from nas.searchers.tfnas.recipe import TFNASRecipe
+from nas.searchers.tfnas.searcher import TFNASSearcher
+from nas.spaces import make_space
+from nas.workflows.search_limits import LimitedSpace
+from tests.conftest import (
+    make_mix_space,
+    make_tiny_fixed_space,
+    make_tiny_space,
+    random_price,
+    write_table,
+)
 from tests.nas.runs import tiny_data
 
 UNIFIED = ("sgnas", "evolution", "gumbel")
@@ -157,14 +168,68 @@ def test_the_command_prints_a_front(run: Any, tmp_path: Path, profile: DevicePro
     assert out.count("latbench train") == 2
 
 
-def test_a_memory_alone_is_no_budget_of_a_generator(tmp_path: Path) -> None:
-    with pytest.raises(InvalidValueError, match="a limit of memory alone"):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("sgnas", "limit of memory alone"),
+        ("softmax", "name a budget"),
+        ("random", "name a budget"),
+    ],
+)
+def test_a_memory_alone_is_no_budget(name: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match=words):
         nas.search(
             make_mix_space(),
             data=tiny_data(),
             output=tmp_path / "run",
             max_memory="1MB",
-            searcher="sgnas",
-            settings=_settings("sgnas"),
+            searcher=name,
+            settings=_settings(name),
         )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "words"),
+    [
+        ({"epochs": 0}, InvalidValueError, "epochs=0"),
+        ({"epochs": -1}, InvalidValueError, "epochs=-1"),
+        ({"batch_size": 1}, InvalidValueError, "batch_size=1"),
+        ({"seed": -1}, InvalidValueError, "seed is 0 or more"),
+        ({"widths": "efficent"}, UnknownNameError, "efficient"),
+    ],
+)
+def test_what_would_train_nothing_or_something_else_is_refused(
+    asked: dict[str, Any], error: type[LatbenchError], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=words):
+        nas.search(
+            make_tiny_fixed_space(),
+            data=tiny_data(),
+            output=tmp_path / "run",
+            max_macs=1e9,
+            searcher="evolution",
+            **asked,
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_front_is_that_of_the_space_without_squeeze_excite(
+    tmp_path: Path, profile: DeviceProfile
+) -> None:
+    """Blocks with it take ten times as long here, and are left out of the search."""
+    space = make_space("tfnas", 32, 10)
+
+    def price(spec: BlockSpec) -> float:
+        return random_price(spec) * (10 if getattr(spec, "se_channels", 0) else 1)
+
+    table = write_table(tmp_path / "t.sqlite", space, profile, prices=price)
+    priced = PricedSpace(space, table)
+    recipe = TFNASRecipe(squeeze_excite=False)
+    (searched,) = TFNASSearcher.bounded([priced], recipe)
+    limited = LimitedSpace(space, (priced,))
+    targets_ms = limited.front(3, [], [searched])
+    low_ms, high_ms = searched.feasible_ms()
+    assert all(low_ms <= each <= high_ms for each in targets_ms)
+    assert high_ms < 0.5 * priced.feasible_ms()[1]
+    TFNASSearcher(priced, SearchSettings(recipe=recipe)).check_targets(targets_ms)
