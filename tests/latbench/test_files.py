@@ -25,6 +25,7 @@ from latbench.profilers import PROFILERS
 from latbench.units import (
     format_ms,
     format_s,
+    parse_bytes,
     parse_count,
     parse_duration_s,
     parse_latency_ms,
@@ -38,6 +39,24 @@ from latbench.units import (
 )
 def test_latencies_are_typed_with_a_unit(text: str, ms: float) -> None:
     assert parse_latency_ms(text) == pytest.approx(ms)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("150ms", 0.15), ("90s", 90), ("1.5min", 90), ("2h", 7200)]
+)
+def test_durations_are_typed_with_a_unit(text: str, seconds: float) -> None:
+    assert parse_duration_s(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        *(("512B", 512), ("512KB", 512e3), ("2MB", 2e6), ("1.5GB", 1.5e9)),
+        *(("3KiB", 3 * 2**10), ("1MiB", 2**20), ("2GiB", 2**31)),
+    ],
+)
+def test_memory_has_units_of_a_thousand_and_of_1024(text: str, size: float) -> None:
+    assert parse_bytes(text) == pytest.approx(size, rel=1e-12)
 
 
 @pytest.mark.parametrize(

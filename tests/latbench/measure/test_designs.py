@@ -121,6 +121,20 @@ def test_a_uniform_profiling_goes_on_until_every_target_was_visited(
     assert UniformDesign(PROTOCOL).is_converged(targets[1:], samples)
 
 
+def test_a_uniform_profiling_goes_on_while_networks_are_uncertain(
+    noise: dict[int, float],
+) -> None:
+    targets, quiet, loud = _targets(), Samples(), Samples()
+    certain = dict.fromkeys(noise, 1e-4)
+    for number in range(20):
+        _visit(quiet, targets, certain, seed=number)
+        _visit(
+            loud, targets, {**certain, **{t.id: 2.0 for t in targets if not t.cold}}, seed=number
+        )
+    assert UniformDesign(PROTOCOL).is_converged(targets, quiet)
+    assert not UniformDesign(PROTOCOL).is_converged(targets, loud)
+
+
 def test_what_every_visit_costs_beside_its_calls_makes_visits_to_blocks_rarer(
     noise: dict[int, float],
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -43,6 +45,8 @@ def test_interrupting_noise_does_not_move_the_estimate() -> None:
 def test_kendall_tau_is_that_of_scipy(pairs: list[tuple[int, int]]) -> None:
     """Where there are no ties; with ties tau-a counts them as no agreement."""
     x, y = [p[0] for p in pairs], [p[1] for p in pairs]
+    signs = [np.sign(a[0] - b[0]) * np.sign(a[1] - b[1]) for a, b in combinations(pairs, 2)]
+    assert kendall_tau(x, y) == pytest.approx(np.mean(signs))
     if len(set(x)) == len(x) and len(set(y)) == len(y):
         assert kendall_tau(x, y) == pytest.approx(kendalltau(x, y).statistic)
 
@@ -98,6 +102,22 @@ def test_the_variance_of_many_visits_is_that_of_a_quantile() -> None:
 def test_the_variance_of_a_high_quantile_of_few_visits_is_finite() -> None:
     assert np.isfinite(low_quantile_variance(np.array([1.0, 2.0]), 0.99))
     assert low_quantile_variance(np.array([1.0]), 0.05) == 0
+
+
+def test_the_interval_of_a_sum_is_that_of_repeated_measurements() -> None:
+    """Eight networks, of whose noise a half is that of the whole pass."""
+    rng, sums, half_widths = np.random.default_rng(0), [], []
+    for _ in range(150):
+        passes = rng.exponential(0.1, size=40)
+        samples = Samples()
+        for id_ in range(8):
+            samples.hot_ms[id_] = list(1 + (passes + rng.exponential(0.1, size=40)) / 2)
+        half_widths.append(samples.joint_half_width(range(8), 0.3))
+        sums.append(
+            sum(float(low_quantile(np.array([x]), 0.3)[0]) for x in samples.hot_ms.values())
+        )
+    low, high = np.quantile(sums, (0.025, 0.975))
+    assert np.mean(half_widths) == pytest.approx((high - low) / 2 / np.mean(sums), rel=0.2)
 
 
 def test_networks_of_an_interrupted_pass_are_resampled_together() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,41 @@ def _calls(target: Target, **fields: Any) -> list[str]:
 
 BLOCK = block_target(0, NETWORK[:1], make_quick_profile().sweep)
 WHOLE = network_target(0, NETWORK, make_quick_profile().sweep, visits=1)
+
+
+def test_networks_are_called_for_longer_than_blocks() -> None:
+    """A dwell of 0 leaves the least number of hot calls."""
+    sweep = msgspec.structs.replace(
+        make_quick_profile().sweep, block_dwell_ms=0.0, network_dwell_ms=20.0
+    )
+    block = block_target(0, NETWORK[:1], sweep)
+    whole = network_target(0, NETWORK, sweep, visits=1)
+    assert _calls(block, sweep=sweep).count("timed") == sweep.hot_calls + sweep.cold_calls
+    assert _calls(whole, sweep=sweep).count("timed") > 20 * sweep.hot_calls
+
+
+def test_no_garbage_is_collected_between_visits() -> None:
+    """It would be timed; afterwards it is collected as before."""
+    collecting: list[bool] = []
+
+    class Watching(_Recorded):
+        def timed_call(self) -> int:
+            collecting.append(gc.isenabled())
+            return 1000
+
+    class Watched(_Recorder):
+        def open(self, network: Network) -> Session:
+            return Watching(self.log)
+
+    for enabled in (True, False):
+        was = gc.isenabled()
+        (gc.enable if enabled else gc.disable)()
+        try:
+            list(visits_here(Watched(make_quick_profile()), [BLOCK, WHOLE]))
+            assert gc.isenabled() == enabled
+        finally:
+            (gc.enable if was else gc.disable)()
+    assert collecting and not any(collecting)
 
 
 @pytest.mark.parametrize("fields", [{}, {"cache": "cold"}, {"cache": "shared", "shared_mb": 8}])

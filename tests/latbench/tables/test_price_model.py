@@ -80,6 +80,23 @@ def test_the_cache_term_is_found_where_it_is_and_negligible_where_it_is_not() ->
     assert _excess_ms(fit_price(samples), 24e6) < 0.01 * typical_ms
 
 
+def test_the_cost_of_bytes_near_the_processor_is_found() -> None:
+    """A term for each byte of a block's weights, up to a limit a block."""
+    rng, samples = np.random.default_rng(0), []
+    for sample in _samples(24, a=0.9, k=0.01, c=0.3):
+        near = float(rng.uniform(1e6, 4e6))
+        latency_ms = sample.latency_ms + 3e-7 * near
+        samples.append(replace(sample, near_bytes=near, latency_ms=latency_ms))
+    model = fit_price(samples, near_limit_bytes=5e5)
+    assert model.near_ms_per_byte == pytest.approx(3e-7, rel=1e-3)
+    assert model.loo_error == pytest.approx(0, abs=1e-6)
+    beyond, within, nothing = (
+        model.block_price_ms(0.2, 0.2, weight_bytes=size) for size in (9e5, 4e5, 0)
+    )
+    assert beyond - nothing == pytest.approx(3e-7 * 5e5, rel=1e-2)
+    assert within - nothing == pytest.approx(3e-7 * 4e5, rel=1e-2)
+
+
 @pytest.mark.parametrize("fill", [0.0, 2e6, 6e6])
 def test_the_rate_is_found_at_which_others_fill_the_cache(fill: float) -> None:
     samples = _samples(80, a=1.0, k=0.0, c=0.2, e=1e-7, bend=16e6 + 5 * fill, fill=fill)
@@ -134,8 +151,9 @@ def test_errors_of_a_hundred_percent_bound_no_latency(
     network = tiny_space.lower(tiny_space.smallest())
     found = LatencyTable.open(tiny_table.path).predict(network)
     assert (found.low_ms is not None, found.high_ms is not None) == (bounded, bounded)
-    if found.high_ms is not None:
-        assert found.high_ms > found.latency_ms
+    if found.low_ms is not None and found.high_ms is not None:  # errors are predicted / measured
+        assert found.latency_ms / found.low_ms - 1 == pytest.approx(error)
+        assert 1 - found.latency_ms / found.high_ms == pytest.approx(error)
 
 
 def test_bounded_least_squares_equal_scipys() -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import latbench.workflows.profiling
 import latbench.workflows.recorded_passes
-from latbench.blocks import Network
+from latbench.blocks import BlockSpec, Network, block_width
 from latbench.device import DeviceProfile, SweepProtocol
 from latbench.environment import Environment, Gpu, current_environment
 from latbench.errors import (
@@ -27,16 +27,21 @@ from latbench.errors import (
     UnknownNameError,
 )
 from latbench.measure.lock import device_lock
+from latbench.measure.samples import Interval
 from latbench.measure.sweep import PassRecord, sweep_pass
 from latbench.measure.visit import visit
 from latbench.measure.visiting import Target, block_target, network_target
 from latbench.profilers import PROFILERS, CacheFlusher, Flush, Profiler, Session, make_profiler
-from latbench.tables import LatencyTable, TableStore
+from latbench.tables import LatencyTable, Prediction, TableStore
 from latbench.tables.estimation import Drift
-from latbench.workflows import network_sweep
+from latbench.workflows import network_errors, network_sweep
 from latbench.workflows.forecast import forecast
 from latbench.workflows.network_errors import calibrate, verify, verify_apart
-from latbench.workflows.network_sweep import measure_networks, require_device
+from latbench.workflows.network_sweep import (
+    MeasuredNetworks,
+    measure_networks,
+    require_device,
+)
 from latbench.workflows.pass_plan import PassPlan
 from latbench.workflows.profiling import ProfileResult
 from nas.latency.priced_space import PricedSpace
@@ -735,6 +740,77 @@ def test_calibration_adds_networks_and_an_interval(
     assert predicted.low_ms < predicted.latency_ms < predicted.high_ms
 
 
+class SlowedProfiler(PricedProfiler):
+    """A machine that is slower in some hours, and for some networks always."""
+
+    def __init__(self, profile: DeviceProfile) -> None:
+        super().__init__(profile)
+        self.hour, self.slower = 1.0, frozenset[BlockSpec]()
+
+    def open(self, network: Network) -> Session:
+        session = super().open(network)
+        assert isinstance(session, _PricedSession)
+        prices_ms = (linear_price(spec) * (1 + 0.1 * (spec in self.slower)) for spec in network)
+        session.call_ns = round(1e6 * self.hour * sum(prices_ms))
+        return session
+
+
+def linear_price(spec: BlockSpec) -> float:
+    """A price in ms that is a line over widths."""
+    kind = msgspec.structs.replace(spec, width=0) if hasattr(spec, "width") else spec
+    return random_price(kind) + 0.002 * (block_width(spec) or 0)
+
+
+def test_a_calibration_in_a_slower_hour_is_converted_to_that_of_the_profiling(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    profiler, path = SlowedProfiler(quick_profile), tmp_path / "t.sqlite"
+    _run(profiler, path, tiny_space)
+    before = LatencyTable.open(path)
+    rng = np.random.default_rng(5)
+    networks = [tiny_space.lower(tiny_space.random(rng)) for _ in range(4)]
+    profiler.hour = 1.25
+    calibrate(profiler, before, networks)
+    after = LatencyTable.open(path)
+    for network in networks:
+        assert after.networks[network].hot_ms == pytest.approx(
+            sum(map(linear_price, network)), rel=1e-3
+        )
+    assert after.fit.drifts == pytest.approx((1.25,), rel=1e-3)
+
+
+def test_held_out_widths_are_compared_with_widths_between(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    """Prices are lines over widths, but those of held-out widths are 10 % above them."""
+    profiler, path = SlowedProfiler(quick_profile), tmp_path / "t.sqlite"
+    _run(profiler, path, tiny_space)
+    assert LatencyTable.open(path).fit.held_out_error == pytest.approx(0, abs=1e-3)
+    with TableStore.open(path) as store:
+        profiler.slower = frozenset(store.blocks("held-out").values())
+    assert profiler.slower
+    _run(profiler, tmp_path / "again.sqlite", tiny_space)
+    fit = LatencyTable.open(tmp_path / "again.sqlite").fit
+    assert len(fit.held_out_errors) == len(profiler.slower)
+    assert np.mean(fit.held_out_errors) == pytest.approx(1 / 1.1 - 1, abs=0.02)
+
+
+def test_intervals_are_counted_that_hold_the_measured_latency(tiny_space: SearchSpace) -> None:
+    rng = np.random.default_rng(2)
+    networks = [tiny_space.lower(tiny_space.random(rng)) for _ in range(4)]
+    measured = tuple(Interval(ms, ms, ms) for ms in (1.0, 1.0, 1.0, 1.0))
+    predicted = [
+        Prediction(1.0, 0.9, 1.1),
+        Prediction(1.2, 1.1, 1.3),  # all above
+        Prediction(0.8, 0.7, 0.9),  # all below
+        Prediction(1.0, None, None),
+    ]
+    found = network_errors._summarise(networks, predicted, MeasuredNetworks(measured, None, None))
+    assert found.coverage == pytest.approx(1 / 3)
+    assert found.interval_width == pytest.approx(np.mean([0.2, 0.2 / 1.2, 0.2 / 0.8]))
+    assert (found.mape, found.bias) == pytest.approx((0.1, 0.0))
+
+
 def test_a_drift_of_two_numbers_is_found_and_undone() -> None:
     rng = np.random.default_rng(1)
     then, size = rng.uniform(0.5, 2.0, 12), rng.uniform(4e6, 2e7, 12)
@@ -800,6 +876,8 @@ def test_a_forecast_opens_few_sessions_and_writes_nothing(
     assert expected.blocks == len(tiny_space.blocks(every_width))
     done = _run(CountingProfiler(quick_profile), tmp_path / "t.sqlite", tiny_space)
     assert expected.measured == pytest.approx(done.measured, rel=0.6)
+    least_s = quick_profile.sweep.min_passes * expected.pass_s
+    assert expected.minutes == pytest.approx(least_s / 60)
 
 
 def test_without_probes_there_is_no_drift(

@@ -17,7 +17,7 @@ from latbench.models import read_model
 from latbench.models.segments import cut
 from latbench.profilers import make_profiler
 from latbench.tables import Estimate, LatencyTable, TableStore
-from latbench.workflows.predicted_blocks import features_of, regress
+from latbench.workflows.predicted_blocks import features_of, predict_blocks, regress
 from latbench.workflows.transfer import transfer
 from nas.spaces import SearchSpace, spread_networks
 from tests.conftest import profile_space
@@ -62,6 +62,24 @@ def test_few_measurements_make_a_full_table(
     assert refined.curves.alignment.error is not None
     transfer(profiler, path, source, networks=networks)
     assert LatencyTable.open(path).curves.alignment == refined.curves.alignment
+
+
+@pytest.mark.parametrize("factor", [0.5, 3.0])
+def test_blocks_are_predicted_as_much_slower_as_those_that_were_measured(
+    factor: float, tiny_table: LatencyTable
+) -> None:
+    """Every third block was measured; noise of 1 % gives the intervals their width."""
+    old, rng = dict(tiny_table.estimates), np.random.default_rng(0)
+    new_ms = {spec: factor * e.hot_ms * rng.lognormal(0, 0.01) for spec, e in old.items()}
+    measured_ms = dict(list(new_ms.items())[::3])
+    found = predict_blocks(old, features_of(list(old), old), measured_ms, cold=False)
+    assert found.latencies.keys() == old.keys()
+    inside = []
+    for spec, interval in found.latencies.items():
+        assert interval.estimate_ms == pytest.approx(new_ms[spec], rel=0.1)
+        inside.append(interval.low_ms <= new_ms[spec] <= interval.high_ms)
+    assert np.mean(inside) > 0.9
+    assert 0.003 < found.left_out_error < 0.03
 
 
 def test_a_transfer_keeps_to_its_time_and_goes_on(

@@ -447,8 +447,8 @@ def test_jitter_changes_each_image_within_its_strength() -> None:
     images = torch.full((20, 3, 4, 4), 100, dtype=torch.uint8)
     made = jitter(images, generator(0), strength=0.4, hue=0.0)
     levels = made.float().mean((1, 2, 3))
-    assert levels.min() >= 59
-    assert levels.max() <= 141
+    assert 59 <= levels.min() < 75  # 20 draws come near both ends
+    assert 125 < levels.max() <= 141
     assert len(levels.unique()) > 5
     assert torch.equal(made, jitter(images, generator(0), strength=0.4, hue=0.0))
     assert torch.equal(jitter(images, generator(0), strength=0.0, hue=0.0), images)

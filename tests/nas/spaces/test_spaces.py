@@ -22,6 +22,7 @@ from latbench.blocks import (
     ConvBlock,
     InvertedResidual,
     block_key,
+    block_width,
     network_graph,
 )
 from latbench.cost import network_cost
@@ -288,6 +289,17 @@ def test_spread_networks_span_the_sizes_and_repeat() -> None:
     assert params == sorted(params)
     assert params[-1] > 2 * params[0]
     assert networks == spread_networks(space, 12, seed=0)
+
+
+def test_spread_networks_are_shallow_and_deep_in_turn_and_some_have_any_widths() -> None:
+    space = make_space("tfnas", 32, 10)
+    networks = spread_networks(space, 32, seed=0)
+    depths = [len(network) for network in networks]
+    assert np.mean(depths[::2]) > np.mean(depths[1::2]) + 2
+    odd = [any((block_width(spec) or 0) % 4 for spec in network) for network in networks]
+    assert [number for number in range(32) if odd[number]] == [
+        number for number in range(32) if number % 8 in (3, 6)
+    ]
 
 
 def test_random_networks_are_drawn_again_until_they_differ() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -299,6 +300,34 @@ def test_dropout_and_drop_connect_act_in_training_alone() -> None:
         model.train()
         assert not torch.equal(model(x), model(x))
     assert model.state_dict().keys() == scratch.make_model(NETWORK, seed=0).state_dict().keys()
+
+
+def test_features_are_dropped_at_the_rate_that_is_asked_for() -> None:
+    model = scratch.make_model(NETWORK, seed=0).train()
+    (last,) = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    before: list[torch.Tensor] = []
+    after: list[torch.Tensor] = []
+    last.register_forward_pre_hook(lambda module, inputs: before.append(inputs[0]))
+    add_dropout(model, 0.25)
+    last.register_forward_pre_hook(lambda module, inputs: after.append(inputs[0]))
+    model(torch.rand(400, 3, 8, 8))
+    dropped = (after[0] == 0) & (before[0] != 0)
+    assert dropped.float().mean() / (before[0] != 0).float().mean() == pytest.approx(0.25, abs=0.05)
+
+
+def test_deeper_blocks_are_skipped_more_often() -> None:
+    """From nothing at the first convolution, linearly to the rate at the last block."""
+    block = NETWORK[1]
+    model = NetworkModule((NETWORK[0], block, block, block)).train()
+    add_drop_connect(model, 0.6)
+    seen: list[torch.Tensor] = []
+    for each in model.blocks:
+        each.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    torch.manual_seed(0)
+    model(torch.randn(1000, 3, 8, 8))
+    for number, (x, made) in enumerate(pairwise(seen), start=1):
+        skipped = (made - x).abs().amax((1, 2, 3)) == 0
+        assert float(skipped.float().mean()) == pytest.approx(0.2 * number, abs=0.05)
 
 
 def test_a_dropped_branch_leaves_the_shortcut() -> None:

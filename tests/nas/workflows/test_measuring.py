@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from zlib import crc32
@@ -121,6 +122,8 @@ def test_architectures_are_verified_by_name_or_number(
     assert [row["architecture"] for row in plain["rows"][:2]] == [arch.as_dict(), other.as_dict()]
     assert plain["passed"] is True
     assert plain["mape"] == found.mape
+    assert replace(found, tolerance=1.01 * found.mape).passed
+    assert not replace(found, tolerance=0.99 * found.mape).passed
     assert "rows" in found._repr_html_()
 
 

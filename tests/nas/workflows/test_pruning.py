@@ -36,6 +36,9 @@ from nas.data.images import ImageData, Split
 from nas.pruning import priced_module
 from nas.pruning.rounds import Round
 from nas.pruning.torchvision_networks import load_network
+from nas.training import module_training
+from nas.training.module_training import Distillation, TrainingState
+from nas.training.recipe import FineTuningRecipe
 from nas.training.run_config import LABELS
 from nas.workflows import pruning
 from nas.workflows.pruning import PrunedNetwork
@@ -194,6 +197,29 @@ def test_a_network_is_pruned_tuned_and_exported(
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["input_size"] == SIZE and config["segments"].startswith("model-")
     assert config[LABELS] == labels_digest(digits)
+
+
+def test_a_pruned_network_learns_from_the_original(
+    prune: Prune, digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learnt: list[Distillation | None] = []
+    train = module_training.train
+
+    def watched(state: TrainingState, *rest: Any, **named: Any) -> dict[str, float]:
+        learnt.append(state.distillation)
+        return train(state, *rest, **named)
+
+    monkeypatch.setattr(module_training, "train", watched)
+    monkeypatch.setattr(pruning, "export_module", lambda *_: None)  # it takes a second
+    prune(epochs=1)
+    prune(epochs=1, output=tmp_path / "without", settings=["distillation=0"])
+    teacher, none = learnt
+    assert teacher is not None and none is None
+    recipe = FineTuningRecipe()
+    assert (teacher.share, teacher.temperature) == (recipe.distillation, recipe.temperature)
+    assert isinstance(digits.test, Split)
+    images = digits.to_input(digits.test.images[:8])
+    assert torch.equal(teacher.teacher(images), make_tiny()(images))
 
 
 def test_an_interrupted_pruning_ends_like_a_whole_one(
