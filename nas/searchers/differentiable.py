@@ -11,9 +11,8 @@ it is the most probable one that can be scaled to just below the target
 
 The mixture itself trains the shared weights, as published, or another strategy draws paths for this
 (``strategy = "uniform"``): then a step computes one path instead of all operations. Weights of
-unified blocks are always trained by paths. Weight steps
-draw a width for every elastic operation, so every width that may be derived is trained.
-Architecture steps see the widths of the start.
+unified blocks are always trained by paths. Weight steps draw a width for every elastic operation,
+so every width that may be derived is trained. Architecture steps see the widths of the start.
 
 DARTS has no latency, and neither paper has a hard budget. The setting ``latency_objective = "c1"``
 is FBNet's own objective, which has no target. Each target has its own training. If widths are not

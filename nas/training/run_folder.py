@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import time
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 import torch
@@ -56,23 +57,9 @@ class RunFolder:
         Raises:
             InvalidFileError: Another process trains in it; the message names the process.
         """
-        file = self.path / _LOCK
-        try:
-            lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError:  # the folder may not be written to: the first checkpoint says so
-            return
-        weakref.finalize(self, os.close, lock)  # a record lock belongs to this process
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            other = os.read(lock, 100).decode(errors="replace").strip() or "another process"
-            raise InvalidFileError(
-                f"{self.path} is in use by {other}: wait until it has ended, or stop it"
-            ) from None
-        except OSError:  # a file system without locks
-            return
-        os.ftruncate(lock, 0)
-        os.write(lock, f"process {os.getpid()}\n".encode())
+        file = (self.path / _LOCK).resolve()
+        self._lock = _HELD.get(file) or _Lock(file)
+        _HELD[file] = self._lock
 
     def checkpoint(self, name: str) -> dict[str, Any] | None:
         """The last state saved under ``name``, or None; its tensors are on the CPU.
@@ -177,6 +164,37 @@ def _defaults(recipe: object) -> dict[str, Any]:
 
 def _config_file(path: Path) -> Path:
     return path / "config.json"
+
+
+class _Lock:
+    """A lock of this process on a file; closing the file anywhere in the process would end it.
+
+    Where files cannot be locked or written, nothing is locked.
+
+    Raises:
+        InvalidFileError: Another process holds it.
+    """
+
+    def __init__(self, file: Path) -> None:
+        try:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError:  # the first checkpoint will say so
+            return
+        weakref.finalize(self, os.close, descriptor)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            other = os.read(descriptor, 100).decode(errors="replace").strip() or "another process"
+            raise InvalidFileError(
+                f"{file.parent} is in use by {other}: wait until it has ended, or stop it"
+            ) from None
+        except OSError:  # a file system without locks
+            return
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()}\n".encode())
+
+
+_HELD: WeakValueDictionary[Path, _Lock] = WeakValueDictionary()  # by its file
 
 
 class Metrics:

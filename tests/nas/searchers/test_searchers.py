@@ -620,19 +620,17 @@ sys.stdin.read()
 def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
     """The other one is named. What this process opened before does not count, nor one killed."""
     folder = RunFolder(tmp_path / "run", {})
-    with subprocess.Popen(
-        [sys.executable, "-c", _HOLDER, str(folder.path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as other:
+    hold = [sys.executable, "-c", _HOLDER, str(folder.path)]
+    with subprocess.Popen(hold, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(InvalidFileError, match=f"in use by process {other.pid}: wait"):
             folder.hold()
         other.kill()
     folder.hold()
-    again = RunFolder(tmp_path / "run", {})
-    again.hold()
+    RunFolder(tmp_path / "run", {}).hold()  # its end leaves the lock
+    refused = subprocess.run(hold, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert f"in use by process {os.getpid()}".encode() in refused.stderr
 
 
 def test_a_checkpoint_is_on_the_disk_before_it_replaces_the_last_one(
