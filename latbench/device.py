@@ -40,7 +40,7 @@ class SweepProtocol(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             call without disturbance.
         min_passes: Minimum number of passes of a sweep. Intervals from fewer than 19 visits cover
             their scatter only.
-        max_passes: Maximum number of passes of a sweep.
+        max_passes: Maximum number of passes that one call makes; a resumed sweep may have more.
         quantile: Quantile over visits of the fastest call of a visit. It is low because other
             programs on a shared machine can only add time.
         block_tolerance: Relative half width of the 95 % interval below which the estimate of a

@@ -134,6 +134,11 @@ def load_device(name_or_path: str | Path) -> DeviceProfile:
     """
     shipped, own = shipped_profiles(), own_profiles()
     name = str(name_or_path)
+    if name in shipped and name in own:
+        raise InvalidFileError(
+            f"{own_folder() / name}.toml has the name of a profile that comes with latbench: give "
+            "file and profile another name"
+        )
     if name in shipped:
         raw = resources.files(_PACKAGE).joinpath(f"{name}.toml").read_bytes()
         return _parsed(decode_text(raw, source=name, what=_WHAT), name)

@@ -6,6 +6,7 @@ All text is UTF-8, with or without a byte-order mark, whatever the locale of the
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import stat
 import tempfile
@@ -186,6 +187,25 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         raise InvalidFileError(f"cannot write {path}: {error.strerror}") from error
+
+
+def appear(unfinished: Path, path: Path) -> None:
+    """Move a finished file to its place, where there must be none.
+
+    Raises:
+        FileExistsError: There is a file; it is unchanged.
+        OSError: The file cannot be moved.
+    """
+    try:
+        os.link(unfinished, path)  # in one step, unlike a look and a rename
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        unfinished.rename(path)
+    else:
+        unfinished.unlink()
 
 
 def require_writable(path: Path) -> None:

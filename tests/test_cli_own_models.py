@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import nas
 from latbench.cost import block_cost
 from latbench.device_files import load_device
 from latbench.errors import InvalidFileError
@@ -131,6 +132,29 @@ def test_a_later_device_that_fails_loses_no_result(run: Any, models: tuple[Path,
     assert code == 2
     assert [each["device"] for each in json.loads(out)["devices"]] == ["cpu-onnxruntime"]
     assert "does not load ONNX models" in err
+
+
+@pytest.mark.parametrize(("ended", "exit_code"), [(KeyboardInterrupt, 130), (OSError, 2)])
+def test_a_later_device_that_is_interrupted_loses_no_result(
+    run: Any,
+    models: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    ended: type[BaseException],
+    exit_code: int,
+) -> None:
+    measured, calls = nas.bench, []
+
+    def bench(*asked: Any, **named: Any) -> Any:
+        calls.append(asked)
+        if len(calls) == 2:
+            raise ended(5, "input/output error")
+        return measured(*asked, **named)
+
+    monkeypatch.setattr(nas, "bench", bench)
+    devices = ("--device", "cpu-onnxruntime", "--device", "cpu-openvino")
+    code, out, _ = run("bench", models[0], *devices, "--time-limit", "1ms", "--json")
+    assert code == exit_code
+    assert [each["device"] for each in json.loads(out)["devices"]] == ["cpu-onnxruntime"]
 
 
 @pytest.mark.parametrize(

@@ -53,10 +53,13 @@ if TYPE_CHECKING:
     help="Python there that has latbench.",
 )
 @click.option(
-    "--runtime", default="onnxruntime", show_default=True, help="Runtime of the device to add."
+    "--runtime",
+    help="Runtime of the device to add.  [default: that of its present profile, or onnxruntime]",
 )
 @click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one call."
+    "--threads",
+    type=click.IntRange(1),
+    help="Threads of one call.  [default: those of its present profile, or 1]",
 )
 @quiet_option
 @json_option
@@ -66,8 +69,8 @@ def devices(
     name: str | None,
     ssh: str | None,
     python: str,
-    runtime: str,
-    threads: int,
+    runtime: str | None,
+    threads: int | None,
     as_json: bool,
 ) -> None:
     """List device profiles, check one, or add one.

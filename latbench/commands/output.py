@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from latbench.errors import LatbenchError, OutputError
+from latbench.errors import InvalidFileError, LatbenchError, OutputError
 from latbench.files import utf8
 from latbench.progress import PhaseText, Progress, silent
 from latbench.report.streams import ReaderLeft, drop_output, say
@@ -84,6 +84,8 @@ def after_result() -> Iterator[None]:
         yield
     except LatbenchError as error:
         fail(error, as_json=False)
+    except OSError as error:
+        fail(InvalidFileError(f"a file could not be read or written: {error}"), as_json=False)
 
 
 def json_line(value: object) -> str:

@@ -73,9 +73,9 @@ def sweep_pass(
     """Visit every target, in a random order that the number of the pass seeds.
 
     A visit that the profiler distrusts is dropped and repeated at the end of the pass. A pass in
-    which the processors were throttled is made again after a pause; the last of some such passes
-    is kept, with the reason. Passes after it are not made again until one was not throttled: a
-    board with a weak power supply would wait for ever.
+    which the processors were throttled is made again after a pause; the last of some such passes is
+    kept, with the reason, unless it left out targets of the one before. Passes after it are not
+    made again until one was not throttled: a board with a weak power supply would wait for ever.
 
     Args:
         profiler: Profiler of the device.
@@ -90,16 +90,21 @@ def sweep_pass(
     order = [target for target in targets for _ in range(target.visits)]
     shuffle = np.random.default_rng(number).permutation(len(order))
     shuffled = [order[index] for index in shuffle]
+    record: PassRecord | None = None
     for attempt in range(_MOST_SPOILT if profiler.spoilt is None else 1):
         if attempt:
             sleep(_COOLING_S)
         before = profiler.begin()
-        record = _visit_all(profiler, shuffled, number, may_skip, on_visit)
-        record.conditions = profiler.conditions()
+        made = _visit_all(profiler, shuffled, number, may_skip, on_visit)
+        made.conditions = profiler.conditions()
         if profiler.profile.device == "cpu":
-            record.spoilt = record.conditions.spoilt_since(before)
+            made.spoilt = made.conditions.spoilt_since(before)
+        if record is not None and len(made.visits) < len(record.visits):
+            break  # the time was up: the throttled pass is more than nothing
+        record = made
         if record.spoilt is None:
             break
+    assert record is not None
     profiler.spoilt = record.spoilt
     return record
 

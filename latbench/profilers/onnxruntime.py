@@ -239,9 +239,8 @@ class OnnxRuntimeProfiler(Profiler):
 
     def _provider_options(self, stream: int) -> dict[str, str]:
         own = {key: value for key, value in self.profile.options.items() if "." not in key}
-        exact = {"use_tf32": "0"} if self.profile.precision == "fp32" else {}
         return {
-            **exact,
+            "use_tf32": "0",  # models in fp32 are measured by profiles of any precision
             **own,
             "device_id": str(GPU_INDEX),
             "user_compute_stream": str(stream),

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from latbench.blocks import Network, network_graph
 from latbench.blocks.norm_folding import fold_norms
 from latbench.device import DeviceProfile
-from latbench.errors import RuntimeFailure
+from latbench.errors import RuntimeFailure, in_one_line
 from latbench.profilers.base import Profiler, Session, missing_package, read_options
 from latbench.profilers.cuda import no_nvml
 from latbench.profilers.gpu import no_gpu
@@ -59,6 +59,9 @@ class PytorchCudaOptions(PytorchOptions, frozen=True, forbid_unknown_fields=True
     cudnn_benchmark: bool = False
 
 
+_REFUSED = "PyTorch refused the network"
+
+
 class PytorchSession(Session):
     """A module and its image."""
 
@@ -74,7 +77,7 @@ class PytorchSession(Session):
             with self._inference_mode():
                 self._output = self._module(self._image)
         except Exception as error:  # layers raise RuntimeError, the compiler its own
-            raise RuntimeFailure(f"PyTorch refused the network: {error}") from error
+            raise RuntimeFailure(f"{_REFUSED}: {in_one_line(error, most=300)}") from error
 
     def output(self) -> NDArray[np.float32]:
         assert self._output is not None, "call first"
@@ -127,7 +130,7 @@ class PytorchProfiler(Profiler):
         try:
             session = PytorchSession(*self._loaded(network, torch.device("cpu")))
         except RuntimeError as error:
-            raise RuntimeFailure(f"PyTorch refused the network: {error}") from error
+            raise RuntimeFailure(f"{_REFUSED}: {in_one_line(error, most=300)}") from error
         if self._compiles(network):
             session.call()
         return session

@@ -295,7 +295,8 @@ class RemoteConnection:
             if network not in self._networks:
                 blocks = tuple(block_key(spec) for spec in network)
                 number = next(self._numbers)
-                link.send(AddNetwork(number, blocks), within_s=within_s)
+                with _too_large("a segment"):
+                    link.send(AddNetwork(number, blocks), within_s=within_s)
                 self._networks[network] = number
             return self._networks[network]
         if network not in self._models:
@@ -309,6 +310,18 @@ class RemoteConnection:
         return self._models[network]
 
 
+@contextmanager
+def _too_large(what: str) -> Iterator[None]:
+    """Refuse in one line what does not fit into a message."""
+    try:
+        yield
+    except ValueError as error:
+        raise RuntimeFailure(
+            f"{what} cannot be sent, because its graph is too large for a message: weights of 4 "
+            "bits stay in it. Measure it on the device itself"
+        ) from error
+
+
 def _send_model(link: RemoteLink, number: int, model: OnnxModel, *, within_s: float) -> None:
     weights = {name: np.ascontiguousarray(value) for name, value in model.weights.items()}
     described = AddModel(
@@ -318,13 +331,8 @@ def _send_model(link: RemoteLink, number: int, model: OnnxModel, *, within_s: fl
         tuple(TensorHeader(i.name, i.shape, i.dtype.name) for i in model.inputs),
         tuple(TensorHeader(n, v.shape, v.dtype.name) for n, v in weights.items()),
     )
-    try:
+    with _too_large(model.name):
         link.send(described, within_s=within_s)
-    except ValueError as error:
-        raise RuntimeFailure(
-            f"{model.name} cannot be sent, because its graph is too large for a message: weights "
-            "of 4 bits stay in it. Measure it on the device itself"
-        ) from error
     for name, value in weights.items():
         data = value.reshape(-1).view(np.uint8)
         for offset in range(0, len(data), CHUNK_BYTES):

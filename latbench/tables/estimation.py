@@ -28,6 +28,12 @@ _WORTH_TWO = 0.8  # two coefficients must reduce the leave-one-out error to this
 Floats = NDArray[np.float64]
 
 
+def can_work_out(store: TableStore) -> bool:
+    """Whether a table has visits that prices can be worked out from."""
+    profiled, networks = store.profiling(), store.networks("profile")
+    return profiled is not None and any(target in networks for target, _ in store.visits(profiled))
+
+
 def work_out(store: TableStore, protocol: SweepProtocol) -> StoredFit:
     """Estimate every target of a table, fit its prices, and store both.
 
@@ -223,8 +229,11 @@ def _last_confirmations(store: TableStore) -> list[int]:
     Candidates for one budget are nearly the same network. With several of them in a fit, the error
     at one that is left out would be too small.
     """
-    by_loop = {store.detail(id_).partition(" ")[0]: id_ for id_ in store.sweeps("confirmation")}
-    return sorted(by_loop.values())
+    last = {}
+    for id_ in store.sweeps("confirmation"):
+        loop, _, budget = (*store.detail(id_).split(" "), "")[:3]
+        last[budget or loop] = id_  # older sweeps name no budget
+    return sorted(last.values())
 
 
 def _sample(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,10 +11,13 @@ from latbench.blocks import BlockSpec
 from latbench.device import IMPORTED, DeviceProfile
 from latbench.environment import unknown_environment
 from latbench.errors import InvalidFileError
+from latbench.files import appear
 from latbench.tables.importers import ForeignTable
 from latbench.tables.price_model import PriceModel
 from latbench.tables.records import Estimate, Origin, SpaceLabel, StoredFit
 from latbench.tables.store import TableStore
+
+_NEVER_OVER = "{} exists: an import never writes over a file"
 
 
 def import_table(
@@ -41,7 +45,7 @@ def import_table(
         InvalidFileError: A file exists at ``path`` already, or it cannot be written.
     """
     if path.exists():
-        raise InvalidFileError(f"{path} exists: an import never writes over a file")
+        raise InvalidFileError(_NEVER_OVER.format(path))
     free = dict.fromkeys(included)
     latencies_ms: dict[BlockSpec, float] = {}
     kept = []
@@ -50,7 +54,7 @@ def import_table(
             kept.append((each.key, each.width, each.latency_ms))
         else:
             latencies_ms[each.spec] = each.latency_ms
-    unfinished = path.with_name(f"{path.name}.part")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with TableStore.create(
             unfinished,
@@ -66,7 +70,9 @@ def import_table(
                 {ids[spec]: _as_it_stands(ms) for spec, ms in latencies_ms.items()},
                 StoredFit(PriceModel(0.0, 1.0, 0.0, foreign.base_ms)),
             )
-        unfinished.replace(path)  # the table appears when it is complete
+        appear(unfinished, path)  # when it is complete
+    except FileExistsError as error:
+        raise InvalidFileError(_NEVER_OVER.format(path)) from error
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -13,7 +13,7 @@ from latbench.cost import block_cost
 from latbench.device import DeviceProfile
 from latbench.environment import Environment
 from latbench.errors import InvalidFileError, MismatchError
-from latbench.tables.estimation import work_out
+from latbench.tables.estimation import can_work_out, work_out
 from latbench.tables.price_model import PriceModel
 from latbench.tables.records import (
     Estimate,
@@ -95,9 +95,9 @@ class LatencyTable:
         """
         path = Path(path)
         with TableStore.open(path) as store:
+            if store.fit() is None and (store.most_estimates or can_work_out(store)):
+                work_out(store, store.device.sweep)  # of an earlier schema, or killed before it
             fit = store.fit()
-            if fit is None and store.most_estimates:  # a converted table of an earlier schema
-                fit = work_out(store, store.device.sweep)
             if fit is None:
                 raise InvalidFileError(
                     f"{path} has no prices yet: its profiling was stopped early; "
@@ -192,7 +192,7 @@ class LatencyTable:
         doubt_ms = 0.0 if measured else self._doubt * middle_ms
         return Price(
             middle_ms,
-            max(0.0, self._at(spec, e.cold_low_ms, e.hot_low_ms) - doubt_ms),
+            min(middle_ms, max(0.0, self._at(spec, e.cold_low_ms, e.hot_low_ms) - doubt_ms)),
             self._at(spec, e.cold_high_ms, e.hot_high_ms) + doubt_ms,
             self._source(measured) if measured else "interpolated",
             e.noisy,

@@ -21,6 +21,7 @@ from latbench.blocks import BlockSpec, block_key, block_width, parse_block, with
 from latbench.device import DeviceProfile, SweepProtocol
 from latbench.environment import Environment
 from latbench.errors import InvalidFileError, is_read_only
+from latbench.files import appear
 from latbench.tables.alignment import Alignment
 from latbench.tables.records import Origin, SpaceLabel
 
@@ -111,7 +112,7 @@ class TableFile:
         """Create an empty table. The file appears at ``path`` only when it is complete.
 
         Raises:
-            InvalidFileError: The file cannot be created.
+            InvalidFileError: The file cannot be created, or there is one.
         """
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.new")
         try:
@@ -127,7 +128,7 @@ class TableFile:
                     store._set("device", device)
                     store._set("space", space)
                     store._set("environment", environment)
-            unfinished.replace(path)
+            appear(unfinished, path)
         except (OSError, sqlite3.Error) as error:
             with suppress(OSError):
                 unfinished.unlink()

@@ -6,9 +6,17 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from latbench.conditions import Conditions
 from latbench.device import DeviceProfile, Host
-from latbench.device_files import own_folder, shipped_profiles, write_device
+from latbench.device_files import (
+    load_device,
+    own_folder,
+    own_profiles,
+    shipped_profiles,
+    write_device,
+)
 from latbench.environment import Environment
 from latbench.errors import InvalidValueError
 from latbench.measure.lock import held
@@ -45,19 +53,20 @@ def add_device(
     name: str,
     host: Host,
     *,
-    runtime: str = "onnxruntime",
-    threads: int = 1,
+    runtime: str | None = None,
+    threads: int | None = None,
     progress: Progress = silent,
 ) -> AddedDevice:
     """Reach a device, look at its state, and write its profile to the user's own profiles.
 
-    A profile of the same name is replaced.
+    A profile of the same name keeps what is not given here, such as its batch size.
 
     Args:
         name: Name of the device in tables.
         host: Where it is.
-        runtime: Inference runtime there.
-        threads: Number of threads of one call.
+        runtime: Inference runtime there; by default that of the present profile, or
+            ``onnxruntime``.
+        threads: Number of threads of one call; by default those of the present profile, or 1.
         progress: Callback that reports the progress.
 
     Raises:
@@ -69,7 +78,9 @@ def add_device(
     require_name(name)
     if name in shipped_profiles():
         raise InvalidValueError(f"{name} comes with latbench: choose another name")
-    profile = DeviceProfile(name, runtime, threads=threads, host=host)
+    given = {"runtime": runtime, "threads": threads, "host": host}
+    present = load_device(name) if name in own_profiles() else DeviceProfile(name, "onnxruntime")
+    profile = msgspec.structs.replace(present, **{k: v for k, v in given.items() if v is not None})
     profiler = RemoteProfiler(profile)
     try:
         with Phases(progress, [Phase("connect")]) as phases:

@@ -174,7 +174,10 @@ def bench(
         for number, each in enumerate(listed):
             phases["open"](0.5 * number / len(listed), f"reading network {number + 1}")
             read.append(read_any(each, shapes, batch_size, example=example))
-        require_inputs(shapes or {}, [model for model in read if isinstance(model, OnnxModel)])
+        onnx = [model for model in read if isinstance(model, OnnxModel)]
+        require_inputs(shapes or {}, onnx)
+        if len(onnx) < len(read):
+            _require_images(onnx, profile.batch_size)
         labels = _distinct(names if names is not None else _labels(read))
         with held(profiler):
             footprints = _footprints(profiler, read, labels, phases["open"])
@@ -186,6 +189,21 @@ def bench(
             noise = machine_noise(visits, meter, quantile, throttled=profiler.spoilt)
         rows = _rows(labels, visits, footprints, noise, quantile=quantile, tolerance=tolerance)
         return Bench(profile.name, rows, noise, tolerance)
+
+
+def _require_images(models: Sequence[OnnxModel], count: int) -> None:
+    """Refuse models that compute other numbers of images a call than networks of block specs.
+
+    Raises:
+        InvalidValueError: A model has another batch size.
+    """
+    for model in models:
+        batches = {each.shape[0] for each in model.inputs if len(each.shape) > 1}
+        if batches and count not in batches:
+            raise InvalidValueError(
+                f"{model.name} computes {min(batches)} images a call, and architectures {count} on "
+                f"this device: give both one batch size, such as --batch-size {min(batches)}"
+            )
 
 
 def _footprints(

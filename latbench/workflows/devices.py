@@ -71,7 +71,7 @@ class DeviceCheck(Result):
 
 def list_devices() -> list[DeviceStatus]:
     """List the shipped device profiles and the user's own, and whether they can run here."""
-    return [_status(name) for name in [*shipped_profiles(), *own_profiles()]]
+    return [_status(name) for name in dict.fromkeys([*shipped_profiles(), *own_profiles()])]
 
 
 def _status(name: str) -> DeviceStatus:

@@ -58,7 +58,7 @@ def pieces_to_price(
         if known:
             return joined_where(pieces, known.__contains__)
     joined = join_fused(profiler, pieces, limit_s=SEARCH * limit_s, progress=progress)
-    few = len(chains(_network(joined), MIN_NETWORKS, seed=0)) < MIN_NETWORKS
+    few = len(chains(_network(joined), MIN_NETWORKS, seed=0)) < MIN_NETWORKS - 1  # and the whole
     return tuple(pieces) if few else joined
 
 

@@ -169,7 +169,8 @@ def calibrate(
             )
         for network in networks:
             table.predict(network)
-        fresh = [network for network in networks if network not in table.networks]
+        known = {*table.networks, *_calibrated(table)}
+        fresh = [network for network in networks if network not in known]
         if fresh:
             measure_held(
                 profiler,
@@ -183,6 +184,14 @@ def calibrate(
         phases["fit"](0.0, "fitting prices")
         with TableStore.open(table.path) as store:
             return work_out(store, profiler.profile.sweep)
+
+
+def _calibrated(table: LatencyTable) -> set[Network]:
+    """Networks that a calibration has measured, also if it was stopped before its fit."""
+    with TableStore.open(table.path) as store:
+        by_id = store.networks("calibration")
+        done = store.sweeps("calibration")
+        return {by_id[id_] for sweep in done for id_, _ in store.visits(sweep) if id_ in by_id}
 
 
 def verify_apart(

@@ -42,7 +42,6 @@ _MAX_PASSES = 400
 _PRECISE = 0.01  # relative half width of intervals at which the sweep ends
 _SIGNIFICANCE = 0.001  # a false alarm stops somebody's work
 _SAME_CONFIDENCE = 0.99  # of the interval that SAME needs: it is looked at after every pass
-_DWELL_MS = 30.0  # a network needs several calls to load its weights into the shared cache
 
 
 def visit_in_turn(
@@ -70,8 +69,9 @@ def visit_in_turn(
     Raises:
         RuntimeFailure: The runtime refused a network.
     """
+    dwell_ms = profiler.profile.sweep.network_dwell_ms
     targets = [
-        Target(index, network, visits=1, dwell_ms=_DWELL_MS, cold=False)
+        Target(index, network, visits=1, dwell_ms=dwell_ms, cold=False)
         for index, network in enumerate(networks)
     ]
     visits: dict[int, list[Visit]] = {target.id: [] for target in targets}

@@ -137,7 +137,7 @@ def sweep_networks(
         purpose: Purpose = rule.purpose if comparable else "verification"
         measured = [sorted(ids), sorted(references), len(rule.earlier)]
         members = sha256(repr(measured).encode()).hexdigest()
-        detail = f"{rule.loop} {members}"
+        detail = f"{rule.loop} {members} {rule.budget_ms!r}"
         sweep = store.begin_sweep(purpose, environment, detail=detail, within_s=_RESUME_WITHIN_S)
         by_id = dict(zip(ids, networks, strict=True)) | references
         targets = [network_target(id_, each, protocol, visits=1) for id_, each in by_id.items()]

@@ -89,7 +89,7 @@ def bench(
     for device in devices[1:]:
         make_profiler(device)  # it can run here; said before the first one is measured
     compared: list[Bench] = []
-    failed: LatbenchError | None = None
+    failed: BaseException | None = None
     parts = [Phase(f"{n}. {each.name}", seconds=time_limit) for n, each in enumerate(devices, 1)]
     with progress("measuring") as shown, Phases(shown, parts) as phases:
         for device, part in zip(devices, parts, strict=True):
@@ -103,7 +103,7 @@ def bench(
                     progress=phases[part.name],
                     tolerance=TOLERANCE if slower is None else slower,
                 )
-            except LatbenchError as error:
+            except (LatbenchError, OSError, KeyboardInterrupt) as error:
                 if not compared:
                     raise
                 failed = error

@@ -13,6 +13,7 @@ from latbench.models.torch_modules import read_module
 from latbench.profilers import Profiler
 from latbench.progress import Phase, Phases, Progress, silent
 from latbench.tables import LatencyTable, TableStore
+from latbench.tables.estimation import work_out
 from latbench.workflows import profiling
 from latbench.workflows.fused_segments import joined_places
 from latbench.workflows.model_tables import SEARCH, model_label, pieces_to_price
@@ -77,6 +78,9 @@ def _left_s(path: Path, grid: WidthGrid, profiler: Profiler, limit_s: float) -> 
     """Time left for the profiling, in s: all of it, the rest after an interruption, or none."""
     if not path.exists():
         return limit_s
+    with TableStore.open(path) as store:
+        if store.fit() is None:
+            return limit_s  # killed before its first prices
     table = LatencyTable.open(path)
     if not all(segment in table for segment in grid.segments):
         return limit_s  # the profiling that follows checks the device
@@ -87,6 +91,7 @@ def _left_s(path: Path, grid: WidthGrid, profiler: Profiler, limit_s: float) -> 
             return limit_s
         spent_s = store.timing(sweep)["seconds"]
         if spent_s >= _MEASURED * limit_s or _has_enough(store, sweep, profiler, grid):
+            work_out(store, profiler.profile.sweep)  # it may have been killed before
             return 0.0
     return limit_s - spent_s
 

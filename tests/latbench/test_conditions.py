@@ -130,3 +130,21 @@ def test_conditions_are_kept_with_the_passes(
     assert [each.temperature_c for each in found] == [40.0 + n for n in range(len(found))]
     assert in_words(found[:3]) == "40 to 42 °C, 2400 MHz"
     assert in_words([Conditions()]) == ""
+
+
+def test_a_throttled_pass_is_kept_if_its_repetition_is_out_of_time(
+    monkeypatch: pytest.MonkeyPatch, quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    """Targets may be left out once the time is up; an empty pass would replace a whole one."""
+    counts = iter(range(100))
+    profiler = make_profiler(quick_profile)
+    for name in ("begin", "conditions"):
+        monkeypatch.setattr(profiler, name, lambda: Conditions(throttled=next(counts)))
+    cooled: list[float] = []
+    monkeypatch.setattr(sweep, "sleep", cooled.append)
+    blocks = tiny_space.blocks()[:3]
+    targets = [block_target(id_, (spec,), quick_profile.sweep) for id_, spec in enumerate(blocks)]
+    record = sweep_pass(profiler, targets, number=0, may_skip=lambda id_: bool(cooled))
+    assert len(cooled) == 1
+    assert len(record.visits) == 3
+    assert record.spoilt is not None and profiler.spoilt == record.spoilt

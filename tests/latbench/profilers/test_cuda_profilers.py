@@ -391,11 +391,10 @@ def test_onnxruntime_binds_once_runs_once_and_is_timed_behind_the_gate(
     assert "entry session.disable_cpu_ep_fallback = 1" in opened
     assert not any("cudnn_conv_algo_search" in word for word in opened)
     (provider,) = runtime.providers
-    tf32 = {"use_tf32": "0"} if precision == "fp32" else {}
     assert provider == (
         "CUDAExecutionProvider",
         {
-            **tf32,
+            "use_tf32": "0",
             "device_id": "0",
             "user_compute_stream": str(STREAM),
             "cudnn_conv_algo_search": "HEURISTIC",

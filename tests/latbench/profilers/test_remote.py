@@ -41,7 +41,13 @@ from latbench.measure.sweep import sweep_pass
 from latbench.measure.visiting import Target, block_target
 from latbench.models import OnnxModel
 from latbench.models.reading import read_model
-from latbench.profilers import make_profiler, remote, remote_connection, remote_link
+from latbench.profilers import (
+    make_profiler,
+    remote,
+    remote_connection,
+    remote_link,
+    remote_messages,
+)
 from latbench.profilers.remote import RemoteProfiler
 from latbench.profilers.remote_link import LineLostError
 from latbench.profilers.remote_messages import (
@@ -145,6 +151,18 @@ def test_models_with_weights_are_measured(profiler: RemoteProfiler, tmp_path: Pa
     assert len(record.visits) == 2
     footprint = measure_footprint(profiler, model)
     assert footprint.load_ms > 0
+
+
+def test_a_segment_that_fits_into_no_message_is_refused_in_one_line(
+    profiler: RemoteProfiler, tiny_space: SearchSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of 4-bit weights, which stay in its graph."""
+    profiler.versions()  # the line is up
+    monkeypatch.setattr(remote_messages, "MAX_MESSAGE_BYTES", 300)
+    whole = tiny_space.lower(tiny_space.largest())
+    target = block_target(0, whole, profiler.profile.sweep)
+    with pytest.raises(RuntimeFailure, match=r"a segment cannot be sent.*on the device itself"):
+        sweep_pass(profiler, [target], number=0)
 
 
 def test_models_that_are_gone_here_are_freed_there(

@@ -19,14 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latbench.blocks import Classifier, ConvBlock, InvertedResidual, output_shape
+from latbench.device import DeviceProfile
 from latbench.errors import InvalidFileError, UnknownNameError
 from latbench.tables import LatencyTable, Origin, SpaceLabel, TableStore
 from latbench.tables.foreign import import_table
 from latbench.tables.importers import IMPORTERS, MAX_FILE_BYTES, ForeignTable, read_foreign_table
 from latbench.tables.importers.base import Pairs
 from latbench.tables.importers.pickles import read_pickle
-from nas.spaces import Choice, make_space
+from nas.spaces import Choice, SearchSpace, make_space
 from nas.spaces.architecture import parse_architecture
+from tests.conftest import write_table
 
 KINDS = list(IMPORTERS)
 
@@ -212,6 +214,15 @@ def test_the_published_tables_of_tfnas_price_the_whole_space(
     for layer in (layer for stage in make_space("tfnas").stages for layer in stage):
         for op in layer.ops:
             assert all(layer.block(Choice(op, width)) in priced for width in layer.widths(op))
+
+
+def test_the_interval_of_a_negative_price_is_that_price(
+    tmp_path: Path, profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    spec = tiny_space.blocks()[0]
+    table = write_table(tmp_path / "t.sqlite", tiny_space, profile, prices=lambda _: -0.3)
+    price = table.price(spec)
+    assert price.low_ms <= price.price_ms == pytest.approx(-0.3)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from latbench.measure.sweep import PassRecord
 from latbench.measure.visit import Visit
 from latbench.profilers import make_profiler
 from latbench.tables import LatencyTable, SpaceLabel, TableStore, table_file
+from latbench.workflows import profiling
 from nas.spaces import SearchSpace
 from tests.conftest import profile_space, write_table
 
@@ -191,6 +192,52 @@ def test_a_store_that_nobody_has_closed_is_closed_with_its_last_reference(
 def test_a_table_without_prices_says_so(store: TableStore) -> None:
     with pytest.raises(InvalidFileError, match="no prices yet"):
         LatencyTable.open(store.path)
+
+
+def test_a_table_that_was_killed_before_its_fit_has_the_prices_of_its_passes(
+    tmp_path: Path,
+    quick_profile: DeviceProfile,
+    tiny_space: SearchSpace,
+    priced: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    path, profiler = tmp_path / "cut.sqlite", make_profiler(quick_profile)
+    monkeypatch.setattr(profiling, "work_out", killed)
+    with pytest.raises(Killed):
+        profile_space(profiler, path, tiny_space, time_limit_s=1e-3)
+    monkeypatch.undo()
+    with TableStore.open(path) as store:
+        assert store.fit() is None
+    table = LatencyTable.open(path)
+    assert len(table.estimates) > 50
+    assert table.predict(tiny_space.lower(tiny_space.smallest())).latency_ms > 0
+    with TableStore.open(path) as store:
+        assert store.fit() == table.fit
+
+
+def test_a_table_is_never_written_over(
+    store: TableStore, profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even if it appeared after somebody looked; also where there are no hard links."""
+    fields = {"device": profile, "space": LABEL, "environment": current_environment({})}
+    before = store.path.read_bytes()
+
+    def no_links(*_: object) -> None:
+        raise PermissionError
+
+    for _ in range(2):
+        with pytest.raises(InvalidFileError, match="File exists"):
+            TableStore.create(store.path, **fields)
+        monkeypatch.setattr(os, "link", no_links)
+    assert store.path.read_bytes() == before
+    TableStore.create(store.path.with_name("new.sqlite"), **fields).close()
+    assert [each.name for each in sorted(store.path.parent.iterdir())] == ["new.sqlite", "t.sqlite"]
 
 
 def test_foreign_and_damaged_files_are_refused(

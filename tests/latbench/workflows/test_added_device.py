@@ -14,7 +14,13 @@ from latbench.conditions import Conditions
 from latbench.device import DeviceProfile, Host
 from latbench.device_files import load_device, of_table, own_folder, write_device
 from latbench.environment import current_environment
-from latbench.errors import InvalidValueError, LatbenchError, RuntimeFailure, UnknownNameError
+from latbench.errors import (
+    InvalidFileError,
+    InvalidValueError,
+    LatbenchError,
+    RuntimeFailure,
+    UnknownNameError,
+)
 from latbench.workflows import added_device
 from tests.latbench.profilers.test_remote import served_here
 
@@ -27,17 +33,29 @@ def _own_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_device_is_found_by_its_name(tmp_path: Path) -> None:
     host = served_here(tmp_path / "served").host
     assert host is not None
-    moved = DeviceProfile("pi5", "onnxruntime", threads=2, host=Host(command=("false",)))
+    elsewhere = Host(command=("false",))
+    moved = DeviceProfile("pi5", "onnxruntime", batch_size=8, threads=3, host=elsewhere)
     write_device(moved, own_folder() / "pi5.toml")  # where it was before
     added = latbench.add_device("pi5", host, threads=2)
     assert added.path == own_folder() / "pi5.toml"
-    assert load_device("pi5") == DeviceProfile("pi5", "onnxruntime", threads=2, host=host)
+    assert load_device("pi5") == msgspec.structs.replace(moved, threads=2, host=host)
     assert json.loads(json.dumps(added.as_dict()))["path"] == str(added.path)
     assert added.environment.memory_mib > 0
     listed = {row.name: row for row in latbench.list_devices()}
     assert listed["pi5"].host == str(host)
     assert listed["cpu-onnxruntime"].host is None
     assert latbench.check_device("pi5", duration=0.1).noise.visits > 0
+
+
+def test_a_profile_that_hides_a_shipped_one_is_named() -> None:
+    name = "cpu-onnxruntime-mt"
+    hidden = DeviceProfile(name, "onnxruntime", threads=8)
+    write_device(hidden, own_folder() / f"{name}.toml")
+    with pytest.raises(InvalidFileError, match="comes with latbench: give file and profile"):
+        load_device(name)
+    (row,) = [row for row in latbench.list_devices() if row.name == name]
+    assert row.reason is not None and "comes with latbench" in row.reason
+    assert load_device(own_folder() / f"{name}.toml") == hidden
 
 
 def test_a_table_follows_a_device_that_moved() -> None:

@@ -99,7 +99,6 @@ def on_device(
     monkeypatch: pytest.MonkeyPatch, quick_profile: DeviceProfile
 ) -> Callable[..., Alignment]:
     """Align a file on a device with some kernels."""
-    monkeypatch.setattr("latbench.workflows.side_by_side._DWELL_MS", 0.0)
 
     def run(path: Path, output: Path, rate: Callable[[int, int], float], **more: Any) -> Alignment:
         monkeypatch.setattr(workflow, "make_profiler", lambda device: _Kernels(device, rate))

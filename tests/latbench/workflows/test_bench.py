@@ -12,8 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
+import msgspec
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from latbench.blocks import Classifier, ConvBlock, Network
@@ -23,6 +25,7 @@ from latbench.measure.load import LoadMeter, MachineLoad
 from latbench.measure.visit import Visit
 from latbench.models import OnnxModel, read_model
 from latbench.profilers import CacheFlusher, Profiler, Session, make_profiler, open_session
+from latbench.profilers.pytorch import PytorchSession
 from latbench.progress import silent
 from latbench.report.junit import write_junit
 from latbench.workflows import bench as workflow
@@ -105,7 +108,6 @@ def measured(
 ) -> Measure:
     """Compare models of given true latencies on a machine of some noise."""
     monkeypatch.setattr(workflow, "measure_footprint", lambda *_, **__: Footprint(5.0, 40.0))
-    monkeypatch.setattr("latbench.workflows.side_by_side._DWELL_MS", 0.0)
 
     def measure(
         *true_ms: float, tolerance: float = 0.02, others: float = 0.0, **noise: Any
@@ -174,6 +176,17 @@ def test_networks_of_blocks_and_files_are_measured_together(
     assert all(row.peak_mb is not None and row.peak_mb >= 0 for row in found.rows)
 
 
+def test_architectures_and_files_compute_equally_many_images(
+    tmp_path: Path, quick_profile: DeviceProfile
+) -> None:
+    path = save(conv_model(shape=(1, 3, 8, 8)), tmp_path / "m.onnx")
+    batched = msgspec.structs.replace(quick_profile, batch_size=4)
+    with pytest.raises(InvalidValueError, match=r"m.onnx computes 1 .* 4 .*batch-size 1"):
+        bench([NETWORK, path], batched, time_limit="1ms")
+    assert len(bench([NETWORK, path], batched, batch_size=1, time_limit="1ms").rows) == 2
+    assert len(bench([path, path], batched, time_limit="1ms").rows) == 2
+
+
 def test_memory_grows_by_at_least_the_weights(tmp_path: Path, quick_profile: DeviceProfile) -> None:
     weight = np.zeros((1 << 18, 3, 3, 3), np.float32)  # 28 MB
     model = read_model(save(conv_model(shape=(1, 3, 4, 4), weight=weight), tmp_path / "m.onnx"))
@@ -226,6 +239,15 @@ def test_a_refusal_comes_out_of_the_process_that_opens(
     )
     with pytest.raises(RuntimeFailure, match="refused the network"):
         measure_footprint(make_profiler(quick_profile), model)
+
+
+def test_a_long_error_of_pytorch_is_one_line() -> None:
+    def fail(image: Any) -> Any:
+        raise RuntimeError("line\n" * 1000)
+
+    with pytest.raises(RuntimeFailure, match=r"^PyTorch refused the network: line line") as caught:
+        PytorchSession(fail, torch.zeros(1)).call()  # type: ignore[arg-type]
+    assert "\n" not in caught.value.message and len(caught.value.message) < 400
 
 
 def test_wrong_input_is_refused(tmp_path: Path, quick_profile: DeviceProfile) -> None:

@@ -32,7 +32,7 @@ from latbench.measure.sweep import PassRecord, sweep_pass
 from latbench.measure.visit import visit
 from latbench.measure.visiting import Target, block_target, network_target
 from latbench.profilers import PROFILERS, CacheFlusher, Flush, Profiler, Session, make_profiler
-from latbench.tables import LatencyTable, Prediction, TableStore
+from latbench.tables import LatencyTable, Prediction, TableStore, estimation
 from latbench.tables.estimation import Drift
 from latbench.workflows import network_errors, network_sweep
 from latbench.workflows.forecast import forecast
@@ -777,6 +777,46 @@ def test_a_calibration_in_a_slower_hour_is_converted_to_that_of_the_profiling(
             sum(map(linear_price, network)), rel=1e-3
         )
     assert after.fit.drifts == pytest.approx((1.25,), rel=1e-3)
+
+
+def test_a_calibration_that_was_stopped_at_its_fit_measures_nothing_again(
+    tmp_path: Path,
+    quick_profile: DeviceProfile,
+    tiny_space: SearchSpace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    profiler, path = PricedProfiler(quick_profile), tmp_path / "t.sqlite"
+    _run(profiler, path, tiny_space)
+    rng = np.random.default_rng(5)
+    networks = [tiny_space.lower(tiny_space.random(rng)) for _ in range(4)]
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(network_errors, "work_out", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(profiler, LatencyTable.open(path), networks)
+    monkeypatch.undo()
+    opened = len(profiler.opened)
+    fit = calibrate(profiler, LatencyTable.open(path), networks)
+    assert len(profiler.opened) == opened
+    assert fit.calibrated
+    assert LatencyTable.open(path).networks.keys() >= set(networks)
+
+
+def test_only_the_last_confirmation_of_a_budget_is_fitted_on(
+    tmp_path: Path, quick_profile: DeviceProfile, tiny_space: SearchSpace
+) -> None:
+    """Whoever asked for it; sweeps of older tables, which name no budget, by who asked."""
+    path = tmp_path / "t.sqlite"
+    _run(PricedProfiler(quick_profile), path, tiny_space)
+    with TableStore.open(path) as store:
+        swept = []
+        for detail in ("a x 0.5", "b y 0.5", "c z 0.7", "old x", "old y"):
+            sweep = store.begin_sweep("confirmation", store.environment, detail=detail)
+            store.finish_sweep(sweep)
+            swept.append(sweep)
+        assert estimation._last_confirmations(store) == [swept[1], swept[2], swept[4]]
 
 
 def test_held_out_widths_are_compared_with_widths_between(

@@ -71,8 +71,8 @@ def test_prices_change_only_by_the_next_calibration(
     first, second, other, rejected = _networks(4)
     fit = table.fit
     sweep_networks(profiler, table, [first, rejected], SweepRule("selection", 1.0, "a"))
-    for network, loop in ((first, "a"), (second, "a"), (other, "b")):
-        sweep_networks(profiler, table, [network], SweepRule("confirmation", 1.0, loop))
+    for network, budget_ms, loop in ((first, 1.0, "a"), (second, 1.0, "b"), (other, 1.1, "a")):
+        sweep_networks(profiler, table, [network], SweepRule("confirmation", budget_ms, loop))
     reopened = LatencyTable.open(table.path)
     assert reopened.fit == fit
     assert reopened.networks == table.networks

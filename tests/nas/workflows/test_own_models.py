@@ -42,7 +42,6 @@ def test_modules_are_compared_with_files_under_distinct_names(
     module, path = _module(), save(conv_model(), tmp_path / "m.onnx")
     monkeypatch.setattr(workflow, "read_module", lambda *_, **__: read_model(path))
     monkeypatch.setattr(workflow, "measure_footprint", lambda *_, **__: Footprint(5.0, 40.0))
-    monkeypatch.setattr("latbench.workflows.side_by_side._DWELL_MS", 0.0)
     found = nas.bench([module, path, module], quick_profile, example=IMAGE, time_limit="1ms")
     assert [row.model for row in found.rows] == ["Sequential (1)", "m.onnx", "Sequential (2)"]
     alone = nas.bench(module, quick_profile, example=IMAGE, time_limit="1ms")
