@@ -22,6 +22,7 @@ from latbench.blocks import Network
 from latbench.cost import network_cost
 from latbench.errors import InvalidFileError, LatbenchError, UnknownNameError
 from latbench.tables import LatencyTable
+from latbench.workflows.footprint import peak_bytes
 from nas.data import load_data
 from nas.data.images import ImageData
 from nas.latency.priced_space import PricedSpace, labelled_space
@@ -166,7 +167,7 @@ def run_cell(
         assert isinstance(searcher, OneShotSearcher)
         with Stopwatch(run / "seconds.json", clock=process_time) as watch:
             searcher.train(data, folder, progress=tick)
-        return {"seconds": watch.total_s, "peak_mib": _peak_mib()}
+        return {"seconds": watch.total_s, "peak_mib": peak_bytes() / 2**20}
     if strategy is not None:
         copy_supernet(run.parent / f"{space}_{SUPERNET}_{strategy}-{seed}", run)
     with Stopwatch(run / "seconds.json", clock=process_time) as watch:
@@ -177,7 +178,7 @@ def run_cell(
         "score": found.score,
         "macs_m": network_cost(network).macs / 1e6,
         "seconds": watch.total_s,
-        "peak_mib": _peak_mib(),
+        "peak_mib": peak_bytes() / 2**20,
     }
     if found.latency_ms is not None:
         result["latency_ms"] = found.latency_ms
@@ -244,10 +245,3 @@ def _trained(
     recipe = TrainingRecipe(epochs=options.train_epochs, batch_size=batch_size, seed=seed)
     folder = RunFolder(run / "train", {"epochs": options.train_epochs})
     return scratch.train(network, data, recipe, folder, progress=tick)[task_of(data).metric]
-
-
-def _peak_mib() -> float:
-    """Peak resident memory of this process; ``getrusage`` would begin at its parent's."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (kib,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
-    return int(kib) / 1024

@@ -305,7 +305,10 @@ def _print_spaces(spaces: list[str], options: argparse.Namespace) -> None:
 
 
 def _mean(cells: dict[int, dict[str, Any]], key: str, form: str) -> str:
-    return shown([cell[key] for cell in cells.values() if key in cell], form)
+    values = [cell[key] for cell in cells.values() if key in cell]
+    if key == "score" and any(value < 0 for value in values):
+        form = ".3f"  # of faces: minus the loss
+    return shown(values, form)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 import nas
 from latbench.device_files import load_device
+from latbench.files import write_atomically
 from latbench.profilers import make_profiler
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable, TableStore
@@ -111,7 +112,7 @@ def _drawn(
             for kind, widths in zip(KINDS, (efficient, every_width), strict=True)
         }
         text = {kind: [each.as_dict() for each in found] for kind, found in drawn.items()}
-        kept.write_text(json.dumps(text))
+        write_atomically(kept, json.dumps(text))
     read = json.loads(kept.read_text())
     return {
         kind: [msgspec.convert(each, Architecture) for each in found]

@@ -100,7 +100,7 @@ def _asked(options: argparse.Namespace, table: Path) -> dict[float, Path]:
         for request, answer in zip(requests, answers(made, priced.space, requests), strict=True)
     }
     known = {file: file.read_text() for file in folder.glob("*.json")}
-    if known and known != said:
+    if not known.items() <= said.items():
         raise SystemExit(
             f"{folder} holds other answers: run or table have changed since; choose another -o"
         )

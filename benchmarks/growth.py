@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from latbench.tables import Estimate, LatencyTable, StoredFit, TableStore
 from latbench.tables.alignment import Alignment, WidthClass
 from latbench.tables.price_model import PriceModel
 from latbench.tables.records import SpaceLabel
+from latbench.workflows.footprint import peak_bytes
 from nas.evaluators.base import Evaluator
 from nas.evaluators.journal import Journaled
 from nas.spaces import Architecture
@@ -165,7 +165,7 @@ def _journal(path: Path) -> dict[str, float]:
     begin = perf_counter()
     Journaled(_Nothing(), path)
     taken = perf_counter() - begin
-    return {"journal": taken, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}
+    return {"journal": taken, "memory": peak_bytes() / 1e6}
 
 
 _PARTS = {"table": _table, "journal": _journal}

@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def _networks() -> list[Network]:
-    """A random network of TF-NAS with 12 to 13 MB of weights, and its stem and second block."""
+    """A random network of TF-NAS with 12 to 13 MB of weights, and its first six blocks."""
     space, rng = nas.make_space("tfnas", 32, 10), np.random.default_rng(0)
     while True:
         network = space.lower(space.random(rng))

@@ -26,6 +26,7 @@ from torch import nn
 
 import nas
 from latbench.device_files import load_device
+from latbench.files import write_atomically
 from latbench.models.torch_modules import read_module
 from latbench.profilers import make_profiler
 from latbench.report.terminal import print_lines, print_table
@@ -128,7 +129,7 @@ class _Job:
         if not file.exists():
             whole = read_module(trained, self.example)
             found = bench_apart([whole, whole], self.device, progress)
-            file.write_text(f"{self.asked.share * found.rows[0].latency_ms}\n")
+            write_atomically(file, f"{self.asked.share * found.rows[0].latency_ms}\n")
         return float(file.read_text())
 
     def _ours(self, trained: nn.Module, seed: int, run: Path, progress: Progress) -> dict[str, Any]:
@@ -184,7 +185,7 @@ class _Job:
                 own = read_module(self._with_ratio(trained, ratio), self.example)
                 row = bench_apart([whole, own], self.device, progress).rows[1]
                 low, high = (low, ratio) if row.high_ms <= target_ms else (ratio, high)
-            file.write_text(f"{high}\n")
+            write_atomically(file, f"{high}\n")
         return float(file.read_text())
 
     def _with_ratio(self, trained: nn.Module, ratio: float) -> nn.Module:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +51,7 @@ from nas.searchers.tfnas.recipe import TFNASRecipe
 from nas.training import from_scratch as scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
+from nas.workflows.search import latencies_digest
 
 
 def main() -> None:
@@ -59,9 +59,9 @@ def main() -> None:
     options = _parse()
     clock = Clock.of(options)
     kept = options.output / "table.sqlite"  # a copy: what is measured is no part of the original
+    latencies = latencies_digest(LatencyTable.open(options.table))
     if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(options.table, kept)
+        write_atomically(kept, options.table.read_bytes())
 
     def search_cell(name: str, seed: int, run: Path, tick: Progress) -> dict[str, Any]:
         return search(options, kept, name, run, tick)
@@ -71,7 +71,7 @@ def main() -> None:
         return _train(options, kept, _network(options, rival, target), seed, run, tick)
 
     settings = chosen(options, "images", "epochs", "alpha_lr", "train_epochs")
-    settings["targets"] = [*options.targets]
+    settings |= {"targets": [*options.targets], "latencies": latencies}
     for together in SEARCHES:  # those behind need those before
         cells = [(name, 0) for name in together]
         run_cells(options.output, cells, search_cell, clock, asked=options, settings=settings)
@@ -187,7 +187,7 @@ def _print(options: argparse.Namespace, table: Path) -> None:
             f"{options.images} images of Fashion-MNIST; searches of one seed, of TF-NAS "
             f"{options.epochs} epochs with {options.alpha_lr:g} as learning rate of alphas; "
             f"trainings of {options.train_epochs} epochs",
-            f"for all targets TF-NAS took {seconds[TFNAS]:.0f} s, the supernet "
+            f"for all targets TF-NAS took {seconds[TFNAS]:.0f} s of a processor, the supernet "
             f"{seconds[SUPERNET]:.0f} s, "
             + ", ".join(f"{name} another {s:.0f} s" for name, s in asking.items()),
             "",

@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import msgspec
@@ -104,12 +105,12 @@ def search(
     folder = RunFolder(run, {"what": what, "targets_ms": targets_ms, **asked})
     if what == SUPERNET:
         assert isinstance(searcher, OneShotSearcher)
-        with Stopwatch(run / "seconds.json") as watch:
+        with Stopwatch(run / "seconds.json", clock=process_time) as watch:
             searcher.train(data, folder, progress=tick)
         return {"seconds": watch.total_s}
     if what in _ONE_SHOT:
         copy_supernet(run.parent / f"{SUPERNET}-0", run)
-    with Stopwatch(run / "seconds.json") as watch:
+    with Stopwatch(run / "seconds.json", clock=process_time) as watch:
         found = searcher.search(data, targets_ms, folder, progress=tick)
     by_target = zip(options.targets, found, strict=True)
     architectures = {name: result.architecture.as_dict() for name, result in by_target}

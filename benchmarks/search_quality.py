@@ -9,7 +9,8 @@ Budgets are quantiles over all architectures. An evaluation is one look-up of an
 architecture costs is known beforehand and free, for all searchers. Outsiders propose what is
 infeasible or known too, which is not charged either; so the number of their proposals is bounded,
 and a search that ends early keeps what it has. A search of one seed and budget is one line of
-FOLDER/cells-CONSTRAINT.jsonl; the same command goes on with what is missing. When the time is up,
+FOLDER/cells-CONSTRAINT.jsonl, whose name also has a digest of the table; the same command goes on
+with what is missing. When the time is up,
 the table has the seeds that are done. A searcher with `@8` proposes eight architectures before it
 learns their scores, as it does for eight workers.
 
@@ -32,6 +33,7 @@ import numpy as np
 from cells import Clock, TimeIsUp, heading, published_accuracies, shown
 from search_quality_tasks import OUTSIDERS, Task, search
 
+from latbench.json_lines import read_json_lines
 from latbench.report.terminal import print_lines, print_table
 from latbench.tables import LatencyTable
 from nas.latency.priced_space import PricedSpace
@@ -40,6 +42,7 @@ from nas.optimize.constraints import Constraint, Count, Latency, Limit, Quantity
 from nas.optimize.encoding import Code, EncodedSpace
 from nas.optimize.enumeration import all_codes
 from nas.spaces import make_space
+from nas.workflows.search import latencies_digest
 
 COUNTS = (50, 100, 200, 300)
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -53,11 +56,8 @@ class Cells:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.done: dict[tuple[str, float, int], dict[str, Any]] = {}
-        if path.exists():
-            text = path.read_bytes()
-            for line in text[: text.rfind(b"\n") + 1].splitlines():
-                self._add(json.loads(line))
-            path.write_bytes(text[: text.rfind(b"\n") + 1])  # a killed run leaves half a line
+        for cell in read_json_lines(path, dict[str, Any], cuts=True):
+            self._add(cell)
 
     def record(self, cell: dict[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,11 +78,13 @@ def main() -> None:
     """Do the missing cells, then print the table of all that are there."""
     asked = _arguments()
     space = make_space("nasbench-macro")
-    evaluator = asked.accuracies
+    evaluator, kept = asked.accuracies, asked.constraint
     if asked.constraint == "macs":
         quantity: Quantity = Count(space, "macs")
     elif asked.table is not None:
-        quantity = Latency(PricedSpace(space, LatencyTable.open(asked.table)))
+        table_file = LatencyTable.open(asked.table)
+        quantity = Latency(PricedSpace(space, table_file))
+        kept = f"{kept}-{latencies_digest(table_file)[:8]}"
     else:
         sys.exit("give --table TABLE, or --constraint macs")
     names = asked.searchers.split(",") if asked.searchers else [*BLACK_BOXES, *OUTSIDERS]
@@ -95,7 +97,7 @@ def main() -> None:
         max(everything.amounts(code)) for code in product(range(3), repeat=len(space.layers))
     )
     tasks = {q: _encoded(quantity, float(np.quantile(amounts, q))) for q in asked.quantiles}
-    cells = Cells(asked.output / f"cells-{asked.constraint}.jsonl")
+    cells = Cells(asked.output / f"cells-{kept}.jsonl")
     _do(cells, asked, names, tasks, table)
     _print_head(asked, quantity, tasks)
     done = {name: _seeds(cells, name, asked) for name in names}

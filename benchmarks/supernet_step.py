@@ -10,7 +10,6 @@ Settings are those of the TF-NAS recipe, such as ``autocast=true``. What the pla
 
 from __future__ import annotations
 
-import resource
 import sys
 from argparse import SUPPRESS, ArgumentParser
 
@@ -21,6 +20,7 @@ from tfnas_sides import Shape, our_steps, plain_steps
 
 from latbench.environment import current_environment
 from latbench.report.terminal import print_lines, print_table
+from latbench.workflows.footprint import peak_bytes
 from nas.recipes import load_recipe
 from nas.searchers.tfnas.searcher import TFNASRecipe
 
@@ -100,7 +100,7 @@ def _serve(side: str, settings: list[str]) -> None:
 
 
 def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return peak_bytes() / 1e6
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ from nas.searchers.tfnas.searcher import TFNASRecipe, TFNASSearcher
 from nas.training import from_scratch as scratch
 from nas.training.recipe import TrainingRecipe
 from nas.training.run_folder import RunFolder
+from nas.workflows.search import latencies_digest
 
 PUBLISHED = "published"
 # by name: the table of the paper that compares it, and what differs from the published search
@@ -89,7 +90,7 @@ def main() -> None:
 
     order = [(name, seed) for seed in range(options.seeds) for name in VARIANTS]
     cells = [(_slug(name), seed) for name, seed in order]
-    settings = chosen(options, *_SETTINGS)
+    settings = chosen(options, *_SETTINGS) | {"latencies": latencies_digest(table)}
     run_cells(folder, cells, work, Clock.of(options), keep=False, asked=options, settings=settings)
     if options.only is not None:
         return

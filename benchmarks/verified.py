@@ -21,7 +21,7 @@ from time import sleep, time
 from typing import Any
 
 import numpy as np
-from cells import Clock, Progress, heading, parser, results, run_cells
+from cells import Clock, Progress, Stopwatch, chosen, heading, parser, results, run_cells
 from load import load
 
 import latbench
@@ -33,6 +33,7 @@ from latbench.units import as_duration_s, format_ms
 from latbench.workflows.network_errors import verify_apart
 from nas.latency.priced_space import labelled_space
 from nas.workflows.inputs import priced_by
+from nas.workflows.search import latencies_digest
 
 QUANTILES = (0.1, 0.5)  # of random networks' latencies: the lowest and the highest budget
 DRAWN = 200
@@ -72,8 +73,10 @@ def main() -> None:
         for name in (kind, f"{kind}-again")
         for seed in range(len(asked.tables))
     ]
-    run_cells(asked.output, cells, work, clock)
     tables = [LatencyTable.open(path) for path in asked.tables]
+    settings = chosen(asked, "budgets", "data", "images", "epochs")
+    settings["latencies"] = [latencies_digest(table) for table in tables]
+    run_cells(asked.output, cells, work, clock, settings=settings)
     versions: dict[str, str] = {}
     for table in tables:
         versions |= make_profiler(table.device).versions()
@@ -101,8 +104,7 @@ def _searched(
     """Results of a search for all budgets, or for the first one with a load that starts in it."""
     table = LatencyTable.open(path)
     tolerance = latbench.check_device(table.device, duration=CHECK_S).tolerance
-    begin_s = time()
-    with load() as start:
+    with Stopwatch(run.with_name(f"{run.name}-seconds.json")) as watch, load() as start:
 
         def report(done: float, words: str) -> None:
             progress(done, words)
@@ -122,7 +124,7 @@ def _searched(
         )
     return {
         "tolerance": tolerance,
-        "seconds": time() - begin_s,
+        "seconds": watch.total_s,
         "finished_s": time(),
         "results": [
             result.as_dict() | {"file": str(file)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import log
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from latbench.blocks import parse_block
@@ -67,7 +68,7 @@ def show_profile(result: ProfileResult, path: Path) -> None:
         lines.append(
             "this sweep is noisy: run the same command again on a quieter machine to continue it"
         )
-    print_lines([*lines, f"next: latbench verify --random 24 --seed 7 --table {path}"])
+    print_lines([*lines, f"next: latbench verify --random 24 --seed 7 --table {quote(str(path))}"])
 
 
 def show_transfer(result: TransferResult, path: Path) -> None:
@@ -207,7 +208,7 @@ def show_calibration(fit: StoredFit, *, before: PriceModel, path: Path) -> None:
             f"networks left out of the fit: {percent(fit.price.loo_error)} mean error "
             f"(before: {percent(before.loo_error)})",
             f"90 % interval of a latency: ±{percent(half_width)}",
-            f"next: latbench verify --random 24 --seed 7 --table {path}",
+            f"next: latbench verify --random 24 --seed 7 --table {quote(str(path))}",
         ]
     )
 

@@ -8,12 +8,12 @@ this process alone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
-from latbench.errors import InvalidValueError
+from latbench.errors import InvalidValueError, RuntimeFailure
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
@@ -22,6 +22,18 @@ TRIES = 3  # successive deaths without an answer between them
 BEAT_S = 0.5  # while workers compute
 Beat = Callable[[], None]
 """What is called from time to time while workers compute; its exception ends the work."""
+
+
+class WorkersDiedError(RuntimeFailure):
+    """Workers died too often.
+
+    Attributes:
+        found: The answers that there are, by number of the task.
+    """
+
+    def __init__(self, message: str, found: Mapping[int, Any]) -> None:
+        super().__init__(message)
+        self.found = dict(found)
 
 
 def no_beat() -> None:

@@ -14,7 +14,17 @@ from typing import Any
 
 from latbench.errors import RuntimeFailure, in_one_line
 from latbench.workflows.apart import without_main_program
-from nas.crew.base import BEAT_S, TRIES, Answer, Beat, Crew, Task, compute_alike, no_beat
+from nas.crew.base import (
+    BEAT_S,
+    TRIES,
+    Answer,
+    Beat,
+    Crew,
+    Task,
+    WorkersDiedError,
+    compute_alike,
+    no_beat,
+)
 
 
 class ProcessCrew(Crew[Task, Answer]):
@@ -54,9 +64,10 @@ class ProcessCrew(Crew[Task, Answer]):
                 self._end(kill=True)
                 deaths = 1 if len(found) > known else deaths + 1
                 if deaths >= TRIES:
-                    raise RuntimeFailure(
+                    raise WorkersDiedError(
                         f"{deaths} times a worker died, as it does if the memory does not suffice: "
-                        "use fewer --workers"
+                        "use fewer --workers",
+                        found,
                     ) from None
 
     def _submit(self, wanted: dict[int, Task]) -> dict[int, Future[Answer]]:

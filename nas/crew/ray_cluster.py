@@ -23,7 +23,17 @@ from latbench.errors import (
     RuntimeFailure,
     in_one_line,
 )
-from nas.crew.base import BEAT_S, TRIES, Answer, Beat, Crew, Task, compute_alike, no_beat
+from nas.crew.base import (
+    BEAT_S,
+    TRIES,
+    Answer,
+    Beat,
+    Crew,
+    Task,
+    WorkersDiedError,
+    compute_alike,
+    no_beat,
+)
 
 LOCAL = "local"
 _CONNECT_S = 5.0
@@ -105,8 +115,9 @@ class RayCrew(Crew[Task, Answer]):
                 self._alive -= 1
                 deaths[number] += 1
                 if deaths[number] >= TRIES:
-                    raise RuntimeFailure(
-                        f"{TRIES} workers died with the same task: their memory may not suffice"
+                    raise WorkersDiedError(
+                        f"{TRIES} workers died with the same task: their memory may not suffice",
+                        found,
                     )
                 waiting.appendleft(number)
         finally:

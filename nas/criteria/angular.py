@@ -24,7 +24,7 @@ class AngularMargin(nn.Module):
         classes: Number of identities.
         margin: m in radians; 0.5 in the paper.
         scale: Factor of the cosines; 64 in the paper.
-        seed: Seed of the initial centres.
+        seed: Seed of the initial centres; -1 draws them from torch's own generator.
     """
 
     embeds: ClassVar[bool] = True
@@ -36,14 +36,14 @@ class AngularMargin(nn.Module):
         *,
         margin: float = 0.5,
         scale: float = 64.0,
-        seed: int = 0,
+        seed: int = -1,
     ) -> None:
         super().__init__()
         check_range("margin", margin, 0, math.pi / 2)
         check_range("scale", scale, 1e-3, 1e6)
-        check_range("seed", seed, 0, 2**31 - 1)
+        check_range("seed", seed, -1, 2**31 - 1)
         self.margin, self.scale = margin, scale
-        rng = torch.Generator().manual_seed(seed)
+        rng = torch.default_generator if seed < 0 else torch.Generator().manual_seed(seed)
         self.centres = nn.Parameter(torch.randn(classes, outputs, generator=rng) * 0.01)
 
     def cosines(self, embeddings: Tensor) -> Tensor:

@@ -37,8 +37,10 @@ def augment(
         flip: Whether to mirror images.
         shift: Largest shift in pixels.
         fill: Fill of the border; black is the published crop of CIFAR with padding 4.
-        strength: Strength of ``jitter``.
-        hue: Hue of ``jitter``; colours do not change if both are 0.
+        strength: Brightness, contrast and saturation are multiplied by 1 - strength to
+            1 + strength, in this order.
+        hue: Largest rotation of the hue, as a fraction of the circle. Colours do not change if both
+            are 0.
         whole: Number of images in the batch; None if these are the whole batch. Changes are drawn
             for all of them, so processes that share a batch change it as one process would.
         share: Which part of the batch these images are.
@@ -77,17 +79,3 @@ def _moved(images: Tensor, moves: Tensor, *, shift: int, fill: Literal["edge", "
     which = torch.arange(count, device=images.device)[:, None, None]
     # advanced indices around a slice put the channels last: (N, S, S, C)
     return images[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
-def jitter(images: Tensor, rng: torch.Generator, *, strength: float, hue: float) -> Tensor:
-    """Change brightness, contrast, saturation and hue of each image at random.
-
-    Args:
-        images: uint8 ``(N, C, S, S)``.
-        rng: Generator of the factors.
-        strength: Brightness, contrast and saturation are multiplied by 1 - strength to
-            1 + strength, in this order.
-        hue: Largest rotation of the hue, as a fraction of the circle.
-    """
-    changes = draw_changes(len(images), rng, strength=strength, hue=hue)
-    return change_colours(images, changes.to(images.device, non_blocking=True))

@@ -25,7 +25,7 @@ from latbench.progress import Phase, Phases, Progress, silent
 from nas.data.decoders import DecodingProcesses
 from nas.data.folders import class_folders, given_folder, read_folders, read_list
 from nas.data.images import ImageData
-from nas.data.packed import LmdbStore, pack
+from nas.data.packed import LmdbStore, holds, pack
 from nas.data.stored import StoredSplit
 from nas.data.stores import Store
 
@@ -74,7 +74,8 @@ def imagenet(input_size: int, data_dir: Path | None) -> ImageData:
 def pack_imagenet(folder: Path, output: Path, *, progress: Progress = silent) -> dict[str, int]:
     """Write the images of a folder into ``train.lmdb`` and ``val.lmdb``; return how many.
 
-    A part that exists already is kept, so an interrupted packing can be resumed.
+    A part that exists already is kept, so an interrupted packing can be resumed. It is compared by
+    its labels and by a thousand of its images.
 
     Raises:
         InvalidFileError: The folder has no known layout, or a file cannot be read or written.
@@ -88,14 +89,14 @@ def pack_imagenet(folder: Path, output: Path, *, progress: Progress = silent) ->
     ) as phases:
         for name, part in parts.items():
             file = output / f"{name}.lmdb"
+            assert isinstance(part, StoredSplit)
             if file.exists():
-                if not torch.equal(LmdbStore(file).labels, part.labels):
+                if not holds(file, part):
                     raise MismatchError(
                         f"{file} exists and holds other images: choose another folder (-o), or "
                         "delete it"
                     )
             else:
-                assert isinstance(part, StoredSplit)
                 pack(part, file, progress=phases[name])
     return {name: len(part) for name, part in parts.items()}
 

@@ -186,7 +186,7 @@ class ImageData:
     def subset(self, count: int, *, seed: int) -> ImageData:
         """The same data set with ``count`` training images drawn at random."""
         order = torch.randperm(len(self.train), generator=generator(seed))[:count]
-        return replace(self, train=self.train.take(order), images=count)
+        return replace(self, train=self.train.take(order), images=len(order))
 
     def to(self, device: torch.device, *, limit_bytes: int | None = None) -> ImageData:
         """The data set with its images on a device, if all fit; call it before dividing them.

@@ -26,6 +26,7 @@ from latbench.progress import Progress, silent
 
 _LABELS = b"labels"
 _AT_ONCE = 500  # images per transaction
+_COMPARED = 1000  # images of a file that exists already
 _MAP_BYTES = 1 << 40  # largest size of the file; reserves address space, not disk
 
 
@@ -135,6 +136,20 @@ def pack(
     except (OSError, lmdb.Error) as error:
         part.unlink(missing_ok=True)
         raise InvalidFileError(f"cannot pack {path}: {error}") from error
+
+
+def holds(path: Path, source: StoredSplit) -> bool:
+    """Whether a packed file holds the images of a split: all labels, and some images, are equal.
+
+    Raises:
+        InvalidFileError: The file is damaged or not a packed file.
+    """
+    packed = LmdbStore(path)
+    if not np.array_equal(packed.labels.numpy(), source.labels.numpy()):
+        return False
+    count = len(source)
+    compared = np.linspace(0, count - 1, min(count, _COMPARED)).astype(int).tolist()
+    return all(packed.read(i) == source.store.read(int(source.numbers[i])) for i in compared)
 
 
 def _key(number: int) -> bytes:

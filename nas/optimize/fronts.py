@@ -79,7 +79,11 @@ def beaten(points: Sequence[Point]) -> list[bool]:
 
     A measured point is beaten only if the intervals of the latencies do not overlap.
     """
-    return [any(_beats(other, point) for other in points) for point in points]
+    front: list[Point] = []  # whoever is beaten is beaten by one of these
+    for point in sorted(points, key=lambda each: (each.high_ms, -each.score)):
+        if not front or point.score > front[-1].score:
+            front.append(point)
+    return [any(_beats(other, point) for other in front) for point in points]
 
 
 def _beats(one: Point, other: Point) -> bool:

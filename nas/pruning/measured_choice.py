@@ -88,10 +88,12 @@ def meet_target(
 
 
 def _priced_again(known: Round, priced: PricedWidths) -> Round:
-    """A round with the latency that the present prices predict."""
-    widths = {
-        group: group.width - len(known.removed.get(group.name, ())) for group in priced.grid.grids
-    }
+    """A round with the latency that the present prices predict, if they are of its widths."""
+    grids = priced.grid.grids
+    widths = {group: group.width - len(known.removed.get(group.name, ())) for group in grids}
+    has_groups = known.removed.keys() <= {group.name for group in grids}
+    if not has_groups or any(widths[group] not in grids[group].candidates for group in grids):
+        return known
     return msgspec.structs.replace(known, predicted_ms=priced.latency_ms(widths))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from latbench.report.terminal import print_lines, print_table
@@ -24,7 +25,7 @@ def show_search(found: SearchResults) -> None:
     if found:
         _show_found(found)
     if found.generator is not None:
-        print_lines([f"any budget: latbench generate {found.generator} ..."])
+        print_lines([f"any budget: latbench generate {quote(str(found.generator))} ..."])
 
 
 def _show_found(found: SearchResults) -> None:
@@ -45,7 +46,8 @@ def _show_found(found: SearchResults) -> None:
         pairs = zip(found, found.dominated, strict=True)
         beaten = [phase_of(result.target_ms) for result, is_beaten in pairs if is_beaten]
         print_lines([f"dominated by another target: {', '.join(beaten) or 'none'}"])
-    print_lines([f"next: latbench train {file} --data {found.data} -o RUN" for file in found.files])
+    files = [quote(str(file)) for file in found.files]
+    print_lines([f"next: latbench train {file} --data {found.data} -o RUN" for file in files])
 
 
 def _row(result: SearchResult) -> dict[str, str]:

@@ -138,7 +138,8 @@ class UnifiedSupernet(nn.Module):
 
     def cut(self, path: Path) -> NetworkModule:
         """The network of a path, with copies of the weights and statistics."""
-        network = NetworkModule(self.space.lower(architecture_of(self.space, path)))
+        with torch.random.fork_rng(devices=[]):  # random weights that are all replaced
+            network = NetworkModule(self.space.lower(architecture_of(self.space, path)))
         network.to(next(self.parameters()).device)
         blocks = [
             *(block.state_dict() for block in self.stem),

@@ -124,4 +124,4 @@ def load_model(network: Network, weights: Path) -> NetworkModule:
 
 def _criterion(network: Network, data: ImageData, recipe: TrainingRecipe) -> nn.Module:
     outputs = network_graph(network[-1:]).output_shape[0]
-    return criterion_of(data, outputs, recipe, default="scratch")
+    return criterion_of(data, outputs, recipe, seed=recipe.seed, default="scratch")

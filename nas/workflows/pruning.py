@@ -212,7 +212,7 @@ class _Pruning:
         self.recipe, self.profiler, self.torch_device = recipe, profiler, torch_device
         self.target_ms = target_ms
         self.criterion = criterion_of(
-            data, output_count(original, example), recipe, default="scratch"
+            data, output_count(original, example), recipe, seed=recipe.seed, default="scratch"
         )
         self.model: OnnxModel = read_module(original, example)
         self.prunable = PrunableModule(original, example, find_channels(self.model))

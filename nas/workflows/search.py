@@ -287,11 +287,11 @@ def _prices(space: SearchSpace, tables: Sequence[LatencyTable]) -> dict[str, Any
     return {
         "tables": devices or [{"space": str(space_label(space))}],
         "prices": [msgspec.to_builtins(table.price_model) for table in tables],
-        LATENCIES: [_latencies_digest(table) for table in tables],
+        LATENCIES: [latencies_digest(table) for table in tables],
     }
 
 
-def _latencies_digest(table: LatencyTable) -> str:
+def latencies_digest(table: LatencyTable) -> str:
     """A digest of a table's blocks and their latencies, which the price model makes prices of."""
     rows = sorted((block_key(s), e.hot_ms, e.cold_ms) for s, e in table.estimates.items())
     return digest_of(rows)

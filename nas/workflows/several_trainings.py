@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latbench.errors import InvalidValueError, LatbenchError, RuntimeFailure, in_one_line
+from latbench.errors import InvalidValueError, LatbenchError, in_one_line
 from latbench.json_lines import read_json_lines
 from latbench.progress import Phase, Phases, PhaseText, Progress, silent
 from latbench.result import Result
-from nas.crew.base import CrewSettings, make_crew, one_thread
+from nas.crew.base import CrewSettings, WorkersDiedError, make_crew, one_thread
 from nas.data.images import ImageData
 from nas.recipes import load_recipe, shipped_recipes
 from nas.spaces import Architecture
@@ -143,11 +143,11 @@ def train_several(
     try:
         with make_crew(work, crew, at_once=len(tasks), gpu=on_gpu) as made:
             found.extend(made.map(tasks, beat=beat))
-    except RuntimeFailure as error:
-        if not found:
+    except WorkersDiedError as error:
+        if not error.found:
             raise
-        lost = tasks[len(found) :]
-        found += (TrainingOutcome(task.name, task.output, None, error.message) for task in lost)
+        lost = [TrainingOutcome(task.name, task.output, None, error.message) for task in tasks]
+        found = [error.found.get(number, each) for number, each in enumerate(lost)]
     progress(1.0, "done")
     return found
 

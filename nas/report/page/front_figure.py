@@ -11,6 +11,7 @@ from latbench.report.page.document import Figure, Grid
 from latbench.report.page.latency_charts import front_chart
 from latbench.report.page.wording import ms
 from latbench.tables import LatencyTable
+from nas.optimize.fronts import Point, beaten
 from nas.report.page.run_contents import RunContents
 from nas.report.page.scores import ScoreScale
 from nas.report.page.search_figures import Latency
@@ -125,10 +126,17 @@ def _evaluated(
 
 
 def _marked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows from the fastest to the slowest, each with whether it is not dominated."""
-    best = float("-inf")
-    marked = []
-    for row in sorted(rows, key=lambda row: (row["latency"], -row["score"])):
-        marked.append({**row, "best": row["score"] > best})
-        best = max(best, row["score"])
-    return marked
+    """The rows from the fastest to the slowest, each with whether no other one is better."""
+    ordered = sorted(rows, key=lambda row: (row["latency"], -row["score"]))
+    points = [_point(row) for row in ordered]
+    return [
+        {**row, "best": not is_beaten}
+        for row, is_beaten in zip(ordered, beaten(points), strict=True)
+    ]
+
+
+def _point(row: dict[str, Any]) -> Point:
+    """Latency and score of a row; only measured latencies have an interval here."""
+    if row["measured"] != "measured" or row["low"] is None:
+        return Point(row["latency"], row["latency"], row["score"])
+    return Point(row["low"], row["high"], row["score"])

@@ -13,7 +13,7 @@ import pytest
 
 from latbench.device_files import load_device
 from latbench.errors import InvalidValueError, RuntimeFailure
-from nas.crew.base import CrewSettings
+from nas.crew.base import CrewSettings, WorkersDiedError
 from nas.crew.processes import ProcessCrew
 from nas.evaluators.base import Evaluator
 from nas.evaluators.crew import Crewed, crewed, require_several
@@ -84,6 +84,22 @@ def test_a_process_that_always_dies_is_given_up(tmp_path: Path) -> None:
         ProcessCrew(Slow(tmp_path, deaths=100).score, 2) as crew,
     ):
         list(crew.map(drawn(4)))
+
+
+def _fatal_for_zero(number: int) -> int:
+    if number == 0:
+        sleep(0.3)  # the others are done before
+        os.kill(os.getpid(), signal.SIGKILL)
+    return -number
+
+
+def test_answers_that_there_are_outlive_a_fatal_task() -> None:
+    with (
+        pytest.raises(WorkersDiedError) as caught,
+        ProcessCrew(_fatal_for_zero, 2) as crew,
+    ):
+        list(crew.map([0, 1, 2, 3]))
+    assert caught.value.found == {1: -1, 2: -2, 3: -3}
 
 
 def test_the_journal_has_the_order_of_the_request(tmp_path: Path) -> None:

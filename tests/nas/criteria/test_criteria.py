@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from latbench.blocks import Classifier, ConvBlock, Network
 from latbench.errors import InvalidValueError, UnknownNameError
 from nas.criteria import CRITERIA, hardware, make_criterion
 from nas.criteria.angular import AngularMargin
+from nas.training import from_scratch
+from nas.training.recipe import TrainingRecipe
+from tests.nas.runs import tiny_data
 
 
 @pytest.mark.parametrize("name", list(hardware.OBJECTIVES))
@@ -177,7 +182,7 @@ def test_a_batch_of_one_identity_has_no_triplets() -> None:
 
 def test_the_angular_margin_is_added_to_the_angle() -> None:
     outputs, labels = _batch()
-    criterion = _make("angular", margin=0.4, scale=16.0)
+    criterion = _make("angular", margin=0.4, scale=16.0, seed=0)
     assert isinstance(criterion, AngularMargin)
     angles = criterion.cosines(outputs).acos()
     assert angles.shape == (12, 6)
@@ -188,7 +193,7 @@ def test_the_angular_margin_is_added_to_the_angle() -> None:
     assert (angles + own).max() < math.pi  # the margin's plain branch
     expected = torch.nn.functional.cross_entropy(16 * (angles + own).cos(), labels)
     torch.testing.assert_close(criterion(outputs, labels), expected)
-    plain = _make("angular", margin=0.0, scale=16.0)
+    plain = _make("angular", margin=0.0, scale=16.0, seed=0)
     without = torch.nn.functional.cross_entropy(16 * angles.cos(), labels)
     torch.testing.assert_close(plain(outputs, labels), without)
 
@@ -219,7 +224,7 @@ def test_the_angular_margin_is_safe_at_the_ends_and_falls_beyond_them() -> None:
         ("label-smoothing", {"smoothing": "0.1"}, "not a number"),
         ("triplet", {"mining": 3.0}, "not a name"),
         ("angular", {"seed": 0.5}, "not a whole number"),
-        ("angular", {"seed": -1.0}, "out of range"),
+        ("angular", {"seed": -2.0}, "out of range"),
     ],
 )
 def test_options_of_another_type_are_refused(
@@ -228,6 +233,18 @@ def test_options_of_another_type_are_refused(
     """A recipe's options may be numbers or names, and each criterion knows which it needs."""
     with pytest.raises(InvalidValueError, match=words):
         make_criterion(name, outputs=6, classes=6, options=options)
+
+
+def test_the_seed_of_a_training_seeds_the_parameters_of_its_criterion() -> None:
+    data = replace(tiny_data(40, classes=6, channels=3), task="face-recognition")
+    network: Network = (ConvBlock(3, 8, 3, 2, "relu", 4), Classifier(8, 5, 4))
+    centres = []
+    for seed in (1, 1, 2):
+        recipe = TrainingRecipe(criterion="angular", seed=seed)
+        state = from_scratch.begin(network, data, recipe)
+        centres.append(state.criterion.state_dict()["centres"])
+    assert torch.equal(centres[0], centres[1])
+    assert not torch.equal(centres[0], centres[2])
 
 
 def test_a_whole_number_of_a_recipe_seeds_the_centres() -> None:

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from torchvision.transforms import v2
 
 from latbench.errors import InvalidFileError, InvalidValueError
 from nas.data import DATASETS, load_data
-from nas.data.augmentation import augment, jitter
+from nas.data.augmentation import augment
 from nas.data.cifar import cifar10, cifar100
 from nas.data.decoding import decode_centre, decode_crop, random_crop
 from nas.data.faces import faces
@@ -29,6 +30,7 @@ from nas.data.folders import downloads
 from nas.data.imagenet import imagenet, pack_imagenet
 from nas.data.images import Source, Split, batches, generator
 from nas.data.stored import StoredSplit
+from tests.nas.runs import tiny_data
 
 
 def write_image(path: Path, seed: int, size: tuple[int, int] = (40, 48)) -> None:
@@ -443,16 +445,26 @@ def test_the_border_of_a_shifted_image_is_its_edge_or_black() -> None:
     assert set(black.unique().tolist()) == {0, 255}
 
 
-def test_jitter_changes_each_image_within_its_strength() -> None:
+def test_colours_of_each_image_change_within_the_strength() -> None:
     images = torch.full((20, 3, 4, 4), 100, dtype=torch.uint8)
-    made = jitter(images, generator(0), strength=0.4, hue=0.0)
+
+    def changed(given: Tensor, *, strength: float, hue: float) -> Tensor:
+        return augment(given, generator(0), flip=False, shift=0, strength=strength, hue=hue)
+
+    made = changed(images, strength=0.4, hue=0.0)
     levels = made.float().mean((1, 2, 3))
     assert 59 <= levels.min() < 75  # 20 draws come near both ends
     assert 125 < levels.max() <= 141
     assert len(levels.unique()) > 5
-    assert torch.equal(made, jitter(images, generator(0), strength=0.4, hue=0.0))
-    assert torch.equal(jitter(images, generator(0), strength=0.0, hue=0.0), images)
-    assert jitter(images[:, :1], generator(0), strength=0.4, hue=0.1).shape == (20, 1, 4, 4)
+    assert torch.equal(made, changed(images, strength=0.4, hue=0.0))
+    assert torch.equal(changed(images, strength=0.0, hue=0.0), images)
+    assert changed(images[:, :1], strength=0.4, hue=0.1).shape == (20, 1, 4, 4)
+
+
+def test_a_subset_has_as_many_images_as_there_are() -> None:
+    data = tiny_data(40)
+    assert data.subset(30, seed=0).images == 30
+    assert data.subset(50, seed=0).images == 40
 
 
 def test_a_forked_process_does_not_keep_the_lock_of_downloads(

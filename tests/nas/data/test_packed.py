@@ -79,6 +79,10 @@ def test_a_folder_with_other_images_is_not_taken_for_the_packed_ones(tmp_path: P
     write_image(tmp_path / "images" / "train" / "b" / "9.png", seed=9)
     with pytest.raises(MismatchError, match=r"train\.lmdb exists and holds other images"):
         pack_imagenet(tmp_path / "images", packed, progress=lambda fraction, words: None)
+    (tmp_path / "images" / "train" / "b" / "9.png").unlink()
+    write_image(tmp_path / "images" / "train" / "b" / "3.png", seed=9)  # the same labels
+    with pytest.raises(MismatchError, match=r"train\.lmdb exists and holds other images"):
+        pack_imagenet(tmp_path / "images", packed, progress=lambda fraction, words: None)
 
 
 def test_a_missing_or_other_file_is_named(tmp_path: Path) -> None:

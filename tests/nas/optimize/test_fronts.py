@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from latbench.cost import network_cost
 from latbench.device import DeviceProfile
@@ -74,3 +77,23 @@ def test_intervals_that_overlap_decide_nothing() -> None:
     assert beaten([Point(1.7, 1.8, 0.5), point]) == [False, True]
     assert beaten([Point(1.8, 2.0, 0.5), point]) == [False, False]
     assert beaten([replace(point, score=0.5), point]) == [False, False]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 6), st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=12
+    )
+)
+def test_whoever_is_beaten_is_beaten_by_a_point_of_the_front(drawn: list[Any]) -> None:
+    """The same as a comparison of all with all."""
+    points = [Point(low, low + width, score) for low, width, score in drawn]
+    expected = [
+        any(
+            one.high_ms <= other.low_ms
+            and one.score >= other.score
+            and (one.high_ms < other.low_ms or one.score > other.score)
+            for one in points
+        )
+        for other in points
+    ]
+    assert beaten(points) == expected

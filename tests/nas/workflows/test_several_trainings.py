@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 import nas
 from latbench.errors import InvalidValueError
+from nas.crew.base import WorkersDiedError
 from nas.crew.processes import ProcessCrew
 from nas.recipes import shipped_recipes
 from nas.spaces import Architecture
@@ -84,6 +86,22 @@ def test_a_failure_leaves_the_others_alone(tmp_path: Path) -> None:
     assert failed.error is not None and "holds no run" in failed.error
     assert failed.metrics is None
     assert done.error is None and done.metrics is not None
+
+
+def test_a_network_that_kills_its_workers_leaves_the_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = drawn(3)
+    done = TrainingOutcome("network2", tmp_path, {"top1": 0.5}, None)
+
+    def die(crew: ProcessCrew[Any, Any], tasks: Sequence[Any], **_: Any) -> Iterator[Any]:
+        raise WorkersDiedError("3 times a worker died", {2: done})
+        yield
+
+    monkeypatch.setattr(ProcessCrew, "map", die)
+    found = nas.train_several(networks, DATA, output=tmp_path / "all", workers=2, **LENGTH)
+    assert [each.error for each in found] == ["3 times a worker died"] * 2 + [None]
+    assert found[2] == done
 
 
 def test_a_folder_does_not_hide_a_recipe_of_its_name(
