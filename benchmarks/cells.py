@@ -189,15 +189,20 @@ def chosen(asked: Namespace, *names: str) -> dict[str, Any]:
 
 
 def require_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Record what all cells of a folder have in common.
+    """Record what all cells of a folder have in common; what an older folder lacks is not compared.
 
     Raises:
         SystemExit: The folder holds cells of other settings.
     """
+    from nas.training.run_config import read_config
     from nas.training.run_folder import RunFolder  # imports torch
 
+    kept = folder / "settings"
     try:
-        RunFolder(folder / "settings", settings)
+        if kept.exists():
+            known = read_config(kept)
+            settings = {name: value for name, value in settings.items() if name in known}
+        RunFolder(kept, settings)
     except LatbenchError as error:
         sys.exit(error.message)
 
