@@ -18,7 +18,7 @@ import click
 
 from latbench.commands.group import LazyGroup
 from latbench.commands.output import EXIT_INTERRUPTED, fail
-from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError, is_read_only
+from latbench.errors import InvalidFileError, InvalidValueError, LatbenchError, file_error
 from latbench.files import utf8
 from latbench.report.streams import ReaderLeft, drop_output, prepare_streams, require_output, say
 
@@ -112,9 +112,7 @@ def main() -> None:
         drop_output()
         sys.exit(0)
     except (OSError, sqlite3.Error) as error:  # a full disk, a file without permission, ...
-        instead = "; copy the table to a folder of your own" if is_read_only(error) else ""
-        unusable = InvalidFileError(f"a file could not be read or written: {error}{instead}")
-        fail(unusable, as_json=as_json)
+        fail(file_error(error), as_json=as_json)
     except (
         UnicodeEncodeError
     ) as error:  # raised by a library that cannot open the file, such as TensorBoard

@@ -10,9 +10,8 @@ architecture costs is known beforehand and free, for all searchers. Outsiders pr
 infeasible or known too, which is not charged either; so the number of their proposals is bounded,
 and a search that ends early keeps what it has. A search of one seed and budget is one line of
 FOLDER/cells-CONSTRAINT.jsonl, whose name also has a digest of the table; the same command goes on
-with what is missing. When the time is up,
-the table has the seeds that are done. A searcher with `@8` proposes eight architectures before it
-learns their scores, as it does for eight workers.
+with what is missing. When the time is up, the table has the seeds that are done. A searcher with
+`@8` proposes eight architectures before it learns their scores, as it does for eight workers.
 
 Regret is the accuracy of the best feasible architecture minus that of the best one found, in
 percentage points. Intervals are of the mean over seeds, 95 %, Student's t; a seed's regret is its

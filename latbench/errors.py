@@ -180,6 +180,12 @@ def in_one_line(error: Exception, *, most: int | None = None) -> str:
     return " ".join(str(error).split())[:most]
 
 
+def file_error(error: Exception) -> InvalidFileError:
+    """One line for an error of the system or of SQLite, such as a full disk."""
+    instead = "; copy the table to a folder of your own" if is_read_only(error) else ""
+    return InvalidFileError(f"a file could not be read or written: {error}{instead}")
+
+
 def is_read_only(error: Exception) -> bool:
     """Whether SQLite refused to write, because a table's file or folder is read-only."""
     return str(getattr(error, "sqlite_errorname", "")).startswith("SQLITE_READONLY")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from latbench.errors import InvalidFileError, LatbenchError, OutputError
+from latbench.errors import LatbenchError, OutputError, file_error
 from latbench.files import utf8
 from latbench.progress import PhaseText, Progress, silent
 from latbench.report.streams import ReaderLeft, drop_output, say
@@ -84,8 +85,8 @@ def after_result() -> Iterator[None]:
         yield
     except LatbenchError as error:
         fail(error, as_json=False)
-    except OSError as error:
-        fail(InvalidFileError(f"a file could not be read or written: {error}"), as_json=False)
+    except (OSError, sqlite3.Error) as error:
+        fail(file_error(error), as_json=False)
 
 
 def json_line(value: object) -> str:

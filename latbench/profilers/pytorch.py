@@ -59,7 +59,8 @@ class PytorchCudaOptions(PytorchOptions, frozen=True, forbid_unknown_fields=True
     cudnn_benchmark: bool = False
 
 
-_REFUSED = "PyTorch refused the network"
+def _refusal(error: Exception) -> RuntimeFailure:
+    return RuntimeFailure(f"PyTorch refused the network: {in_one_line(error, most=300)}")
 
 
 class PytorchSession(Session):
@@ -77,7 +78,7 @@ class PytorchSession(Session):
             with self._inference_mode():
                 self._output = self._module(self._image)
         except Exception as error:  # layers raise RuntimeError, the compiler its own
-            raise RuntimeFailure(f"{_REFUSED}: {in_one_line(error, most=300)}") from error
+            raise _refusal(error) from error
 
     def output(self) -> NDArray[np.float32]:
         assert self._output is not None, "call first"
@@ -130,7 +131,7 @@ class PytorchProfiler(Profiler):
         try:
             session = PytorchSession(*self._loaded(network, torch.device("cpu")))
         except RuntimeError as error:
-            raise RuntimeFailure(f"{_REFUSED}: {in_one_line(error, most=300)}") from error
+            raise _refusal(error) from error
         if self._compiles(network):
             session.call()
         return session

@@ -231,8 +231,8 @@ def _last_confirmations(store: TableStore) -> list[int]:
     """
     last = {}
     for id_ in store.sweeps("confirmation"):
-        loop, _, budget = (*store.detail(id_).split(" "), "")[:3]
-        last[budget or loop] = id_  # older sweeps name no budget
+        loop, _, *budget = store.detail(id_).split(" ")  # older sweeps name no budget
+        last[budget[0] if budget else loop] = id_
     return sorted(last.values())
 
 

@@ -95,9 +95,9 @@ class LatencyTable:
         """
         path = Path(path)
         with TableStore.open(path) as store:
-            if store.fit() is None and (store.most_estimates or can_work_out(store)):
-                work_out(store, store.device.sweep)  # of an earlier schema, or killed before it
             fit = store.fit()
+            if fit is None and (store.most_estimates or can_work_out(store)):
+                fit = work_out(store, store.device.sweep)  # of an earlier schema, or killed before
             if fit is None:
                 raise InvalidFileError(
                     f"{path} has no prices yet: its profiling was stopped early; "

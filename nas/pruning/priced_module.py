@@ -13,7 +13,7 @@ from latbench.models.torch_modules import read_module
 from latbench.profilers import Profiler
 from latbench.progress import Phase, Phases, Progress, silent
 from latbench.tables import LatencyTable, TableStore
-from latbench.tables.estimation import work_out
+from latbench.tables.estimation import can_work_out, work_out
 from latbench.workflows import profiling
 from latbench.workflows.fused_segments import joined_places
 from latbench.workflows.model_tables import SEARCH, model_label, pieces_to_price
@@ -79,8 +79,8 @@ def _left_s(path: Path, grid: WidthGrid, profiler: Profiler, limit_s: float) -> 
     if not path.exists():
         return limit_s
     with TableStore.open(path) as store:
-        if store.fit() is None:
-            return limit_s  # killed before its first prices
+        if store.fit() is None and not can_work_out(store):
+            return limit_s  # killed in its first pass
     table = LatencyTable.open(path)
     if not all(segment in table for segment in grid.segments):
         return limit_s  # the profiling that follows checks the device

@@ -108,11 +108,11 @@ class TFNASSearcher(Searcher):
     def __init__(self, priced: PricedSpace, settings: SearchSettings) -> None:
         recipe = recipe_of(settings, TFNASRecipe)
         super().__init__(self.bounded([priced], recipe)[0], settings)
-        require_separate(priced.space)
-        Choices(priced.space, recipe.depth)
+        require_separate(self.space)
+        Choices(self.space, recipe.depth)
         self.recipe = recipe
         self.workers = settings.workers
-        self.scales = recipe.elasticity and priced.space.elastic_width
+        self.scales = recipe.elasticity and self.space.elastic_width
         self.objective = objective_of(self.recipe.latency_objective)
 
     @classmethod

@@ -121,6 +121,12 @@ class _LoggingSession(_CountingSession):
         self.log.append("call")
 
 
+def _drawn(space: SearchSpace, count: int, *, seed: int) -> list[Network]:
+    """Random networks of a space."""
+    rng = np.random.default_rng(seed)
+    return [space.lower(space.random(rng)) for _ in range(count)]
+
+
 def _run(
     profiler: Profiler, path: Path, space: SearchSpace, *, limit_s: float = 600
 ) -> ProfileResult:
@@ -244,8 +250,7 @@ def test_remarks_of_a_verification_and_a_calibration_stay_in_the_table(
 
     path, profiler = tmp_path / "t.sqlite", Remarking(quick_profile)
     _run(profiler, path, tiny_fixed_space, limit_s=1e-3)
-    rng = np.random.default_rng(7)
-    drawn = [tiny_fixed_space.lower(tiny_fixed_space.random(rng)) for _ in range(2)]
+    drawn = _drawn(tiny_fixed_space, 2, seed=7)
     profiler.said = "It was not verified as asked."
     verify(profiler, LatencyTable.open(path), drawn[:1])
     profiler.said = "It was not calibrated as asked."
@@ -272,8 +277,7 @@ def test_the_environment_is_read_while_the_device_is_held(
 
     path, profiler = tmp_path / "t.sqlite", Asking(quick_profile)
     _run(profiler, path, tiny_fixed_space, limit_s=1e-3)
-    rng = np.random.default_rng(7)
-    drawn = [tiny_fixed_space.lower(tiny_fixed_space.random(rng)) for _ in range(2)]
+    drawn = _drawn(tiny_fixed_space, 2, seed=7)
     before = profiler.asked
     verify(profiler, LatencyTable.open(path), drawn[:1])
     calibrate(profiler, LatencyTable.open(path), drawn[1:])
@@ -581,8 +585,7 @@ def test_verification_compares_what_it_measures(
 ) -> None:
     profiler = make_profiler(quick_profile)
     table = LatencyTable.open(profiled)
-    rng = np.random.default_rng(7)
-    networks = [tiny_space.lower(tiny_space.random(rng)) for _ in range(3)]
+    networks = _drawn(tiny_space, 3, seed=7)
     result = verify(profiler, table, networks)
     assert len(result.networks) == 3
     for network, row in zip(networks, result.networks, strict=True):
@@ -711,8 +714,7 @@ def test_calibration_adds_networks_and_an_interval(
     path = tmp_path / "t.sqlite"
     _run(profiler, path, tiny_space)
     before = LatencyTable.open(path)
-    rng = np.random.default_rng(5)
-    networks = [tiny_space.lower(tiny_space.random(rng)) for _ in range(12)]
+    networks = _drawn(tiny_space, 12, seed=5)
     monkeypatch.setattr(latbench.workflows.recorded_passes, "sweep_pass", interrupted_at(2))
     with pytest.raises(KeyboardInterrupt):
         calibrate(profiler, before, networks)
@@ -767,8 +769,7 @@ def test_a_calibration_in_a_slower_hour_is_converted_to_that_of_the_profiling(
     profiler, path = SlowedProfiler(quick_profile), tmp_path / "t.sqlite"
     _run(profiler, path, tiny_space)
     before = LatencyTable.open(path)
-    rng = np.random.default_rng(5)
-    networks = [tiny_space.lower(tiny_space.random(rng)) for _ in range(4)]
+    networks = _drawn(tiny_space, 4, seed=5)
     profiler.hour = 1.25
     calibrate(profiler, before, networks)
     after = LatencyTable.open(path)
@@ -787,8 +788,7 @@ def test_a_calibration_that_was_stopped_at_its_fit_measures_nothing_again(
 ) -> None:
     profiler, path = PricedProfiler(quick_profile), tmp_path / "t.sqlite"
     _run(profiler, path, tiny_space)
-    rng = np.random.default_rng(5)
-    networks = [tiny_space.lower(tiny_space.random(rng)) for _ in range(4)]
+    networks = _drawn(tiny_space, 4, seed=5)
 
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
@@ -836,8 +836,7 @@ def test_held_out_widths_are_compared_with_widths_between(
 
 
 def test_intervals_are_counted_that_hold_the_measured_latency(tiny_space: SearchSpace) -> None:
-    rng = np.random.default_rng(2)
-    networks = [tiny_space.lower(tiny_space.random(rng)) for _ in range(4)]
+    networks = _drawn(tiny_space, 4, seed=2)
     measured = tuple(Interval(ms, ms, ms) for ms in (1.0, 1.0, 1.0, 1.0))
     predicted = [
         Prediction(1.0, 0.9, 1.1),
