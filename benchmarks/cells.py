@@ -28,6 +28,7 @@ from latbench.blocks import network_graph
 from latbench.environment import current_environment
 from latbench.errors import InvalidValueError, LatbenchError
 from latbench.files import write_atomically
+from latbench.tables import LatencyTable
 from nas.crew.base import CrewSettings, make_crew
 from nas.evaluators.tabular import TabularEvaluator
 from nas.spaces import SearchSpace
@@ -55,7 +56,7 @@ def parser(
     """
     made = ArgumentParser(description=(about or "").split("\n")[0])
     if one_target:
-        made.add_argument("table", type=Path)
+        made.add_argument("table", type=latency_table)
         made.add_argument("--target", required=True)
     made.add_argument("--hours", type=float, required=True)
     made.add_argument("-o", "--output", type=Path, required=True)
@@ -85,6 +86,15 @@ def published_accuracies(text: str) -> TabularEvaluator:
         return TabularEvaluator(Path(text))
     except LatbenchError as error:
         raise ArgumentTypeError(error.message) from None
+
+
+def latency_table(text: str) -> Path:
+    """The file of a latency table, as an option; read before anything is measured or trained."""
+    try:
+        LatencyTable.open(text)
+    except LatbenchError as error:
+        raise ArgumentTypeError(error.message) from None
+    return Path(text)
 
 
 def layers_of_a_stage(text: str) -> int:

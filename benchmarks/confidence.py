@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cells import Clock, Progress, chosen, heading, parser, results, run_cells, shown
+from cells import Clock, Progress, chosen, heading, latency_table, parser, results, run_cells, shown
 
 import nas
 from latbench.profilers import make_profiler
@@ -32,7 +32,9 @@ INSIDE = (0.1, 0.9)  # part of an architecture's range of latencies from which t
 def main() -> None:
     """Fit and measure what is missing, and print all that is there."""
     arguments = parser(__doc__, one_target=False)
-    arguments.add_argument("--table", dest="tables", type=Path, action="append", required=True)
+    arguments.add_argument(
+        "--table", dest="tables", type=latency_table, action="append", required=True
+    )
     arguments.add_argument("--fits", type=int, default=20)
     arguments.add_argument("--confidence", type=float, default=0.95)
     arguments.add_argument("--at-once", type=int, default=5)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cells import Clock, TimeIsUp, heading, shown
+from cells import Clock, TimeIsUp, heading, latency_table, shown
 from numpy.typing import NDArray
 
 from latbench.files import write_atomically
@@ -77,7 +77,7 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--table", type=Path, action="append", required=True)
+    parser.add_argument("--table", type=latency_table, action="append", required=True)
     parser.add_argument("--hours", type=float, required=True)
     parser.add_argument("--budgets", type=int, default=10, help="a device")
     parser.add_argument("--random", type=int, default=100, help="networks beside each answer")

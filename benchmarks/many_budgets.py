@@ -31,6 +31,7 @@ from cells import (
     Clock,
     Progress,
     heading,
+    latency_table,
     parser,
     published_accuracies,
     results,
@@ -89,7 +90,7 @@ def main() -> None:
 
 def _parse() -> argparse.Namespace:
     asked = parser(__doc__, one_target=False, side_by_side=True)
-    asked.add_argument("--table", type=Path, action="append", required=True)
+    asked.add_argument("--table", type=latency_table, action="append", required=True)
     asked.add_argument("--accuracies", type=published_accuracies, help="file of NAS-Bench-Macro")
     asked.add_argument("--recipe", default="sgnas-small")
     asked.add_argument("--set", dest="changes", action="append", default=[], metavar="KEY=VALUE")

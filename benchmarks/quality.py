@@ -31,6 +31,7 @@ from cells import (
     TimeIsUp,
     chosen,
     heading,
+    latency_table,
     mean_interval,
     parser,
     results,
@@ -96,7 +97,7 @@ def main() -> None:
 
 def _parse() -> argparse.Namespace:
     asked = parser(__doc__, one_target=False, side_by_side=True)
-    asked.add_argument("table", type=Path)
+    asked.add_argument("table", type=latency_table)
     asked.add_argument("--targets", required=True, help="latencies with commas between")
     asked.add_argument("--seeds", type=int, default=3)
     asked.add_argument("--images", type=int, default=20_000)

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cells import Clock, TimeIsUp, heading, published_accuracies, shown
+from cells import Clock, TimeIsUp, heading, latency_table, published_accuracies, shown
 from search_quality_tasks import OUTSIDERS, Task, search
 
 from latbench.json_lines import read_json_lines
@@ -239,7 +239,7 @@ def _print_head(
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("accuracies", type=published_accuracies)
-    parser.add_argument("--table", type=Path)
+    parser.add_argument("--table", type=latency_table)
     parser.add_argument("--constraint", choices=("latency", "macs"), default="latency")
     parser.add_argument("--quantiles", type=float, nargs="+", default=list(QUANTILES))
     parser.add_argument("--seeds", type=int, default=SEEDS)

@@ -21,7 +21,17 @@ from time import sleep, time
 from typing import Any
 
 import numpy as np
-from cells import Clock, Progress, Stopwatch, chosen, heading, parser, results, run_cells
+from cells import (
+    Clock,
+    Progress,
+    Stopwatch,
+    chosen,
+    heading,
+    latency_table,
+    parser,
+    results,
+    run_cells,
+)
 from load import load
 
 import latbench
@@ -45,7 +55,9 @@ LOAD_FROM = "selection, pass 10"  # progress at which the load starts
 def main() -> None:
     """Search and verify what is missing, and print all that is there."""
     arguments = parser(__doc__, one_target=False)
-    arguments.add_argument("--table", dest="tables", type=Path, action="append", required=True)
+    arguments.add_argument(
+        "--table", dest="tables", type=latency_table, action="append", required=True
+    )
     arguments.add_argument("--budgets", type=int, nargs="+", default=[3, 2])
     arguments.add_argument("--wait", default="10min")
     arguments.add_argument("--data", default="fashion-mnist")
